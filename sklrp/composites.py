@@ -1,0 +1,325 @@
+"""Composites: which rule acts on which layer, and the presets of the literature.
+
+References
+----------
+.. [Montavon2019c] Montavon et al., "Layer-wise relevance propagation: an overview", LNCS 11700,
+   2019.
+.. [Kohlbrenner2020] Kohlbrenner et al., "Towards best practice in explaining neural network
+   decisions with LRP", IJCNN 2020.
+.. [Lapuschkin2019c] Lapuschkin et al., "Unmasking Clever Hans predictors and assessing what
+   machines really learn", Nature Communications 10, 2019.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sklrp.rules import (
+    AlphaBeta,
+    Epsilon,
+    Flat,
+    Gamma,
+    Rule,
+    Value,
+    WSquare,
+    ZBox,
+    Zero,
+    ZPlus,
+)
+
+__all__ = ["Composite", "available_rules", "check_rule"]
+
+KINDS = ("conv", "dense", "recurrent")
+PLACES = ("first", "last", "all", *KINDS)
+
+_RULES: dict[str, Callable[[], Rule]] = {
+    "zero": Zero,
+    "epsilon": Epsilon,
+    "gamma": Gamma,
+    "alpha_beta": AlphaBeta,
+    "z_plus": ZPlus,
+    "w_square": WSquare,
+    "flat": Flat,
+    "z_box": ZBox,
+}
+
+# What acts on convolutions, and on the first weighted layer in execution order; the rest takes
+# epsilon.
+_PRESETS: dict[str, tuple[Callable[[], Rule], Callable[[], Rule] | None]] = {
+    "auto": (ZPlus, None),
+    "epsilon_plus": (ZPlus, None),
+    "epsilon_plus_flat": (ZPlus, Flat),
+    "epsilon_alpha2_beta1": (AlphaBeta, None),
+    "epsilon_alpha2_beta1_flat": (AlphaBeta, Flat),
+    "epsilon_gamma_box": (Gamma, ZBox),
+}
+
+
+class Composite(Value):
+    """Rules by place: the first row that matches a layer says its rule.
+
+    Use it where one rule for the whole network will not do: convolutions want z-plus or gamma,
+    dense layers epsilon, the first layer something of its own. The rows are named, as in
+    scikit-learn's ``ColumnTransformer``, so that ``composite.set_params(conv__gamma=0.5)`` reaches
+    into a row, and a grid search can.
+
+    Parameters
+    ----------
+    rules : list of (name, rule, place)
+        ``name`` is a string, unique, without ``"__"``. ``rule`` is a :class:`Rule`. ``place`` is
+
+        - ``"first"`` or ``"last"``: the first or last layer with weights in execution order;
+        - ``"all"``: every layer with weights;
+        - a kind of layer: ``"conv"``, ``"dense"`` or ``"recurrent"``;
+        - a layer type, such as ``torch.nn.Linear``;
+        - the name of a layer, or of a block of layers, as in ``named_modules()``;
+        - a callable ``(name, layer) -> bool``.
+
+    Examples
+    --------
+    >>> from sklrp import Composite, Epsilon, Flat, Gamma
+    >>> composite = Composite([("input", Flat(), "first"), ("conv", Gamma(), "conv"),
+    ...                        ("dense", Epsilon(), "all")])
+    >>> composite.set_params(conv__gamma=0.5)
+    Composite(rules=[('input', Flat(), 'first'), ('conv', Gamma(gamma=0.5), 'conv'), ('dense',
+    Epsilon(), 'all')])
+    """
+
+    def __init__(self, rules: Sequence[tuple[str, Rule, Any]] = ()) -> None:
+        self.rules = rules
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters; with ``deep``, the rows by name and their rules' parameters too.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to include the rows and their parameters.
+
+        Returns
+        -------
+        dict
+            Parameter names mapped to values.
+        """
+        params: dict[str, Any] = {"rules": self.rules}
+        if deep:
+            for name, rule, _ in self.rules:
+                params[name] = rule
+                params.update({f"{name}__{k}": v for k, v in rule.get_params().items()})
+        return params
+
+    def set_params(self, **params: Any) -> Composite:
+        """Set ``rules``, a row's rule by its name, or a parameter of it (``conv__gamma``).
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters and their values.
+
+        Returns
+        -------
+        Composite
+            The composite itself.
+        """
+        if "rules" in params:
+            self.rules = params.pop("rules")
+        names = [row[0] for row in self.rules]
+        for name in [key for key in params if key in names]:
+            rule = params.pop(name)
+            self.rules = [(n, rule if n == name else r, place) for n, r, place in self.rules]
+        super().set_params(**params)
+        return self
+
+    def __repr__(self) -> str:
+        """Return the expression that rebuilds the composite."""
+        rows = (f"({name!r}, {rule!r}, {_show_place(place)})" for name, rule, place in self.rules)
+        return f"Composite(rules=[{', '.join(rows)}])"
+
+    def validate(self) -> None:
+        """Raise ValueError or TypeError if a row is malformed or its rule out of range."""
+        if not isinstance(self.rules, list | tuple) or not self.rules:
+            raise ValueError(
+                f"rules of Composite must be a list of (name, rule, place), got {self.rules!r}."
+            )
+        seen: set[str] = set()
+        for row in self.rules:
+            if not isinstance(row, list | tuple) or len(row) != 3:
+                raise ValueError(
+                    f"Each row of Composite must be (name, rule, place), got {row!r}."
+                )
+            name, rule, place = row
+            if not isinstance(name, str) or "__" in name or name in ("rules", ""):
+                raise ValueError(
+                    "Names in Composite must be strings without '__', other than 'rules', got "
+                    f"{name!r}."
+                )
+            if name in seen:
+                raise ValueError(f"Names in Composite must be unique, got {name!r} twice.")
+            seen.add(name)
+            if not isinstance(rule, Rule):
+                raise TypeError(
+                    f"The rule of row {name!r} must be a Rule such as Epsilon(), got {rule!r}."
+                )
+            rule.validate()
+            if not isinstance(place, str | type) and not callable(place):
+                raise TypeError(
+                    f"The place of row {name!r} must be one of {PLACES}, a layer type, the name "
+                    "of a "
+                    f"layer or a callable, got {place!r}."
+                )
+
+    def resolve(self, layers: Sequence[tuple[str, Any, str]]) -> list[Rule]:
+        """Return the rule of each layer.
+
+        Parameters
+        ----------
+        layers : list of (name, layer, kind)
+            The layers with weights, in execution order.
+
+        Returns
+        -------
+        list of Rule
+            One rule per layer.
+
+        Raises
+        ------
+        ValueError
+            If no row matches a layer, or a row's place names nothing in the network.
+        """
+        names = [name for name, _, _ in layers]
+        for row, _, place in self.rules:
+            if (
+                isinstance(place, str)
+                and place not in PLACES
+                and not any(_within(n, place) for n in names)
+            ):
+                raise ValueError(
+                    f"The place {place!r} of row {row!r} is neither one of {PLACES} nor the name "
+                    "of a "
+                    "layer with weights; their names are "
+                    f"{names}.{_suggest(place, [*PLACES, *names])}"
+                )
+        return [self._rule_of(i, layers) for i in range(len(layers))]
+
+    def _rule_of(self, i: int, layers: Sequence[tuple[str, Any, str]]) -> Rule:
+        name, layer, kind = layers[i]
+        for _, rule, place in self.rules:
+            if isinstance(place, type):
+                matches = isinstance(layer, place)
+            elif callable(place):
+                matches = bool(place(name, layer))
+            elif place == "first":
+                matches = i == 0
+            elif place == "last":
+                matches = i == len(layers) - 1
+            elif place in PLACES:
+                matches = place in ("all", kind)
+            else:
+                matches = _within(name, place)
+            if matches:
+                return rule
+        raise ValueError(
+            f"No row of {self!r} matches the layer {name!r} ({type(layer).__name__}); add a last "
+            "row "
+            "such as ('rest', Epsilon(), 'all')."
+        )
+
+
+def check_rule(rule: Any, *, bounds: tuple[Any, Any] | None = None) -> Composite:
+    """Return ``rule`` as a validated :class:`Composite`.
+
+    Parameters
+    ----------
+    rule : str, Rule or Composite
+        ``"auto"`` (z-plus on convolutions, epsilon elsewhere), the name of a rule or of a preset
+        (see :func:`available_rules`), a rule or a composite.
+    bounds : (low, high) or None, default=None
+        The bounds for the :class:`ZBox` rules that have none of their own.
+
+    Returns
+    -------
+    Composite
+        A new composite; ``rule`` itself is not changed.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or a parameter is out of its range.
+    TypeError
+        If ``rule`` is something else.
+
+    Examples
+    --------
+    >>> from sklrp import check_rule
+    >>> check_rule("epsilon")
+    Composite(rules=[('all', Epsilon(), 'all')])
+    """
+    if isinstance(rule, str):
+        if rule not in available_rules():
+            raise ValueError(
+                f"rule must be one of {available_rules()}, a Rule or a Composite, got {rule!r}."
+                f"{_suggest(rule, available_rules())}"
+            )
+        if rule in _PRESETS:
+            conv, first = _PRESETS[rule]
+            rows = [("conv", conv(), "conv"), ("dense", Epsilon(), "all")]
+            composite = Composite([("input", first(), "first"), *rows] if first else rows)
+        else:
+            composite = Composite([("all", _RULES[rule](), "all")])
+    elif isinstance(rule, Composite):
+        composite = rule
+    elif isinstance(rule, Rule):
+        composite = Composite([("all", rule, "all")])
+    else:
+        raise TypeError(
+            f"rule must be one of {available_rules()}, a Rule such as Epsilon() or a Composite, "
+            f"got {rule!r} of type {type(rule).__name__}."
+        )
+    composite.validate()
+    return Composite([(n, _with_bounds(r, bounds), place) for n, r, place in composite.rules])
+
+
+def available_rules() -> list[str]:
+    """Return the names that ``rule`` accepts: ``"auto"``, the rules and the presets.
+
+    Returns
+    -------
+    list of str
+        The names.
+
+    Examples
+    --------
+    >>> from sklrp import available_rules
+    >>> available_rules()[:3]
+    ['auto', 'zero', 'epsilon']
+    """
+    return ["auto", *_RULES, *(name for name in _PRESETS if name != "auto")]
+
+
+def _with_bounds(rule: Rule, bounds: tuple[Any, Any] | None) -> Rule:
+    if bounds is None or not isinstance(rule, ZBox):
+        return rule
+    low, high = (
+        b if own is None else own for own, b in zip((rule.low, rule.high), bounds, strict=True)
+    )
+    filled = ZBox(low, high)
+    filled.validate()
+    return filled
+
+
+def _within(name: str, place: str) -> bool:
+    return name == place or name.startswith(f"{place}.")
+
+
+def _show_place(place: Any) -> str:
+    if isinstance(place, str):
+        return repr(place)
+    qualified = getattr(place, "__qualname__", None)
+    return f"{place.__module__}.{qualified}" if qualified else repr(place)
+
+
+def _suggest(word: str, words: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, words, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,471 @@
+"""Running the steps: validation, chunks, workers, details."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from joblib import Parallel, delayed, effective_n_jobs
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import Bunch
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+from tqdm.std import tqdm
+
+from sklrp.propagation.plan import compile_steps
+from sklrp.propagation.step import CAUSES, Kept, Pull, Step, bounded
+from sklrp.rules import Signal
+
+# The largest activation of a chunk stays within the caches of a CPU, and far below a GPU's memory.
+_CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
+
+
+@dataclass
+class _Call:
+    """What every chunk of one call of :func:`explain` shares; it travels to workers."""
+
+    steps: list[Step]
+    dtype: torch.dtype
+    device: torch.device
+    contrast: bool
+    details: bool
+
+    def to_tensor(self, chunk: Any) -> Tensor:
+        """Return a chunk of the input as the network takes it."""
+        if not isinstance(chunk, Tensor):  # a copy: never an alias of the user's memory
+            chunk = torch.from_numpy(np.array(chunk, dtype=_NUMPY_DTYPES[self.dtype], order="C"))
+        return chunk.detach().to(device=self.device, dtype=self.dtype)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Pull], int]:
+        """Return the scores, the functions that pull back, and the largest activation's size."""
+        signal, pulls, largest = _first_signal(self.steps, x), [], x.numel()
+        for step in self.steps:
+            try:
+                signal, pull = step.handler(step, signal)
+            except (RuntimeError, IndexError) as error:
+                raise ValueError(
+                    f"X with samples of shape {tuple(x.shape[1:])} does not fit layer "
+                    f"{step.name!r} "
+                    f"({step.layer}): {error}"
+                ) from error
+            pulls.append(pull)
+            gates = 8 if step.kind == "recurrent" else 1
+            largest = max(largest, gates * signal.x.numel())
+        if signal.x.dim() != 2:
+            raise ValueError(
+                f"The network must return scores of shape (n_samples, n_outputs), got "
+                f"{tuple(signal.x.shape)}; pool or flatten its output."
+            )
+        return signal.x, pulls, largest
+
+    def explain(
+        self, chunk: Any, target: np.ndarray | str | None
+    ) -> tuple[Tensor, dict[str, Any] | None]:
+        """Return the relevance of a chunk, targets first, and its details."""
+        x = self.to_tensor(chunk)
+        scores, pulls, _ = self.forward(x)
+        if not scores.isfinite().all():
+            bad = int((~scores.isfinite()).any(1).sum())
+            raise ValueError(
+                f"The network's output is NaN or infinite for {bad} of {len(x)} samples; look for "
+                "NaN "
+                "in its weights, or scale X."
+            )
+        targets = self._targets(scores, target)
+        relevance, score = self._start(scores, targets)
+        layers = []
+        for pull in reversed(pulls):
+            kept = Kept() if self.details else None
+            relevance = pull(relevance, kept)
+            if kept is not None:
+                layers.append(
+                    (
+                        relevance.flatten(2).sum(2).cpu().numpy(),
+                        {k: v.cpu().numpy() for k, v in kept.items()},
+                    )
+                )
+        if not relevance.isfinite().all():
+            raise ValueError(
+                "Relevance is not finite: denominators vanish under this rule; use a larger "
+                "epsilon, "
+                "or compute in float64."
+            )
+        details = {
+            "score": score.cpu().numpy(),
+            "target": targets.cpu().numpy(),
+            "layers": layers[::-1],
+        }
+        return relevance, details if self.details else None
+
+    def _targets(self, scores: Tensor, target: np.ndarray | str | None) -> Tensor:
+        """Return the explained outputs, ``(n_targets, n_samples)``."""
+        n_samples, n_outputs = scores.shape
+        if target is None:
+            return scores.argmax(1)[None]
+        if isinstance(target, str):
+            return torch.arange(n_outputs, device=scores.device)[:, None].expand(
+                n_outputs, n_samples
+            )
+        return torch.from_numpy(target).to(scores.device)[None]
+
+    def _start(self, scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the relevance of the outputs, and the explained scores."""
+        scores = scores.expand(len(targets), *scores.shape)
+        index = targets[..., None]
+        score = scores.gather(2, index)
+        relevance = torch.zeros_like(scores).scatter_(2, index, score)
+        if self.contrast:
+            others = scores.scatter(2, index, -torch.inf)
+            best = others.argmax(2, keepdim=True)
+            relevance.scatter_(2, best, -scores.gather(2, best))
+            score = score - scores.gather(2, best)
+        return relevance, score[..., 0]
+
+
+_NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
+
+
+def _first_signal(steps: Sequence[Step], x: Tensor) -> Signal:
+    """Return the input as a signal, with the bounds of a first layer's z-box rule."""
+    first = next(step for step in steps if step.kind is not None)
+    return bounded(first, Signal(x))
+
+
+def _explain_chunk(
+    call: _Call, chunk: Any, target: np.ndarray | str | None, n_threads: int
+) -> Any:
+    # A worker thread brings OpenMP threads of its own: they are limited for that thread alone.
+    in_thread = threading.current_thread() is not threading.main_thread()
+    torch.get_num_threads()
+    limits = (
+        threadpool_limits(n_threads, user_api="openmp")
+        if in_thread and n_threads
+        else nullcontext()
+    )
+    autocast = torch.autocast(call.device.type, enabled=False)
+    with limits, torch.inference_mode(False), torch.no_grad(), autocast:
+        return call.explain(chunk, target)
+
+
+def explain(
+    model: Any,
+    X: Any,
+    *,
+    target: Any = None,
+    rule: Any = "auto",
+    epsilon: float = 1e-6,
+    contrast: bool = False,
+    batch_size: int | None = None,
+    n_jobs: int | None = None,
+    progress: bool = False,
+    return_details: bool = False,
+) -> Any:
+    r"""Explain a fitted network: relevance of each value of ``X`` for a score, by LRP.
+
+    Relevance starts at the score of the target (a logit) and is passed back layer by layer, by the
+    rule of each layer. It is in units of that score. The network acts as in evaluation mode and is
+    not changed.
+
+    Parameters
+    ----------
+    model : estimator, skorch net or torch.nn.Module
+        A fitted classifier of this package, a fitted skorch ``NeuralNet``, or an ``nn.Sequential``
+        (nested ones too) of supported layers.
+    X : array-like or Tensor of shape (n_samples, ...)
+        The input, as the model takes it.
+    target : None, label, array-like of shape (n_samples,) or "all", default=None
+        What is explained: None the predicted class of each sample (or the only output), a label,
+        one label per sample, or every class. The labels of a bare module are the indices of its
+        outputs.
+    rule : str, Rule or Composite, default="auto"
+        See :func:`sklrp.check_rule`.
+    epsilon : float, default=1e-6
+        The stabiliser of the rules without one of their own, at least 0, in units of
+        pre-activations.
+    contrast : bool, default=False
+        Explain the target's logit minus the largest of the others.
+    batch_size : int or None, default=None
+        Samples per chunk; None chooses it such that memory stays bounded.
+    n_jobs : int or None, default=None
+        Number of joblib workers that share the chunks; for machines with many cores.
+    progress : bool, default=False
+        Whether to show a progress bar.
+    return_details : bool, default=False
+        Whether to return ``(relevance, details)``.
+
+    Returns
+    -------
+    relevance : ndarray or Tensor of X's shape
+        The relevance, in X's floating dtype (the model's, if X holds integers). With
+        ``target="all"`` of shape (n_samples, n_classes, ...). A tensor if X is one.
+    details : Bunch
+        Only with ``return_details``. ``score`` of shape (n_samples,) or (n_samples, n_classes) and
+        ``target`` likewise; ``layers``, a list in execution order of Bunches with ``name``,
+        ``layer``, ``rule``, the sum of ``relevance`` at the layer's input, and what the layer
+        kept: ``bias``, ``epsilon``, ``padding``, ``initial_state``, ``dropped``, arrays like
+        ``score``. The score is the sum of the relevance of X and of all that was kept.
+
+    Raises
+    ------
+    TypeError
+        If a layer is not supported; it is named.
+    ValueError
+        If ``X``, ``target`` or another parameter is malformed.
+    NotFittedError
+        If a skorch net is not initialized.
+
+    References
+    ----------
+    Bach et al. 2015; Arras et al. 2017 for LSTMs; arXiv 2302.12317 for what the maps are worth.
+
+    Examples
+    --------
+    >>> import numpy as np, torch, sklrp
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 2, bias=False)).double()
+    >>> X = np.ones((4, 3))
+    >>> relevance, details = sklrp.explain(net, X, rule="zero", return_details=True)
+    >>> relevance.shape
+    (4, 3)
+    >>> bool(np.allclose(relevance.sum(axis=1), details.score))
+    True
+    """
+    options = {
+        "target": target, "rule": rule, "epsilon": epsilon, "contrast": contrast,
+        "batch_size": batch_size, "n_jobs": n_jobs, "progress": progress,
+        "return_details": return_details,
+    }  # fmt: skip
+    if isinstance(model, nn.Module):
+        return _explain_module(model, X, **options)
+    if hasattr(model, "explain"):
+        return model.explain(X, **options)
+    if not hasattr(model, "module"):
+        raise TypeError(
+            "model must be a classifier of sklrp, a skorch net or a torch.nn.Module, got "
+            f"{type(model).__name__}."
+        )
+    if not isinstance(getattr(model, "module_", None), nn.Module):
+        raise NotFittedError(
+            f"This {type(model).__name__} is not fitted yet; call fit, or initialize."
+        )
+    try:
+        classes = np.asarray(model.classes_)
+    except AttributeError:
+        return _explain_module(model.module_, X, **options)
+    options["target"] = encode_target(target, classes, len(X))
+    result = _explain_module(model.module_, X, **options)
+    if return_details:
+        result[1].target = classes[result[1].target]
+    return result
+
+
+def encode_target(target: Any, classes: np.ndarray, n_samples: int) -> Any:
+    """Return a target given in labels as None, ``"all"`` or output indices.
+
+    Parameters
+    ----------
+    target : None, label, array-like of shape (n_samples,) or "all"
+        The target.
+    classes : ndarray of shape (n_classes,)
+        The labels in the order of the outputs, sorted.
+    n_samples : int
+        The number of samples.
+
+    Returns
+    -------
+    None, "all", int or ndarray of shape (n_samples,)
+        The target of a bare module.
+
+    Raises
+    ------
+    ValueError
+        If a label is unknown or the shape is wrong.
+    """
+    if target is None or (isinstance(target, str) and target == "all" and "all" not in classes):
+        return target
+    labels = np.asarray(target)
+    if labels.ndim > 1 or (labels.ndim == 1 and len(labels) != n_samples):
+        raise ValueError(
+            f"target must be None, 'all', one label or {n_samples} labels, one per sample, got an "
+            "array "
+            f"of shape {labels.shape}."
+        )
+    positions = {label: k for k, label in enumerate(classes.tolist())}
+    unknown = sorted({repr(v) for v in labels.ravel().tolist() if v not in positions})
+    if unknown:
+        raise ValueError(
+            f"target has the unknown label{'s' * (len(unknown) > 1)} {', '.join(unknown)}; the "
+            "classes "
+            f"are {classes.tolist()}, or 'all', or None for the predicted class."
+        )
+    index = np.array([positions[v] for v in labels.ravel().tolist()], dtype=np.int64)
+    return index if labels.ndim else int(index[0])
+
+
+def _explain_module(
+    module: nn.Module,
+    X: Any,
+    *,
+    target: Any,
+    rule: Any,
+    epsilon: float,
+    contrast: bool,
+    batch_size: int | None,
+    n_jobs: int | None,
+    progress: bool,
+    return_details: bool,
+) -> Any:
+    _check_number("epsilon", epsilon, minimum=0.0)
+    if batch_size is not None:
+        _check_number("batch_size", batch_size, minimum=1, integral=True)
+    X = _check_input(X)
+    parameter = next(
+        (p for p in module.parameters() if p.is_floating_point()),
+        torch.empty(0, dtype=torch.float64),
+    )
+    if parameter.dtype not in _NUMPY_DTYPES:
+        raise TypeError(
+            f"The network must be of float32 or float64, got {parameter.dtype}; call .float() on "
+            "a copy."
+        )
+    steps = compile_steps(module, rule, float(epsilon))
+    call = _Call(steps, parameter.dtype, parameter.device, bool(contrast), bool(return_details))
+
+    n_samples = len(X)
+    with torch.inference_mode(False), torch.no_grad():
+        scores, _, largest = call.forward(call.to_tensor(X[:1]))
+    n_outputs = scores.shape[1]
+    target = _check_target(target, n_samples, n_outputs)
+    if contrast and n_outputs < 2:
+        raise ValueError("contrast=True needs a network of at least two outputs, got one.")
+    n_targets = n_outputs if isinstance(target, str) else 1
+    jobs = effective_n_jobs(n_jobs) if parameter.device.type == "cpu" else 1
+    if batch_size is None:
+        budget = _CHUNK_BYTES["cpu" if parameter.device.type == "cpu" else "cuda"]
+        batch_size = max(1, budget // (largest * parameter.element_size() * n_targets))
+        batch_size = min(batch_size, -(-n_samples // jobs))
+    chunks = np.array_split(np.arange(n_samples), -(-n_samples // int(batch_size)))
+
+    is_tensor = isinstance(X, Tensor)
+    shape = (n_samples, *((n_targets,) if isinstance(target, str) else ()), *X.shape[1:])
+    if is_tensor:
+        dtype = X.dtype if X.is_floating_point() else parameter.dtype
+        out: Any = torch.empty(shape, dtype=dtype, device=X.device)
+    else:
+        out = np.empty(
+            shape, dtype=X.dtype if X.dtype.kind == "f" else _NUMPY_DTYPES[parameter.dtype]
+        )
+
+    spans = [slice(int(a[0]), int(a[-1]) + 1) for a in chunks]
+    tasks = (
+        (
+            call,
+            X[span],
+            target[span] if isinstance(target, np.ndarray) else target,
+            max(1, (os.cpu_count() or 1) // jobs),
+        )
+        for span in spans
+    )
+    if jobs == 1:
+        results = (_explain_chunk(*task[:3], 0) for task in tasks)
+    else:
+        results = Parallel(n_jobs=n_jobs, return_as="generator")(
+            delayed(_explain_chunk)(*task) for task in tasks
+        )
+    records = []
+    with tqdm(total=n_samples, unit="sample", desc="explain", disable=not progress) as bar:
+        for span, (relevance, record) in zip(spans, results, strict=True):
+            relevance = relevance.movedim(0, 1) if isinstance(target, str) else relevance[0]
+            out[span] = relevance.to(out) if is_tensor else relevance.cpu().numpy()
+            records.append(record)
+            bar.update(span.stop - span.start)
+    return (out, _details(steps, records, isinstance(target, str))) if return_details else out
+
+
+def _details(steps: Sequence[Step], records: Sequence[Any], every_target: bool) -> Bunch:
+    """Join the details of the chunks."""
+
+    def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        joined = np.concatenate(arrays, axis=1)
+        return joined.T.copy() if every_target else joined[0]
+
+    score = join([record["score"] for record in records])
+    layers = []
+    for position, step in enumerate(steps):
+        parts = [record["layers"][position] for record in records]
+        kept = {
+            cause: join([k[cause] for _, k in parts])
+            if cause in parts[0][1]
+            else np.zeros_like(score)
+            for cause in CAUSES
+        }
+        layers.append(
+            Bunch(
+                name=step.name,
+                layer=type(step.layer).__name__,
+                rule=step.rule,
+                relevance=join([r for r, _ in parts]),
+                **kept,
+            )
+        )
+    return Bunch(score=score, target=join([record["target"] for record in records]), layers=layers)
+
+
+def _check_number(name: str, value: Any, *, minimum: float, integral: bool = False) -> None:
+    kinds = (int, np.integer) if integral else (int, float, np.integer, np.floating)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not minimum <= value < math.inf:
+        what = "an integer" if integral else "a finite number"
+        raise ValueError(f"{name} must be {what} of at least {minimum:g}, got {value!r}.")
+
+
+def _check_input(X: Any) -> Any:
+    """Return ``X`` as an array or tensor of finite real numbers, with at least one sample."""
+    if scipy.sparse.issparse(X):
+        raise TypeError("X is sparse, but relevance is dense; pass X.toarray().")
+    if not isinstance(X, Tensor):
+        X = np.asarray(X)
+    real = not X.is_complex() if isinstance(X, Tensor) else X.dtype.kind in "fiub"
+    if not real:
+        raise ValueError(
+            f"X must hold real numbers, got dtype {X.dtype}; convert it with X.astype(float)."
+        )
+    if X.ndim < 2 or X.shape[0] == 0 or 0 in X.shape:
+        raise ValueError(
+            "X must have shape (n_samples, ...) with at least one sample and feature, got "
+            f"{tuple(X.shape)}."
+        )
+    finite = X.isfinite() if isinstance(X, Tensor) else np.isfinite(X)
+    if not finite.all():
+        raise ValueError(
+            f"X has {int((~finite).sum())} values that are NaN or infinite; impute or mask them "
+            "before explaining."
+        )
+    return X
+
+
+def _check_target(target: Any, n_samples: int, n_outputs: int) -> np.ndarray | str | None:
+    """Return the target of a bare module as None, ``"all"`` or one output index per sample."""
+    if target is None or (isinstance(target, str) and target == "all"):
+        return target
+    index = np.asarray(target)
+    if (
+        index.dtype.kind not in "iu"
+        or index.ndim > 1
+        or (index.ndim == 1 and len(index) != n_samples)
+    ):
+        raise ValueError(
+            f"target must be None, 'all', the index of an output or {n_samples} indices, one per "
+            f"sample, got {target!r}."
+        )
+    if ((index < 0) | (index >= n_outputs)).any():
+        raise ValueError(
+            f"target must lie in 0..{n_outputs - 1}, the outputs of the network, got {target!r}."
+        )
+    return np.ascontiguousarray(np.broadcast_to(index, n_samples), dtype=np.int64)
