@@ -1,0 +1,14 @@
+"""Settings of the whole test session."""
+
+import os
+
+# One thread, in worker processes too: on busy cores two are six times slower than one.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+
+import hypothesis
+import torch
+
+torch.set_num_threads(1)
+hypothesis.settings.register_profile("sklrp", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("sklrp")
