@@ -114,7 +114,7 @@ class _Call:
             return torch.arange(n_outputs, device=scores.device)[:, None].expand(
                 n_outputs, n_samples
             )
-        return torch.from_numpy(target).to(scores.device)[None]
+        return torch.tensor(target, device=scores.device)[None]
 
     def _start(self, scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the relevance of the outputs, and the explained scores."""
@@ -326,17 +326,9 @@ def _explain_module(
     if batch_size is not None:
         _check_number("batch_size", batch_size, minimum=1, integral=True)
     X = _check_input(X)
-    parameter = next(
-        (p for p in module.parameters() if p.is_floating_point()),
-        torch.empty(0, dtype=torch.float64),
-    )
-    if parameter.dtype not in _NUMPY_DTYPES:
-        raise TypeError(
-            f"The network must be of float32 or float64, got {parameter.dtype}; call .float() on "
-            "a copy."
-        )
+    dtype, device = _dtype_and_device(module)
     steps = compile_steps(module, rule, float(epsilon))
-    call = _Call(steps, parameter.dtype, parameter.device, bool(contrast), bool(return_details))
+    call = _Call(steps, dtype, device, bool(contrast), bool(return_details))
 
     n_samples = len(X)
     with torch.inference_mode(False), torch.no_grad():
@@ -346,22 +338,20 @@ def _explain_module(
     if contrast and n_outputs < 2:
         raise ValueError("contrast=True needs a network of at least two outputs, got one.")
     n_targets = n_outputs if isinstance(target, str) else 1
-    jobs = effective_n_jobs(n_jobs) if parameter.device.type == "cpu" else 1
+    jobs = effective_n_jobs(n_jobs) if device.type == "cpu" else 1
     if batch_size is None:
-        budget = _CHUNK_BYTES["cpu" if parameter.device.type == "cpu" else "cuda"]
-        batch_size = max(1, budget // (largest * parameter.element_size() * n_targets))
+        budget = _CHUNK_BYTES["cpu" if device.type == "cpu" else "cuda"]
+        batch_size = max(1, budget // (largest * dtype.itemsize * n_targets))
         batch_size = min(batch_size, -(-n_samples // jobs))
     chunks = np.array_split(np.arange(n_samples), -(-n_samples // int(batch_size)))
 
     is_tensor = isinstance(X, Tensor)
     shape = (n_samples, *((n_targets,) if isinstance(target, str) else ()), *X.shape[1:])
     if is_tensor:
-        dtype = X.dtype if X.is_floating_point() else parameter.dtype
-        out: Any = torch.empty(shape, dtype=dtype, device=X.device)
+        own = X.dtype if X.is_floating_point() else dtype
+        out: Any = torch.empty(shape, dtype=own, device=X.device)
     else:
-        out = np.empty(
-            shape, dtype=X.dtype if X.dtype.kind == "f" else _NUMPY_DTYPES[parameter.dtype]
-        )
+        out = np.empty(shape, dtype=X.dtype if X.dtype.kind == "f" else _NUMPY_DTYPES[dtype])
 
     spans = [slice(int(a[0]), int(a[-1]) + 1) for a in chunks]
     tasks = (
@@ -387,6 +377,23 @@ def _explain_module(
             records.append(record)
             bar.update(span.stop - span.start)
     return (out, _details(steps, records, isinstance(target, str))) if return_details else out
+
+
+def _dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """Return the one floating dtype and the one device of a network."""
+    dtypes = {p.dtype for p in module.parameters()} or {torch.float64}
+    devices = {p.device for p in module.parameters()} or {torch.device("cpu")}
+    if len(dtypes) > 1 or not dtypes <= set(_NUMPY_DTYPES):
+        raise TypeError(
+            f"The network's parameters must be of float32 or float64, and all of the same, got "
+            f"{sorted(map(str, dtypes))}; call .float() or .double() on a copy of it."
+        )
+    if len(devices) > 1:
+        raise ValueError(
+            f"The network's parameters must be on one device, got {sorted(map(str, devices))}; "
+            "move it with .to(device)."
+        )
+    return dtypes.pop(), devices.pop()
 
 
 def _details(steps: Sequence[Step], records: Sequence[Any], every_target: bool) -> Bunch:
@@ -468,4 +475,4 @@ def _check_target(target: Any, n_samples: int, n_outputs: int) -> np.ndarray | s
         raise ValueError(
             f"target must lie in 0..{n_outputs - 1}, the outputs of the network, got {target!r}."
         )
-    return np.ascontiguousarray(np.broadcast_to(index, n_samples), dtype=np.int64)
+    return np.full(n_samples, index, dtype=np.int64)

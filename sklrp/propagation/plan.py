@@ -87,7 +87,7 @@ def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
             "which relevance "
             "would not see; remove them before explaining."
         )
-    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+    if isinstance(module, nn.Sequential) and _forward_of(module) is nn.Sequential.forward:
         for name, child in module._modules.items():
             if child is not None:
                 yield from _leaves(child, f"{path}.{name}" if path else name)
@@ -98,7 +98,7 @@ def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
 def _find_handler(path: str, layer: nn.Module) -> tuple[Handler, str | None]:
     """Return the handler and the kind of a layer, or refuse it by name."""
     for layer_type in type(layer).__mro__:
-        if layer_type in HANDLERS and type(layer).forward is layer_type.forward:
+        if layer_type in HANDLERS and _forward_of(layer) is layer_type.forward:
             return HANDLERS[layer_type]
     where = f"layer {path!r}" if path else "the network"
     why = ""
@@ -113,6 +113,11 @@ def _find_handler(path: str, layer: nn.Module) -> tuple[Handler, str | None]:
         f"are nn.Sequential of: {supported}. Register a handler for another type with "
         "sklrp.propagation.register."
     )
+
+
+def _forward_of(layer: nn.Module) -> Any:
+    """Return the function that a layer runs: its own, if one was put on the instance."""
+    return vars(layer).get("forward", type(layer).forward)
 
 
 def _check_lstm(step: Step, following: list[tuple[str, nn.Module]]) -> None:

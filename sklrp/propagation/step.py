@@ -300,7 +300,7 @@ def bounded(step: Step, signal: Signal) -> Signal:
 
 def _bound(value: Any, like: Tensor) -> Tensor:
     """Return a bound of z-box in the shape of one sample."""
-    bound = torch.as_tensor(np.asarray(value, dtype=float)).to(like)
+    bound = torch.tensor(np.array(value, dtype=float)).to(like)
     shape = like.shape[1:]
     if bound.numel() == shape.numel() and bound.dim():
         return bound.reshape(1, *shape)

@@ -1,0 +1,918 @@
+"""Whole networks against the reference, and how `explain` treats its callers."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from reference import (
+    assert_close,
+    assert_explained,
+    explain_sample,
+    max_pool_winners,
+    randomised,
+)
+from reference import explain as reference_explain
+from scipy import sparse
+from sklearn.exceptions import NotFittedError
+from skorch import NeuralNetClassifier
+from torch import nn
+
+import sklrp
+from sklrp.composites import Composite
+from sklrp.modules import StatePooling
+from sklrp.propagation import explain, register
+from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
+
+pytestmark = pytest.mark.filterwarnings("ignore:The flat rule on the dense first layer")
+
+RULES = [
+    Zero(),
+    Epsilon(epsilon=0.1),
+    Gamma(),
+    AlphaBeta(),
+    ZPlus(),
+    WSquare(),
+    Flat(),
+    ZBox(low=-5.0, high=5.0),
+]
+
+
+def mlp(*activations, bias=True, seed=0):
+    """Dense network on 4 features with 3 scores."""
+    layers, width = [], 4
+    for activation in activations or (nn.ReLU(),):
+        layers += [nn.Linear(width, 5), activation]
+        width = 5
+    return randomised(nn.Sequential(*layers, nn.Linear(width, 3)), seed, bias)
+
+
+def cnn2d(*layers, shape=(2, 6, 6), outputs=2, seed=0, bias=True):
+    """Convolution, ReLU, `layers`, flatten and a dense head on images of `shape`."""
+    body = nn.Sequential(nn.Conv2d(shape[0], 2, 3, padding=1), nn.ReLU(), *layers, nn.Flatten())
+    with torch.no_grad():
+        width = body.double().eval()(torch.zeros(2, *shape, dtype=torch.float64)).shape[1]
+    return randomised(nn.Sequential(*body, nn.Linear(width, outputs)), seed, bias)
+
+
+def cnn1d(*layers, shape=(1, 9), seed=0):
+    body = nn.Sequential(nn.Conv1d(shape[0], 2, 2), nn.Tanh(), *layers, nn.Flatten())
+    with torch.no_grad():
+        width = body.double().eval()(torch.zeros(2, *shape, dtype=torch.float64)).shape[1]
+    return randomised(nn.Sequential(*body, nn.Linear(width, 2)), seed)
+
+
+def cnn3d(*layers, shape=(1, 4, 4, 4), seed=0):
+    body = nn.Sequential(nn.Conv3d(shape[0], 2, 2), nn.Tanh(), *layers, nn.Flatten())
+    with torch.no_grad():
+        width = body.double().eval()(torch.zeros(2, *shape, dtype=torch.float64)).shape[1]
+    return randomised(nn.Sequential(*body, nn.Linear(width, 2)), seed)
+
+
+def samples(shape, n_samples=2, seed=1):
+    shape = (shape,) if isinstance(shape, int) else shape
+    return np.random.default_rng(seed).normal(size=(n_samples, *shape))
+
+
+def everywhere(rule):
+    return lambda name, module: rule
+
+
+# --- Whole networks against the reference ---------------------------------------------------
+
+ACTIVATIONS = [
+    nn.ReLU(),
+    nn.ReLU(inplace=True),
+    nn.LeakyReLU(0.1),
+    nn.LeakyReLU(0.1, inplace=True),
+    nn.ELU(),
+    nn.GELU(),
+    nn.GELU("tanh"),
+    nn.SiLU(),
+    nn.Tanh(),
+    nn.Sigmoid(),
+    nn.Identity(),
+]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=repr)
+def test_activations(activation):
+    """Elementwise activations hand relevance on unchanged."""
+    for rule in (Epsilon(), AlphaBeta()):
+        assert_explained(mlp(activation, activation), samples(4), rule, everywhere(rule))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("bias", [True, False])
+def test_rules_on_a_dense_network(rule, bias):
+    """Signed input, then inputs known to be nonnegative."""
+    model = mlp(nn.ReLU(), nn.Sigmoid(), nn.Tanh(), bias=bias)
+    assert_explained(model, samples(4), rule, everywhere(rule), epsilon=1e-4)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_rules_on_a_convolutional_network(rule):
+    model = cnn2d(nn.MaxPool2d(2), nn.Conv2d(2, 2, 2), nn.ReLU(), shape=(1, 5, 6))
+    assert_explained(model, samples((1, 5, 6)), rule, everywhere(rule), epsilon=1e-4)
+
+
+POOLS_2D = [
+    nn.MaxPool2d(2),
+    nn.MaxPool2d(3, stride=1),
+    nn.MaxPool2d(3, stride=2, padding=1),
+    nn.MaxPool2d((3, 2), stride=(2, 1), padding=(1, 0), ceil_mode=True),
+    nn.MaxPool2d(2, stride=3, ceil_mode=True),
+    nn.MaxPool2d(2, dilation=2, stride=1),
+    nn.AvgPool2d(2),
+    nn.AvgPool2d(3, stride=1),
+    nn.AvgPool2d(3, stride=2, padding=1),
+    nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
+    nn.AvgPool2d(4, stride=3, ceil_mode=True),
+    nn.AvgPool2d(2, divisor_override=3),
+    nn.AdaptiveMaxPool2d(1),
+    nn.AdaptiveMaxPool2d((4, 5)),
+    nn.AdaptiveMaxPool2d((None, 4)),
+    nn.AdaptiveAvgPool2d(1),
+    nn.AdaptiveAvgPool2d((4, 5)),
+    nn.AdaptiveAvgPool2d((None, 4)),
+]
+
+
+@pytest.mark.parametrize("pool", POOLS_2D, ids=repr)
+def test_pooling_2d(pool):
+    """Overlapping, padded, dilated, rounded up and adaptive windows."""
+    assert_explained(
+        cnn2d(pool), samples((2, 6, 6)), Epsilon(), everywhere(Epsilon()), epsilon=1e-3
+    )
+    # over signed values, where averages may nearly cancel
+    model = cnn2d(nn.Conv2d(2, 2, 1), pool)
+    assert_explained(model, samples((2, 6, 6), 1), ZPlus(), everywhere(ZPlus()))
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool1d(3, stride=2, padding=1, ceil_mode=True),
+        nn.MaxPool1d(3, stride=1, dilation=2),
+        nn.AvgPool1d(3, stride=2, padding=1),
+        nn.AdaptiveMaxPool1d(3),
+        nn.AdaptiveAvgPool1d(3),
+    ],
+    ids=repr,
+)
+def test_pooling_1d(pool):
+    assert_explained(cnn1d(pool), samples((1, 9)), Epsilon(), everywhere(Epsilon()))
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool3d(2, stride=1),
+        nn.AvgPool3d(2, stride=1, padding=1),
+        nn.AdaptiveMaxPool3d(2),
+        nn.AdaptiveAvgPool3d((1, 2, 3)),
+    ],
+    ids=repr,
+)
+def test_pooling_3d(pool):
+    assert_explained(cnn3d(pool), samples((1, 4, 4, 4), 1), Epsilon(), everywhere(Epsilon()))
+
+
+@pytest.mark.parametrize("pool", [p for p in POOLS_2D if "Max" in repr(p)], ids=repr)
+def test_ties_go_to_the_first(pool):
+    """Equal values: the whole relevance goes to the first in the window, as torch's index says."""
+    model = nn.Sequential(pool, nn.Flatten())
+    x = np.round(samples((2, 6, 6), 1)[0])  # many equal values
+    _, shape = max_pool_winners(pool, x)
+    head = nn.Linear(int(np.prod(shape)), 2)
+    model = randomised(nn.Sequential(*model, head))
+    for signal in (x, np.zeros_like(x), -np.ones_like(x)):
+        assert_explained(model, signal[None], Epsilon(), everywhere(Epsilon()))
+
+
+NORM_NETWORKS = {
+    "conv-bn": (cnn2d(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.ReLU()), (2, 6, 6)),
+    "conv-no-bias-bn-not-affine": (
+        cnn2d(nn.Conv2d(2, 3, 2, bias=False), nn.BatchNorm2d(3, affine=False)),
+        (2, 6, 6),
+    ),
+    "bn-conv": (cnn2d(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 3, stride=2), nn.ReLU()), (2, 6, 6)),
+    "bn-conv-bn": (
+        cnn2d(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 2, bias=False), nn.BatchNorm2d(3)),
+        (2, 6, 6),
+    ),
+    "bn-padded-conv": (cnn2d(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 3, padding=1)), (2, 6, 6)),
+    "bn-same-conv": (cnn2d(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 3, padding="same")), (2, 6, 6)),
+    "bn-grouped-conv": (cnn2d(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 3, groups=2)), (2, 6, 6)),
+    "bn-circular-conv": (
+        cnn2d(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular")),
+        (2, 6, 6),
+    ),
+    "bn-flatten": (cnn2d(nn.BatchNorm2d(2)), (2, 6, 6)),
+    "pool-bn-relu": (cnn2d(nn.MaxPool2d(2), nn.BatchNorm2d(2), nn.ReLU()), (2, 6, 6)),
+    "two-bn": (cnn2d(nn.Conv2d(2, 2, 2), nn.BatchNorm2d(2), nn.BatchNorm2d(2)), (2, 6, 6)),
+    "conv1d-bn": (cnn1d(nn.Conv1d(2, 3, 2), nn.BatchNorm1d(3)), (1, 9)),
+    "conv3d-bn": (cnn3d(nn.Conv3d(2, 3, 2), nn.BatchNorm3d(3)), (1, 4, 4, 4)),
+    "linear-bn": (
+        randomised(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2))),
+        (4,),
+    ),
+    "linear-relu-bn-linear": (
+        randomised(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.BatchNorm1d(5), nn.Linear(5, 2))),
+        (4,),
+    ),
+    "bn-first": (
+        randomised(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 5), nn.Linear(5, 2))),
+        (4,),
+    ),
+    "bn-last": (randomised(nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))), (4,)),
+    "nested": (
+        randomised(
+            nn.Sequential(
+                nn.Sequential(nn.Linear(4, 5)),
+                nn.Sequential(nn.BatchNorm1d(5), nn.ReLU()),
+                nn.Sequential(nn.BatchNorm1d(5)),
+                nn.Sequential(nn.Linear(5, 2)),
+            )
+        ),
+        (4,),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NORM_NETWORKS)
+def test_batch_normalisation(name):
+    """Merged into the layer before, else into the one after, else on its own."""
+    model, shape = NORM_NETWORKS[name]
+    for rule in (Epsilon(), AlphaBeta(epsilon=0.01), WSquare()):
+        assert_explained(model, samples(shape, 1), rule, everywhere(rule))
+    model.train()  # explained by the running statistics all the same
+    state = copy.deepcopy(model.state_dict())
+    relevance = explain(model, samples(shape))
+    assert model.training
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key])
+    np.testing.assert_array_equal(relevance, explain(model.eval(), samples(shape)))
+
+
+def test_padding_layers():
+    """Relevance on padded values that no input made is kept as padding."""
+    for pad in (nn.ZeroPad2d(1), nn.ConstantPad2d((1, 0, 2, 1), -0.5), nn.ReflectionPad2d(2)):
+        for rule in (Epsilon(), Flat()):
+            model = cnn2d(pad, nn.Conv2d(2, 2, 3))
+            assert_explained(model, samples((2, 6, 6), 1), rule, everywhere(rule))
+
+
+def test_nested_shared_and_dropped():
+    """Nested blocks, one activation used twice, dropout in training mode, empty blocks."""
+    relu = nn.ReLU()
+    model = randomised(
+        nn.Sequential(
+            nn.Sequential(nn.Linear(4, 5), relu, nn.Dropout(0.9)),
+            nn.Sequential(),
+            nn.Sequential(nn.Sequential(nn.Linear(5, 5), relu), nn.Dropout(0.9)),
+            nn.Identity(),
+            nn.Linear(5, 3),
+        )
+    )
+    for mode in (True, False):
+        assert_explained(model.train(mode), samples(4), Gamma(), everywhere(Gamma()))
+
+
+def test_one_layer_used_twice():
+    layer = nn.Linear(4, 4)
+    model = randomised(nn.Sequential(layer, nn.Tanh(), layer, nn.Tanh(), nn.Linear(4, 2)))
+    X = samples(4)
+    relevance = explain(model, X, target=1, rule="epsilon")
+    assert_close(relevance, reference_explain(model, X, 1, Epsilon()))
+
+
+def test_unflatten():
+    model = randomised(
+        nn.Sequential(
+            nn.Unflatten(1, (1, 3, 4)),
+            nn.Conv2d(1, 2, 2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(12, 2),
+        )
+    )
+    assert_explained(model, samples(12), Gamma(), everywhere(Gamma()))
+
+
+def test_bounds_in_the_shape_of_a_sample():
+    """z-box: bounds of every value, also where the network reshapes its input, and read-only."""
+    conv = nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+    conv = randomised(conv)
+    flat = nn.Sequential(nn.Unflatten(1, (1, 3, 4)), *conv)
+    X = samples(12)
+    low = X.min(0) - np.linspace(0.1, 1.0, 12)
+    high = X.max(0) + 0.5
+    shaped = (low.reshape(1, 3, 4), high.reshape(1, 3, 4))
+    low.flags.writeable = high.flags.writeable = False
+    images = X.reshape(2, 1, 3, 4)
+    first = Composite([("first", ZBox(*shaped), "first"), ("rest", Epsilon(), "all")])
+    assert_explained(
+        conv,
+        images,
+        first,
+        lambda name, layer: ZBox(*shaped) if name == "0" else Epsilon(),
+    )
+    flat_first = Composite([("first", ZBox(low, high), "first"), ("rest", Epsilon(), "all")])
+    np.testing.assert_array_equal(
+        explain(flat, X, rule=flat_first, target="all").reshape(2, 2, 1, 3, 4),
+        explain(conv, images, rule=first, target="all"),
+    )
+    with pytest.raises(ValueError, match=r"ZBox.*shape"):
+        explain(flat, X, rule=Composite([("a", ZBox(low[:5], high[:5]), "all")]))
+
+
+@pytest.mark.parametrize("head", [nn.Softmax(dim=1), nn.LogSoftmax(dim=-1)], ids=repr)
+def test_softmax_at_the_end_is_stepped_over(head):
+    model, X = mlp(), samples(4)
+    expected, details = explain(model, X, return_details=True)
+    for layers in ((head,), (nn.Sequential(nn.Identity(), head),), (head, nn.Identity())):
+        relevance, stepped = explain(nn.Sequential(*model, *layers), X, return_details=True)
+        np.testing.assert_array_equal(relevance, expected)
+        np.testing.assert_array_equal(stepped.score, details.score)
+
+
+def test_dead_relus():
+    """A dead ReLU gets nothing from epsilon above it, but from w-square: it is kept in place."""
+    model = mlp()
+    with torch.no_grad():
+        model[0].bias.fill_(-20.0)
+    X = samples(4)
+    above = Composite([("below", Epsilon(), "first"), ("above", WSquare(), "all")])
+    assert_explained(model, X, above, lambda name, module: Epsilon() if name == "0" else WSquare())
+    assert np.abs(explain(model, X, rule=above)).max() > 1e-6
+    assert not np.abs(explain(model, X, rule="epsilon")).max()
+
+
+@pytest.mark.parametrize("rule", [r for r in RULES if not isinstance(r, ZBox)], ids=repr)
+def test_black_pixels_without_bias(rule):
+    """0 / 0 passes nothing: no NaN with epsilon 0."""
+    model = cnn2d(nn.AvgPool2d(2), bias=False)
+    X = samples((2, 6, 6))
+    X[0] = 0.0
+    X[1, :, :4] = 0.0
+    assert_explained(model, X, rule, everywhere(rule), epsilon=0.0)
+
+
+def test_gradient_times_input():
+    """With epsilon 0, piecewise linear networks are explained by gradient times input."""
+    models = {
+        "mlp": (mlp(nn.ReLU(), nn.LeakyReLU(0.2), nn.ReLU()), 4),
+        "mlp-no-bias": (mlp(nn.ReLU(), nn.ReLU(), bias=False), 4),
+        "cnn": (
+            cnn2d(nn.MaxPool2d(2), nn.BatchNorm2d(2), nn.Conv2d(2, 3, 2), nn.AvgPool2d(2)),
+            (2, 6, 6),
+        ),
+    }
+    for model, shape in models.values():
+        X = torch.from_numpy(samples(shape, 5)).requires_grad_()
+        for target in range(2):
+            (gradient,) = torch.autograd.grad(model(X)[:, target].sum(), X)
+            expected = (gradient * X).detach().numpy()
+            for rule in ("zero", "epsilon"):
+                given = explain(model, X.detach().numpy(), target=target, rule=rule, epsilon=0.0)
+                assert_close(given, expected)
+
+
+def test_contrast():
+    """The target's score minus the best other's, for every form of target."""
+    model, X = mlp(nn.Tanh()), samples(4, 6)
+    scores = model(torch.from_numpy(X)).detach().numpy()
+    for t in range(3):
+        others = np.delete(scores, t, axis=1).max(1)
+        relevance, details = explain(
+            model, X, target=t, contrast=True, rule="gamma", return_details=True
+        )
+        assert_close(details.score, scores[:, t] - others)
+        for x, r in zip(X, relevance, strict=True):
+            assert_close(r, explain_sample(model, x, t, Gamma(), contrast=True).relevance)
+    everything = explain(model, X, target="all", contrast=True, rule="gamma")
+    assert_close(everything[:, 2], relevance)
+    assert_explained(model, X, Gamma(), everywhere(Gamma()), contrast=True)
+    with pytest.raises(ValueError, match=r"contrast.*two outputs"):
+        explain(mlp_of_one_score(), X, contrast=True)
+
+
+# --- Targets, shapes, dtypes ----------------------------------------------------------------
+
+
+def mlp_of_one_score():
+    return randomised(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1)))
+
+
+def test_forms_of_target():
+    model, X = mlp(), samples(4, 7)
+    scores = model(torch.from_numpy(X)).detach().numpy()
+    everything, details = explain(model, X, target="all", return_details=True)
+    assert everything.shape == (7, 3, 4)
+    np.testing.assert_array_equal(details.target, np.tile(np.arange(3), (7, 1)))
+    assert_close(details.score, scores, 1e-14)
+
+    predicted, details = explain(model, X, return_details=True)
+    best = scores.argmax(1)
+    np.testing.assert_array_equal(details.target, best)
+    assert_close(details.score, scores.max(1), 1e-14)
+    assert_close(predicted, everything[np.arange(7), best], 1e-13)
+
+    for t in (2, np.int64(2), np.array(2), torch.tensor(2)):
+        assert_close(explain(model, X, target=t), everything[:, 2], 1e-13)
+
+    mixed = np.array([0, 1, 2, 2, 1, 0, 1])
+    for targets in (mixed, mixed.tolist(), mixed.astype(np.int32), torch.from_numpy(mixed)):
+        relevance, details = explain(model, X, target=targets, return_details=True)
+        assert_close(relevance, everything[np.arange(7), mixed], 1e-13)
+        np.testing.assert_array_equal(details.target, mixed)
+        assert details.target.dtype.kind == "i"
+    mixed.flags.writeable = False
+    assert_close(explain(model, X, target=mixed), everything[np.arange(7), mixed], 1e-13)
+
+
+def test_the_only_output():
+    model, X = mlp_of_one_score(), samples(4, 3)
+    relevance = explain(model, X)
+    assert relevance.shape == X.shape
+    assert_close(relevance, reference_explain(model, X, 0, Epsilon()))
+    assert explain(model, X, target="all").shape == (3, 1, 4)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [3, -1, 1.0, "one", [0, 1], [0, 1, 3], [[0, 1, 2]], [0.0, 1.0, 2.0], True, [None] * 3, {}],
+    ids=repr,
+)
+def test_bad_targets(target):
+    with pytest.raises((ValueError, TypeError), match=r"target must"):
+        explain(mlp(), samples(4, 3), target=target)
+
+
+@pytest.mark.parametrize("of_module", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("of_input", "expected"),
+    [
+        (np.float64, np.float64),
+        (np.float32, np.float32),
+        (np.float16, np.float16),
+        (np.int64, None),
+        (np.bool_, None),
+    ],
+)
+def test_dtypes(of_module, of_input, expected):
+    """Relevance has X's floating dtype, else the module's."""
+    model = mlp().to(of_module)
+    X = (10.0 * samples(4, 3)).astype(of_input)
+    relevance = explain(model, X)
+    if expected is None:
+        expected = np.float32 if of_module == torch.float32 else np.float64
+    assert relevance.dtype == expected
+    reference = reference_explain(
+        mlp(), X, explain(model, X, return_details=True)[1].target, Epsilon()
+    )
+    assert_close(relevance, reference, 1e-5 if expected != np.float16 else 1e-2)
+
+
+def test_single_precision():
+    """float32 loses no more than its rounding."""
+    model, X = cnn2d(nn.BatchNorm2d(2), nn.Conv2d(2, 4, 3), nn.ReLU()), samples((2, 6, 6), 20)
+    for rule in ("epsilon", "z_plus", "gamma", "alpha_beta", "w_square", "flat"):
+        double = explain(model, X, rule=rule, target=1)
+        single = explain(copy.deepcopy(model).float(), X.astype(np.float32), rule=rule, target=1)
+        errors = np.linalg.norm((single - double).reshape(20, -1), axis=1)
+        assert np.median(errors / np.linalg.norm(double.reshape(20, -1), axis=1)) < 1e-5
+
+
+def test_tensors():
+    """A tensor gives a tensor, also one that requires a gradient."""
+    model, X = mlp(), samples(4, 3)
+    expected = explain(model, X, target="all")
+    for x in (torch.from_numpy(X), torch.from_numpy(X).requires_grad_()):
+        relevance = explain(model, x, target="all")
+        assert isinstance(relevance, torch.Tensor)
+        assert not relevance.requires_grad
+        np.testing.assert_array_equal(relevance.numpy(), expected)
+    assert explain(model.float(), torch.ones(2, 4)).dtype == torch.float32
+
+
+def test_memory_layouts():
+    """Lists, read-only, Fortran-ordered, strided, reversed and byte-swapped input."""
+    model, X = mlp(), samples(4, 6)
+    expected = explain(model, X)
+    frozen = X.copy()
+    frozen.flags.writeable = False
+    wide = np.repeat(X, 2, axis=1)
+    for x in (
+        X.tolist(),
+        frozen,
+        np.asfortranarray(X),
+        wide[:, ::2],
+        X[::-1].copy()[::-1],
+        X.astype(X.dtype.newbyteorder()),
+    ):
+        np.testing.assert_array_equal(explain(model, x), expected)
+
+
+def test_input_is_not_written_to():
+    model, X = mlp(nn.ReLU(inplace=True), nn.LeakyReLU(inplace=True)), samples(4, 6)
+    first_in_place = nn.Sequential(nn.ReLU(inplace=True), *model)
+    before = X.copy()
+    for net in (model, first_in_place):
+        explain(net, X)
+        explain(net, torch.from_numpy(X))
+        np.testing.assert_array_equal(X, before)
+
+
+# --- Batches, workers, threads --------------------------------------------------------------
+
+
+def test_batches():
+    """A sample's relevance does not depend on its batch."""
+    model, X = cnn2d(nn.MaxPool2d(2)), samples((2, 6, 6), 7)
+    expected, details = explain(model, X, target="all", return_details=True)
+    for batch_size in (1, 2, 3, 7, 100):
+        relevance, again = explain(
+            model, X, target="all", batch_size=batch_size, return_details=True
+        )
+        assert_close(relevance, expected, 1e-12)
+        for given, wanted in zip(again.layers, details.layers, strict=True):
+            for cause in ("relevance", "bias", "epsilon"):
+                assert_close(given[cause], wanted[cause], 1e-12)
+    order = np.random.default_rng(2).permutation(7)
+    assert_close(explain(model, X[order], target="all"), expected[order], 1e-12)
+    targets = np.arange(7) % 2
+    assert_close(
+        explain(model, X, target=targets, batch_size=2), expected[np.arange(7), targets], 1e-12
+    )
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, "many", True])
+def test_bad_batch_size(batch_size):
+    with pytest.raises((ValueError, TypeError), match="batch_size"):
+        explain(mlp(), samples(4), batch_size=batch_size)
+
+
+@pytest.mark.parametrize("epsilon", [-1.0, np.nan, np.inf, None, "small"])
+def test_bad_epsilon(epsilon):
+    with pytest.raises((ValueError, TypeError), match="epsilon"):
+        explain(mlp(), samples(4), epsilon=epsilon)
+
+
+def test_workers():
+    model, X = cnn2d(nn.MaxPool2d(2)), samples((2, 6, 6), 5)
+    targets = np.array([0, 1, 1, 0, 1])
+    expected, details = explain(
+        model, X, target=targets, return_details=True, batch_size=2, rule="epsilon_plus"
+    )
+    n_threads = torch.get_num_threads()
+    relevance, again = explain(
+        model,
+        X,
+        target=targets,
+        return_details=True,
+        batch_size=2,
+        n_jobs=2,
+        rule="epsilon_plus",
+    )
+    assert torch.get_num_threads() == n_threads
+    np.testing.assert_array_equal(relevance, expected)
+    np.testing.assert_array_equal(again.score, details.score)
+
+
+def test_threads_give_the_same_answer():
+    """Several threads on one module, also with one in another grad mode."""
+    model, X = cnn2d(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 2), nn.MaxPool2d(2)), samples((2, 6, 6), 4)
+    rules = ["epsilon", "z_plus", "gamma", "w_square"] * 4
+    expected = [explain(model, X, target="all", rule=rule) for rule in rules]
+    barrier = threading.Barrier(4)
+
+    def work(rule):
+        barrier.wait(30)
+        return explain(model, X, target="all", rule=rule)
+
+    with ThreadPoolExecutor(4) as pool:
+        for given, wanted in zip(pool.map(work, rules), expected, strict=True):
+            np.testing.assert_array_equal(given, wanted)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+def test_grad_modes_of_the_caller(mode):
+    model, X = cnn2d(nn.AvgPool2d(2)), samples((2, 6, 6), 2)
+    expected = explain(model, X)
+    with mode():
+        was = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        np.testing.assert_array_equal(explain(model, X), expected)
+        assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == was
+
+
+def test_nothing_of_the_callers_is_changed():
+    """Module, modes, gradients, hooks, random states and thread count stay as they are."""
+    model = randomised(
+        nn.Sequential(
+            nn.Unflatten(1, (1, 4, 5)),
+            nn.Conv2d(1, 2, 2),
+            nn.BatchNorm2d(2),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            nn.Flatten(2),
+            nn.LSTM(12, 3, 2, batch_first=True, dropout=0.3, bidirectional=True),
+            StatePooling("mean"),
+            nn.Linear(6, 3),
+            nn.Softmax(dim=1),
+        )
+    )
+    model.train()
+    model[3].eval()
+    model[1].weight.requires_grad_(False)
+    model[8].weight.grad = torch.ones_like(model[8].weight)
+    modules = dict(model.named_modules())
+    attributes = {name: set(vars(module)) for name, module in modules.items()}
+    training = {name: module.training for name, module in modules.items()}
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    pointers = {name: value.data_ptr() for name, value in model.state_dict().items()}
+    flags = {n: (p.requires_grad, p.grad is None) for n, p in model.named_parameters()}
+    versions = {n: p._version for n, p in model.named_parameters()}
+    random = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    threads, precision = torch.get_num_threads(), torch.get_default_dtype()
+
+    X = samples(20, 3)
+    explain(model, X, target="all", rule="epsilon_plus", return_details=True)
+    explain(model, X, rule="gamma", contrast=True, batch_size=1)
+
+    assert dict(model.named_modules()) == modules
+    assert {name: set(vars(m)) for name, m in modules.items()} == attributes
+    assert {name: m.training for name, m in modules.items()} == training
+    assert {n: v.data_ptr() for n, v in model.state_dict().items()} == pointers
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name])
+    assert {n: (p.requires_grad, p.grad is None) for n, p in model.named_parameters()} == flags
+    assert {n: p._version for n, p in model.named_parameters()} == versions
+    for module in modules.values():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+        assert not module._backward_hooks
+    assert torch.equal(torch.get_rng_state(), random[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], random[1])  # noqa: NPY002
+    assert torch.get_num_threads() == threads
+    assert torch.get_default_dtype() == precision
+
+
+# --- Details --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", [r for r in RULES if not isinstance(r, ZBox)], ids=repr)
+@pytest.mark.parametrize("contrast", [False, True])
+def test_details_account_for_the_score(rule, contrast):
+    model, X = cnn2d(nn.AvgPool2d(2), nn.BatchNorm2d(2), nn.ReLU()), samples((2, 6, 6), 5)
+    causes = ("bias", "epsilon", "padding", "initial_state", "dropped")
+    for target in (None, 1, "all"):
+        relevance, details = explain(
+            model, X, target=target, rule=rule, contrast=contrast, return_details=True
+        )
+        plain = explain(model, X, target=target, rule=rule, contrast=contrast)
+        np.testing.assert_array_equal(plain, relevance)
+        total = relevance.sum((-3, -2, -1))
+        assert_close(details.layers[0].relevance, total)
+        for layer in details.layers:
+            assert layer.relevance.shape == details.score.shape
+            for cause in causes:
+                total = total + layer[cause]
+        assert_close(total, details.score)
+
+
+def test_details_are_in_execution_order():
+    model = cnn2d(nn.MaxPool2d(2))
+    _, details = explain(model, samples((2, 6, 6)), rule="epsilon_plus", return_details=True)
+    assert [(layer.name, layer.layer) for layer in details.layers] == [
+        ("0", "Conv2d"),
+        ("1", "ReLU"),
+        ("2", "MaxPool2d"),
+        ("3", "Flatten"),
+        ("4", "Linear"),
+    ]
+    assert [layer.rule for layer in details.layers] == [ZPlus(), None, None, None, Epsilon()]
+
+
+def test_progress_bar_only_on_request(capsys):
+    explain(mlp(), samples(4), batch_size=1)
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""
+    explain(mlp(), samples(4), batch_size=1, progress=True)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "2/2" in captured.err
+
+
+# --- What is refused ------------------------------------------------------------------------
+
+
+class Doubling(nn.Linear):
+    def forward(self, x):
+        return 2.0 * super().forward(x)
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return torch.relu(self.layer(x))
+
+
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Named(nn.Linear):
+    """A subclass that changes nothing of the layer's work."""
+
+    def extra_repr(self):
+        return "named"
+
+
+@pytest.mark.parametrize(
+    ("layers", "path", "name"),
+    [
+        ([nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), Doubling(4, 2))], "1.1", "Doubling"),
+        ([nn.Linear(4, 4), Functional()], "1", "Functional"),
+        ([Residual(nn.Linear(4, 4)), nn.Linear(4, 2)], "0", "Residual"),
+        ([nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)], "1", "LayerNorm"),
+        ([nn.Linear(4, 4), nn.Softmax(dim=1), nn.Linear(4, 2)], "1", "Softmax"),
+        ([nn.Unflatten(1, (1, 4)), nn.ConvTranspose1d(1, 1, 2)], "1", "ConvTranspose1d"),
+        ([nn.Linear(4, 4), nn.Bilinear(4, 4, 2)], "1", "Bilinear"),
+    ],
+)
+def test_unsupported_layers_are_named(layers, path, name):
+    model = nn.Sequential(*layers).double()
+    with pytest.raises(TypeError, match=rf"(?s)'{path}'.*{name}.*Linear"):
+        explain(model, samples(4))
+
+
+def test_subclass_that_changes_nothing_is_supported():
+    model = randomised(nn.Sequential(Named(4, 3), nn.ReLU(), nn.Linear(3, 2)))
+    assert_explained(model, samples(4), Gamma(), everywhere(Gamma()))
+
+
+def test_module_with_a_forward_of_its_own():
+    with pytest.raises(TypeError, match="Functional"):
+        explain(Functional().double(), samples(4))
+
+
+def test_forward_of_an_instance_is_refused():
+    model = mlp()
+    model[0].forward = lambda x: 2.0 * nn.functional.linear(x, model[0].weight)
+    with pytest.raises(TypeError, match=r"'0'"):
+        explain(model, samples(4))
+
+
+def test_hooks_that_change_a_layer_are_refused():
+    model = mlp()
+    model[0].register_forward_hook(lambda module, args, output: 2.0 * output)
+    with pytest.raises(TypeError, match=r"0.*hook"):
+        explain(model, samples(4))
+
+
+def test_parametrised_layers():
+    """Weight normalisation as a parametrisation: the weights are those that the layer uses."""
+    model = mlp(nn.Tanh())
+    X = samples(4)
+    expected = explain(model, X)
+    nn.utils.parametrizations.weight_norm(model[0])
+    assert_close(explain(model, X), expected, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.BatchNorm2d(2, track_running_stats=False), "running"),
+        (nn.MaxPool2d(2, return_indices=True), "return_indices"),
+        (nn.Flatten(0), "samples"),
+    ],
+)
+def test_unsupported_settings(layer, message):
+    model = nn.Sequential(nn.Conv2d(2, 2, 3), layer, nn.Flatten(), nn.Linear(8, 2)).double()
+    with pytest.raises(TypeError, match=rf"'1'.*{message}|{message}.*'1'"):
+        explain(model, samples((2, 6, 6)))
+
+
+def test_network_without_weights():
+    with pytest.raises(TypeError, match="weights"):
+        explain(nn.Sequential(nn.ReLU()), samples(4))
+
+
+def test_scores_must_be_a_table():
+    model = nn.Sequential(nn.Conv1d(1, 2, 2)).double()
+    with pytest.raises(ValueError, match="scores of shape"):
+        explain(model, samples((1, 4)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64])
+def test_modules_of_other_precision(dtype):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch on complex modules
+        model = mlp().to(dtype)
+    with pytest.raises(TypeError, match="float32 or float64"):
+        explain(model, samples(4))
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        (np.full((2, 4), np.nan), ValueError, "NaN"),
+        (np.array([[0.0, 1.0, np.inf, 2.0]]), ValueError, "infinite"),
+        (torch.full((2, 4), torch.nan), ValueError, "NaN"),
+        (np.ones((2, 5)), ValueError, "shape"),
+        (np.ones((0, 4)), ValueError, "at least one sample"),
+        (np.ones(4), ValueError, "shape"),
+        (1.0, ValueError, "shape"),
+        (np.ones((2, 4)) + 1j, ValueError, "real"),
+        (np.array([["a"] * 4]), ValueError, "real numbers|dtype"),
+        (np.array([[None] * 4]), ValueError, "real numbers|dtype"),
+        (sparse.csr_array(np.ones((2, 4))), TypeError, "sparse"),
+    ],
+)
+def test_bad_input(X, error, message):
+    with pytest.raises(error, match=rf"X.*({message})"):
+        explain(mlp(), X)
+
+
+def test_nan_in_weights():
+    for where in (0, 2):
+        model = mlp()
+        with torch.no_grad():
+            model[where].weight[0, 0] = torch.nan
+        with pytest.raises(ValueError, match="NaN"):
+            explain(model, samples(4), target=1)
+
+
+class Negate(nn.Module):
+    def forward(self, x):
+        return -x
+
+
+def test_a_handler_can_be_registered():
+    model, X = mlp(nn.Tanh()), samples(4)
+    negated = nn.Sequential(*model, Negate())
+    with pytest.raises(TypeError, match=r"'3'.*Negate.*register"):
+        explain(negated, X)
+    register(Negate)(
+        lambda step, signal: (signal.apply(step.layer.forward), lambda relevance, kept: relevance)
+    )
+    np.testing.assert_array_equal(explain(negated, X, target=1), -explain(model, X, target=1))
+
+
+# --- Models that are no modules -------------------------------------------------------------
+
+
+def test_skorch_net():
+    """A skorch net is explained as its module; targets are its labels."""
+    net = NeuralNetClassifier(mlp, train_split=None, verbose=0, classes=["a", "b", "c"])
+    X = samples(4, 5)
+    with pytest.raises(NotFittedError, match=r"(?i)not fitted"):
+        explain(net, X)
+    net.initialize()
+    everything = explain(net.module_, X, target="all")
+    assert_close(explain(net, X, target="all"), everything, 1e-14)
+    assert_close(explain(net, X, target="b"), everything[:, 1], 1e-14)
+    labels = np.array(["a", "c", "b", "b", "a"])
+    relevance, details = explain(net, X, target=labels, return_details=True)
+    assert_close(relevance, everything[np.arange(5), [0, 2, 1, 1, 0]], 1e-14)
+    np.testing.assert_array_equal(details.target, labels)
+    with pytest.raises(ValueError, match="unknown label 'd'"):
+        explain(net, X, target="d")
+
+
+def test_model_with_explain_is_asked_itself():
+    class Model:
+        def explain(self, X, **options):
+            return options
+
+    options = explain(Model(), samples(4), target="all", rule="gamma", batch_size=3)
+    assert options == {
+        "target": "all",
+        "rule": "gamma",
+        "epsilon": 1e-6,
+        "contrast": False,
+        "batch_size": 3,
+        "n_jobs": None,
+        "progress": False,
+        "return_details": False,
+    }
+
+
+def test_what_is_no_model():
+    with pytest.raises(TypeError, match="model must be"):
+        explain("network", samples(4))
+
+
+def test_public_name():
+    assert sklrp.explain is explain
