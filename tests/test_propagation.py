@@ -916,3 +916,61 @@ def test_what_is_no_model():
 
 def test_public_name():
     assert sklrp.explain is explain
+
+
+@pytest.mark.parametrize("scale", [0.7, -0.7])
+def test_box_bounds_pass_through_a_batch_norm_that_stays_alone(scale):
+    norm, conv = nn.BatchNorm2d(1), nn.Conv2d(1, 3, 3, padding=1)
+    nn.init.constant_(norm.weight, scale)
+    nn.init.constant_(norm.bias, 0.3)
+    norm.running_mean.fill_(0.2)
+    net = nn.Sequential(norm, conv, nn.ReLU(), nn.Flatten(), nn.Linear(60, 2)).double().eval()
+    X = np.random.default_rng(0).uniform(-1, 2, size=(3, 1, 4, 5))
+    rule = Composite([("box", ZBox(-1.0, 2.0), "first"), ("rest", Epsilon(), "all")])
+    _, behind = explain(net, X, rule=rule, target=0, return_details=True)
+    with torch.no_grad():
+        normed = norm(torch.tensor(X)).numpy()
+        bounds = sorted(float(norm(torch.full((1, 1, 1, 1), b).double())) for b in (-1.0, 2.0))
+    rule = Composite([("box", ZBox(*bounds), "first"), ("rest", Epsilon(), "all")])
+    _, alone = explain(net[1:], normed, rule=rule, target=0, return_details=True)
+    np.testing.assert_allclose(behind.layers[1].relevance, alone.layers[0].relevance, rtol=1e-9)
+
+
+def test_box_behind_an_activation_that_is_not_monotone_is_refused():
+    net = nn.Sequential(nn.GELU(), nn.Linear(4, 2)).double()
+    with pytest.raises(ValueError, match="not monotone"):
+        explain(net, np.ones((2, 4)), rule=ZBox(-1.0, 1.5))
+
+
+def test_layers_that_override_how_they_run_are_refused():
+    class Scaled(nn.Conv1d):
+        def _conv_forward(self, x, weight, bias):
+            return 2 * super()._conv_forward(x, weight, bias)
+
+    class Doubled(nn.Sequential):
+        def __call__(self, x):
+            return 2 * super().__call__(x)
+
+    conv = nn.Sequential(Scaled(1, 2, 3), nn.Flatten(), nn.Linear(4, 2)).double()
+    with pytest.raises(TypeError, match=r"layer '0' of type Scaled"):
+        explain(conv, np.ones((2, 1, 4)))
+    with pytest.raises(TypeError, match="Doubled"):
+        explain(Doubled(nn.Linear(4, 2)).double(), np.ones((2, 4)))
+
+
+def test_spectral_norm_in_training_mode_is_not_updated():
+    net = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 2))).double()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    X = np.random.default_rng(0).normal(size=(3, 4))
+    relevance = explain(net.train(), X, rule="zero", target=0)
+    assert net.training
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    np.testing.assert_array_equal(relevance, explain(net.eval(), X, rule="zero", target=0))
+
+
+@pytest.mark.parametrize("layer", [nn.MaxPool1d(2), nn.AvgPool1d(2), nn.Conv1d(3, 3, 2)])
+def test_samples_without_channels_are_refused(layer):
+    net = nn.Sequential(layer, nn.Flatten(), nn.Linear(3, 2)).double()
+    with pytest.raises(ValueError, match="takes samples of 2 axes, channels first, got 1"):
+        explain(net, np.ones((3, 6)))

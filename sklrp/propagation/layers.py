@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ _CONV = {
 @register(nn.Conv1d, nn.Conv2d, nn.Conv3d, kind="conv")
 def _conv(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
-    size, kernel = signal.x.shape[2:], layer.kernel_size
+    size, kernel = _spatial_shape(step, signal), layer.kernel_size
     forward_op, adjoint_op = _CONV[len(size)]
     # Padding that torch's convolution cannot do by itself, nor its adjoint undo, is done before
     # it.
@@ -120,11 +121,20 @@ def _nonnegative_activation(step: Step, signal: Signal) -> tuple[Signal, Pull]:
 
 
 @register(
-    nn.CELU, nn.ELU, nn.GELU, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.Mish,
-    nn.PReLU, nn.SELU, nn.SiLU, nn.Softsign, nn.Tanh,
+    nn.CELU, nn.ELU, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.SELU, nn.Softsign, nn.Tanh,
 )  # fmt: skip
 def _activation(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     return signal.apply(_out_of_place(step.layer)), _pass
+
+
+@register(nn.GELU, nn.Hardswish, nn.Mish, nn.PReLU, nn.SiLU)
+def _activation_not_monotone(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    if signal.low is not None:
+        raise ValueError(
+            f"The z-box rule of the first layer with weights does not know the bounds behind "
+            f"{step.name!r} ({step.layer}), which is not monotone; use another rule there."
+        )
+    return _activation(step, signal)
 
 
 def _out_of_place(layer: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -183,7 +193,7 @@ def _pad(step: Step, signal: Signal) -> tuple[Signal, Pull]:
         "Circ": "circular",
     }
     mode = next(modes[c.__name__[:4]] for c in type(layer).__mro__ if c.__name__[:4] in modes)
-    size = signal.x.shape[2:]
+    size = _spatial_shape(step, signal)
     nonnegative = signal.nonnegative and getattr(layer, "value", 0) >= 0
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
@@ -220,8 +230,7 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
             for name in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
         }
     )
-    x = signal.x
-    n_spatial = x.dim() - 2
+    x, n_spatial = signal.x, len(_spatial_shape(step, signal))
     index = pool(x, **options, return_indices=True)[1].flatten(-n_spatial)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
@@ -243,6 +252,7 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     nn.AdaptiveAvgPool3d,
 )
 def _avg_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    _spatial_shape(step, signal)
     x = signal.x
     out = signal.apply(step.layer.forward, nonnegative=signal.nonnegative)
 
@@ -259,9 +269,26 @@ def _avg_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
 @register(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def _batch_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     n_spatial = signal.x.dim() - 2
+    if n_spatial:
+        _spatial_shape(step, signal)
     scale, shift = channelwise(step.weight, n_spatial), channelwise(step.bias, n_spatial)
-    z = signal.x * scale + shift
-    return Signal(z), contribute(step, signal.x, z, lambda ratio: ratio * scale, bias=shift)
+    out = signal.apply(lambda x: x * scale + shift)
+    if out.low is not None and out.high is not None:  # a negative scale swaps the bounds
+        low, high = torch.minimum(out.low, out.high), torch.maximum(out.low, out.high)
+        out = replace(out, low=low, high=high)
+    return out, contribute(step, signal.x, out.x, lambda ratio: ratio * scale, bias=shift)
+
+
+def _spatial_shape(step: Step, signal: Signal) -> torch.Size:
+    """Return the shape behind the axes of samples and channels, as the layer's type has it."""
+    n_spatial, shape = int(_base_name(step.layer)[-2]), signal.x.shape
+    if len(shape) != n_spatial + 2:
+        raise ValueError(
+            f"Layer {step.name!r} ({step.layer}) takes samples of {n_spatial + 1} axes, channels "
+            f"first, got {len(shape) - 1}, of shape {tuple(shape[1:])}; put nn.Unflatten before "
+            "it."
+        )
+    return shape[2:]
 
 
 def _base_name(layer: nn.Module) -> str:

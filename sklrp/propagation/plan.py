@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from sklrp.composites import Composite, check_rule
 from sklrp.modules import StatePooling
@@ -28,6 +30,8 @@ def compile_steps(module: nn.Module, rule: Any, epsilon: float) -> list[Step]:
     steps: list[Step] = []
     for position, (name, layer) in enumerate(leaves):
         handler, kind = _find_handler(name, layer)
+        if is_parametrized(layer):  # reading its weights may update buffers in training mode
+            layer = copy.deepcopy(layer).eval()
         step = Step(name, layer, handler, kind, epsilon=epsilon)
         previous = steps[-1] if steps else None
         if isinstance(layer, nn.LSTM):
@@ -87,7 +91,7 @@ def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
             "which relevance "
             "would not see; remove them before explaining."
         )
-    if isinstance(module, nn.Sequential) and _forward_of(module) is nn.Sequential.forward:
+    if isinstance(module, nn.Sequential) and _runs_as(module, nn.Sequential):
         for name, child in module._modules.items():
             if child is not None:
                 yield from _leaves(child, f"{path}.{name}" if path else name)
@@ -98,7 +102,7 @@ def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
 def _find_handler(path: str, layer: nn.Module) -> tuple[Handler, str | None]:
     """Return the handler and the kind of a layer, or refuse it by name."""
     for layer_type in type(layer).__mro__:
-        if layer_type in HANDLERS and _forward_of(layer) is layer_type.forward:
+        if layer_type in HANDLERS and _runs_as(layer, layer_type):
             return HANDLERS[layer_type]
     where = f"layer {path!r}" if path else "the network"
     why = ""
@@ -115,9 +119,13 @@ def _find_handler(path: str, layer: nn.Module) -> tuple[Handler, str | None]:
     )
 
 
-def _forward_of(layer: nn.Module) -> Any:
-    """Return the function that a layer runs: its own, if one was put on the instance."""
-    return vars(layer).get("forward", type(layer).forward)
+def _runs_as(layer: nn.Module, layer_type: type[nn.Module]) -> bool:
+    """Return whether a layer computes what ``layer_type`` does: nothing of it is overridden."""
+    return all(
+        name not in vars(layer)
+        and getattr(type(layer), name, None) is getattr(layer_type, name, None)
+        for name in ("__call__", "forward", "_conv_forward")
+    )
 
 
 def _check_lstm(step: Step, following: list[tuple[str, nn.Module]]) -> None:
