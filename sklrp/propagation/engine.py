@@ -72,7 +72,7 @@ class _Call:
         """Return the relevance of a chunk, targets first, and its details."""
         x = self.to_tensor(chunk)
         scores, pulls, _ = self.forward(x)
-        if not scores.isfinite().all():
+        if not _is_finite(scores):
             bad = int((~scores.isfinite()).any(1).sum())
             raise ValueError(
                 f"The network's output is NaN or infinite for {bad} of {len(x)} samples; look for "
@@ -92,7 +92,7 @@ class _Call:
                         {k: v.cpu().numpy() for k, v in kept.items()},
                     )
                 )
-        if not relevance.isfinite().all():
+        if not _is_finite(relevance):
             raise ValueError(
                 "Relevance is not finite: denominators vanish under this rule; use a larger "
                 "epsilon, "
@@ -448,13 +448,21 @@ def _check_input(X: Any) -> Any:
             "X must have shape (n_samples, ...) with at least one sample and feature, got "
             f"{tuple(X.shape)}."
         )
-    finite = X.isfinite() if isinstance(X, Tensor) else np.isfinite(X)
-    if not finite.all():
+    if not _is_finite(X):
+        finite = X.isfinite() if isinstance(X, Tensor) else np.isfinite(X)
         raise ValueError(
             f"X has {int((~finite).sum())} values that are NaN or infinite; impute or mask them "
             "before explaining."
         )
     return X
+
+
+def _is_finite(values: Any) -> bool:
+    """Return whether all values are finite; their sum, if finite, tells so in one pass."""
+    if isinstance(values, Tensor):
+        return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(values.sum(dtype=float))) or bool(np.isfinite(values).all())
 
 
 def _check_target(target: Any, n_samples: int, n_outputs: int) -> np.ndarray | str | None:

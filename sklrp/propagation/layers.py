@@ -231,16 +231,17 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
         }
     )
     x, n_spatial = signal.x, len(_spatial_shape(step, signal))
-    index = pool(x, **options, return_indices=True)[1].flatten(-n_spatial)
+    out, index = pool(x, **options, return_indices=True)
+    index = index.flatten(-n_spatial)
+    low, high = (None if v is None else pool(v, **options) for v in (signal.low, signal.high))
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
-        out = relevance.new_zeros(relevance.shape[0], *x.shape[:2], x.shape[2:].numel())
-        out.scatter_add_(
-            -1, index.expand(relevance.shape[0], *index.shape), relevance.flatten(-n_spatial)
-        )
-        return out.unflatten(-1, x.shape[2:])
+        winners = index.expand(relevance.shape[0], *index.shape)
+        flat = relevance.new_zeros(relevance.shape[0], *x.shape[:2], x.shape[2:].numel())
+        flat.scatter_add_(-1, winners, relevance.flatten(-n_spatial))
+        return flat.unflatten(-1, x.shape[2:])
 
-    return signal.apply(lambda v: pool(v, **options), nonnegative=signal.nonnegative), pull
+    return Signal(out, signal.nonnegative, low, high), pull
 
 
 @register(

@@ -30,7 +30,7 @@ from sklrp.propagation.step import (
     gather,
     prepare,
     register,
-    shares_of,
+    stabilize,
 )
 from sklrp.rules import Signal
 
@@ -91,7 +91,8 @@ def _lstm_run(step: Step, signal: Signal, k: int, reverse: int) -> tuple[Tensor,
     for t in range(x.shape[1]):
         c[:, t] = i[:, t] * new[:, t] + (f[:, t] * c[:, t - 1] if t else 0.0)
     c_prev = torch.cat([c.new_zeros(c.shape[0], 1, size), c[:, :-1]], dim=1)
-    to_new, to_prev = divide(i * new, c, step.epsilon), divide(f * c_prev, c, step.epsilon)
+    stable = stabilize(c, step.epsilon)
+    to_new, to_prev = (divide(v, stable, step.epsilon) for v in (i * new, f * c_prev))
 
     candidate = slice(2 * size, 3 * size)
     one = h.new_ones(()).expand(1, *h.shape[1:])
@@ -120,7 +121,7 @@ def _lstm_run(step: Step, signal: Signal, k: int, reverse: int) -> tuple[Tensor,
         stacked = [torch.stack(part[::-1], dim=2) for part in zip(*ratios, strict=True)]
         if kept is not None:
             cell = torch.stack(cells[::-1], dim=2)
-            account(kept, to_new * cell, shares_of(splits, stacked))
+            account(kept, to_new * cell, splits, stacked)
             cause = "epsilon" if step.epsilon else "dropped"
             kept.add(cause, (1.0 - to_new - to_prev) * cell)
             kept.add("initial_state", r_h + r_c)

@@ -141,17 +141,17 @@ class Split(NamedTuple):
     """A part of a rule on given activations: its denominator, and its terms for each operand."""
 
     share: float | Tensor
-    denominator: Tensor
+    stable: Tensor  # the denominator, with epsilon added
     epsilon: float
-    bias: Tensor | None
-    terms: list[list[tuple[Tensor, Tensor]]]
+    bias: Tensor | None = None
+    terms: Sequence[Sequence[tuple[Tensor, Tensor]]] = ()
 
     def ratio(self, relevance: Tensor, at: Any = ...) -> Tensor:
         """Return the share of ``relevance`` over the denominator, at an index of it."""
         share = self.share[at] if isinstance(self.share, Tensor) else self.share
         if isinstance(share, Tensor) or share != 1.0:
             relevance = share * relevance
-        return divide(relevance, self.denominator[at], self.epsilon)
+        return divide(relevance, self.stable[at], self.epsilon)
 
 
 def prepare(
@@ -164,6 +164,7 @@ def prepare(
 ) -> list[Split]:
     """Return the splits of the step's rule on the affine map of ``operands`` to ``z``."""
     splits = []
+    renormalize = getattr(step.rule, "renormalize", False)
     for p, part in enumerate(step.rule.parts()):
         b = None if part.bias is None or bias is None else part.bias(bias)
         terms = [
@@ -190,12 +191,13 @@ def prepare(
             share = part.share * ((z > 0) if part.sign > 0 else (z < 0)).to(z.dtype)
         b = None if b is None else channelwise(b, n_spatial)
         epsilon = step.epsilon if part.stabilize else 0.0
-        splits.append(Split(share, denominator, epsilon, b, terms))
-    if getattr(step.rule, "renormalize", False):
-        shares = [split.share * (split.denominator != 0).to(z.dtype) for split in splits]
-        total = sum(shares[1:], start=shares[0])
+        if renormalize:
+            share = share * (denominator != 0).to(z.dtype)
+        splits.append(Split(share, stabilize(denominator, epsilon), epsilon, b, terms))
+    if renormalize:
+        total: Any = sum(split.share for split in splits)
         total = torch.where(total == 0, 1.0, total)
-        splits = [s._replace(share=share / total) for s, share in zip(splits, shares, strict=True)]
+        splits = [split._replace(share=split.share / total) for split in splits]
     return splits
 
 
@@ -210,18 +212,16 @@ def gather(splits: Sequence[Split], ratios: Sequence[Tensor], k: int, operand: O
 
 
 def account(
-    kept: Kept,
-    relevance: Tensor,
-    shares: Sequence[tuple[Tensor, Tensor, float, Tensor | None]],
+    kept: Kept, relevance: Tensor, splits: Sequence[Split], ratios: Sequence[Tensor]
 ) -> None:
     """Add to ``kept`` what biases and epsilon took of ``relevance``, and what passed nowhere."""
     dropped = relevance
-    for ratio, denominator, epsilon, bias in shares:
-        dropped = dropped - ratio * stabilize(denominator, epsilon)
-        if bias is not None:
-            kept.add("bias", ratio * bias)
-        if epsilon:
-            kept.add("epsilon", torch.where(denominator < 0, -epsilon * ratio, epsilon * ratio))
+    for split, ratio in zip(splits, ratios, strict=True):
+        dropped = dropped - ratio * split.stable
+        if split.bias is not None:
+            kept.add("bias", ratio * split.bias)
+        if split.epsilon:
+            kept.add("epsilon", split.epsilon * torch.where(split.stable < 0, -ratio, ratio))
     kept.add("dropped", dropped)
 
 
@@ -240,7 +240,7 @@ def affine(
         splits = prepare(step, "", [operand], step.bias, z, n_spatial)
         ratios = [split.ratio(relevance) for split in splits]
         if kept is not None:
-            account(kept, relevance, shares_of(splits, ratios))
+            account(kept, relevance, splits, ratios)
         return gather(splits, ratios, 0, operand)
 
     return Signal(z), pull
@@ -256,33 +256,26 @@ def contribute(
     """Share by contribution, the epsilon rule without weights, on a fixed linear map."""
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
-        ratio = divide(relevance, z, step.epsilon)
+        split = Split(1.0, stabilize(z, step.epsilon), step.epsilon, bias)
+        ratio = split.ratio(relevance)
         if kept is not None:
-            account(kept, relevance, [(ratio, z, step.epsilon, bias)])
+            account(kept, relevance, [split], [ratio])
         return x * adjoint(ratio)
 
     return pull
 
 
-def shares_of(
-    splits: Sequence[Split], ratios: Sequence[Tensor]
-) -> list[tuple[Tensor, Tensor, float, Tensor | None]]:
-    """Return what :func:`account` needs of the splits of an affine map."""
-    return [(r, s.denominator, s.epsilon, s.bias) for s, r in zip(splits, ratios, strict=True)]
-
-
 def stabilize(z: Tensor, epsilon: float) -> Tensor:
     """Return ``z + epsilon * sign(z)``, with sign(0) = +1."""
-    return torch.where(z < 0, z - epsilon, z + epsilon) if epsilon else z
+    return z.sign().add_(0.5).sign_().mul_(epsilon).add_(z) if epsilon else z
 
 
-def divide(relevance: Tensor, z: Tensor, epsilon: float) -> Tensor:
+def divide(relevance: Tensor, stable: Tensor, epsilon: float) -> Tensor:
     """Return ``relevance / s(z)``, and 0 where that is 0/0 or not representable."""
-    z = stabilize(z, epsilon)
     if epsilon > 1e-12:
-        return relevance / z
-    defined = relevance.abs() < z.abs() * math.sqrt(torch.finfo(z.dtype).max)
-    return torch.where(defined, relevance, 0.0) / torch.where(defined, z, 1.0)
+        return relevance / stable
+    defined = relevance.abs() < stable.abs() * math.sqrt(torch.finfo(stable.dtype).max)
+    return torch.where(defined, relevance, 0.0) / torch.where(defined, stable, 1.0)
 
 
 def channelwise(bias: Tensor, n_spatial: int) -> Tensor:
