@@ -1,17 +1,24 @@
 """Layer-wise relevance propagation (LRP) through scikit-learn's API."""
 
+from sklrp import datasets
+from sklrp.classifiers import CNNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.composites import Composite, available_rules, check_rule
 from sklrp.propagation import explain
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, Zero, ZPlus
+from sklrp.transformer import RelevanceTransformer
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "AlphaBeta",
+    "CNNClassifier",
     "Composite",
     "Epsilon",
     "Flat",
     "Gamma",
+    "LSTMClassifier",
+    "MLPClassifier",
+    "RelevanceTransformer",
     "Rule",
     "WSquare",
     "ZBox",
@@ -20,5 +27,6 @@ __all__ = [
     "__version__",
     "available_rules",
     "check_rule",
+    "datasets",
     "explain",
 ]

@@ -150,10 +150,10 @@ def make_cnn(
     channels: Sequence[int] = (16, 32),
     kernel_size: int | Sequence[int] = 3,
     stride: int | Sequence[int] = 1,
+    pool_size: int | Sequence[int] = 2,
     padding: str | int | Sequence[int] = "same",
     padding_mode: str = "zeros",
     pooling: str | None = "max",
-    pool_size: int | Sequence[int] = 2,
     batch_norm: bool = False,
     hidden_layer_sizes: Sequence[int] = (64,),
     activation: str = "relu",
@@ -174,7 +174,8 @@ def make_cnn(
     kernel_size, stride, pool_size : int or sequence of int
         Windows and steps along every axis of the image, or one for each axis.
     padding : {"same", "valid"}, int or sequence of int, default="same"
-        Padding at each side of every axis. ``"same"`` gives outputs of ``ceil(size / stride)``.
+        Padding at each side of every axis. ``"same"``, for odd kernels, gives outputs
+        of ``ceil(size / stride)``.
     padding_mode : {"zeros", "reflect", "replicate", "circular"}, default="zeros"
         What the padding repeats.
     pooling : {"max", "avg"} or None, default="max"
@@ -215,12 +216,12 @@ def make_cnn(
             f"kernel_size={kernel_size!r} is larger than the image, {size}: use a kernel_size "
             f"of at most {min(size)}, or check input_shape={tuple(input_shape)}."
         )
-    sides, total = _padding(padding, kernel, steps)
+    sides = _sides(padding, kernel)
 
     layers: list[tuple[str, nn.Module]] = [("image", nn.Unflatten(1, tuple(input_shape)))]
     for i, n_filters in enumerate(channels, start=1):
-        _check_padding(padding, padding_mode, total, size, i)
-        if any(k > s + p for k, s, p in zip(kernel, size, total, strict=True)):
+        _check_padding(padding, padding_mode, sides, size, i)
+        if any(k > s + 2 * p for k, s, p in zip(kernel, size, sides, strict=True)):
             raise ValueError(
                 f"kernel_size={kernel_size!r} is larger than what reaches convolution {i}, "
                 f"{size} before padding={padding!r}: use fewer channels, a smaller kernel_size, "
@@ -241,8 +242,8 @@ def make_cnn(
             )
         )
         size = tuple(
-            (s + p - k) // step + 1
-            for s, p, k, step in zip(size, total, kernel, steps, strict=True)
+            (s + 2 * p - k) // step + 1
+            for s, p, k, step in zip(size, sides, kernel, steps, strict=True)
         )
         if batch_norm:
             layers.append((f"norm{i}", _NORM[n_axes](n_filters)))
@@ -388,41 +389,36 @@ def _dense_layers(
     return layers
 
 
-def _per_axis(name: str, value: Any, n_axes: int) -> tuple[int, ...]:
+def _per_axis(name: str, value: Any, n_axes: int, minimum: int = 1) -> tuple[int, ...]:
     """Return one value per axis of the image."""
     values = (value,) * n_axes if isinstance(value, Integral) else tuple(value)
-    if len(values) != n_axes:
+    whole = all(isinstance(v, Integral) and int(v) >= minimum for v in values)
+    if len(values) != n_axes or not whole:
         raise ValueError(
-            f"{name}={value!r} must be one integer or one for each of the {n_axes} axes of the "
-            "image."
+            f"{name}={value!r} must be one integer of at least {minimum}, or one for each of the "
+            f"{n_axes} axes of the image."
         )
     return tuple(int(v) for v in values)
 
 
-def _padding(
-    padding: str | int | Sequence[int], kernel: tuple[int, ...], steps: tuple[int, ...]
-) -> tuple[str | tuple[int, ...], tuple[int, ...]]:
-    """Return what a convolution takes as ``padding`` and the padded elements of every axis."""
-    if padding == "same":
-        if all(k % 2 for k in kernel):
-            sides = tuple(k // 2 for k in kernel)
-            return sides, tuple(2 * side for side in sides)
-        if any(step != 1 for step in steps):
-            raise ValueError(
-                f"padding='same' with an even kernel_size={kernel} needs stride=1, got "
-                f"stride={steps}: use an odd kernel_size or a padding in elements."
-            )
-        return "same", tuple(k - 1 for k in kernel)
-    sides = _per_axis("padding", 0 if padding == "valid" else padding, len(kernel))
-    return sides, tuple(2 * side for side in sides)
+def _sides(padding: Any, kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the elements that are added at each side of every axis."""
+    if padding != "same":
+        return _per_axis("padding", 0 if padding == "valid" else padding, len(kernel), minimum=0)
+    if not all(k % 2 for k in kernel):
+        raise ValueError(
+            f"padding='same' needs an odd kernel_size, got {kernel}: use one, or give the padding "
+            "in elements."
+        )
+    return tuple(k // 2 for k in kernel)
 
 
 def _check_padding(
-    padding: object, padding_mode: str, total: tuple[int, ...], size: tuple[int, ...], i: int
+    padding: Any, padding_mode: str, sides: tuple[int, ...], size: tuple[int, ...], i: int
 ) -> None:
     """Raise an error if the image has fewer elements than the padding has to repeat."""
     most = {"reflect": -1, "circular": 0}.get(padding_mode)
-    if most is not None and any((p + 1) // 2 > s + most for p, s in zip(total, size, strict=True)):
+    if most is not None and any(p > s + most for p, s in zip(sides, size, strict=True)):
         raise ValueError(
             f"padding={padding!r} with padding_mode={padding_mode!r} is larger than what reaches "
             f"convolution {i}, {size}: use a smaller padding or kernel_size, or "

@@ -1,0 +1,12 @@
+"""Classifiers on neural networks, with skorch inside, that explain their predictions.
+
+`base` holds all that the classifiers have in common, `training` the skorch net and its loop,
+`shapes` the forms in which samples may come; a classifier's own module only holds its parameters
+and builds its network.
+"""
+
+from sklrp.classifiers.cnn import CNNClassifier
+from sklrp.classifiers.lstm import LSTMClassifier
+from sklrp.classifiers.mlp import MLPClassifier
+
+__all__ = ["CNNClassifier", "LSTMClassifier", "MLPClassifier"]

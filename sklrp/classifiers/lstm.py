@@ -1,0 +1,199 @@
+"""The long short-term memory network."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from skorch.callbacks import GradientNormClipping
+from torch import nn
+
+from sklrp.classifiers.base import NetworkClassifier
+from sklrp.classifiers.shapes import check_input_shape, check_sizes, without_channel, write_shape
+from sklrp.modules import STATE_POOLINGS, SWEEPS, make_lstm
+
+
+class LSTMClassifier(NetworkClassifier):  # numpydoc ignore=PR01
+    """Long short-term memory network that explains its predictions.
+
+    Use it for sequences, and for images read as a sequence of rows or columns.
+
+    Parameters
+    ----------
+    hidden_size : int, default=64
+        Units of the recurrent state, per layer and direction.
+    num_layers : int, default=1
+        Number of recurrent layers.
+    bidirectional : bool, default=False
+        Whether the sequence is also read backwards.
+    input_shape : tuple of int or None, default=None
+        ``(n_steps, n_step_features)`` of a sequence or ``(height, width)`` of an image. None
+        takes the rows of a two-dimensional X as univariate sequences and a three-dimensional X as
+        it is.
+    sweep : {"down", "up", "right", "left"}, default="down"
+        What the steps are: ``"down"`` goes along the first axis (the time of a sequence, the rows
+        of an image), ``"up"`` the same backwards, ``"right"`` along the second axis (the columns
+        of an image from left to right), ``"left"`` the same backwards.
+    hidden_layer_sizes : int or sequence of int, default=()
+        Units of each dense layer between the state and the logits.
+    dropout : float, default=0.0
+        Probability with which a unit is dropped in training: between recurrent layers, of the
+        pooled state and of dense layers.
+    pooling : {"last", "mean", "max"}, default="last"
+        Whether the logits are read from the last state or from the mean or largest of all states.
+    forget_bias : float, "auto" or None, default="auto"
+        Bias from which every forget gate starts. A bias b remembers for about exp(b) steps;
+        ``"auto"`` is the logarithm of the number of steps, at least 1, so that the first step can
+        still be seen after the last; None keeps torch's, of about 0, which forgets in two steps.
+        Networks of ``bias=False`` have none.
+    activation : str, default="relu"
+        Activation of the dense layers: ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"``,
+        ``"silu"``, ``"tanh"``, ``"sigmoid"`` or ``"identity"``.
+    bias : bool, default=True
+        Whether the layers have a bias.
+    gradient_clip_value : float or None, default=1.0
+        Largest norm of the gradient in a step; None does not limit it.
+    lr : float, default=0.002
+        Learning rate of the optimizer.
+    **kwargs : dict
+        The parameters that all classifiers share.
+
+    References
+    ----------
+    C. Tallec and Y. Ollivier, "Can recurrent neural networks warp time?", ICLR 2018: the forget
+    gate's bias as the logarithm of the time to remember.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklrp import LSTMClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = LSTMClassifier(16, input_shape=(8, 8), sweep="right", max_epochs=2, random_state=0)
+    >>> clf.fit(X / 16, y).explain(X[:3] / 16).shape
+    (3, 64)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **NetworkClassifier._parameter_constraints,
+        "hidden_size": [Interval(Integral, 1, None, closed="left")],
+        "num_layers": [Interval(Integral, 1, None, closed="left")],
+        "bidirectional": ["boolean"],
+        "input_shape": ["array-like", None],
+        "sweep": [StrOptions(set(SWEEPS))],
+        "pooling": [StrOptions(set(STATE_POOLINGS))],
+        "forget_bias": [Interval(Real, None, None, closed="neither"), StrOptions({"auto"}), None],
+        "gradient_clip_value": [Interval(Real, 0, None, closed="neither"), None],
+    }
+
+    def __init__(
+        self,
+        hidden_size: int = 64,
+        *,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        input_shape: Sequence[int] | None = None,
+        sweep: str = "down",
+        hidden_layer_sizes: int | Sequence[int] = (),
+        dropout: float = 0.0,
+        pooling: str = "last",
+        forget_bias: float | str | None = "auto",
+        activation: str = "relu",
+        bias: bool = True,
+        gradient_clip_value: float | None = 1.0,
+        lr: float = 0.002,
+        max_epochs: int = 50,
+        batch_size: int | str = "auto",
+        optimizer: str | type[torch.optim.Optimizer] = "adam",
+        weight_decay: float = 0.0,
+        l1: float = 0.0,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        patience: int = 10,
+        class_weight: Mapping[Any, float] | str | None = None,
+        callbacks: Sequence[Any] | None = None,
+        warm_start: bool = False,
+        device: str | torch.device = "auto",
+        dtype: Any = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            lr=lr,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            weight_decay=weight_decay,
+            l1=l1,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            class_weight=class_weight,
+            callbacks=callbacks,
+            warm_start=warm_start,
+            device=device,
+            dtype=dtype,
+            random_state=random_state,
+            verbose=verbose,
+            skorch_params=kwargs,
+        )
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bidirectional = bidirectional
+        self.input_shape = input_shape
+        self.sweep = sweep
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.dropout = dropout
+        self.pooling = pooling
+        self.forget_bias = forget_bias
+        self.activation = activation
+        self.bias = bias
+        self.gradient_clip_value = gradient_clip_value
+
+    def _own_callbacks(self) -> list[tuple[str, Any]]:
+        callbacks = super()._own_callbacks()
+        if self.gradient_clip_value is not None:
+            clipping = GradientNormClipping(self.gradient_clip_value)
+            callbacks.append(("gradient_clipping", clipping))
+        return callbacks
+
+    def _find_input_shape(self, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
+        if self.input_shape is not None:
+            return check_input_shape(self.input_shape, "(T, F) or (H, W)", n_axes=(2,))
+        if len(sample_shape) == 1:
+            return (*sample_shape, 1)
+        shape = without_channel(sample_shape) if len(sample_shape) > 2 else sample_shape
+        if len(shape) > 2:
+            raise ValueError(
+                f"X has shape {write_shape(('n_samples', *sample_shape))}, but LSTMClassifier "
+                "takes sequences (n_samples, n_steps, n_step_features) or images (n_samples, "
+                "height, width): reshape X and name its input_shape."
+            )
+        return shape
+
+    def _network(self, n_outputs: int) -> Callable[[], nn.Module]:
+        n_steps = self.input_shape_[1 if self.sweep in ("right", "left") else 0]
+        forget_bias: Any = self.forget_bias
+        if forget_bias == "auto":
+            forget_bias = max(1.0, math.log(n_steps))
+        return functools.partial(
+            make_lstm,
+            self.input_shape_,
+            n_outputs,
+            hidden_size=self.hidden_size,
+            num_layers=self.num_layers,
+            bidirectional=self.bidirectional,
+            sweep=self.sweep,
+            pooling=self.pooling,
+            forget_bias=forget_bias,
+            hidden_layer_sizes=check_sizes("hidden_layer_sizes", self.hidden_layer_sizes),
+            activation=self.activation,
+            bias=self.bias,
+            dropout=self.dropout,
+        )

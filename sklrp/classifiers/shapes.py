@@ -1,0 +1,66 @@
+"""The forms in which samples may come, and sizes of layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from scipy.sparse import issparse
+from torch import Tensor
+
+
+def flatten_samples(X: Any) -> tuple[Any, tuple[int, ...] | None]:
+    """Return X of more than two dimensions as a table and a sample's shape, else X and None."""
+    if issparse(X) or hasattr(X, "iloc"):
+        return X, None
+    if isinstance(X, Tensor):
+        X = X.detach().cpu().numpy()
+    array = np.asarray(X)
+    if array.dtype.kind in "USmMV":
+        raise ValueError(
+            f"X must hold numbers, got dtype {array.dtype}: encode text and dates as numbers "
+            "first."
+        )
+    if array.ndim <= 2:
+        return (X if array.dtype.kind == "O" else array), None
+    sample_shape = array.shape[1:]
+    return array.reshape(len(array), math.prod(sample_shape)), sample_shape
+
+
+def without_channel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a sample's shape without a leading axis of length 1."""
+    return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
+
+
+def check_input_shape(
+    input_shape: Sequence[int], forms: str, n_axes: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Return the parameter as a tuple, or raise an error if it is none of the forms."""
+    shape = tuple(input_shape)
+    if len(shape) not in n_axes or not all(map(is_positive_integer, shape)):
+        raise ValueError(
+            f"input_shape must be {forms} of integers of at least 1, got {input_shape!r}."
+        )
+    return tuple(int(n) for n in shape)
+
+
+def check_sizes(name: str, sizes: Any, *, some: bool = False) -> tuple[int, ...]:
+    """Return one or several layer sizes as a tuple, or raise an error if one is malformed."""
+    several = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+    if (some and not several) or not all(map(is_positive_integer, several)):
+        count = "one or more " if some else ""
+        raise ValueError(f"{name} must hold {count}integers of at least 1, got {sizes!r}.")
+    return tuple(int(size) for size in several)
+
+
+def is_positive_integer(value: Any) -> bool:
+    """Tell whether a value is an integer of at least 1, of Python or NumPy."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+def write_shape(axes: Sequence[Any]) -> str:
+    """Write a shape whose first axis has a name."""
+    return f"({', '.join(map(str, axes))})"

@@ -1,0 +1,65 @@
+"""scikit-learn's own checks, all of them, at the defaults and away from them."""
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from skorch.callbacks import EpochScoring, LRScheduler
+
+from sklrp.classifiers import CNNClassifier, LSTMClassifier, MLPClassifier
+
+# Callbacks as classes, as the repr of an instance, part of a test's name, changes with every run.
+ACCURACY = {
+    "callbacks": [("accuracy", EpochScoring)],
+    "callbacks__accuracy__scoring": "accuracy",
+    "callbacks__accuracy__lower_is_better": False,
+    "callbacks__accuracy__on_train": True,
+}
+SCHEDULER = {
+    "callbacks": [("scheduler", LRScheduler)],
+    "callbacks__scheduler__policy": "StepLR",
+    "callbacks__scheduler__step_size": 15,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Can't check dok sparse matrix:UserWarning")
+@parametrize_with_checks(
+    [
+        MLPClassifier(),
+        CNNClassifier(),
+        LSTMClassifier(),
+        MLPClassifier(
+            (16,),
+            activation="tanh",
+            lr=0.02,
+            max_epochs=20,
+            optimizer="adamw",
+            weight_decay=1e-4,
+            class_weight="balanced",
+            **SCHEDULER,
+        ),
+        CNNClassifier(
+            (4,),
+            hidden_layer_sizes=(8,),
+            pooling="avg",
+            lr=0.1,
+            max_epochs=15,
+            optimizer="sgd",
+            optimizer__momentum=0.9,
+            optimizer__nesterov=True,
+            class_weight="balanced",
+            **ACCURACY,
+        ),
+        LSTMClassifier(
+            8,
+            pooling="mean",
+            hidden_layer_sizes=(8,),
+            lr=0.02,
+            max_epochs=12,
+            optimizer="rmsprop",
+            optimizer__momentum=0.5,
+            class_weight="balanced",
+            **ACCURACY,
+        ),
+    ]
+)
+def test_scikit_learn(estimator, check):
+    check(estimator)
