@@ -52,7 +52,7 @@ with TemporaryDirectory() as cache:
         [
             ("relevance", RelevanceTransformer(network, normalize="l1", memory=cache)),
             ("scale", StandardScaler()),
-            ("classify", LogisticRegression(max_iter=300)),
+            ("classify", LogisticRegression(tol=1e-3, max_iter=300)),
         ]
     )
     grid = {"relevance__rule": rules, "relevance__epsilon": epsilons}
@@ -63,7 +63,9 @@ n_settings = len(search.cv_results_["params"])
 print(f"{n_settings} settings x {cv.n_splits} folds + 1 refit: {n_trained} networks trained")
 print(f"best: {search.best_params_}")
 
-pixels = Pipeline([("scale", StandardScaler()), ("classify", LogisticRegression(max_iter=300))])
+pixels = Pipeline(
+    [("scale", StandardScaler()), ("classify", LogisticRegression(tol=1e-3, max_iter=300))]
+)
 best = search.best_index_
 accuracy = {
     "logistic regression on pixels": cross_val_score(pixels, X, y, cv=cv),

@@ -100,6 +100,16 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 _CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d}
 _NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
+_PAD: dict[tuple[str, int], Any] = {
+    ("zeros", 1): nn.ZeroPad1d,
+    ("zeros", 2): nn.ZeroPad2d,
+    ("reflect", 1): nn.ReflectionPad1d,
+    ("reflect", 2): nn.ReflectionPad2d,
+    ("replicate", 1): nn.ReplicationPad1d,
+    ("replicate", 2): nn.ReplicationPad2d,
+    ("circular", 1): nn.CircularPad1d,
+    ("circular", 2): nn.CircularPad2d,
+}
 _POOL = {
     ("max", 1): nn.MaxPool1d,
     ("max", 2): nn.MaxPool2d,
@@ -174,8 +184,8 @@ def make_cnn(
     kernel_size, stride, pool_size : int or sequence of int
         Windows and steps along every axis of the image, or one for each axis.
     padding : {"same", "valid"}, int or sequence of int, default="same"
-        Padding at each side of every axis. ``"same"``, for odd kernels, gives outputs
-        of ``ceil(size / stride)``.
+        Padding at each side of every axis. ``"same"`` gives outputs of ``ceil(size / stride)``;
+        an even kernel is padded by one more behind than before.
     padding_mode : {"zeros", "reflect", "replicate", "circular"}, default="zeros"
         What the padding repeats.
     pooling : {"max", "avg"} or None, default="max"
@@ -221,12 +231,18 @@ def make_cnn(
     layers: list[tuple[str, nn.Module]] = [("image", nn.Unflatten(1, tuple(input_shape)))]
     for i, n_filters in enumerate(channels, start=1):
         _check_padding(padding, padding_mode, sides, size, i)
-        if any(k > s + 2 * p for k, s, p in zip(kernel, size, sides, strict=True)):
+        size_before = size
+        size = tuple(s + sum(p) for s, p in zip(size, sides, strict=True))
+        if any(k > s for k, s in zip(kernel, size, strict=True)):
             raise ValueError(
                 f"kernel_size={kernel_size!r} is larger than what reaches convolution {i}, "
-                f"{size} before padding={padding!r}: use fewer channels, a smaller kernel_size, "
-                "stride or pool_size, or padding='same'."
+                f"{size_before} before padding={padding!r}: use fewer channels, a smaller "
+                "kernel_size, stride or pool_size, or padding='same'."
             )
+        symmetric = all(before == behind for before, behind in sides)
+        if not symmetric:  # torch's convolutions pad both sides alike
+            pads = [p for pair in reversed(sides) for p in pair]
+            layers.append((f"pad{i}", _PAD[padding_mode, n_axes](pads)))
         layers.append(
             (
                 f"conv{i}",
@@ -235,16 +251,13 @@ def make_cnn(
                     n_filters,
                     kernel,
                     stride=steps,
-                    padding=sides,
+                    padding=tuple(before for before, _ in sides) if symmetric else 0,
                     padding_mode=padding_mode,
                     bias=bias,
                 ),
             )
         )
-        size = tuple(
-            (s + 2 * p - k) // step + 1
-            for s, p, k, step in zip(size, sides, kernel, steps, strict=True)
-        )
+        size = tuple((s - k) // step + 1 for s, k, step in zip(size, kernel, steps, strict=True))
         if batch_norm:
             layers.append((f"norm{i}", _NORM[n_axes](n_filters)))
         layers.append((f"activation{i}", ACTIVATIONS[activation]()))
@@ -401,24 +414,24 @@ def _per_axis(name: str, value: Any, n_axes: int, minimum: int = 1) -> tuple[int
     return tuple(int(v) for v in values)
 
 
-def _sides(padding: Any, kernel: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the elements that are added at each side of every axis."""
-    if padding != "same":
-        return _per_axis("padding", 0 if padding == "valid" else padding, len(kernel), minimum=0)
-    if not all(k % 2 for k in kernel):
-        raise ValueError(
-            f"padding='same' needs an odd kernel_size, got {kernel}: use one, or give the padding "
-            "in elements."
-        )
-    return tuple(k // 2 for k in kernel)
+def _sides(padding: Any, kernel: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Return the elements that are added before and behind every axis."""
+    if padding == "same":
+        return tuple(((k - 1) // 2, k // 2) for k in kernel)
+    amounts = _per_axis("padding", 0 if padding == "valid" else padding, len(kernel), minimum=0)
+    return tuple((p, p) for p in amounts)
 
 
 def _check_padding(
-    padding: Any, padding_mode: str, sides: tuple[int, ...], size: tuple[int, ...], i: int
+    padding: Any,
+    padding_mode: str,
+    sides: tuple[tuple[int, int], ...],
+    size: tuple[int, ...],
+    i: int,
 ) -> None:
     """Raise an error if the image has fewer elements than the padding has to repeat."""
     most = {"reflect": -1, "circular": 0}.get(padding_mode)
-    if most is not None and any(p > s + most for p, s in zip(sides, size, strict=True)):
+    if most is not None and any(max(p) > s + most for p, s in zip(sides, size, strict=True)):
         raise ValueError(
             f"padding={padding!r} with padding_mode={padding_mode!r} is larger than what reaches "
             f"convolution {i}, {size}: use a smaller padding or kernel_size, or "

@@ -1,12 +1,16 @@
 """The networks: shapes, sweeps, forget gates, and the errors of windows that do not fit."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from sklrp import explain
 from sklrp.modules import (
     ACTIVATIONS,
+    PADDING_MODES,
     SWEEPS,
     StatePooling,
     Sweep,
@@ -98,6 +102,27 @@ def test_cnn_shapes(params, sizes):
     assert found["output"] == (3,)
 
 
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("input_shape", [(2, 9), (2, 9, 8)])
+def test_cnn_pads_even_kernels_as_torch_does(input_shape, stride, padding_mode):
+    sides = {"kernel_size": 4, "stride": stride, "padding_mode": padding_mode, "pooling": None}
+    network = make_cnn(input_shape, 3, channels=(2,), hidden_layer_sizes=(), **sides)
+    conv = {2: nn.Conv1d, 3: nn.Conv2d}[len(input_shape)](
+        2, 2, 4, padding="same", padding_mode=padding_mode
+    )
+    conv.load_state_dict(network.conv1.state_dict())
+    x = torch.randn(3, *input_shape, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that even kernels cost a copy
+        expected = conv(x)[(..., *(slice(None, None, stride) for _ in input_shape[1:]))]
+    torch.testing.assert_close(network[:3](x.flatten(1)), expected)
+    X = x.flatten(1).numpy()
+    relevance, details = explain(network, X, rule="flat", target=0, return_details=True)
+    kept = sum(layer[cause] for layer in details.layers for cause in ("bias", "padding"))
+    np.testing.assert_allclose(relevance.sum(1) + kept, details.score, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 7])
 def test_cnn_takes_signals_of_any_length_when_clipped(length):
     network = make_cnn((1, length), 2, clip=True)
@@ -118,7 +143,6 @@ def test_cnn_takes_signals_of_any_length_when_clipped(length):
             {"padding": "valid", "kernel_size": 5, "pooling": None},
             r"kernel_size=5 is larger than what reaches convolution 2, \(4, 4\)",
         ),
-        ({"kernel_size": 4}, r"padding='same' needs an odd kernel_size, got \(4, 4\)"),
         ({"kernel_size": (3, 3, 3)}, r"kernel_size=\(3, 3, 3\) must be .* each of the 2 axes"),
         ({"padding": 8, "padding_mode": "reflect"}, "padding=8 with padding_mode='reflect'"),
         ({"padding": 9, "padding_mode": "circular"}, "padding=9 with padding_mode='circular'"),

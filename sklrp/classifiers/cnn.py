@@ -37,8 +37,8 @@ class CNNClassifier(NetworkClassifier):  # numpydoc ignore=PR01
     stride : int or tuple of int, default=1
         Step of the kernels.
     padding : {"same", "valid"}, int or tuple of int, default="same"
-        Elements that are added at each side. ``"same"`` (odd kernels only) keeps the extent, or
-        divides it by the stride; ``"valid"`` adds none.
+        Elements that are added at each side. ``"same"`` keeps the extent, or divides it by the
+        stride (an even kernel gets one element more behind than before); ``"valid"`` adds none.
     pooling : {"max", "avg"} or None, default="max"
         Pooling after each convolution.
     pool_size : int or tuple of int, default=2

@@ -340,8 +340,9 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         return np.asarray(names, dtype=object)
 
     def set_params(self, **params: Any) -> RelevanceTransformer:
-        """Set parameters, also of the estimator (``estimator__lr``) and the rule
-        (``rule__gamma``).
+        """Set parameters, those of the estimator and of the rule included.
+
+        ``estimator__lr`` is the estimator's ``lr``, ``rule__gamma`` the rule's ``gamma``.
 
         Parameters
         ----------
