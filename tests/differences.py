@@ -1,0 +1,78 @@
+"""Print how far the engine is from the plain rewrites of ``reference.py``: ``python
+tests/differences.py``.
+
+Each number is the largest absolute difference over the largest absolute relevance, in float64,
+over the layers, settings and inputs of the tests.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+
+import numpy as np
+import reference
+import test_lstm_relevance
+import test_rules
+from torch import nn
+
+EPSILON = 1e-3
+
+
+def difference(model, X, rule, rule_of):
+    """Return the largest relative difference over samples and outputs."""
+    found = reference.sklrp_explain(model, X, target="all", rule=rule, epsilon=EPSILON)
+    worst = 0.0
+    for i, x in enumerate(X):
+        steps = reference.run(model, x, rule_of, epsilon=EPSILON)
+        for target in range(found.shape[1]):
+            expected = reference.explain_output(steps, target).relevance
+            scale = max(np.abs(expected).max(), 1e-300)
+            worst = max(worst, np.abs(found[i, target] - expected).max() / scale)
+    return worst
+
+
+def affine_differences():
+    """Yield rule, kind of layer and difference for the affine layers."""
+    for rule in test_rules.RULES:
+        for name in test_rules.LAYERS:
+            for bias in (True, False):
+                layer, shape = test_rules.build(name, bias)
+                n_units = reference.operator_matrix(layer, shape)[0].shape[0]
+                head = reference.randomised(nn.Linear(n_units, 2), 1)
+                model = nn.Sequential(layer, nn.Flatten(), head)
+                X = np.random.default_rng(2).normal(size=shape)
+                X = np.stack([X, np.abs(X)])
+                yield rule, name.split("-")[0], difference(model, X, *test_rules.on_first(rule))
+
+
+def lstm_differences():
+    """Yield rule, kind of layer and difference for the recurrent networks."""
+    for rule in test_lstm_relevance.RULES:
+        for n_layers in (1, 2, 3):
+            for bidirectional in (False, True):
+                for pooling in ("last", "mean", "max"):
+                    model = test_lstm_relevance.network(n_layers, bidirectional, pooling)
+                    X = test_lstm_relevance.samples(2)
+                    place = test_lstm_relevance.by_place(rule)
+                    yield rule, "lstm", difference(model, X, *place)
+
+
+def main():
+    """Print the table."""
+    warnings.simplefilter("ignore")
+    worst = defaultdict(float)
+    for differences in (affine_differences(), lstm_differences()):
+        for rule, kind, value in differences:
+            worst[repr(rule), kind] = max(worst[repr(rule), kind], value)
+    kinds = ["linear", "conv1d", "conv2d", "conv3d", "lstm"]
+    print(f"| {'rule':<34} | " + " | ".join(f"{kind:<7}" for kind in kinds) + " |")
+    print("|---" * (len(kinds) + 1) + "|")
+    for rule in dict.fromkeys(rule for rule, _ in worst):
+        cells = (f"{worst[rule, k]:.1e}" if (rule, k) in worst else " " * 7 for k in kinds)
+        print(f"| {rule:<34} | " + " | ".join(cells) + " |")
+    print(f"\nlargest: {max(worst.values()):.1e}")
+
+
+if __name__ == "__main__":
+    main()
