@@ -166,8 +166,7 @@ class Composite(Value):
             if not isinstance(place, str | type) and not callable(place):
                 raise TypeError(
                     f"The place of row {name!r} must be one of {PLACES}, a layer type, the name "
-                    "of a "
-                    f"layer or a callable, got {place!r}."
+                    f"of a layer or a callable, got {place!r}."
                 )
 
     def resolve(self, layers: Sequence[tuple[str, Any, str]]) -> list[Rule]:
@@ -197,8 +196,7 @@ class Composite(Value):
             ):
                 raise ValueError(
                     f"The place {place!r} of row {row!r} is neither one of {PLACES} nor the name "
-                    "of a "
-                    "layer with weights; their names are "
+                    "of a layer with weights; their names are "
                     f"{names}.{_suggest(place, [*PLACES, *names])}"
                 )
         return [self._rule_of(i, layers) for i in range(len(layers))]
@@ -222,8 +220,7 @@ class Composite(Value):
                 return rule
         raise ValueError(
             f"No row of {self!r} matches the layer {name!r} ({type(layer).__name__}); add a last "
-            "row "
-            "such as ('rest', Epsilon(), 'all')."
+            "row such as ('rest', Epsilon(), 'all')."
         )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +53,7 @@ class _Call:
             except (RuntimeError, IndexError) as error:
                 raise ValueError(
                     f"X with samples of shape {tuple(x.shape[1:])} does not fit layer "
-                    f"{step.name!r} "
-                    f"({step.layer}): {error}"
+                    f"{step.name!r} ({step.layer}): {error}"
                 ) from error
             pulls.append(pull)
             gates = 8 if step.kind == "recurrent" else 1
@@ -76,8 +75,7 @@ class _Call:
             bad = int((~scores.isfinite()).any(1).sum())
             raise ValueError(
                 f"The network's output is NaN or infinite for {bad} of {len(x)} samples; look for "
-                "NaN "
-                "in its weights, or scale X."
+                "NaN in its weights, or scale X."
             )
         targets = self._targets(scores, target)
         relevance, score = self._start(scores, targets)
@@ -95,8 +93,7 @@ class _Call:
         if not _is_finite(relevance):
             raise ValueError(
                 "Relevance is not finite: denominators vanish under this rule; use a larger "
-                "epsilon, "
-                "or compute in float64."
+                "epsilon, or compute in float64."
             )
         details = {
             "score": score.cpu().numpy(),
@@ -150,9 +147,16 @@ def _explain_chunk(
         if in_thread and n_threads
         else nullcontext()
     )
-    autocast = torch.autocast(call.device.type, enabled=False)
-    with limits, torch.inference_mode(False), torch.no_grad(), autocast:
+    with limits, _plain_arithmetic(call.device):
         return call.explain(chunk, target)
+
+
+@contextmanager
+def _plain_arithmetic(device: torch.device) -> Iterator[None]:
+    """Compute without autograd and in the network's own precision, whatever the caller's modes."""
+    autocast = torch.autocast(device.type, enabled=False)
+    with torch.inference_mode(False), torch.no_grad(), autocast:
+        yield
 
 
 def explain(
@@ -294,16 +298,14 @@ def encode_target(target: Any, classes: np.ndarray, n_samples: int) -> Any:
     if labels.ndim > 1 or (labels.ndim == 1 and len(labels) != n_samples):
         raise ValueError(
             f"target must be None, 'all', one label or {n_samples} labels, one per sample, got an "
-            "array "
-            f"of shape {labels.shape}."
+            f"array of shape {labels.shape}."
         )
     positions = {label: k for k, label in enumerate(classes.tolist())}
     unknown = sorted({repr(v) for v in labels.ravel().tolist() if v not in positions})
     if unknown:
         raise ValueError(
             f"target has the unknown label{'s' * (len(unknown) > 1)} {', '.join(unknown)}; the "
-            "classes "
-            f"are {classes.tolist()}, or 'all', or None for the predicted class."
+            f"classes are {classes.tolist()}, or 'all', or None for the predicted class."
         )
     index = np.array([positions[v] for v in labels.ravel().tolist()], dtype=np.int64)
     return index if labels.ndim else int(index[0])
@@ -331,7 +333,7 @@ def _explain_module(
     call = _Call(steps, dtype, device, bool(contrast), bool(return_details))
 
     n_samples = len(X)
-    with torch.inference_mode(False), torch.no_grad():
+    with _plain_arithmetic(device):
         scores, _, largest = call.forward(call.to_tensor(X[:1]))
     n_outputs = scores.shape[1]
     target = _check_target(target, n_samples, n_outputs)

@@ -30,8 +30,8 @@ def _linear(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     if step.folded and signal.x.dim() != 2:
         raise TypeError(
             f"Relevance through the batch normalisation beside Linear {step.name!r} is not "
-            "supported for "
-            f"inputs of {signal.x.dim()} axes; flatten them to (n_samples, n_features)."
+            f"supported for inputs of {signal.x.dim()} axes; flatten them to (n_samples, "
+            "n_features)."
         )
     return affine(step, signal, F.linear, torch.matmul)
 

@@ -88,8 +88,7 @@ def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     if module._forward_hooks or module._forward_pre_hooks:
         raise TypeError(
             f"Layer {path or 'the network itself'} ({type(module).__name__}) has forward hooks, "
-            "which relevance "
-            "would not see; remove them before explaining."
+            "which relevance would not see; remove them before explaining."
         )
     if isinstance(module, nn.Sequential) and _runs_as(module, nn.Sequential):
         for name, child in module._modules.items():
@@ -113,8 +112,7 @@ def _find_handler(path: str, layer: nn.Module) -> tuple[Handler, str | None]:
     supported = ", ".join(sorted(t.__name__ for t in HANDLERS))
     raise TypeError(
         f"Relevance through {where} of type {type(layer).__name__} is not supported.{why} "
-        "Supported "
-        f"are nn.Sequential of: {supported}. Register a handler for another type with "
+        f"Supported are nn.Sequential of: {supported}. Register a handler for another type with "
         "sklrp.propagation.register."
     )
 
@@ -149,8 +147,8 @@ def _batch_norm_affine(step: Step) -> tuple[Tensor, Tensor]:
     if layer.running_mean is None or layer.running_var is None:
         raise TypeError(
             f"Relevance through {type(layer).__name__} {step.name!r} is not supported: it keeps "
-            "no running "
-            "statistics, so a sample's output depends on its batch; set track_running_stats=True."
+            "no running statistics, so a sample's output depends on its batch; set "
+            "track_running_stats=True."
         )
     scale = torch.rsqrt(layer.running_var + layer.eps)
     if layer.weight is not None:
