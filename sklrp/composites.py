@@ -275,7 +275,7 @@ def check_rule(rule: Any, *, bounds: tuple[Any, Any] | None = None) -> Composite
             f"got {rule!r} of type {type(rule).__name__}."
         )
     composite.validate()
-    return Composite([(n, _with_bounds(r, bounds), place) for n, r, place in composite.rules])
+    return Composite([(n, with_bounds(r, bounds), place) for n, r, place in composite.rules])
 
 
 def available_rules() -> list[str]:
@@ -295,7 +295,8 @@ def available_rules() -> list[str]:
     return ["auto", *_RULES, *(name for name in _PRESETS if name != "auto")]
 
 
-def _with_bounds(rule: Rule, bounds: tuple[Any, Any] | None) -> Rule:
+def with_bounds(rule: Rule, bounds: tuple[Any, Any] | None) -> Rule:
+    """Return a z-box rule with the bounds that it lacks, any other rule as it is."""
     if bounds is None or not isinstance(rule, ZBox):
         return rule
     low, high = (

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -71,17 +71,20 @@ class Signal:
         part are then left out.
     low, high : Tensor of shape (1, ...) or None, default=None
         The bounds of ``x`` for :class:`ZBox`.
+    seen : Tensor of shape (1, ...) or None, default=None
+        Ones, and zeros where ``x`` is padding; None where nothing is.
     """
 
     x: Tensor
     nonnegative: bool = False
     low: Tensor | None = None
     high: Tensor | None = None
+    seen: Tensor | None = None
 
     def apply(self, function: Callable[[Tensor], Tensor], nonnegative: bool = False) -> Signal:
         """Return the signal behind a monotone elementwise, pooling or reshaping ``function``."""
         low, high = (None if v is None else function(v) for v in (self.low, self.high))
-        return replace(self, x=function(self.x), nonnegative=nonnegative, low=low, high=high)
+        return Signal(function(self.x), nonnegative, low, high)
 
 
 InputMap = Callable[[Signal], Tensor | None]
@@ -131,8 +134,8 @@ def x_neg(signal: Signal) -> Tensor | None:
 
 
 def x_one(signal: Signal) -> Tensor:
-    """Return ones in the shape of one sample."""
-    return signal.x.new_ones((1, *signal.x.shape[1:]))
+    """Return ones in the shape of one sample, zeros at its padding."""
+    return signal.x.new_ones((1, *signal.x.shape[1:])) if signal.seen is None else signal.seen
 
 
 # Weight maps, for biases too.
@@ -178,7 +181,9 @@ class Value(BaseEstimator):
 
 def _plain(value: Any) -> Any:
     """Return arrays and NumPy scalars as lists and numbers, whose ``repr`` rebuilds them."""
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if hasattr(value, "__array__"):
+        return np.asarray(value).tolist()
+    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
 
 
 def _freeze(value: Any) -> Any:
@@ -500,9 +505,11 @@ class ZBox(Rule):
     Parameters
     ----------
     low, high : float, array-like in the shape of one sample, or None, default=None
-        The bounds of the input, in its units. None takes the smallest and the largest value of the
-        training data, which the classifiers of this package remember; a bare module or skorch net
-        must be given them. Inside an LSTM they are those of its input; its states lie in (-1, 1).
+        The bounds of the layer's input, in its units; those of a first layer are in the shape of
+        ``X``. None takes the smallest and the largest value of the training data, which the
+        classifiers of this package remember (a bare module must be given them) and, on a layer
+        behind others, the bounds that follow from them by interval arithmetic. Inside an LSTM they
+        are those of its input; its states lie in (-1, 1).
 
     References
     ----------

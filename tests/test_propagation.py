@@ -27,6 +27,7 @@ import sklrp
 from sklrp.composites import Composite
 from sklrp.modules import StatePooling
 from sklrp.propagation import explain, register
+from sklrp.propagation.step import HANDLERS
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
 
 pytestmark = pytest.mark.filterwarnings("ignore:The flat rule on the dense first layer")
@@ -263,9 +264,29 @@ def test_batch_normalisation(name):
 def test_padding_layers():
     """Relevance on padded values that no input made is kept as padding."""
     for pad in (nn.ZeroPad2d(1), nn.ConstantPad2d((1, 0, 2, 1), -0.5), nn.ReflectionPad2d(2)):
-        for rule in (Epsilon(), Flat()):
-            model = cnn2d(pad, nn.Conv2d(2, 2, 3))
-            assert_explained(model, samples((2, 6, 6), 1), rule, everywhere(rule))
+        model = cnn2d(pad, nn.Conv2d(2, 2, 3))
+        assert_explained(model, samples((2, 6, 6), 1), Epsilon(), everywhere(Epsilon()))
+
+
+@pytest.mark.parametrize("rule", [Flat(), WSquare(), Epsilon(), ZBox(-3.0, 4.0)])
+@pytest.mark.parametrize(
+    ("pad", "mode"),
+    [(nn.ZeroPad2d, "zeros"), (nn.ReflectionPad2d, "reflect"), (nn.CircularPad2d, "circular")],
+)
+def test_padding_layer_is_padding_of_the_convolution(rule, pad, mode):
+    """No rule counts padding as an input, wherever it is done."""
+    conv = nn.Conv2d(2, 3, 3, padding=1, padding_mode=mode)
+    rest = [nn.ReLU(), nn.Flatten(), nn.Linear(75, 2)]
+    within = randomised(nn.Sequential(conv, *rest))
+    bare = nn.Conv2d(2, 3, 3).double()
+    bare.load_state_dict(conv.state_dict())
+    before = nn.Sequential(pad(1), bare, *rest)
+    X = samples((2, 5, 5), 3)
+    composite = Composite([("first", rule, "first"), ("rest", Epsilon(), "all")])
+    found = explain(before, X, rule=composite, target="all", return_details=True)
+    expected = explain(within, X, rule=composite, target="all")
+    assert_close(found[0], expected)
+    np.testing.assert_allclose(found[1].layers[0].padding, 0, atol=1e-12)
 
 
 def test_nested_shared_and_dropped():
@@ -936,10 +957,84 @@ def test_box_bounds_pass_through_a_batch_norm_that_stays_alone(scale):
     np.testing.assert_allclose(behind.layers[1].relevance, alone.layers[0].relevance, rtol=1e-9)
 
 
-def test_box_behind_an_activation_that_is_not_monotone_is_refused():
-    net = nn.Sequential(nn.GELU(), nn.Linear(4, 2)).double()
-    with pytest.raises(ValueError, match="not monotone"):
-        explain(net, np.ones((2, 4)), rule=ZBox(-1.0, 1.5))
+@pytest.mark.parametrize(
+    "layer", [nn.GELU(), nn.SiLU(), nn.Mish(), nn.Hardswish(), nn.PReLU(init=-0.3), nn.Tanh()]
+)
+def test_bounds_of_deeper_boxes_follow_from_those_of_the_input(layer):
+    """z-box without bounds on a hidden layer: no value leaves the box that it is given."""
+    torch.manual_seed(0)
+    X = np.random.default_rng(0).uniform(-1, 2, size=(200, 1, 4, 4))
+    boxes = {}
+
+    def watch(step, signal, pull=lambda relevance, kept: relevance):
+        inside = (signal.x >= signal.low - 1e-12) & (signal.x <= signal.high + 1e-12)
+        boxes[step.name] = bool(inside.all())
+        return signal, pull
+
+    class Watch(nn.Identity):
+        def forward(self, x):
+            return x
+
+    register(Watch)(watch)
+    conv = [nn.Conv2d(1, 3, 3, padding=1), Watch(), nn.BatchNorm2d(3), layer, Watch()]
+    dense = [nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 12), Watch(), layer, Watch()]
+    lstm = [nn.Unflatten(1, (6, 2)), nn.LSTM(2, 4, batch_first=True), StatePooling("mean")]
+    net = nn.Sequential(*conv, *dense, *lstm, Watch(), nn.Linear(4, 2))
+    try:
+        rule = Composite([("first", ZBox(-1.0, 2.0), "first"), ("rest", ZBox(), "all")])
+        relevance, details = explain(net.double().eval(), X, rule=rule, return_details=True)
+    finally:
+        HANDLERS.pop(Watch)
+    assert len(boxes) == 5
+    assert all(boxes.values())
+    kept = sum(layer.epsilon + layer.initial_state for layer in details.layers)
+    np.testing.assert_allclose(relevance.sum((1, 2, 3)) + kept, details.score, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("contrast", "no"),
+        ("return_details", 1),
+        ("progress", None),
+        ("n_jobs", "2"),
+        ("n_jobs", 1.5),
+    ],
+)
+def test_flags_are_checked(flag, value):
+    with pytest.raises(ValueError, match=flag):
+        explain(mlp(), samples(4), **{flag: value})
+
+
+def test_labels_of_skorch_nets_are_outputs():
+    X, y = samples(4, 30), np.arange(30) % 2 * 2  # no sample of class 1
+    net = NeuralNetClassifier(
+        mlp, criterion=nn.CrossEntropyLoss, train_split=None, verbose=0, max_epochs=1
+    ).fit(X, y)
+    everything = explain(net.module_, X, target="all")
+    assert_close(explain(net, X, target=2), everything[:, 2], 1e-14)
+    assert explain(net, X).shape == X.shape
+
+
+def test_hooks_on_all_modules_are_refused():
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, out: 2 * out)
+    try:
+        with pytest.raises(TypeError, match="hooks on all modules"):
+            explain(mlp(), samples(4))
+    finally:
+        handle.remove()
+
+
+def test_norms_of_another_rank_are_not_folded():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm1d(2), nn.Flatten(), nn.Linear(8, 2))
+    with pytest.raises(ValueError, match="BatchNorm1d"):
+        explain(net.double().eval(), np.ones((2, 1, 4, 4)))
+
+
+def test_single_output_without_its_axis():
+    net = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)).double()
+    X = samples(4, 5)
+    assert_close(explain(net, X, rule="zero"), explain(net[:1], X, rule="zero"), 1e-14)
 
 
 def test_layers_that_override_how_they_run_are_refused():

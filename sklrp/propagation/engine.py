@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ from torch import Tensor, nn
 from tqdm.std import tqdm
 
 from sklrp.propagation.plan import compile_steps
-from sklrp.propagation.step import CAUSES, Kept, Pull, Step, bounded
-from sklrp.rules import Signal
+from sklrp.propagation.step import CAUSES, Kept, Pull, Step, bound
+from sklrp.rules import Signal, ZBox
 
 # The largest activation of a chunk stays within the caches of a CPU, and far below a GPU's memory.
 _CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
@@ -37,6 +38,7 @@ class _Call:
     device: torch.device
     contrast: bool
     details: bool
+    bounds: tuple[float, float] | None
 
     def to_tensor(self, chunk: Any) -> Tensor:
         """Return a chunk of the input as the network takes it."""
@@ -46,7 +48,7 @@ class _Call:
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Pull], int]:
         """Return the scores, the functions that pull back, and the largest activation's size."""
-        signal, pulls, largest = _first_signal(self.steps, x), [], x.numel()
+        signal, pulls, largest = self._first_signal(x), [], x.numel()
         for step in self.steps:
             try:
                 signal, pull = step.handler(step, signal)
@@ -58,19 +60,31 @@ class _Call:
             pulls.append(pull)
             gates = 8 if step.kind == "recurrent" else 1
             largest = max(largest, gates * signal.x.numel())
-        if signal.x.dim() != 2:
+        if signal.x.dim() not in (1, 2):
             raise ValueError(
                 f"The network must return scores of shape (n_samples, n_outputs), got "
                 f"{tuple(signal.x.shape)}; pool or flatten its output."
             )
         return signal.x, pulls, largest
 
+    def _first_signal(self, x: Tensor) -> Signal:
+        """Return the input as a signal, with its bounds if there is a z-box rule."""
+        rules = [step.rule for step in self.steps if step.kind is not None]
+        if isinstance(rules[0], ZBox):
+            low, high = rules[0].low, rules[0].high
+        elif self.bounds is not None and any(isinstance(rule, ZBox) for rule in rules):
+            low, high = self.bounds
+        else:
+            return Signal(x)
+        return Signal(x, low=bound(low, x), high=bound(high, x))
+
     def explain(
         self, chunk: Any, target: np.ndarray | str | None
     ) -> tuple[Tensor, dict[str, Any] | None]:
         """Return the relevance of a chunk, targets first, and its details."""
         x = self.to_tensor(chunk)
-        scores, pulls, _ = self.forward(x)
+        output, pulls, _ = self.forward(x)
+        scores = output.reshape(len(x), -1)  # a single output may come without its axis
         if not _is_finite(scores):
             bad = int((~scores.isfinite()).any(1).sum())
             raise ValueError(
@@ -79,6 +93,7 @@ class _Call:
             )
         targets = self._targets(scores, target)
         relevance, score = self._start(scores, targets)
+        relevance = relevance.reshape(len(targets), *output.shape)
         layers = []
         for pull in reversed(pulls):
             kept = Kept() if self.details else None
@@ -128,12 +143,6 @@ class _Call:
 
 
 _NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
-
-
-def _first_signal(steps: Sequence[Step], x: Tensor) -> Signal:
-    """Return the input as a signal, with the bounds of a first layer's z-box rule."""
-    first = next(step for step in steps if step.kind is not None)
-    return bounded(first, Signal(x))
 
 
 def _explain_chunk(
@@ -247,7 +256,7 @@ def explain(
         "return_details": return_details,
     }  # fmt: skip
     if isinstance(model, nn.Module):
-        return _explain_module(model, X, **options)
+        return explain_network(model, X, **options)
     if hasattr(model, "explain"):
         return model.explain(X, **options)
     if not hasattr(model, "module"):
@@ -259,12 +268,11 @@ def explain(
         raise NotFittedError(
             f"This {type(model).__name__} is not fitted yet; call fit, or initialize."
         )
-    try:
-        classes = np.asarray(model.classes_)
-    except AttributeError:
-        return _explain_module(model.module_, X, **options)
+    classes = np.asarray(getattr(model, "classes_", ()))
+    if classes.dtype.kind in "iufb":  # skorch's own labels are the indices of outputs
+        return explain_network(model.module_, X, **options)
     options["target"] = encode_target(target, classes, len(X))
-    result = _explain_module(model.module_, X, **options)
+    result = explain_network(model.module_, X, **options)
     if return_details:
         result[1].target = classes[result[1].target]
     return result
@@ -292,9 +300,11 @@ def encode_target(target: Any, classes: np.ndarray, n_samples: int) -> Any:
     ValueError
         If a label is unknown or the shape is wrong.
     """
-    if target is None or (isinstance(target, str) and target == "all" and "all" not in classes):
+    if target is None or (isinstance(target, str) and target == "all"):
         return target
     labels = np.asarray(target)
+    if labels.dtype == object and not all(isinstance(v, Hashable) for v in labels.flat):
+        raise ValueError(f"target must be None, 'all', a label or labels, got {target!r}.")
     if labels.ndim > 1 or (labels.ndim == 1 and len(labels) != n_samples):
         raise ValueError(
             f"target must be None, 'all', one label or {n_samples} labels, one per sample, got an "
@@ -311,7 +321,7 @@ def encode_target(target: Any, classes: np.ndarray, n_samples: int) -> Any:
     return index if labels.ndim else int(index[0])
 
 
-def _explain_module(
+def explain_network(
     module: nn.Module,
     X: Any,
     *,
@@ -323,19 +333,44 @@ def _explain_module(
     n_jobs: int | None,
     progress: bool,
     return_details: bool,
+    bounds: tuple[float, float] | None = None,
 ) -> Any:
+    """Explain a bare network; see :func:`explain`.
+
+    Parameters
+    ----------
+    module : nn.Module
+        An ``nn.Sequential`` of supported layers.
+    X : array-like or Tensor of shape (n_samples, ...)
+        The input, as the network takes it.
+    target, rule, epsilon, contrast, batch_size, n_jobs, progress, return_details : object
+        As in :func:`explain`, targets as indices of outputs.
+    bounds : (low, high) or None, default=None
+        The bounds of ``X`` for z-box rules that have none of their own.
+
+    Returns
+    -------
+    ndarray or Tensor, or (relevance, details)
+        As in :func:`explain`.
+    """
     _check_number("epsilon", epsilon, minimum=0.0)
+    flags = {"contrast": contrast, "progress": progress, "return_details": return_details}
+    for name, flag in flags.items():
+        if not isinstance(flag, bool | np.bool_):
+            raise ValueError(f"{name} must be True or False, got {flag!r}.")
+    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral)):
+        raise ValueError(f"n_jobs must be None or an integer, -1 for all cores, got {n_jobs!r}.")
     if batch_size is not None:
         _check_number("batch_size", batch_size, minimum=1, integral=True)
     X = _check_input(X)
     dtype, device = _dtype_and_device(module)
-    steps = compile_steps(module, rule, float(epsilon))
-    call = _Call(steps, dtype, device, bool(contrast), bool(return_details))
+    steps = compile_steps(module, rule, float(epsilon), bounds)
+    call = _Call(steps, dtype, device, bool(contrast), bool(return_details), bounds)
 
     n_samples = len(X)
     with _plain_arithmetic(device):
-        scores, _, largest = call.forward(call.to_tensor(X[:1]))
-    n_outputs = scores.shape[1]
+        output, _, largest = call.forward(call.to_tensor(X[:1]))
+    n_outputs = output.numel()
     target = _check_target(target, n_samples, n_outputs)
     if contrast and n_outputs < 2:
         raise ValueError("contrast=True needs a network of at least two outputs, got one.")

@@ -22,7 +22,7 @@ from sklrp.propagation.step import (
     contribute,
     register,
 )
-from sklrp.rules import Signal
+from sklrp.rules import Signal, x_one
 
 
 @register(nn.Linear, kind="dense")
@@ -129,12 +129,16 @@ def _activation(step: Step, signal: Signal) -> tuple[Signal, Pull]:
 
 @register(nn.GELU, nn.Hardswish, nn.Mish, nn.PReLU, nn.SiLU)
 def _activation_not_monotone(step: Step, signal: Signal) -> tuple[Signal, Pull]:
-    if signal.low is not None:
-        raise ValueError(
-            f"The z-box rule of the first layer with weights does not know the bounds behind "
-            f"{step.name!r} ({step.layer}), which is not monotone; use another rule there."
-        )
-    return _activation(step, signal)
+    out, pull = _activation(step, signal)
+    if out.low is not None and out.high is not None:
+        ends = torch.stack([out.low, out.high])
+        least = _LEAST.get(_base_name(step.layer), 0.0)
+        out = replace(out, low=ends.amin(0).clamp(max=least), high=ends.amax(0).clamp(min=least))
+    return out, pull
+
+
+# The least values of these activations, rounded down; PReLU's is 0 if its slope is negative.
+_LEAST = {"GELU": -0.1701, "Hardswish": -0.375, "Mish": -0.309, "SiLU": -0.2785}
 
 
 def _out_of_place(layer: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -203,7 +207,10 @@ def _pad(step: Step, signal: Signal) -> tuple[Signal, Pull]:
             kept.add("padding", relevance.flatten(2).sum(2) - out.flatten(2).sum(2))
         return out
 
-    return signal.apply(layer.forward, nonnegative=nonnegative), pull
+    out = signal.apply(layer.forward, nonnegative=nonnegative)
+    if mode == "constant":
+        out = replace(out, seen=F.pad(x_one(signal), layer.padding))
+    return out, pull
 
 
 @register(

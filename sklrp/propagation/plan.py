@@ -11,17 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from sklrp.composites import Composite, check_rule
+from sklrp.composites import Composite, check_rule, with_bounds
 from sklrp.modules import StatePooling
 from sklrp.propagation.step import HANDLERS, Handler, Step, channelwise
-from sklrp.rules import Flat, ZBox
+from sklrp.rules import Flat, Rule, ZBox
 
 _SOFTMAX = (nn.Softmax, nn.LogSoftmax)
 _AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORM_OF = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def compile_steps(module: nn.Module, rule: Any, epsilon: float) -> list[Step]:
+def compile_steps(
+    module: nn.Module, rule: Any, epsilon: float, bounds: tuple[Any, Any] | None = None
+) -> list[Step]:
     """Return the steps of a network, with their rules, batch normalisation folded in."""
     composite = check_rule(rule)
     leaves = list(_leaves(module, ""))
@@ -50,12 +53,16 @@ def compile_steps(module: nn.Module, rule: Any, epsilon: float) -> list[Step]:
             if previous is not None and _fold_forward(previous, step):
                 steps.pop()
         steps.append(step)
-    _assign_rules(module, steps, composite, epsilon)
+    _assign_rules(module, steps, composite, epsilon, bounds)
     return steps
 
 
 def _assign_rules(
-    module: nn.Module, steps: list[Step], composite: Composite, epsilon: float
+    module: nn.Module,
+    steps: list[Step],
+    composite: Composite,
+    epsilon: float,
+    bounds: tuple[Any, Any] | None,
 ) -> None:
     """Give each step with weights its rule and its epsilon."""
     weighted = [step for step in steps if step.kind is not None]
@@ -66,8 +73,12 @@ def _assign_rules(
         )
     resolved = composite.resolve([(step.name, step.layer, step.kind or "") for step in weighted])
     for step, rule in zip(weighted, resolved, strict=True):
+        step.first = step is weighted[0]
+        if step.first:
+            rule = with_bounds(rule, bounds)
         step.rule, step.epsilon = rule, rule.resolve_epsilon(epsilon)
-        if isinstance(rule, ZBox) and (rule.low is None or rule.high is None):
+        known = bounds is not None or _has_bounds(weighted[0].rule)
+        if isinstance(rule, ZBox) and not known and not _has_bounds(rule):
             raise ValueError(
                 f"The z-box rule on layer {step.name!r} needs the bounds of the input; pass "
                 "ZBox(low=..., high=...), or explain a classifier of this package, which "
@@ -83,12 +94,23 @@ def _assign_rules(
         )
 
 
+def _has_bounds(rule: Rule) -> bool:
+    return isinstance(rule, ZBox) and rule.low is not None and rule.high is not None
+
+
 def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     """Yield the layers of nested ``nn.Sequential`` in execution order."""
+    everywhere = nn.modules.module
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        raise TypeError(
+            "There are forward hooks on all modules, which relevance would not see; remove them "
+            "before explaining."
+        )
     if module._forward_hooks or module._forward_pre_hooks:
         raise TypeError(
             f"Layer {path or 'the network itself'} ({type(module).__name__}) has forward hooks, "
-            "which relevance would not see; remove them before explaining."
+            "which relevance would not see; remove them before explaining, those of pruning or "
+            "old-style weight normalisation by torch's prune.remove and remove_weight_norm."
         )
     if isinstance(module, nn.Sequential) and _runs_as(module, nn.Sequential):
         for name, child in module._modules.items():
@@ -194,6 +216,6 @@ def _share_channels(affine: Step, norm: Step, axis: int) -> bool:
     return (
         isinstance(affine.layer, _AFFINE)
         and isinstance(norm.layer, _BATCH_NORM)
-        and (isinstance(norm.layer, nn.BatchNorm1d) or not isinstance(affine.layer, nn.Linear))
+        and isinstance(norm.layer, _NORM_OF[affine.weight.dim()])
         and affine.weight.shape[axis] == norm.weight.shape[0]
     )

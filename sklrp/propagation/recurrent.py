@@ -44,7 +44,7 @@ def _lstm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
         runs = [_lstm_run(step, signal, k, reverse) for reverse in range(1 + layer.bidirectional)]
         pulls.append([pull for _, pull in runs])
         x = torch.cat([states for states, _ in runs], dim=-1)
-        one = x.new_ones(()).expand(1, *x.shape[1:])
+        one = x.new_ones(()).expand(1, *x.shape[1:])  # states lie in (-1, 1)
         signal = Signal(x, low=-one, high=one)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
@@ -55,7 +55,7 @@ def _lstm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
             )  # type: ignore[assignment]
         return relevance
 
-    return Signal(signal.x), pull
+    return signal, pull
 
 
 def _lstm_run(step: Step, signal: Signal, k: int, reverse: int) -> tuple[Tensor, Pull]:
@@ -134,9 +134,12 @@ def _lstm_run(step: Step, signal: Signal, k: int, reverse: int) -> tuple[Tensor,
 @register(StatePooling)
 def _state_pooling(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     x, pooling = signal.x, step.layer.pooling
+    low, high = (None if v is None else v[:, 0] for v in (signal.low, signal.high))
     if pooling == "mean":
         z, n_steps = x.mean(1), x.shape[1]
-        return Signal(z), contribute(step, x, z, lambda ratio: ratio[:, :, None] / n_steps)
+        return Signal(z, low=low, high=high), contribute(
+            step, x, z, lambda ratio: ratio[:, :, None] / n_steps
+        )
     n_samples, n_steps, n_states = x.shape
     if pooling == "max":
         index = x.max(dim=1).indices
@@ -151,4 +154,4 @@ def _state_pooling(step: Step, signal: Signal) -> tuple[Signal, Pull]:
             2, index.expand(relevance.shape[0], *index.shape), relevance[:, :, None]
         )
 
-    return Signal(x.gather(1, index)[:, 0]), pull
+    return Signal(x.gather(1, index)[:, 0], low=low, high=high), pull

@@ -44,6 +44,8 @@ class Step:
         For the pooling of states: the directions of the recurrent layer before it.
     folded : bool, default=False
         Whether a batch normalisation is folded into ``weight`` and ``bias``.
+    first : bool, default=False
+        Whether this is the first layer with weights in execution order.
     maps : dict
         The weights' maps computed so far; see :meth:`map_weight`.
     """
@@ -58,6 +60,7 @@ class Step:
     bias: Any = None
     n_directions: int = 1
     folded: bool = False
+    first: bool = False
     maps: dict[Any, Tensor] = field(default_factory=dict)
 
     def map_weight(self, key: Any, function: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
@@ -243,7 +246,8 @@ def affine(
             account(kept, relevance, splits, ratios)
         return gather(splits, ratios, 0, operand)
 
-    return Signal(z), pull
+    low, high = interval(operand, step.bias)
+    return Signal(z, low=low, high=high), pull
 
 
 def contribute(
@@ -284,14 +288,30 @@ def channelwise(bias: Tensor, n_spatial: int) -> Tensor:
 
 
 def bounded(step: Step, signal: Signal) -> Signal:
-    """Return the signal with the bounds of a z-box rule on it."""
-    if not isinstance(step.rule, ZBox) or signal.low is not None:
+    """Return the signal with the bounds of the step's z-box rule."""
+    if not isinstance(step.rule, ZBox) or (step.first and signal.low is not None):
         return signal
-    low, high = (_bound(value, signal.x) for value in (step.rule.low, step.rule.high))
-    return replace(signal, low=low, high=high)
+    low, high = step.rule.low, step.rule.high
+    return replace(
+        signal,
+        low=signal.low if low is None else bound(low, signal.x),
+        high=signal.high if high is None else bound(high, signal.x),
+    )
 
 
-def _bound(value: Any, like: Tensor) -> Tensor:
+def interval(operand: Operand, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return the bounds of an affine map's output that follow from those of its input."""
+    low, high = operand.signal.low, operand.signal.high
+    if low is None or high is None:
+        return None, None
+    up, down = operand.weight.clamp(min=0), operand.weight.clamp(max=0)
+    return (
+        operand.forward(low, up, bias) + operand.forward(high, down, None),
+        operand.forward(high, up, bias) + operand.forward(low, down, None),
+    )
+
+
+def bound(value: Any, like: Tensor) -> Tensor:
     """Return a bound of z-box in the shape of one sample."""
     bound = torch.tensor(np.array(value, dtype=float)).to(like)
     shape = like.shape[1:]
