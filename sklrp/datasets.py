@@ -135,7 +135,7 @@ degrees: 18 latitudes from 22.5 S to 62.5 N by 30 longitudes from 117.5 E to 262
 90 of the 540 cells are land, the same in every winter. Anomalies are in kelvin.
 
 The index is the mean over the Niño 3.4 box (5 S-5 N, 170 W-120 W; 20 cells), weighted by the
-cosine of latitude. Winters above +0.5 K are labelled "El Niño" (17), those below -0.5 K "La Nina"
+cosine of latitude. Winters above +0.5 K are labelled "El Niño" (17), those below -0.5 K "La Niña"
 (18); the 15 between are "neutral".
 
 The anomalies are not centred: 73 cells have a time mean beyond 0.3 K. Standardise within the

@@ -29,10 +29,11 @@ from sklearn.model_selection import (
     ShuffleSplit,
     StratifiedKFold,
     TimeSeriesSplit,
+    cross_val_score,
 )
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import Bunch, check_random_state
+from sklearn.utils import Bunch, check_random_state, get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.callbacks import Callback
@@ -216,6 +217,31 @@ def test_numbered_classes_are_named():
     ]
 
 
+@pytest.mark.parametrize(
+    "network", [LinearClassifier(), MLPClassifier(max_epochs=2, random_state=0)]
+)
+def test_a_class_named_all_is_explained_with_the_others(network):
+    labels = np.array(["all", "mild", "none"])
+    transformer = RelevanceTransformer(network, target="all")
+    features = transformer.fit_transform(X, labels[y])
+    expected = clone(network).fit(X, y).explain(X, target="all")
+    np.testing.assert_array_equal(features, expected.reshape(90, 36))
+    assert transformer.get_feature_names_out()[[0, 12]].tolist() == ["all_x0", "mild_x0"]
+
+
+def test_names_that_clash():
+    frame = pd.DataFrame(X[:, :2], columns=["b_c", "c"])
+    transformer = RelevanceTransformer(LinearClassifier(), target="all")
+    transformer.fit(frame, np.where(y == 0, "a", "a_b"))
+    assert transformer.transform(frame).shape == (90, 4)
+    clash = r"'a_b_c' .* \[\('a', 'b_c'\), \('a_b', 'c'\)\].*Rename"
+    with pytest.raises(ValueError, match=clash):
+        transformer.get_feature_names_out()
+    with pytest.raises(ValueError, match=clash):
+        transformer.set_output(transform="pandas").transform(frame)
+    assert transformer.set_params(target=None).get_feature_names_out().tolist() == ["b_c", "c"]
+
+
 def test_relevance_settings_hold_after_fit():
     transformer = RelevanceTransformer(LinearClassifier()).fit(X, y)
     first = transformer.transform(X)
@@ -296,10 +322,22 @@ SHAPED = [
         {"row": 0, "time": 0, "column": 1, "channel": 1},
     ),
     (
-        RecurrentClassifier(input_shape=(4, 3), sweep="left"),
+        RecurrentClassifier(input_shape=(4, 3), sweep="up"),
         (4, 3),
         (4, 3),
         {"row": 0, "time": 0, "column": 1, "channel": 1},
+    ),
+    (
+        RecurrentClassifier(input_shape=(4, 3), sweep="left"),
+        (4, 3),
+        (4, 3),
+        {"row": 0, "time": 1, "column": 1, "channel": 0},
+    ),
+    (
+        FrozenEstimator(RecurrentClassifier(input_shape=(4, 3), sweep="right").fit(X, y)),
+        (12,),
+        (4, 3),
+        {"row": 0, "time": 1, "column": 1, "channel": 0},
     ),
 ]
 
@@ -307,7 +345,9 @@ SHAPED = [
 @pytest.mark.parametrize("aggregate", ["channel", "row", "column", "time"])
 @pytest.mark.parametrize(("estimator", "given", "shape", "axes"), SHAPED)
 def test_aggregate_axis(estimator, given, shape, axes, aggregate, log):
-    transformer = RelevanceTransformer(clone(estimator).set_params(log=log), aggregate=aggregate)
+    if not isinstance(estimator, FrozenEstimator):
+        estimator = clone(estimator).set_params(log=log)
+    transformer = RelevanceTransformer(estimator, aggregate=aggregate)
     shaped = X.reshape(-1, *given)
     if aggregate not in axes:
         with pytest.raises(
@@ -324,6 +364,13 @@ def test_aggregate_axis(estimator, given, shape, axes, aggregate, log):
     names = [f"{aggregate}{i}" for i in range(shape[axis])]
     assert transformer.get_feature_names_out().tolist() == names
     np.testing.assert_array_equal(features, transformer.transform(X))  # flat samples do as well
+
+
+def test_aggregate_advises_what_the_estimator_has():
+    with pytest.raises(ValueError, match=r"Pass X of shape \(n_samples, height, width\), or"):
+        RelevanceTransformer(MLPClassifier(), aggregate="row").fit(X, y)
+    with pytest.raises(ValueError, match=r"width\), set input_shape in the estimator, or"):
+        RelevanceTransformer(ConvolutionalClassifier(), aggregate="row").fit(X, y)
 
 
 @pytest.mark.parametrize("flat", [True, False])
@@ -517,6 +564,30 @@ def test_memory_keeps_names(memory, log):
     assert count(log) == 2
     assert not hasattr(transformer.fit(X, y).estimator_, "feature_names_in_")
     assert count(log) == 3
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_memory_ignores_what_is_no_feature_name(n_jobs, memory, log):
+    numbered = pd.DataFrame(X)
+    named = numbered.set_axis([str(i) for i in range(12)], axis=1)
+    network = LinearClassifier(log=log)
+    cached = RelevanceTransformer(network, memory=memory, cv=3, n_jobs=n_jobs)
+    for data, trainings in ((numbered, 4), (named, 8), (X, 8)):
+        uncached = clone(cached).set_params(estimator__log=None, memory=None)
+        features = cached.fit_transform(data, y)
+        np.testing.assert_array_equal(features, uncached.fit_transform(data, y))
+        names = getattr(uncached.estimator_, "feature_names_in_", "none")
+        np.testing.assert_array_equal(
+            getattr(cached.estimator_, "feature_names_in_", "none"), names
+        )
+        assert count(log) == trainings
+
+
+@pytest.mark.parametrize("package", ["numpy", "sklearn", "skorch", "torch"])
+def test_memory_knows_versions(package, monkeypatch):
+    before = _identify(LinearClassifier(), X, y, {})
+    monkeypatch.setattr(sys.modules[package], "__version__", "0.0")
+    assert _identify(LinearClassifier(), X, y, {}) != before
 
 
 def test_memory_hands_out_copies(memory):
@@ -779,6 +850,16 @@ def test_frozen_is_not_trained(log, memory):
         transformer.fit(X[:, :11], y)
 
 
+def test_frozen_needs_no_labels():
+    network = LinearClassifier().fit(X, y)
+    frozen = RelevanceTransformer(FrozenEstimator(network), cv=3)
+    np.testing.assert_array_equal(frozen.fit(X).transform(X), network.explain(X))
+    np.testing.assert_array_equal(frozen.fit_transform(X + 1), network.explain(X + 1))
+    assert frozen.score(X, y) == network.score(X, y)
+    assert not get_tags(frozen).target_tags.required
+    assert get_tags(RelevanceTransformer(network)).target_tags.required
+
+
 def test_random_state_is_handed_on():
     network = LinearClassifier()
     plain = LinearClassifier(random_state=7).fit(X, y).explain(X)
@@ -921,6 +1002,60 @@ def test_bad_data(X, y, message, log):
     with pytest.raises(ValueError, match=message):
         RelevanceTransformer(LinearClassifier(log=log)).fit(X, y)
     assert count(log) == 0
+
+
+class FailingClassifier(LinearClassifier):
+    """Fails to be trained on any data of more than ``C`` samples, after the checks."""
+
+    def fit(self, X, y):
+        super().fit(X, y)
+        if len(X) > self.C:
+            raise RuntimeError("no convergence")
+        return self
+
+
+@pytest.mark.parametrize("method", ["fit", "fit_transform"])
+def test_failed_fit_changes_nothing(method):
+    frame = pd.DataFrame(X[:, :4], columns=["a", "b", "c", "d"])
+    transformer = RelevanceTransformer(FailingClassifier(C=60))
+    with pytest.raises(RuntimeError, match="no convergence"):
+        getattr(transformer, method)(frame, y)
+    for call in (transformer.transform, transformer.get_feature_names_out):
+        with pytest.raises(NotFittedError):
+            call(frame)
+    features = transformer.fit(X[:50], y[:50]).transform(X)
+    for data in (frame, X.reshape(-1, 3, 4)):
+        with pytest.raises(RuntimeError, match="no convergence"):
+            getattr(transformer, method)(data, y)
+        assert not hasattr(transformer, "feature_names_in_")
+        assert transformer.sample_shape_ == (12,)
+        np.testing.assert_array_equal(transformer.transform(X), features)
+
+
+def test_failed_fold_changes_nothing():
+    class FailingInFolds(LinearClassifier):
+        def fit(self, X, y):
+            if len(X) < 90:
+                raise RuntimeError("no convergence")
+            return super().fit(X, y)
+
+    transformer = RelevanceTransformer(FailingInFolds(), cv=3)
+    with pytest.raises(RuntimeError, match="no convergence"):
+        transformer.fit_transform(X, y)
+    with pytest.raises(NotFittedError):
+        transformer.transform(X)
+
+
+def test_score_refuses_labels_of_no_class():
+    order = np.argsort(y, kind="stable")
+    transformer = RelevanceTransformer(LinearClassifier())
+    with pytest.raises(ValueError, match=r"labels \[2\].*classes \[0, 1\].*StratifiedKFold"):
+        transformer.fit(X[y < 2], y[y < 2]).score(X, y)
+    with pytest.raises(ValueError, match="stratified folds"):
+        cross_val_score(transformer, X[order], np.repeat([0, 1, 2], 30), cv=3, error_score="raise")
+    scores = cross_val_score(transformer, X[order], y[order], cv=StratifiedKFold(3))
+    expected = cross_val_score(LinearClassifier(), X[order], y[order], cv=3)
+    np.testing.assert_array_equal(scores, expected)
 
 
 def test_other_samples():

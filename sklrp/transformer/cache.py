@@ -19,7 +19,7 @@ from joblib import Memory
 from joblib.hashing import NumpyHasher
 from numpy.typing import NDArray
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils.validation import check_array, check_memory
+from sklearn.utils.validation import _get_feature_names, check_array, check_memory
 
 if sys.platform == "win32":
     import msvcrt
@@ -105,15 +105,16 @@ def _identify(network: Any, X: Any, y: NDArray[Any], fit_params: dict[str, Any])
 
     Parts are hashed one by one: whether two of them are one object or equal ones makes no
     difference. Data are hashed as contiguous arrays, since equal data frames, memory maps and
-    slices differ.
+    slices differ; the columns' names count where they are feature names, all strings.
     """
     packages = {base.__module__.partition(".")[0] for base in type(network).__mro__}
+    packages |= {"numpy", "skorch", "torch"}
     parts = {
         "class": type(network),
         "versions": {
-            name: getattr(sys.modules.get(name), "__version__", None) for name in packages
+            name: str(getattr(sys.modules.get(name), "__version__", None)) for name in packages
         },
-        "columns": [str(name) for name in getattr(X, "columns", [])],
+        "columns": None if (names := _get_feature_names(X)) is None else names.tolist(),
         "X": X if isinstance(X, np.ndarray) else check_array(X),
         "y": y,
         **{f"parameter {name}": value for name, value in network.get_params(deep=False).items()},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +24,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import (
     _check_feature_names_in,
     _check_method_params,
+    _get_feature_names,
     check_array,
     check_is_fitted,
     check_random_state,
@@ -51,7 +55,8 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         and nothing is trained; that is right only for a network that was trained on other data.
     target : None, class label or "all", default=None
         The class to explain: ``None`` the predicted class of each sample, a label that class for
-        every sample, ``"all"`` every class in turn, which gives ``n_classes`` times the features.
+        every sample, ``"all"`` every class in turn, which gives ``n_classes`` times the features,
+        also where a class has that name.
     rule : str, Rule or Composite, default="auto"
         How relevance is propagated, see :func:`sklrp.check_rule`. Given as an object, its
         parameters are searchable: ``rule__gamma`` of ``Gamma()``, ``rule__conv__gamma`` of the row
@@ -70,7 +75,9 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         ``estimator`` is convolutional; where it is recurrent, or takes shaped samples without
         saying what their axes are, two axes are ``(row, column)`` of an image or, the same,
         ``(time, channel)`` of a sequence, three are ``(channel, row, column)`` and four
-        ``(channel, time, row, column)``. A flat ``X`` has the axes of the ``input_shape`` of
+        ``(channel, time, row, column)``. Where the ``sweep`` of ``estimator`` is ``"right"`` or
+        ``"left"``, its time steps are the columns: two axes are then ``(channel, time)``, and
+        ``(row, column)`` as ever. A flat ``X`` has the axes of the ``input_shape`` of
         ``estimator``.
     normalize : None, "l1", "max" or "score", default=None
         What to divide each map by, that is, the features of one sample and one explained class:
@@ -120,9 +127,19 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     metadata routing enabled, what ``estimator.set_fit_request`` asks for. ``groups`` for the
     splitter of ``cv`` goes to ``fit_transform``.
 
+    For scikit-learn a transformer is no classifier: searching over or cross-validating a
+    ``RelevanceTransformer`` itself, an integer ``cv`` makes folds that are not stratified, which
+    leave out whole classes where ``y`` is sorted. Pass ``cv=StratifiedKFold(...)`` to
+    :func:`~sklearn.model_selection.cross_val_score` and its like. A pipeline that ends in a
+    classifier gets stratified folds.
+
+    A ``fit`` that fails changes nothing: the transformer stays as fitted, or unfitted, as it was.
+
     The cache identifies functions and classes of modules by name. Those of a script or a notebook
     it identifies by their code, so that editing them trains anew. What cannot be identified or
-    stored is trained without the cache, with a warning.
+    stored is trained without the cache, with a warning. Networks are kept apart by the versions of
+    torch, skorch, NumPy and the packages that the class of ``estimator`` comes from. The version
+    of a development install stays the same while its code changes: clear the cache after a change.
 
     Examples
     --------
@@ -195,7 +212,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
             The samples.
         y : array-like of shape (n_samples,)
-            The class labels.
+            The class labels; may be left out where ``estimator`` is frozen.
         **fit_params : dict
             What ``estimator.fit`` takes besides, such as ``sample_weight``; arrays have one entry
             per sample.
@@ -212,7 +229,8 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         TypeError
             If ``estimator`` cannot explain or ``rule`` is none; before anything is trained.
         """
-        self._fit(X, y, self._route("fit", fit_params).estimator.fit)
+        with self._all_or_nothing():
+            self._fit(X, y, self._route("fit", fit_params).estimator.fit)
         return self
 
     def fit_transform(
@@ -225,7 +243,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
             The samples.
         y : array-like of shape (n_samples,)
-            The class labels.
+            The class labels; may be left out where ``estimator`` is frozen.
         **fit_params : dict
             As in ``fit``, and ``groups`` for the splitter of ``cv``.
 
@@ -244,13 +262,16 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         """
         routed = self._route("fit_transform", fit_params)
         split_params = routed.splitter.split if self.cv is not None else {}
-        X, y, folds = self._fit(X, y, routed.estimator.fit, split_params)
-        if folds is None:
-            return self._explain(self.estimator_, X)
-        blocks = Parallel(n_jobs=self.n_jobs)(
-            delayed(self._explain_fold)(self._make_network(), X, y, routed.estimator.fit, *fold)
-            for fold in folds
-        )
+        with self._all_or_nothing():
+            X, y, folds = self._fit(X, y, routed.estimator.fit, split_params)
+            if folds is None:
+                return self._explain(self.estimator_, X)
+            blocks = Parallel(n_jobs=self.n_jobs)(
+                delayed(self._explain_fold)(
+                    self._make_network(), X, y, routed.estimator.fit, *fold
+                )
+                for fold in folds
+            )
         relevance = np.empty((len(y), blocks[0].shape[1]), dtype=blocks[0].dtype)
         for (_, test), block in zip(folds, blocks, strict=True):
             relevance[test] = block
@@ -298,9 +319,24 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         -------
         float
             The score.
+
+        Raises
+        ------
+        NotFittedError
+            If the transformer is not fitted.
+        ValueError
+            If ``X`` is invalid, or ``y`` holds labels that were not in that of ``fit``.
         """
         check_is_fitted(self)
         routed = self._route("score", score_params)
+        unknown = {*np.ravel(y).tolist()} - {*np.asarray(self.classes_).tolist()}
+        if unknown:
+            raise ValueError(
+                f"y has the labels {sorted(unknown, key=repr)}, which are not among the classes "
+                f"{np.asarray(self.classes_).tolist()} that {type(self).__name__} was fitted on. "
+                "In a cross-validation or a search, pass stratified folds: "
+                "cv=StratifiedKFold(...)."
+            )
         return self.estimator_.score(self._check_data(X, reset=False), y, **routed.estimator.score)
 
     def get_feature_names_out(
@@ -328,15 +364,15 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         NotFittedError
             If the transformer is not fitted.
         ValueError
-            If ``input_features`` are not those seen in ``fit``.
+            If ``input_features`` are not those seen in ``fit``, or if with ``target="all"`` two
+            features would have one name.
         """
         check_is_fitted(self)
         names = _check_feature_names_in(self, input_features)
         if self.aggregate is not None:
             names = self._find_groups(self.estimator_)[1]
         if self._explains_all():
-            classes = _name_labels(self.classes_, "class")
-            names = [f"{label}_{name}" for label in classes for name in names]
+            names = _join_names(_name_labels(self.classes_, "class"), names)
         return np.asarray(names, dtype=object)
 
     def set_params(self, **params: Any) -> RelevanceTransformer:
@@ -386,9 +422,9 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         return router
 
     def __sklearn_tags__(self) -> Any:
-        """Return the tags: ``y`` is required, floats keep their precision."""
+        """Return the tags: ``y`` is required to train, floats keep their precision."""
         tags = super().__sklearn_tags__()
-        tags.target_tags.required = True
+        tags.target_tags.required = not isinstance(self.estimator, FrozenEstimator)
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         if hasattr(self.estimator, "__sklearn_tags__"):
             tags.non_deterministic = get_tags(self.estimator).non_deterministic
@@ -408,6 +444,16 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             split["groups"] = params.pop("groups")
         return Bunch(estimator=Bunch(fit=params, score=params), splitter=Bunch(split=split))
 
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Leave all attributes as they were if fitting fails."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            self.__dict__ = before
+            raise
+
     def _fit(
         self,
         X: Any,
@@ -417,8 +463,11 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     ) -> tuple[Any, NDArray[Any], list[tuple[NDArray[Any], NDArray[Any]]] | None]:
         """Check everything, then train; return the data and, given ``split_params``, the folds."""
         self._check_params()
-        X, y = self._check_data(X, y)
         frozen = isinstance(self.estimator, FrozenEstimator)
+        if frozen and y is None:
+            X = self._check_data(X)
+        else:
+            X, y = self._check_data(X, y)
         if frozen:
             check_is_fitted(self.estimator)
             self._check_frozen(X)
@@ -465,7 +514,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
                 f"{self.n_features_in_} features as input; samples of shape {shape}, fitted on "
                 f"{self.sample_shape_}."
             )
-        X = X if hasattr(X, "columns") else array
+        X = array if _get_feature_names(X) is None else X
         return X if y is None else (X, y)
 
     def _check_frozen(self, X: Any) -> None:
@@ -577,10 +626,12 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         shape, axes = _find_axes(estimator, self.sample_shape_)
         if isinstance(self.aggregate, str):
             if self.aggregate not in axes:
+                setting = "set input_shape in the estimator, "
                 raise ValueError(
                     f"aggregate={self.aggregate!r} needs samples with such an axis; these have "
                     f"the shape {shape} with the axes {list(axes)}. Pass X of shape (n_samples, "
-                    "height, width), set input_shape in the estimator, or give region labels."
+                    f"height, width), {setting if hasattr(estimator, 'input_shape') else ''}or "
+                    "give region labels."
                 )
             axis = axes[self.aggregate]
             codes = np.indices(shape, sparse=True)[axis]
@@ -632,9 +683,25 @@ def _find_axes(
     }
     if shaped and not recurrent:
         names[2] = {"channel": 0, "time": 1}
+    elif getattr(estimator, "sweep", None) in ("right", "left"):
+        names[2] = {"row": 0, "channel": 0, "column": 1, "time": 1}
     return tuple(shape), names.get(len(shape), {})
 
 
 def _name_labels(labels: NDArray[Any], prefix: str) -> list[str]:
     """Return labels as names: strings as they are, others behind a prefix."""
     return [label if isinstance(label, str) else f"{prefix}{label}" for label in labels.tolist()]
+
+
+def _join_names(classes: list[str], names: Any) -> list[str]:
+    """Return the names of all pairs of a class and a feature, if these are as many."""
+    joined = [f"{label}_{name}" for label in classes for name in names]
+    if len({*joined}) < len(classes) * len({*names}):
+        clash = Counter(joined).most_common(1)[0][0]
+        pairs = [(label, str(name)) for label in classes for name in names]
+        pairs = [pair for pair, name in zip(pairs, joined, strict=True) if name == clash]
+        raise ValueError(
+            f"With target='all' the name {clash!r} would stand for the features {pairs}, each "
+            "given as (class, feature). Rename the classes or the features."
+        )
+    return joined
