@@ -25,13 +25,14 @@ from skorch.callbacks import BatchScoring, Callback, EarlyStopping, EpochScoring
 
 import sklrp
 from sklrp.classifiers import CNNClassifier, LSTMClassifier, MLPClassifier
-from sklrp.classifiers.training import WeightedCrossEntropy
+from sklrp.classifiers.training import TrainingNet, WeightedCrossEntropy
 
 SMALL = {
     MLPClassifier: {"hidden_layer_sizes": (8,)},
     CNNClassifier: {"channels": (3,), "hidden_layer_sizes": (4,)},
     LSTMClassifier: {"hidden_size": 5},
 }
+FLAT = {"kernel_size": (1, 3), "pool_size": (1, 2)}  # of a CNN on images of a single row
 EVERY = pytest.mark.parametrize("Classifier", list(SMALL))
 
 
@@ -118,6 +119,10 @@ def test_two_classes(Classifier, blobs):
         (CNNClassifier, {"input_shape": [1, 8, 8]}, (1, 8, 8), (1, 8, 8)),
         (CNNClassifier, {"input_shape": (8, 8)}, (8, 8), (8, 8)),
         (CNNClassifier, {"input_shape": (1, 64)}, (1, 64), (1, 64)),
+        (CNNClassifier, {"input_shape": (1, 1, 64), **FLAT}, (1, 64), (1, 1, 64)),
+        (CNNClassifier, {"input_shape": (1, 1, 64), **FLAT}, (1, 1, 64), (1, 1, 64)),
+        (CNNClassifier, {"input_shape": (8, 8)}, (1, 8, 8), (8, 8)),
+        (CNNClassifier, {}, (1, 64), (1, 64)),
         (LSTMClassifier, {}, (64,), (64, 1)),
         (LSTMClassifier, {}, (8, 8), (8, 8)),
         (LSTMClassifier, {}, (1, 8, 8), (8, 8)),
@@ -141,6 +146,53 @@ def test_forms_of_X(Classifier, params, form, input_shape, images):
     if params or Classifier is MLPClassifier:
         flat.fit(X.reshape(-1, 64), y)
         np.testing.assert_array_equal(flat.predict_proba(X.reshape(-1, 64)), expected)
+
+
+@EVERY
+def test_arrays_of_any_memory_layout(Classifier, images):
+    X, y = images
+    clf = make(Classifier).fit(X, y)
+    expected = clf.predict_proba(X[::-1]).copy(), clf.explain(X[::-1].copy())
+    layouts = [X[::-1], X[::-1].copy()[:, ::-1].copy()[:, ::-1], np.asfortranarray(X[::-1])]
+    for backwards in (*layouts, *(layout.reshape(120, 64) for layout in layouts)):
+        np.testing.assert_array_equal(clf.predict_proba(backwards), expected[0])
+        relevance = clf.explain(backwards).reshape(X.shape)
+        np.testing.assert_array_equal(relevance, expected[1])
+        assert np.isfinite(clf.decision_function(backwards)).all()
+        if backwards.ndim == 3:
+            again = make(Classifier).fit(backwards, y[::-1])
+            copied = make(Classifier).fit(backwards.copy(), y[::-1].copy())
+            assert torch.equal(parameters(again), parameters(copied))
+
+
+def test_a_perceptron_takes_samples_of_any_shape(images):
+    X, y = images
+    clf = make(MLPClassifier, warm_start=True).fit(X, y)
+    expected = clf.predict_proba(X)
+    for form in [(64,), (4, 16), (1, 8, 8), (2, 2, 4, 4)]:
+        np.testing.assert_array_equal(clf.predict_proba(X.reshape(-1, *form)), expected)
+        assert clf.explain(X.reshape(-1, *form)).shape == (120, *form)
+    assert clf.fit(X.reshape(-1, 4, 16), y).partial_fit(X.reshape(-1, 64), y).n_iter_ == 5
+    with pytest.raises(ValueError, match="X has 32 features, but MLPClassifier is expecting 64"):
+        clf.predict(X[:, :4])
+
+
+@pytest.mark.parametrize(
+    ("Classifier", "params", "form"),
+    [
+        (CNNClassifier, {"input_shape": (1, 8, 8)}, (4, 16)),
+        (CNNClassifier, {"input_shape": (1, 1, 64), **FLAT}, (1, 1, 1, 1, 64)),
+        (CNNClassifier, {"input_shape": (64, 1), "kernel_size": 1, "pooling": None}, (1, 64)),
+        (LSTMClassifier, {"input_shape": (8, 8)}, (4, 16)),
+        (LSTMClassifier, {}, (1, 64)),
+    ],
+)
+def test_other_shapes_are_refused(Classifier, params, form, images):
+    X, y = images
+    clf = make(Classifier, **params).fit(X.reshape(-1, 64), y)
+    for method in (clf.predict, clf.explain):
+        with pytest.raises(ValueError, match=r"X has shape \(n_samples, .* reshape X"):
+            method(X.reshape(-1, *form))
 
 
 @EVERY
@@ -260,15 +312,73 @@ def test_warm_start_keeps_the_dtype_and_takes_new_parameters(blobs):
     assert next(clf.module_.parameters()).dtype == torch.float32
     assert clf.net_.optimizer_.param_groups[0]["lr"] == 0.5
     assert clf.history_[-1, "train_batch_count"] == 2
-    clf.set_params(hidden_layer_sizes=(9,))
-    with pytest.raises(ValueError, match="parameters of the network have changed"):
-        clf.fit(X, y)
-    clf.set_params(hidden_layer_sizes=(8,), optimizer="sgd")
-    with pytest.raises(ValueError, match="optimizer='sgd' differs"):
-        clf.fit(X, y)
-    clf.set_params(optimizer="adam")
+    clf.set_params(class_weight="balanced", validation_fraction=0.5, random_state=9, callbacks=[])
+    clf.set_params(max_epochs=1, verbose=0).fit(X, y).partial_fit(X, y)
+    assert clf.n_iter_ == 6
     with pytest.raises(ValueError, match=r"y has the unknown labels 7; the classes .*\[0, 1, 2\]"):
         clf.fit(X, np.where(y == 2, 7, y))
+
+
+@pytest.mark.parametrize(
+    ("Classifier", "params", "message"),
+    [
+        (MLPClassifier, {"hidden_layer_sizes": (9,)}, "hidden_layer_sizes=(9,) differs from hidd"),
+        (MLPClassifier, {"optimizer": "sgd"}, "optimizer='sgd' differs from optimizer='adam' of"),
+        (MLPClassifier, {"weight_decay": 0.5}, "weight_decay=0.5 differs from weight_decay=0.0"),
+        (MLPClassifier, {"optimizer__betas": (0, 0)}, "optimizer__betas=(0, 0) differs from opti"),
+        (MLPClassifier, {"optimizer__beta": 1}, "differs from optimizer__beta=(not given) of the"),
+        (MLPClassifier, {"patience": 3}, "patience=3 differs from patience=10 of the training"),
+        (MLPClassifier, {"dropout": 0.5}, "dropout=0.5 differs from dropout=0.0 of the training"),
+        (MLPClassifier, {"dtype": torch.float32}, "dtype=torch.float32 differs from dtype=auto"),
+        (MLPClassifier, {"device": torch.device("cpu")}, "device=cpu differs from device=auto of"),
+        (LSTMClassifier, {"forget_bias": 1.0}, "forget_bias=1.0 differs from forget_bias='auto'"),
+        (LSTMClassifier, {"gradient_clip_value": 9.0}, "differs from gradient_clip_value=1.0 of"),
+        (CNNClassifier, {"input_shape": (1, 3, 2)}, "input_shape=(1, 3, 2) differs from input_"),
+    ],
+)
+def test_training_goes_on_only_with_the_same_network(Classifier, params, message, blobs):
+    X, y = blobs
+    clf = make(Classifier, warm_start=True, optimizer__betas=(0.8, 0.9)).fit(X, y)
+    former = {name: clf.get_params().get(name) for name in params}
+    before = parameters(clf).clone()
+    clf.set_params(**params)
+    for train in (clf.fit, clf.partial_fit):
+        with pytest.raises(ValueError, match=re.escape(message)) as error:
+            train(X, y)
+        assert "set it back, or fit anew with warm_start=False" in str(error.value)
+    assert torch.equal(parameters(clf), before)
+    if None not in former.values():
+        assert clf.set_params(**former).fit(X, y).n_iter_ == 4
+
+
+def test_early_stopping_may_not_begin_later(blobs):
+    clf = make(MLPClassifier, warm_start=True).fit(*blobs).set_params(early_stopping=True)
+    with pytest.raises(ValueError, match="early_stopping=True differs from early_stopping=False"):
+        clf.fit(*blobs)
+
+
+def half(epoch):
+    return 0.5**epoch
+
+
+class Halving:
+    """A schedule whose repr holds its address."""
+
+    def __call__(self, epoch):
+        return half(epoch)
+
+
+def test_unpickled_classifiers_go_on(blobs):
+    params = {"callbacks": [("s", LRScheduler("LambdaLR", lr_lambda=half))], "warm_start": True}
+    clf = make(MLPClassifier, **params, callbacks__s__lr_lambda=Halving()).fit(*blobs)
+    other = pickle.loads(pickle.dumps(clf))
+    assert torch.equal(parameters(other.fit(*blobs)), parameters(clf.fit(*blobs)))
+
+
+def test_partial_fit_checks_its_parameters_every_time(blobs):
+    clf = make(MLPClassifier).partial_fit(*blobs).set_params(lr=-1.0)
+    with pytest.raises(ValueError, match="'lr' parameter"):
+        clf.partial_fit(*blobs)
 
 
 def test_partial_fit_of_classes_to_come(blobs):
@@ -398,6 +508,26 @@ def test_early_stopping_with_tiny_classes(blobs):
         make(MLPClassifier, early_stopping=True, validation_fraction=0.9).fit(X[:4], y[:4])
 
 
+@pytest.mark.parametrize("n_weighted", [90, 60, 30])
+def test_samples_without_weight_are_not_held_out(n_weighted, blobs, monkeypatch):
+    X, y = blobs
+    weight = np.random.default_rng(0).permutation(90) < n_weighted
+    held_out, taught = [], []
+    train = TrainingNet.train
+
+    def spy(net, dataset, epochs, valid):
+        taught.append(dataset.X["sample_weight"])
+        held_out.append(valid.X["sample_weight"])
+        return train(net, dataset, epochs, valid)
+
+    monkeypatch.setattr(TrainingNet, "train", spy)
+    make(MLPClassifier, early_stopping=True, validation_fraction=0.2).fit(X, y, weight)
+    assert len(held_out[0]) == 0.2 * n_weighted
+    assert (held_out[0] > 0).all()
+    assert len(taught[0]) == 90 - 0.2 * n_weighted
+    assert (taught[0] == 0).sum() == 90 - n_weighted
+
+
 def test_no_validation_split_by_default(blobs):
     clf = make(MLPClassifier).fit(*blobs)
     assert "valid_loss" not in clf.history_[-1]
@@ -458,6 +588,70 @@ def test_divergence_is_an_error(blobs):
     X, y = blobs
     with pytest.raises(ValueError, match=r"training diverged.*smaller lr \(now 1e\+300\)"):
         make(MLPClassifier, optimizer="sgd", lr=1e300).fit(X * 1e200, y)
+
+
+def state(clf):
+    """Return all that a classifier holds, in a form that can be compared."""
+    public = {name: repr(value) for name, value in vars(clf).items() if name != "net_"}
+    optimizer = repr(clf.net_.optimizer_.state_dict()["state"])
+    return public, parameters(clf).tolist(), optimizer, len(clf.history_)
+
+
+@EVERY
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_a_failed_training_changes_nothing(Classifier, warm_start, blobs, monkeypatch):
+    X, y = blobs
+    clf = make(Classifier, batch_size=30).fit(X, y).set_params(warm_start=warm_start)
+    before = copy.deepcopy(state(clf)), clf.predict_proba(X)
+    many = np.tile(X, (1, 2))
+    failures = [
+        (clf.fit, many, y * 0, None, ValueError),  # one class
+        (clf.fit, many, y, -np.ones(90), ValueError),
+        (clf.fit, X * np.nan, y, None, ValueError),
+        (clf.fit, X, y, np.full(90, np.nan), ValueError),
+        (clf.partial_fit, X, y + 5, None, ValueError),
+    ]
+    for train, X_bad, y_bad, weight, error in failures:
+        with pytest.raises(error):
+            train(X_bad, y_bad, sample_weight=weight)
+        assert state(clf) == before[0]
+    steps = 0
+
+    def diverge(net, *args, **kwargs):
+        nonlocal steps
+        steps += 1
+        if steps == 5:
+            with torch.no_grad():
+                next(net.module_.parameters()).fill_(np.nan)
+        return train_step(net, *args, **kwargs)
+
+    def interrupt(net, *args, **kwargs):
+        diverge(net, *args, **kwargs)
+        if steps == 5:
+            raise KeyboardInterrupt
+        return train_step(net, *args, **kwargs)
+
+    train_step = TrainingNet.train_step_single
+    for failing, error in ((diverge, ValueError), (interrupt, KeyboardInterrupt)):
+        steps = 0
+        monkeypatch.setattr(TrainingNet, "train_step_single", failing)
+        with pytest.raises(error):
+            clf.fit(X, y)
+        assert state(clf) == before[0]
+        np.testing.assert_array_equal(clf.predict_proba(X), before[1])
+    monkeypatch.undo()
+    assert clf.fit(X, y).n_iter_ == 4 if warm_start else 2
+
+
+@EVERY
+def test_a_failed_first_training_leaves_nothing(Classifier, blobs):
+    X, y = blobs
+    clf = make(Classifier)
+    for fit in (clf.fit, clf.partial_fit):
+        with pytest.raises(ValueError, match="at least 2 classes"):
+            fit(X, y * 0)
+        assert not hasattr(clf, "n_features_in_")
+        assert not hasattr(clf, "input_shape_")
 
 
 @pytest.mark.parametrize("optimizer", [*sorted(sklrp.classifiers.training.OPTIMIZERS), "class"])
@@ -734,9 +928,13 @@ def test_explain_hands_its_options_on(blobs, capsys):
     np.testing.assert_allclose(clf.explain(X, epsilon=0.5, progress=True), expected)
     assert "90/90" in capsys.readouterr().err
     low, high = X.min(), X.max()
-    np.testing.assert_array_equal(
-        clf.explain(X, rule="z_box"), clf.explain(X, rule=sklrp.ZBox(low, high))
+    first, bounded = (
+        sklrp.Composite([("first", z_box, "first"), ("rest", sklrp.Epsilon(), "all")])
+        for z_box in (sklrp.ZBox(), sklrp.ZBox(low, high))
     )
+    np.testing.assert_array_equal(clf.explain(X, rule=first), clf.explain(X, rule=bounded))
+    assert np.isfinite(clf.explain(X, rule="z_box")).all()
+    assert not np.allclose(clf.explain(X, rule="z_box"), clf.explain(X, rule=bounded))
 
 
 def test_explain_leaves_the_classifier_as_it_was(blobs):
@@ -768,8 +966,20 @@ LABELS = np.arange(90) % 3
         # data
         (MLPClassifier, {}, {"X": NAN}, ValueError, "X contains NaN"),
         (CNNClassifier, {}, {"X": NAN.reshape(90, 2, 3)}, ValueError, "X contains NaN"),
-        (MLPClassifier, {}, {"X": NAN * 0 + np.inf}, ValueError, "NaN"),
-        (MLPClassifier, {}, {"X": np.where(NUMBERS > 9, np.inf, 0)}, ValueError, "infinity"),
+        (
+            MLPClassifier,
+            {},
+            {"X": np.where(NUMBERS > 9, np.inf, 0)},
+            ValueError,
+            r"NaN or infinity \(0 NaN and 530 infinite of 540 values\): impute .* constant",
+        ),
+        (
+            MLPClassifier,
+            {},
+            {"X": np.where(NUMBERS > 9, [np.inf, -np.inf, np.nan] * 2, 0)},
+            ValueError,
+            r"X contains NaN or infinity \(177 NaN and 353 infinite of 540 values\)",
+        ),
         (MLPClassifier, {}, {"X": sparse.csr_array(NUMBERS)}, TypeError, "[Ss]parse.*toarray"),
         (
             MLPClassifier,
@@ -780,17 +990,35 @@ LABELS = np.arange(90) % 3
         ),
         (MLPClassifier, {}, {"X": NUMBERS.astype("M8[D]")}, ValueError, "must hold numbers"),
         (MLPClassifier, {}, {"X": np.full((90, 2), "a", object)}, ValueError, "could not convert"),
-        (MLPClassifier, {}, {"X": NUMBERS * 1j}, ValueError, "Complex data not supported"),
+        (
+            MLPClassifier,
+            {},
+            {"X": NUMBERS * 1j},
+            ValueError,
+            "Complex data not supported.*X has dtype complex128.*X.real",
+        ),
         (MLPClassifier, {}, {"X": np.empty((0, 6)), "y": []}, ValueError, r"0 sample\(s\)"),
         (CNNClassifier, {}, {"X": np.empty((0, 3, 2)), "y": []}, ValueError, r"0 sample\(s\)"),
         (MLPClassifier, {}, {"X": np.empty((90, 0))}, ValueError, r"0 feature\(s\)"),
         (MLPClassifier, {}, {"X": NUMBERS[0]}, ValueError, "Expected 2D array, got 1D"),
-        (MLPClassifier, {}, {"y": LABELS * 0}, ValueError, "at least 2 classes.* got 1 class"),
+        (
+            MLPClassifier,
+            {},
+            {"y": LABELS * 0},
+            ValueError,
+            r"at least 2 classes.* got 1 class in y, \[0\]: add",
+        ),
         (MLPClassifier, {}, {"y": LABELS[:-1]}, ValueError, "inconsistent numbers of samples"),
         (MLPClassifier, {}, {"y": LABELS + 0.5}, ValueError, "Unknown label type"),
         (MLPClassifier, {}, {"y": None}, ValueError, "requires y to be passed"),
         (MLPClassifier, {}, {"w": -np.ones(90)}, ValueError, "Negative values.*sample_weight"),
-        (MLPClassifier, {}, {"w": np.zeros(90)}, ValueError, "(weights must contain .* non-zero|with a positive weight)"),
+        (
+            MLPClassifier,
+            {},
+            {"w": np.zeros(90)},
+            ValueError,
+            "(weights must contain .* non-zero|with a positive weight)",
+        ),
         (MLPClassifier, {}, {"w": np.ones(3)}, ValueError, r"sample_weight.shape == \(3,\)"),
         (MLPClassifier, {}, {"w": LABELS == 1}, ValueError, "positive weight, got 1 class"),
         # shapes
@@ -877,6 +1105,13 @@ LABELS = np.arange(90) % 3
         (MLPClassifier, {"dtype": "float16"}, {}, ValueError, "dtype must be .*'float16'"),
         (MLPClassifier, {"callbacks": [print]}, {}, TypeError, "callbacks must be a list"),
         (MLPClassifier, {"class_weight": {7: 1}}, {}, ValueError, r"class_weight names \[7\]"),
+        (
+            MLPClassifier,
+            {"class_weight": {0: 0, 1: 0}},
+            {},
+            ValueError,
+            r"positive weight, got 1 class in y, \[2\]: .*class_weight",
+        ),
         (MLPClassifier, {"class_weight": {1: -1}}, {}, ValueError, "class_weight must hold"),
         (MLPClassifier, {"class_weight": "even"}, {}, ValueError, "'class_weight' .* 'even'"),
         (MLPClassifier, {"random_state": "x"}, {}, ValueError, "'random_state' parameter"),
@@ -903,7 +1138,7 @@ def test_errors_of_fit(Classifier, params, data, error, message, monkeypatch):
         (NUMBERS.astype(str), ValueError, "must hold numbers"),
         (NUMBERS * 1j, ValueError, "Complex data not supported"),
         (NUMBERS[:0], ValueError, r"0 sample\(s\)"),
-        (NUMBERS.reshape(90, 3, 2), ValueError, r"X has shape \(n_samples, 3, 2\)"),
+        (NUMBERS.reshape(45, 4, 3), ValueError, "X has 12 features, but MLPClassifier is exp"),
     ],
 )
 def test_errors_of_prediction(method, X, error, message, blobs):

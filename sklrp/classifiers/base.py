@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +26,7 @@ from skorch.callbacks import EarlyStopping
 from skorch.history import History
 from torch import Tensor, nn
 
-from sklrp import propagation
-from sklrp.classifiers.shapes import flatten_samples, without_channel, write_shape
+from sklrp.classifiers.shapes import check_finite, flatten_samples, write_shape
 from sklrp.classifiers.training import (
     RandomStream,
     TrainingNet,
@@ -37,8 +38,9 @@ from sklrp.classifiers.training import (
     make_dataset,
     optimizer_params,
 )
-from sklrp.composites import Composite, check_rule
+from sklrp.composites import Composite
 from sklrp.modules import ACTIVATIONS
+from sklrp.propagation.engine import encode_target, explain_network
 from sklrp.rules import Rule
 
 _COMMON_PARAMETERS = """\
@@ -72,7 +74,9 @@ callbacks : list or None, default=None
     from 0. Their arguments are parameters ``callbacks__<name>__<argument>``.
 warm_start : bool, default=False
     Whether another `fit` goes on with the network, the optimizer's state and the callbacks of
-    the one before, and with the present `lr`, `batch_size`, `max_epochs`, `l1` and `verbose`.
+    the one before. It takes the present `lr`, `batch_size`, `max_epochs`, `l1`, `class_weight`,
+    `validation_fraction` and `verbose`, draws only the validation split from `random_state`, and
+    ignores `callbacks`. Any other parameter that has changed is an error, as in `partial_fit`.
 device : str or torch.device, default="auto"
     ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"auto"``, which is CUDA if there is such
     a device, else the CPU.
@@ -117,6 +121,47 @@ The loss is the cross-entropy, averaged over a batch with the samples' weights, 
 to a mean of one. With a single batch per epoch, a weight of two is the same as giving a sample
 twice; with several it is so on average only, as the batches differ.\
 """
+
+
+# How scikit-learn validates X; `check_finite` tells more about NaN than it does.
+_FORMAT: dict[str, Any] = {
+    "dtype": [np.float64, np.float32],
+    "order": "C",
+    "ensure_all_finite": False,
+}
+
+# What may change between two trainings of the same network.
+_MAY_CHANGE = frozenset(
+    {
+        "batch_size",
+        "callbacks",
+        "class_weight",
+        "l1",
+        "lr",
+        "max_epochs",
+        "random_state",
+        "validation_fraction",
+        "verbose",
+        "warm_start",
+    }
+)
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _undone_on_error(method: _Method) -> _Method:
+    """Decorate a method that trains: if it raises, the estimator keeps the attributes it had."""
+
+    @functools.wraps(method)
+    def wrapper(self: NetworkClassifier, *args: Any, **kwargs: Any) -> Any:
+        before = self.__dict__.copy()
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException:
+            self.__dict__ = before
+            raise
+
+    return wrapper  # type: ignore[return-value]
 
 
 def _makes_single_epochs(classifier: NetworkClassifier) -> bool:
@@ -165,6 +210,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
     input_shape_: tuple[int, ...]
     n_iter_: int
     net_: TrainingNet
+    _fixed_params: dict[str, str]
     _random_stream_state: dict[str, Tensor]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -276,6 +322,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
     # Training
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @_undone_on_error
     def fit(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> NetworkClassifier:
@@ -301,22 +348,27 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
             If the data or a parameter is malformed, before any training; or if it diverges.
         """
         resume = self.warm_start and hasattr(self, "net_")
+        if resume:
+            self._check_fixed_params()
         X, y, sample_weight = self._check_training_data(X, y, sample_weight, reset=not resume)
         classes = self.classes_ if resume else np.unique(y)
         codes = self._encode_labels(y, classes)
-        n_present = len(np.unique(codes if sample_weight is None else codes[sample_weight > 0]))
-        if n_present < 2:
+        weight = self._weigh(codes, sample_weight, classes)
+        present = classes[np.unique(codes if weight is None else codes[weight > 0])].tolist()
+        if len(present) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs samples of at least 2 classes with a positive "
-                f"weight, got {n_present} class{'es' * (n_present != 1)} in y."
+                f"weight, got {len(present)} class{'es' * (len(present) != 1)} in y, {present}: "
+                "add samples of another class, or raise its weight in sample_weight or "
+                "class_weight."
             )
-        weight = self._weigh(codes, sample_weight, classes)
         if weight is not None:
             weight = weight * (len(weight) / weight.sum())
         return self._train(X, codes, weight, classes, epochs=self.max_epochs, resume=resume)
 
     @available_if(_makes_single_epochs)
     @_fit_context(prefer_skip_nested_validation=True)
+    @_undone_on_error
     def partial_fit(
         self,
         X: ArrayLike,
@@ -353,6 +405,9 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
             If the data or a parameter is malformed, before any training; or if it diverges.
         """
         resume = hasattr(self, "net_")
+        if resume:
+            self._validate_params()  # scikit-learn does so in the first call only
+            self._check_fixed_params()
         X, y, sample_weight = self._check_training_data(X, y, sample_weight, reset=not resume)
         known = self.classes_ if resume else np.unique(y if classes is None else classes)
         if resume and classes is not None and not np.array_equal(np.unique(classes), known):
@@ -374,7 +429,8 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
     ) -> tuple[NDArray, NDArray, NDArray | None]:
         """Return validated samples in two dimensions, labels and weights."""
         X, sample_shape = flatten_samples(X)
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], reset=reset)
+        X, y = validate_data(self, X, y, reset=reset, **_FORMAT)
+        check_finite(X)
         check_classification_targets(y)
         if sample_shape is None:
             sample_shape = X.shape[1:]
@@ -442,7 +498,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
     ) -> NetworkClassifier:
         """Train a new network, or the one that there is, on validated data."""
         seed = _draw_seed(self.random_state)
-        rows, held_out = self._split(codes, seed)
+        rows, held_out = self._split(codes, weight, seed)
         n_train = len(codes) if rows is None else len(rows)
         batch_size = self.batch_size
         if batch_size == "auto":
@@ -474,12 +530,21 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
         self.net_ = net
         self.n_iter_ = len(net.history)
         self._random_stream_state = stream.state
+        self._fixed_params = self._describe_fixed_params()
         return self
 
-    def _split(self, codes: NDArray[np.int64], seed: int) -> tuple[NDArray | None, NDArray | None]:
-        """Return the rows to train on and those to validate on, or None for all and for none."""
+    def _split(
+        self, codes: NDArray[np.int64], weight: NDArray | None, seed: int
+    ) -> tuple[NDArray | None, NDArray | None]:
+        """Return the rows to train on and those to validate on, or None for all and for none.
+
+        Samples of weight zero tell nothing of the loss, and are left to the training.
+        """
         if not self.early_stopping:
             return None, None
+        weight = np.ones(len(codes)) if weight is None else weight
+        weighted, others = np.flatnonzero(weight), np.flatnonzero(weight == 0)
+        codes = codes[weighted]
         n_samples = len(codes)
         n_held_out = math.ceil(self.validation_fraction * n_samples)
         if n_held_out >= n_samples:
@@ -492,7 +557,8 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
         stratify = counts.min() >= 2 and min(n_held_out, n_samples - n_held_out) >= len(counts)
         splitter = StratifiedShuffleSplit if stratify else ShuffleSplit
         split = splitter(n_splits=1, test_size=n_held_out, random_state=seed)
-        return next(split.split(codes, codes))
+        rows, held_out = next(split.split(codes, codes))
+        return np.concatenate([weighted[rows], others]), weighted[held_out]
 
     def _make_net(self, X_dtype: np.dtype, n_outputs: int, batch_size: int) -> TrainingNet:
         """Return a new net, not initialised, after all its parameters have been checked."""
@@ -521,25 +587,33 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
         return net
 
     def _resume(self, net: TrainingNet, batch_size: int) -> None:
-        """Give a trained net the present parameters, or raise an error if it cannot take them."""
-        with torch.device("meta"):
-            network = self._network(len(self.classes_))()
-        if repr(network) != repr(self.module_):
-            raise ValueError(
-                "The parameters of the network have changed since it was first fitted, so its "
-                "training cannot go on: set them back, or fit anew with warm_start=False."
-            )
-        if check_optimizer(self.optimizer) is not net.optimizer:
-            raise ValueError(
-                f"optimizer={self.optimizer!r} differs from that of the training so far, "
-                f"{net.optimizer.__name__}: set it back, or fit anew with warm_start=False."
-            )
+        """Give a trained net the parameters that may have changed."""
         if self.lr != net.lr:
             net.set_params(lr=self.lr)
             net.lr = self.lr
         net.batch_size = batch_size
         net.l1 = self.l1
         net.verbose = int(self.verbose)
+
+    def _describe_fixed_params(self) -> dict[str, str]:
+        """Return in words the parameters that may not change while the training goes on."""
+        described = {}
+        for name, value in self.get_params(deep=False).items():
+            if name not in _MAY_CHANGE:
+                text = str(value) if name in ("device", "dtype") else repr(value)
+                described[name] = re.sub(" at 0x[0-9a-f]+", "", text)  # differs after unpickling
+        return described
+
+    def _check_fixed_params(self) -> None:
+        """Raise an error if a parameter has changed that a trained net cannot take."""
+        before, now = self._fixed_params, self._describe_fixed_params()
+        for name in {**now, **before}:
+            old, new = (params.get(name, "(not given)") for params in (before, now))
+            if old != new:
+                raise ValueError(
+                    f"{name}={new} differs from {name}={old} of the training so far, which "
+                    "cannot go on with it: set it back, or fit anew with warm_start=False."
+                )
 
     # Prediction
 
@@ -626,7 +700,8 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
     def _check_samples(self, X: Any) -> tuple[NDArray[np.floating], tuple[int, ...]]:
         """Return validated samples in two dimensions and the shape in which a sample came."""
         X, sample_shape = flatten_samples(X)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        X = validate_data(self, X, reset=False, **_FORMAT)
+        check_finite(X)
         if sample_shape is None:
             sample_shape = X.shape[1:]
         self._check_sample_shape(sample_shape)
@@ -634,10 +709,10 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
 
     def _check_sample_shape(self, sample_shape: tuple[int, ...]) -> None:
         """Raise an error unless samples of this shape can be laid out as the network's input."""
-        fits = without_channel(sample_shape) == without_channel(self.input_shape_)
-        if fits or sample_shape == (math.prod(self.input_shape_),):
+        shape, flat = self.input_shape_, (math.prod(self.input_shape_),)
+        if sample_shape in (shape, (1, *shape), flat) or (1, *sample_shape) == shape:
             return
-        forms = [("n_samples", math.prod(self.input_shape_)), ("n_samples", *self.input_shape_)]
+        forms = [("n_samples", *flat), ("n_samples", *shape)]
         raise ValueError(
             f"X has shape {write_shape(('n_samples', *sample_shape))}, but "
             f"input_shape={self.input_shape_} of {type(self).__name__} expects "
@@ -712,11 +787,12 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
         given = getattr(X, "dtype", None)
         X, sample_shape = self._check_samples(X)
         dtype = given if isinstance(given, np.dtype) and given.kind == "f" else X.dtype
-        result = propagation.explain(
+        result = explain_network(
             self.module_,
             X,
-            target=propagation.encode_target(target, self.classes_, len(X)),
-            rule=check_rule(rule, bounds=self.input_range_),
+            target=encode_target(target, self.classes_, len(X)),
+            rule=rule,
+            bounds=self.input_range_,
             epsilon=epsilon,
             contrast=contrast,
             batch_size=batch_size,

@@ -30,7 +30,8 @@ class CNNClassifier(NetworkClassifier):  # numpydoc ignore=PR01
     input_shape : tuple of int or None, default=None
         ``(n_channels, length)`` of a signal or ``(n_channels, height, width)`` of an image.
         None takes the rows of a two-dimensional X as one-channel signals, a three-dimensional X as
-        one-channel images ``(n_samples, height, width)`` and a four-dimensional X as images
+        one-channel images ``(n_samples, height, width)``, or as one-channel signals if it is
+        ``(n_samples, 1, length)``, and a four-dimensional X as images
         ``(n_samples, n_channels, height, width)``.
     kernel_size : int or tuple of int, default=3
         Extent of the kernels along every axis, or one for each. It may not exceed the image.
@@ -165,7 +166,8 @@ class CNNClassifier(NetworkClassifier):  # numpydoc ignore=PR01
                 "takes signals or images, of at most 4 dimensions: reshape X and name its "
                 "input_shape."
             )
-        return sample_shape if len(sample_shape) == 3 else (1, *sample_shape)
+        is_signal = len(sample_shape) == 2 and sample_shape[0] == 1
+        return sample_shape if is_signal or len(sample_shape) == 3 else (1, *sample_shape)
 
     def _network(self, n_outputs: int) -> Callable[[], nn.Module]:
         return functools.partial(

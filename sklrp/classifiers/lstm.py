@@ -15,7 +15,7 @@ from skorch.callbacks import GradientNormClipping
 from torch import nn
 
 from sklrp.classifiers.base import NetworkClassifier
-from sklrp.classifiers.shapes import check_input_shape, check_sizes, without_channel, write_shape
+from sklrp.classifiers.shapes import check_input_shape, check_sizes, write_shape
 from sklrp.modules import STATE_POOLINGS, SWEEPS, make_lstm
 
 
@@ -168,7 +168,8 @@ class LSTMClassifier(NetworkClassifier):  # numpydoc ignore=PR01
             return check_input_shape(self.input_shape, "(T, F) or (H, W)", n_axes=(2,))
         if len(sample_shape) == 1:
             return (*sample_shape, 1)
-        shape = without_channel(sample_shape) if len(sample_shape) > 2 else sample_shape
+        is_image = len(sample_shape) == 3 and sample_shape[0] == 1
+        shape = sample_shape[1:] if is_image else sample_shape
         if len(shape) > 2:
             raise ValueError(
                 f"X has shape {write_shape(('n_samples', *sample_shape))}, but LSTMClassifier "

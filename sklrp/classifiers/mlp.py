@@ -20,7 +20,7 @@ class MLPClassifier(NetworkClassifier):  # numpydoc ignore=PR01
     """Multilayer perceptron that explains its predictions.
 
     Use it for features without an order, and as the baseline that knows nothing of neighbourhood.
-    Samples of any shape are flattened.
+    Samples of any shape are flattened, so that only their number of values counts.
 
     Parameters
     ----------
@@ -99,6 +99,9 @@ class MLPClassifier(NetworkClassifier):  # numpydoc ignore=PR01
 
     def _find_input_shape(self, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
         return sample_shape
+
+    def _check_sample_shape(self, sample_shape: tuple[int, ...]) -> None:
+        """Take any shape, as the number of values has been checked."""
 
     def _network(self, n_outputs: int) -> Callable[[], nn.Module]:
         return functools.partial(

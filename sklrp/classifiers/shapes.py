@@ -19,6 +19,11 @@ def flatten_samples(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     if isinstance(X, Tensor):
         X = X.detach().cpu().numpy()
     array = np.asarray(X)
+    if array.dtype.kind == "c":
+        raise ValueError(
+            f"Complex data not supported: X has dtype {array.dtype}. Give real features, such as "
+            "X.real and X.imag, or np.abs(X)."
+        )
     if array.dtype.kind in "USmMV":
         raise ValueError(
             f"X must hold numbers, got dtype {array.dtype}: encode text and dates as numbers "
@@ -30,9 +35,18 @@ def flatten_samples(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     return array.reshape(len(array), math.prod(sample_shape)), sample_shape
 
 
-def without_channel(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a sample's shape without a leading axis of length 1."""
-    return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
+def check_finite(X: np.ndarray) -> None:
+    """Raise an error if a value is NaN or infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(X.sum()):  # the sum costs less than a look at every value
+            return
+    n_nan, n_infinite = np.count_nonzero(np.isnan(X)), np.count_nonzero(np.isinf(X))
+    if n_nan or n_infinite:
+        raise ValueError(
+            f"X contains NaN or infinity ({n_nan} NaN and {n_infinite} infinite of {X.size} "
+            "values): impute them, or fill cells that are always missing, such as land, with a "
+            "constant."
+        )
 
 
 def check_input_shape(

@@ -180,22 +180,35 @@ class TrainingNet(NeuralNetClassifier):
         Raises
         ------
         ValueError
-            If the training diverged.
+            If the training diverged. After this or any other error the parameters, the
+            optimizer's state and the history are again as they were.
         """
+        parts = (self.module_, self.optimizer_)
+        states = [copy.deepcopy(part.state_dict()) for part in parts]
+        n_epochs = len(self.history)
         self.train_split = None if valid is None else predefined_split(valid)
         try:
             self.notify("on_train_begin", X=dataset, y=dataset.y)
             with contextlib.suppress(StopTraining):
                 self.fit_loop(dataset, epochs=epochs)
             self.notify("on_train_end", X=dataset, y=dataset.y)
+            self._check_parameters()
+        except BaseException:
+            for part, state in zip(parts, states, strict=True):
+                part.load_state_dict(state)
+            del self.history[n_epochs:]
+            raise
         finally:
             self.train_split = None  # keeps the validation data out of pickles
+        return self
+
+    def _check_parameters(self) -> None:
+        """Raise an error if the training has diverged."""
         if not all(torch.isfinite(parameter).all() for parameter in self.module_.parameters()):
             raise ValueError(
                 f"The training diverged: after {len(self.history)} epochs the network's "
                 f"parameters are not finite. Standardise X, or use a smaller lr (now {self.lr})."
             )
-        return self
 
     # What skorch calls
 
