@@ -123,10 +123,9 @@ for view in views:
 # ----------------------
 # Red cells speak for the class, blue cells against it. Each row has colours of its own limits,
 # symmetric about zero; the box is Niño 3.4. All find the tropical Pacific. The MLP's map is
-# speckled, the CNN's is smooth under z-plus and less so under epsilon, the LSTM's runs in stripes
-# along its sweep. Such differences come from the architecture, the rule or the seed, and a map by
-# itself does not say from which: only what survives a change of all three is worth a physical
-# reading.
+# the most speckled, the CNN's is smooth, the LSTM's runs in stripes along its sweep. Such
+# differences come from the architecture, the rule or the seed, and a map by itself does not say
+# from which: only what survives a change of all three is worth a physical reading.
 
 
 def draw(ax, field, limit, cmap="RdBu_r"):
