@@ -235,7 +235,8 @@ class Zero(Rule):
     r"""The basic rule, LRP-0.
 
     :math:`R_i = \sum_j \frac{x_i w_{ij}}{z_j} R_j`; nothing passes where :math:`z_j = 0`. On a
-    network of ReLUs it equals gradient times input. It is exact and noisy: prefer :class:`Epsilon`
+    network of ReLUs it equals gradient times input (with average pooling, which has no rule of its
+    own, give ``explain`` an epsilon of 0 too). It is exact and noisy: prefer :class:`Epsilon`
     unless you compare with a gradient method.
 
     References

@@ -746,7 +746,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
             The samples.
         target : None, label, array-like of shape (n_samples,) or "all", default=None
             The class that is explained: None the predicted class of each sample, one label for
-            all samples, one label for each, or every class.
+            all samples, one label for each, or every class (also where a class is named "all").
         rule : str, Rule or Composite, default="auto"
             How relevance is passed on. ``"auto"`` is the z-plus rule on convolutions and the
             epsilon rule on other layers; see `sklrp.available_rules` for the other names.

@@ -196,8 +196,9 @@ def explain(
         The input, as the model takes it.
     target : None, label, array-like of shape (n_samples,) or "all", default=None
         What is explained: None the predicted class of each sample (or the only output), a label,
-        one label per sample, or every class. The labels of a bare module are the indices of its
-        outputs.
+        one label per sample, or every class (also where a class is named "all"). The labels of a
+        bare module are the indices of its outputs, and so are those of a skorch net whose classes
+        are numbers: a net of a single output has target 0 alone.
     rule : str, Rule or Composite, default="auto"
         See :func:`sklrp.check_rule`.
     epsilon : float, default=1e-6
