@@ -21,10 +21,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.parallel import Parallel, delayed
 from skorch import NeuralNetClassifier
-from skorch.callbacks import BatchScoring, Callback, EarlyStopping, EpochScoring, LRScheduler
+from skorch.callbacks import (
+    BatchScoring,
+    Callback,
+    EarlyStopping,
+    EpochScoring,
+    GradientNormClipping,
+    LRScheduler,
+    PrintLog,
+)
+from skorch.helper import predefined_split
 
 import sklrp
-from sklrp.classifiers import CNNClassifier, LSTMClassifier, MLPClassifier
+from sklrp.classifiers import CNNClassifier, LSTMClassifier, MLPClassifier, training
 from sklrp.classifiers.training import TrainingNet, WeightedCrossEntropy
 
 SMALL = {
@@ -428,6 +437,95 @@ def test_batches_are_those_of_a_plain_loop(blobs):
     assert len(loud.history_[-1, "batches"]) == 5
 
 
+class Orders(list):
+    """A sampler that goes through the samples in another given order each time."""
+
+    def __iter__(self):
+        return iter(self.pop(0))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@EVERY
+def test_learning_curves_are_those_of_skorch(Classifier, shuffle, blobs, monkeypatch):
+    """From the same start, in the same order, skorch's own loader and loop learn the same."""
+    X, y = blobs
+    params = {"max_epochs": 5, "batch_size": 20, "iterator_train__shuffle": shuffle, "lr": 0.01}
+    params |= {"early_stopping": True, "validation_fraction": 0.3, "dtype": "float64"}
+    initial = make(Classifier, **{**params, "lr": 1e-300}).fit(X, y).module_
+    train, randperm, orders, data = TrainingNet.train, torch.randperm, Orders(), {}
+
+    def keep_data(net, dataset, epochs, valid):
+        data.update(train=dataset, valid=valid)
+        return train(net, dataset, epochs, valid)
+
+    def keep_order(n):
+        order = randperm(n)
+        orders.append(order.tolist())
+        return order
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingNet, "train", keep_data)
+        patch.setattr(torch, "randperm", keep_order)
+        ours = make(Classifier, **params).fit(X, y).history_
+    assert len(orders) == (5 if shuffle else 0)
+    net = NeuralNetClassifier(
+        initial,
+        criterion=torch.nn.CrossEntropyLoss,
+        optimizer=torch.optim.Adam,
+        lr=0.01,
+        max_epochs=5,
+        batch_size=20,
+        train_split=predefined_split(data["valid"]),
+        callbacks=[GradientNormClipping(1.0)] if Classifier is LSTMClassifier else None,
+        verbose=0,
+    )
+    if shuffle:
+        net.set_params(iterator_train__sampler=orders)
+    theirs = net.fit(data["train"], y=None).history
+    for score in ("train_loss", "valid_loss", "valid_acc"):
+        np.testing.assert_allclose(ours[:, score], theirs[:, score], rtol=1e-10)
+        assert ours[:, f"{score}_best"] == theirs[:, f"{score}_best"]
+
+
+def test_data_is_moved_to_the_device_once(blobs, monkeypatch):
+    """The meta device stands in for an accelerator: it holds shapes."""
+    X, y = blobs
+    net = make(MLPClassifier).fit(X, y).net_
+    data = training.make_dataset(torch.tensor(X), y, np.ones(90))
+    here, there = torch.device("cpu"), torch.device("meta")
+
+    def places(iterator):
+        batches = [[Xi["X"], Xi["sample_weight"], yi] for Xi, yi in iterator]
+        assert [[len(part) for part in batch] for batch in batches] == [[90] * 3]
+        return {part.device for part in (*iterator.X.values(), iterator.y, *batches[0])}
+
+    assert training._find_home(data, there) is None  # torch does not tell its free memory
+    n_bytes = 90 * (6 + 1 + 1) * 8
+    for free, home in ((2 * n_bytes, there), (2 * n_bytes - 1, None)):
+        monkeypatch.setattr(training, "_free_memory", lambda device, free=free: free)
+        assert training._find_home(data, there) == home
+    monkeypatch.setattr(training, "_find_home", lambda dataset, device: there)
+    net.batch_size = 90
+    assert places(net.get_iterator(data, training=True)) == {there}
+    assert places(net.get_iterator(data)) == {here}  # a prediction
+    net.train_split = predefined_split(data)
+    assert places(net.get_iterator(data)) == {there}  # a validation after every epoch
+    net.iterator_train__device = "cpu"
+    assert places(net.get_iterator(data, training=True)) == {here}
+    assert {part.device for part in data.X.values()} == {here}
+
+
+def test_no_line_is_made_that_nobody_sees(blobs, monkeypatch):
+    X, y = blobs
+    lines = []
+    make(MLPClassifier, callbacks__print_log__sink=lines.append).fit(X, y)
+    assert len(lines) == 4  # a header of two and two epochs
+    monkeypatch.setattr(PrintLog, "table", None)
+    make(MLPClassifier).fit(X, y)
+    with pytest.raises(TypeError, match="not callable"):
+        make(MLPClassifier, verbose=1).fit(X, y)
+
+
 class Listener(Callback):
     """Count the batches."""
 
@@ -759,6 +857,7 @@ def test_parameters_reach_skorch(blobs):
         callbacks__print_log=None,
         iterator_train__batch_size=40,
         iterator_train__drop_last=True,
+        iterator_train__device="cpu",
         iterator_valid__batch_size=7,
         criterion__label_smoothing=0.1,
         early_stopping=True,
@@ -768,6 +867,7 @@ def test_parameters_reach_skorch(blobs):
     assert "print_log" not in callbacks
     assert callbacks["early_stopping"].threshold == 0.5
     assert clf.history_[-1, "train_batch_count"] == 2
+    assert clf.net_.iterator_train__device == torch.device("cpu")
     assert clf.history_[-1, "valid_batch_count"] == 2
     assert clf.net_.criterion_.label_smoothing == 0.1
     assert clf.net_.optimizer_.param_groups[0]["lr"] == pytest.approx(0.003 * 0.25)
@@ -847,6 +947,10 @@ def test_cuda(Classifier, blobs):
     again = clone(clf).fit(X, y)
     np.testing.assert_allclose(again.predict_proba(X), clf.predict_proba(X), rtol=1e-4)
     assert torch.equal(torch.cuda.get_rng_state(), state)
+    batches_moved = clone(clf).set_params(iterator_train__device="cpu").fit(X, y)
+    np.testing.assert_allclose(
+        batches_moved.history_[:, "train_loss"], clf.history_[:, "train_loss"], rtol=1e-4
+    )
     assert clf.explain(X).shape == X.shape
     np.testing.assert_allclose(pickle.loads(pickle.dumps(clf)).predict(X), clf.predict(X))
 
@@ -1102,6 +1206,13 @@ LABELS = np.arange(90) % 3
         (MLPClassifier, {"device": "gpu"}, {}, ValueError, "device='gpu' cannot be used.*'cpu'"),
         (MLPClassifier, {"device": "cuda:99"}, {}, ValueError, "device='cuda:99' cannot be used"),
         (MLPClassifier, {"device": "meta"}, {}, ValueError, "device='meta' cannot be used"),
+        (
+            MLPClassifier,
+            {"iterator_train__device": "gpu"},
+            {},
+            ValueError,
+            "iterator_train__device='gpu' cannot be used.*'cpu'",
+        ),
         (MLPClassifier, {"dtype": "float16"}, {}, ValueError, "dtype must be .*'float16'"),
         (MLPClassifier, {"callbacks": [print]}, {}, TypeError, "callbacks must be a list"),
         (MLPClassifier, {"class_weight": {7: 1}}, {}, ValueError, r"class_weight names \[7\]"),

@@ -79,7 +79,9 @@ warm_start : bool, default=False
     ignores `callbacks`. Any other parameter that has changed is an error, as in `partial_fit`.
 device : str or torch.device, default="auto"
     ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"auto"``, which is CUDA if there is such
-    a device, else the CPU.
+    a device, else the CPU. The training data is moved to a CUDA device once, if it takes at most
+    half of the free memory there, and else batch by batch, as with
+    ``iterator_train__device="cpu"``.
 dtype : {"auto", "float32", "float64"}, default="auto"
     Floating dtype of the network. ``"auto"`` is that of X on the CPU (float64 if X holds
     integers), float32 on an accelerator.
@@ -91,8 +93,9 @@ verbose : int, default=0
 **kwargs : dict
     skorch's double-underscore parameters: ``optimizer__<name>``, ``callbacks__<name>``,
     ``callbacks__<name>__<argument>``, ``iterator_train__batch_size``,
-    ``iterator_train__shuffle``, ``iterator_train__drop_last``, ``iterator_valid__batch_size``,
-    ``criterion__label_smoothing``. They are parameters like any other, also in `GridSearchCV`.
+    ``iterator_train__shuffle``, ``iterator_train__drop_last``, ``iterator_train__device``,
+    ``iterator_valid__batch_size``, ``criterion__label_smoothing``. They are parameters like any
+    other, also in `GridSearchCV`.
 
 Attributes
 ----------
@@ -582,6 +585,9 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
         )
         own = super().get_params(deep=False)
         check_names(net, params, own, type(self).__name__)
+        data_device = params.pop("iterator_train__device", "auto")
+        if data_device not in ("auto", None):
+            params["iterator_train__device"] = check_device(data_device, "iterator_train__device")
         for name, value in params.items():
             setattr(net, name, value)
         return net

@@ -1,9 +1,10 @@
 """Training: a skorch net that slices tensors by batch, and what it is made of.
 
 `TrainingNet` is an ordinary `skorch.NeuralNetClassifier` on logits. It differs from skorch's
-default in three ways, which change its speed but not what it learns: batches are sliced from
-tensors in place of being collated sample by sample, callbacks are notified of batches only if they
-listen, and sample weights travel in the batch.
+default in what changes its speed but not what it learns: batches are sliced from tensors, which
+lie on the device if they fit there, in place of being collated sample by sample; callbacks are
+notified of batches only if they listen, and nothing is formatted that nobody reads. Sample
+weights travel in the batch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from skorch import NeuralNetClassifier
-from skorch.callbacks import Callback, EpochScoring
+from skorch.callbacks import Callback, EpochScoring, PrintLog
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import Tensor, nn
@@ -65,6 +67,8 @@ class BatchIterator:
         Whether every pass goes through the samples in a new order, drawn from torch's generator.
     drop_last : bool, default=False
         Whether to leave out a last batch that is smaller than the others.
+    device : torch.device, str or None, default=None
+        Where the data is kept; it is moved there once. None leaves it where it is.
     """
 
     def __init__(
@@ -73,8 +77,12 @@ class BatchIterator:
         batch_size: int = 128,
         shuffle: bool = False,
         drop_last: bool = False,
+        device: torch.device | str | None = None,
     ) -> None:
+        move = functools.partial(torch.as_tensor, device=device)
         self.dataset = dataset
+        self.X = dataset.X if device is None else _map(move, dataset.X)
+        self.y = dataset.y if device is None or dataset.y is None else move(dataset.y)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.drop_last = drop_last
@@ -84,18 +92,15 @@ class BatchIterator:
         return n_samples // self.batch_size if self.drop_last else -(-n_samples // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        X, y = self.dataset.X, self.dataset.y
-        order = torch.randperm(len(self.dataset)) if self.shuffle else None
+        order = None
+        if self.shuffle:  # drawn on the CPU, so that every device sees the same order
+            order = torch.randperm(len(self.dataset)).to(_parts(self.X)[0].device)
         for i in range(len(self)):
             rows: Any = slice(i * self.batch_size, (i + 1) * self.batch_size)
             if order is not None:
                 rows = order[rows]
-            Xi = (
-                {k: _take(v, rows) for k, v in X.items()}
-                if isinstance(X, Mapping)
-                else _take(X, rows)
-            )
-            yield Xi, None if y is None else _take(y, rows)
+            take = functools.partial(_take, rows=rows)
+            yield _map(take, self.X), None if self.y is None else take(self.y)
 
 
 class WeightedCrossEntropy(nn.CrossEntropyLoss):
@@ -119,6 +124,15 @@ class WeightedCrossEntropy(nn.CrossEntropyLoss):
         smoothing = self.label_smoothing
         losses = cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
         return (losses * sample_weight).mean()
+
+
+class QuietPrintLog(PrintLog):
+    """Print a line per epoch, and do not even format it where nobody would see it."""
+
+    def on_epoch_end(self, net: NeuralNetClassifier, **kwargs: Any) -> None:
+        """Print the line if the net is verbose or there is a sink of the user's."""
+        if net.verbose or self.sink is not print:
+            super().on_epoch_end(net, **kwargs)
 
 
 class TrainingNet(NeuralNetClassifier):
@@ -212,6 +226,12 @@ class TrainingNet(NeuralNetClassifier):
 
     # What skorch calls
 
+    def get_default_callbacks(self) -> list[tuple[str, Callback]]:
+        """Return skorch's, with cheaper ones for the accuracy and for the printing."""
+        accuracy = EpochScoring(_accuracy, name="valid_acc", lower_is_better=False)
+        callbacks = dict(super().get_default_callbacks())
+        return list({**callbacks, "valid_acc": accuracy, "print_log": QuietPrintLog()}.items())
+
     def initialize_module(self) -> TrainingNet:
         """Build the network in the net's dtype."""
         super().initialize_module()
@@ -220,13 +240,22 @@ class TrainingNet(NeuralNetClassifier):
 
     def get_iterator(self, dataset: Dataset, training: bool = False) -> Iterable[Any]:
         """Return batches for training, or chunks that fit the cache for prediction."""
-        if training or "iterator_valid__batch_size" in self.__dict__:
-            return super().get_iterator(dataset, training=training)
-        X = dataset.X["X"] if isinstance(dataset.X, Mapping) else dataset.X
-        self._set_training(False)
-        budget = _CHUNK_ELEMENTS.get(torch.device(self.device).type, _CHUNK_ELEMENTS_ACCELERATOR)
-        n_rows = budget // widest_activation(self.module_, X.shape[1])
-        return self.iterator_valid(dataset, batch_size=max(32, n_rows))
+        kwargs = self.get_params_for("iterator_train" if training else "iterator_valid")
+        if training:
+            kwargs.setdefault("batch_size", self.batch_size)
+        elif "batch_size" not in kwargs:
+            X = dataset.X["X"] if isinstance(dataset.X, Mapping) else dataset.X
+            self._set_training(False)
+            device_type = torch.device(self.device).type
+            budget = _CHUNK_ELEMENTS.get(device_type, _CHUNK_ELEMENTS_ACCELERATOR)
+            n_rows = budget // widest_activation(self.module_, X.shape[1])
+            kwargs["batch_size"] = max(32, n_rows)
+        if kwargs["batch_size"] == -1:  # skorch's word for all
+            kwargs["batch_size"] = len(dataset)
+        validating = self.train_split is not None  # every epoch; a prediction takes a row once
+        if "device" not in kwargs and (training or validating):
+            kwargs["device"] = _find_home(dataset, torch.device(self.device))
+        return (self.iterator_train if training else self.iterator_valid)(dataset, **kwargs)
 
     def infer(self, x: Any, **fit_params: Any) -> Tensor:
         """Return the logits of one batch, with or without sample weights."""
@@ -372,13 +401,15 @@ def make_dataset(X: Tensor, y: np.ndarray, sample_weight: np.ndarray | None = No
     return Dataset({"X": X, "sample_weight": torch.tensor(sample_weight, dtype=X.dtype)}, labels)
 
 
-def check_device(device: str | torch.device) -> torch.device:
+def check_device(device: str | torch.device, name: str = "device") -> torch.device:
     """Return the device to compute on.
 
     Parameters
     ----------
     device : str or torch.device
         ``"auto"`` is the current CUDA device if there is one, else the CPU.
+    name : str, default="device"
+        Name of the parameter, for the error.
 
     Returns
     -------
@@ -402,7 +433,7 @@ def check_device(device: str | torch.device) -> torch.device:
         if torch.backends.mps.is_available():
             available.append("mps")
         raise ValueError(
-            f"device={str(device)!r} cannot be used: {str(error).splitlines()[0]}. Available "
+            f"{name}={str(device)!r} cannot be used: {str(error).splitlines()[0]}. Available "
             f"here are {available}; use one of them or 'auto'."
         ) from error
     return resolved
@@ -586,7 +617,8 @@ def check_names(
     if not params:
         return
     known = {"criterion__label_smoothing", "iterator_valid__batch_size", "optimizer__param_groups"}
-    known |= {f"iterator_train__{name}" for name in ("batch_size", "shuffle", "drop_last")}
+    options = ("batch_size", "shuffle", "drop_last", "device")
+    known |= {f"iterator_train__{name}" for name in options}
     parts: dict[str, Any] = {"optimizer": net.optimizer}
     for name, callback in net._uniquely_named_callbacks():
         known.add(f"callbacks__{name}")
@@ -617,11 +649,42 @@ def _suggest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {nearest[0]!r}?" if nearest else "."
 
 
+def _find_home(dataset: Dataset, device: torch.device) -> torch.device | None:
+    """Return the accelerator if the data takes at most half of its free memory, else None."""
+    parts = [*_parts(dataset.X), *_parts(dataset.y)]
+    n_bytes = sum(getattr(part, "nbytes", 0) for part in parts)
+    return device if 2 * n_bytes <= _free_memory(device) else None
+
+
+def _free_memory(device: torch.device) -> int:
+    """Return how many bytes of an accelerator can be had, 0 where torch does not tell."""
+    if device.type != "cuda":
+        return 0
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + cached
+
+
+def _parts(X: Any) -> list[Any]:
+    """Return the arrays of samples with or without weights."""
+    return list(X.values()) if isinstance(X, Mapping) else [X]
+
+
+def _map(function: Callable[[Any], Any], X: Any) -> Any:
+    """Return samples, with or without weights, whose arrays went through the function."""
+    return {k: function(v) for k, v in X.items()} if isinstance(X, Mapping) else function(X)
+
+
 def _take(x: Any, rows: Any) -> Any:
     """Return rows of an array; `index_select` is the fastest for those in any order."""
     if isinstance(x, Tensor) and isinstance(rows, Tensor):
         return x.index_select(0, rows)
     return x[rows]
+
+
+def _accuracy(net: NeuralNetClassifier, X: Any, y: np.ndarray) -> float:
+    """Return the share of right predictions, without checks that take longer than the count."""
+    predictions = [logits.argmax(1) for logits in net.forward_iter(X)]
+    return float((torch.cat(predictions).numpy() == y).mean())
 
 
 def _listens(callback: Callback, training: bool) -> bool:
