@@ -3,7 +3,7 @@
 from sklrp import datasets
 from sklrp.classifiers import CNNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.composites import Composite, available_rules, check_rule
-from sklrp.propagation import explain
+from sklrp.propagation import explain, plan
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, Zero, ZPlus
 from sklrp.transformer import RelevanceTransformer
 
@@ -29,4 +29,5 @@ __all__ = [
     "check_rule",
     "datasets",
     "explain",
+    "plan",
 ]

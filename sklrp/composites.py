@@ -32,6 +32,7 @@ from sklrp.rules import (
 __all__ = ["Composite", "available_rules", "check_rule"]
 
 KINDS = ("conv", "dense", "recurrent")
+PRODUCTS = ("all", "prop", "abs", "half")
 PLACES = ("first", "last", "all", *KINDS)
 
 _RULES: dict[str, Callable[[], Rule]] = {
@@ -77,6 +78,12 @@ class Composite(Value):
         - the name of a layer, or of a block of layers, as in ``named_modules()``;
         - a callable ``(name, layer) -> bool``.
 
+    product : {"all", "prop", "abs", "half"}, default="all"
+        How the product of a gate and a signal, inside LSTMs and GRUs and wherever a network
+        multiplies by a sigmoid, shares its relevance: the signal takes all; in proportion to the
+        values of gate and signal, or to their absolute values; half each (Arras et al. 2019).
+        ``"all"`` is the one that is right for a linear signal, and the fastest.
+
     Examples
     --------
     >>> from sklrp import Composite, Epsilon, Flat, Gamma
@@ -87,8 +94,9 @@ class Composite(Value):
     Epsilon(), 'all')])
     """
 
-    def __init__(self, rules: Sequence[tuple[str, Rule, Any]] = ()) -> None:
+    def __init__(self, rules: Sequence[tuple[str, Rule, Any]] = (), product: str = "all") -> None:
         self.rules = rules
+        self.product = product
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters; with ``deep``, the rows by name and their rules' parameters too.
@@ -103,7 +111,7 @@ class Composite(Value):
         dict
             Parameter names mapped to values.
         """
-        params: dict[str, Any] = {"rules": self.rules}
+        params: dict[str, Any] = {"rules": self.rules, "product": self.product}
         if deep:
             for name, rule, _ in self.rules:
                 params[name] = rule
@@ -135,13 +143,18 @@ class Composite(Value):
     def __repr__(self) -> str:
         """Return the expression that rebuilds the composite."""
         rows = (f"({name!r}, {rule!r}, {_show_place(place)})" for name, rule, place in self.rules)
-        return f"Composite(rules=[{', '.join(rows)}])"
+        product = "" if self.product == "all" else f", product={self.product!r}"
+        return f"Composite(rules=[{', '.join(rows)}]{product})"
 
     def validate(self) -> None:
         """Raise ValueError or TypeError if a row is malformed or its rule out of range."""
         if not isinstance(self.rules, list | tuple) or not self.rules:
             raise ValueError(
                 f"rules of Composite must be a list of (name, rule, place), got {self.rules!r}."
+            )
+        if self.product not in PRODUCTS:
+            raise ValueError(
+                f"product of Composite must be one of {PRODUCTS}, got {self.product!r}."
             )
         seen: set[str] = set()
         for row in self.rules:
@@ -150,10 +163,10 @@ class Composite(Value):
                     f"Each row of Composite must be (name, rule, place), got {row!r}."
                 )
             name, rule, place = row
-            if not isinstance(name, str) or "__" in name or name in ("rules", ""):
+            if not isinstance(name, str) or "__" in name or name in ("rules", "product", ""):
                 raise ValueError(
-                    "Names in Composite must be strings without '__', other than 'rules', got "
-                    f"{name!r}."
+                    "Names in Composite must be strings without '__', other than 'rules' and "
+                    f"'product', got {name!r}."
                 )
             if name in seen:
                 raise ValueError(f"Names in Composite must be unique, got {name!r} twice.")
@@ -275,7 +288,8 @@ def check_rule(rule: Any, *, bounds: tuple[Any, Any] | None = None) -> Composite
             f"got {rule!r} of type {type(rule).__name__}."
         )
     composite.validate()
-    return Composite([(n, with_bounds(r, bounds), place) for n, r, place in composite.rules])
+    rows = [(n, with_bounds(r, bounds), place) for n, r, place in composite.rules]
+    return Composite(rows, composite.product)
 
 
 def available_rules() -> list[str]:

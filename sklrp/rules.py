@@ -73,6 +73,15 @@ class Signal:
         The bounds of ``x`` for :class:`ZBox`.
     seen : Tensor of shape (1, ...) or None, default=None
         Ones, and zeros where ``x`` is padding; None where nothing is.
+    gate : bool, default=False
+        Whether ``x`` is a gate, such as a sigmoid: in a product with a signal, the signal takes
+        all relevance.
+    lengths : Tensor of shape (n_samples,) or None, default=None
+        How many steps each sequence of ``x``, (n_samples, n_steps, n_features), has; None if all.
+    axis : int, default=0
+        Where the network itself has the axis of the samples. Handlers of layers have it first.
+    samples : Tensor of x's shape or None, default=None
+        While a network is probed, the sample that each value of ``x`` belongs to.
     """
 
     x: Tensor
@@ -80,6 +89,10 @@ class Signal:
     low: Tensor | None = None
     high: Tensor | None = None
     seen: Tensor | None = None
+    gate: bool = False
+    lengths: Tensor | None = None
+    axis: int = 0
+    samples: Tensor | None = None
 
     def apply(self, function: Callable[[Tensor], Tensor], nonnegative: bool = False) -> Signal:
         """Return the signal behind a monotone elementwise, pooling or reshaping ``function``."""

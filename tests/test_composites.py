@@ -157,7 +157,7 @@ def test_nested_parameters():
     assert params["conv__gamma"] == 0.25
     assert params["input__high"] == 1.0
     assert params["dense"] == Epsilon()
-    assert list(composite.get_params(deep=False)) == ["rules"]
+    assert list(composite.get_params(deep=False)) == ["rules", "product"]
     assert composite.set_params(conv__gamma=0.5, dense__epsilon=0.1) is composite
     assert {row[0]: row[1] for row in composite.rules} == {
         "input": ZBox(low=-1.0, high=1.0),

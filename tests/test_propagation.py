@@ -734,23 +734,16 @@ def test_progress_bar_only_on_request(capsys):
 # --- What is refused ------------------------------------------------------------------------
 
 
-class Doubling(nn.Linear):
-    def forward(self, x):
-        return 2.0 * super().forward(x)
-
-
 class Functional(nn.Module):
-    def __init__(self):
+    """A layer that calls what has no handler."""
+
+    def __init__(self, function=torch.sinh):
         super().__init__()
         self.layer = nn.Linear(4, 2)
+        self.function = function
 
     def forward(self, x):
-        return torch.relu(self.layer(x))
-
-
-class Residual(nn.Sequential):
-    def forward(self, x):
-        return x + super().forward(x)
+        return self.function(self.layer(x))
 
 
 class Named(nn.Linear):
@@ -763,18 +756,15 @@ class Named(nn.Linear):
 @pytest.mark.parametrize(
     ("layers", "path", "name"),
     [
-        ([nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), Doubling(4, 2))], "1.1", "Doubling"),
-        ([nn.Linear(4, 4), Functional()], "1", "Functional"),
-        ([Residual(nn.Linear(4, 4)), nn.Linear(4, 2)], "0", "Residual"),
-        ([nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)], "1", "LayerNorm"),
-        ([nn.Linear(4, 4), nn.Softmax(dim=1), nn.Linear(4, 2)], "1", "Softmax"),
-        ([nn.Unflatten(1, (1, 4)), nn.ConvTranspose1d(1, 1, 2)], "1", "ConvTranspose1d"),
-        ([nn.Linear(4, 4), nn.Bilinear(4, 4, 2)], "1", "Bilinear"),
+        ([nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), Functional())], "1.1", "sinh"),
+        ([nn.Linear(4, 4), Functional(torch.fft.fft)], "1", "fft_fft"),
+        ([nn.Linear(4, 4), Functional(lambda x: x.cumsum(1))], "1", "cumsum"),
+        ([nn.Linear(4, 4), Functional(lambda x: x * x)], "1", "mul"),
     ],
 )
-def test_unsupported_layers_are_named(layers, path, name):
+def test_what_is_not_supported_is_named(layers, path, name):
     model = nn.Sequential(*layers).double()
-    with pytest.raises(TypeError, match=rf"(?s)'{path}'.*{name}.*Linear"):
+    with pytest.raises((TypeError, ValueError), match=rf"(?s){name}.*'{path}'|'{path}'.*{name}"):
         explain(model, samples(4))
 
 
@@ -784,15 +774,22 @@ def test_subclass_that_changes_nothing_is_supported():
 
 
 def test_module_with_a_forward_of_its_own():
-    with pytest.raises(TypeError, match="Functional"):
-        explain(Functional().double(), samples(4))
+    model = Functional(torch.relu).double()
+    chain = nn.Sequential(model.layer, nn.ReLU())
+    X = samples(4)
+    assert_close(explain(model, X, target=0), explain(chain, X, target=0), 1e-14)
 
 
-def test_forward_of_an_instance_is_refused():
-    model = mlp()
+def test_forward_of_an_instance_is_what_runs():
+    model, X = mlp(), samples(4)
+    doubled = copy.deepcopy(model)
+    with torch.no_grad():
+        doubled[0].weight.mul_(2.0)
+        doubled[0].bias.zero_()
     model[0].forward = lambda x: 2.0 * nn.functional.linear(x, model[0].weight)
-    with pytest.raises(TypeError, match=r"'0'"):
-        explain(model, samples(4))
+    assert_close(
+        explain(model, X, rule="zero", target=0), explain(doubled, X, rule="zero", target=0), 1e-12
+    )
 
 
 def test_hooks_that_change_a_layer_are_refused():
@@ -875,20 +872,26 @@ def test_nan_in_weights():
             explain(model, samples(4), target=1)
 
 
-class Negate(nn.Module):
+class Stretch(nn.Module):
     def forward(self, x):
-        return -x
+        return torch.sinh(x)
 
 
 def test_a_handler_can_be_registered():
     model, X = mlp(nn.Tanh()), samples(4)
-    negated = nn.Sequential(*model, Negate())
-    with pytest.raises(TypeError, match=r"'3'.*Negate.*register"):
-        explain(negated, X)
-    register(Negate)(
+    stretched = nn.Sequential(*model, Stretch())
+    with pytest.raises(TypeError, match=r"(?s)sinh.*'3'.*Stretch.*register"):
+        explain(stretched, X)
+    register(Stretch)(
         lambda step, signal: (signal.apply(step.layer.forward), lambda relevance, kept: relevance)
     )
-    np.testing.assert_array_equal(explain(negated, X, target=1), -explain(model, X, target=1))
+    try:
+        relevance, details = explain(stretched, X, target=1, return_details=True)
+    finally:
+        HANDLERS.pop(Stretch)
+    score = np.sinh(explain(model, X, target=1, return_details=True)[1].score)
+    np.testing.assert_allclose(details.score, score, rtol=1e-12)
+    assert relevance.shape == X.shape
 
 
 # --- Models that are no modules -------------------------------------------------------------
@@ -1037,7 +1040,9 @@ def test_single_output_without_its_axis():
     assert_close(explain(net, X, rule="zero"), explain(net[:1], X, rule="zero"), 1e-14)
 
 
-def test_layers_that_override_how_they_run_are_refused():
+def test_layers_that_override_how_they_run():
+    """What a subclass changes is seen: its own code runs, not the handler of its base."""
+
     class Scaled(nn.Conv1d):
         def _conv_forward(self, x, weight, bias):
             return 2 * super()._conv_forward(x, weight, bias)
@@ -1047,10 +1052,11 @@ def test_layers_that_override_how_they_run_are_refused():
             return 2 * super().__call__(x)
 
     conv = nn.Sequential(Scaled(1, 2, 3), nn.Flatten(), nn.Linear(4, 2)).double()
-    with pytest.raises(TypeError, match=r"layer '0' of type Scaled"):
-        explain(conv, np.ones((2, 1, 4)))
-    with pytest.raises(TypeError, match="Doubled"):
-        explain(Doubled(nn.Linear(4, 2)).double(), np.ones((2, 4)))
+    for net, X in ((conv, samples((1, 4))), (Doubled(nn.Linear(4, 2)).double(), samples(4))):
+        x = torch.tensor(X, requires_grad=True)
+        (gradient,) = torch.autograd.grad(net(x)[:, 0].sum(), x)
+        expected = gradient.numpy() * X
+        assert_close(explain(net, X, rule="zero", target=0), expected, 1e-12)
 
 
 def test_spectral_norm_in_training_mode_is_not_updated():

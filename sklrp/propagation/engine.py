@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from numbers import Integral
@@ -17,105 +17,154 @@ import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Bunch
+from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm.std import tqdm
 
-from sklrp.propagation.plan import compile_steps
-from sklrp.propagation.step import CAUSES, Kept, Pull, Step, bound
+from sklrp.propagation.plan import Plan, compile_plan
+from sklrp.propagation.step import CAUSES, Tape, bound
 from sklrp.rules import Signal, ZBox
 
 # The largest activation of a chunk stays within the caches of a CPU, and far below a GPU's memory.
 _CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 
 
+class _Inputs:
+    """The inputs of a network: one array, a tuple of them, or a dict of them by name."""
+
+    def __init__(self, X: Any, integers: bool) -> None:
+        self.names: list[str] | None = list(X) if isinstance(X, Mapping) else None
+        self.single = not isinstance(X, tuple | Mapping)
+        values = list(X.values()) if isinstance(X, Mapping) else [X] if self.single else list(X)
+        if not values:
+            raise ValueError("X is empty; pass the inputs of the network's forward.")
+        labels = [f"X[{name!r}]" for name in self.names or range(len(values))]
+        self.labels = ["X"] if self.single else labels
+        self.arrays = [
+            _check_input(value, label, single=self.single)
+            for value, label in zip(values, self.labels, strict=True)
+        ]
+        # One array of integers is taken as numbers, unless the network looks embeddings up.
+        self.integers = integers or not self.single
+        lengths = {label: len(a) for label, a in zip(self.labels, self.arrays, strict=True)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"The inputs must have equally many samples, got {lengths}.")
+        self.n_samples = len(self.arrays[0])
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        """Return one value per input in the structure of ``X``."""
+        if self.single:
+            return parts[0]
+        if self.names is not None:
+            return dict(zip(self.names, parts, strict=True))
+        return tuple(parts)
+
+    def take(self, rows: Any) -> list[Any]:
+        """Return rows of each input."""
+        return [array[rows] for array in self.arrays]
+
+
 @dataclass
 class _Call:
     """What every chunk of one call of :func:`explain` shares; it travels to workers."""
 
-    steps: list[Step]
+    plan: Plan | None
+    names: list[str] | None
+    integers: bool
     dtype: torch.dtype
     device: torch.device
     contrast: bool
     details: bool
-    bounds: tuple[float, float] | None
+    bounds: tuple[Any, Any] | None
 
     def to_tensor(self, chunk: Any) -> Tensor:
-        """Return a chunk of the input as the network takes it."""
-        if not isinstance(chunk, Tensor):  # a copy: never an alias of the user's memory
-            chunk = torch.from_numpy(np.array(chunk, dtype=_NUMPY_DTYPES[self.dtype], order="C"))
-        return chunk.detach().to(device=self.device, dtype=self.dtype)
+        """Return a chunk of an input as the network takes it."""
+        is_tensor = isinstance(chunk, Tensor)
+        floating = chunk.is_floating_point() if is_tensor else chunk.dtype.kind == "f"
+        dtype = self.dtype if floating or not self.integers else None
+        if not is_tensor:  # a copy: never an alias of the user's memory
+            kind = chunk.dtype if dtype is None else _NUMPY_DTYPES[dtype]
+            chunk = torch.from_numpy(np.array(chunk, dtype=kind, order="C"))
+        return chunk.detach().to(device=self.device, dtype=dtype)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Pull], int]:
-        """Return the scores, the functions that pull back, and the largest activation's size."""
-        signal, pulls, largest = self._first_signal(x), [], x.numel()
-        for step in self.steps:
-            try:
-                signal, pull = step.handler(step, signal)
-            except (RuntimeError, IndexError) as error:
-                raise ValueError(
-                    f"X with samples of shape {tuple(x.shape[1:])} does not fit layer "
-                    f"{step.name!r} ({step.layer}): {error}"
-                ) from error
-            pulls.append(pull)
-            gates = 8 if step.kind == "recurrent" else 1
-            largest = max(largest, gates * signal.x.numel())
-        if signal.x.dim() not in (1, 2):
-            raise ValueError(
-                f"The network must return scores of shape (n_samples, n_outputs), got "
-                f"{tuple(signal.x.shape)}; pool or flatten its output."
-            )
-        return signal.x, pulls, largest
+    def signals(self, chunk: Sequence[Any]) -> tuple[list[Signal], Any, dict[str, Any]]:
+        """Return the inputs as signals, and as the arguments of forward."""
+        signals = [
+            Signal(x) if x.is_floating_point() else Signal(x, gate=True)
+            for x in map(self.to_tensor, chunk)
+        ]
+        if len(signals) == 1 and signals[0].x.is_floating_point():
+            signals[0] = self._bounded(signals[0].x)
+        if self.names is None:
+            return signals, tuple(signals), {}
+        return signals, (), dict(zip(self.names, signals, strict=True))
 
-    def _first_signal(self, x: Tensor) -> Signal:
+    def _bounded(self, x: Tensor) -> Signal:
         """Return the input as a signal, with its bounds if there is a z-box rule."""
-        rules = [step.rule for step in self.steps if step.kind is not None]
+        steps = self.plan.steps if self.plan is not None else []
+        rules = [step.rule for step in steps if step.kind is not None]
+        if not any(isinstance(rule, ZBox) for rule in rules):
+            return Signal(x)
         if isinstance(rules[0], ZBox):
             low, high = rules[0].low, rules[0].high
-        elif self.bounds is not None and any(isinstance(rule, ZBox) for rule in rules):
+        elif self.bounds is not None:
             low, high = self.bounds
         else:
             return Signal(x)
         return Signal(x, low=bound(low, x), high=bound(high, x))
 
+    def run(self, chunk: Sequence[Any]) -> Tape:
+        """Run the network on a chunk."""
+        assert self.plan is not None
+        return self.plan.run(*self.signals(chunk))
+
     def explain(
-        self, chunk: Any, target: np.ndarray | str | None
-    ) -> tuple[Tensor, dict[str, Any] | None]:
-        """Return the relevance of a chunk, targets first, and its details."""
-        x = self.to_tensor(chunk)
-        output, pulls, _ = self.forward(x)
-        scores = output.reshape(len(x), -1)  # a single output may come without its axis
-        if not _is_finite(scores):
+        self, chunk: Sequence[Any], target: np.ndarray | str | None
+    ) -> tuple[list[Tensor], dict[str, Any] | None]:
+        """Return the relevance of a chunk's inputs, targets first, and the details."""
+        signals, args, kwargs = self.signals(chunk)
+        assert self.plan is not None
+        tape = self.plan.run(signals, args, kwargs)
+        scores = tape.scores
+        if not is_finite(scores):
             bad = int((~scores.isfinite()).any(1).sum())
             raise ValueError(
-                f"The network's output is NaN or infinite for {bad} of {len(x)} samples; look for "
-                "NaN in its weights, or scale X."
+                f"The network's output is NaN or infinite for {bad} of {len(scores)} samples; "
+                "look for NaN in its weights, or scale X."
             )
         targets = self._targets(scores, target)
         relevance, score = self._start(scores, targets)
-        relevance = relevance.reshape(len(targets), *output.shape)
-        layers = []
-        for pull in reversed(pulls):
-            kept = Kept() if self.details else None
-            relevance = pull(relevance, kept)
-            if kept is not None:
-                layers.append(
-                    (
-                        relevance.flatten(2).sum(2).cpu().numpy(),
-                        {k: v.cpu().numpy() for k, v in kept.items()},
-                    )
-                )
-        if not _is_finite(relevance):
+        arrived, layers = tape.pull(relevance, self.details)
+        if all(r is None for r in arrived):
+            raise ValueError(
+                "The network's output does not depend on X in any way that relevance can follow; "
+                "there is nothing to explain."
+            )
+        passed = [
+            torch.zeros(len(targets), *s.x.shape, dtype=self.dtype, device=self.device)
+            if r is None
+            else r
+            for r, s in zip(arrived, signals, strict=True)
+        ]
+        if not all(map(is_finite, passed)):
             raise ValueError(
                 "Relevance is not finite: denominators vanish under this rule; use a larger "
                 "epsilon, or compute in float64."
             )
-        details = {
+        if not self.details:
+            return passed, None
+        zeros = np.zeros(targets.shape)
+        return passed, {
             "score": score.cpu().numpy(),
             "target": targets.cpu().numpy(),
-            "layers": layers[::-1],
+            "layers": [
+                (zeros, {})
+                if layer is None
+                else (layer[0].cpu().numpy(), {k: v.cpu().numpy() for k, v in layer[1].items()})
+                for layer in layers
+            ],
         }
-        return relevance, details if self.details else None
 
     def _targets(self, scores: Tensor, target: np.ndarray | str | None) -> Tensor:
         """Return the explained outputs, ``(n_targets, n_samples)``."""
@@ -146,7 +195,7 @@ _NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 def _explain_chunk(
-    call: _Call, chunk: Any, target: np.ndarray | str | None, n_threads: int
+    call: _Call, chunk: Sequence[Any], target: np.ndarray | str | None, n_threads: int
 ) -> Any:
     # A worker thread brings OpenMP threads of its own: they are limited for that thread alone.
     in_thread = threading.current_thread() is not threading.main_thread()
@@ -256,10 +305,24 @@ def explain(
         "batch_size": batch_size, "n_jobs": n_jobs, "progress": progress,
         "return_details": return_details,
     }  # fmt: skip
-    if isinstance(model, nn.Module):
-        return explain_network(model, X, **options)
-    if hasattr(model, "explain"):
+    if hasattr(model, "explain") and not isinstance(model, nn.Module):
         return model.explain(X, **options)
+    module = _find_module(model)
+    classes = np.asarray(() if module is model else getattr(model, "classes_", ()))
+    if classes.dtype.kind in "iufb":  # skorch's own labels are the indices of outputs
+        return explain_network(module, X, **options)
+    first = next(iter(X.values())) if isinstance(X, Mapping) else X
+    options["target"] = encode_target(target, classes, len(first))
+    result = explain_network(module, X, **options)
+    if return_details:
+        result[1].target = classes[result[1].target]
+    return result
+
+
+def _find_module(model: Any) -> nn.Module:
+    """Return the network of a model."""
+    if isinstance(model, nn.Module):
+        return model
     if not hasattr(model, "module"):
         raise TypeError(
             "model must be a classifier of sklrp, a skorch net or a torch.nn.Module, got "
@@ -269,14 +332,67 @@ def explain(
         raise NotFittedError(
             f"This {type(model).__name__} is not fitted yet; call fit, or initialize."
         )
-    classes = np.asarray(getattr(model, "classes_", ()))
-    if classes.dtype.kind in "iufb":  # skorch's own labels are the indices of outputs
-        return explain_network(model.module_, X, **options)
-    options["target"] = encode_target(target, classes, len(X))
-    result = explain_network(model.module_, X, **options)
-    if return_details:
-        result[1].target = classes[result[1].target]
-    return result
+    return model.module_
+
+
+def plan(model: Any, rule: Any = "auto", X: Any = None, *, epsilon: float = 1e-6) -> Plan:
+    """Resolve which rule acts on which layer, before anything is explained.
+
+    Print the result to check a composite. Choices that make a map degenerate are warned of.
+
+    Parameters
+    ----------
+    model : estimator, skorch net or torch.nn.Module
+        As in :func:`explain`.
+    rule : str, Rule or Composite, default="auto"
+        As in :func:`explain`.
+    X : array-like, tuple or dict of them, or None, default=None
+        A few samples, needed where the network is not an ``nn.Sequential`` of supported layers:
+        its ``forward`` is run on the first of them.
+    epsilon : float, default=1e-6
+        As in :func:`explain`.
+
+    Returns
+    -------
+    Plan
+        The steps in execution order: ``steps``, each with ``name``, ``layer``, ``kind``, ``rule``
+        and ``epsilon``. It prints as a table.
+
+    Warns
+    -----
+    UserWarning
+        For the flat rule on a dense first layer, z-box without bounds, and z-plus on every layer
+        of a network with one output.
+
+    Examples
+    --------
+    >>> import torch, sklrp
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> sklrp.plan(net, "gamma")
+    layer  type    rule
+    0      Linear  Gamma()
+    1      ReLU
+    2      Linear  Gamma()
+    """
+    is_estimator = not isinstance(model, nn.Module) and hasattr(model, "explain")
+    if is_estimator and not hasattr(model, "module_"):
+        check_is_fitted(model)
+    module = _unwrapped(model.module_ if is_estimator else _find_module(model))
+    _check_number("epsilon", epsilon, minimum=0.0)
+    dtype, device = _dtype_and_device(module)
+    sample = None
+    if X is not None and not is_estimator:
+        inputs = _Inputs(X, integers=_has_embeddings(module))
+        call = _Call(
+            None, inputs.names, inputs.integers, dtype, device, False, False, None
+        )  # fmt: skip
+
+        def sample(n: int) -> Any:
+            return call.signals(_probe(inputs, n))
+
+    with _plain_arithmetic(device):
+        bounds = getattr(model, "input_range_", None)
+        return compile_plan(module, rule, float(epsilon), bounds, sample, strict=False)
 
 
 def encode_target(target: Any, classes: np.ndarray, n_samples: int) -> Any:
@@ -363,15 +479,22 @@ def explain_network(
         raise ValueError(f"n_jobs must be None or an integer, -1 for all cores, got {n_jobs!r}.")
     if batch_size is not None:
         _check_number("batch_size", batch_size, minimum=1, integral=True)
-    X = _check_input(X)
+    module = _unwrapped(module)
+    inputs = _Inputs(X, integers=_has_embeddings(module))
     dtype, device = _dtype_and_device(module)
-    steps = compile_steps(module, rule, float(epsilon), bounds)
-    call = _Call(steps, dtype, device, bool(contrast), bool(return_details), bounds)
-
-    n_samples = len(X)
+    call = _Call(
+        None, inputs.names, inputs.integers, dtype, device, bool(contrast), bool(return_details),
+        bounds,
+    )  # fmt: skip
+    n_samples = inputs.n_samples
     with _plain_arithmetic(device):
-        output, _, largest = call.forward(call.to_tensor(X[:1]))
-    n_outputs = output.numel()
+        call.plan = compile_plan(
+            module, rule, float(epsilon), bounds, lambda n: call.signals(_probe(inputs, n))
+        )
+        probe = call.plan.probe or call.run(inputs.take(slice(1)))
+        call.plan.probe = None
+    n_outputs = probe.scores[0].numel()
+    largest = -(-probe.largest // len(probe.scores))
     target = _check_target(target, n_samples, n_outputs)
     if contrast and n_outputs < 2:
         raise ValueError("contrast=True needs a network of at least two outputs, got one.")
@@ -383,19 +506,13 @@ def explain_network(
         batch_size = min(batch_size, -(-n_samples // jobs))
     chunks = np.array_split(np.arange(n_samples), -(-n_samples // int(batch_size)))
 
-    is_tensor = isinstance(X, Tensor)
-    shape = (n_samples, *((n_targets,) if isinstance(target, str) else ()), *X.shape[1:])
-    if is_tensor:
-        own = X.dtype if X.is_floating_point() else dtype
-        out: Any = torch.empty(shape, dtype=own, device=X.device)
-    else:
-        out = np.empty(shape, dtype=X.dtype if X.dtype.kind == "f" else _NUMPY_DTYPES[dtype])
-
+    every = isinstance(target, str)
+    out = [_make_output(array, (n_targets,) if every else (), dtype) for array in inputs.arrays]
     spans = [slice(int(a[0]), int(a[-1]) + 1) for a in chunks]
     tasks = (
         (
             call,
-            X[span],
+            inputs.take(span),
             target[span] if isinstance(target, np.ndarray) else target,
             max(1, (os.cpu_count() or 1) // jobs),
         )
@@ -409,12 +526,50 @@ def explain_network(
         )
     records = []
     with tqdm(total=n_samples, unit="sample", desc="explain", disable=not progress) as bar:
-        for span, (relevance, record) in zip(spans, results, strict=True):
-            relevance = relevance.movedim(0, 1) if isinstance(target, str) else relevance[0]
-            out[span] = relevance.to(out) if is_tensor else relevance.cpu().numpy()
+        for span, (parts, record) in zip(spans, results, strict=True):
+            for array, relevance in zip(out, parts, strict=True):
+                relevance = relevance.movedim(0, 1) if every else relevance[0]
+                is_tensor = isinstance(array, Tensor)
+                array[span] = relevance.to(array) if is_tensor else relevance.cpu().numpy()
             records.append(record)
             bar.update(span.stop - span.start)
-    return (out, _details(steps, records, isinstance(target, str))) if return_details else out
+    relevance = inputs.join(out)
+    return (relevance, _details(call.plan, records, every)) if return_details else relevance
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """Return the network that ``torch.compile`` or ``nn.DataParallel`` wraps."""
+    wrapped: Any = module
+    while isinstance(wrapped, nn.DataParallel) or hasattr(wrapped, "_orig_mod"):
+        wrapped = wrapped.module if isinstance(wrapped, nn.DataParallel) else wrapped._orig_mod
+    return wrapped
+
+
+def _has_embeddings(module: nn.Module) -> bool:
+    return any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in module.modules())
+
+
+def _probe(inputs: _Inputs, n_samples: int) -> list[Any]:
+    """Return few samples for probing a network: the first one, and the same moved a little."""
+    rows = [0] * n_samples
+    samples = inputs.take(rows)
+    if n_samples == 2:
+        return samples
+    return [
+        (s * 0.75 + 0.125 if isinstance(s, Tensor) else (s * 0.75 + 0.125).astype(s.dtype))
+        if (s.is_floating_point() if isinstance(s, Tensor) else s.dtype.kind == "f")
+        else s
+        for s in samples
+    ]
+
+
+def _make_output(array: Any, targets: tuple[int, ...], dtype: torch.dtype) -> Any:
+    """Return an empty array or tensor for the relevance of an input, like the input."""
+    shape = (len(array), *targets, *array.shape[1:])
+    if isinstance(array, Tensor):
+        own = array.dtype if array.is_floating_point() else dtype
+        return torch.empty(shape, dtype=own, device=array.device)
+    return np.empty(shape, array.dtype if array.dtype.kind == "f" else _NUMPY_DTYPES[dtype])
 
 
 def _dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
@@ -431,10 +586,14 @@ def _dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
             f"The network's parameters must be on one device, got {sorted(map(str, devices))}; "
             "move it with .to(device)."
         )
+    if torch.device("meta") in devices:
+        raise ValueError(
+            "The network's parameters are on the device 'meta' and hold no values; load them."
+        )
     return dtypes.pop(), devices.pop()
 
 
-def _details(steps: Sequence[Step], records: Sequence[Any], every_target: bool) -> Bunch:
+def _details(plan: Plan, records: Sequence[Any], every_target: bool) -> Bunch:
     """Join the details of the chunks."""
 
     def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -443,7 +602,7 @@ def _details(steps: Sequence[Step], records: Sequence[Any], every_target: bool) 
 
     score = join([record["score"] for record in records])
     layers = []
-    for position, step in enumerate(steps):
+    for position, step in enumerate(plan.steps):
         parts = [record["layers"][position] for record in records]
         kept = {
             cause: join([k[cause] for _, k in parts])
@@ -454,13 +613,14 @@ def _details(steps: Sequence[Step], records: Sequence[Any], every_target: bool) 
         layers.append(
             Bunch(
                 name=step.name,
-                layer=type(step.layer).__name__,
+                layer=step.label,
                 rule=step.rule,
                 relevance=join([r for r, _ in parts]),
                 **kept,
             )
         )
-    return Bunch(score=score, target=join([record["target"] for record in records]), layers=layers)
+    target = join([record["target"] for record in records])
+    return Bunch(score=score, target=target, head=plan.head, layers=layers)
 
 
 def _check_number(name: str, value: Any, *, minimum: float, integral: bool = False) -> None:
@@ -470,32 +630,35 @@ def _check_number(name: str, value: Any, *, minimum: float, integral: bool = Fal
         raise ValueError(f"{name} must be {what} of at least {minimum:g}, got {value!r}.")
 
 
-def _check_input(X: Any) -> Any:
-    """Return ``X`` as an array or tensor of finite real numbers, with at least one sample."""
+def _check_input(X: Any, label: str = "X", single: bool = True) -> Any:
+    """Return an input as an array or tensor of finite real numbers, with at least one sample."""
     if scipy.sparse.issparse(X):
-        raise TypeError("X is sparse, but relevance is dense; pass X.toarray().")
+        raise TypeError(f"{label} is sparse, but relevance is dense; pass {label}.toarray().")
     if not isinstance(X, Tensor):
         X = np.asarray(X)
     real = not X.is_complex() if isinstance(X, Tensor) else X.dtype.kind in "fiub"
     if not real:
         raise ValueError(
-            f"X must hold real numbers, got dtype {X.dtype}; convert it with X.astype(float)."
+            f"{label} must hold real numbers, got dtype {X.dtype}; convert it with "
+            f"{label}.astype(float)."
         )
-    if X.ndim < 2 or X.shape[0] == 0 or 0 in X.shape:
+    if isinstance(X, Tensor) and X.is_meta:
+        raise ValueError(f"{label} is on the device 'meta' and holds no values.")
+    if X.ndim < (2 if single else 1) or 0 in X.shape:
         raise ValueError(
-            "X must have shape (n_samples, ...) with at least one sample and feature, got "
+            f"{label} must have shape (n_samples, ...) with at least one sample and feature, got "
             f"{tuple(X.shape)}."
         )
-    if not _is_finite(X):
+    if not is_finite(X):
         finite = X.isfinite() if isinstance(X, Tensor) else np.isfinite(X)
         raise ValueError(
-            f"X has {int((~finite).sum())} values that are NaN or infinite; impute or mask them "
-            "before explaining."
+            f"{label} has {int((~finite).sum())} values that are NaN or infinite; impute or mask "
+            "them before explaining."
         )
     return X
 
 
-def _is_finite(values: Any) -> bool:
+def is_finite(values: Any) -> bool:
     """Return whether all values are finite; their sum, if finite, tells so in one pass."""
     if isinstance(values, Tensor):
         return bool(values.sum().isfinite()) or bool(values.isfinite().all())

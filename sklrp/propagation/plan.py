@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,48 +16,249 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from sklrp.composites import Composite, check_rule, with_bounds
 from sklrp.modules import StatePooling
-from sklrp.propagation.step import HANDLERS, Handler, Step, channelwise
-from sklrp.rules import Flat, Rule, ZBox
+from sklrp.propagation.norms import scale_and_shift
+from sklrp.propagation.record import Recorder
+from sklrp.propagation.step import (
+    HEADS,
+    Entry,
+    Record,
+    Step,
+    Tape,
+    channelwise,
+    check_hooks,
+    find_entry,
+    find_head,
+    find_signals,
+    runs_as,
+)
+from sklrp.rules import AlphaBeta, Flat, Rule, Signal, ZBox, ZPlus
 
-_SOFTMAX = (nn.Softmax, nn.LogSoftmax)
+_SEQUENCE = (nn.LSTM, nn.GRU, nn.RNN)
 _AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_WEIGHTED = (*_AFFINE, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORM_OF = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def compile_steps(
-    module: nn.Module, rule: Any, epsilon: float, bounds: tuple[Any, Any] | None = None
-) -> list[Step]:
-    """Return the steps of a network, with their rules, batch normalisation folded in."""
+@dataclass(repr=False)
+class Plan:
+    """A network with the rule of each step resolved.
+
+    Attributes
+    ----------
+    steps : list of Step
+        The steps in execution order.
+    network : nn.Module or None
+        The network if its ``forward`` is to be run, None if it is a chain of the steps' layers.
+    head : str or None
+        The layer at the end that is stepped over, such as a softmax.
+    probe : Tape or None
+        What the network did with two samples, if its ``forward`` is to be run.
+    """
+
+    steps: list[Step]
+    network: nn.Module | None = None
+    head: str | None = None
+    probe: Tape | None = None
+
+    def __repr__(self) -> str:
+        """Return a table of the steps."""
+        rows = [("layer", "type", "rule")]
+        for step in self.steps:
+            notes = (
+                "" if step.rule is None else repr(step.rule),
+                "with its batch normalisation" if step.folded else "",
+                "folded into its neighbour" if step.merged else "",
+            )
+            rows.append((step.name, step.label, "  ".join(filter(None, notes))))
+        if self.head is not None:
+            over = "stepped over: scores are taken before it"
+            heads = [k for k, step in enumerate(self.steps, 1) if find_head(step.layer)]
+            if self.network is not None:
+                rows[heads[-1]] = (*rows[heads[-1]][:2], over)
+            else:
+                rows.append(("", self.head, over))
+        wide = [max(len(row[i]) for row in rows) for i in range(2)]
+        return "\n".join(
+            f"{row[0]:{wide[0]}}  {row[1]:{wide[1]}}  {row[2]}".rstrip() for row in rows
+        )
+
+    def run(self, inputs: Sequence[Signal], args: Any, kwargs: dict[str, Any]) -> Tape:
+        """Run the network on a chunk, in which signals stand for the inputs."""
+        if self.network is not None:
+            recorder = Recorder(self.network, len(inputs[0].x), self.steps)
+            return recorder.run(inputs, args, kwargs)
+        value: Any = inputs[0]
+        records, n_values, largest = [], 1, value.x.numel()
+        sources: tuple[int, ...] = (0,)
+        for step in self.steps:
+            try:
+                value, pull = step.handler(step, value)
+            except (RuntimeError, IndexError) as error:
+                raise ValueError(
+                    f"X with samples of shape {tuple(inputs[0].x.shape[1:])} does not fit layer "
+                    f"{step.name!r} ({step.layer}): {error}"
+                ) from error
+            signals = find_signals(value)
+            outputs = tuple(range(n_values, n_values + len(signals)))
+            records.append(Record(step, pull, sources, outputs, (0,) * len(sources)))
+            sources, n_values = outputs, n_values + len(signals)
+            gates = 8 if step.kind == "recurrent" else 1
+            largest = max(largest, *(gates * signal.x.numel() for signal in signals))
+        if not isinstance(value, Signal) or value.x.dim() not in (1, 2):
+            shape = tuple(value.x.shape) if isinstance(value, Signal) else type(value).__name__
+            raise ValueError(
+                f"The network must return scores of shape (n_samples, n_outputs), got {shape}; "
+                "pool or flatten its output."
+            )
+        scores = value.x.reshape(len(value.x), -1)  # one output may come without its axis
+        return Tape(records, (0,), sources[0], value.x.shape, scores, self.head, largest)
+
+
+def compile_plan(
+    module: nn.Module,
+    rule: Any,
+    epsilon: float,
+    bounds: tuple[Any, Any] | None = None,
+    sample: Callable[[int], tuple[Sequence[Signal], Any, dict[str, Any]]] | None = None,
+    strict: bool = True,
+) -> Plan:
+    """Resolve the rules of a network, batch normalisations folded into their neighbours.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+    rule : str, Rule or Composite
+        The rule.
+    epsilon : float
+        The epsilon of the call.
+    bounds : (low, high) or None, default=None
+        The bounds of the input for z-box rules that have none of their own.
+    sample : callable or None, default=None
+        What gives the inputs, ``args`` and ``kwargs`` of a chunk of n samples, to probe a network
+        that is not a chain of layers.
+    strict : bool, default=True
+        Whether z-box without bounds is an error, not a warning.
+
+    Returns
+    -------
+    Plan
+        The resolved plan.
+    """
     composite = check_rule(rule)
-    leaves = list(_leaves(module, ""))
-    while leaves and isinstance(leaves[-1][1], (*_SOFTMAX, nn.Dropout, nn.Identity)):
-        leaves.pop()  # scores are taken before a softmax
+    leaves, head = list(_leaves(module, "")), None
+    while leaves and isinstance(leaves[-1][1], (*HEADS, nn.Dropout, nn.Identity)) and head is None:
+        head = find_head(leaves.pop()[1])  # scores are taken before a softmax
+    entries = [find_entry(layer) for _, layer in leaves]
+    if all(entry is not None for entry in entries):
+        plan = Plan(_compile_chain(leaves, entries, epsilon), None, head)
+    elif sample is None:
+        raise ValueError(
+            f"{type(module).__name__} is not an nn.Sequential of supported layers: to see what "
+            "its forward does, pass X, a few samples."
+        )
+    else:
+        plan = _compile_recorded(module, epsilon, sample)
+    for step in plan.steps:
+        step.product = composite.product
+    _assign_rules(module, plan.steps, composite, epsilon, bounds, strict)
+    return plan
+
+
+def _compile_chain(
+    leaves: list[tuple[str, nn.Module]], entries: Sequence[Entry | None], epsilon: float
+) -> list[Step]:
+    """Compile nested ``nn.Sequential`` of supported layers."""
     steps: list[Step] = []
-    for position, (name, layer) in enumerate(leaves):
-        handler, kind = _find_handler(name, layer)
+    for (name, layer), entry in zip(leaves, entries, strict=True):
         if is_parametrized(layer):  # reading its weights may update buffers in training mode
             layer = copy.deepcopy(layer).eval()
-        step = Step(name, layer, handler, kind, epsilon=epsilon)
+        step = make_step(name, layer, entry, epsilon)
         previous = steps[-1] if steps else None
-        if isinstance(layer, nn.LSTM):
-            _check_lstm(step, leaves[position + 1 :])
-        elif isinstance(layer, StatePooling):
-            if previous is None or not isinstance(previous.layer, nn.LSTM):
-                raise TypeError(f"StatePooling {name!r} must follow an nn.LSTM directly.")
-            step.n_directions = 1 + previous.layer.bidirectional
-        elif isinstance(layer, _BATCH_NORM):
-            step.weight, step.bias = _batch_norm_affine(step)
-            if previous is not None and _fold_back(previous, step):
-                continue
-        elif isinstance(layer, _AFFINE):
-            step.weight = layer.weight.detach()
-            step.bias = None if layer.bias is None else layer.bias.detach()
-            if previous is not None and _fold_forward(previous, step):
-                steps.pop()
+        before = None if previous is None else previous.layer
+        if isinstance(layer, StatePooling) != isinstance(before, _SEQUENCE):
+            raise TypeError(
+                f"Layer {name!r}, {type(layer).__name__} behind {type(before).__name__}: a "
+                "recurrent layer returns a tuple, and sklrp.modules.StatePooling takes one; in an "
+                "nn.Sequential the one must follow the other directly."
+            )
+        if previous is not None and isinstance(layer, _BATCH_NORM) and _fold_back(previous, step):
+            continue
+        if previous is not None and _fold_forward(previous, step):
+            steps.pop()
         steps.append(step)
-    _assign_rules(module, steps, composite, epsilon, bounds)
+    if steps and isinstance(steps[-1].layer, _SEQUENCE):
+        raise TypeError(
+            f"The network ends with the recurrent layer {steps[-1].name!r}, which returns a "
+            "tuple; let sklrp.modules.StatePooling follow it."
+        )
     return steps
+
+
+def _compile_recorded(
+    module: nn.Module,
+    epsilon: float,
+    sample: Callable[[int], tuple[Sequence[Signal], Any, dict[str, Any]]],
+) -> Plan:
+    """Compile a network by running it on few samples, twice, to tell constants from values."""
+    recorders, tapes = [], []
+    for n_samples in (2, 3):
+        make = partial(make_step, epsilon=epsilon)
+        recorder = Recorder(module, n_samples, make_step=make)
+        tapes.append(recorder.run(*sample(n_samples)))
+        recorders.append(recorder)
+    ways = [[(r.step.name, r.step.handler) for r in tape.records] for tape in tapes]
+    names = [[name for name, _ in recorder.constants] for recorder in recorders]
+    if ways[0] != ways[1] or names[0] != names[1]:
+        raise TypeError(str(recorders[0].other_way()))
+    for (name, one), (_, other) in zip(*(r.constants for r in recorders), strict=True):
+        if not _same(one, other):
+            raise TypeError(
+                f"A tensor that enters {name!r} changes with the network's input, but was "
+                "computed from it by something other than torch functions (NumPy, scripted or "
+                "custom code), which relevance cannot follow."
+            )
+    steps = [record.step for record in tapes[0].records]
+    _fold_recorded(tapes[0].records)
+    return Plan(steps, module, tapes[0].head, tapes[0])
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Return whether a constant is the same with two samples as with three."""
+    if one.dim() != other.dim():
+        return False
+    for axis, (n, m) in enumerate(zip(one.shape, other.shape, strict=True)):
+        if n != m:  # what is made for each sample, such as an initial state
+            one, other = one.narrow(axis, 0, 1), other.narrow(axis, 0, 1)
+    return torch.equal(one, other)
+
+
+def _fold_recorded(records: Sequence[Record]) -> None:
+    """Fold batch normalisations into the affine steps that feed them alone, or they feed alone."""
+    makers = {index: record for record in records for index in record.outputs}
+    users = Counter(index for record in records for index in record.inputs)
+    for record in records:
+        before = makers.get(record.inputs[0]) if record.inputs else None
+        if before is None or users[record.inputs[0]] > 1 or len(before.outputs) > 1:
+            continue
+        one, other = before.step, record.step
+        if isinstance(other.layer, _BATCH_NORM) and not one.merged:
+            other.merged = _fold_back(one, other)
+        elif isinstance(one.layer, _BATCH_NORM) and not one.merged:
+            one.merged = _fold_forward(one, other)
+
+
+def make_step(name: str, layer: Any, entry: Entry | None, epsilon: float) -> Step:
+    """Return the step of a layer or a function, without its rule."""
+    assert entry is not None
+    step = Step(name, layer, entry.handler, entry.kind, epsilon=epsilon)
+    if isinstance(layer, _BATCH_NORM):
+        step.weight, step.bias = _batch_norm_affine(step)
+    elif isinstance(layer, _WEIGHTED):
+        step.weight = layer.weight.detach()
+        step.bias = None if layer.bias is None else layer.bias.detach()
+    return step
 
 
 def _assign_rules(
@@ -63,8 +267,9 @@ def _assign_rules(
     composite: Composite,
     epsilon: float,
     bounds: tuple[Any, Any] | None,
+    strict: bool,
 ) -> None:
-    """Give each step with weights its rule and its epsilon."""
+    """Give each step with weights its rule and its epsilon, and warn of degenerate choices."""
     weighted = [step for step in steps if step.kind is not None]
     if not weighted:
         raise TypeError(
@@ -79,19 +284,36 @@ def _assign_rules(
         step.rule, step.epsilon = rule, rule.resolve_epsilon(epsilon)
         known = bounds is not None or _has_bounds(weighted[0].rule)
         if isinstance(rule, ZBox) and not known and not _has_bounds(rule):
-            raise ValueError(
+            problem = (
                 f"The z-box rule on layer {step.name!r} needs the bounds of the input; pass "
                 "ZBox(low=..., high=...), or explain a classifier of this package, which "
                 "remembers them."
             )
+            if strict:
+                raise ValueError(problem)
+            _warn(problem)
     if isinstance(resolved[0], Flat) and weighted[0].kind == "dense":
-        warnings.warn(
+        _warn(
             f"The flat rule on the dense first layer {weighted[0].name!r} gives every input the "
             "same relevance, whatever the network learned; use 'epsilon', 'w_square' or 'z_box' "
-            "there.",
-            UserWarning,
-            stacklevel=5,
+            "there."
         )
+    last = weighted[-1].weight
+    one_output = last is not None and len(last) == 1
+    if not strict and one_output and all(map(_is_z_plus, resolved)):
+        _warn(
+            "The z-plus rule on every layer of a network with one output looks at what speaks for "
+            "a large output alone, whatever the output's sign: on regression it hides what speaks "
+            "against it; use 'epsilon' on the dense layers."
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=6)
+
+
+def _is_z_plus(rule: Rule) -> bool:
+    return isinstance(rule, ZPlus) or (isinstance(rule, AlphaBeta) and rule.beta == 0)
 
 
 def _has_bounds(rule: Rule) -> bool:
@@ -100,67 +322,13 @@ def _has_bounds(rule: Rule) -> bool:
 
 def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     """Yield the layers of nested ``nn.Sequential`` in execution order."""
-    everywhere = nn.modules.module
-    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
-        raise TypeError(
-            "There are forward hooks on all modules, which relevance would not see; remove them "
-            "before explaining."
-        )
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise TypeError(
-            f"Layer {path or 'the network itself'} ({type(module).__name__}) has forward hooks, "
-            "which relevance would not see; remove them before explaining, those of pruning or "
-            "old-style weight normalisation by torch's prune.remove and remove_weight_norm."
-        )
-    if isinstance(module, nn.Sequential) and _runs_as(module, nn.Sequential):
+    check_hooks(module, path)
+    if isinstance(module, nn.Sequential) and runs_as(module, nn.Sequential):
         for name, child in module._modules.items():
             if child is not None:
                 yield from _leaves(child, f"{path}.{name}" if path else name)
     else:
         yield path, module
-
-
-def _find_handler(path: str, layer: nn.Module) -> tuple[Handler, str | None]:
-    """Return the handler and the kind of a layer, or refuse it by name."""
-    for layer_type in type(layer).__mro__:
-        if layer_type in HANDLERS and _runs_as(layer, layer_type):
-            return HANDLERS[layer_type]
-    where = f"layer {path!r}" if path else "the network"
-    why = ""
-    if isinstance(layer, _SOFTMAX):
-        why = " A softmax is stepped over only at the end of the network."
-    elif list(layer.children()):
-        why = " Its own forward() is not traced: write it as an nn.Sequential of supported layers."
-    supported = ", ".join(sorted(t.__name__ for t in HANDLERS))
-    raise TypeError(
-        f"Relevance through {where} of type {type(layer).__name__} is not supported.{why} "
-        f"Supported are nn.Sequential of: {supported}. Register a handler for another type with "
-        "sklrp.propagation.register."
-    )
-
-
-def _runs_as(layer: nn.Module, layer_type: type[nn.Module]) -> bool:
-    """Return whether a layer computes what ``layer_type`` does: nothing of it is overridden."""
-    return all(
-        name not in vars(layer)
-        and getattr(type(layer), name, None) is getattr(layer_type, name, None)
-        for name in ("__call__", "forward", "_conv_forward")
-    )
-
-
-def _check_lstm(step: Step, following: list[tuple[str, nn.Module]]) -> None:
-    layer: Any = step.layer
-    problems = [
-        (layer.proj_size > 0, "has a projection; set proj_size=0"),
-        (not layer.batch_first, "has the time axis first; set batch_first=True"),
-        (
-            not following or not isinstance(following[0][1], StatePooling),
-            "returns a tuple; let sklrp.modules.StatePooling follow it directly",
-        ),
-    ]
-    for bad, what in problems:
-        if bad:
-            raise TypeError(f"Relevance through LSTM {step.name!r} is not supported: it {what}.")
 
 
 def _batch_norm_affine(step: Step) -> tuple[Tensor, Tensor]:
@@ -172,21 +340,20 @@ def _batch_norm_affine(step: Step) -> tuple[Tensor, Tensor]:
             "no running statistics, so a sample's output depends on its batch; set "
             "track_running_stats=True."
         )
-    scale = torch.rsqrt(layer.running_var + layer.eps)
-    if layer.weight is not None:
-        scale = scale * layer.weight.detach()
-    shift = -layer.running_mean * scale
-    if layer.bias is not None:
-        shift = shift + layer.bias.detach()
-    return scale, shift
+    return scale_and_shift(layer)
 
 
 def _fold_back(affine: Step, norm: Step) -> bool:
     """Fold a batch normalisation into the affine step before it, on copies."""
     if not _share_channels(affine, norm, axis=0):
         return False
-    scale = norm.weight.reshape(-1, *(1,) * (affine.weight.dim() - 1))
-    affine.weight = affine.weight * scale
+    behind = (1,) * (affine.weight.dim() - 2)
+    if isinstance(affine.layer, _AFFINE):
+        affine.weight = affine.weight * norm.weight.reshape(-1, 1, *behind)
+    else:  # transposed: inputs first, those of all groups, then the outputs of one group
+        groups = affine.layer.groups
+        scale = norm.weight.reshape(groups, 1, -1, *behind)
+        affine.weight = (affine.weight.unflatten(0, (groups, -1)) * scale).flatten(0, 1)
     affine.bias = norm.bias if affine.bias is None else affine.bias * norm.weight + norm.bias
     affine.folded = True
     return True
@@ -195,6 +362,8 @@ def _fold_back(affine: Step, norm: Step) -> bool:
 def _fold_forward(norm: Step, affine: Step) -> bool:
     """Fold a batch normalisation into the affine step after it, unless padding is between."""
     layer: Any = affine.layer
+    if not isinstance(layer, _AFFINE):
+        return False
     padding = getattr(layer, "padding", "valid")
     unpadded = padding == "valid" or (not isinstance(padding, str) and not any(padding))
     if (
@@ -213,9 +382,12 @@ def _fold_forward(norm: Step, affine: Step) -> bool:
 
 def _share_channels(affine: Step, norm: Step, axis: int) -> bool:
     """Return whether the channels of a batch normalisation are those of an affine step."""
+    layer: Any = affine.layer
+    if not isinstance(layer, _WEIGHTED) or not isinstance(norm.layer, _BATCH_NORM):
+        return False
+    is_affine = isinstance(layer, _AFFINE)
+    n_channels = affine.weight.shape[axis] if is_affine else layer.out_channels
     return (
-        isinstance(affine.layer, _AFFINE)
-        and isinstance(norm.layer, _BATCH_NORM)
-        and isinstance(norm.layer, _NORM_OF[affine.weight.dim()])
-        and affine.weight.shape[axis] == norm.weight.shape[0]
+        isinstance(norm.layer, _NORM_OF[affine.weight.dim()])
+        and n_channels == norm.weight.shape[0]
     )

@@ -16,8 +16,8 @@ from sklrp.rules import Signal, ZBox
 
 CAUSES = ("bias", "epsilon", "padding", "initial_state", "dropped")
 
-Pull = Callable[[Tensor, "Kept | None"], Tensor]
-Handler = Callable[["Step", Signal], tuple[Signal, Pull]]
+Pull = Callable[[Any, "Kept | None"], Any]
+Handler = Callable[..., tuple[Any, Pull]]
 
 
 @dataclass
@@ -28,8 +28,8 @@ class Step:
     ----------
     name : str
         The path of the layer in the network.
-    layer : nn.Module
-        The layer; a handler reads it and leaves it as it is.
+    layer : nn.Module or callable
+        The layer, which a handler reads and leaves as it is, or the torch function.
     handler : callable
         The function registered for the type of the layer.
     kind : str or None, default=None
@@ -40,10 +40,15 @@ class Step:
         The stabiliser: the rule's own or the call's.
     weight, bias : Tensor or None, default=None
         The weights of an affine layer, with an adjacent batch normalisation folded in.
-    n_directions : int, default=1
-        For the pooling of states: the directions of the recurrent layer before it.
+    product : {"all", "prop", "abs", "half"}, default="all"
+        How a product of a gate and a signal shares its relevance; see
+        :class:`~sklrp.Composite`.
+    axes : tuple of int, default=(0,)
+        Where the network has the samples in the outputs of the step.
     folded : bool, default=False
         Whether a batch normalisation is folded into ``weight`` and ``bias``.
+    merged : bool, default=False
+        Whether this is a batch normalisation that is folded into its neighbour.
     first : bool, default=False
         Whether this is the first layer with weights in execution order.
     maps : dict
@@ -51,17 +56,26 @@ class Step:
     """
 
     name: str
-    layer: nn.Module
+    layer: Any
     handler: Handler
     kind: str | None = None
     rule: Any = None
     epsilon: float = 0.0
     weight: Any = None
     bias: Any = None
-    n_directions: int = 1
+    product: str = "all"
+    axes: tuple[int, ...] = (0,)
     folded: bool = False
+    merged: bool = False
     first: bool = False
     maps: dict[Any, Tensor] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The type of the layer, or the name of the torch function."""
+        if isinstance(self.layer, nn.Module):
+            return type(self.layer).__name__
+        return self.name.rpartition(".")[2]
 
     def map_weight(self, key: Any, function: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
         """Return ``function(weight)``, computed once per call of :func:`explain`."""
@@ -70,40 +84,232 @@ class Step:
         return self.maps[key]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the computed weights out of what is sent to another process."""
-        return {**self.__dict__, "maps": {}}
+        """Leave out what another process computes itself, and functions, which do not pickle."""
+        layer = self.layer if isinstance(self.layer, nn.Module) else None
+        return {**self.__dict__, "maps": {}, "layer": layer}
 
 
 class Kept(dict[str, Tensor]):
-    """Relevance that a layer did not pass on: cause mapped to ``(n_targets, n_samples)``."""
-
-    def add(self, cause: str, relevance: Tensor) -> None:
-        """Add ``relevance``, summed over everything but targets and samples, to ``cause``."""
-        amount = relevance.flatten(2).sum(2) if relevance.dim() > 2 else relevance
-        self[cause] = self[cause] + amount if cause in self else amount
-
-
-HANDLERS: dict[type[nn.Module], tuple[Handler, str | None]] = {}
-
-
-def register(
-    *layer_types: type[nn.Module], kind: str | None = None
-) -> Callable[[Handler], Handler]:
-    """Register the decorated function as the handler of layer types.
-
-    A handler takes the :class:`Step` and the :class:`~sklrp.rules.Signal` that enters the layer,
-    and returns the signal that leaves it and a function ``pull(relevance, kept)``. That function
-    takes the relevance of the layer's output, ``(n_targets, *output.shape)``, returns the
-    relevance of its input, ``(n_targets, *input.shape)``, and, unless ``kept`` is None, adds what
-    it does not pass on to it, by cause.
+    """Relevance that a layer did not pass on: cause mapped to ``(n_targets, n_samples)``.
 
     Parameters
     ----------
-    *layer_types : type
-        Subclasses of ``nn.Module``. A subclass of them is handled too, unless it overrides
-        ``forward``.
+    n_samples : int
+        The number of samples.
+    axis : int, default=0
+        The axis of the samples in what is added, the targets' axis before it not counted.
+    """
+
+    def __init__(self, n_samples: int, axis: int = 0) -> None:
+        self.n_samples = n_samples
+        self.axis = axis
+
+    def add(self, cause: str, relevance: Tensor) -> None:
+        """Add ``relevance``, summed over everything but targets and samples, to ``cause``."""
+        amount = total(relevance, self.n_samples, self.axis)
+        self[cause] = self[cause] + amount if cause in self else amount
+
+
+def total(relevance: Tensor, n_samples: int, axis: int = 0) -> Tensor:
+    """Return the relevance of each sample, ``(n_targets, n_samples)``.
+
+    The axis of the samples may be longer, with the parts of a sample side by side.
+    """
+    first = relevance.movedim(axis + 1, 1) if axis else relevance
+    return first.reshape(len(relevance), n_samples, -1).sum(2)
+
+
+class Record(NamedTuple):
+    """A step as it was run on one chunk: between which values, and how relevance is pulled."""
+
+    step: Step
+    pull: Pull
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    input_axes: tuple[int, ...] = (0,)
+    kept_axis: int = 0
+
+
+class Tape(NamedTuple):
+    """A network as it was run on one chunk; values are numbered as they came about."""
+
+    records: list[Record]
+    inputs: tuple[int, ...]
+    output: int
+    shape: torch.Size  # of the network's output
+    scores: Tensor  # the output as (n_samples, n_outputs)
+    head: str | None = None
+    largest: int = 0
+
+    def pull(
+        self, relevance: Tensor, details: bool
+    ) -> tuple[list[Tensor | None], list[tuple[Tensor, Kept] | None]]:
+        """Pull relevance from the scores back to the inputs.
+
+        Parameters
+        ----------
+        relevance : Tensor of shape (n_targets, n_samples, n_outputs)
+            The relevance of the scores.
+        details : bool
+            Whether to tell where relevance went.
+
+        Returns
+        -------
+        relevance : list of Tensor or None
+            The relevance of each input, None for one that the scores do not depend on.
+        layers : list of (Tensor, Kept) or None
+            For each record the relevance of its inputs, (n_targets, n_samples), and what it kept;
+            None for one that the relevance does not reach. Empty without details.
+        """
+        n_samples = len(self.scores)
+        waiting = {self.output: relevance.reshape(len(relevance), *self.shape)}
+        layers: list[tuple[Tensor, Kept] | None] = []
+        for record in reversed(self.records):
+            arrived = [waiting.pop(index, None) for index in record.outputs]
+            if all(r is None for r in arrived):
+                layers.append(None)
+                continue
+            kept = Kept(n_samples, record.kept_axis) if details else None
+            passed = record.pull(arrived[0] if len(arrived) == 1 else tuple(arrived), kept)
+            passed = passed if isinstance(passed, tuple) else (passed,)
+            for index, r in zip(record.inputs, passed, strict=True):
+                if r is not None and index < 0:
+                    raise TypeError(
+                        f"Relevance reaches {record.step.name!r} from integers that were computed "
+                        "from the input in a way that it cannot follow; pass them as an input."
+                    )
+                if r is not None:
+                    waiting[index] = waiting[index] + r if index in waiting else r
+            if kept is not None:
+                amounts = (
+                    total(r, n_samples, axis)
+                    for r, axis in zip(passed, record.input_axes, strict=True)
+                    if r is not None
+                )
+                layers.append((sum(amounts, relevance.new_zeros(len(relevance), n_samples)), kept))
+        return [waiting.get(index) for index in self.inputs], layers[::-1] if details else []
+
+
+def supported() -> list[str]:
+    """Return what relevance passes through: layer types, and names of torch functions.
+
+    A torch function that does what a layer does (``F.conv2d``) is supported where the layer is.
+
+    Returns
+    -------
+    list of str
+        The names, layer types first.
+
+    Examples
+    --------
+    >>> from sklrp.propagation import supported
+    >>> "Conv2d" in supported(), "cat" in supported()
+    (True, True)
+    """
+    keys = [key for key, entry in HANDLERS.items() if entry.handler not in REFUSING]
+    types = sorted(key.__name__ for key in keys if isinstance(key, type))
+    return types + sorted(key for key in keys if isinstance(key, str))
+
+
+# What is stepped over at the end of a network: scores are taken before it.
+HEADS: dict[type[nn.Module], str] = {
+    nn.Softmax: "softmax",
+    nn.LogSoftmax: "log_softmax",
+    nn.Sigmoid: "sigmoid",
+    nn.LogSigmoid: "logsigmoid",
+}
+
+
+def find_head(layer: Any) -> str | None:
+    """Return the name of a layer that is stepped over at the end, None for another."""
+    return next((name for kind, name in HEADS.items() if isinstance(layer, kind)), None)
+
+
+def find_entry(layer: nn.Module) -> Entry | None:
+    """Return what is registered for a layer, None if nothing is that it runs as."""
+    for layer_type in type(layer).__mro__:
+        if layer_type in HANDLERS and runs_as(layer, layer_type):
+            return HANDLERS[layer_type]
+    return None
+
+
+def runs_as(layer: nn.Module, layer_type: type[nn.Module]) -> bool:
+    """Return whether a layer computes what ``layer_type`` does: nothing of it is overridden."""
+    return all(
+        name not in vars(layer)
+        and getattr(type(layer), name, None) is getattr(layer_type, name, None)
+        for name in ("__call__", "forward", "_conv_forward")
+    )
+
+
+def check_hooks(module: nn.Module, path: str) -> None:
+    """Refuse a module with forward hooks."""
+    everywhere = nn.modules.module
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        raise TypeError(
+            "There are forward hooks on all modules, which relevance would not see; remove them "
+            "before explaining."
+        )
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise TypeError(
+            f"Layer {path or 'the network itself'} ({type(module).__name__}) has forward hooks, "
+            "which relevance would not see; remove them before explaining, those of pruning or "
+            "old-style weight normalisation by torch's prune.remove and remove_weight_norm."
+        )
+
+
+def find_signals(value: Any) -> list[Signal]:
+    """Return the signals in nested tuples, lists and dicts, in order."""
+    if isinstance(value, Signal):
+        return [value]
+    if isinstance(value, tuple | list):
+        return [signal for v in value for signal in find_signals(v)]
+    if isinstance(value, dict):
+        return [signal for v in value.values() for signal in find_signals(v)]
+    return []
+
+
+class Entry(NamedTuple):
+    """What is registered: a handler, and how the engine is to call it."""
+
+    handler: Handler
+    kind: str | None = None
+    any_axis: bool = False
+
+
+HANDLERS: dict[Any, Entry] = {}
+PASSING: set[Handler] = set()  # handlers that change at most the shape
+REFUSING: set[Handler] = set()  # handlers that refuse a layer by name
+
+
+def register(
+    *operations: Any, kind: str | None = None, any_axis: bool = False
+) -> Callable[[Handler], Handler]:
+    """Register the decorated function as the handler of layer types or torch functions.
+
+    A handler of a layer type takes the :class:`Step` and the arguments of the layer's ``forward``,
+    in which a :class:`~sklrp.rules.Signal` stands for each tensor that depends on the network's
+    input. It returns what ``forward`` returns, with signals in place of tensors, and a function
+    ``pull(relevance, kept)``. That function takes the relevance of the output, ``(n_targets,
+    *output.shape)``, or a tuple of them if there are several outputs, None for one that got no
+    relevance; it returns the relevance of the input, ``(n_targets, *input.shape)``, or a tuple, in
+    the order of the signals, None for one that gets none; and, unless ``kept`` is None, it adds
+    what it does not pass on to ``kept``, by cause. The samples are on the first axis.
+
+    A handler of a torch function does the same with the function's arguments. The name of the
+    function counts: a handler of ``torch.relu`` also serves ``Tensor.relu`` and ``F.relu``, and
+    what is written in place (``relu_``).
+
+    Parameters
+    ----------
+    *operations : type, callable or str
+        Subclasses of ``nn.Module``; a subclass of them is handled too, unless it overrides
+        ``forward``. Or torch functions, or their names.
     kind : {"conv", "dense", "recurrent"} or None, default=None
         What the layer is to a composite, if it has weights and takes a rule.
+    any_axis : bool, default=False
+        Whether the layer does the same to a tensor whose samples are not on the first axis: it
+        acts on single values, or on the last axis alone.
 
     Returns
     -------
@@ -123,8 +329,9 @@ def register(
     """
 
     def decorate(handler: Handler) -> Handler:
-        for layer_type in layer_types:
-            HANDLERS[layer_type] = (handler, kind)
+        for operation in operations:
+            known = isinstance(operation, str | type)
+            HANDLERS[operation if known else operation.__name__] = Entry(handler, kind, any_axis)
         return handler
 
     return decorate
@@ -269,6 +476,22 @@ def contribute(
     return pull
 
 
+def share_product(step: Step, gate: Tensor, signal: Tensor) -> Tensor | float:
+    """Return the share of a gate in the relevance of its product with a signal.
+
+    References
+    ----------
+    Arras et al. 2019, section 3: LRP-all, LRP-prop, LRP-abs and LRP-half.
+    """
+    if step.product == "all":
+        return 0.0
+    if step.product == "half":
+        return 0.5
+    if step.product == "abs":
+        gate, signal = gate.abs(), signal.abs()
+    return divide(gate, stabilize(gate + signal, step.epsilon), step.epsilon)
+
+
 def stabilize(z: Tensor, epsilon: float) -> Tensor:
     """Return ``z + epsilon * sign(z)``, with sign(0) = +1."""
     return z.sign().add_(0.5).sign_().mul_(epsilon).add_(z) if epsilon else z
@@ -284,19 +507,21 @@ def divide(relevance: Tensor, stable: Tensor, epsilon: float) -> Tensor:
 
 def channelwise(bias: Tensor, n_spatial: int) -> Tensor:
     """Return a value per channel in a shape that broadcasts over ``n_spatial`` axes behind."""
-    return bias.reshape(-1, *(1,) * n_spatial)
+    return bias.reshape(-1, *(1,) * n_spatial) if n_spatial else bias
 
 
 def bounded(step: Step, signal: Signal) -> Signal:
     """Return the signal with the bounds of the step's z-box rule."""
     if not isinstance(step.rule, ZBox) or (step.first and signal.low is not None):
         return signal
-    low, high = step.rule.low, step.rule.high
-    return replace(
-        signal,
-        low=signal.low if low is None else bound(low, signal.x),
-        high=signal.high if high is None else bound(high, signal.x),
-    )
+    low = signal.low if step.rule.low is None else bound(step.rule.low, signal.x)
+    high = signal.high if step.rule.high is None else bound(step.rule.high, signal.x)
+    if low is None or high is None:
+        raise ValueError(
+            f"The z-box rule on layer {step.name!r} needs bounds, and none follow from those of "
+            "the network's input; pass ZBox(low=..., high=...) there."
+        )
+    return replace(signal, low=low, high=high)
 
 
 def interval(operand: Operand, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
