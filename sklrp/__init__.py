@@ -1,6 +1,6 @@
 """Layer-wise relevance propagation (LRP) through scikit-learn's API."""
 
-from sklrp import datasets
+from sklrp import datasets, metrics
 from sklrp.classifiers import CNNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.composites import Composite, available_rules, check_rule
 from sklrp.propagation import explain, plan
@@ -29,5 +29,6 @@ __all__ = [
     "check_rule",
     "datasets",
     "explain",
+    "metrics",
     "plan",
 ]

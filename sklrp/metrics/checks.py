@@ -1,0 +1,140 @@
+"""Checks that the metrics share: maps, masks, groups of features, labels, random numbers."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def check_maps(relevance: ArrayLike, name: str = "relevance") -> NDArray[np.float64]:
+    """Return maps as an array of finite floats, one map per entry of the first axis."""
+    maps = np.asarray(relevance)
+    if maps.ndim < 2 or maps.size == 0:
+        raise ValueError(
+            f"{name} must be an array of shape (n_samples, ...) with at least one value per "
+            f"sample, got the shape {maps.shape}; of a single map, pass {name}[np.newaxis]."
+        )
+    maps = maps.astype(np.float64, copy=False)
+    n_bad = np.count_nonzero(~np.isfinite(maps).reshape(len(maps), -1).all(axis=1))
+    if n_bad:
+        raise ValueError(
+            f"{name} has NaN or infinite values in {n_bad} of {len(maps)} maps: a finite input "
+            "and a finite network have finite relevance, so look at what produced them."
+        )
+    return maps
+
+
+def check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return a mask of maps of `shape` as rows of features, one row or one per sample."""
+    found = np.asarray(mask)
+    if found.dtype != bool:
+        if not np.isin(found, (0, 1)).all():
+            raise ValueError(
+                "mask must hold booleans, or 0 and 1, got other values of dtype "
+                f"{found.dtype}: pass a comparison such as mask > 0.5."
+            )
+        found = found.astype(bool)
+    per_sample = len(found) == shape[0] if found.ndim else False
+    if _same_layout(found.shape, shape[1:]):
+        found = found.reshape(1, -1)
+    elif per_sample and _same_layout(found.shape[1:], shape[1:]):
+        found = found.reshape(len(found), -1)
+    else:
+        raise ValueError(
+            f"mask has the shape {found.shape}, but must have that of one map, {shape[1:]}, or of "
+            f"all of them, {tuple(shape)}."
+        )
+    empty = np.flatnonzero(~found.any(axis=1))
+    if empty.size:
+        where = "" if len(found) == 1 else f" for the samples {empty[:5].tolist()}"
+        raise ValueError(
+            f"mask is empty{where}: no feature is marked, so that no relevance can lie on it. "
+            "Mark at least one, or leave such samples out."
+        )
+    return found
+
+
+def _same_layout(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Tell whether two shapes agree but for axes of length 1, or one of them is flat."""
+    if math.prod(one) != math.prod(other) or not one:
+        return False
+    long_axes = [tuple(n for n in shape if n != 1) for shape in (one, other)]
+    return long_axes[0] == long_axes[1] or min(map(len, long_axes)) == 1
+
+
+def find_groups(
+    groups: int | ArrayLike | None, sample_shape: tuple[int, ...]
+) -> tuple[NDArray[np.intp], int]:
+    """Return the number of the group of each feature, flat, and how many groups there are."""
+    n_features = math.prod(sample_shape)
+    if groups is None:
+        return np.arange(n_features), n_features
+    if isinstance(groups, Integral) and not isinstance(groups, bool):
+        if groups < 1:
+            raise ValueError(
+                f"groups={groups!r} must be at least 1, the edge of a patch in pixels."
+            )
+        edge = int(groups)
+        rows, columns = (1, *sample_shape)[-2:]
+        patch_row, patch_column = np.arange(rows) // edge, np.arange(columns) // edge
+        patches = patch_row[:, None] * (patch_column[-1] + 1) + patch_column
+        codes = np.broadcast_to(patches.ravel(), (n_features // patches.size, patches.size))
+        return codes.ravel(), int(patches.max()) + 1
+    labels = np.asarray(groups)
+    if labels.shape != sample_shape and labels.shape != (n_features,):
+        raise ValueError(
+            f"groups must be None, the edge of square patches or an array of labels of a sample's "
+            f"shape {sample_shape}, got {type(groups).__name__} of shape {labels.shape}."
+        )
+    names, codes = np.unique(labels, return_inverse=True)
+    return codes.reshape(-1), len(names)
+
+
+def encode_labels(name: str, target: Any, classes: NDArray, n_samples: int) -> NDArray[np.intp]:
+    """Return the positions of one label, or of one per sample, among the classes."""
+    labels = np.asarray(target)
+    if labels.shape not in ((), (n_samples,)):
+        raise ValueError(
+            f"{name} must be None, one label or {n_samples} labels, one per sample, got an array "
+            f"of shape {labels.shape}."
+        )
+    position = {label: k for k, label in enumerate(classes.tolist())}
+    unknown = sorted({repr(v) for v in labels.ravel().tolist() if v not in position})
+    if unknown:
+        raise ValueError(
+            f"{name} has the unknown labels {', '.join(unknown)}; known are {classes.tolist()}."
+        )
+    codes = np.array([position[v] for v in labels.ravel().tolist()], dtype=np.intp)
+    return np.broadcast_to(codes, n_samples)
+
+
+def make_rng(random_state: int | np.random.RandomState | None) -> np.random.Generator:
+    """Return a generator of its own, so that NumPy's global one is left as it is."""
+    if isinstance(random_state, np.random.RandomState):
+        return np.random.default_rng(random_state.randint(2**31 - 1))
+    return np.random.default_rng(random_state)
+
+
+def as_samples(X: Any) -> NDArray:
+    """Return samples as an array, in their own floating dtype or else in float64."""
+    samples = np.asarray(X)
+    if samples.ndim < 2 or samples.size == 0:
+        raise ValueError(
+            "X must be an array of shape (n_samples, ...) with at least one value per sample, got "
+            f"the shape {samples.shape}; of a single sample, pass X[np.newaxis]."
+        )
+    return samples if samples.dtype.kind == "f" else samples.astype(np.float64)
+
+
+def like(X: Any, samples: NDArray) -> Any:
+    """Return new samples in the form of X: with its column names, if it is a DataFrame."""
+    return type(X)(samples, columns=X.columns) if hasattr(X, "iloc") else samples
+
+
+def choose_batch_size(n_features: int) -> int:
+    """Return how many samples make a batch: a quarter of a million values, or 128 samples."""
+    return max(2**18 // n_features, min(128, 2**24 // n_features), 1)

@@ -1,0 +1,424 @@
+"""Metrics that explain again: other inputs, other parameters, other classes."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
+from torch import nn
+
+from sklrp.metrics.checks import (
+    as_samples,
+    check_maps,
+    choose_batch_size,
+    encode_labels,
+    like,
+    make_rng,
+)
+from sklrp.metrics.similarity import SIMILARITIES, Similarity, compare_maps
+
+_COMPARISON: dict[str, list[Any] | str] = {
+    "X": "no_validation",
+    "target": "no_validation",
+    "similarity": [StrOptions(set(SIMILARITIES)), callable],
+    "absolute": ["boolean"],
+    "random_state": ["random_state"],
+}
+
+
+@validate_params(
+    {
+        "estimator": [HasMethods("explain"), callable],
+        "X": "no_validation",
+        "target": "no_validation",
+        "radius": [Interval(Real, 0, None, closed="neither")],
+        "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "relative": ["boolean"],
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def max_sensitivity(
+    estimator: Any,
+    X: ArrayLike,
+    *,
+    target: Any = None,
+    radius: float = 0.1,
+    n_draws: int = 10,
+    relative: bool = True,
+    random_state: int | np.random.RandomState | None = None,
+    **explain_params: Any,
+) -> NDArray[np.float64]:
+    r"""Return how far a map can move when its sample is moved a little.
+
+    .. math:: \max_{\|\delta\|_\infty \le r} \|R(x + \delta) - R(x)\|_2 \; / \; \|R(x)\|_2
+
+    Lower is better: maps of nearly equal samples should be nearly equal. A map that never changes
+    has the best value and explains nothing. The maximum is that of random draws, uniform in the
+    cube, and grows with their number. The class explained is that of the unmoved sample.
+
+    Parameters
+    ----------
+    estimator : estimator or callable
+        A fitted classifier with ``explain`` and ``predict``, or a function that returns the maps
+        of samples; it is called with ``target``, if given, and the explain parameters.
+    X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
+        The samples.
+    target : None, label or array-like of shape (n_samples,), default=None
+        The class explained: None the predicted class of each sample.
+    radius : float, default=0.1
+        The largest change of a feature, in units of X.
+    n_draws : int, default=10
+        Number of moved copies of each sample.
+    relative : bool, default=True
+        Whether to divide by the norm of the map of the unmoved sample; the paper does not.
+    random_state : int, RandomState instance or None, default=None
+        Determines the draws.
+    **explain_params : dict
+        Parameters of ``explain``, such as ``rule``.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        The largest distance, in ``[0, inf)``; without unit or, with ``relative=False``, in units
+        of the explained score. Where the map of the sample is zero, the relative distance is 0 if
+        all others are zero too, else inf.
+
+    Raises
+    ------
+    ValueError
+        If a map is not finite or a parameter is invalid.
+
+    References
+    ----------
+    C.-K. Yeh et al., "On the (in)fidelity and sensitivity of explanations", NeurIPS 2019: maximum
+    sensitivity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklrp.metrics import max_sensitivity
+    >>> X = np.array([[3.0, 4.0], [0.0, 0.0]])
+    >>> print(max_sensitivity(lambda X: np.ones_like(X), X, random_state=0))
+    [0. 0.]
+    """
+    samples = as_samples(X)
+    rng = make_rng(random_state)
+    explain, target = _fix_target(estimator, X, target)
+    maps = _explain(explain, X, target, explain_params)
+    maps = maps.reshape(len(maps), -1)
+    largest = np.zeros(len(samples))
+    n_rows = max(1, choose_batch_size(samples[0].size) // n_draws)
+    for first in range(0, len(samples), n_rows):
+        rows = slice(first, first + n_rows)
+        block = samples[rows]
+        noise = rng.uniform(-radius, radius, size=(len(block), n_draws, *samples.shape[1:]))
+        moved = (block[:, None] + noise).astype(samples.dtype, copy=False)
+        moved = like(X, moved.reshape(-1, *samples.shape[1:]))
+        targets = None if target is None else np.repeat(target[rows], n_draws)
+        others = _explain(explain, moved, targets, explain_params)
+        others = others.reshape(len(block), n_draws, -1)
+        distance = np.linalg.norm(others - maps[rows, None], axis=2)
+        largest[rows] = distance.max(axis=1)
+    if not relative:
+        return largest
+    size = np.linalg.norm(maps, axis=1)
+    return np.divide(largest, size, out=np.where(largest == 0, 0.0, np.inf), where=size > 0)
+
+
+@validate_params(
+    {
+        **_COMPARISON,
+        "estimator": [HasMethods("explain")],
+        "other": "no_validation",
+    },
+    prefer_skip_nested_validation=True,
+)
+def class_sensitivity(
+    estimator: Any,
+    X: ArrayLike,
+    *,
+    target: Any = None,
+    other: Any = None,
+    similarity: Similarity = "spearman",
+    absolute: bool = False,
+    random_state: int | np.random.RandomState | None = None,
+    **explain_params: Any,
+) -> NDArray[np.float64]:
+    """Return how similar the map of a class is to that of another class.
+
+    Lower is better: a map that is the same whichever class it explains does not explain the class.
+    The test is also known as *random logit*. Of two classes the scores are often each other's
+    negative, and so are their maps, also where the rule forgets the readout: test that with
+    `randomization_similarity`, or with three classes.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted classifier with ``explain``, ``predict`` and ``classes_``.
+    X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
+        The samples.
+    target : None, label or array-like of shape (n_samples,), default=None
+        The class explained: None the predicted class of each sample.
+    other : None, label or array-like of shape (n_samples,), default=None
+        The class compared with: None another one, drawn at random for each sample.
+    similarity : {"spearman", "pearson", "cosine", "ssim"} or callable, default="spearman"
+        How maps are compared: correlation of ranks or of values, cosine, structural similarity; or
+        a function of two arrays of maps that returns one value per sample. Two constant maps have
+        a similarity of 1, a constant map and another one of 0.
+    absolute : bool, default=False
+        Whether to compare absolute values.
+    random_state : int, RandomState instance or None, default=None
+        Determines the other classes.
+    **explain_params : dict
+        Parameters of ``explain``, such as ``rule``.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        The similarity, in [-1, 1], without unit. It is 1 where both maps are the same.
+
+    Raises
+    ------
+    ValueError
+        If there is no other class, or the other class is the target, or a map is not finite.
+
+    References
+    ----------
+    L. Sixt, M. Granz, T. Landgraf, "When explanations lie: why many modified BP attributions
+    fail", ICML 2020: random logit. The similarity there is structural.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklrp import MLPClassifier
+    >>> from sklrp.metrics import class_sensitivity
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(max_epochs=20, random_state=0).fit(X, y)
+    >>> similarity = class_sensitivity(clf, X, rule="epsilon", random_state=0)
+    >>> similarity.shape, bool(similarity.mean() < 0)
+    ((150,), True)
+    """
+    explain, labels = _fix_target(estimator, X, target)
+    classes, n_samples = np.asarray(estimator.classes_), len(labels)
+    codes = encode_labels("target", labels, classes, n_samples)
+    if len(classes) < 2:
+        raise ValueError(f"estimator knows the class {classes[0]!r} only: there is no other.")
+    if other is None:
+        shift = make_rng(random_state).integers(1, len(classes), size=n_samples)
+        others = (codes + shift) % len(classes)
+    else:
+        others = encode_labels("other", other, classes, n_samples)
+        same = np.flatnonzero(others == codes)
+        if same.size:
+            raise ValueError(
+                f"other is the target of {same.size} samples, the first at {same[0]}: give "
+                "another class, or leave other=None for one drawn at random."
+            )
+    maps = _explain(explain, X, labels, explain_params)
+    other_maps = _explain(explain, X, classes[others], explain_params)
+    return compare_maps(maps, other_maps, similarity, absolute=absolute)
+
+
+@validate_params(
+    {
+        **_COMPARISON,
+        "estimator": "no_validation",
+        "order": [StrOptions({"top_down", "bottom_up", "independent"})],
+        "explain": [callable, None],
+    },
+    prefer_skip_nested_validation=True,
+)
+def randomization_similarity(
+    estimator: Any,
+    X: ArrayLike,
+    *,
+    target: Any = None,
+    order: str = "top_down",
+    similarity: Similarity = "spearman",
+    absolute: bool = False,
+    random_state: int | np.random.RandomState | None = None,
+    explain: Callable[..., Any] | None = None,
+    **explain_params: Any,
+) -> Bunch:
+    """Return how similar maps stay while the network's layers lose what they have learned.
+
+    The parameters of one layer after another are drawn anew, on a copy, and the same class of each
+    sample is explained again. Closer to 0 is better: a map that stays the same shows the input and
+    the architecture, not what was learned. A map that only changes its sign, because the random
+    network's score has another one, is no better; scorers take the absolute similarity.
+
+    Parameters are drawn as torch draws them before training: uniform within one over the square
+    root of the number of inputs of a unit; normalisations become identities. A layer with
+    ``reset_parameters(generator=...)`` draws its own; what is no parameter, such as a reservoir in
+    a buffer, otherwise stays.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted classifier with ``explain``, ``predict`` and the network as ``module_``. With
+        `explain`, also a ``torch.nn.Module`` or a skorch net.
+    X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
+        The samples.
+    target : None, label or array-like of shape (n_samples,), default=None
+        The class explained: None the class of each sample that the trained network predicts.
+    order : {"top_down", "bottom_up", "independent"}, default="top_down"
+        ``"top_down"`` from the last layer to the first, each beside those before; ``"bottom_up"``
+        from the first to the last; ``"independent"`` each layer alone. Layers are in the order in
+        which the network lists them.
+    similarity : {"spearman", "pearson", "cosine", "ssim"} or callable, default="spearman"
+        How maps are compared: correlation of ranks or of values, cosine, structural similarity; or
+        a function of two arrays of maps that returns one value per sample. Two constant maps have
+        a similarity of 1, a constant map and another one of 0.
+    absolute : bool, default=False
+        Whether to compare absolute values; the paper shows both.
+    random_state : int, RandomState instance or None, default=None
+        Determines the new parameters. Torch's generators are left as they are.
+    explain : callable or None, default=None
+        What explains: ``explain(estimator, X, target=..., **explain_params)``, such as
+        :func:`sklrp.explain`; None the estimator's own method.
+    **explain_params : dict
+        Parameters of ``explain``, such as ``rule``.
+
+    Returns
+    -------
+    Bunch
+        ``similarity``, an ndarray of shape ``(n_layers, n_samples)``, in [-1, 1], without unit, in
+        the order in which layers are randomised, and their names, ``layers``.
+
+    Raises
+    ------
+    TypeError
+        If there is no network, or nothing that explains it.
+    ValueError
+        If the network has no layer with parameters, or a map is not finite.
+
+    References
+    ----------
+    J. Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018: model parameter
+    randomization test, cascading and independent.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklrp import MLPClassifier
+    >>> from sklrp.metrics import randomization_similarity
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(max_epochs=5, random_state=0).fit(X, y)
+    >>> result = randomization_similarity(clf, X, rule="epsilon", random_state=0)
+    >>> result.layers, result.similarity.shape
+    (['output', 'dense1'], (2, 150))
+    """
+    if explain is None and not hasattr(estimator, "explain"):
+        raise TypeError(
+            f"{type(estimator).__name__} has no method explain: pass explain=sklrp.explain, or a "
+            "function explain(estimator, X, target=...)."
+        )
+    n_layers = len(_list_layers(estimator))
+    if not n_layers:
+        raise ValueError(
+            f"the network of {type(estimator).__name__} has no layer with parameters."
+        )
+    _, labels = _fix_target(estimator, X, target)
+    if labels is None:
+        raise ValueError(
+            f"target=None needs an estimator with predict, which {type(estimator).__name__} is "
+            "not: give the labels to explain, so that every network explains the same class."
+        )
+
+    def maps_of(one: Any) -> NDArray:
+        method = one.explain if explain is None else functools.partial(explain, one)
+        return _explain(method, X, labels, explain_params)
+
+    # A seed for each layer, so that it gets the same parameters in any order.
+    seeds = make_rng(random_state).integers(2**62, size=n_layers)
+    maps = maps_of(estimator)
+    random = copy.deepcopy(estimator)
+    names, values = [], []
+    for i in reversed(range(n_layers)) if order == "top_down" else range(n_layers):
+        if order == "independent":
+            random = copy.deepcopy(estimator)
+        name, layer = _list_layers(random)[i]
+        _randomise(layer, torch.Generator().manual_seed(int(seeds[i])))
+        names.append(name)
+        values.append(compare_maps(maps, maps_of(random), similarity, absolute=absolute))
+    return Bunch(similarity=np.stack(values), layers=names)
+
+
+def _fix_target(estimator: Any, X: Any, target: Any) -> tuple[Callable[..., Any], Any]:
+    """Return what explains samples, and the class of each; None leaves it to a function."""
+    explain = getattr(estimator, "explain", estimator)
+    if target is not None:
+        labels = np.asarray(target)
+        if labels.shape not in ((), (len(X),)):
+            raise ValueError(
+                f"target must be None, one label or {len(X)} labels, one per sample, got an array "
+                f"of shape {labels.shape}."
+            )
+        return explain, np.broadcast_to(labels, len(X))
+    if hasattr(estimator, "predict"):
+        return explain, np.asarray(estimator.predict(X))
+    return explain, None
+
+
+def _explain(explain: Callable[..., Any], X: Any, target: Any, params: dict[str, Any]) -> NDArray:
+    """Return the maps of samples, checked, in their own dtype."""
+    if target is not None:
+        params = {**params, "target": target}
+    maps = np.asarray(explain(X, **params))
+    check_maps(maps)
+    if len(maps) != len(X):
+        raise ValueError(
+            f"explain must return one map for each of {len(X)} samples, got {len(maps)}."
+        )
+    return maps
+
+
+def _list_layers(estimator: Any) -> list[tuple[str, nn.Module]]:
+    """Return the layers that have parameters of their own, with their names."""
+    module = getattr(estimator, "module_", estimator)
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"{type(estimator).__name__} has no network to randomise: pass a fitted estimator "
+            "with the torch.nn.Module as module_, or the module itself."
+        )
+    return [
+        (name, layer)
+        for name, layer in module.named_modules()
+        if _draws_itself(layer) or next(layer.parameters(recurse=False), None) is not None
+    ]
+
+
+def _draws_itself(layer: nn.Module) -> bool:
+    """Tell whether a layer can draw its own parameters from a generator."""
+    reset = getattr(layer, "reset_parameters", None)
+    return reset is not None and "generator" in inspect.signature(reset).parameters
+
+
+def _randomise(layer: nn.Module, generator: torch.Generator) -> None:
+    """Draw the parameters of a layer anew, as torch does at first, from a generator."""
+    reset: Any = getattr(layer, "reset_parameters", None)
+    parameters = list(layer.parameters(recurse=False))
+    matrices = [p for p in parameters if p.ndim > 1]
+    if _draws_itself(layer):
+        reset(generator=generator)
+        return
+    if not matrices and reset is not None:
+        reset()  # a normalisation's are constants, nothing is drawn
+        return
+    n_inputs = getattr(layer, "hidden_size", matrices[0][0].numel() if matrices else 1)
+    bound = 1 / math.sqrt(n_inputs)
+    with torch.no_grad():
+        for parameter in parameters:
+            drawn = torch.empty(parameter.shape, dtype=torch.float64)
+            parameter.copy_(drawn.uniform_(-bound, bound, generator=generator))
