@@ -130,7 +130,7 @@ class Part(NamedTuple):
     stabilize: bool = True
 
 
-# Input maps: x, x+, x-, 1 and the bounds of z-box.
+# Input maps: x, x+, x-, 1 and the distances to the bounds of z-box.
 def x(signal: Signal) -> Tensor:
     """Return the activations."""
     return signal.x
@@ -151,20 +151,41 @@ def x_one(signal: Signal) -> Tensor:
     return signal.x.new_ones((1, *signal.x.shape[1:])) if signal.seen is None else signal.seen
 
 
+def above_low(signal: Signal) -> Tensor | None:
+    """Return how far the activations are above their lower bounds."""
+    return None if signal.low is None else signal.x - signal.low
+
+
+def below_high(signal: Signal) -> Tensor | None:
+    """Return how far the activations are below their upper bounds, a negative number."""
+    return None if signal.high is None else signal.x - signal.high
+
+
 # Weight maps, for biases too.
-def w(weight: Tensor) -> Tensor:
-    """Return the weights."""
-    return weight
+@dataclass(frozen=True)
+class Signed:
+    """The weight map ``pos * max(v, 0) + neg * min(v, 0)``.
+
+    Any function may be a weight map; the engine needs fewer products for those of this class.
+    """
+
+    pos: float
+    neg: float
+
+    @property
+    def opposite(self) -> Signed:
+        """The map with the two factors exchanged."""
+        return Signed(self.neg, self.pos)
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """Return the map of weights or a bias."""
+        if self.pos == self.neg:
+            return weight if self.pos == 1.0 else self.pos * weight
+        up, down = weight.clamp(min=0), weight.clamp(max=0)
+        return up.mul_(self.pos).add_(down, alpha=self.neg)
 
 
-def w_pos(weight: Tensor) -> Tensor:
-    """Return the positive part of the weights."""
-    return weight.clamp(min=0)
-
-
-def w_neg(weight: Tensor) -> Tensor:
-    """Return the negative part of the weights."""
-    return weight.clamp(max=0)
+w, w_pos, w_neg = Signed(1.0, 1.0), Signed(1.0, 0.0), Signed(0.0, 1.0)
 
 
 class Value(BaseEstimator):
@@ -347,14 +368,8 @@ class Gamma(Rule):
 
     def parts(self) -> tuple[Part, ...]:
         """Return the parts of the rule."""
-        gamma = self.gamma
-
-        def up(v: Tensor) -> Tensor:
-            return v + gamma * v.clamp(min=0)
-
-        def down(v: Tensor) -> Tensor:
-            return v + gamma * v.clamp(max=0)
-
+        up = Signed(1.0 + self.gamma, 1.0)
+        down = up.opposite
         return (
             Part(1.0, ((x_pos, up), (x_neg, down)), bias=up, sign=+1),
             Part(1.0, ((x_pos, down), (x_neg, up)), bias=down, sign=-1),
@@ -542,11 +557,7 @@ class ZBox(Rule):
 
     def parts(self) -> tuple[Part, ...]:
         """Return the parts of the rule."""
-        terms = (
-            (x, w),
-            (lambda signal: signal.low, lambda weight: -w_pos(weight)),
-            (lambda signal: signal.high, lambda weight: -w_neg(weight)),
-        )
+        terms = ((above_low, w_pos), (below_high, w_neg))  # x w - low w+ - high w-
         return (Part(1.0, terms, stabilize=False),)
 
     def validate(self) -> None:

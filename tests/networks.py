@@ -29,18 +29,17 @@ class Network(NamedTuple):
     relu: bool  # piecewise linear, but for a head: relevance by rule zero is gradient x input
     head: str | None  # what is stepped over at the end
     outputs: int
-    alone: bool  # whether its forward takes a batch of one
 
 
 NETWORKS: dict[str, Network] = {}
 
 
-def network(*inputs, outputs=3, relu=False, head=None, alone=True, **named):
+def network(*inputs, outputs=3, relu=False, head=None, **named):
     """Register the decorated class, called with arrays drawn by `inputs`, or with `named` ones."""
 
     def decorate(constructor):
         drawn = named or (inputs if len(inputs) > 1 else inputs[0])
-        NETWORKS[constructor.__name__] = Network(constructor, drawn, relu, head, outputs, alone)
+        NETWORKS[constructor.__name__] = Network(constructor, drawn, relu, head, outputs)
         return constructor
 
     return decorate
@@ -1052,15 +1051,15 @@ class TiedAutoencoder(nn.Module):
         return decoded
 
 
-@network(numbers(5), outputs=1, relu=True, alone=False)
+@network(numbers(5), outputs=1, relu=True)
 class BinaryLogit(nn.Module):
     """One logit whose axis is squeezed away; a layer that is used over and over."""
 
     def __init__(self, bias=True):
         super().__init__()
-        self.enter = nn.Linear(5, 4, bias=bias)
-        self.again = nn.Linear(4, 4, bias=bias)
-        self.leave = nn.Linear(4, 1, bias=bias)
+        self.enter = nn.Linear(5, 9, bias=bias)
+        self.again = nn.Linear(9, 9, bias=bias)
+        self.leave = nn.Linear(9, 1, bias=bias)
         self.activation = nn.ReLU()
 
     def forward(self, x):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import copy
+import pickle
 import random
+import re
 import threading
 import types
 import warnings
@@ -15,15 +17,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from joblib.externals.loky.backend.reduction import dumps
 from networks import NETWORKS, arrays_of, build, call, draw, on_each
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 import sklrp
 from sklrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
 from sklrp.modules import StatePooling
+from sklrp.propagation import engine
 
 pytestmark = pytest.mark.filterwarnings("ignore:The flat rule on the dense first layer")
 
@@ -113,6 +118,15 @@ def gru_cell(x, state, w_ih, w_hh, b_ih=None, b_hh=None):
     return ((1 - u) * through(torch.tanh, n + r * n_h) + u * state[0],)
 
 
+def rnn_cell(x, state, w_ih, w_hh, b_ih=None, b_hh=None):
+    return (through(torch.tanh, F.linear(x, w_ih, b_ih) + F.linear(state[0], w_hh, b_hh)),)
+
+
+def one_step(cell, x, state, *weights):
+    """Run a recurrent cell as torch does, with one state for one state."""
+    return cell(x, (state,), *weights)[0]
+
+
 def recurrent(cell, x, states, weights, bias, n_layers, _p, _train, bidirectional, batch_first):
     x = x.transpose(0, 1) if batch_first else x
     size, last = 4 if bias else 2, []
@@ -133,9 +147,13 @@ def recurrent(cell, x, states, weights, bias, n_layers, _p, _train, bidirectiona
 
 def packed_or_not(cell, x, *options):
     """Run a recurrent layer on an array, or on packed sequences one after the other."""
-    if not isinstance(options[0], torch.Tensor):
-        return recurrent(cell, x, *options)
-    sizes, states, *options = options
+    sizes = None
+    if isinstance(options[0], torch.Tensor) and not options[0].is_floating_point():
+        sizes, *options = options
+    states, *options = options
+    states = (states,) if isinstance(states, torch.Tensor) else states
+    if sizes is None:
+        return recurrent(cell, x, states, *options)
     starts = [0, *sizes.cumsum(0).tolist()]
     out, last = [None] * len(x), []
     for k in range(int(sizes[0])):
@@ -153,8 +171,11 @@ REWRITTEN = {
     "group_norm": group_norm,
     "glu": glu,
     "lstm_cell": lstm_cell,
+    "gru_cell": partial(one_step, gru_cell),
+    "rnn_tanh_cell": partial(one_step, rnn_cell),
     "lstm": partial(packed_or_not, lstm_cell),
-    "gru": lambda x, state, *options: recurrent(gru_cell, x, (state,), *options),
+    "gru": partial(packed_or_not, gru_cell),
+    "rnn_tanh": partial(packed_or_not, rnn_cell),
 }
 SMOOTH = {"tanh", "gelu", "silu", "softplus", "elu", "relu6", "hardtanh", "hardtanh_"}
 GATES = {"sigmoid", "softmax"}
@@ -192,7 +213,7 @@ class Linear(TorchFunctionMode):
         return through(lambda x: function(x.clone(), *rest, **kwargs), x)
 
 
-def reference(name, model, X):
+def reference(model, X, head=None):
     """Return the relevance by rule zero for every output, the scores, and what was rewritten."""
     tensors = on_each(
         lambda x: torch.tensor(x, requires_grad=x.dtype.kind == "f").requires_grad_(
@@ -200,7 +221,7 @@ def reference(name, model, X):
         ),
         X,
     )
-    with Linear(NETWORKS[name].head) as mode:
+    with Linear(head) as mode:
         scores = call(model, tensors)
     scores = scores[0] if isinstance(scores, tuple) else scores
     scores = scores.reshape(len(scores), -1)
@@ -230,7 +251,7 @@ def reference(name, model, X):
     return on_each(relevance_of, tensors), scores.detach().numpy(), mode.changed
 
 
-def forward(name, model, X):
+def forward(model, X):
     """Return what the network itself says, in evaluation mode."""
     with torch.no_grad():
         out = call(model, on_each(torch.tensor, X))
@@ -241,8 +262,8 @@ def forward(name, model, X):
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_reference_computes_what_the_network_does(name, bias):
     model, X = build(name, bias), draw(name)
-    out = forward(name, model, X)
-    _, scores, changed = reference(name, model, X)
+    out = forward(model, X)
+    _, scores, changed = reference(model, X, NETWORKS[name].head)
     assert scores.shape == (3, NETWORKS[name].outputs)
     head = HEADS[NETWORKS[name].head](torch.tensor(scores)).reshape(out.shape)
     torch.testing.assert_close(head, out, rtol=1e-12, atol=1e-13)
@@ -258,9 +279,7 @@ def test_the_reference_by_formulas():
         t = 1 / (1 + torch.exp(-gate(x.detach())))
         x = t * F.relu(plain(x)) + x - t * x
     (gradient,) = torch.autograd.grad(model.out(x)[:, 1].sum(), start)
-    assert_same(
-        reference("Highway", model, X)[0][:, 1], (gradient * start).detach().numpy(), 1e-12
-    )
+    assert_same(reference(model, X)[0][:, 1], (gradient * start).detach().numpy(), 1e-12)
 
     model, X = build("SqueezeExcite"), draw("SqueezeExcite")
     start = torch.tensor(X, requires_grad=True)
@@ -270,7 +289,7 @@ def test_the_reference_by_formulas():
         model.head((x * gates[..., None, None]).mean((2, 3)))[:, 1].sum(), start
     )
     expected = (gradient * start).detach().numpy()
-    assert_same(reference("SqueezeExcite", model, X)[0][:, 1], expected, 1e-12)
+    assert_same(reference(model, X)[0][:, 1], expected, 1e-12)
 
 
 # --- Right answers --------------------------------------------------------------------------
@@ -280,7 +299,7 @@ def test_the_reference_by_formulas():
 @pytest.mark.parametrize("bias", [True, False])
 def test_zero_is_gradient_times_input(name, bias):
     model, X = build(name, bias), draw(name)
-    expected, scores, _ = reference(name, model, X)
+    expected, scores, _ = reference(model, X, NETWORKS[name].head)
     of_zero = partial(explain, model, X, rule="zero", epsilon=0.0)
     assert_same(of_zero(target="all"), expected, 1e-9)
 
@@ -315,7 +334,7 @@ def test_details_account_for_the_score(name, rule):
     model, X = build(name), draw(name)
     relevance, details = explain(model, X, target="all", rule=rule, return_details=True)
     assert_accounted(relevance, details)
-    out, score = forward(name, model, X), torch.tensor(details.score)
+    out, score = forward(model, X), torch.tensor(details.score)
     assert details.score.shape == (3, NETWORKS[name].outputs)
     assert details.head == NETWORKS[name].head
     np.testing.assert_array_equal(details.target, np.arange(score.shape[1]) + np.zeros((3, 1)))
@@ -338,13 +357,11 @@ def test_samples_do_not_see_each_other(name):
     def rows(span):
         return on_each(lambda one: one[span], X), on_each(lambda one: one[span], everything)
 
-    spans = [slice(0, 3), slice(4, 7), [5, 0, 0, 2]]
-    for span in spans + [slice(k, k + 1) for k in (0, 3)] * NETWORKS[name].alone:
+    spans = [slice(0, 3), [5, 0, 0, 2]]
+    for span in [*spans, slice(0, 1), slice(3, 4)]:
         some, expected = rows(span)
         assert_same(of(some), expected, 1e-10)
-    if NETWORKS[name].alone:
-        assert_same(of(X, batch_size=2), everything, 1e-10)
-    assert_same(of(X, batch_size=5), everything, 1e-10)
+    assert_same(of(X, batch_size=2), everything, 1e-10)
 
 
 @every_network
@@ -462,6 +479,7 @@ def keep_in_namespace(self, hidden):
         (None, keep_buffer),
         ([], lambda self, hidden: self.kept.append(hidden)),
         ([[]], lambda self, hidden: self.kept[0].append(hidden)),
+        ({"seen": []}, lambda self, hidden: self.kept["seen"].append(hidden)),
         ({}, keep_in_dict),
         (set(), lambda self, hidden: self.kept.add(hidden)),
         (collections.defaultdict(list), keep_in_dict),
@@ -590,6 +608,103 @@ def test_same_as_the_sequential(name, rule):
     for cause in CAUSES:
         kept, wanted = (sum(layer[cause] for layer in d.layers) for d in (details, told))
         np.testing.assert_allclose(kept, wanted, rtol=1e-9, atol=1e-9 * np.abs(told.score).max())
+
+
+# --- States of recurrent layers, used in any way --------------------------------------------
+
+
+class Recurrent(nn.Module):
+    """Recurrent layers, and a function that uses them."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 3, batch_first=True)
+        self.lstm2 = nn.LSTM(3, 3, 2, bidirectional=True)
+        self.gru = nn.GRU(3, 3, batch_first=True)
+        self.gru2 = nn.GRU(3, 3, bidirectional=True, batch_first=True)
+        self.rnn = nn.RNN(3, 3, 2, batch_first=True)
+        self.cells = nn.ModuleList([nn.LSTMCell(3, 3), nn.GRUCell(3, 3), nn.RNNCell(3, 3)])
+        self.start = nn.Parameter(torch.randn(2, 1, 1, 3))
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def cells_in_turn(self, x):
+    (h, c), h1, h2 = self.cells[0](x[:, 0]), x[:, 1], None
+    for t in range(x.size(1)):
+        h, c = self.cells[0](x[:, t], (h, c))
+        h1 = self.cells[1](h, h1)
+        h2 = self.cells[2](h1, h2)
+    return h2 + c
+
+
+def packed_mean(self, x):
+    lengths = torch.arange(x.size(0)) % 4 + 1
+    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    states, _ = pad_packed_sequence(self.gru2(packed)[0], batch_first=True)
+    return states.sum(1) / lengths.unsqueeze(1)
+
+
+def packed_time_first(self, x):
+    lengths = (4 - torch.arange(x.size(0)) % 4).sort(descending=True)[0]
+    packed = pack_padded_sequence(x.transpose(0, 1), lengths)
+    packed, (h, c) = self.lstm2(packed)
+    states, lengths = pad_packed_sequence(packed, total_length=4)
+    return states.max(0)[0] + torch.cat([h[0], c[3]], 1)
+
+
+def encoder_decoder(self, x):
+    _, state = self.lstm(x[:, :2])
+    states, _ = self.lstm(x[:, 2:], state)
+    return torch.cat([states[:, 0], states[:, 1] + state[0][0]], 1)
+
+
+def started(self, x):
+    h, c = self.start.expand(-1, -1, x.size(0), -1)
+    return self.lstm(x, (h.contiguous(), c.contiguous()))[0].mean(1)
+
+
+RECURRENT = {
+    "all states": lambda self, x: self.lstm(x)[0].flatten(1),
+    "cell": lambda self, x: self.lstm(x)[1][1][-1],
+    "everything": lambda self, x: (
+        (out := self.lstm(x))[0].sum(1) + out[1][0].squeeze(0) - 2 * out[1][1][0]
+    ),
+    "layers and directions": lambda self, x: torch.cat(
+        [*self.lstm2(x.permute(1, 0, 2))[1][0].unbind(0), self.lstm2(x.transpose(0, 1))[0][1]], 1
+    ),
+    "directions added": lambda self, x: sum(self.gru2(x)[0].chunk(2, -1))[:, -1],
+    "one upon the other": lambda self, x: self.rnn(self.gru(self.lstm(x)[0] + x)[0])[0][:, -1],
+    "last state of a GRU": lambda self, x: self.gru2(x)[1].transpose(0, 1).reshape(len(x), -1),
+    "started by parameters": started,
+    "started by the input": lambda self, x: self.gru(x, x[:, :1].transpose(0, 1).contiguous())[0][
+        :, -1
+    ],
+    "encoder and decoder": encoder_decoder,
+    "cells": cells_in_turn,
+    "packed": packed_mean,
+    "packed, time first": packed_time_first,
+    "backwards": lambda self, x: self.rnn(x.flip(1))[1].mean(0),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("n_samples", [5, 4, 1])
+def test_states_are_used_in_any_way(name, n_samples):
+    torch.manual_seed(0)
+    model = Recurrent(RECURRENT[name]).double().eval()
+    X = np.random.default_rng(0).normal(size=(n_samples, 4, 3))
+    expected, scores, _ = reference(model, X)
+    np.testing.assert_allclose(scores, forward(model, X).numpy(), rtol=1e-10)
+    relevance, details = explain(
+        model, X, target="all", rule="zero", epsilon=0.0, return_details=True
+    )
+    assert_same(relevance, expected, 1e-9)
+    assert_accounted(relevance, details)
+    np.testing.assert_allclose(details.score, scores, rtol=1e-10)
+    assert_accounted(*explain(model, X, rule="alpha_beta", return_details=True))
 
 
 # --- Worked by hand, and what is told -------------------------------------------------------
@@ -775,12 +890,26 @@ def test_memory_of_the_input():
     assert_same(explain(model, (wide, X)), explain(model, (wide.copy(), X)), 1e-14)
 
 
-def test_workers():
-    model, X = (
-        build("PreActResNet"),
-        draw("PreActResNet", 4),
-    )  # it has lambdas among its attributes
+class Posted:
+    """Run tasks here, but as if they had been sent to another process."""
+
+    def __init__(self, require=None, **options):
+        self.require = require
+
+    def __call__(self, tasks):
+        for task in tasks:
+            if self.require != "sharedmem":
+                task = pickle.loads(dumps(task))
+            function, args, kwargs = task
+            yield function(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["PreActResNet", "TCN", "WideAndDeep", "PackedLSTM"])
+def test_networks_can_be_sent_to_workers(name, monkeypatch):
+    """Among them lambdas as attributes and parametrised layers."""
+    model, X = build(name), draw(name, 4)
     expected, told = explain(model, X, batch_size=2, return_details=True)
+    monkeypatch.setattr(engine, "Parallel", Posted)
     found, details = explain(model, X, batch_size=2, n_jobs=2, return_details=True)
     assert_same(found, expected, 1e-14)
     np.testing.assert_array_equal(details.score, told.score)
@@ -976,6 +1105,20 @@ def copied_through_a_view(self, x):
     return out + x
 
 
+def sum_in_place(self, x):
+    out = torch.ones(x.size(0), 6, dtype=x.dtype)
+    for t in range(x.size(1)):
+        out += F.relu(x[:, t])
+    return out
+
+
+def changed_later(self, x):
+    constant = torch.ones(6, dtype=x.dtype)
+    x = x + constant
+    constant.mul_(5.0)
+    return x
+
+
 def both_halves(self, x):
     first, second = F.relu(torch.cat([x, -x], dim=0) @ self.matrix).chunk(2)
     return first + 2.0 * second
@@ -1094,6 +1237,8 @@ PIECEWISE_LINEAR = {
     "at the largest": lambda self, x: x.gather(1, x.argmax(1, keepdim=True)),
     "above the mean": lambda self, x: torch.where(x > x.mean(1, keepdim=True), x, 0.0),
     "median": lambda self, x: x.median(1).values,
+    "zeros that become a sum": sum_in_place,
+    "constant that is changed later": changed_later,
     "zeros and more": lambda self, x: torch.zeros(len(x), 2, 6).to(x) + x[:, 1:3],
 }
 
@@ -1172,6 +1317,20 @@ def by_storage(self, x):
     return x + torch.empty(0, dtype=x.dtype).set_(x.detach().untyped_storage()).view(x.shape)
 
 
+def matrix_changed_later(self, x):
+    matrix = self.matrix.clone()
+    x = x @ matrix
+    matrix.zero_()
+    return x
+
+
+def index_changed_later(self, x):
+    index = torch.tensor([0, 1])
+    x = x[:, index]
+    index += 1
+    return x
+
+
 def relu_of(x: torch.Tensor) -> torch.Tensor:
     return torch.relu(x)
 
@@ -1204,6 +1363,8 @@ OUT_OF_SIGHT = {
         lambda self, x: checkpoint(lambda v: F.relu(v @ self.matrix), x, use_reentrant=False),
         lambda self, x: F.relu(x @ self.matrix),
     ),
+    "matrix changed later": (matrix_changed_later, lambda self, x: x @ self.matrix),
+    "index changed later": (index_changed_later, lambda self, x: x[:, [0, 1]]),
     "out": (
         lambda self, x: torch.mul(x, 2.0, out=torch.empty_like(x)),
         lambda self, x: x * 2,
@@ -1215,6 +1376,135 @@ OUT_OF_SIGHT = {
 def test_what_autograd_does_not_see(name):
     model, plain = map(build_operation, OUT_OF_SIGHT[name])
     right_or_refused(model, plain, operation_input())
+
+
+@pytest.mark.parametrize("name", PIECEWISE_LINEAR)
+def test_what_is_known_of_a_signal_is_true(name):
+    """Alpha-beta behind an operation: it leaves out products where it knows that x >= 0."""
+    model, x = build_operation(PIECEWISE_LINEAR[name]), operation_input()
+    x = torch.tensor(x, requires_grad=True)
+    hidden = model.function(model, model.first(x)).flatten(1)
+    at_hidden = explain(
+        nn.Sequential(model.last), hidden.detach().numpy(), rule=AlphaBeta(), target=1
+    )
+    factors = torch.where(hidden == 0, 0.0, torch.tensor(at_hidden) / hidden).detach()
+    (gradient,) = torch.autograd.grad((factors * hidden).sum(), x)
+    rule = Composite([("last", AlphaBeta(epsilon=1e-6), "last"), ("rest", Epsilon(), "all")])
+    try:
+        relevance = explain(model, x.detach().numpy(), rule=rule, target=1, epsilon=0.0)
+    except TypeError:
+        return  # refused by name, as the test of all operations sees to
+    assert_same(relevance, (gradient * x).detach().numpy(), 1e-9)
+
+
+SAMPLES = {
+    "divided by their number": lambda self, x: x / x.size(0),
+    "times their number": lambda self, x: x * len(x),
+    "plus their number": lambda self, x: x + torch.full((x.size(0), 1, 1), len(x) / 2).to(x),
+    "weights by place": lambda self, x: x * torch.linspace(0, 1, len(x)).to(x)[:, None, None],
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_scores_that_depend_on_the_number_of_samples(name):
+    """They would depend on the chunks."""
+    with pytest.raises(TypeError, match="'"):
+        explain(build_operation(SAMPLES[name]), operation_input(7), batch_size=3)
+
+
+class Words(nn.Module):
+    """Something made of tokens, a sum over them, and a linear layer."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.embed, self.place = nn.Embedding(6, 5), nn.Embedding(4, 5)
+        self.register_buffer("renamed", torch.tensor([0, 2, 1, 4, 3, 5]))
+        self.last = nn.Linear(5, 2)
+
+    def forward(self, tokens):
+        x = self.function(self, tokens)
+        return self.last(x if x.dim() == 2 else x.sum(1))
+
+
+def mean_of_words(self, tokens):
+    there = (tokens != 0).unsqueeze(-1).to(self.last.weight.dtype)
+    return torch.sum(self.embed(tokens) * there, 1) / torch.clamp(there.sum(1), min=1e-9)
+
+
+def number_of_words(self, tokens):
+    return self.embed(tokens).mean(1) + (tokens != 0).sum(1, keepdim=True).to(self.last.weight)
+
+
+# Functions of tokens, beside the same with every vector looked up by torch's embedding.
+WORDS = {
+    "mean of what is there": (mean_of_words,) * 2,
+    "max of what is there": (
+        lambda self, t: self.embed(t).masked_fill((t == 0).unsqueeze(-1), -torch.inf).max(1)[0],
+    )
+    * 2,
+    "last that is there": (
+        lambda self, t: self.embed(t)[torch.arange(len(t)), (t != 0).sum(1) - 1],
+    )
+    * 2,
+    "places": (lambda self, t: F.relu(self.embed(t) + self.place(torch.arange(t.size(1)))),) * 2,
+    "places of a table": (lambda self, t: self.embed(t) + self.place.weight[: t.size(1)],) * 2,
+    "columns": (lambda self, t: torch.stack([self.embed(t[:, i]) for i in range(4)], 1),) * 2,
+    "up to the longest": (lambda self, t: self.embed(t)[:, : int((t != 0).sum(1).max())],) * 2,
+    "table": (
+        lambda self, t: self.embed(t) + self.place.weight[t.clamp(max=3)],
+        lambda self, t: self.embed(t) + F.embedding(t, self.place.weight[[0, 1, 2, 3, 3, 3]]),
+    ),
+    "table by index_select": (
+        lambda self, t: self.embed.weight.index_select(0, t.flatten()).view(*t.shape, 5),
+        lambda self, t: self.embed(t),
+    ),
+    "one hot": (
+        lambda self, t: F.one_hot(t, 6).to(self.embed.weight.dtype) @ self.embed.weight,
+        lambda self, t: self.embed(t),
+    ),
+    "backwards": (
+        lambda self, t: F.relu(self.embed(t.flip(1)))[:, 0],
+        lambda self, t: F.relu(self.embed(t))[:, -1],
+    ),
+    "renamed": (
+        lambda self, t: self.embed(self.renamed[t]),
+        lambda self, t: F.embedding(t, self.embed.weight[self.renamed]),
+    ),
+    "number of words": (number_of_words, None),
+    "first word as a number": (lambda self, t: self.embed(t) * float(t[0, 0]), None),
+    "scripted": (
+        lambda self, t: self.embed(t) + scripted_relu(self.embed(t)),
+        lambda self, t: self.embed(t) + F.relu(self.embed(t)),
+    ),
+    "by NumPy": (
+        lambda self, t: self.embed(t) + self.embed(torch.tensor(np.asarray(t))),
+        lambda self, t: 2.0 * self.embed(t),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_functions_of_tokens_are_right_or_refused(name):
+    function, plain = WORDS[name]
+    torch.manual_seed(0)
+    model = Words(function).double()
+    X = np.array([[1, 2, 3, 0], [4, 1, 1, 2], [5, 0, 0, 0], [3, 3, 2, 1]])
+    try:
+        relevance, details = explain(
+            model, X, target="all", rule="zero", epsilon=0.0, return_details=True
+        )
+    except (TypeError, ValueError) as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        assert re.search("'|not depend", refusal)
+        return
+    assert plain is not None, "must be refused"
+    assert_accounted(relevance, details)
+    model.function = plain
+    assert_same(relevance, reference(model, X)[0], 1e-9)
 
 
 def test_scripted_modules_are_right_or_refused():
@@ -1267,6 +1557,11 @@ def in_place_on_a_buffer(self, x):
 def in_place_on_statistics(self, x):
     self.steps.copy_(x.detach().flatten(0, -2).mean(0))
     return x - self.steps
+
+
+def in_training_mode(self, x):
+    self.drop.train()
+    return self.drop(x)
 
 
 def by_item(self, x):
@@ -1327,6 +1622,7 @@ CALLS = {
     "rand_like": lambda self, x: x * torch.rand_like(x),
     "randn|normal_": lambda self, x: x + torch.empty(4, dtype=x.dtype).normal_(),
     "dropout": lambda self, x: F.dropout(x, 0.5),
+    "train|training|drop": in_training_mode,
     "weight|parameter": in_place_on_a_parameter,
     "steps|buffer": in_place_on_a_buffer,
     "steps|buffer|copy_|mean": in_place_on_statistics,
@@ -1349,7 +1645,7 @@ CALLS = {
 @pytest.mark.parametrize("operation", CALLS)
 def test_operations_are_refused_by_name(operation):
     model, X = (
-        Host(Calls(CALLS[operation])).double().eval(),
+        Host(Calls(CALLS[operation], drop=nn.Dropout())).double().eval(),
         np.random.default_rng(0).normal(size=(3, 4, 4)),
     )
     before = snapshot(model, X)

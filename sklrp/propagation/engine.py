@@ -20,6 +20,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from tqdm.std import tqdm
 
 from sklrp.propagation.plan import Plan, compile_plan
@@ -27,7 +28,7 @@ from sklrp.propagation.step import CAUSES, Tape, bound
 from sklrp.rules import Signal, ZBox
 
 # The largest activation of a chunk stays within the caches of a CPU, and far below a GPU's memory.
-_CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
+_CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 
 
 class _Inputs:
@@ -521,7 +522,9 @@ def explain_network(
     if jobs == 1:
         results = (_explain_chunk(*task[:3], 0) for task in tasks)
     else:
-        results = Parallel(n_jobs=n_jobs, return_as="generator")(
+        # Parametrized modules, such as those with weight norm, cannot be sent to a process.
+        shared = "sharedmem" if any(map(is_parametrized, module.modules())) else None
+        results = Parallel(n_jobs=n_jobs, return_as="generator", require=shared)(
             delayed(_explain_chunk)(*task) for task in tasks
         )
     records = []
@@ -550,16 +553,16 @@ def _has_embeddings(module: nn.Module) -> bool:
 
 
 def _probe(inputs: _Inputs, n_samples: int) -> list[Any]:
-    """Return few samples for probing a network: the first one, and the same moved a little."""
-    rows = [0] * n_samples
-    samples = inputs.take(rows)
+    """Return samples for probing a network: the first, or the last and moved a little."""
+    samples = inputs.take([0 if n_samples == 2 else -1] * n_samples)
     if n_samples == 2:
         return samples
+    floating = [
+        s.is_floating_point() if isinstance(s, Tensor) else s.dtype.kind == "f" for s in samples
+    ]
     return [
-        (s * 0.75 + 0.125 if isinstance(s, Tensor) else (s * 0.75 + 0.125).astype(s.dtype))
-        if (s.is_floating_point() if isinstance(s, Tensor) else s.dtype.kind == "f")
-        else s
-        for s in samples
+        (s * 0.75 + 0.125) if is_float else s
+        for s, is_float in zip(samples, floating, strict=True)
     ]
 
 
@@ -663,7 +666,7 @@ def is_finite(values: Any) -> bool:
     if isinstance(values, Tensor):
         return bool(values.sum().isfinite()) or bool(values.isfinite().all())
     with np.errstate(all="ignore"):
-        return bool(np.isfinite(values.sum(dtype=float))) or bool(np.isfinite(values).all())
+        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
 
 
 def _check_target(target: Any, n_samples: int, n_outputs: int) -> np.ndarray | str | None:

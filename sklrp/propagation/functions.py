@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from sklrp.propagation import activations as _activations  # noqa: F401  (registers the identity)
 from sklrp.propagation.step import (
     HANDLERS,
+    NUMERIC,
     PASSING,
+    SOURCED,
     Kept,
     Pull,
     Step,
@@ -102,6 +104,7 @@ def _pass(relevance: Tensor, kept: Kept | None) -> Tensor:
     "detach", "data", "view_as", "reshape_as", "ravel", "alias", "positive", "real",
 )  # fmt: skip
 def _reshape(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
+    source = replace(source, x=source.x.contiguous())  # `view` meets channels last, the user's not
     out, shape = _copied(step, source, *args, **kwargs), source.x.shape
     others = len(find_signals((args, kwargs)))  # of view_as, which take no relevance
 
@@ -395,11 +398,14 @@ def _floor(step: Step, args: Any, kwargs: Any) -> float:
 def _compare(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     x = step.layer(*swap(args, _tensor), **swap(kwargs, _tensor))
     samples = _spread(x.shape, *find_signals((args, kwargs)))
-    return Signal(x, True, gate=True, samples=samples), _refuse_mask
 
+    def pull(relevance: Any, kept: Kept | None) -> Any:
+        raise TypeError(
+            f"Relevance through the comparison {step.name!r} is not supported; use it as a mask "
+            "only."
+        )
 
-def _refuse_mask(relevance: Any, kept: Kept | None) -> Any:
-    raise TypeError("Relevance through a comparison is not supported; use it as a mask only.")
+    return Signal(x, True, gate=True, samples=samples), pull
 
 
 @register("where", "masked_fill", "maximum", "minimum")
@@ -583,3 +589,5 @@ def _pad_packed(step: Step, source: Signal, n_steps: int, axis: int) -> tuple[Si
 
 
 PASSING.update((_reshape, HANDLERS[nn.Identity].handler))
+NUMERIC.update((_add, _sub, _rsub, _mul, _div, _clamp, _where))
+SOURCED.update((_reshape, _copy, _split, _pad, _convert, _neg, _clamp, _sum, _max))

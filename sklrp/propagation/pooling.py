@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,18 +39,17 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
             for name in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
         }
     )
-    x, n_spatial = signal.x, len(spatial_shape(step, signal))
-    out, index = pool(x, **options, return_indices=True)
-    index = index.flatten(-n_spatial)
+    spatial_shape(step, signal)
+    with torch.enable_grad():  # the gradient gives all to the winner
+        x = signal.x.detach().requires_grad_()
+        out = pool(x, **options)
     low, high = (None if v is None else pool(v, **options) for v in (signal.low, signal.high))
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
-        winners = index.expand(relevance.shape[0], *index.shape)
-        flat = relevance.new_zeros(relevance.shape[0], *x.shape[:2], x.shape[2:].numel())
-        flat.scatter_add_(-1, winners, relevance.flatten(-n_spatial))
-        return flat.unflatten(-1, x.shape[2:])
+        passed = [torch.autograd.grad(out, x, r, retain_graph=True)[0] for r in relevance]
+        return passed[0][None] if len(passed) == 1 else torch.stack(passed)
 
-    return Signal(out, signal.nonnegative, low, high, gate=signal.gate), pull
+    return Signal(out.detach(), signal.nonnegative, low, high, gate=signal.gate), pull
 
 
 @register(

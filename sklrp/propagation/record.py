@@ -34,7 +34,9 @@ from sklrp.propagation.functions import rebuild, swap
 from sklrp.propagation.step import (
     GATES,
     HANDLERS,
+    NUMERIC,
     PASSING,
+    SOURCED,
     Entry,
     Pull,
     Record,
@@ -145,6 +147,7 @@ class Recorder(TorchFunctionMode):
         self.n_values = 0
         self.nodes = WeakIdKeyDictionary()
         self.own: set[int] = set()  # storages made in this run
+        self.used: set[int] = set()  # storages of constants that steps refer to
         self.stale: dict[int, Tensor] = {}  # storages whose values were changed in place
         self.owners = {_storage(p): name for name, p in network.named_parameters()}
         self.place: list[tuple[str, nn.Module]] = []
@@ -291,6 +294,8 @@ class Recorder(TorchFunctionMode):
         if base in _LIKE and not self.depends(args[0]):
             return self._plainly(func, name, tensors, args, kwargs)
         entry = HANDLERS.get(base)
+        if entry is not None and entry.handler in SOURCED and not self.depends(args[:1]):
+            entry = None  # it would only look something up in a constant
         if only_indices:
             if entry is not None and not _is_in_place(name):
                 try:
@@ -321,6 +326,11 @@ class Recorder(TorchFunctionMode):
         changes = _is_in_place(name) or name in ("__setitem__", "__set__", "__delete__")
         if (changes or "out" in kwargs) and target is not None and not self._is_own(target):
             raise self._refusal(name, _FOREIGN)
+        if changes and target is not None and _storage(target) in self.used:
+            fresh = target.detach().clone()  # steps keep the values that they were given
+            self.stale[_storage(target)] = target.detach()
+            target.data = fresh
+            self.own.add(_storage(fresh))
         out = func(*args, **kwargs)
         known = {_storage(tensor) for tensor in tensors}
         self.own |= {_storage(tensor) for tensor in _tensors(out)} - known
@@ -344,6 +354,7 @@ class Recorder(TorchFunctionMode):
             {k: v.detach() for k, v in vars(layer).items() if isinstance(v, Tensor)}
         )
         self._note(path, weights)
+        self.used |= set(map(_storage, weights))
         return self.layer(path, layer, layer_args, {})
 
     def _apply(
@@ -364,7 +375,8 @@ class Recorder(TorchFunctionMode):
                 node = self.nodes.get(value)
                 if node is None:
                     self._note(name, value)
-                    return value
+                    self.used.add(_storage(value))
+                    return value.detach()
                 if not sequences and (node.order is not None or node.signal.lengths is not None):
                     raise self._refusal(name, "of a packed sequence; unpack it before")
                 nodes.append(node)
@@ -373,6 +385,8 @@ class Recorder(TorchFunctionMode):
                 return rebuild(value, map(pick, value))
             if isinstance(value, dict):
                 return {k: pick(v) for k, v in value.items()}
+            if isinstance(value, int | float) and entry.handler in NUMERIC:
+                self._note(name, torch.tensor(float(value)))
             return value
 
         args, kwargs = [pick(v) for v in args], {k: pick(v) for k, v in kwargs.items()}
@@ -622,6 +636,15 @@ class Recorder(TorchFunctionMode):
         )
         return _Refusal(self.refusal)
 
+    def training_mode(self, path: str, module: nn.Module) -> _Refusal:
+        """Return the refusal of a network that sets its own parts to training mode."""
+        self.refusal = (
+            f"Relevance through layer {path!r} ({type(module).__name__}) is not supported: the "
+            "network's forward sets it to training mode, and layers are explained as in "
+            "evaluation mode. Leave the mode to train() and eval()."
+        )
+        return _Refusal(self.refusal)
+
     def other_way(self) -> _Refusal:
         """Return the refusal of a network whose steps differ from run to run."""
         self.refusal = (
@@ -676,6 +699,8 @@ def _make_twin(module: nn.Module, path: str, recorder: Recorder, memo: dict[int,
     run = own or type(module).forward.__get__(twin)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
+        if twin.training:
+            raise recorder.training_mode(path, twin)
         if layer is not None and recorder.depends(args, kwargs):
             with recorder.at(path, twin), torch._C.DisableTorchFunction():
                 return recorder.layer(path, layer, args, kwargs)

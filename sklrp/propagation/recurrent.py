@@ -93,7 +93,9 @@ def _run(
         levels.append(runs)
         x = _join([run.h for run in runs], -1)
     states = zip(*(run.ends for runs in levels for run in runs), strict=True)
-    ends = tuple(_join([_reshape(s, lambda v: v.unsqueeze(1)) for s in kind], 1) for kind in states)
+    ends = tuple(
+        _join([_reshape(s, lambda v: v.unsqueeze(1)) for s in kind], 1) for kind in states
+    )
     valid: Any = None
     if lengths is not None:
         valid = (torch.arange(n_steps, device=lengths.device)[:, None] < lengths)[..., None]

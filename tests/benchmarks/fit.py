@@ -1,36 +1,29 @@
-"""Time of training and prediction: ``python tests/benchmarks/fit.py``.
+"""The time of training and prediction, against plain torch and the peers.
 
-Every figure is a ratio of medians over interleaved repeats after one warm-up. All trainings of a
-case do the same work: the same network, batches, epochs, optimizer and clipping in float32. The
-epochs are the default of 50 on the small table, and fewer where one takes long.
+All trainings of a case do the same work: the same network, batches, epochs, optimizer and clipping
+in float32. The epochs are the default of 50 on the small table, and fewer where one takes long.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
-import platform
-import statistics
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import sklearn
-import skorch
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier as SklearnMLP
 from skorch import NeuralNetClassifier
 from skorch.callbacks import GradientNormClipping
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sklrp import CNNClassifier, LSTMClassifier, MLPClassifier
+
+from .measure import Row, median_times
 
 CLIP = 1.0
 
@@ -84,8 +77,8 @@ def plain_cnn() -> nn.Module:
     )
 
 
-def make_cases() -> list[Case]:
-    """Return the trainings: two tables, images and sequences of 28 x 28."""
+def make_cases(quick: bool) -> list[Case]:
+    """Return the trainings: two tables, images and sequences; or ten samples of each."""
     rng = np.random.default_rng(0)
 
     def case(
@@ -96,10 +89,14 @@ def make_cases() -> list[Case]:
         epochs: int,
         batch_size: int,
     ) -> Case:
-        X = rng.normal(size=shape).astype(np.float32)
+        X = rng.normal(size=(10, shape[1]) if quick else shape).astype(np.float32)
         y = (X[:, :3].sum(axis=1) > 0).astype(int)
         clf.set_params(
-            max_epochs=epochs, batch_size=batch_size, lr=0.003, device="cpu", random_state=0
+            max_epochs=1 if quick else epochs,
+            batch_size=5 if quick else batch_size,
+            lr=0.003,
+            device="cpu",
+            random_state=0,
         )
         return Case(name, clf, X, y, network)
 
@@ -162,15 +159,13 @@ def fit_in_sklearn(case: Case) -> SklearnMLP:
         return clf.fit(case.X, case.y)
 
 
-def bench_fit(n_threads: int = 1, n_repeats: int = 7) -> list[dict[str, Any]]:
+def bench_fit(quick: bool = False) -> list[Row]:
     """Return the time of `fit` over that of a raw torch loop, and of the peers.
 
     Parameters
     ----------
-    n_threads : int, default=1
-        Number of threads of torch and of the linear algebra.
-    n_repeats : int, default=7
-        Number of timed repeats, of which the median counts.
+    quick : bool, default=False
+        Whether to take ten samples and one repeat.
 
     Returns
     -------
@@ -178,7 +173,7 @@ def bench_fit(n_threads: int = 1, n_repeats: int = 7) -> list[dict[str, Any]]:
         Rows of ``what``, ``case``, ``ratio`` and ``reach``, which is empty for peers.
     """
     rows = []
-    for case in make_cases():
+    for case in make_cases(quick):
         functions = {
             "raw": functools.partial(fit_in_torch, case),
             "fused": functools.partial(fit_in_torch, case, fused=True),
@@ -187,28 +182,25 @@ def bench_fit(n_threads: int = 1, n_repeats: int = 7) -> list[dict[str, Any]]:
         }
         if case.is_table:
             functions["sklearn"] = functools.partial(fit_in_sklearn, case)
-        t = _median_times(functions, n_threads, n_repeats)
-        name = _name(case, n_threads)
+        t = median_times(functions, 1 if quick else 7)
         raw = "raw torch loop"
-        rows.append(_row(f"fit / {raw}", name, t["fit"] / t["raw"], "≤ 1.0"))
+        rows.append(_row(f"fit / {raw}", case.name, t["fit"] / t["raw"], "≤ 1.0"))
         reach = "≥ 2" if case.is_table else ""
-        rows.append(_row("skorch's default / fit", name, t["skorch"] / t["fit"], reach))
-        rows.append(_row(f"{raw} with fused Adam / {raw}", name, t["fused"] / t["raw"]))
-        rows.append(_row(f"skorch's default / {raw}", name, t["skorch"] / t["raw"]))
+        rows.append(_row("skorch's default / fit", case.name, t["skorch"] / t["fit"], reach))
+        rows.append(_row(f"{raw} with fused Adam / {raw}", case.name, t["fused"] / t["raw"]))
+        rows.append(_row(f"skorch's default / {raw}", case.name, t["skorch"] / t["raw"]))
         if case.is_table:
-            rows.append(_row(f"scikit-learn / {raw}", name, t["sklearn"] / t["raw"]))
+            rows.append(_row(f"scikit-learn / {raw}", case.name, t["sklearn"] / t["raw"]))
     return rows
 
 
-def bench_predict(n_threads: int = 1, n_repeats: int = 7) -> list[dict[str, Any]]:
+def bench_predict(quick: bool = False) -> list[Row]:
     """Return the time of `predict_proba` over that of one forward pass, and of the peers.
 
     Parameters
     ----------
-    n_threads : int, default=1
-        Number of threads of torch and of the linear algebra.
-    n_repeats : int, default=7
-        Number of timed repeats, of which the median counts.
+    quick : bool, default=False
+        Whether to take ten samples and one repeat.
 
     Returns
     -------
@@ -216,7 +208,7 @@ def bench_predict(n_threads: int = 1, n_repeats: int = 7) -> list[dict[str, Any]
         Rows of ``what``, ``case``, ``ratio`` and ``reach``, which is empty: none is set.
     """
     rows = []
-    for case in make_cases():
+    for case in make_cases(quick):
         case.clf.set_params(max_epochs=1)
         clf, net, X = case.clf.fit(case.X, case.y), fit_in_skorch(case), case.X
         functions: dict[str, Callable[[], Any]] = {
@@ -226,12 +218,11 @@ def bench_predict(n_threads: int = 1, n_repeats: int = 7) -> list[dict[str, Any]
         }
         if case.is_table:
             functions["sklearn"] = functools.partial(fit_in_sklearn(case).predict_proba, X)
-        t = _median_times(functions, n_threads, n_repeats)
-        name = _name(case, n_threads)
+        t = median_times(functions, 1 if quick else 7)
         names = {"predict": "predict_proba", "skorch": "skorch's default"}
         for key in list(t)[1:]:
             what = f"{names.get(key, 'scikit-learn')} / forward pass"
-            rows.append(_row(what, name, t[key] / t["forward"]))
+            rows.append(_row(what, case.name, t[key] / t["forward"]))
     return rows
 
 
@@ -240,49 +231,5 @@ def _forward(network: nn.Module, X: np.ndarray) -> np.ndarray:
     return network(torch.from_numpy(X)).softmax(1).numpy()
 
 
-def _name(case: Case, n_threads: int) -> str:
-    return f"{case.name}, {n_threads} thread{'s' * (n_threads > 1)}"
-
-
-def _row(what: str, case: str, ratio: float, reach: str = "") -> dict[str, Any]:
+def _row(what: str, case: str, ratio: float, reach: str = "") -> Row:
     return {"what": what, "case": case, "ratio": ratio, "reach": reach}
-
-
-def _median_times(
-    functions: dict[str, Callable[[], Any]], n_threads: int, n_repeats: int
-) -> dict[str, float]:
-    """Return the median time of each function, called in turn after a warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    with _threads(n_threads):
-        for repeat in range(n_repeats + 1):
-            for name, function in functions.items():
-                start = time.perf_counter()
-                function()
-                if repeat:  # the first is the warm-up
-                    times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-@contextlib.contextmanager
-def _threads(n_threads: int) -> Iterator[None]:
-    """Give torch and the linear algebra that many threads, and put them back on leaving."""
-    before = torch.get_num_threads()
-    with threadpool_limits(n_threads):
-        torch.set_num_threads(n_threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
-
-def main() -> None:
-    """Print the machine and all rows, with one thread and with two."""
-    versions = [f"{p.__name__} {p.__version__}" for p in (torch, skorch, sklearn)]
-    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(versions)}")
-    for n_threads in (1, 2):
-        for row in bench_fit(n_threads) + bench_predict(n_threads):
-            print(f"{row['what']} | {row['case']} | {row['ratio']:.2f} | {row['reach']}")
-
-
-if __name__ == "__main__":
-    main()

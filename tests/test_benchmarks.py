@@ -1,0 +1,70 @@
+"""The benchmarks run: every row is there and holds a number. How fast is not asked here."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+
+import pytest
+
+# What the tables are to show, peers aside: a row each at least.
+ROWS = {
+    "explain / forward + gradient",
+    "explain / chunked forward + gradient",
+    "forward by hand / nn.Sequential",
+    "all of 10 classes / one",
+    "clf.explain beyond explain",
+    "throughput / that of forward + gradient in batches of 1024",
+    "per-sample NumPy loop / explain",
+    "fit / raw torch loop",
+    "skorch's default / fit",
+    "predict_proba / forward pass",
+    "trainings / (k + 1)",
+    "import sklrp",
+}
+MEMORY = {"peak in one chunk / yardstick", "peak above the output, default chunks"}
+
+main = importlib.import_module("benchmarks.__main__")
+
+
+@pytest.fixture(scope="module")
+def sections():
+    """The rows of each section, of tiny cases."""
+    return dict(main.run(quick=True, n_threads=1))
+
+
+def test_every_row_has_a_number(sections):
+    rows = [row for found in sections.values() for row in found]
+    expected = ROWS | (MEMORY if sys.platform == "linux" else set())
+    assert expected <= {row["what"] for row in rows}
+    for row in rows:
+        assert math.isfinite(row["ratio"]), row
+        # How much slower the estimator is than the engine is within the noise.
+        assert row["ratio"] > 0 or row["what"].startswith("clf.explain"), row
+
+
+def test_tables_and_what_is_met(sections):
+    text = "\n".join(main.table(title, found) for title, found in sections.items())
+    n_rows = sum(map(len, sections.values()))
+    assert len(text.splitlines()) == n_rows + 4 * len(sections)
+    assert "nan" not in text
+    given = [main.is_met({"ratio": 1.5, "reach": r}) for r in ("≤ 1.4", "≥ 1.4", "≤ 1.5", "")]
+    assert given == [False, True, True, None]
+
+
+def test_write_between_markers(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text("Above.\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nBelow.\n")
+    main.write(path, "| new |")
+    assert path.read_text() == (
+        "Above.\n<!-- benchmarks -->\n\n| new |\n\n<!-- /benchmarks -->\nBelow.\n"
+    )
+    path.write_text("Above.\n")
+    with pytest.raises(ValueError, match="must hold the lines"):
+        main.write(path, "| new |")
+
+
+def test_machine_is_described():
+    assert "2 threads, " in main.machine(2)
+    assert "torch 2." in main.machine(2)
