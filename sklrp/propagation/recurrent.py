@@ -82,7 +82,7 @@ def _run(
     """
     x = _reshape(signal, lambda v: v.transpose(0, 1))  # time leads
     n_steps, n_samples, _ = x.x.shape
-    lengths = None if signal.lengths is None else signal.lengths.to(x.x.device)
+    lengths = None if signal.lengths is None else signal.lengths.to(x.x.device, torch.int64)
     levels: list[list[Run]] = []
     for row in suffixes:
         first = len(levels) * len(row)

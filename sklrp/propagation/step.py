@@ -113,10 +113,8 @@ class Kept(dict[str, Tensor]):
 
 
 def total(relevance: Tensor, n_samples: int, axis: int = 0) -> Tensor:
-    """Return the relevance of each sample, ``(n_targets, n_samples)``.
-
-    The axis of the samples may be longer, with the parts of a sample side by side.
-    """
+    """Return the relevance of each sample, ``(n_targets, n_samples)``."""
+    # The axis of the samples may be longer, with the parts of a sample side by side.
     first = relevance.movedim(axis + 1, 1) if axis else relevance
     return first.reshape(len(relevance), n_samples, -1).sum(2)
 
@@ -363,14 +361,17 @@ class Operand:
 
 @dataclass
 class Split:
-    """A part of a rule on given activations: its denominator, and its terms for each operand."""
+    """A part of a rule on given activations: its denominator, and its terms for each operand.
+
+    The denominator is computed when it is needed.
+    """
 
     share: float | Tensor
     denominator: Callable[[], Tensor]
     epsilon: float
     bias: Tensor | None = None
     terms: Sequence[Sequence[tuple[Tensor, Tensor]]] = ()
-    mixed: Signed | None = None  # the map `up` of a part whose terms are by magnitude
+    up: Signed | None = None  # of a part that is exact by magnitudes
 
     @cached_property
     def stable(self) -> Tensor:
@@ -385,10 +386,10 @@ class Split:
 
     def ratio(self, relevance: Tensor, at: Any = ...) -> Tensor:
         """Return the share of ``relevance`` over the denominator, at an index of it."""
-        ratio = divide(relevance, self.stable[at], self.epsilon)
-        if isinstance(self.share, Tensor):
-            return ratio.mul_(self.share[at])
-        return ratio if self.share == 1.0 else ratio.mul_(self.share)
+        share = self.share[at] if isinstance(self.share, Tensor) else self.share
+        if isinstance(share, Tensor) or share != 1.0:
+            relevance = share * relevance
+        return divide(relevance, self.stable[at], self.epsilon)
 
 
 def prepare(
@@ -405,14 +406,18 @@ def prepare(
     size = magnitude(step, key, parts, operands, bias, z.shape[-1 - n_spatial])
     bias = None if bias is None else channelwise(bias, n_spatial)
     splits = []
+
+    def known() -> Tensor:
+        return z
+
     for p, part in enumerate(parts):
         up = opposed(part)
         b = None if part.bias is None or bias is None else part.bias(bias)
         terms = [find_terms(step, (key, p, k), part, o) for k, o in enumerate(operands)]
         if part.terms == ((rules.x, rules.w),) and part.bias == rules.w:
-            denominator: Callable[[], Tensor] = partial(_known, z)
-        elif up is not None and size is not None:
-            denominator = partial(by_magnitude, up, z, size)
+            denominator: Callable[[], Tensor] = known  # and exact
+        elif size is not None:
+            denominator = partial(by_magnitude, part, z, size)
         else:
             denominator = partial(sum_products, operands, terms, b)
         share: float | Tensor = part.share
@@ -422,18 +427,12 @@ def prepare(
         if renormalize:
             share = share * (denominator() != 0).to(z.dtype)
         epsilon = step.epsilon if part.stabilize else 0.0
-        mixed = up if up is not None and keeps_both(up) else None
-        splits.append(Split(share, denominator, epsilon, b, terms, mixed))
+        splits.append(Split(share, denominator, epsilon, b, terms, up if is_exact(part) else None))
     if renormalize:
         total: Any = sum(split.share for split in splits)
         total = torch.where(total == 0, 1.0, total)
         splits = [replace(split, share=split.share / total) for split in splits]
     return splits
-
-
-def _known(z: Tensor) -> Tensor:
-    """Return the pre-activation, which is known and exact."""
-    return z
 
 
 def sum_products(
@@ -451,22 +450,22 @@ def sum_products(
 
 
 def opposed(part: Part) -> Signed | None:
-    """Return the weight map that a part pairs with x+, if it pairs the opposite one with x-.
-
-    With ``a = up.pos`` and ``b = up.neg``, the numerator of such a part, as of gamma or
-    alpha-beta, is ``x+ up(w) + x- down(w) = (a + b)/2 x w + (a - b)/2 |x| |w|``. So one product
-    of magnitudes beside the pre-activation gives the denominators of all parts, and two adjoints
-    give the relevance.
-    """
+    """Return the weight map that a part pairs with x+, if it pairs the opposite one with x-."""
+    # With a = up.pos and b = up.neg the numerator of such a part, as of gamma and alpha-beta, is
+    #     x+ up(w) + x- down(w) = (a + b)/2 x w + (a - b)/2 |x| |w| .
+    # So z and one more product, that of magnitudes, give the denominators of all parts; and two
+    # adjoints do for all.
     match part.terms:
         case ((rules.x_pos, Signed(a, b) as up), (rules.x_neg, Signed(c, d))):
             return up if (a, b) == (d, c) and part.bias == up else None
     return None
 
 
-def keeps_both(up: Signed) -> bool:
-    """Return whether contributions of both signs stay, so that halves do not cancel."""
-    return up.pos > 0 and up.neg > 0
+def is_exact(part: Part) -> bool:
+    """Return whether the sum of magnitudes never cancels: where the part acts, z adds to it."""
+    # So it is with gamma, but not with alpha-beta, whose parts leave contributions out.
+    up = opposed(part)
+    return up is not None and min(up.pos, up.neg) > 0 and part.sign * (up.pos - up.neg) > 0
 
 
 # Where so many contributions of either sign meet, neither's sum is lost in that of magnitudes.
@@ -482,18 +481,15 @@ def magnitude(
     n_outputs: int,
 ) -> Tensor | None:
     """Return the sum of ``|x| |w|`` and ``|b|``, None where denominators are better direct."""
-    ups = [opposed(part) for part in parts]
-    exact = all(
-        up and keeps_both(up) and part.sign * (up.pos - up.neg) > 0
-        for part, up in zip(parts, ups, strict=True)
-    )
-    signed = not all(operand.signal.nonnegative for operand in operands)
-    many = sum(operand.weight.numel() for operand in operands) >= _MANY * n_outputs
-    if not exact and not (signed and many and all(ups)):
-        return None
+    if not all(map(is_exact, parts)):
+        signed = not all(operand.signal.nonnegative for operand in operands)
+        many = sum(operand.weight.numel() for operand in operands) >= _MANY * n_outputs
+        if not (signed and many and all(map(opposed, parts))):
+            return None
     products = []
     for k, operand in enumerate(operands):
-        x: Any = operand.map_input(x_abs)
+        x = operand.map_input(x_abs)
+        assert x is not None
         weight = step.map_weight((key, k, "abs"), torch.abs, operand.weight)
         products.append(operand.forward(x, weight, None if k or bias is None else bias.abs()))
     return sum(products[1:], start=products[0])
@@ -504,10 +500,12 @@ def x_abs(signal: Signal) -> Tensor:
     return signal.x if signal.nonnegative else signal.x.abs()
 
 
-def by_magnitude(up: Signed, z: Tensor, size: Tensor) -> Tensor:
+def by_magnitude(part: Part, z: Tensor, size: Tensor) -> Tensor:
     """Return the denominator of a part from the pre-activation and the sum of magnitudes."""
+    up = opposed(part)
+    assert up is not None
     denominator = (z * ((up.pos + up.neg) / 2)).add_(size, alpha=(up.pos - up.neg) / 2)
-    if not keeps_both(up):  # what is left of a sum over nothing
+    if not is_exact(part):  # rounding, where no contribution is left
         noise = 64 * torch.finfo(z.dtype).eps
         denominator.mul_(denominator.abs() > noise * size)
     return denominator
@@ -517,7 +515,7 @@ def find_terms(step: Step, key: Any, part: Part, operand: Operand) -> list[tuple
     """Return the maps of the input and of the weights whose products make up a numerator."""
     pairs: Sequence[tuple[InputMap, WeightMap]] = part.terms
     up = opposed(part)
-    if up is not None and keeps_both(up) and not operand.signal.nonnegative:
+    if up is not None and is_exact(part) and not operand.signal.nonnegative:
         half, rest = (up.pos + up.neg) / 2, (up.pos - up.neg) / 2
         pairs = ((rules.x, Signed(half, half)), (x_abs, Signed(rest, -rest)))
     return [
@@ -534,8 +532,8 @@ def gather(splits: Sequence[Split], ratios: Sequence[Tensor], k: int, operand: O
         for split, ratio in zip(splits, ratios, strict=True)
         for mapped, weight in split.terms[k]
     ]
-    mixed = [split.mixed for split in splits if split.mixed is not None]
-    if len(pulled) == 4 and len(mixed) == 2 and mixed[0] == mixed[1].opposite:
+    ups = [split.up for split in splits]
+    if len(pulled) == 4 and ups[0] is not None and ups[1] == ups[0].opposite:
         (x, half), (size, rest) = splits[0].terms[k]  # the second part's, but for a sign
         pulled = [(x, half, ratios[0] + ratios[1]), (size, rest, ratios[0] - ratios[1])]
     first, *others = pulled
@@ -586,10 +584,8 @@ def affine(
 
 
 def fast_layout(weight: Tensor) -> Tensor:
-    """Return weights in the memory layout that the activations are to have.
-
-    With channels last, convolutions and pooling on a CPU run up to twice as fast.
-    """
+    """Return weights in the memory layout that the activations are to have."""
+    # With channels last, convolutions and pooling on a CPU run up to twice as fast.
     fast = weight.dim() == 4 and weight.device.type == "cpu"
     return weight.clone(memory_format=torch.channels_last) if fast else weight
 
@@ -616,6 +612,19 @@ def contribute(
 def share_product(step: Step, gate: Tensor, signal: Tensor) -> Tensor | float:
     """Return the share of a gate in the relevance of its product with a signal.
 
+    Parameters
+    ----------
+    step : Step
+        The step, whose ``product`` is the variant.
+    gate, signal : Tensor
+        The two factors.
+
+    Returns
+    -------
+    Tensor or float
+        The share: 0 for ``"all"``, 1/2 for ``"half"``, ``gate / s(gate + signal)`` for ``"prop"``,
+        and the same of the absolute values for ``"abs"``.
+
     References
     ----------
     Arras et al. 2019, section 3: LRP-all, LRP-prop, LRP-abs and LRP-half.
@@ -641,9 +650,7 @@ def divide(relevance: Tensor, stable: Tensor, epsilon: float) -> Tensor:
         return ratio
     limit = math.sqrt(torch.finfo(ratio.dtype).max)
     size = ratio.abs()
-    if (
-        size.device.type == "cpu" and size.sum() < limit
-    ):  # quick to see there, and nearly always so
+    if size.device.type == "cpu" and size.sum() < limit:  # nearly always, and quick to see there
         return ratio
     return ratio.masked_fill_(~(size < limit), 0.0)
 
