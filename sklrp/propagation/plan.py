@@ -19,7 +19,6 @@ from sklrp.modules import StatePooling
 from sklrp.propagation.norms import scale_and_shift
 from sklrp.propagation.record import Recorder
 from sklrp.propagation.step import (
-    GATES,
     HEADS,
     Entry,
     Record,
@@ -104,8 +103,7 @@ class Plan:
             outputs = tuple(range(n_values, n_values + len(signals)))
             records.append(Record(step, pull, sources, outputs, (0,) * len(sources)))
             sources, n_values = outputs, n_values + len(signals)
-            gates = GATES if step.kind == "recurrent" else 1
-            largest = max(largest, *(gates * signal.x.numel() for signal in signals))
+            largest = max(largest, *(signal.x.numel() for signal in signals))
         if not isinstance(value, Signal) or value.x.dim() not in (1, 2):
             shape = tuple(value.x.shape) if isinstance(value, Signal) else type(value).__name__
             raise ValueError(

@@ -32,7 +32,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 from sklrp.propagation.functional import LAYERS
 from sklrp.propagation.functions import rebuild, swap
 from sklrp.propagation.step import (
-    GATES,
     HANDLERS,
     NUMERIC,
     PASSING,
@@ -456,9 +455,6 @@ class Recorder(TorchFunctionMode):
             pull = _move_pull(pull, input_axes, step.axes)
         if find_head(step.layer) is not None:
             self.before_heads[nodes[0].number] = nodes[0]
-        if step.kind == "recurrent":  # what its cells compute is larger than what they return
-            sizes = (GATES * signal.x.numel() for signal in signals)
-            self.largest = max(self.largest, *sizes)
         self.records.append(
             Record(
                 step,

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from sklrp import rules
 from sklrp.rules import InputMap, Part, Signal, Signed, WeightMap, ZBox
 
-GATES = 8  # how much more than its output a recurrent layer keeps of each step
 CAUSES = ("bias", "epsilon", "padding", "initial_state", "dropped")
 
 Pull = Callable[[Any, "Kept | None"], Any]
