@@ -1,0 +1,112 @@
+"""The shared products of gamma and alpha-beta, and the layout of convolutions, change nothing.
+
+Layers of 300 inputs, where alpha-beta's denominators follow from the sum of magnitudes; rules of
+other input and weight maps, which the engine must take as they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from reference import assert_explained, randomised
+from torch import nn
+
+from sklrp import Composite, explain
+from sklrp.propagation import step
+from sklrp.rules import AlphaBeta, Gamma, Rule, Signed, ZPlus
+
+
+def inputs(n_features):
+    """Return dense and sparse samples, blank ones and ones of a single value."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(6, n_features))
+    X[1] *= rng.random(n_features) < 0.01
+    X[2] = np.abs(X[2])
+    X[3:] = 0.0
+    X[4, 7], X[5, 7] = 2.0, -2.0
+    return X
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-6, 0.1])
+@pytest.mark.parametrize(
+    "rule",
+    [Gamma(), Gamma(1000.0), AlphaBeta(), AlphaBeta(renormalize=True), ZPlus()],
+    ids=repr,
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_many_signed_inputs(rule, epsilon, bias):
+    model = nn.Sequential(
+        randomised(nn.Linear(300, 3, bias=bias), 0), nn.ReLU(), randomised(nn.Linear(3, 2), 1)
+    )
+    rows = Composite([("all", rule, "all")])
+    assert_explained(model, inputs(300), rows, lambda *_: rule, epsilon=epsilon)
+
+
+class Copy(Rule):
+    """A rule of the same parts, in plain functions that the engine does not know."""
+
+    def __init__(self, rule=None):
+        self.rule = rule
+
+    def parts(self):
+        def copied(part):
+            terms = tuple(
+                (lambda signal, f=f: f(signal), lambda weight, g=g: g(weight))
+                for f, g in part.terms
+            )
+            bias = None if part.bias is None else lambda b, g=part.bias: g(b)
+            return part._replace(terms=terms, bias=bias)
+
+        return tuple(map(copied, self.rule.parts()))
+
+
+@pytest.mark.parametrize("rule", [Gamma(), AlphaBeta(), ZPlus()], ids=repr)
+def test_any_maps_are_taken_as_they_are(rule):
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(300, 8), nn.ReLU(), nn.Linear(8, 2))
+    conv = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(4, 3, 2)),
+        *(nn.Flatten(), nn.Linear(3, 2)),
+    )
+    for model, X in ((dense, inputs(300)), (conv, inputs(36).reshape(-1, 1, 6, 6))):
+        found, expected = (
+            explain(model.double(), X, rule=Composite([("all", r, "all")]), target="all")
+            for r in (rule, Copy(rule))
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+        assert np.abs(found).max() > 0
+
+
+def test_parts_without_relevance_are_left_out(monkeypatch):
+    """After a ReLU, gamma has no relevance to pass where pre-activations are negative."""
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1, bias=False)).double()
+    with torch.no_grad():
+        model[0].bias.fill_(9.0)
+        model[2].weight.abs_()
+    divisions = []
+    divide = step.divide
+    monkeypatch.setattr(step, "divide", lambda *args: divisions.append(args) or divide(*args))
+    explain(model, np.ones((2, 4)), rule=Composite([("all", Gamma(), "all")]))
+    assert len(divisions) == 2
+
+
+def test_maps_of_signed_weights():
+    values = torch.tensor([-2.0, 0.0, 3.0])
+    assert Signed(2.0, 5.0)(values).tolist() == [-10.0, 0.0, 6.0]
+    assert Signed(1.0, -1.0)(values).tolist() == [2.0, 0.0, 3.0]
+    assert Signed(1.0, 1.0)(values) is values
+    assert Signed(2.0, 5.0).opposite == Signed(5.0, 2.0)
+    assert values.tolist() == [-2.0, 0.0, 3.0]
+
+
+def test_blank_samples_of_huge_relevance():
+    """Nothing overflows where a part does not act and its denominator vanishes."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)).float()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 1.0], [-1e-20, 1e-20]]))
+        model[1].weight.copy_(torch.tensor([[1e30, 1e30]]))
+    relevance = explain(
+        model, np.array([[2.0, 1.0]], np.float32), rule=Composite([("all", Gamma(), "all")])
+    )
+    assert np.isfinite(relevance).all()
