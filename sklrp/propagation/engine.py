@@ -240,10 +240,10 @@ def explain(
     Parameters
     ----------
     model : estimator, skorch net or torch.nn.Module
-        A fitted classifier of this package, a fitted skorch ``NeuralNet``, or an ``nn.Sequential``
-        (nested ones too) of supported layers.
-    X : array-like or Tensor of shape (n_samples, ...)
-        The input, as the model takes it.
+        A fitted classifier of this package, a fitted skorch ``NeuralNet``, or any module whose
+        ``forward`` is made of supported layers and functions (``sklrp.propagation.supported()``).
+    X : array-like or Tensor of shape (n_samples, ...), tuple or dict of them
+        The input, as the model takes it: a tuple for ``forward(*X)``, a dict for ``forward(**X)``.
     target : None, label, array-like of shape (n_samples,) or "all", default=None
         What is explained: None the predicted class of each sample (or the only output), a label,
         one label per sample, or every class (also where a class is named "all"). The labels of a
@@ -269,10 +269,12 @@ def explain(
     -------
     relevance : ndarray or Tensor of X's shape
         The relevance, in X's floating dtype (the model's, if X holds integers). With
-        ``target="all"`` of shape (n_samples, n_classes, ...). A tensor if X is one.
+        ``target="all"`` of shape (n_samples, n_classes, ...). A tensor if X is one; of several
+        inputs a tuple or a dict, as they came.
     details : Bunch
         Only with ``return_details``. ``score`` of shape (n_samples,) or (n_samples, n_classes) and
-        ``target`` likewise; ``layers``, a list in execution order of Bunches with ``name``,
+        ``target`` likewise; ``head``, the name of a softmax or sigmoid at the end that was stepped
+        over, or None; ``layers``, a list in execution order of Bunches with ``name``,
         ``layer``, ``rule``, the sum of ``relevance`` at the layer's input, and what the layer
         kept: ``bias``, ``epsilon``, ``padding``, ``initial_state``, ``dropped``, arrays like
         ``score``. The score is the sum of the relevance of X and of all that was kept.
@@ -280,11 +282,17 @@ def explain(
     Raises
     ------
     TypeError
-        If a layer is not supported; it is named.
+        If a layer or a function is not supported; it is named, with the layer that calls it.
     ValueError
         If ``X``, ``target`` or another parameter is malformed.
     NotFittedError
         If a skorch net is not initialized.
+
+    Notes
+    -----
+    Scores are taken before a softmax or sigmoid at the end. The relevance of a regression starts
+    at the value of the output: its reference is an output of zero. To explain the difference from
+    another reference, train on ``y - reference``, or subtract it from the bias of the last layer.
 
     References
     ----------
@@ -458,8 +466,8 @@ def explain_network(
     Parameters
     ----------
     module : nn.Module
-        An ``nn.Sequential`` of supported layers.
-    X : array-like or Tensor of shape (n_samples, ...)
+        The network.
+    X : array-like or Tensor of shape (n_samples, ...), tuple or dict of them
         The input, as the network takes it.
     target, rule, epsilon, contrast, batch_size, n_jobs, progress, return_details : object
         As in :func:`explain`, targets as indices of outputs.
