@@ -91,6 +91,24 @@ def test_parts_without_relevance_are_left_out(monkeypatch):
     assert len(divisions) == 2
 
 
+def test_a_small_negative_part_is_not_lost_in_the_positive_one():
+    model = nn.Sequential(nn.Linear(2, 1, bias=False)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, -1e-9]], dtype=torch.float64))
+    relevance = explain(model, np.ones((1, 2)), rule="alpha_beta", epsilon=0.0)
+    np.testing.assert_allclose(relevance, [[2.0 - 2e-9, -1.0 + 1e-9]], rtol=1e-12)
+
+
+def test_rounding_is_no_contribution():
+    """Where z and the magnitudes differ by rounding, there is no negative part."""
+    _, negative = AlphaBeta().parts()
+    z = torch.tensor([1.0, 1.0], dtype=torch.float64)
+    size = z + torch.tensor([4 * torch.finfo(z.dtype).eps, 1e-9], dtype=torch.float64)
+    found = step.by_magnitude(negative, z, size)
+    assert found[0] == 0.0
+    np.testing.assert_allclose(found[1], -5e-10, rtol=1e-6)
+
+
 def test_maps_of_signed_weights():
     values = torch.tensor([-2.0, 0.0, 3.0])
     assert Signed(2.0, 5.0)(values).tolist() == [-10.0, 0.0, 6.0]
