@@ -27,6 +27,7 @@ import sklrp
 from sklrp.composites import Composite
 from sklrp.modules import StatePooling
 from sklrp.propagation import explain, register
+from sklrp.propagation.functional import LAYERS
 from sklrp.propagation.step import HANDLERS
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
 
@@ -1075,3 +1076,65 @@ def test_samples_without_channels_are_refused(layer):
     net = nn.Sequential(layer, nn.Flatten(), nn.Linear(3, 2)).double()
     with pytest.raises(ValueError, match="takes samples of 2 axes, channels first, got 1"):
         explain(net, np.ones((3, 6)))
+
+
+def test_details_where_relevance_does_not_arrive_in_every_chunk():
+    """A sample whose hidden units are dead is a chunk of its own, before and behind a live one."""
+    net = mlp(nn.ReLU())
+    with torch.no_grad():
+        net[0].weight.abs_()
+    X = np.stack([np.full(4, -50.0), np.full(4, 1.0)])
+    for rows in (X, X[::-1]):
+        options = {"rule": "gamma", "target": 0, "return_details": True}
+        together = explain(net, rows, **options)[1]
+        relevance, apart = explain(net, rows, batch_size=1, **options)
+        causes = ("bias", "epsilon", "dropped")
+        for one, other in zip(apart.layers, together.layers, strict=True):
+            for cause in causes:
+                np.testing.assert_allclose(one[cause], other[cause], rtol=1e-12, atol=1e-15)
+        kept = sum(layer[cause] for layer in apart.layers for cause in causes)
+        np.testing.assert_allclose(relevance.sum(1) + kept, apart.score, rtol=1e-12)
+
+
+X3, X4 = torch.ones(2, 4, 6), torch.ones(2, 4, 6, 6)
+WORDS, TABLE = torch.zeros(2, 3, dtype=torch.long), torch.ones(5, 4)
+FUNCTIONS = {
+    "linear": (X3, torch.ones(3, 6)),
+    "conv1d": (X3, torch.ones(4, 4, 3)),
+    "conv2d": (X4, torch.ones(4, 4, 3, 3)),
+    "conv3d": (X4, torch.ones(4, 4, 3, 3, 3)),
+    "conv_transpose1d": (X3, torch.ones(4, 4, 3)),
+    "conv_transpose2d": (X4, torch.ones(4, 4, 3, 3)),
+    "conv_transpose3d": (X4, torch.ones(4, 4, 3, 3, 3)),
+    "prelu": (X3, torch.ones(1)),
+    "batch_norm": (X3, torch.zeros(4), torch.ones(4)),
+    "layer_norm": (X3, (6,)),
+    "rms_norm": (X3, (6,)),
+    "group_norm": (X3, 2),
+    "embedding": (WORDS, TABLE),
+    "embedding_bag": (WORDS, TABLE),
+    "im2col": (X4, 2),
+    "col2im": (X3, (2, 2), 2),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_of_functions_can_be_printed(name):
+    """As errors do, where X does not fit them."""
+    extra = (2,) if "pool" in name else (0.5, False) if "dropout" in name else ()
+    layer, _ = LAYERS[name](*FUNCTIONS.get(name, (X3, *extra)))
+    assert repr(layer).startswith(type(layer).__name__)
+
+
+def test_function_that_x_does_not_fit():
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.linear = nn.BatchNorm1d(3), nn.Linear(4, 2)
+
+        def forward(self, x):
+            mean, var = self.norm.running_mean, self.norm.running_var
+            return self.linear(nn.functional.batch_norm(x, mean, var))
+
+    with pytest.raises(ValueError, match=r"does not fit 'batch_norm' \(BatchNorm1d\(4, eps"):
+        explain(Normed().double(), samples(4))

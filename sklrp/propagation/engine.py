@@ -615,11 +615,9 @@ def _details(plan: Plan, records: Sequence[Any], every_target: bool) -> Bunch:
     layers = []
     for position, step in enumerate(plan.steps):
         parts = [record["layers"][position] for record in records]
+        # Where no relevance arrived, a chunk has nothing under a cause.
         kept = {
-            cause: join([k[cause] for _, k in parts])
-            if cause in parts[0][1]
-            else np.zeros_like(score)
-            for cause in CAUSES
+            cause: join([k.get(cause, np.zeros_like(r)) for r, k in parts]) for cause in CAUSES
         }
         layers.append(
             Bunch(

@@ -13,7 +13,10 @@ LAYERS: dict[str, Callable[..., tuple[nn.Module, tuple[Any, ...]]]] = {}
 
 
 def bare_layer(layer_type: type[nn.Module], **attributes: Any) -> nn.Module:
-    """Return a layer in evaluation mode without running its constructor, which draws weights."""
+    """Return a layer in evaluation mode without running its constructor, which draws weights.
+
+    Its attributes are those that its handler reads, and those that it prints itself with.
+    """
     layer = layer_type.__new__(layer_type)
     nn.Module.__init__(layer)
     vars(layer).update(attributes, training=False)
@@ -83,12 +86,16 @@ def _prelu(input: Any, weight: Tensor) -> Any:
     return bare_layer(nn.PReLU, weight=weight, num_parameters=weight.numel()), (input,)
 
 
-@as_layer("softmax", "log_softmax")
-def _softmax(
-    input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None, *, name: str
-) -> Any:
-    layer_type = nn.Softmax if name == "softmax" else nn.LogSoftmax
-    return bare_layer(layer_type, dim=dim), (input,)
+def _softmax(layer_type: type[nn.Module]) -> Any:
+    def translate(
+        input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
+    ) -> Any:
+        return bare_layer(layer_type, dim=dim), (input,)
+
+    return translate
+
+
+LAYERS |= {"softmax": _softmax(nn.Softmax), "log_softmax": _softmax(nn.LogSoftmax)}
 
 
 @as_layer("linear")
@@ -260,6 +267,7 @@ def _batch_norm(
         weight=weight,
         bias=bias,
         eps=eps,
+        momentum=momentum,
         num_features=input.shape[1],
         affine=weight is not None,
         track_running_stats=not training,
@@ -286,6 +294,7 @@ def _instance_norm(
         weight=weight,
         bias=bias,
         eps=eps,
+        momentum=momentum,
         num_features=input.shape[1],
         affine=weight is not None,
         track_running_stats=not use_input_stats,
@@ -382,7 +391,10 @@ def _embedding_bag(
         num_embeddings=weight.shape[0],
         embedding_dim=weight.shape[1],
         max_norm=max_norm,
+        norm_type=norm_type,
+        scale_grad_by_freq=False,
         mode=mode,
+        sparse=False,
         padding_idx=padding_idx,
         include_last_offset=include_last_offset,
     )

@@ -337,11 +337,10 @@ class Recorder(TorchFunctionMode):
 
     def _as_layer(self, base: str, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         """Record a function that does what a layer does, as that layer."""
-        extra = {"name": base} if base.endswith("softmax") else {}
         if _is_in_place(name):
-            kwargs = {**kwargs, "inplace": True} if base not in ("dropout",) else kwargs
+            kwargs = {**kwargs, "inplace": True}
         try:
-            layer, layer_args = LAYERS[base](*args, **kwargs, **extra)
+            layer, layer_args = LAYERS[base](*args, **kwargs)
         except TypeError as error:
             raise self._refusal(name, str(error)) from error
         weights = [v for v in vars(layer).values() if isinstance(v, Tensor)]
