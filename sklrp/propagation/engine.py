@@ -12,7 +12,6 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
 from sklearn.exceptions import NotFittedError
@@ -23,47 +22,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from tqdm.std import tqdm
 
+from sklrp.propagation.inputs import NUMPY_DTYPES, Inputs, is_finite, is_floating
 from sklrp.propagation.plan import Plan, compile_plan
 from sklrp.propagation.step import CAUSES, Tape, bound
 from sklrp.rules import Signal, ZBox
 
 # The largest activation of a chunk stays within the caches of a CPU, and far below a GPU's memory.
 _CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
-
-
-class _Inputs:
-    """The inputs of a network: one array, a tuple of them, or a dict of them by name."""
-
-    def __init__(self, X: Any, integers: bool) -> None:
-        self.names: list[str] | None = list(X) if isinstance(X, Mapping) else None
-        self.single = not isinstance(X, tuple | Mapping)
-        values = list(X.values()) if isinstance(X, Mapping) else [X] if self.single else list(X)
-        if not values:
-            raise ValueError("X is empty; pass the inputs of the network's forward.")
-        labels = [f"X[{name!r}]" for name in self.names or range(len(values))]
-        self.labels = ["X"] if self.single else labels
-        self.arrays = [
-            _check_input(value, label, single=self.single)
-            for value, label in zip(values, self.labels, strict=True)
-        ]
-        # One array of integers is taken as numbers, unless the network looks embeddings up.
-        self.integers = integers or not self.single
-        lengths = {label: len(a) for label, a in zip(self.labels, self.arrays, strict=True)}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"The inputs must have equally many samples, got {lengths}.")
-        self.n_samples = len(self.arrays[0])
-
-    def join(self, parts: Sequence[Any]) -> Any:
-        """Return one value per input in the structure of ``X``."""
-        if self.single:
-            return parts[0]
-        if self.names is not None:
-            return dict(zip(self.names, parts, strict=True))
-        return tuple(parts)
-
-    def take(self, rows: Any) -> list[Any]:
-        """Return rows of each input."""
-        return [array[rows] for array in self.arrays]
 
 
 @dataclass
@@ -81,11 +46,9 @@ class _Call:
 
     def to_tensor(self, chunk: Any) -> Tensor:
         """Return a chunk of an input as the network takes it."""
-        is_tensor = isinstance(chunk, Tensor)
-        floating = chunk.is_floating_point() if is_tensor else chunk.dtype.kind == "f"
-        dtype = self.dtype if floating or not self.integers else None
-        if not is_tensor:  # a copy: never an alias of the user's memory
-            kind = chunk.dtype if dtype is None else _NUMPY_DTYPES[dtype]
+        dtype = self.dtype if is_floating(chunk) or not self.integers else None
+        if not isinstance(chunk, Tensor):  # a copy: never an alias of the user's memory
+            kind = chunk.dtype if dtype is None else NUMPY_DTYPES[dtype]
             chunk = torch.from_numpy(np.array(chunk, dtype=kind, order="C"))
         return chunk.detach().to(device=self.device, dtype=dtype)
 
@@ -190,9 +153,6 @@ class _Call:
             relevance.scatter_(2, best, -scores.gather(2, best))
             score = score - scores.gather(2, best)
         return relevance, score[..., 0]
-
-
-_NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 def _explain_chunk(
@@ -391,13 +351,13 @@ def plan(model: Any, rule: Any = "auto", X: Any = None, *, epsilon: float = 1e-6
     dtype, device = _dtype_and_device(module)
     sample = None
     if X is not None and not is_estimator:
-        inputs = _Inputs(X, integers=_has_embeddings(module))
+        inputs = Inputs(X, integers=_has_embeddings(module))
         call = _Call(
             None, inputs.names, inputs.integers, dtype, device, False, False, None
         )  # fmt: skip
 
         def sample(n: int) -> Any:
-            return call.signals(_probe(inputs, n))
+            return call.signals(inputs.probe(n))
 
     with _plain_arithmetic(device):
         bounds = getattr(model, "input_range_", None)
@@ -489,7 +449,7 @@ def explain_network(
     if batch_size is not None:
         _check_number("batch_size", batch_size, minimum=1, integral=True)
     module = _unwrapped(module)
-    inputs = _Inputs(X, integers=_has_embeddings(module))
+    inputs = Inputs(X, integers=_has_embeddings(module))
     dtype, device = _dtype_and_device(module)
     call = _Call(
         None, inputs.names, inputs.integers, dtype, device, bool(contrast), bool(return_details),
@@ -498,7 +458,7 @@ def explain_network(
     n_samples = inputs.n_samples
     with _plain_arithmetic(device):
         call.plan = compile_plan(
-            module, rule, float(epsilon), bounds, lambda n: call.signals(_probe(inputs, n))
+            module, rule, float(epsilon), bounds, lambda n: call.signals(inputs.probe(n))
         )
         probe = call.plan.probe or call.run(inputs.take(slice(1)))
         call.plan.probe = None
@@ -516,7 +476,7 @@ def explain_network(
     chunks = np.array_split(np.arange(n_samples), -(-n_samples // int(batch_size)))
 
     every = isinstance(target, str)
-    out = [_make_output(array, (n_targets,) if every else (), dtype) for array in inputs.arrays]
+    out = inputs.make_outputs((n_targets,) if every else (), dtype)
     spans = [slice(int(a[0]), int(a[-1]) + 1) for a in chunks]
     tasks = (
         (
@@ -560,34 +520,11 @@ def _has_embeddings(module: nn.Module) -> bool:
     return any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in module.modules())
 
 
-def _probe(inputs: _Inputs, n_samples: int) -> list[Any]:
-    """Return samples for probing a network: the first, or the last and moved a little."""
-    samples = inputs.take([0 if n_samples == 2 else -1] * n_samples)
-    if n_samples == 2:
-        return samples
-    floating = [
-        s.is_floating_point() if isinstance(s, Tensor) else s.dtype.kind == "f" for s in samples
-    ]
-    return [
-        (s * 0.75 + 0.125) if is_float else s
-        for s, is_float in zip(samples, floating, strict=True)
-    ]
-
-
-def _make_output(array: Any, targets: tuple[int, ...], dtype: torch.dtype) -> Any:
-    """Return an empty array or tensor for the relevance of an input, like the input."""
-    shape = (len(array), *targets, *array.shape[1:])
-    if isinstance(array, Tensor):
-        own = array.dtype if array.is_floating_point() else dtype
-        return torch.empty(shape, dtype=own, device=array.device)
-    return np.empty(shape, array.dtype if array.dtype.kind == "f" else _NUMPY_DTYPES[dtype])
-
-
 def _dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
     """Return the one floating dtype and the one device of a network."""
     dtypes = {p.dtype for p in module.parameters()} or {torch.float64}
     devices = {p.device for p in module.parameters()} or {torch.device("cpu")}
-    if len(dtypes) > 1 or not dtypes <= set(_NUMPY_DTYPES):
+    if len(dtypes) > 1 or not dtypes <= set(NUMPY_DTYPES):
         raise TypeError(
             f"The network's parameters must be of float32 or float64, and all of the same, got "
             f"{sorted(map(str, dtypes))}; call .float() or .double() on a copy of it."
@@ -637,42 +574,6 @@ def _check_number(name: str, value: Any, *, minimum: float, integral: bool = Fal
     if isinstance(value, bool) or not isinstance(value, kinds) or not minimum <= value < math.inf:
         what = "an integer" if integral else "a finite number"
         raise ValueError(f"{name} must be {what} of at least {minimum:g}, got {value!r}.")
-
-
-def _check_input(X: Any, label: str = "X", single: bool = True) -> Any:
-    """Return an input as an array or tensor of finite real numbers, with at least one sample."""
-    if scipy.sparse.issparse(X):
-        raise TypeError(f"{label} is sparse, but relevance is dense; pass {label}.toarray().")
-    if not isinstance(X, Tensor):
-        X = np.asarray(X)
-    real = not X.is_complex() if isinstance(X, Tensor) else X.dtype.kind in "fiub"
-    if not real:
-        raise ValueError(
-            f"{label} must hold real numbers, got dtype {X.dtype}; convert it with "
-            f"{label}.astype(float)."
-        )
-    if isinstance(X, Tensor) and X.is_meta:
-        raise ValueError(f"{label} is on the device 'meta' and holds no values.")
-    if X.ndim < (2 if single else 1) or 0 in X.shape:
-        raise ValueError(
-            f"{label} must have shape (n_samples, ...) with at least one sample and feature, got "
-            f"{tuple(X.shape)}."
-        )
-    if not is_finite(X):
-        finite = X.isfinite() if isinstance(X, Tensor) else np.isfinite(X)
-        raise ValueError(
-            f"{label} has {int((~finite).sum())} values that are NaN or infinite; impute or mask "
-            "them before explaining."
-        )
-    return X
-
-
-def is_finite(values: Any) -> bool:
-    """Return whether all values are finite; their sum, if finite, tells so in one pass."""
-    if isinstance(values, Tensor):
-        return bool(values.sum().isfinite()) or bool(values.isfinite().all())
-    with np.errstate(all="ignore"):
-        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
 
 
 def _check_target(target: Any, n_samples: int, n_outputs: int) -> np.ndarray | str | None:

@@ -13,10 +13,8 @@ LAYERS: dict[str, Callable[..., tuple[nn.Module, tuple[Any, ...]]]] = {}
 
 
 def bare_layer(layer_type: type[nn.Module], **attributes: Any) -> nn.Module:
-    """Return a layer in evaluation mode without running its constructor, which draws weights.
-
-    Its attributes are those that its handler reads, and those that it prints itself with.
-    """
+    """Return a layer in evaluation mode without running its constructor, which draws weights."""
+    # The attributes are those that handlers read, and those that the layer prints itself with.
     layer = layer_type.__new__(layer_type)
     nn.Module.__init__(layer)
     vars(layer).update(attributes, training=False)

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklrp.propagation import activations as _activations  # noqa: F401  (registers the identity)
+from sklrp.propagation.activations import pass_on
+from sklrp.propagation.shapes import pull_gradients
 from sklrp.propagation.step import (
     HANDLERS,
     NUMERIC,
@@ -23,13 +24,13 @@ from sklrp.propagation.step import (
     SOURCED,
     Kept,
     Pull,
+    Split,
     Step,
+    account,
     contribute,
-    divide,
     find_signals,
     register,
     share_product,
-    stabilize,
 )
 from sklrp.rules import Signal
 
@@ -82,21 +83,11 @@ def _adjoint(function: Callable[[Tensor], Any], x: Tensor) -> Callable[[Any], Te
         with torch.enable_grad():  # the gradient of a linear map is its adjoint
             leaf = x.detach().to(dtype).requires_grad_()  # tokens are integers
             out = function(leaf)
-        outs = list(out) if isinstance(out, tuple | list) else [out]
+        outs = out if isinstance(out, tuple | list) else [out]
         pairs = [(o, r) for o, r in zip(outs, arrived, strict=True) if r is not None]
-        rows = [
-            torch.autograd.grad(
-                [o for o, _ in pairs], leaf, [r[k] for _, r in pairs], retain_graph=True
-            )[0]
-            for k in range(len(pairs[0][1]))
-        ]
-        return rows[0][None] if len(rows) == 1 else torch.stack(rows)
+        return pull_gradients([o for o, _ in pairs], leaf, [r for _, r in pairs])[0]
 
     return adjoint
-
-
-def _pass(relevance: Tensor, kept: Kept | None) -> Tensor:
-    return relevance
 
 
 @register(
@@ -191,11 +182,10 @@ def _join(step: Step, pieces: Any, *args: Any, **kwargs: Any) -> tuple[Signal, P
             leaves = [s.x.detach().requires_grad_() for s in signals]
             following = iter(leaves)
             joined = apply(lambda s: next(following), lambda v: v)
-        rows = [torch.autograd.grad(joined, leaves, r, retain_graph=True) for r in relevance]
         if kept is not None and len(signals) < len(pieces):
             constant = apply(lambda s: torch.zeros_like(s.x), torch.ones_like)
             kept.add("padding", relevance * constant)
-        back = tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+        back = pull_gradients(joined, leaves, relevance)
         return back if len(back) > 1 else back[0]
 
     gate = all(s.gate for s in signals)
@@ -259,50 +249,38 @@ def _rsub(step: Step, a: Any, b: Any, *, alpha: float = 1) -> tuple[Signal, Pull
 
 def _combine(step: Step, a: Any, b: Any, *factors: float) -> tuple[Signal, Pull]:
     """Add two operands: relevance is shared by contribution, a constant's is that of a bias."""
-    operands = list(zip((a, b), factors, strict=True))
+    operands = (a, b)
     values = [
-        (v.x if isinstance(v, Signal) else v)
-        if factor == 1
-        else (v.x if isinstance(v, Signal) else v) * factor
-        for v, factor in operands
+        _value(v) if factor == 1 else _value(v) * factor
+        for v, factor in zip(operands, factors, strict=True)
     ]
     z = values[0] + values[1]
-    signals = [
-        (v, value) for (v, _), value in zip(operands, values, strict=True) if isinstance(v, Signal)
-    ]
-    constants = [
-        value for (v, _), value in zip(operands, values, strict=True) if not isinstance(v, Signal)
-    ]
+    pairs = list(zip(operands, values, strict=True))
+    signals = [(v, value) for v, value in pairs if isinstance(v, Signal)]
+    constant = next((value for v, value in pairs if not isinstance(v, Signal)), None)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Any:
         if not z.is_floating_point() and len(signals) == 1:  # the place of a token in a table
             return _sum_to(relevance, signals[0][0].x.shape)
-        stable = stabilize(z, step.epsilon)
-        ratio = divide(relevance, stable, step.epsilon)
+        split = Split(1.0, lambda: z, step.epsilon, constant)
+        ratio = split.ratio(relevance)
         if kept is not None:
-            for constant in constants:
-                kept.add("bias", ratio * constant)
-            if step.epsilon:
-                kept.add("epsilon", step.epsilon * torch.where(stable < 0, -ratio, ratio))
-            kept.add("dropped", relevance - ratio * stable)
+            account(kept, relevance, [split], [ratio])
         back = tuple(_sum_to(ratio * value, v.x.shape) for v, value in signals)
         return back if len(back) > 1 else back[0]
 
     sources = [v for v, _ in signals]
-    # Bounds add up where no constant has an axis of samples.
+    growing = all(factor > 0 for factor in factors)
     low = high = None
-    if all(v.low is not None and v.high is not None for v in sources) and all(
-        f > 0 for f in factors
-    ):
-        ends = [
-            sum((getattr(v, end) if isinstance(v, Signal) else v) * f for v, f in operands)
+    if growing and all(v.low is not None and v.high is not None for v in sources):
+        low, high = (
+            sum(
+                (getattr(v, end) if isinstance(v, Signal) else v) * factor
+                for v, factor in zip(operands, factors, strict=True)
+            )
             for end in ("low", "high")
-        ]
-        low, high = ends
-    nonnegative = all(
-        v.nonnegative if isinstance(v, Signal) else bool(torch.as_tensor(v).min() >= 0)
-        for v, _ in operands
-    ) and all(f >= 0 for f in factors)
+        )
+    nonnegative = all(map(_is_nonnegative, operands)) and all(factor >= 0 for factor in factors)
     gate = all(v.gate for v in sources)
     samples = _spread(z.shape, *sources)
     return Signal(z, nonnegative, low, high, gate=gate, samples=samples), pull
@@ -312,7 +290,7 @@ def _combine(step: Step, a: Any, b: Any, *factors: float) -> tuple[Signal, Pull]
 def _mul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
     if not isinstance(a, Signal) or not isinstance(b, Signal):
         source, factor = (a, b) if isinstance(a, Signal) else (b, a)
-        return _scale(source, lambda x: x * factor, bool(torch.as_tensor(factor).min() >= 0))
+        return _scale(source, lambda x: x * factor, _is_nonnegative(factor))
     return _product(step, a, b, a.x * b.x, (a.x, b.x))
 
 
@@ -383,7 +361,7 @@ def _clamp(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signa
     nonnegative = source.nonnegative or bool(
         (out.x >= 0).all() and _floor(step, args, kwargs) >= 0
     )
-    return replace(out, nonnegative=nonnegative, gate=source.gate, samples=source.samples), _pass
+    return replace(out, nonnegative=nonnegative, gate=source.gate, samples=source.samples), pass_on
 
 
 def _floor(step: Step, args: Any, kwargs: Any) -> float:
@@ -437,16 +415,18 @@ def _where(step: Step, *args: Any) -> tuple[Signal, Pull]:
         return passed if len(passed) > 1 else passed[0]
 
     sources = [v for v in (a, b) if isinstance(v, Signal)]
-    nonnegative = all(
-        v.nonnegative if isinstance(v, Signal) else bool(torch.as_tensor(v).min() >= 0)
-        for v in (a, b)
-    )
+    nonnegative = _is_nonnegative(a) and _is_nonnegative(b)
     gate = all(s.gate for s in sources)
     return Signal(x, nonnegative, gate=gate, samples=_spread(x.shape, *order)), pull
 
 
 def _value(v: Any) -> Any:
     return v.x if isinstance(v, Signal) else v
+
+
+def _is_nonnegative(v: Any) -> bool:
+    """Return whether a signal is known to be nowhere negative, or a constant is not."""
+    return v.nonnegative if isinstance(v, Signal) else bool(torch.as_tensor(v).min() >= 0)
 
 
 def _is_mask(v: Any) -> bool:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklrp.propagation.shapes import adjoint_of, base_name, copied, spatial_shape
+from sklrp.propagation.shapes import adjoint_of, base_name, copied, pull_gradients, spatial_shape
 from sklrp.propagation.step import Kept, Pull, Step, contribute, register
 from sklrp.rules import Signal, x_one
 
@@ -46,8 +46,7 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     low, high = (None if v is None else pool(v, **options) for v in (signal.low, signal.high))
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
-        passed = [torch.autograd.grad(out, x, r, retain_graph=True)[0] for r in relevance]
-        return passed[0][None] if len(passed) == 1 else torch.stack(passed)
+        return pull_gradients(out, x, relevance)[0]
 
     return Signal(out.detach(), signal.nonnegative, low, high, gate=signal.gate), pull
 

@@ -11,17 +11,12 @@ hooks miss functions; this one sees every call, in order, with the values of the
 
 from __future__ import annotations
 
-import copy
 import inspect
-import itertools
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,11 +36,11 @@ from sklrp.propagation.step import (
     Record,
     Step,
     Tape,
-    check_hooks,
     find_entry,
     find_head,
     find_signals,
 )
+from sklrp.propagation.twin import make_twin
 from sklrp.rules import Signal
 
 # What a forward may ask of a tensor without computing with it, and tensors made in its likeness.
@@ -85,7 +80,6 @@ _OPERATORS = {
     "log_sigmoid": "logsigmoid", "_threshold": "threshold", "concat": "cat", "concatenate": "cat",
     "clip": "clamp", "special_expit": "sigmoid",
     "swapaxes": "transpose", "swapdims": "transpose", "moveaxis": "movedim",
-    "max_pool1d_with_indices": "max_pool1d", "arctan": "atan",
 }  # fmt: skip
 
 
@@ -98,6 +92,8 @@ class Node(NamedTuple):
     active: bool = True  # whether it depends on activations, and not on tokens or lengths alone
 
 
+# What stands for a batch normalisation that is folded into its neighbour.
+_IDENTITY = HANDLERS[nn.Identity].handler
 _FOREIGN = (
     "forward changes a tensor that is not its own (a parameter, a buffer, the input) in place"
 )
@@ -107,8 +103,6 @@ class _Refusal(Exception):
     """What is not supported. No TypeError: Python's operators would turn one into another."""
 
 
-# What a forward may keep things in; the twin has copies.
-_CONTAINERS = (list, dict, set, deque, bytearray, SimpleNamespace, np.ndarray, itertools.count)
 MakeStep = Callable[[str, Any, Entry], Step]
 
 
@@ -150,7 +144,7 @@ class Recorder(TorchFunctionMode):
         self.stale: dict[int, Tensor] = {}  # storages whose values were changed in place
         self.owners = {_storage(p): name for name, p in network.named_parameters()}
         self.place: list[tuple[str, nn.Module]] = []
-        self.twin = _make_twin(network, "", self, {})
+        self.twin = make_twin(network, "", self, {})
 
     # Running
 
@@ -331,8 +325,7 @@ class Recorder(TorchFunctionMode):
             target.data = fresh
             self.own.add(_storage(fresh))
         out = func(*args, **kwargs)
-        known = {_storage(tensor) for tensor in tensors}
-        self.own |= {_storage(tensor) for tensor in _tensors(out)} - known
+        self._claim(out, tensors)
         return out
 
     def _as_layer(self, base: str, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -390,7 +383,7 @@ class Recorder(TorchFunctionMode):
         args, kwargs = [pick(v) for v in args], {k: pick(v) for k, v in kwargs.items()}
         step = self._next_step(name, layer, entry)
         try:
-            handler = _merged if step.merged else entry.handler
+            handler = _IDENTITY if step.merged else entry.handler
             outputs, pull = handler(step, *args, **kwargs)
         except (RuntimeError, IndexError) as error:
             shapes = [tuple(node.signal.x.shape) for node in nodes]
@@ -576,6 +569,12 @@ class Recorder(TorchFunctionMode):
                 name, "a tensor that it uses was changed in place through a view of it"
             )
 
+    def _claim(self, out: Any, tensors: Sequence[Tensor]) -> None:
+        """Note what a function made, in memory other than that of the tensors it was given."""
+        made = {_storage(tensor) for tensor in _tensors(out)}
+        if made:
+            self.own |= made - {_storage(tensor) for tensor in tensors}
+
     def _is_own(self, tensor: Tensor) -> bool:
         return self.nodes.get(tensor) is not None or _storage(tensor) in self.own
 
@@ -598,10 +597,8 @@ class Recorder(TorchFunctionMode):
         if _is_in_place(name) and not self._is_own(tensors[0]):
             raise self._refusal(name, _FOREIGN)
         out = func(*args, **kwargs)
-        known = {_storage(tensor) for tensor in tensors}
+        self._claim(out, tensors)
         for tensor in _tensors(out):
-            if _storage(tensor) not in known:
-                self.own.add(_storage(tensor))
             self.nodes[tensor] = Node(-1, Signal(tensor, gate=True), None, False)
         return out
 
@@ -648,62 +645,6 @@ class Recorder(TorchFunctionMode):
             "relevance would not be comparable. Write it without."
         )
         return _Refusal(self.refusal)
-
-
-def _make_twin(module: nn.Module, path: str, recorder: Recorder, memo: dict[int, Any]) -> Any:
-    """Return a module that shares parameters with another, and nothing that changes."""
-    if id(module) in memo:
-        return memo[id(module)]
-    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
-    if isinstance(module, torch.jit.ScriptModule):
-        raise TypeError(
-            f"Relevance through {path or 'the network'!r} of type {type(module).__name__} is not "
-            "supported: what it calls is hidden in compiled code; pass the original module."
-        )
-    check_hooks(module, path)
-    twin = object.__new__(type(module))
-    memo[id(module)] = twin
-
-    def copied(value: Any, path: str) -> Any:
-        if isinstance(value, nn.Module):
-            return _make_twin(value, path, recorder, memo)
-        if type(value) in (list, tuple):
-            return type(value)(copied(v, f"{path}.{i}") for i, v in enumerate(value))
-        if type(value) in (dict, OrderedDict):
-            return type(value)((k, copied(v, f"{path}.{k}")) for k, v in value.items())
-        return copy.copy(value) if isinstance(value, _CONTAINERS) else value
-
-    state = vars(twin)
-    for name, value in vars(module).items():
-        if name != "_modules":
-            state[name] = copied(value, f"{path}.{name}".lstrip("."))
-    state["_modules"] = {
-        name: copied(child, f"{path}.{name}" if path else name)
-        for name, child in module._modules.items()
-    }
-    state["training"] = False
-    state["_compiled_call_impl"] = None
-    own: Any = state.get("forward")
-    if getattr(own, "__self__", None) is module:  # a method of the module, set anew
-        state["forward"] = own = own.__func__.__get__(twin)
-    # What a handler reads has the layer's own forward; what the network calls is recorded.
-    layer = None
-    if find_entry(twin) is not None and not isinstance(twin, nn.Flatten | nn.Unflatten):
-        layer = object.__new__(type(module))
-        vars(layer).update(state)
-    run = own or type(module).forward.__get__(twin)
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        if twin.training:
-            raise recorder.training_mode(path, twin)
-        if layer is not None and recorder.depends(args, kwargs):
-            with recorder.at(path, twin), torch._C.DisableTorchFunction():
-                return recorder.layer(path, layer, args, kwargs)
-        with recorder.at(path, twin):
-            return run(*args, **kwargs)
-
-    state["forward"] = forward
-    return twin
 
 
 def _name_of(func: Any) -> str:
@@ -788,11 +729,6 @@ def _move_pull(pull: Pull, input_axes: tuple[int, ...], output_axes: tuple[int, 
         return move(passed, input_axes, False)
 
     return moved_pull
-
-
-def _merged(step: Step, signal: Signal) -> tuple[Signal, Pull]:
-    """Pass a batch normalisation that is folded into its neighbour."""
-    return signal, lambda relevance, kept: relevance
 
 
 def _label(layer: Any) -> str:

@@ -23,6 +23,31 @@ def copied(signal: Signal, function: Callable[[Tensor], Tensor]) -> Signal:
     return replace(signal, **moved, lengths=None)
 
 
+def pull_gradients(outs: Any, leaves: Any, relevance: Any) -> tuple[Tensor, ...]:
+    """Pull relevance with leading targets through an autograd graph, to each leaf.
+
+    Parameters
+    ----------
+    outs, leaves : Tensor or list of Tensor
+        The ends of the graph. The gradient of a linear map is its adjoint, that of a maximum gives
+        all to the winner.
+    relevance : Tensor or list of Tensor, each of shape (n_targets, *out.shape)
+        The relevance of ``outs``.
+
+    Returns
+    -------
+    tuple of Tensor, each of shape (n_targets, *leaf.shape)
+        The relevance of ``leaves``.
+    """
+    arrived = [relevance] if isinstance(relevance, Tensor) else relevance
+    rows = [
+        torch.autograd.grad(outs, leaves, list(target), retain_graph=True)
+        for target in zip(*arrived, strict=True)
+    ]
+    parts = zip(*rows, strict=True)
+    return tuple(part[0][None] if len(part) == 1 else torch.stack(part) for part in parts)
+
+
 def adjoint_of(function: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the adjoint of a function that is linear in each sample, for samples like x's."""
 

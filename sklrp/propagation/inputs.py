@@ -1,0 +1,108 @@
+"""The inputs of a network: arrays or tensors, one or several, checked and taken in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
+
+
+class Inputs:
+    """The inputs of a network: one array, a tuple of them, or a dict of them by name."""
+
+    def __init__(self, X: Any, integers: bool) -> None:
+        self.names: list[str] | None = list(X) if isinstance(X, Mapping) else None
+        self.single = not isinstance(X, tuple | Mapping)
+        values = list(X.values()) if isinstance(X, Mapping) else [X] if self.single else list(X)
+        if not values:
+            raise ValueError("X is empty; pass the inputs of the network's forward.")
+        labels = [f"X[{name!r}]" for name in self.names or range(len(values))]
+        self.labels = ["X"] if self.single else labels
+        self.arrays = [
+            _check_input(value, label, single=self.single)
+            for value, label in zip(values, self.labels, strict=True)
+        ]
+        # One array of integers is taken as numbers, unless the network looks embeddings up.
+        self.integers = integers or not self.single
+        lengths = {label: len(a) for label, a in zip(self.labels, self.arrays, strict=True)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"The inputs must have equally many samples, got {lengths}.")
+        self.n_samples = len(self.arrays[0])
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        """Return one value per input in the structure of ``X``."""
+        if self.single:
+            return parts[0]
+        if self.names is not None:
+            return dict(zip(self.names, parts, strict=True))
+        return tuple(parts)
+
+    def take(self, rows: Any) -> list[Any]:
+        """Return rows of each input."""
+        return [array[rows] for array in self.arrays]
+
+    def probe(self, n_samples: int) -> list[Any]:
+        """Return samples for probing a network: the first, or the last and moved a little."""
+        if n_samples == 2:
+            return self.take([0] * n_samples)
+        last = self.take([-1] * n_samples)
+        return [array * 0.75 + 0.125 if is_floating(array) else array for array in last]
+
+    def make_outputs(self, targets: tuple[int, ...], dtype: torch.dtype) -> list[Any]:
+        """Return an empty array or tensor for the relevance of each input, like the input."""
+        return [_make_output(array, targets, dtype) for array in self.arrays]
+
+
+def _make_output(array: Any, targets: tuple[int, ...], dtype: torch.dtype) -> Any:
+    shape = (len(array), *targets, *array.shape[1:])
+    if isinstance(array, Tensor):
+        own = array.dtype if array.is_floating_point() else dtype
+        return torch.empty(shape, dtype=own, device=array.device)
+    return np.empty(shape, array.dtype if is_floating(array) else NUMPY_DTYPES[dtype])
+
+
+def is_floating(array: Any) -> bool:
+    """Return whether an array or a tensor holds floating-point numbers."""
+    return array.is_floating_point() if isinstance(array, Tensor) else array.dtype.kind == "f"
+
+
+def _check_input(X: Any, label: str = "X", single: bool = True) -> Any:
+    """Return an input as an array or tensor of finite real numbers, with at least one sample."""
+    if scipy.sparse.issparse(X):
+        raise TypeError(f"{label} is sparse, but relevance is dense; pass {label}.toarray().")
+    if not isinstance(X, Tensor):
+        X = np.asarray(X)
+    real = not X.is_complex() if isinstance(X, Tensor) else X.dtype.kind in "fiub"
+    if not real:
+        raise ValueError(
+            f"{label} must hold real numbers, got dtype {X.dtype}; convert it with "
+            f"{label}.astype(float)."
+        )
+    if isinstance(X, Tensor) and X.is_meta:
+        raise ValueError(f"{label} is on the device 'meta' and holds no values.")
+    if X.ndim < (2 if single else 1) or 0 in X.shape:
+        raise ValueError(
+            f"{label} must have shape (n_samples, ...) with at least one sample and feature, got "
+            f"{tuple(X.shape)}."
+        )
+    if not is_finite(X):
+        finite = X.isfinite() if isinstance(X, Tensor) else np.isfinite(X)
+        raise ValueError(
+            f"{label} has {int((~finite).sum())} values that are NaN or infinite; impute or mask "
+            "them before explaining."
+        )
+    return X
+
+
+def is_finite(values: Any) -> bool:
+    """Return whether all values are finite; their sum, if finite, tells so in one pass."""
+    if isinstance(values, Tensor):
+        return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
