@@ -1,8 +1,8 @@
 """Classifiers on neural networks, with skorch inside, that explain their predictions.
 
-`base` holds all that the classifiers have in common, `training` the skorch net and its loop,
-`shapes` the forms in which samples may come; a classifier's own module only holds its parameters
-and builds its network.
+`base` holds what all classifiers have in common, `gradient` what those do that are trained by
+gradient, `training` the skorch net and its loop, `shapes` the forms in which samples may come; a
+classifier's own module only holds its parameters and builds its network.
 """
 
 from sklrp.classifiers.cnn import CNNClassifier

@@ -12,12 +12,12 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from sklrp.classifiers.base import NetworkClassifier
+from sklrp.classifiers.gradient import GradientClassifier
 from sklrp.classifiers.shapes import check_input_shape, check_sizes, write_shape
 from sklrp.modules import CONV_POOLINGS, PADDING_MODES, make_cnn
 
 
-class CNNClassifier(NetworkClassifier):  # numpydoc ignore=PR01
+class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR01
     """Convolutional network that explains its predictions.
 
     Use it for images and signals whose patterns may lie anywhere. Each convolution is followed by
@@ -74,7 +74,7 @@ class CNNClassifier(NetworkClassifier):  # numpydoc ignore=PR01
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **NetworkClassifier._parameter_constraints,
+        **GradientClassifier._parameter_constraints,
         "channels": ["array-like", Interval(Integral, 1, None, closed="left")],
         "input_shape": ["array-like", None],
         "kernel_size": [Interval(Integral, 1, None, closed="left"), "array-like"],
@@ -115,9 +115,9 @@ class CNNClassifier(NetworkClassifier):  # numpydoc ignore=PR01
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         patience: int = 10,
-        class_weight: Mapping[Any, float] | str | None = None,
         callbacks: Sequence[Any] | None = None,
         warm_start: bool = False,
+        class_weight: Mapping[Any, float] | str | None = None,
         device: str | torch.device = "auto",
         dtype: Any = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -134,9 +134,9 @@ class CNNClassifier(NetworkClassifier):  # numpydoc ignore=PR01
             early_stopping=early_stopping,
             validation_fraction=validation_fraction,
             patience=patience,
-            class_weight=class_weight,
             callbacks=callbacks,
             warm_start=warm_start,
+            class_weight=class_weight,
             device=device,
             dtype=dtype,
             random_state=random_state,

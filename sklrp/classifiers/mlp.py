@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from sklrp.classifiers.base import NetworkClassifier
+from sklrp.classifiers.gradient import GradientClassifier
 from sklrp.classifiers.shapes import check_sizes
 from sklrp.modules import make_mlp
 
 
-class MLPClassifier(NetworkClassifier):  # numpydoc ignore=PR01
+class MLPClassifier(GradientClassifier):  # numpydoc ignore=PR01
     """Multilayer perceptron that explains its predictions.
 
     Use it for features without an order, and as the baseline that knows nothing of neighbourhood.
@@ -64,9 +64,9 @@ class MLPClassifier(NetworkClassifier):  # numpydoc ignore=PR01
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         patience: int = 10,
-        class_weight: Mapping[Any, float] | str | None = None,
         callbacks: Sequence[Any] | None = None,
         warm_start: bool = False,
+        class_weight: Mapping[Any, float] | str | None = None,
         device: str | torch.device = "auto",
         dtype: Any = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -83,9 +83,9 @@ class MLPClassifier(NetworkClassifier):  # numpydoc ignore=PR01
             early_stopping=early_stopping,
             validation_fraction=validation_fraction,
             patience=patience,
-            class_weight=class_weight,
             callbacks=callbacks,
             warm_start=warm_start,
+            class_weight=class_weight,
             device=device,
             dtype=dtype,
             random_state=random_state,

@@ -1,0 +1,457 @@
+"""What the classifiers that are trained by gradient have in common."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import _fit_context
+from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
+from skorch.callbacks import EarlyStopping
+from skorch.history import History
+from torch import Tensor, nn
+
+from sklrp.classifiers.base import (
+    SHARED_ATTRIBUTES,
+    SHARED_PARAMETERS,
+    NetworkClassifier,
+    draw_seed,
+    undone_on_error,
+)
+from sklrp.classifiers.training import (
+    RandomStream,
+    TrainingNet,
+    check_callbacks,
+    check_device,
+    check_dtype,
+    check_names,
+    check_optimizer,
+    make_dataset,
+    optimizer_params,
+)
+from sklrp.modules import ACTIVATIONS
+
+_TRAINING_PARAMETERS = f"""\
+max_epochs : int, default=50
+    Number of passes over the training data in `fit`; `partial_fit` makes one.
+batch_size : int or "auto", default="auto"
+    Number of samples in a step of the optimizer. ``"auto"`` is a tenth of the samples, at least
+    32 and at most 200.
+optimizer : str or subclass of torch.optim.Optimizer, default="adam"
+    ``"adadelta"``, ``"adagrad"``, ``"adam"``, ``"adamax"``, ``"adamw"``, ``"lbfgs"``,
+    ``"nadam"``, ``"radam"``, ``"rmsprop"``, ``"sgd"`` or a class. Its arguments are parameters
+    ``optimizer__<name>``.
+weight_decay : float, default=0.0
+    L2 penalty, as the optimizer defines it.
+l1 : float, default=0.0
+    Factor of the sum of all absolute weights (biases left out) in the training loss.
+early_stopping : bool, default=False
+    Whether to set samples aside, to stop when the loss on them no longer falls and to restore the
+    parameters of the best epoch.
+validation_fraction : float, default=0.1
+    Share of the samples that are set aside, stratified by class where the classes are large
+    enough. Only with ``early_stopping=True``.
+patience : int, default=10
+    Number of epochs without a better loss after which the training stops. Only with
+    ``early_stopping=True``.
+callbacks : list or None, default=None
+    Callbacks of skorch, or tuples ``(name, callback)``; copied. They see the classes as numbers
+    from 0. Their arguments are parameters ``callbacks__<name>__<argument>``.
+warm_start : bool, default=False
+    Whether another `fit` goes on with the network, the optimizer's state and the callbacks of
+    the one before. It takes the present `lr`, `batch_size`, `max_epochs`, `l1`, `class_weight`,
+    `validation_fraction` and `verbose`, draws only the validation split from `random_state`, and
+    ignores `callbacks`. Any other parameter that has changed is an error, as in `partial_fit`.
+{SHARED_PARAMETERS}
+verbose : int, default=0
+    Whether skorch prints a line per epoch.
+**kwargs : dict
+    skorch's double-underscore parameters: ``optimizer__<name>``, ``callbacks__<name>``,
+    ``callbacks__<name>__<argument>``, ``iterator_train__batch_size``,
+    ``iterator_train__shuffle``, ``iterator_train__drop_last``, ``iterator_train__device``,
+    ``iterator_valid__batch_size``, ``criterion__label_smoothing``. They are parameters like any
+    other, also in `GridSearchCV`.
+
+Attributes
+----------
+{SHARED_ATTRIBUTES}
+history_ : skorch.history.History
+    Losses and times of each epoch.
+n_iter_ : int
+    Number of epochs of training so far.
+
+Notes
+-----
+The loss is the cross-entropy, averaged over a batch with the samples' weights, which `fit` scales
+to a mean of one. With a single batch per epoch, a weight of two is the same as giving a sample
+twice; with several it is so on average only, as the batches differ.
+
+The training data is moved to a CUDA device once, if it takes at most half of the free memory
+there, and else batch by batch, as with ``iterator_train__device="cpu"``.\
+"""
+
+# What may change between two trainings of the same network.
+_MAY_CHANGE = frozenset(
+    {
+        "batch_size",
+        "callbacks",
+        "class_weight",
+        "l1",
+        "lr",
+        "max_epochs",
+        "random_state",
+        "validation_fraction",
+        "verbose",
+        "warm_start",
+    }
+)
+
+
+def _makes_single_epochs(classifier: GradientClassifier) -> bool:
+    """Tell that there is a `partial_fit`, or raise the error of its absence."""
+    if classifier.early_stopping:
+        raise AttributeError(
+            "partial_fit makes a single epoch, so it does not go with early_stopping=True: use "
+            "fit with warm_start=True, or set early_stopping=False."
+        )
+    return True
+
+
+class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
+    """Base of the classifiers whose parameters are all trained by gradient, with skorch.
+
+    A subclass stores the parameters of its network, names their constraints and defines
+    `_find_input_shape` and `_network`. In its docstring, the parameter ``**kwargs`` stands for
+    those that all of them share.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **NetworkClassifier._parameter_constraints,
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "bias": ["boolean"],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "optimizer": [str, type],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "l1": [Interval(Real, 0, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "patience": [Interval(Integral, 1, None, closed="left")],
+        "callbacks": [list, tuple, None],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+    }
+    _doc_parts: ClassVar[dict[str, str]] = {
+        "**kwargs : dict\n    The parameters that all classifiers share.": _TRAINING_PARAMETERS,
+    }
+
+    n_iter_: int
+    _fixed_params: dict[str, str]
+    _random_stream_state: dict[str, Tensor]
+
+    def __init__(
+        self,
+        *,
+        lr: float,
+        max_epochs: int,
+        batch_size: int | str,
+        optimizer: str | type[torch.optim.Optimizer],
+        weight_decay: float,
+        l1: float,
+        early_stopping: bool,
+        validation_fraction: float,
+        patience: int,
+        callbacks: Sequence[Any] | None,
+        warm_start: bool,
+        class_weight: Mapping[Any, float] | str | None,
+        device: str | torch.device,
+        dtype: Any,
+        random_state: int | np.random.RandomState | None,
+        verbose: int,
+        skorch_params: dict[str, Any],
+    ) -> None:
+        super().__init__(
+            class_weight=class_weight,
+            device=device,
+            dtype=dtype,
+            random_state=random_state,
+        )
+        self.lr = lr
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.weight_decay = weight_decay
+        self.l1 = l1
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.callbacks = callbacks
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self._skorch_params = skorch_params
+
+    # What a subclass defines
+
+    @abstractmethod
+    def _network(self, n_outputs: int) -> Callable[[], nn.Module]:
+        """Return what builds the network for samples of ``input_shape_``."""
+
+    def _own_callbacks(self) -> list[tuple[str, Any]]:
+        """Return the callbacks that the parameters ask for."""
+        if not self.early_stopping:
+            return []
+        return [("early_stopping", EarlyStopping(patience=self.patience, load_best=True))]
+
+    # Parameters
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters, skorch's double-underscore ones included.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to return the parameters of estimators among the parameters too.
+
+        Returns
+        -------
+        dict
+            The parameters by name.
+        """
+        return {**super().get_params(deep=deep), **self._skorch_params}
+
+    def set_params(self, **params: Any) -> GradientClassifier:
+        """Set parameters, skorch's double-underscore ones included.
+
+        Parameters
+        ----------
+        **params : dict
+            The parameters by name.
+
+        Returns
+        -------
+        self : estimator
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter. Unknown double-underscore names are refused by `fit`.
+        """
+        extra = {k for k in params if "__" in k or k in self._skorch_params}
+        super().set_params(**{k: v for k, v in params.items() if k not in extra})
+        self._skorch_params = {**self._skorch_params, **{k: params[k] for k in extra}}
+        return self
+
+    # Training
+
+    def _resumes(self) -> bool:
+        """Tell whether `fit` goes on with the network that there is, unchanged."""
+        resume = self.warm_start and hasattr(self, "net_")
+        if resume:
+            self._check_fixed_params()
+        return resume
+
+    @available_if(_makes_single_epochs)
+    @_fit_context(prefer_skip_nested_validation=True)
+    @undone_on_error
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> GradientClassifier:
+        """Go on training for one epoch over the given samples.
+
+        Use it for data that arrives in parts; there is none with ``early_stopping=True``. On an
+        estimator that is not fitted yet it starts the training; n calls with the same samples
+        train as ``fit`` with ``max_epochs=n`` does.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, *input_shape)
+            Training samples.
+        y : array-like of shape (n_samples,)
+            Their class labels.
+        classes : array-like of shape (n_classes,) or None, default=None
+            All labels that will ever occur, needed in the first call if `y` lacks some.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Weights of the samples, not negative. Unlike in `fit` they are not scaled, as one part
+            does not know the weights of the others.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or a parameter is malformed, before any training; or if it diverges.
+        """
+        resume = hasattr(self, "net_")
+        if resume:
+            self._validate_params()  # scikit-learn does so in the first call only
+            self._check_fixed_params()
+        X, y, sample_weight = self._check_training_data(X, y, sample_weight, reset=not resume)
+        known = self.classes_ if resume else np.unique(y if classes is None else classes)
+        if resume and classes is not None and not np.array_equal(np.unique(classes), known):
+            raise ValueError(
+                f"classes={np.unique(classes).tolist()} differ from those of the first call, "
+                f"{known.tolist()}."
+            )
+        if len(known) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs at least 2 classes, got 1 class, "
+                f"{known.tolist()}: name all of them in classes=."
+            )
+        codes = self._encode_labels(y, known)
+        weight = self._weigh(codes, sample_weight, known)
+        return self._train(X, codes, weight, known, resume=resume, epochs=1)
+
+    def _train(
+        self,
+        X: NDArray,
+        codes: NDArray[np.int64],
+        weight: NDArray | None,
+        classes: NDArray,
+        *,
+        resume: bool,
+        epochs: int | None = None,
+    ) -> GradientClassifier:
+        """Train a new network, or the one that there is, on validated data."""
+        seed = draw_seed(self.random_state)
+        rows, held_out = self._split(codes, weight, seed)
+        n_train = len(codes) if rows is None else len(rows)
+        batch_size = self.batch_size
+        if batch_size == "auto":
+            batch_size = min(200, max(32, n_train // 10))
+        batch_size = min(int(batch_size), n_train)
+
+        if resume:
+            net = self.net_
+            self._resume(net, batch_size)
+        else:
+            net = self._make_net(X.dtype, len(classes), batch_size)
+
+        def dataset(rows: NDArray | None) -> Any:
+            samples, labels, weights = X, codes, weight
+            if rows is not None:
+                samples, labels = X[rows], codes[rows]
+                weights = None if weight is None else weight[rows]
+            return make_dataset(torch.tensor(samples, dtype=net.dtype), labels, weights)
+
+        start = self._random_stream_state if resume else seed
+        with RandomStream(torch.device(net.device), start) as stream:
+            if not resume:
+                net.initialize()
+            valid = None if held_out is None else dataset(held_out)
+            net.train(dataset(rows), epochs or self.max_epochs, valid)
+        self._keep(net, X, classes, resume=resume)
+        self.n_iter_ = len(net.history)
+        self._random_stream_state = stream.state
+        self._fixed_params = self._describe_fixed_params()
+        return self
+
+    def _split(
+        self, codes: NDArray[np.int64], weight: NDArray | None, seed: int
+    ) -> tuple[NDArray | None, NDArray | None]:
+        """Return the rows to train on and those to validate on, or None for all and for none.
+
+        Samples of weight zero tell nothing of the loss, and are left to the training.
+        """
+        if not self.early_stopping:
+            return None, None
+        weight = np.ones(len(codes)) if weight is None else weight
+        weighted, others = np.flatnonzero(weight), np.flatnonzero(weight == 0)
+        codes = codes[weighted]
+        n_samples = len(codes)
+        n_held_out = math.ceil(self.validation_fraction * n_samples)
+        if n_held_out >= n_samples:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} leaves none of the {n_samples} "
+                "samples to train on: use a smaller one, or early_stopping=False."
+            )
+        counts = np.bincount(codes)
+        counts = counts[counts > 0]
+        stratify = counts.min() >= 2 and min(n_held_out, n_samples - n_held_out) >= len(counts)
+        splitter = StratifiedShuffleSplit if stratify else ShuffleSplit
+        split = splitter(n_splits=1, test_size=n_held_out, random_state=seed)
+        rows, held_out = next(split.split(codes, codes))
+        return np.concatenate([weighted[rows], others]), weighted[held_out]
+
+    def _make_net(self, X_dtype: np.dtype, n_outputs: int, batch_size: int) -> TrainingNet:
+        """Return a new net, not initialised, after all its parameters have been checked."""
+        device = check_device(self.device)
+        dtype = check_dtype(self.dtype, X_dtype, device)
+        optimizer = check_optimizer(self.optimizer)
+        params = copy.deepcopy(self._skorch_params)
+        net = TrainingNet(
+            self._network(n_outputs),
+            n_classes=n_outputs,
+            dtype=dtype,
+            l1=self.l1,
+            optimizer=optimizer,
+            lr=self.lr,
+            max_epochs=self.max_epochs,
+            batch_size=batch_size,
+            callbacks=self._own_callbacks() + check_callbacks(self.callbacks),
+            device=str(device),
+            verbose=int(self.verbose),
+            **optimizer_params(optimizer, params, self.weight_decay, device),
+        )
+        own = super().get_params(deep=False)
+        check_names(net, params, own, type(self).__name__)
+        data_device = params.pop("iterator_train__device", "auto")
+        if data_device not in ("auto", None):
+            params["iterator_train__device"] = check_device(data_device, "iterator_train__device")
+        for name, value in params.items():
+            setattr(net, name, value)
+        return net
+
+    def _resume(self, net: TrainingNet, batch_size: int) -> None:
+        """Give a trained net the parameters that may have changed."""
+        if self.lr != net.lr:
+            net.set_params(lr=self.lr)
+            net.lr = self.lr
+        net.batch_size = batch_size
+        net.l1 = self.l1
+        net.verbose = int(self.verbose)
+
+    def _describe_fixed_params(self) -> dict[str, str]:
+        """Return in words the parameters that may not change while the training goes on."""
+        described = {}
+        for name, value in self.get_params(deep=False).items():
+            if name not in _MAY_CHANGE:
+                text = str(value) if name in ("device", "dtype") else repr(value)
+                described[name] = re.sub(" at 0x[0-9a-f]+", "", text)  # differs after unpickling
+        return described
+
+    def _check_fixed_params(self) -> None:
+        """Raise an error if a parameter has changed that a trained net cannot take."""
+        before, now = self._fixed_params, self._describe_fixed_params()
+        for name in {**now, **before}:
+            old, new = (params.get(name, "(not given)") for params in (before, now))
+            if old != new:
+                raise ValueError(
+                    f"{name}={new} differs from {name}={old} of the training so far, which "
+                    "cannot go on with it: set it back, or fit anew with warm_start=False."
+                )
+
+    @property
+    def history_(self) -> History:
+        """The history of the training: losses and times of each epoch."""
+        return self.net_.history
