@@ -11,7 +11,7 @@ from test_layers import LAYERS, Written, build, draw, randomised
 from test_networks import assert_unchanged, snapshot
 from torch import nn
 
-from sklrp.modules import StatePooling, Sweep
+from sklrp.modules import EchoState, StatePooling, Sweep
 from sklrp.propagation import explain
 from sklrp.propagation.step import HANDLERS, REFUSING
 from sklrp.rules import ZBox
@@ -45,6 +45,19 @@ RECURRENT = {
 RULES = ["auto", "zero", "epsilon", "gamma", "alpha_beta", "z_plus", "w_square", ZBox(-9.0, 9.0)]
 
 
+class Echoing(nn.Module):
+    """A reservoir in a forward of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = EchoState(3, 4, leak_first_step=False, washout=1)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        out, last = self.layer(x)
+        return self.head(out.mean(1)) + self.head(last[0])
+
+
 class Recurrent(nn.Module):
     """A recurrent layer and its cell, in a forward of their own."""
 
@@ -64,6 +77,8 @@ class Recurrent(nn.Module):
 
 def build_any(name):
     """Return a network around the layer, and samples for it."""
+    if name == "echo-state":
+        return randomised(Echoing(), seed=1).double(), draw(2, 5, 3).numpy()
     if name in RECURRENT:
         return randomised(Recurrent(*RECURRENT[name]), seed=1).double(), draw(2, 5, 3).numpy()
     if name in MORE:
@@ -79,7 +94,7 @@ def build_any(name):
 
 @settings(max_examples=250)
 @given(
-    name=st.sampled_from(sorted([*LAYERS, *MORE, *RECURRENT])),
+    name=st.sampled_from(sorted([*LAYERS, *MORE, *RECURRENT, "echo-state"])),
     rule=st.sampled_from(RULES),
     training=st.booleans(),
     frozen=st.booleans(),
@@ -100,7 +115,7 @@ def test_nothing_changes(name, rule, training, frozen, chain):
 
 def test_every_handler_of_a_layer_is_among_them():
     known = {type(layer) for layer, _ in (*LAYERS.values(), *MORE.values())}
-    known |= {nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell}
+    known |= {nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell, EchoState}
     elsewhere = {StatePooling, nn.Embedding, nn.EmbeddingBag, nn.Softmax, nn.Softmax2d}
     elsewhere |= {nn.LogSoftmax, nn.Softmin}  # take no relevance, or integers
     missing = {
@@ -110,7 +125,7 @@ def test_every_handler_of_a_layer_is_among_them():
         and entry.handler not in REFUSING
         and key not in {*known, *elsewhere}
     }
-    assert not missing - {"EchoState"}
+    assert not missing
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:dropout2d")

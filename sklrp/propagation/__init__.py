@@ -31,6 +31,7 @@ from sklrp.propagation import (  # noqa: F401  (these modules register their han
     pooling,
     recurrent,
     refusals,
+    reservoir,
     shapes,
 )
 from sklrp.propagation.engine import encode_target, explain, plan

@@ -29,6 +29,8 @@ from sklrp.rules import Signal, ZBox
 
 # The largest activation of a chunk stays within the caches of a CPU, and far below a GPU's memory.
 _CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+# Products of single states, of which a recurrence over many steps consists, are slow for fewer.
+_RECURRENT_ROWS = 8
 
 
 @dataclass
@@ -471,8 +473,11 @@ def explain_network(
     jobs = effective_n_jobs(n_jobs) if device.type == "cpu" else 1
     if batch_size is None:
         budget = _CHUNK_BYTES["cpu" if device.type == "cpu" else "cuda"]
-        batch_size = max(1, budget // (largest * dtype.itemsize * n_targets))
-        batch_size = min(batch_size, -(-n_samples // jobs))
+        n_bytes = largest * dtype.itemsize * n_targets
+        batch_size = budget // n_bytes
+        if any(step.kind == "recurrent" for step in call.plan.steps):
+            batch_size = max(batch_size, min(_RECURRENT_ROWS, 4 * budget // n_bytes))
+        batch_size = min(max(1, batch_size), -(-n_samples // jobs))
     chunks = np.array_split(np.arange(n_samples), -(-n_samples // int(batch_size)))
 
     every = isinstance(target, str)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from sklrp.composites import Composite, check_rule, with_bounds
-from sklrp.modules import StatePooling
+from sklrp.modules import EchoState, StatePooling
 from sklrp.propagation.norms import scale_and_shift
 from sklrp.propagation.record import Recorder
 from sklrp.propagation.step import (
@@ -33,7 +33,7 @@ from sklrp.propagation.step import (
 )
 from sklrp.rules import AlphaBeta, Flat, Rule, Signal, ZBox, ZPlus
 
-_SEQUENCE = (nn.LSTM, nn.GRU, nn.RNN)
+_SEQUENCE = (nn.LSTM, nn.GRU, nn.RNN, EchoState)
 _AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _WEIGHTED = (*_AFFINE, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORM_OF = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}

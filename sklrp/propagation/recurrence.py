@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sklrp.modules import EchoState
 from sklrp.propagation.step import (
     Kept,
     Operand,
@@ -114,11 +115,7 @@ class Run:
         self.step, self.suffix, self.mode = step, suffix, _mode(step.layer)
         self.reverse = suffix.endswith("_reverse")
         self.last = None if lengths is None else lengths - 1
-        names = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if step.layer.bias else ()))
-        weights = [getattr(step.layer, name + suffix).detach() for name in names]
-        self.w_ih, self.w_hh, *biases = weights
-        self.b_ih: Tensor | None = biases[0] if biases else None
-        self.b_hh: Tensor | None = biases[1] if biases else None
+        self.w_ih, self.w_hh, self.b_ih, self.b_hh = self._weights()
         self.size = self.w_hh.shape[1]
 
         values = (signal.x, signal.low, signal.high, signal.seen)
@@ -127,11 +124,7 @@ class Run:
         self.signal = Signal(x.contiguous(), signal.nonnegative, low, high, seen)
         zero = x.new_zeros(x.shape[1], self.size)
         self.starts = list(starts) or [zero] * (2 if self.mode == "LSTM" else 1)
-        hx = [start[None].contiguous() for start in self.starts]
-        states, *last = _FUSED[self.mode](
-            self.signal.x, hx if self.mode == "LSTM" else hx[0], weights, bool(biases), 1,
-            0.0, False, False, False,
-        )  # fmt: skip
+        states, *last = self._forward()
         positive, low, high = self.mode == "relu", None, None
         if not positive:
             # LSTM and tanh stay within (-1, 1), a GRU between that and its initial state.
@@ -146,6 +139,22 @@ class Run:
             last = [v.take_along_dim(self.last[None, :, None], 0) for v in traces]
         end, *cell = [v[0] for v in last]
         self.ends = [Signal(end, positive, low, high), *map(Signal, cell)]
+
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Return the weights of inputs and of states, and the biases of both."""
+        layer = self.step.layer
+        names = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if layer.bias else ()))
+        w_ih, w_hh, *biases = (getattr(layer, name + self.suffix).detach() for name in names)
+        return w_ih, w_hh, *(biases or (None, None))
+
+    def _forward(self) -> Sequence[Tensor]:
+        """Return the states of all steps, and the last one, (1, n_samples, n_units)."""
+        hx = [start[None].contiguous() for start in self.starts]
+        weights = [v for v in (self.w_ih, self.w_hh, self.b_ih, self.b_hh) if v is not None]
+        return _FUSED[self.mode](
+            self.signal.x, hx if self.mode == "LSTM" else hx[0], weights, self.b_ih is not None, 1,
+            0.0, False, False, False,
+        )  # fmt: skip
 
     def _turn(self, v: Tensor, dim: int = 0) -> Tensor:
         """Turn time, on axis ``dim``, around if the direction does; padding stays at the end."""
@@ -175,7 +184,7 @@ class Run:
         new = _tanh(z).mul_(i)
         cells = new.new_empty(len(new) + 1, *new.shape[1:])
         cells[0] = self.starts[1]
-        kernels = _Kernels(self.starts[1])
+        kernels = Kernels(self.starts[1])
         c, n, by = (kernels.steps(v) for v in (cells, new, f))
         with np.errstate(all="ignore"):
             for t in range(len(n)):
@@ -364,7 +373,7 @@ def _recur(
     state = (*targets, n_samples, *gate, size)
     ratio = cells.new_empty(n_targets * n_samples, n_gates * size)
     product = cells.new_empty(n_targets * n_samples, size)
-    kernels = _Kernels(product.view(state))
+    kernels = Kernels(product.view(state))
     (ratio_view,) = kernels.steps(ratio.view(1, *targets, n_samples, *gates, size))
     (product_view,) = kernels.steps(product.view(1, *state))
 
@@ -407,15 +416,22 @@ def _recur(
                     kernels.add_product(h[t], v[t], product_view, out=h[t])
 
 
-class _Kernels:
+class Kernels:
     """Operations on a state at one step, for recursions over steps.
 
     On a CPU they are NumPy's, on torch's memory: those start in a third of the time.
+
+    Parameters
+    ----------
+    state : Tensor
+        A state, whose shape those have that are added to.
     """
 
     def __init__(self, state: Tensor) -> None:
         self.on_cpu = _on_cpu(state)
-        self.multiply: Callable[..., Any] = np.multiply if self.on_cpu else torch.mul
+        library: Any = np if self.on_cpu else torch
+        self.multiply: Callable[..., Any] = library.multiply
+        self.tanh: Callable[..., Any] = library.tanh
         self.scratch = torch.empty_like(state).numpy() if self.on_cpu else None
 
     def steps(self, v: Tensor) -> Sequence[Any]:
@@ -464,4 +480,6 @@ def _mode(layer: Any) -> str:
     """Return the kind of cell of a layer."""
     if isinstance(layer, nn.LSTM | nn.LSTMCell):
         return "LSTM"
+    if isinstance(layer, EchoState):
+        return "ESN"
     return "GRU" if isinstance(layer, nn.GRU | nn.GRUCell) else layer.nonlinearity

@@ -22,16 +22,16 @@ def _layer(step: Step, sequence: Any, hx: Any = None) -> tuple[Any, Pull]:
     if getattr(layer, "proj_size", 0):
         raise _refusal(step, "it has a projection; set proj_size=0")
     for value, own in zip(given, (axis, 1, 1), strict=False):
-        _check(step, value, 3, own)
+        check_sequence(step, value, 3, own)
     starts = [v.x.transpose(0, 1) if isinstance(v, Signal) else v for v in given[1:]]
     ways = ("", "_reverse") if layer.bidirectional else ("",)
     suffixes = [[f"_l{k}{way}" for way in ways] for k in range(layer.num_layers)]
     sequences = bounded(step, _as_signal(sequence, axis))
-    out, ends, pull_back = _run(step, sequences, starts, suffixes)
+    out, ends, pull_back = run_layers(step, sequences, starts, suffixes)
     out, ends = replace(out, axis=axis), tuple(replace(end, axis=1) for end in ends)
 
     def pull(relevance: Any, kept: Kept | None) -> Any:
-        return _pass_on(given, pull_back(relevance[0], relevance[1:], kept), kept)
+        return pass_on(given, pull_back(relevance[0], relevance[1:], kept), kept)
 
     return (out, ends if isinstance(layer, nn.LSTM) else ends[0]), pull
 
@@ -40,22 +40,26 @@ def _layer(step: Step, sequence: Any, hx: Any = None) -> tuple[Any, Pull]:
 def _cell(step: Step, x: Any, hx: Any = None) -> tuple[Any, Pull]:
     given = [x, *_states(hx)]
     for value in given:
-        _check(step, value, 2, 0)
+        check_sequence(step, value, 2, 0)
     starts = [(v.x if isinstance(v, Signal) else v)[None] for v in given[1:]]
-    sequences = _reshape(bounded(step, _as_signal(x, 0)), lambda v: v.unsqueeze(1))
-    _, ends, pull_back = _run(step, sequences, starts, [[""]])
-    ends = tuple(_reshape(end, lambda v: v.squeeze(1)) for end in ends)
+    sequences = reshape(bounded(step, _as_signal(x, 0)), lambda v: v.unsqueeze(1))
+    _, ends, pull_back = run_layers(step, sequences, starts, [[""]])
+    ends = tuple(reshape(end, lambda v: v.squeeze(1)) for end in ends)
 
     def pull(relevance: Any, kept: Kept | None) -> Any:
         r_ends = relevance if isinstance(relevance, tuple) else (relevance,)
         passed = pull_back(None, [None if r is None else r.unsqueeze(2) for r in r_ends], kept)
-        return _pass_on(given, [r.squeeze(2) for r in passed], kept)
+        return pass_on(given, [r.squeeze(2) for r in passed], kept)
 
     return (ends if isinstance(step.layer, nn.LSTMCell) else ends[0]), pull
 
 
-def _run(
-    step: Step, signal: Signal, starts: Sequence[Tensor], suffixes: Sequence[Sequence[str]]
+def run_layers(
+    step: Step,
+    signal: Signal,
+    starts: Sequence[Tensor],
+    suffixes: Sequence[Sequence[str]],
+    make_run: Callable[..., Run] = Run,
 ) -> tuple[Signal, tuple[Signal, ...], Callable[..., list[Tensor]]]:
     """Run the layers and directions of a recurrent layer.
 
@@ -69,6 +73,8 @@ def _run(
         The initial states of each layer and direction, and those of cells; empty for zeros.
     suffixes : list of list of str
         For each layer and direction the end of the names of its weights.
+    make_run : callable, default=Run
+        What runs one direction of one layer.
 
     Returns
     -------
@@ -80,27 +86,25 @@ def _run(
         Takes the relevance of ``out``, a sequence with that of ``ends``, each or None, and
         ``kept``; returns the relevance of the sequences, of the initial states and of cells.
     """
-    x = _reshape(signal, lambda v: v.transpose(0, 1))  # time leads
+    x = reshape(signal, lambda v: v.transpose(0, 1))  # time leads
     n_steps, n_samples, _ = x.x.shape
     lengths = None if signal.lengths is None else signal.lengths.to(x.x.device, torch.int64)
     levels: list[list[Run]] = []
     for row in suffixes:
         first = len(levels) * len(row)
         runs = [
-            Run(step, suffix, x, [start[first + d] for start in starts], lengths)
+            make_run(step, suffix, x, [start[first + d] for start in starts], lengths)
             for d, suffix in enumerate(row)
         ]
         levels.append(runs)
         x = _join([run.h for run in runs], -1)
     states = zip(*(run.ends for runs in levels for run in runs), strict=True)
-    ends = tuple(
-        _join([_reshape(s, lambda v: v.unsqueeze(1)) for s in kind], 1) for kind in states
-    )
+    ends = tuple(_join([reshape(s, lambda v: v.unsqueeze(1)) for s in kind], 1) for kind in states)
     valid: Any = None
     if lengths is not None:
         valid = (torch.arange(n_steps, device=lengths.device)[:, None] < lengths)[..., None]
         x = replace(x, x=torch.where(valid, x.x, 0.0))
-    out = _reshape(x, lambda v: v.expand(n_steps, -1, -1).transpose(0, 1))
+    out = reshape(x, lambda v: v.expand(n_steps, -1, -1).transpose(0, 1))
 
     def pull(
         relevance: Tensor | None, r_ends: Sequence[Tensor | None], kept: Kept | None
@@ -144,7 +148,7 @@ def _as_signal(value: Any, axis: int) -> Signal:
     return Signal(x, low=x, high=x)
 
 
-def _reshape(signal: Signal, function: Callable[[Tensor], Tensor]) -> Signal:
+def reshape(signal: Signal, function: Callable[[Tensor], Tensor]) -> Signal:
     """Return the signal in another shape."""
     values = (signal.x, signal.low, signal.high, signal.seen)
     x, low, high, seen = (None if v is None else function(v) for v in values)
@@ -164,7 +168,7 @@ def _join(signals: Sequence[Signal], dim: int) -> Signal:
     return Signal(x, all(s.nonnegative for s in signals), low, high)
 
 
-def _pass_on(given: Sequence[Any], passed: Sequence[Tensor], kept: Kept | None) -> Any:
+def pass_on(given: Sequence[Any], passed: Sequence[Tensor], kept: Kept | None) -> Any:
     """Return the relevance of the signals among what the layer got; the rest keeps its own."""
     back = []
     for k, relevance in enumerate(passed):
@@ -175,7 +179,7 @@ def _pass_on(given: Sequence[Any], passed: Sequence[Tensor], kept: Kept | None) 
     return tuple(back) if len(back) > 1 else back[0]
 
 
-def _check(step: Step, value: Any, n_axes: int, axis: int) -> None:
+def check_sequence(step: Step, value: Any, n_axes: int, axis: int) -> None:
     """Refuse an input without an axis of the samples, or with that axis at another place."""
     x = value.x if isinstance(value, Signal) else value
     if x.dim() != n_axes:
@@ -196,12 +200,14 @@ def _refusal(step: Step, why: str) -> TypeError:
 @register(StatePooling)
 def _state_pooling(step: Step, states: Any) -> tuple[Signal, Pull]:
     try:
-        out, (h, _) = states
+        out, ends = states
+        h, *cells = ends if isinstance(ends, tuple) else (ends,)
     except (TypeError, ValueError):
         raise TypeError(
-            f"StatePooling {step.name!r} must follow an nn.LSTM directly, whose output and states "
-            "it takes; index the output of an nn.GRU or nn.RNN instead."
+            f"StatePooling {step.name!r} must follow a recurrent layer directly, whose output and "
+            "states it takes."
         ) from None
+    none = [None] * len(cells)
     x, pooling = out.x, step.layer.pooling
     if pooling == "last":
         n_runs, shape = x.shape[-1] // h.x.shape[-1], h.x.shape
@@ -209,20 +215,20 @@ def _state_pooling(step: Step, states: Any) -> tuple[Signal, Pull]:
         def last(relevance: Tensor, kept: Kept | None) -> Any:
             back = relevance.new_zeros(len(relevance), *shape)
             back[:, :, -n_runs:] = relevance.unflatten(-1, (n_runs, -1))
-            return None, back, None
+            return None, back, *none
 
-        return _reshape(replace(h, axis=0), lambda v: v[:, -n_runs:].flatten(1)), last
+        return reshape(replace(h, axis=0), lambda v: v[:, -n_runs:].flatten(1)), last
 
     low, high = (None if v is None else v[:, 0] for v in (out.low, out.high))
     if pooling == "mean":
         z, n_steps = x.mean(1), x.shape[1]
         share = contribute(step, x, z, lambda ratio: ratio[:, :, None] / n_steps)
-        return Signal(z, out.nonnegative, low, high), lambda r, kept: (share(r, kept), None, None)
+        return Signal(z, out.nonnegative, low, high), lambda r, kept: (share(r, kept), None, *none)
     z, index = x.max(dim=1, keepdim=True)
 
     def winners(relevance: Tensor, kept: Kept | None) -> Any:
         back = relevance.new_zeros(len(relevance), *x.shape)
         places = index.expand(len(relevance), *index.shape)
-        return back.scatter_(2, places, relevance[:, :, None]), None, None
+        return back.scatter_(2, places, relevance[:, :, None]), None, *none
 
     return Signal(z[:, 0], out.nonnegative, low, high), winners

@@ -1,9 +1,4 @@
-"""The torch networks behind the classifiers, each an ``nn.Sequential`` of plain layers.
-
-Every network takes ``X`` as a two-dimensional tensor ``(n_samples, n_features)`` and returns
-logits ``(n_samples, n_classes)``; reshaping and sweeping are layers like any other, so that
-relevance is carried back through them to the features of ``X``.
-"""
+"""Networks whose parameters are trained by gradient, and layers that recurrent ones share."""
 
 from __future__ import annotations
 
@@ -70,9 +65,11 @@ class StatePooling(nn.Module):
             raise ValueError(f"pooling must be one of {STATE_POOLINGS}, got {pooling!r}.")
         self.pooling = pooling
 
-    def forward(self, output_and_state: tuple[Tensor, tuple[Tensor, Tensor]]) -> Tensor:
-        """Return the pooled states of an ``nn.LSTM``, ``(n, n_directions * hidden_size)``."""
-        output, (state, _) = output_and_state
+    def forward(self, output_and_state: tuple[Tensor, Any]) -> Tensor:
+        """Return the pooled states of a recurrent layer, ``(n, n_directions * hidden_size)``."""
+        output, state = output_and_state
+        if isinstance(state, tuple):  # an nn.LSTM's comes with its cell's
+            state = state[0]
         if self.pooling == "mean":
             return output.mean(1)
         if self.pooling == "max":

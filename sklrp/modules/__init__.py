@@ -1,0 +1,38 @@
+"""The torch networks behind the classifiers, each an ``nn.Sequential`` of plain layers.
+
+Every network takes ``X`` as a two-dimensional tensor ``(n_samples, n_features)`` and returns
+logits ``(n_samples, n_classes)``; reshaping and sweeping are layers like any other, so that
+relevance is carried back through them to the features of ``X``.
+"""
+
+from sklrp.modules.networks import (
+    ACTIVATIONS,
+    CONV_POOLINGS,
+    PADDING_MODES,
+    STATE_POOLINGS,
+    SWEEPS,
+    StatePooling,
+    Sweep,
+    make_cnn,
+    make_lstm,
+    make_mlp,
+    widest_activation,
+)
+from sklrp.modules.reservoir import LEAK_SPLITS, EchoState, make_esn
+
+__all__ = [
+    "ACTIVATIONS",
+    "CONV_POOLINGS",
+    "LEAK_SPLITS",
+    "PADDING_MODES",
+    "STATE_POOLINGS",
+    "SWEEPS",
+    "EchoState",
+    "StatePooling",
+    "Sweep",
+    "make_cnn",
+    "make_esn",
+    "make_lstm",
+    "make_mlp",
+    "widest_activation",
+]
