@@ -1,7 +1,7 @@
 """Layer-wise relevance propagation (LRP) through scikit-learn's API."""
 
 from sklrp import datasets, metrics
-from sklrp.classifiers import CNNClassifier, LSTMClassifier, MLPClassifier
+from sklrp.classifiers import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.composites import Composite, available_rules, check_rule
 from sklrp.propagation import explain, plan
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, Zero, ZPlus
@@ -13,6 +13,7 @@ __all__ = [
     "AlphaBeta",
     "CNNClassifier",
     "Composite",
+    "ESNClassifier",
     "Epsilon",
     "Flat",
     "Gamma",

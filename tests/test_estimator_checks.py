@@ -4,7 +4,7 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from skorch.callbacks import EpochScoring, LRScheduler
 
-from sklrp.classifiers import CNNClassifier, LSTMClassifier, MLPClassifier
+from sklrp.classifiers import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 
 # Callbacks as classes, as the repr of an instance, part of a test's name, changes with every run.
 ACCURACY = {
@@ -25,6 +25,7 @@ SCHEDULER = {
     [
         MLPClassifier(),
         CNNClassifier(),
+        ESNClassifier(),
         LSTMClassifier(),
         MLPClassifier(
             (16,),
@@ -47,6 +48,18 @@ SCHEDULER = {
             optimizer__nesterov=True,
             class_weight="balanced",
             **ACCURACY,
+        ),
+        ESNClassifier(
+            40,
+            leak_rate=0.5,
+            spectral_radius=1.2,
+            density=0.1,
+            ridge=0.01,
+            bias_scale=0.0,
+            pooling="mean",
+            leak_first_step=False,
+            leak_split="leak_rate",
+            class_weight="balanced",
         ),
         LSTMClassifier(
             8,

@@ -195,8 +195,6 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
                 "add samples of another class, or raise its weight in sample_weight or "
                 "class_weight."
             )
-        if weight is not None:
-            weight = weight * (len(weight) / weight.sum())
         return self._train(X, codes, weight, classes, resume=resume)
 
     def _check_training_data(

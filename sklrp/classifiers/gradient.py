@@ -332,7 +332,9 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
         resume: bool,
         epochs: int | None = None,
     ) -> GradientClassifier:
-        """Train a new network, or the one that there is, on validated data."""
+        """Train a new network, or the one that there is, for all of `max_epochs` or for some."""
+        if epochs is None and weight is not None:
+            weight = weight * (len(weight) / weight.sum())
         seed = draw_seed(self.random_state)
         rows, held_out = self._split(codes, weight, seed)
         n_train = len(codes) if rows is None else len(rows)

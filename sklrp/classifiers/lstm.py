@@ -15,7 +15,7 @@ from skorch.callbacks import GradientNormClipping
 from torch import nn
 
 from sklrp.classifiers.gradient import GradientClassifier
-from sklrp.classifiers.shapes import check_input_shape, check_sizes, write_shape
+from sklrp.classifiers.shapes import check_sizes, find_sequence_shape
 from sklrp.modules import STATE_POOLINGS, SWEEPS, make_lstm
 
 
@@ -164,19 +164,7 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR01
         return callbacks
 
     def _find_input_shape(self, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
-        if self.input_shape is not None:
-            return check_input_shape(self.input_shape, "(T, F) or (H, W)", n_axes=(2,))
-        if len(sample_shape) == 1:
-            return (*sample_shape, 1)
-        is_image = len(sample_shape) == 3 and sample_shape[0] == 1
-        shape = sample_shape[1:] if is_image else sample_shape
-        if len(shape) > 2:
-            raise ValueError(
-                f"X has shape {write_shape(('n_samples', *sample_shape))}, but LSTMClassifier "
-                "takes sequences (n_samples, n_steps, n_step_features) or images (n_samples, "
-                "height, width): reshape X and name its input_shape."
-            )
-        return shape
+        return find_sequence_shape(self.input_shape, sample_shape, type(self).__name__)
 
     def _network(self, n_outputs: int) -> Callable[[], nn.Module]:
         n_steps = self.input_shape_[1 if self.sweep in ("right", "left") else 0]

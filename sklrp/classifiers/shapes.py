@@ -61,6 +61,25 @@ def check_input_shape(
     return tuple(int(n) for n in shape)
 
 
+def find_sequence_shape(
+    input_shape: Sequence[int] | None, sample_shape: tuple[int, ...], owner: str
+) -> tuple[int, ...]:
+    """Return the two axes of a sequence or an image, given or found from those of a sample."""
+    if input_shape is not None:
+        return check_input_shape(input_shape, "(T, F) or (H, W)", n_axes=(2,))
+    if len(sample_shape) == 1:
+        return (*sample_shape, 1)
+    is_image = len(sample_shape) == 3 and sample_shape[0] == 1
+    shape = sample_shape[1:] if is_image else sample_shape
+    if len(shape) > 2:
+        raise ValueError(
+            f"X has shape {write_shape(('n_samples', *sample_shape))}, but {owner} takes "
+            "sequences (n_samples, n_steps, n_step_features) or images (n_samples, height, "
+            "width): reshape X and name its input_shape."
+        )
+    return shape
+
+
 def check_sizes(name: str, sizes: Any, *, some: bool = False) -> tuple[int, ...]:
     """Return one or several layer sizes as a tuple, or raise an error if one is malformed."""
     several = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)

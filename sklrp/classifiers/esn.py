@@ -1,0 +1,236 @@
+"""The echo state network."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from sklrp.classifiers.base import NetworkClassifier, draw_seed
+from sklrp.classifiers.ridge import fit_ridge
+from sklrp.classifiers.shapes import find_sequence_shape
+from sklrp.classifiers.training import (
+    RandomStream,
+    TrainingNet,
+    check_device,
+    check_dtype,
+    make_dataset,
+)
+from sklrp.modules import LEAK_SPLITS, STATE_POOLINGS, SWEEPS, make_esn
+
+
+class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR04
+    r"""Echo state network that explains its predictions.
+
+    Use it for sequences, and for images read as a sequence of rows or columns, where a fixed
+    random memory is enough: only a linear readout of the reservoir's states is fitted, in closed
+    form. How long the reservoir remembers is set by `leak_rate`, and shows in every explanation.
+
+    The reservoir is :math:`x_t = (1 - \alpha) x_{t-1} + \alpha \tanh(W_\mathrm{in} u_t +
+    W_\mathrm{res} x_{t-1} + b)`. The readout is fitted to targets of 1 for the class of a sample
+    and 0 for the others: a logit, and so the relevance, is in units of a probability, which it
+    estimates by least squares, and the logits of a sample sum to 1 if there is an intercept. Of
+    two classes `decision_function` is the fit to targets of ±1. `predict_proba` is the softmax of
+    the logits, as in all classifiers: in the right order, but less confident than it should be;
+    see `sklearn.calibration.CalibratedClassifierCV`.
+
+    Parameters
+    ----------
+    n_reservoir : int, default=300
+        Number of units of the reservoir.
+    leak_rate : float, default=0.1
+        How much of its state a unit renews in a step, in (0, 1]. What a step leaves in the state
+        fades as ``(1 - leak_rate) ** n_steps``, apart from what the recurrent weights carry on.
+    spectral_radius : float, default=0.8
+        Largest absolute eigenvalue of the recurrent weights, at least 0.
+    density : float, default=0.3
+        Share of the units that each unit is connected to, in (0, 1], and at least one of them.
+    input_scale : float, default=0.1
+        Input weights are uniform in ``[-input_scale, input_scale)``.
+    bias_scale : float, default=0.1
+        The units' biases are uniform in ``[-bias_scale, bias_scale)``; 0 for none. Biases keep
+        relevance.
+    ridge : float or "auto", default=1e-6
+        L2 penalty of the readout, at least 0, in the units of `alpha` in
+        `sklearn.linear_model.Ridge`. ``"auto"`` chooses it by generalised cross-validation,
+        in which a sample counts once whatever it weighs; with a given penalty a weight of two is
+        the same as giving a sample twice.
+    fit_intercept : bool, default=True
+        Whether the readout has a bias, which is not penalised.
+    input_shape : tuple of int or None, default=None
+        ``(n_steps, n_step_features)`` of a sequence or ``(height, width)`` of an image. None
+        takes the rows of a two-dimensional X as univariate sequences and a three-dimensional X as
+        it is.
+    sweep : {"down", "up", "right", "left"}, default="down"
+        What the steps are: ``"down"`` goes along the first axis (the time of a sequence, the rows
+        of an image), ``"up"`` the same backwards, ``"right"`` along the second axis (the columns
+        of an image from left to right), ``"left"`` the same backwards.
+    pooling : {"last", "mean", "max"}, default="last"
+        Whether the logits are read from the last state or from the mean or largest of all states.
+    washout : int, default=0
+        Number of first states that are left out of the pooling, less than there are steps.
+    leak_first_step : bool, default=True
+        Whether the first step starts from a state of zero like any other; otherwise the first
+        state is the whole activation, which a small leak rate keeps to the end.
+    leak_split : {"contribution", "leak_rate"}, default="contribution"
+        How the relevance of a state is split between the state before and the activation: in
+        proportion to what they contribute, or as ``1 - leak_rate`` to ``leak_rate`` [2]_.
+        Predictions do not depend on it.
+    class_weight, device, dtype, random_state
+        As all classifiers have them.
+
+    Attributes
+    ----------
+    classes_, ..., module_
+        As all classifiers have them.
+    ridge_ : float
+        The penalty of the readout.
+
+    References
+    ----------
+    .. [1] H. Jaeger, "The 'echo state' approach to analysing and training recurrent neural
+       networks", GMD report 148, 2001.
+    .. [2] M. Landt-Hayen, P. Kröger, M. Claus, W. Rath, "Layer-wise relevance propagation for echo
+       state networks applied to Earth system variability", arXiv 2210.09958, 2022.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklrp import ESNClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = ESNClassifier(100, input_shape=(8, 8), sweep="right", random_state=0)
+    >>> clf.fit(X / 16, y).explain(X[:3] / 16).shape
+    (3, 64)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **NetworkClassifier._parameter_constraints,
+        "n_reservoir": [Interval(Integral, 1, None, closed="left")],
+        "leak_rate": [Interval(Real, 0, 1, closed="right")],
+        "spectral_radius": [Interval(Real, 0, None, closed="left")],
+        "density": [Interval(Real, 0, 1, closed="right")],
+        "input_scale": [Interval(Real, 0, None, closed="neither")],
+        "bias_scale": [Interval(Real, 0, None, closed="left")],
+        "ridge": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "fit_intercept": ["boolean"],
+        "input_shape": ["array-like", None],
+        "sweep": [StrOptions(set(SWEEPS))],
+        "pooling": [StrOptions(set(STATE_POOLINGS))],
+        "washout": [Interval(Integral, 0, None, closed="left")],
+        "leak_first_step": ["boolean"],
+        "leak_split": [StrOptions(set(LEAK_SPLITS))],
+    }
+
+    ridge_: float
+
+    def __init__(
+        self,
+        n_reservoir: int = 300,
+        *,
+        leak_rate: float = 0.1,
+        spectral_radius: float = 0.8,
+        density: float = 0.3,
+        input_scale: float = 0.1,
+        bias_scale: float = 0.1,
+        ridge: float | str = 1e-6,
+        fit_intercept: bool = True,
+        input_shape: Sequence[int] | None = None,
+        sweep: str = "down",
+        pooling: str = "last",
+        washout: int = 0,
+        leak_first_step: bool = True,
+        leak_split: str = "contribution",
+        class_weight: Mapping[Any, float] | str | None = None,
+        device: str | torch.device = "auto",
+        dtype: Any = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            class_weight=class_weight,
+            device=device,
+            dtype=dtype,
+            random_state=random_state,
+        )
+        self.n_reservoir = n_reservoir
+        self.leak_rate = leak_rate
+        self.spectral_radius = spectral_radius
+        self.density = density
+        self.input_scale = input_scale
+        self.bias_scale = bias_scale
+        self.ridge = ridge
+        self.fit_intercept = fit_intercept
+        self.input_shape = input_shape
+        self.sweep = sweep
+        self.pooling = pooling
+        self.washout = washout
+        self.leak_first_step = leak_first_step
+        self.leak_split = leak_split
+
+    def _find_input_shape(self, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return find_sequence_shape(self.input_shape, sample_shape, type(self).__name__)
+
+    def _train(
+        self,
+        X: NDArray,
+        codes: NDArray[np.int64],
+        weight: NDArray | None,
+        classes: NDArray,
+        *,
+        resume: bool,
+    ) -> ESNClassifier:
+        """Draw the reservoir and fit the readout of its states."""
+        net = self._draw_net(X.dtype, len(classes))
+        *reservoir, readout = net.module_
+        states = []
+        with torch.no_grad():
+            for x, _ in net.get_iterator(make_dataset(torch.tensor(X, dtype=net.dtype), codes)):
+                value = x.to(net.device)
+                for layer in reservoir:
+                    value = layer(value)
+                states.append(value.cpu().double())
+            coef, intercept, self.ridge_ = fit_ridge(
+                torch.cat(states).numpy(),
+                np.eye(len(classes))[codes],
+                weight=weight,
+                ridge=self.ridge,
+                fit_intercept=self.fit_intercept,
+            )
+            readout.weight.copy_(torch.from_numpy(coef))
+            if readout.bias is not None:
+                readout.bias.copy_(torch.from_numpy(intercept))
+        self._keep(net, X, classes, resume=resume)
+        return self
+
+    def _draw_net(self, X_dtype: np.dtype, n_outputs: int) -> TrainingNet:
+        """Return a net whose readout is not fitted yet."""
+        device = check_device(self.device)
+        net = TrainingNet(
+            functools.partial(
+                make_esn,
+                self.input_shape_,
+                n_outputs,
+                n_reservoir=self.n_reservoir,
+                leak_rate=self.leak_rate,
+                spectral_radius=self.spectral_radius,
+                density=self.density,
+                input_scale=self.input_scale,
+                bias_scale=self.bias_scale,
+                sweep=self.sweep,
+                pooling=self.pooling,
+                washout=self.washout,
+                leak_first_step=self.leak_first_step,
+                leak_split=self.leak_split,
+                bias=self.fit_intercept,
+            ),
+            n_classes=n_outputs,
+            dtype=check_dtype(self.dtype, X_dtype, device),
+            device=str(device),
+        )
+        with RandomStream(device, draw_seed(self.random_state)):
+            return net.initialize()
