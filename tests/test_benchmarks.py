@@ -25,6 +25,7 @@ ROWS = {
 }
 MEMORY = {"peak in one chunk / yardstick", "peak above the output, default chunks"}
 
+esn = importlib.import_module("benchmarks.esn")
 main = importlib.import_module("benchmarks.__main__")
 
 
@@ -51,6 +52,20 @@ def test_tables_and_what_is_met(sections):
     assert "nan" not in text
     given = [main.is_met({"ratio": 1.5, "reach": r}) for r in ("≤ 1.4", "≥ 1.4", "≤ 1.5", "")]
     assert given == [False, True, True, None]
+
+
+def test_echo_state_networks():
+    found = esn.compare_readouts(quick=True)
+    assert len(found) == 12
+    assert all(0 <= row["|cosine|"] <= 1 + 1e-12 for row in found)
+    bare = [row for row in found if row["bias_scale"] == 0 and row["rule"] != "gamma"]
+    assert all(abs(row["sum / score"] - 1) < 0.1 for row in bare)  # nothing but epsilon keeps
+    leaks = esn.compare_leaks(quick=True)
+    assert {(row["sweep"], row["leak_rate"]) for row in leaks} == {
+        (sweep, leak) for sweep in ("right", "left") for leak in (0.01, 0.05)
+    }
+    text = esn.write_table(found) + esn.write_table(leaks)
+    assert "nan" not in text
 
 
 def test_write_between_markers(tmp_path):

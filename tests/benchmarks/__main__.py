@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from . import engine, fit, memory, rows
+from . import engine, esn, fit, memory, rows
 from .measure import Row, threads
 
 MARKERS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
@@ -28,6 +28,7 @@ SECTIONS: dict[str, list[Callable[..., list[Row]]]] = {
         engine.bench_lstm,
         engine.bench_ways,
         rows.bench_lstm_loop,
+        esn.bench_esn,
     ],
     "Memory": [memory.bench_memory],
     "Training and prediction": [fit.bench_fit, fit.bench_predict, rows.bench_search],

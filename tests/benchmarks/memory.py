@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from sklrp import explain
+from sklrp.modules import make_esn
 
 from .engine import gradient, make_cnn, make_vgg
 from .measure import Row
@@ -29,6 +30,7 @@ STATUS = Path("/proc/self/status")
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, int]]] = {
     "CNN 1x28x28": (partial(make_cnn, 28), (1, 28, 28), (256, 1024)),
     "VGG-like 3x64x64": (make_vgg, (3, 64, 64), (32, 128)),
+    "ESN 1000 steps, 300 units": (partial(make_esn, (1000, 3), 2), (3000,), (32, 128)),
 }
 
 
