@@ -1,6 +1,6 @@
 """Layer-wise relevance propagation (LRP) through scikit-learn's API."""
 
-from sklrp import datasets, metrics
+from sklrp import datasets, diagnostics, metrics
 from sklrp.classifiers import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.composites import Composite, available_rules, check_rule
 from sklrp.propagation import explain, plan
@@ -29,6 +29,7 @@ __all__ = [
     "available_rules",
     "check_rule",
     "datasets",
+    "diagnostics",
     "explain",
     "metrics",
     "plan",

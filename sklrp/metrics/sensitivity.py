@@ -324,7 +324,7 @@ def randomization_similarity(
             f"{type(estimator).__name__} has no method explain: pass explain=sklrp.explain, or a "
             "function explain(estimator, X, target=...)."
         )
-    n_layers = len(_list_layers(estimator))
+    n_layers = len(list_layers(estimator))
     if not n_layers:
         raise ValueError(
             f"the network of {type(estimator).__name__} has no layer with parameters."
@@ -348,8 +348,8 @@ def randomization_similarity(
     for i in reversed(range(n_layers)) if order == "top_down" else range(n_layers):
         if order == "independent":
             random = copy.deepcopy(estimator)
-        name, layer = _list_layers(random)[i]
-        _randomise(layer, torch.Generator().manual_seed(int(seeds[i])))
+        name, layer = list_layers(random)[i]
+        randomise(layer, torch.Generator().manual_seed(int(seeds[i])))
         names.append(name)
         values.append(compare_maps(maps, maps_of(random), similarity, absolute=absolute))
     return Bunch(similarity=np.stack(values), layers=names)
@@ -384,7 +384,7 @@ def _explain(explain: Callable[..., Any], X: Any, target: Any, params: dict[str,
     return maps
 
 
-def _list_layers(estimator: Any) -> list[tuple[str, nn.Module]]:
+def list_layers(estimator: Any) -> list[tuple[str, nn.Module]]:
     """Return the layers that have parameters of their own, with their names."""
     module = getattr(estimator, "module_", estimator)
     if not isinstance(module, nn.Module):
@@ -405,7 +405,7 @@ def _draws_itself(layer: nn.Module) -> bool:
     return reset is not None and "generator" in inspect.signature(reset).parameters
 
 
-def _randomise(layer: nn.Module, generator: torch.Generator) -> None:
+def randomise(layer: nn.Module, generator: torch.Generator) -> None:
     """Draw the parameters of a layer anew, as torch does at first, from a generator."""
     reset: Any = getattr(layer, "reset_parameters", None)
     parameters = list(layer.parameters(recurse=False))

@@ -1,0 +1,27 @@
+"""Fact or artifact? Tests of relevance maps against null models.
+
+A map can conserve the score to the last digit and still show the architecture, the rule or the
+coding of the data instead of what was learned (arXiv 2302.12317). The tests here compare maps with
+those of networks that have learned nothing, and look for the patterns that architectures leave.
+`diagnose` runs them all and gives a verdict; each is also a function of its own.
+"""
+
+from sklrp.diagnostics.cells import bias_share, degeneracy
+from sklrp.diagnostics.equivariance import equivariance_test
+from sklrp.diagnostics.findings import Finding
+from sklrp.diagnostics.maps import artifact_map
+from sklrp.diagnostics.positions import position_profile
+from sklrp.diagnostics.randomization import randomization_test
+from sklrp.diagnostics.report import ArtifactReport, diagnose
+
+__all__ = [
+    "ArtifactReport",
+    "Finding",
+    "artifact_map",
+    "bias_share",
+    "degeneracy",
+    "diagnose",
+    "equivariance_test",
+    "position_profile",
+    "randomization_test",
+]

@@ -1,0 +1,113 @@
+"""What a test of a map found: a statistic beside its null, a verdict and advice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import Bunch
+
+VERDICTS = ("fact", "artifact", "undecided")
+
+
+class Finding(Bunch):  # numpydoc ignore=PR02
+    """The outcome of one test of a relevance map.
+
+    A dictionary whose entries are attributes too, as in scikit-learn's `Bunch`.
+
+    Parameters
+    ----------
+    **entries : dict
+        The attributes.
+
+    Attributes
+    ----------
+    name : str
+        Name of the test.
+    question : str
+        What the test asks.
+    statistic : float
+        The number that the verdict rests on.
+    interval : tuple of float
+        Its 95 % interval.
+    null : ndarray
+        The statistic where there is nothing to find: of null models, of permuted labels or of the
+        input itself.
+    verdict : {"fact", "artifact", "undecided"}
+        ``"artifact"`` where the architecture, the rule or the data's coding alone give such a
+        map, ``"fact"`` where they do not, ``"undecided"`` between.
+    reading : str
+        The statistic in words.
+    advice : str
+        What to change, in one sentence; empty for a fact.
+    table : dict of str to ndarray
+        What `to_frame` shows: columns of one length.
+    """
+
+    def __repr__(self) -> str:
+        """Return the finding in a line or two."""
+        low, high = self.interval
+        lines = [
+            f"{self.name}: {self.verdict}",
+            f"  {self.question}",
+            f"  {self.statistic:.3g} [{low:.3g}, {high:.3g}]: {self.reading}",
+        ]
+        return "\n".join([*lines, f"  {self.advice}"] if self.advice else lines)
+
+    @property
+    def usual(self) -> float:
+        """The median of the null, NaN if there is none."""
+        null = np.asarray(self.null, dtype=float)
+        return float(np.nanmedian(null)) if np.isfinite(null).any() else float("nan")
+
+    def to_frame(self) -> Any:
+        """Return the arrays behind the finding as a table.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per draw, layer, position or transformation, as the test has them.
+        """
+        import pandas as pd  # type: ignore[import-untyped]
+
+        return pd.DataFrame(self.table)
+
+    def plot(self, *, ax: Any = None) -> Any:
+        """Draw the finding: a map, a profile, or the statistic beside its null.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes or None, default=None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        ArtifactDisplay
+            The display, which keeps the artists.
+        """
+        from sklrp.plotting import ArtifactDisplay
+
+        return ArtifactDisplay.from_finding(self, ax=ax)
+
+
+def judge(interval: tuple[float, float], *, artifact_above: float, fact_below: float) -> str:
+    """Return the verdict on a statistic that is large where a map is an artifact."""
+    low, high = interval
+    if low >= artifact_above:
+        return "artifact"
+    return "fact" if high <= fact_below else "undecided"
+
+
+def bootstrap(
+    values: NDArray,
+    rng: np.random.Generator,
+    statistic: Callable[..., NDArray] = np.mean,
+    n_draws: int = 1000,
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a statistic of values, resampled along axis 0."""
+    rows = rng.integers(len(values), size=(n_draws, len(values)))
+    drawn = statistic(values[rows], axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,213 @@
+"""The pictures of findings: fact and artifact maps, profiles, a statistic beside its null."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklrp.diagnostics.findings import Finding
+from sklrp.diagnostics.maps import artifact_map
+
+# Colours of Okabe and Ito, which people of every colour vision can tell apart.
+_MAP, _INPUT, _NULL = "#D55E00", "0.2", "#0072B2"
+
+
+class ArtifactDisplay:
+    """The picture of a `Finding`.
+
+    Make it with `from_estimator` or `from_finding`. A finding of `artifact_map` shows the mean
+    map, what of it is fact and what is artifact, with the same limits, symmetric about zero; one
+    with profiles those of the map, the input and untrained networks; one with layers how
+    similarity falls as they are randomised; any other its statistic and interval beside the null.
+
+    Parameters
+    ----------
+    finding : Finding
+        What a test found.
+
+    Attributes
+    ----------
+    finding : Finding
+        The same.
+    figure_ : matplotlib.figure.Figure
+        The figure.
+    axes_ : ndarray of matplotlib.axes.Axes
+        The panels.
+    artists_ : dict of str to artist
+        Images or lines by name.
+    """
+
+    figure_: Any
+    axes_: NDArray[np.object_]
+    artists_: dict[str, Any]
+
+    def __init__(self, finding: Finding) -> None:
+        self.finding = finding
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, X: Any, *, ax: Any = None, **kwargs: Any
+    ) -> ArtifactDisplay:
+        """Compute fact and artifact map and draw them.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted classifier with ``explain``, or a pipeline that ends in one.
+        X : array-like of shape (n_samples, ...)
+            The samples.
+        ax : matplotlib.axes.Axes, array of Axes or None, default=None
+            As in `plot`.
+        **kwargs : dict
+            Further parameters of `sklrp.diagnostics.artifact_map`, such as ``rule``.
+
+        Returns
+        -------
+        ArtifactDisplay
+            The display, drawn.
+        """
+        return cls.from_finding(artifact_map(estimator, X, **kwargs), ax=ax)
+
+    @classmethod
+    def from_finding(cls, finding: Finding, *, ax: Any = None) -> ArtifactDisplay:
+        """Draw a finding.
+
+        Parameters
+        ----------
+        finding : Finding
+            What a test found.
+        ax : matplotlib.axes.Axes, array of Axes or None, default=None
+            As in `plot`.
+
+        Returns
+        -------
+        ArtifactDisplay
+            The display, drawn.
+        """
+        return cls(finding).plot(ax=ax)
+
+    def plot(self, *, ax: Any = None) -> ArtifactDisplay:
+        """Draw the panels.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, array of Axes or None, default=None
+            Three for maps, one for each axis of a sample for profiles, else one; None makes a
+            figure.
+
+        Returns
+        -------
+        ArtifactDisplay
+            The display itself.
+
+        Raises
+        ------
+        ValueError
+            If there is not an Axes for each panel.
+        """
+        finding = self.finding
+        self.artists_ = {}
+        if "fact" in finding:
+            self._draw_maps(ax)
+        elif "profiles" in finding and finding.name == "fading":
+            self._draw_profiles(ax)
+        elif "layer_similarity" in finding:
+            self._draw_layers(self._panels(ax, 1)[0])
+        else:
+            self._draw_null(self._panels(ax, 1)[0])
+        return self
+
+    def _panels(self, ax: Any, n: int, width: float = 4.6, height: float = 2.8) -> Any:
+        """Set `axes_` and `figure_`, one panel beside the other."""
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots(1, n, figsize=(width * n, height), layout="constrained")
+        self.axes_ = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+        if len(self.axes_) != n:
+            raise ValueError(f"ax must hold {n} Axes, one for each panel, got {len(self.axes_)}.")
+        self.figure_ = self.axes_[0].figure
+        return self.axes_
+
+    def _draw_maps(self, ax: Any) -> None:
+        finding = self.finding
+        names = ("mean", "fact", "artifact")
+        titles = ("mean map", "fact: exceeds the null", "artifact: the rest")
+        maps = [np.squeeze(finding[name]) for name in names]
+        panels = self._panels(ax, 3, 3.6, 3.2)
+        limit = max(float(np.abs(m).max()) for m in maps) or 1.0
+        for panel, name, title, values in zip(panels, names, titles, maps, strict=True):
+            panel.set_title(title, fontsize="medium")
+            if values.ndim == 2:
+                self.artists_[name] = panel.imshow(
+                    values, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
+                )
+            elif values.ndim > 2:  # channels first: their sum
+                self.artists_[name] = panel.imshow(
+                    values.sum(axis=0), cmap="RdBu_r", vmin=-limit, vmax=limit
+                )
+            else:
+                positions = np.arange(max(values.size, 1))
+                self.artists_[name] = panel.bar(positions, values.ravel(), color=_MAP, width=1)
+                panel.set_ylim(-1.05 * limit, 1.05 * limit)
+                panel.set_xlabel("feature")
+        if maps[0].ndim > 1:
+            bar = self.figure_.colorbar(self.artists_["artifact"], ax=list(panels), shrink=0.8)
+            bar.set_label("share of relevance")
+
+    def _draw_profiles(self, ax: Any) -> None:
+        finding = self.finding
+        panels = self._panels(ax, len(finding.profiles))
+        kinds = {
+            "map": (finding.profiles, _MAP, "-"),
+            "input": (finding.input_profiles, _INPUT, ":"),
+            "untrained": (finding.null_profiles, _NULL, "--"),
+        }
+        for axis, panel in enumerate(panels):
+            for name, (profiles, color, style) in kinds.items():
+                profile = profiles[axis]
+                line = panel.plot(
+                    np.arange(len(profile)), profile, color=color, ls=style, label=name
+                )[0]
+                self.artists_[f"{name}{axis}"] = line
+            panel.set_xlabel(f"position along axis {axis}")
+            panel.set_ylim(bottom=0)
+        panels[0].set_ylabel("share of |relevance|")
+        panels[0].legend(frameon=False, fontsize="small")
+
+    def _draw_layers(self, panel: Any) -> None:
+        finding = self.finding
+        names = ["trained", *finding.layers]
+        values = [1.0, *finding.layer_similarity]
+        self.artists_["similarity"] = panel.plot(range(len(names)), values, "o-", color=_MAP)[0]
+        if len(finding.null):
+            usual = float(np.mean(finding.null))
+            self.artists_["null"] = panel.axhline(
+                usual, color=_NULL, ls="--", label="random pairs"
+            )
+            panel.legend(frameon=False, fontsize="small")
+        panel.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize="small")
+        panel.set_ylim(0, 1.05)
+        panel.set_ylabel("|cosine| with the map")
+        panel.set_xlabel("randomised up to this layer")
+
+    def _draw_null(self, panel: Any) -> None:
+        finding = self.finding
+        null = np.asarray(finding.null, dtype=float)
+        null = null[np.isfinite(null)]
+        if len(null) > 1 and np.ptp(null) > 0:
+            self.artists_["null"] = panel.hist(
+                null, bins=min(20, max(5, len(null) // 4)), color=_NULL, alpha=0.6, label="null"
+            )[2]
+        elif len(null):
+            self.artists_["null"] = panel.axvline(null[0], color=_NULL, ls="--", label="null")
+        low, high = finding.interval
+        self.artists_["interval"] = panel.axvspan(low, high, color=_MAP, alpha=0.25)
+        self.artists_["statistic"] = panel.axvline(
+            finding.statistic, color=_MAP, label="map and 95 % interval"
+        )
+        panel.set_yticks([])
+        panel.set_xlabel(finding.name)
+        panel.legend(frameon=False, fontsize="small")
