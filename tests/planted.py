@@ -148,9 +148,9 @@ SOUND = {
     "CNN epsilon": lambda s: fit(cnn(), *squares(s), "epsilon", s),
     "LSTM mean": lambda s: fit(lstm(pooling="mean"), *squares(s), "epsilon", s),
     "LSTM last": lambda s: fit(lstm(), *squares(s), "epsilon", s),
-    "ESN": lambda s: fit(esn(leak_split="leak_rate"), *squares(s, 100), "epsilon", s),
+    "ESN": lambda s: fit(esn(), *squares(s, 100), "epsilon", s),
     "ESN from the other side": lambda s: fit(
-        esn(sweep="left", leak_rate=0.05), *squares(s, 100), "epsilon", s
+        esn(sweep="left", leak_rate=0.02), *squares(s, 100), "epsilon", s
     ),
     "fields MLP": lambda s: fit(wide_mlp(), *fields(s), "epsilon", s),
     "fields CNN": lambda s: fit(field_cnn(), *fields(s), "auto", s),
