@@ -105,6 +105,11 @@ class Explained:
         shape = self.X.shape[1:]
         return len(shape) > 1 or len(getattr(self.estimator, "input_shape_", shape)) > 1
 
+    @property
+    def n_learned_layers(self) -> int:
+        """How many layers of the network were learned."""
+        return len(list_layers(self.estimator))
+
     def on_grid(self, maps: NDArray) -> NDArray:
         """Return maps or samples, whose last axes are those of a sample, on the grid."""
         lead = maps.shape[: maps.ndim - (self.X.ndim - 1)]
@@ -144,9 +149,14 @@ class Explained:
         if (null, n_draws) not in self._null_maps:
             seeds = self.rng.integers(2**31 - 1, size=n_draws)
             draw = _train_on_permuted if null == "labels" else _draw_parameters
-            self._null_maps[null, n_draws] = self.run(
-                _null_map, [(self, draw, null, int(seed)) for seed in seeds]
-            )
+            maps = self.run(_null_map, [(self, draw, null, int(seed)) for seed in seeds])
+            for _ in range(3):  # networks whose units are all dead say nothing: draw others
+                dead = np.flatnonzero(~maps.reshape(n_draws, -1).any(axis=1))
+                if null != "network" or not len(dead):
+                    break
+                seeds = self.rng.integers(2**31 - 1, size=len(dead))
+                maps[dead] = self.run(_null_map, [(self, draw, null, int(s)) for s in seeds])
+            self._null_maps[null, n_draws] = maps
         return self._null_maps[null, n_draws]
 
     def run(self, function: Callable[..., NDArray], calls: Iterable[tuple]) -> NDArray:

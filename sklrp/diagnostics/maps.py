@@ -178,7 +178,7 @@ def split_map(explained: Explained, null: str, n_draws: int, alpha: float = 0.05
     )
 
 
-def faithfulness(explained: Explained, n_draws: int = 5) -> Finding:
+def faithfulness(explained: Explained, n_draws: int) -> Finding:
     """Compare the pixel-flipping score with that of null maps; mean values replace cells."""
     shape = explained.X.shape[1:]
     n_cells = int(np.prod(shape[-2:]))
@@ -194,7 +194,7 @@ def faithfulness(explained: Explained, n_draws: int = 5) -> Finding:
     def score(maps: NDArray) -> NDArray:
         return pixel_flipping_score(explained.estimator, explained.X, maps, **settings)
 
-    nulls = explained.null_maps("network", n_draws)
+    nulls = explained.null_maps("network", n_draws)[:5]  # each is flipped as often as the map
     size = max(float(np.abs(explained.details.score).mean()), np.finfo(float).tiny)
     null = np.stack([score(maps) for maps in nulls]) / size
     gain = score(explained.maps) / size - null.mean(axis=0)

@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 
 from sklrp.diagnostics.explained import NULLS, Explained, cosines
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
-from sklrp.metrics.sensitivity import list_layers, randomization_similarity
+from sklrp.metrics import randomization_similarity
 
 COMMON: dict[str, list[Any] | str] = {
     "estimator": "no_validation",
@@ -97,9 +97,10 @@ def randomization_test(
     -------
     Finding
         With ``similarity``, the absolute cosines of shape ``(n_permutations, n_samples)``, NaN
-        where a null model has no relevance, and ``layers`` and ``layer_similarity``, the names of
-        the layers from the last to the first and the mean similarity after they, too, were drawn
-        at random. ``null`` is the similarity of pairs of null models.
+        where a null model has no relevance; for ``null="network"`` also ``layers`` and
+        ``layer_similarity``, the names of the layers from the last to the first and the mean
+        similarity after they, too, were drawn at random. ``null`` is the similarity of pairs of
+        null models.
 
     Raises
     ------
@@ -158,8 +159,7 @@ def randomization(explained: Explained, null: str, n_draws: int) -> Finding:
         reading += f"; {(~alive).sum()} more had no relevance at all"
     above, below = (0.97, 0.95) if null == "readout" else (0.9, 0.6)
     verdict = judge(interval, artifact_above=above, fact_below=below)
-    layers, cascade = _cascade(explained)
-    return Finding(
+    finding = Finding(
         name="randomization" if null == "network" else null,
         question=f"Is the map that of networks {_LOST[null]}?",
         statistic=statistic,
@@ -169,10 +169,12 @@ def randomization(explained: Explained, null: str, n_draws: int) -> Finding:
         reading=reading,
         advice="" if verdict == "fact" else _ADVICE[null],
         similarity=similarity,
-        layers=layers,
-        layer_similarity=cascade,
-        table={"layer": layers, "similarity": cascade},
+        table={"draw": np.arange(n_draws), "similarity": np.nan_to_num(similarity).mean(axis=1)},
     )
+    if null == "network":
+        layers, cascade = _cascade(explained)
+        finding.update(layers=layers, layer_similarity=cascade)
+    return finding
 
 
 def _cascade(explained: Explained) -> tuple[NDArray, NDArray[np.float64]]:
@@ -194,8 +196,3 @@ def _between(maps: NDArray) -> NDArray[np.float64]:
         return np.empty(0)
     values = np.abs(cosines(maps, np.roll(maps, 1, axis=0)))
     return np.nanmean(values[~np.isnan(values).all(axis=1)], axis=1)
-
-
-def n_learned_layers(explained: Explained) -> int:
-    """Return how many layers of the network were learned."""
-    return len(list_layers(explained.estimator))

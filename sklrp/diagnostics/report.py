@@ -319,8 +319,9 @@ def diagnose(
         tests.append(lambda: positions(explained, n_permutations))
     if mask is not None:
         tests.append(lambda: on_mask(explained, mask, n_permutations))
+    if explained.n_learned_layers > 1:  # else the readout is all that was learned
+        tests.append(lambda: randomization(explained, "readout", n_permutations))
     tests += [
-        lambda: randomization(explained, "readout", n_permutations),
         lambda: split_map(explained, "network", n_permutations),
         lambda: find_kept(explained),
     ]

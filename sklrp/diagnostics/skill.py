@@ -23,11 +23,11 @@ def skill(explained: Explained, n_draws: int = 999) -> Finding:
     rows = rng.integers(len(codes), size=(1000, len(codes)))
     low, high = np.nanquantile(_balanced(right[rows], codes[rows]), [0.025, 0.975])
     chance = float(null.mean())
-    share = (low - chance) / (1 - chance) if chance < 1 else 0.0
-    if p_value > 0.05 or high < chance + 0.5 * (1 - chance):
+    least = chance + 0.3 * (1 - chance)
+    if p_value > 0.05 or high < least:
         verdict = "artifact"
     else:
-        verdict = "fact" if share > 0.25 else "undecided"
+        verdict = "fact" if low > least else "undecided"
     return Finding(
         name="skill",
         question="Does the network predict the labels better than chance?",
