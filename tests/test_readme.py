@@ -24,11 +24,16 @@ def test_code_blocks_run(blocks, tmp_path, monkeypatch, capsys):
     namespace = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
-    accuracy, share = map(float, capsys.readouterr().out.split())
+    accuracy, share, *verdicts = capsys.readouterr().out.splitlines()
+    accuracy, share = float(accuracy), float(share)
     assert accuracy > 0.8
     # The box has 4.4 % of the ocean cells; a map of nothing would give it about that much.
     assert share > 0.06
-    assert namespace["relevance"].shape == namespace["X"].shape
+    assert verdicts == [
+        "z_plus artifact ['randomization', 'faithfulness']",
+        "epsilon fact []",
+    ]
+    assert namespace["relevance"].shape == namespace["sst"].data.shape
     assert namespace["rule"].get_params()["conv__gamma"] == 0.5
     assert "relevance__rule" in namespace["search"].param_grid
 
