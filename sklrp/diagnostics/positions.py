@@ -259,18 +259,27 @@ def _ends(maps: NDArray, samples: NDArray, axis: int) -> tuple[NDArray, NDArray]
 
 
 def _grid(maps: NDArray, samples: NDArray, nulls: NDArray, axes: list[int]) -> dict[str, Any]:
-    """Ask whether relevance has a period that the input has not."""
-    peaks: list[tuple[float, int, int]] = []
+    """Ask whether relevance has a period that the input has not.
+
+    A period counts as much as the map and the untrained networks both have it.
+    """
+    peaks: dict[tuple[int, int], tuple[float, float, NDArray]] = {}
     for axis in axes:
-        own, found = (_prominence(_profiles(m, axis).mean(axis=0)) for m in (samples, maps))
-        peaks += [(found[period] / max(1.0, own[period]), axis, period) for period in found]
-    highest, axis, shortest = max(peaks)
-    # A comb of period 4 has the power of period 2 as well.
-    least = min(highest, _PROMINENT)
-    combs = [(p, v) for v, a, p in peaks if (a, p % shortest) == (axis, 0) and v >= least]
-    period, statistic = max(combs)
+        own = _prominence(_profiles(samples, axis).mean(axis=0))
+        found = _prominence(_profiles(maps, axis).mean(axis=0))
+        untrained = [_prominence(_profiles(m, axis).mean(axis=0)) for m in nulls]
+        for period in found:
+            usual = max(1.0, own[period])
+            null = np.array([prominence[period] for prominence in untrained]) / usual
+            value = found[period] / usual
+            peaks[axis, period] = min(value, float(np.median(null))), value, null
+    axis, shortest = max(peaks, key=lambda place: peaks[place][0])
+    least = min(peaks[axis, shortest][0], _PROMINENT)
+    period = max(  # a comb of period 4 has the power of period 2 as well
+        p for a, p in peaks if (a, p % shortest) == (axis, 0) and peaks[a, p][0] >= least
+    )
+    _, statistic, null = peaks[axis, period]
     usual = max(1.0, _prominence(_profiles(samples, axis).mean(axis=0))[period])
-    null = np.array([_prominence(_profiles(m, axis).mean(axis=0))[period] for m in nulls]) / usual
     profiles = _profiles(maps, axis)
     rows = np.random.default_rng(0).integers(len(profiles), size=(200, len(profiles)))
     drawn = [_prominence(profiles[r].mean(axis=0))[period] / usual for r in rows]
@@ -298,9 +307,10 @@ def _grid(maps: NDArray, samples: NDArray, nulls: NDArray, axes: list[int]) -> d
         "axis": axis,
         "period": period,
         "table": {
-            "axis": np.array([a for _, a, _ in peaks]),
-            "period": np.array([p for _, _, p in peaks]),
-            "prominence": np.array([v for v, _, _ in peaks]),
+            "axis": np.array([a for a, _ in peaks]),
+            "period": np.array([p for _, p in peaks]),
+            "prominence": np.array([value for _, value, _ in peaks.values()]),
+            "null": np.array([np.median(null) for _, _, null in peaks.values()]),
         },
     }
 
