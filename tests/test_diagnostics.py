@@ -3,11 +3,13 @@
 import pickle
 import re
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from scipy.stats import t as student
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -29,6 +31,7 @@ from sklrp.diagnostics.findings import Finding, bootstrap, judge
 from sklrp.diagnostics.positions import positions
 from sklrp.diagnostics.report import ArtifactReport
 from sklrp.diagnostics.skill import skill
+from sklrp.plotting import ArtifactDisplay
 from tests import planted
 
 SHAPE = (20, 20)
@@ -480,6 +483,57 @@ def test_diagnose_takes_pipelines(squares):
     one = diagnose(pipeline, X_test, y_test, n_refits=0, random_state=0)
     other = diagnose(pipeline[-1], 2 * X_test, y_test, n_refits=0, random_state=0)
     assert one.to_frame().equals(other.to_frame())
+
+
+@pytest.mark.parametrize("labels", [np.array(["no", "yes"]), np.array([3, 7])])
+def test_diagnose_takes_tables_and_any_labels(labels):
+    """Tables with names are explained with their names, which scikit-learn would warn about."""
+    X, y = load_breast_cancer(return_X_y=True, as_frame=True)
+    X, y = (X - X.mean()) / X.std(), labels[y]
+    clf = MLPClassifier((8,), max_epochs=10, random_state=0).fit(X[:300], y[:300])
+    report = diagnose(clf, X[300:], y[300:], rule="epsilon", n_refits=1, random_state=0)
+    assert report.verdict == "fact", report
+    assert "fading" not in report.tests  # a table has no positions
+    assert report.tests["map"].fact.shape == (30,)
+    assert report.plot().artists_["fact"].datavalues.shape == (30,)
+    plt.close("all")
+
+
+def test_more_classes_than_two():
+    X, y = load_iris(return_X_y=True)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    clf = MLPClassifier((16,), max_epochs=40, random_state=0).fit(X[::2], y[::2])
+    report = diagnose(clf, X[1::2], y[1::2], n_refits=0, random_state=0, contrast=True)
+    assert report.tests["skill"].null.mean() == pytest.approx(1 / 3, abs=0.02)
+    assert report.tests["degeneracy"].verdict == "fact"
+
+
+def test_displays_show_what_was_found(mlp, squares):
+    _, _, X, y, _ = squares
+    report = diagnose(mlp, X, y, n_refits=0, random_state=0)
+    display = report.plot()
+    for name in ("mean", "fact", "artifact"):
+        image = display.artists_[name]
+        np.testing.assert_array_equal(image.get_array(), report.tests["map"][name])
+        low, high = image.get_clim()
+        assert low == -high  # symmetric about zero, and the same for all three
+        assert high == np.abs(report.tests["map"].mean).max()
+    profile = report.tests["fading"].plot()
+    np.testing.assert_array_equal(
+        profile.artists_["map1"].get_ydata(), report.tests["fading"].profiles[1]
+    )
+    layers = report.tests["randomization"].plot()
+    np.testing.assert_array_equal(
+        layers.artists_["similarity"].get_ydata()[1:],
+        report.tests["randomization"].layer_similarity,
+    )
+    statistic = report.tests["skill"].plot().artists_["statistic"]
+    assert statistic.get_xdata()[0] == report.tests["skill"].statistic
+    one = ArtifactDisplay.from_estimator(mlp, X, random_state=0, n_permutations=5)
+    assert one.finding.name == "map"
+    with pytest.raises(ValueError, match="3 Axes"):
+        report.plot(ax=one.axes_[:2])
+    plt.close("all")
 
 
 def test_an_interrupted_diagnosis_changes_nothing(mlp, squares, monkeypatch):

@@ -151,7 +151,9 @@ def _equal_classes(explained: Explained) -> NDArray[np.bool_]:
         return np.zeros(n, dtype=bool)
     code = np.searchsorted(classes, explained.target)
     other = classes[(code + 1) % len(classes)]
-    maps = explained.estimator.explain(explained.X, target=other, **explained.params)
+    maps = explained.estimator.explain(
+        explained.given(explained.X), target=other, **explained.params
+    )
     like = cosines(maps.reshape(n, -1), explained.relevance.reshape(n, -1))
     return np.abs(_absent(like)) > _SAME
 

@@ -16,7 +16,7 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from sklrp.metrics.checks import as_samples, check_maps, encode_labels, make_rng
+from sklrp.metrics.checks import as_samples, check_maps, encode_labels, like, make_rng
 from sklrp.metrics.sensitivity import list_layers, randomise
 
 NULLS = ("network", "readout", "labels")
@@ -73,6 +73,7 @@ class Explained:
                     "sklrp, or a pipeline that ends in one."
                 )
         self.estimator = estimator
+        self._form = X[:1] if hasattr(X, "iloc") else None
         self.all_X = as_samples(X)
         self.all_y = None if y is None else _check_labels(y, len(self.all_X))
         self.rng = make_rng(random_state)
@@ -84,7 +85,7 @@ class Explained:
         self.X = self.all_X[rows]
         self.y = None if self.all_y is None else self.all_y[rows]
         if target is None:
-            self.target = np.asarray(estimator.predict(self.X))
+            self.target = np.asarray(estimator.predict(self.given(self.X)))
         else:
             classes, n_samples = np.asarray(estimator.classes_), len(self.all_X)
             self.target = classes[encode_labels("target", target, classes, n_samples)][rows]
@@ -115,6 +116,10 @@ class Explained:
         lead = maps.shape[: maps.ndim - (self.X.ndim - 1)]
         return maps.reshape(*lead, *self.grid_shape)
 
+    def given(self, samples: NDArray) -> Any:
+        """Return samples in the form of the estimator's: with column names, if X has them."""
+        return samples if self._form is None else like(self._form, samples)
+
     def maps_of(self, estimator: Any, X: NDArray | None = None) -> NDArray:
         """Return the normalised maps of another estimator for the same classes."""
         relevance, details = self._explain(estimator, self.X if X is None else X)
@@ -122,7 +127,7 @@ class Explained:
 
     def _explain(self, estimator: Any, X: NDArray) -> tuple[NDArray, Any]:
         relevance, details = estimator.explain(
-            X, target=self.target, return_details=True, **self.params
+            self.given(X), target=self.target, return_details=True, **self.params
         )
         return check_maps(relevance), details
 
@@ -172,7 +177,7 @@ class Explained:
             new.set_params(random_state=seed)
         if "warm_start" in new.get_params():
             new.set_params(warm_start=False)
-        return new.fit(self.all_X if X is None else X, self.all_y if y is None else y)
+        return new.fit(self.given(self.all_X if X is None else X), self.all_y if y is None else y)
 
 
 def normalise(relevance: NDArray, score: NDArray) -> NDArray[np.float32]:

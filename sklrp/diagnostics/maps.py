@@ -191,8 +191,10 @@ def faithfulness(explained: Explained, n_draws: int) -> Finding:
         "random_state": 0,
     }
 
+    samples = explained.given(explained.X)
+
     def score(maps: NDArray) -> NDArray:
-        return pixel_flipping_score(explained.estimator, explained.X, maps, **settings)
+        return pixel_flipping_score(explained.estimator, samples, maps, **settings)
 
     nulls = explained.null_maps("network", n_draws)[:5]  # each is flipped as often as the map
     size = max(float(np.abs(explained.details.score).mean()), np.finfo(float).tiny)

@@ -181,7 +181,7 @@ def _cascade(explained: Explained) -> tuple[NDArray, NDArray[np.float64]]:
     """Return the layers from the last, and the similarity after each was drawn at random."""
     result = randomization_similarity(
         explained.estimator,
-        explained.X,
+        explained.given(explained.X),
         target=explained.target,
         similarity="cosine",
         random_state=0,

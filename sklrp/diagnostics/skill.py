@@ -12,7 +12,7 @@ from sklrp.diagnostics.findings import Finding
 def skill(explained: Explained, n_draws: int = 999) -> Finding:
     """Compare balanced accuracy with that on permuted labels."""
     y = explained.all_y
-    predicted = np.asarray(explained.estimator.predict(explained.all_X))
+    predicted = np.asarray(explained.estimator.predict(explained.given(explained.all_X)))
     present, codes = np.unique(np.asarray(y), return_inverse=True)
     right = predicted == y
     rng = np.random.default_rng(0)
