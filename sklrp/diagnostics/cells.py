@@ -151,11 +151,11 @@ def _equal_classes(explained: Explained) -> NDArray[np.bool_]:
         return np.zeros(n, dtype=bool)
     code = np.searchsorted(classes, explained.target)
     other = classes[(code + 1) % len(classes)]
-    maps = explained.estimator.explain(
-        explained.given(explained.X), target=other, **explained.params
-    )
-    like = cosines(maps.reshape(n, -1), explained.relevance.reshape(n, -1))
-    return np.abs(_absent(like)) > _SAME
+    samples = explained.given(explained.X)
+    maps = explained.estimator.explain(samples, target=other, **explained.params)
+    same = _absent(cosines(maps.reshape(n, -1), explained.relevance.reshape(n, -1)))
+    # The contrast of one class with another is the negative of theirs: that is no artifact.
+    return (same if explained.params.get("contrast") else np.abs(same)) > _SAME
 
 
 def fixed_cells(explained: Explained) -> Finding:
