@@ -1,6 +1,6 @@
 """Layer-wise relevance propagation (LRP) through scikit-learn's API."""
 
-from sklrp import datasets, diagnostics, metrics
+from sklrp import datasets, diagnostics, geo, metrics
 from sklrp.classifiers import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.composites import Composite, available_rules, check_rule
 from sklrp.propagation import explain, plan
@@ -31,6 +31,7 @@ __all__ = [
     "datasets",
     "diagnostics",
     "explain",
+    "geo",
     "metrics",
     "plan",
 ]

@@ -1,0 +1,25 @@
+"""Geoscience: gridded fields of xarray in and out, anomalies, areas, relevance as fields.
+
+xarray is imported by the functions that need it: ``pip install 'sklrp[geo]'``. Estimators are
+known by their ``explain`` alone.
+"""
+
+from sklrp.geo.anomalies import AnomalyTransformer
+from sklrp.geo.areas import box_mask, box_mean, box_share, box_sum, cosine_weights, select_box
+from sklrp.geo.composites import composites
+from sklrp.geo.relevance import explain, relevance_to_xarray
+from sklrp.geo.vectorizer import GridVectorizer
+
+__all__ = [
+    "AnomalyTransformer",
+    "GridVectorizer",
+    "box_mask",
+    "box_mean",
+    "box_share",
+    "box_sum",
+    "composites",
+    "cosine_weights",
+    "explain",
+    "relevance_to_xarray",
+    "select_box",
+]

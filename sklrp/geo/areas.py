@@ -1,0 +1,435 @@
+"""Boxes of latitude and longitude, weights of area, and means and sums over them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sklrp.geo.coordinates import check_field, find_coordinate, is_dataset, is_field
+
+if TYPE_CHECKING:
+    from xarray import DataArray, Dataset
+
+_TOLERANCE = 1e-4  # degrees: the last digit of a longitude in float32 is 3e-5
+
+
+def cosine_weights(lat: Any) -> Any:
+    r"""Return weights proportional to the area of cells on a regular grid.
+
+    .. math:: w = \cos \varphi
+
+    Cells of one size in degrees shrink towards the poles: means over an area of a field (a
+    temperature, a mean relevance map) want these weights. The relevance of a cell is a share of
+    the score and thus already a sum over the cell: its sums want none.
+
+    Parameters
+    ----------
+    lat : array-like, DataArray or Dataset
+        Latitudes in degrees, of any shape; or a field, whose latitude coordinate is taken.
+
+    Returns
+    -------
+    ndarray or DataArray
+        The weights in [0, 1], without unit, of the shape and coordinates of the latitudes.
+
+    Raises
+    ------
+    ValueError
+        If a latitude lies beyond ±90 degrees, or a field has none.
+
+    Notes
+    -----
+    The metrics of :mod:`sklrp.metrics` take arrays and know of no areas. To let a cell count by
+    its area, multiply: ``relevance_mass(relevance * weights, mask)``.
+
+    Examples
+    --------
+    >>> from sklrp.geo import cosine_weights
+    >>> print(cosine_weights([-60.0, 0.0, 90.0]))
+    [0.5 1.  0. ]
+    """
+    if is_field(lat):
+        degrees = lat
+        if is_dataset(lat) or lat.ndim != 1 or lat.name not in lat.dims:
+            degrees = lat[find_coordinate(lat, "latitude")]
+        weights = degrees.copy(data=_cosine(degrees.values))
+        weights.attrs = {"long_name": "cosine of latitude", "units": "1"}
+        return weights.rename("weights")
+    return _cosine(np.asarray(lat, dtype=np.float64))
+
+
+def _cosine(degrees: NDArray) -> NDArray[np.float64]:
+    degrees = np.asarray(degrees, dtype=np.float64)
+    beyond = degrees[~(np.abs(degrees) <= 90 + _TOLERANCE)]
+    if beyond.size:
+        raise ValueError(
+            f"latitudes must be in [-90, 90] degrees, got {beyond[0]:g}: are they in other units, "
+            "or is this the longitude?"
+        )
+    return np.where(np.abs(degrees) >= 90, 0.0, np.cos(np.radians(degrees)))
+
+
+def in_latitudes(values: ArrayLike, bounds: tuple[float, float] | None) -> NDArray[np.bool_]:
+    """Tell which latitudes lie within bounds, given in either order and included."""
+    degrees = np.asarray(values, dtype=np.float64)
+    if bounds is None:
+        return np.ones(degrees.shape, dtype=bool)
+    low, high = sorted(_check_bounds("lat", bounds))
+    if low < -90 or high > 90:
+        raise ValueError(f"lat must be two latitudes in [-90, 90], got {bounds!r}.")
+    return (degrees >= low - _TOLERANCE) & (degrees <= high + _TOLERANCE)
+
+
+def in_longitudes(values: ArrayLike, bounds: tuple[float, float] | None) -> NDArray[np.bool_]:
+    """Tell which longitudes lie eastward from the first bound to the second, both included."""
+    degrees = np.asarray(values, dtype=np.float64)
+    if bounds is None:
+        return np.ones(degrees.shape, dtype=bool)
+    west, east = _check_bounds("lon", bounds)
+    if abs(east - west) >= 360:
+        return np.ones(degrees.shape, dtype=bool)
+    eastward = (degrees - west + _TOLERANCE) % 360
+    return eastward <= (east - west) % 360 + 2 * _TOLERANCE
+
+
+def _check_bounds(name: str, bounds: Any) -> tuple[float, float]:
+    """Return two finite numbers, or raise an error."""
+    try:
+        low, high = (float(bound) for bound in bounds)
+    except (TypeError, ValueError):
+        low = high = np.nan
+    if not np.isfinite([low, high]).all():
+        raise ValueError(f"{name} must be None or two numbers in degrees, got {bounds!r}.")
+    return low, high
+
+
+def _locate(
+    data: DataArray | Dataset,
+    lat: tuple[float, float] | None,
+    lon: tuple[float, float] | None,
+) -> dict[str, NDArray[np.intp]]:
+    """Return the positions of a box along the dimensions of latitude and of longitude."""
+    lat_dim, lon_dim = find_coordinate(data, "latitude"), find_coordinate(data, "longitude")
+    longitudes = data[lon_dim].values.astype(np.float64)
+    circle = np.sort(longitudes % 360)
+    if np.isclose(np.diff(circle, append=circle[:1] + 360), 0, atol=_TOLERANCE).any():
+        raise ValueError(
+            f"{lon_dim!r} has the same meridian twice (a cyclic point, such as 0 and 360 "
+            f"degrees), which would count double: drop it, data.isel({lon_dim}=slice(None, -1))."
+        )
+    positions = {
+        lat_dim: np.flatnonzero(in_latitudes(data[lat_dim].values, lat)),
+        lon_dim: np.flatnonzero(in_longitudes(longitudes, lon)),
+    }
+    for bounds, (dim, found) in zip((lat, lon), positions.items(), strict=True):
+        if not found.size:
+            values = data[dim].values
+            raise ValueError(
+                f"the box has no cell: no value of {dim!r} lies in {bounds!r}; they run from "
+                f"{values.min():g} to {values.max():g}."
+            )
+    return positions
+
+
+def box_mask(
+    data: DataArray | Dataset,
+    *,
+    lat: tuple[float, float] | None = None,
+    lon: tuple[float, float] | None = None,
+) -> DataArray:
+    """Return which cells of a grid have their centre in a box.
+
+    Parameters
+    ----------
+    data : DataArray or Dataset
+        A field on the grid, with one-dimensional latitude and longitude, found by their CF
+        attributes or names.
+    lat : (float, float) or None, default=None
+        The southern and northern edge in degrees, in either order; None is all latitudes.
+    lon : (float, float) or None, default=None
+        The western and eastern edge in degrees, in any convention: the box lies eastward of the
+        first, so that ``(350, 10)`` and ``(-10, 10)`` are the same 20 degrees across the prime
+        meridian, and ``(170, -170)`` crosses the date line. None is all longitudes.
+
+    Returns
+    -------
+    DataArray
+        True in the box, over the dimensions of latitude and longitude.
+
+    Raises
+    ------
+    ValueError
+        If no cell lies in the box, an edge is no number, or a coordinate is missing, ambiguous or
+        holds a meridian twice.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> from sklrp.geo import box_mask
+    >>> grid = xr.DataArray(np.zeros((2, 4)), {"lat": [0, 45], "lon": [0, 90, 180, 270]})
+    >>> print(box_mask(grid, lat=(-10, 10), lon=(-90, 0)).values)
+    [[ True False False  True]
+     [False False False False]]
+    """
+    import xarray as xr
+
+    check_field(data, "box_mask")
+    positions = _locate(data, lat, lon)
+    inside = np.zeros([data.sizes[dim] for dim in positions], dtype=bool)
+    inside[np.ix_(*positions.values())] = True
+    return xr.DataArray(inside, {dim: data[dim] for dim in positions}, list(positions))
+
+
+def select_box(
+    data: DataArray | Dataset,
+    *,
+    lat: tuple[float, float] | None = None,
+    lon: tuple[float, float] | None = None,
+) -> Any:
+    """Return the part of a field whose cells have their centre in a box.
+
+    Parameters
+    ----------
+    data : DataArray or Dataset
+        The field.
+    lat, lon : (float, float) or None, default=None
+        The edges, see :func:`box_mask`.
+
+    Returns
+    -------
+    DataArray or Dataset
+        The part. Latitudes stay in their order. Where the box crosses the seam of the grid,
+        longitudes are put in order from the western edge eastward and go on beyond it: 355, 360,
+        365.
+
+    Raises
+    ------
+    ValueError
+        See :func:`box_mask`.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> from sklrp.geo import select_box
+    >>> grid = xr.DataArray(np.zeros((2, 4)), {"lat": [0, 45], "lon": [0, 90, 180, 270]})
+    >>> print(select_box(grid, lon=(-90, 0)).lon.values)
+    [270 360]
+    """
+    check_field(data, "select_box")
+    positions = _locate(data, lat, lon)
+    lon_dim = list(positions)[1]
+    part = data.isel(positions)
+    longitudes = part[lon_dim].values
+    if lon is None or len(longitudes) == data.sizes[lon_dim]:
+        return part
+    eastward = (longitudes - lon[0] + _TOLERANCE) % 360
+    order = np.argsort(eastward, kind="stable")
+    if np.array_equal(order, np.arange(len(order))[::-1]) and (np.diff(longitudes) < 0).all():
+        return part  # westward without a seam
+    turns = np.cumsum(np.diff(longitudes[order], prepend=longitudes[order[0]]) < 0)
+    part = part.isel({lon_dim: order})
+    moved = part[lon_dim].copy(data=(longitudes[order] + 360 * turns).astype(longitudes.dtype))
+    return part.assign_coords({lon_dim: moved})
+
+
+def box_mean(
+    data: DataArray | Dataset,
+    *,
+    lat: tuple[float, float] | None = None,
+    lon: tuple[float, float] | None = None,
+    mask: DataArray | None = None,
+    weights: str | DataArray | None = "cosine",
+) -> Any:
+    r"""Return the mean over a box, by area.
+
+    .. math:: \bar x = \sum_i w_i x_i \; / \; \sum_i w_i
+
+    over the cells of the box that are not missing.
+
+    Parameters
+    ----------
+    data : DataArray or Dataset
+        The field; dask-backed data stays lazy.
+    lat, lon : (float, float) or None, default=None
+        The edges of the box, see :func:`box_mask`.
+    mask : DataArray of bool or None, default=None
+        The cells of the box that count, such as those of an ocean; None is all of them.
+    weights : "cosine", DataArray or None, default="cosine"
+        What a cell counts: ``"cosine"`` the cosine of its latitude; an array over (some of) the
+        dimensions of the field, such as areas in square metres; None is 1 each.
+
+    Returns
+    -------
+    DataArray or Dataset
+        The mean over latitude and longitude, in the units of the data and with its attributes;
+        NaN where all cells are missing.
+
+    Raises
+    ------
+    ValueError
+        See :func:`box_mask`.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> from sklrp.geo import box_mean
+    >>> sst = xr.DataArray([[3.0, 3.0], [0.0, 0.0]], {"lat": [0, 60], "lon": [190, 240]})
+    >>> float(box_mean(sst, lat=(60, 0), lon=(-170, -120)))
+    2.0
+    """
+    check_field(data, "box_mean")
+    part, weight, dims = _weigh_box(data, lat, lon, mask, weights)
+    return part.weighted(weight).mean(dims, keep_attrs=True)
+
+
+def box_sum(
+    data: DataArray | Dataset,
+    *,
+    lat: tuple[float, float] | None = None,
+    lon: tuple[float, float] | None = None,
+    mask: DataArray | None = None,
+    weights: str | DataArray | None = None,
+) -> Any:
+    r"""Return the sum over a box, such as what a region contributes to the explained score.
+
+    .. math:: s = \sum_i w_i x_i
+
+    over the cells of the box that are not missing. Unlike in :func:`box_mean`, cells count 1 each
+    unless told otherwise: the relevance of a cell is a share of the score, whatever its area, so
+    that the sums of boxes which cover the grid add up to that of the map.
+
+    Parameters
+    ----------
+    data : DataArray or Dataset
+        The field; dask-backed data stays lazy.
+    lat, lon : (float, float) or None, default=None
+        The edges of the box, see :func:`box_mask`.
+    mask : DataArray of bool or None, default=None
+        The cells of the box that count; None is all of them.
+    weights : "cosine", DataArray or None, default=None
+        What a cell counts, see :func:`box_mean`.
+
+    Returns
+    -------
+    DataArray or Dataset
+        The sum over latitude and longitude, in the units of the data times those of the weights
+        and with the attributes of the data; NaN where all cells are missing.
+
+    Raises
+    ------
+    ValueError
+        See :func:`box_mask`.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> from sklrp.geo import box_sum
+    >>> relevance = xr.DataArray([[3.0, np.nan], [1.0, 2.0]], {"lat": [0, 60], "lon": [190, 240]})
+    >>> float(box_sum(relevance)), float(box_sum(relevance, weights="cosine"))
+    (6.0, 4.5)
+    """
+    import xarray as xr
+
+    check_field(data, "box_sum")
+    part, weight, dims = _weigh_box(data, lat, lon, mask, weights)
+    with xr.set_options(keep_attrs=True):
+        return (part * weight).sum(dims, min_count=1)
+
+
+def box_share(
+    relevance: DataArray | Dataset,
+    *,
+    lat: tuple[float, float] | None = None,
+    lon: tuple[float, float] | None = None,
+    mask: DataArray | None = None,
+    part: str = "positive",
+    weights: str | DataArray | None = None,
+) -> Any:
+    r"""Return the share of each map's relevance that lies in a box.
+
+    .. math:: M = \sum_{i \in box} w_i R_i^+ \; / \; \sum_i w_i R_i^+
+
+    :func:`sklrp.metrics.relevance_mass` for boxes. A uniform map has the share of the valid cells
+    that lie in the box: compare with it.
+
+    Parameters
+    ----------
+    relevance : DataArray or Dataset
+        The maps; dask-backed ones stay lazy.
+    lat, lon : (float, float) or None, default=None
+        The edges of the box, see :func:`box_mask`.
+    mask : DataArray of bool or None, default=None
+        The cells of the box that count; None is all of them. All cells count in the divisor.
+    part : {"positive", "absolute", "signed"}, default="positive"
+        Which relevance counts: ``"positive"`` the evidence for the class; ``"absolute"`` all of
+        it; ``"signed"`` the net relevance in the box as a share of all, sum R / sum abs(R).
+    weights : "cosine", DataArray or None, default=None
+        What a cell counts, see :func:`box_mean`.
+
+    Returns
+    -------
+    DataArray or Dataset
+        The share, without unit: in [0, 1], signed in [-1, 1]; 0 for a map that has no relevance of
+        this part at all.
+
+    Raises
+    ------
+    ValueError
+        If `part` is unknown; and see :func:`box_mask`.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> from sklrp.geo import box_share
+    >>> relevance = xr.DataArray([[3.0, -1.0], [1.0, 0.0]], {"lat": [0, 60], "lon": [190, 240]})
+    >>> [float(box_share(relevance, lat=(-5, 5), part=p)) for p in ("positive", "signed")]
+    [0.75, 0.4]
+    """
+    check_field(relevance, "box_share")
+    if part not in ("positive", "absolute", "signed"):
+        raise ValueError(f"part must be 'positive', 'absolute' or 'signed', got {part!r}.")
+    counted: Any = relevance.clip(min=0) if part == "positive" else abs(relevance)
+    total = box_sum(counted, weights=weights)
+    inside = relevance if part == "signed" else counted
+    share = box_sum(inside, lat=lat, lon=lon, mask=mask, weights=weights) / total.where(total > 0)
+    share = share.fillna(0.0)
+    for field in share.data_vars.values() if is_dataset(share) else [share]:
+        field.attrs = {"long_name": f"share of the {part} relevance", "units": "1"}
+    return share
+
+
+def _weigh_box(
+    data: DataArray | Dataset,
+    lat: tuple[float, float] | None,
+    lon: tuple[float, float] | None,
+    mask: DataArray | None,
+    weights: str | DataArray | None,
+) -> tuple[Any, Any, list[str]]:
+    """Return the part of the data in a box, the weights of its cells, and its dimensions."""
+    import xarray as xr
+
+    positions = _locate(data, lat, lon)
+    lat_dim = next(iter(positions))
+    weight: Any
+    if weights is None:
+        weight = xr.DataArray(1.0)
+    elif is_field(weights):
+        weight = weights
+    elif weights == "cosine":
+        weight = cosine_weights(data[lat_dim])
+    else:
+        raise ValueError(f"weights must be 'cosine', a DataArray or None, got {weights!r}.")
+    if mask is not None:
+        check_field(mask, "mask")
+        weight = weight * mask
+    try:
+        weight, data = xr.align(weight, data, join="exact")
+    except ValueError as error:
+        raise ValueError(
+            "mask and weights must lie on the grid of the data, with the same coordinates: take "
+            f"them from it, or reindex_like(data). ({error})"
+        ) from error
+    here = {dim: found for dim, found in positions.items() if dim in weight.dims}
+    return data.isel(positions), weight.isel(here).fillna(0.0), list(positions)

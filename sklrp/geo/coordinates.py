@@ -1,0 +1,186 @@
+"""Which coordinate is time, latitude or longitude, and whether times are dates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from xarray import DataArray, Dataset
+
+
+class _Kind(NamedTuple):
+    """How the CF conventions, and those who do without, mark a coordinate."""
+
+    axis: str
+    units: tuple[str, ...]
+    names: tuple[str, ...]
+    example: str
+
+
+_NORTH = ("degrees_north", "degree_north", "degree_n", "degrees_n", "degreen", "degreesn")
+_EAST = ("degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese")
+_KINDS = {
+    "time": _Kind("T", (), ("time", "t", "date", "valid_time"), "time"),
+    "latitude": _Kind("Y", _NORTH, ("lat", "latitude", "nav_lat", "lats", "y"), "lat"),
+    "longitude": _Kind("X", _EAST, ("lon", "longitude", "nav_lon", "lons", "long", "x"), "lon"),
+}
+_ANGLES = (None, "", "1", "degrees", "degree")  # units that leave open what an axis is
+
+
+def is_field(data: Any) -> bool:
+    """Tell whether data is of xarray, without importing it."""
+    return hasattr(data, "dims") and hasattr(data, "coords")
+
+
+def is_dataset(data: Any) -> bool:
+    """Tell whether data is an `xarray.Dataset`, without importing xarray."""
+    return hasattr(data, "data_vars")
+
+
+def check_field(data: Any, user: str) -> None:
+    """Raise an error unless data is a DataArray or a Dataset."""
+    if not is_field(data):
+        raise TypeError(
+            f"{user} needs an xarray.DataArray or Dataset, whose coordinates say what its axes "
+            f"are, got {type(data).__name__}: wrap it, xarray.DataArray(values, dims=..., "
+            "coords=...)."
+        )
+
+
+def find_coordinate(data: DataArray | Dataset, kind: str) -> str:
+    """Return the name of the dimension that is "time", "latitude" or "longitude"."""
+    # The standard name decides; without one the units (or, for time, a type of dates), then CF's
+    # attribute axis, then common names. Several that are as good are refused.
+    ranks = {name: _rank(data[name], kind) for name in data.dims if name in data.coords}
+    best = min((rank for rank in ranks.values() if rank is not None), default=None)
+    found = [str(name) for name, rank in ranks.items() if rank is not None and rank == best]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(
+            f"ambiguous {kind}: {' and '.join(map(repr, found))} can both be it. Give the "
+            f"attribute standard_name={kind!r} to the one that is, or drop the others."
+        )
+    raise ValueError(f"data has no {kind} coordinate. {_explain_absence(data, kind)}")
+
+
+def _explain_absence(data: DataArray | Dataset, kind: str) -> str:
+    """Say what there is instead of a coordinate, and what to do."""
+    example = _KINDS[kind].example
+    for name in data.coords:
+        if data[name].ndim > 1 and _rank(data[name], kind) is not None:
+            return (
+                f"{name!r} has the dimensions {data[name].dims}, but a one-dimensional "
+                f"{kind} is needed: regrid to a rectilinear grid first."
+            )
+    for name in data.dims:
+        if name not in data.coords and str(name).lower() in _KINDS[kind].names:
+            return (
+                f"The dimension {name!r} has no coordinate: add one, "
+                f"data.assign_coords({name}=...)."
+            )
+    return (
+        f"Of the dimensions {tuple(data.dims)} none has a coordinate with "
+        f"standard_name={kind!r} or a name such as {example!r}: rename one, or set its attribute "
+        "standard_name."
+    )
+
+
+def _rank(coordinate: DataArray, kind: str) -> int | None:
+    """Return how well a coordinate is marked as the kind, 0 best, None not at all."""
+    axis, kind_units, names, _ = _KINDS[kind]
+    standard_name = coordinate.attrs.get("standard_name")
+    units = coordinate.attrs.get("units")
+    if standard_name is not None:
+        return 0 if standard_name == kind else None
+    if units is not None and str(units).lower() in kind_units:
+        return 1
+    if kind == "time":
+        if has_dates(coordinate):
+            return 1
+        open_units = units is None or " since " in str(units)
+    else:
+        open_units = units in _ANGLES
+    if not open_units:
+        return None
+    if coordinate.attrs.get("axis") == axis:
+        return 2
+    return 3 if str(coordinate.name).lower() in names else None
+
+
+def has_dates(coordinate: DataArray) -> bool:
+    """Tell whether a coordinate holds dates of NumPy or of cftime."""
+    if np.issubdtype(coordinate.dtype, np.datetime64):
+        return True
+    return bool(
+        coordinate.dtype == object
+        and coordinate.size
+        and hasattr(coordinate.values.flat[0], "calendar")
+    )
+
+
+def find_dates(data: DataArray | Dataset) -> str:
+    """Return the name of the time dimension, whose values must be dates."""
+    name = find_coordinate(data, "time")
+    if not has_dates(data[name]):
+        raise ValueError(
+            f"the time coordinate {name!r} has no calendar: its values are {data[name].dtype}, "
+            "not dates. Give it the attributes units='days since ...' and calendar, and decode "
+            "them with xarray.decode_cf; or open the file with decode_times=True."
+        )
+    return name
+
+
+def find_sample_dim(data: DataArray | Dataset, sample_dim: str | None) -> str:
+    """Return the dimension of the samples: the one that is named, or that of time."""
+    if sample_dim is not None:
+        if sample_dim not in data.dims:
+            raise ValueError(
+                f"sample_dim={sample_dim!r} is no dimension of the data, which has "
+                f"{tuple(data.dims)}."
+            )
+        return sample_dim
+    by_name = [str(name) for name in data.dims if name in ("time", "sample")]
+    marked = [n for n in data.dims if n in data.coords and _rank(data[n], "time") is not None]
+    if marked:
+        return find_coordinate(data, "time")
+    if len(by_name) == 1:
+        return by_name[0]
+    raise ValueError(
+        f"ambiguous dimension: none of {tuple(data.dims)} is marked as time, so that it is open "
+        "which one counts the samples. Name it: sample_dim=..."
+    )
+
+
+def find_period(
+    data: DataArray | Dataset, time: str, period: tuple[Any, Any] | None, name: str
+) -> np.ndarray:
+    """Return the positions of the times from ``period[0]`` to ``period[1]``, both included."""
+    import xarray as xr
+
+    n_times = data.sizes[time]
+    if period is None:
+        return np.arange(n_times)
+    try:
+        start, stop = (str(end) if isinstance(end, int) else end for end in period)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} must be None or a pair such as ('1980', '2009'), got {period!r}."
+        ) from None
+    positions = xr.DataArray(np.arange(n_times), {time: data[time]}, [time]).sortby(time)
+    try:
+        found = positions.sel({time: slice(start, stop)}).values
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name}={period!r} cannot be compared with times of {data[time].dtype}: give dates "
+            f"as text, such as ('1980', '2009-12'). ({error})"
+        ) from error
+    if not found.size:
+        first, last = (str(positions[time].values[i])[:10] for i in (0, -1))
+        raise ValueError(
+            f"no sample lies in {name}={period!r}: the data runs from {first} to {last}. Choose "
+            f"a period within it, or {name}=None for all of it."
+        )
+    return np.sort(found)

@@ -1,0 +1,358 @@
+"""Relevance as fields: explain gridded data, put maps back on their grid."""
+
+from __future__ import annotations
+
+import copy
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from sklrp.geo.coordinates import check_field, is_dataset, is_field
+from sklrp.geo.vectorizer import GridVectorizer
+
+if TYPE_CHECKING:
+    from xarray import DataArray, Dataset
+
+TARGET = "target"  # the dimension of the explained classes
+
+
+def explain(
+    estimator: Any,
+    data: DataArray | Dataset,
+    *,
+    vectorizer: GridVectorizer | None = None,
+    target: Any = None,
+    rule: Any = "auto",
+    epsilon: float = 1e-6,
+    contrast: bool = False,
+    batch_size: int | None = None,
+    n_jobs: int | None = None,
+    progress: bool = False,
+) -> Any:
+    """Return the relevance of gridded fields for a class, as fields on the same grid.
+
+    What is explained is what enters the classifier: in a pipeline of anomalies, vectorizer,
+    scaler and classifier the relevance of a cell is that of its scaled anomaly, put back in the
+    cell's place. It is in units of the explained score (logits), not of the data.
+
+    Parameters
+    ----------
+    estimator : estimator object
+        A fitted classifier with ``explain``, such as :class:`~sklrp.CNNClassifier`, or a fitted
+        :class:`~sklearn.pipeline.Pipeline` that ends in one and has a :class:`GridVectorizer`
+        among its steps. Steps before that take fields, such as :class:`AnomalyTransformer`; steps
+        after it must keep features in place, as scalers do. Of a search, its best estimator.
+    data : DataArray or Dataset
+        The fields, on the grid of those in ``fit``.
+    vectorizer : GridVectorizer or None, default=None
+        The fitted vectorizer whose features `estimator` was fitted on; None is the pipeline's.
+    target : None, label, array-like of shape (n_samples,) or "all", default=None
+        The class to explain: None the predicted one of each sample, one label for all samples,
+        one for each, or every class, which adds a dimension ``"target"`` after that of the
+        samples.
+    rule : str, Rule or Composite, default="auto"
+        How relevance is passed on, see :func:`sklrp.check_rule`.
+    epsilon : float, default=1e-6
+        Stabiliser of the rules that have none of their own, at least 0, in units of
+        pre-activations.
+    contrast : bool, default=False
+        Whether to explain the target's logit minus the largest of the others.
+    batch_size : int or None, default=None
+        Number of samples that are explained at once; None takes what keeps memory low.
+    n_jobs : int or None, default=None
+        Number of joblib's workers; None is one.
+    progress : bool, default=False
+        Whether to show a progress bar. Of data in dask, use dask's own.
+
+    Returns
+    -------
+    DataArray or Dataset
+        The relevance, with the dimensions and coordinates of `data`, NaN in cells that are not
+        valid; of a Dataset one variable for each of its own. The attributes say what it is:
+        ``long_name``, ``units``, ``rule``, ``epsilon``, ``target``, ``contrast``, ``estimator``
+        and ``sklrp_version``; it can be written with ``to_netcdf`` and ``to_zarr``.
+
+        Of data in dask it is in dask too, and computed chunk by chunk over the samples when it is
+        needed or written, by a copy of `estimator` as it is now. Each chunk of samples is loaded
+        over the whole grid; chunks that part the grid are merged first.
+
+    Raises
+    ------
+    TypeError
+        If `data` is no field, or `estimator` cannot explain, has no vectorizer or moves features.
+    ValueError
+        If the grid or its mask differs from that in ``fit``, or a parameter is malformed.
+    NotFittedError
+        If `estimator` is not fitted.
+
+    See Also
+    --------
+    sklrp.explain : Relevance of arrays, for any network of torch.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklrp import MLPClassifier
+    >>> from sklrp.geo import GridVectorizer, explain
+    >>> sst = xr.DataArray(
+    ...     np.random.default_rng(0).normal(size=(20, 2, 3)),
+    ...     {"time": np.arange(20), "lat": [-2.5, 2.5], "lon": [190.0, 195.0, 200.0]},
+    ... )
+    >>> pipeline = make_pipeline(GridVectorizer(), MLPClassifier((8,), random_state=0))
+    >>> pipeline = pipeline.fit(sst, sst[:, 0, 0] > 0)
+    >>> relevance = explain(pipeline, sst, rule="epsilon")
+    >>> relevance.dims, relevance.attrs["units"], relevance.attrs["rule"]
+    (('time', 'lat', 'lon'), 'logit', 'epsilon')
+    """
+    check_field(data, "explain")
+    before, vectorizer, after, classifier = _take_apart(estimator, vectorizer)
+    check_is_fitted(vectorizer)
+    if not isinstance(getattr(vectorizer.grid_, "sample_dim", None), str):
+        raise TypeError(
+            "the GridVectorizer was fitted on an array, so that the grid of the data cannot be "
+            "compared: fit it on a DataArray or Dataset."
+        )
+    _check_in_place(vectorizer, after)
+    for step in before:
+        data = step.transform(data)
+        check_field(data, f"the step after {type(step).__name__}")
+    vectorizer.grid_.check(data)
+    settings = {
+        "rule": rule,
+        "epsilon": epsilon,
+        "contrast": contrast,
+        "batch_size": batch_size,
+        "n_jobs": n_jobs,
+        "progress": progress,
+    }
+    attrs = {
+        "rule": rule if isinstance(rule, str) else repr(rule),
+        "epsilon": float(epsilon),
+        "target": _describe_target(target),
+        "contrast": int(contrast),
+        "estimator": type(classifier).__name__,
+    }
+    steps = (vectorizer, after, classifier)
+    if not data.chunks:
+        return _explain_fields(data, steps=steps, target=target, settings=settings, attrs=attrs)
+    steps = copy.deepcopy(steps)
+    return _explain_lazily(data, steps=steps, target=target, settings=settings, attrs=attrs)
+
+
+def _take_apart(estimator: Any, vectorizer: Any) -> tuple[list[Any], GridVectorizer, list, Any]:
+    """Return the steps before the vectorizer, itself, those after it, and the classifier."""
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    steps = [estimator]
+    if isinstance(estimator, Pipeline):
+        steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
+    *steps, classifier = steps
+    if not hasattr(classifier, "explain"):
+        raise TypeError(
+            f"{type(classifier).__name__} has no method explain: pass a classifier of sklrp or a "
+            "pipeline that ends in one. The relevance that sklrp.explain gives for other networks "
+            "becomes a field with relevance_to_xarray."
+        )
+    at = [i for i, step in enumerate(steps) if isinstance(step, GridVectorizer)]
+    if len(at) + (vectorizer is not None) != 1:
+        raise TypeError(
+            "explain needs one GridVectorizer, the step of a pipeline or vectorizer=..., got "
+            f"{len(at)} in {type(estimator).__name__} and vectorizer={vectorizer!r}: without it "
+            "nothing says which cell a feature is."
+        )
+    if vectorizer is not None:
+        return [], vectorizer, steps, classifier
+    return steps[: at[0]], steps[at[0]], steps[at[0] + 1 :], classifier
+
+
+def _check_in_place(vectorizer: GridVectorizer, after: list[Any]) -> None:
+    """Raise an error unless the steps after the vectorizer keep its features in their places."""
+    if not after:
+        return
+    names = vectorizer.get_feature_names_out()
+    for step in after:
+        try:
+            in_place = np.array_equal(step.get_feature_names_out(names), names)
+        except (AttributeError, ValueError):
+            in_place = False
+        if not in_place:
+            raise TypeError(
+                f"{type(step).__name__} is between GridVectorizer and the classifier, but does "
+                "not keep features in place (its get_feature_names_out does not return the names "
+                "it is given), so that relevance has no place on the grid. Remove it; scalers, "
+                "and FunctionTransformer(..., feature_names_out='one-to-one'), are fine."
+            )
+
+
+def _describe_target(target: Any) -> str:
+    """Say in words which class is explained."""
+    if target is None:
+        return "the predicted class of each sample"
+    if isinstance(target, str) and target == "all":
+        return "every class"
+    return "a class given for each sample" if np.ndim(target) else str(target)
+
+
+def _explain_fields(
+    data: Any,
+    given: Any = None,
+    *,
+    steps: tuple[GridVectorizer, list[Any], Any],
+    target: Any,
+    settings: dict[str, Any],
+    attrs: dict[str, Any],
+) -> Any:
+    """Return the relevance of fields in memory; `given` are the labels of a chunk, if given."""
+    vectorizer, after, classifier = steps
+    X: Any = vectorizer.transform(data)
+    for step in after:
+        X = step.transform(X)
+    relevance = classifier.explain(X, target=target if given is None else given.values, **settings)
+    classes = classifier.classes_ if isinstance(target, str) and target == "all" else None
+    return relevance_to_xarray(relevance, vectorizer, like=data, classes=classes, attrs=attrs)
+
+
+def _explain_lazily(data: Any, *, target: Any, steps: Any, **known: Any) -> Any:
+    """Return the relevance of fields in dask, chunk by chunk over the samples."""
+    import xarray as xr
+
+    vectorizer, _, classifier = steps
+    sample_dim = vectorizer.grid_.sample_dim
+    space = [dim for dim in data.dims if dim != sample_dim]
+    parted = any(len(data.chunksizes.get(dim, ())) > 1 for dim in space)
+    chunks: dict[Any, Any] = dict.fromkeys(space, -1)
+    data = data.unify_chunks() if is_dataset(data) else data
+    data = data.chunk({**chunks, sample_dim: "auto"} if parted else chunks)
+    labels = []
+    if target is not None and np.ndim(target):
+        if len(target) != data.sizes[sample_dim]:
+            raise ValueError(
+                f"target has {len(target)} labels for {data.sizes[sample_dim]} samples: give one "
+                "for each."
+            )
+        of_samples = {sample_dim: data.chunksizes[sample_dim]}
+        labels = [xr.DataArray(np.asarray(target), dims=sample_dim).chunk(of_samples)]
+    fields = list(data.data_vars.values()) if is_dataset(data) else [data]
+    dtype = np.result_type(*(f.dtype if f.dtype.kind == "f" else np.float64 for f in fields))
+    classes = {}
+    if isinstance(target, str) and target == "all":
+        classes = {TARGET: list(classifier.classes_)}
+
+    def form(field: DataArray) -> DataArray:
+        zeros = xr.zeros_like(field, dtype=dtype)
+        return zeros.expand_dims(classes, field.dims.index(sample_dim) + 1) if classes else zeros
+
+    template = data.map(form) if is_dataset(data) else form(data)
+    return xr.map_blocks(
+        _explain_fields,
+        data,
+        labels,
+        kwargs={"steps": steps, "target": target, **known},
+        template=_describe(template.assign_attrs(data.attrs), known["attrs"]),
+    )
+
+
+def relevance_to_xarray(
+    relevance: ArrayLike,
+    grid: GridVectorizer | DataArray,
+    *,
+    like: DataArray | Dataset | None = None,
+    classes: ArrayLike | None = None,
+    attrs: dict[str, Any] | None = None,
+) -> Any:
+    """Return relevance as fields.
+
+    Use it for relevance that was computed on arrays: by ``explain`` of a classifier, by
+    :func:`sklrp.explain`, by :class:`~sklrp.RelevanceTransformer` or by another package.
+
+    Parameters
+    ----------
+    relevance : array-like of shape (n_samples, ...) or (n_samples, n_classes, ...)
+        The relevance, in the layout of what was explained.
+    grid : GridVectorizer or DataArray
+        The fitted vectorizer that made the input of the network; or a field of the shape of
+        `relevance`, whose missing cells get none.
+    like : DataArray, Dataset or None, default=None
+        With a vectorizer, fields whose samples were explained: gives the coordinates of the
+        samples and the order of the dimensions.
+    classes : array-like of shape (n_classes,) or None, default=None
+        The labels of the second axis of `relevance`, as with ``target="all"``; it becomes the
+        dimension ``"target"``. None: there is no such axis.
+    attrs : dict or None, default=None
+        Attributes beside ``long_name``, ``units`` and ``sklrp_version``, or instead of them.
+
+    Returns
+    -------
+    DataArray or Dataset
+        The fields, NaN in cells that are not valid.
+
+    Raises
+    ------
+    TypeError
+        If `grid` is neither.
+    ValueError
+        If `relevance` does not fit it.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> from sklrp.geo import relevance_to_xarray
+    >>> sst = xr.DataArray([[1.0, np.nan]], {"time": [0], "lon": [190, 195]})
+    >>> relevance_to_xarray([[0.5, 0.0]], sst).values
+    array([[0.5, nan]])
+    """
+    import xarray as xr
+
+    values = np.asarray(relevance)
+    labels = None if classes is None else np.asarray(classes)
+    if labels is not None and (values.ndim < 2 or values.shape[1] != len(labels)):
+        raise ValueError(
+            f"classes has {len(labels)} labels, but relevance the shape {values.shape}: its "
+            "second axis must be that of the classes."
+        )
+    if isinstance(grid, GridVectorizer):
+        result = grid._place(values, like, None if labels is None else (TARGET, labels))
+    elif is_field(grid) and not is_dataset(grid):
+        dims = list(grid.dims)
+        shape = list(grid.shape)
+        if labels is not None:
+            dims.insert(1, TARGET)
+            shape.insert(1, len(labels))
+        if values.shape != tuple(shape):
+            raise ValueError(
+                f"relevance has the shape {values.shape}, but the field {tuple(grid.shape)}"
+                f"{'' if labels is None else f' and {len(labels)} classes'}: pass the field that "
+                "was explained, or the GridVectorizer that made features of it."
+            )
+        result = xr.DataArray(values, dims=dims).assign_coords(grid.coords)
+        result = result.where(grid.notnull()).transpose(*dims)
+        if labels is not None:
+            result = result.assign_coords({TARGET: labels})
+    else:
+        raise TypeError(
+            f"grid must be a GridVectorizer or a DataArray, got {type(grid).__name__}."
+            + (" Of a Dataset, pass the vectorizer." if is_dataset(grid) else "")
+        )
+    return result if isinstance(result, np.ndarray) else _describe(result, attrs or {})
+
+
+def _describe(result: Any, attrs: dict[str, Any]) -> Any:
+    """Return fields with the attributes of relevance, a DataArray with its name."""
+    known = {
+        "long_name": "relevance",
+        "units": "logit",
+        "sklrp_version": version("sklrp"),
+        **attrs,
+    }
+    if is_dataset(result):
+        return result.assign({name: _set_attrs(result[name], known) for name in result.data_vars})
+    return _set_attrs(result, known).rename("relevance")
+
+
+def _set_attrs(field: DataArray, attrs: dict[str, Any]) -> DataArray:
+    """Return a field with these attributes instead of its own."""
+    return field.drop_attrs(deep=False).assign_attrs(attrs)

@@ -1,0 +1,357 @@
+"""Gridded fields as samples of features, and back."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
+
+from sklrp.geo.coordinates import is_field
+from sklrp.geo.grid import ArrayGrid, FieldGrid
+
+if TYPE_CHECKING:
+    from xarray import DataArray
+
+_FORMAT: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
+
+
+class GridVectorizer(TransformerMixin, BaseEstimator):
+    """Turn gridded fields with missing cells into samples for an estimator, and back.
+
+    ``fit`` learns the grid and which of its cells are valid: those on the ocean, say, where land
+    is NaN. ``transform`` gives the valid cells as the features of a table or, for networks that
+    want images, the whole grid with `fill_value` elsewhere. ``inverse_transform`` puts features,
+    such as relevance, back on the grid, with its dimensions, coordinates and attributes.
+
+    A field on another grid, or with other cells missing, is refused: features would silently be
+    other places.
+
+    Parameters
+    ----------
+    layout : {"features", "grid"}, default="features"
+        What ``transform`` returns. ``"features"``: the valid cells, ``(n_samples, n_valid)``, for
+        :class:`~sklrp.MLPClassifier` and scikit-learn's estimators. ``"grid"``: all cells,
+        ``(n_samples, *grid)`` or with channels ``(n_samples, n_channels, *grid)``, for
+        :class:`~sklrp.CNNClassifier` and :class:`~sklrp.LSTMClassifier`.
+    missing : {"raise", "drop", "fill"}, default="raise"
+        What to do with cells that are missing in some of the samples of ``fit`` and there in
+        others. ``"raise"``: raise an error that says where and how many. ``"drop"``: leave them
+        out, as if always missing. ``"fill"``: keep them, with `fill_value` where missing.
+    fill_value : float, default=0.0
+        The value at missing cells, in units of the data: in every cell that is not valid with
+        ``layout="grid"``, and where a valid cell is missing with ``missing="fill"``. Of anomalies
+        0 is "as usual"; rules that share by contribution give a cell of 0 no relevance.
+    sample_dim : str or None, default=None
+        The dimension of a DataArray or Dataset that counts the samples; None finds that of time
+        by its CF attributes, dates or name. Of an array it is the first axis.
+    channel_dim : str or None, default=None
+        The dimension of a DataArray whose positions are variables; it comes first in every
+        sample. The channels of a Dataset are its variables, in their order. None: there are none.
+
+    Attributes
+    ----------
+    mask_ : DataArray or ndarray of bool, of the shape of a sample
+        True where cells are valid. Of a Dataset with a first dimension ``"variable"``.
+    missing_share_ : DataArray or ndarray of float, of the shape of a sample
+        In which share of the samples of ``fit`` each cell is missing: 0 in cells that never are,
+        1 in those that always are.
+    grid_ : object
+        The grid seen in ``fit``.
+    n_features_in_ : int
+        Number of cells of a sample, over all channels.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, if X is a DataFrame of named columns.
+
+    See Also
+    --------
+    sklrp.geo.AnomalyTransformer : Anomalies of fields, the step before.
+    sklrp.geo.explain : Relevance of a pipeline with this step, as fields.
+
+    Notes
+    -----
+    Data in dask is reduced chunk by chunk in ``fit``, and loaded by ``transform``.
+
+    Cross-validation takes samples by position from the first axis: transpose a DataArray such
+    that `sample_dim` comes first. A Dataset has no first axis; there, use
+    ``dataset.to_dataarray("variable").transpose("time", ...)`` and ``channel_dim="variable"``.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> from sklrp.geo import GridVectorizer
+    >>> sst = xr.DataArray(
+    ...     [[[1.0, 2.0], [3.0, np.nan]], [[5.0, 6.0], [7.0, np.nan]]],
+    ...     {"time": [0, 1], "lat": [-2.5, 2.5], "lon": [190.0, 195.0]},
+    ...     name="sst",
+    ... )
+    >>> vectorizer = GridVectorizer()
+    >>> X = vectorizer.fit_transform(sst)
+    >>> print(X)
+    [[1. 2. 3.]
+     [5. 6. 7.]]
+    >>> print(vectorizer.get_feature_names_out())
+    ['sst[lat=-2.5,lon=190.0]' 'sst[lat=-2.5,lon=195.0]' 'sst[lat=2.5,lon=190.0]']
+    >>> vectorizer.inverse_transform(X, like=sst).identical(sst)
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "layout": [StrOptions({"features", "grid"})],
+        "missing": [StrOptions({"raise", "drop", "fill"})],
+        "fill_value": [Interval(Real, None, None, closed="neither")],
+        "sample_dim": [str, None],
+        "channel_dim": [str, None],
+    }
+
+    def __init__(
+        self,
+        *,
+        layout: str = "features",
+        missing: str = "raise",
+        fill_value: float = 0.0,
+        sample_dim: str | None = None,
+        channel_dim: str | None = None,
+    ) -> None:
+        self.layout = layout
+        self.missing = missing
+        self.fill_value = fill_value
+        self.sample_dim = sample_dim
+        self.channel_dim = channel_dim
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.missing != "raise"  # else where all samples are NaN
+        return tags
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None) -> GridVectorizer:
+        """Learn the grid and which of its cells are valid.
+
+        Parameters
+        ----------
+        X : DataArray, Dataset or array-like of shape (n_samples, ...)
+            Fields, NaN where missing. One with several variables is a Dataset, or has a
+            `channel_dim`.
+        y : None
+            Ignored; present for pipelines.
+
+        Returns
+        -------
+        self : GridVectorizer
+            The fitted transformer.
+
+        Raises
+        ------
+        ValueError
+            If cells are missing in some samples only and ``missing="raise"``; if all are missing;
+            if a value is infinite; or if it is open what the dimensions are.
+        """
+        if is_field(X):
+            grid: Any = FieldGrid(X, self.sample_dim, self.channel_dim)
+            stacked = grid.stack(X)
+            share: Any = _share_missing(stacked)
+            self.__dict__.pop("feature_names_in_", None)
+        else:
+            stacked = self._check_array(X, reset=True)
+            grid = ArrayGrid(stacked.shape[1:])
+            share = np.isnan(stacked).mean(axis=0)
+        shares = np.asarray(share)
+        if self.missing == "raise" and ((shares > 0) & (shares < 1)).any():
+            raise ValueError(_say_partial(grid, stacked, shares))
+        valid = shares < 1 if self.missing == "fill" else shares == 0
+        if not valid.any():
+            when = "every sample" if (shares == 1).all() else "at least one sample"
+            raise ValueError(
+                f"no cell is valid: all {valid.size} are missing in {when}. Look at how the data "
+                "marks missing values, and at samples that are missing as a whole."
+            )
+        self.grid_ = grid
+        self.n_features_in_ = shares.size
+        self.missing_share_ = share
+        self.mask_ = share.copy(data=valid) if is_field(share) else valid
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.floating]:
+        """Return the valid cells of each sample, or the whole grid without missing values.
+
+        Parameters
+        ----------
+        X : DataArray, Dataset or array-like of shape (n_samples, ...)
+            Fields in the form of those in ``fit`` and on their grid; dimensions and variables may
+            be in another order.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_valid) or (n_samples, [n_channels,] *grid)
+            The features or, with ``layout="grid"``, the grid; in the floating dtype of X.
+
+        Raises
+        ------
+        ValueError
+            If the grid, or which of its cells are missing, differs from that in ``fit``; the
+            message says where.
+        """
+        check_is_fitted(self)
+        if is_field(X) != isinstance(self.grid_, FieldGrid):
+            raise ValueError(
+                f"X is a {type(X).__name__}, but fit has seen "
+                f"{'an array' if is_field(X) else 'fields of xarray'}: whether it is on the same "
+                "grid cannot be told. Pass the same kind of data as in fit."
+            )
+        stacked = self.grid_.stack(X if is_field(X) else self._check_array(X, reset=False))
+        values = np.asarray(stacked).reshape(len(stacked), -1)
+        missing = np.isnan(values)
+        self._check_missing(stacked, missing)
+        valid = np.asarray(self.mask_).ravel()
+        if self.layout == "features":
+            values, missing = values[:, valid], missing[:, valid]
+        else:
+            missing |= ~valid
+        if missing.any():
+            values = np.where(missing, values.dtype.type(self.fill_value), values)
+        return values if self.layout == "features" else values.reshape(stacked.shape)
+
+    def inverse_transform(self, X: Any, like: Any = None) -> Any:
+        """Put features back on the grid.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_valid) or (n_samples, [n_channels,] *grid)
+            What ``transform`` returned, or anything in its layout, such as relevance.
+        like : DataArray, Dataset or None, default=None
+            Fields whose samples X belongs to, for the coordinates of the samples; without it
+            they have none. Ignored after ``fit`` on an array.
+
+        Returns
+        -------
+        DataArray, Dataset or ndarray of shape (n_samples, ...)
+            Fields in the form of those in ``fit``, NaN in cells that are not valid. Where cells
+            were filled they keep `fill_value`.
+
+        Raises
+        ------
+        ValueError
+            If X has another number of features, or `like` another grid or number of samples.
+        """
+        return self._place(X, like)
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Return the names of the features, by their coordinates.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Names of the columns of a table, as of any transformer; for fields and arrays of more
+            axes ignored, as their coordinates name them.
+
+        Returns
+        -------
+        ndarray of shape (n_valid,) or, with layout="grid", (n_features_in_,)
+            Names such as ``"sst[lat=2.5,lon=190.0]"``, for arrays ``"x[2,3]"``.
+        """
+        check_is_fitted(self)
+        if isinstance(self.grid_, ArrayGrid) and len(self.grid_.shape) == 1:
+            names = _check_feature_names_in(self, input_features)
+        else:
+            names = np.array(self.grid_.names(), dtype=object)
+        return names[np.asarray(self.mask_).ravel()] if self.layout == "features" else names
+
+    def _place(self, X: Any, like: Any, extra: tuple[str, Any] | None = None) -> Any:
+        """Put features back on the grid; `extra` names their second axis, if they have one."""
+        check_is_fitted(self)
+        values = np.asarray(X)
+        if values.dtype.kind != "f":
+            values = values.astype(np.float64)
+        valid = np.asarray(self.mask_)
+        sample = (np.count_nonzero(valid),) if self.layout == "features" else valid.shape
+        n_head = 1 if extra is None else 2
+        if values.shape[n_head:] != sample:
+            axes = ("n_samples", "n_classes")[:n_head]
+            raise ValueError(
+                f"X has the shape {values.shape}, but what layout={self.layout!r} gives is "
+                f"({', '.join(map(str, (*axes, *sample)))}): pass values of that shape."
+            )
+        full = np.full((*values.shape[:n_head], *valid.shape), np.nan, dtype=values.dtype)
+        full[..., valid] = values if self.layout == "features" else values[..., valid]
+        return self.grid_.unstack(full, like, extra)
+
+    def _check_array(self, X: Any, *, reset: bool) -> NDArray[np.floating]:
+        """Return an array of samples, of floats that are not infinite."""
+        array = X if issparse(X) or hasattr(X, "iloc") else np.asarray(X)
+        shape = array.shape[1:]
+        if len(shape) > 1:
+            array = array.reshape(len(array), -1)
+        array = validate_data(self, array, reset=reset, **_FORMAT)
+        return array.reshape(len(array), *shape) if len(shape) > 1 else array
+
+    def _check_missing(self, stacked: Any, missing: NDArray[np.bool_]) -> None:
+        """Raise an error if other cells are missing than in fit."""
+        share = np.asarray(self.missing_share_).ravel()
+        lost = missing & (share == 0) if self.missing != "fill" else np.zeros_like(missing)
+        found = ~missing & (share == 1) if self.missing != "drop" else np.zeros_like(missing)
+        for changed, now, before, remedy in (
+            (lost, "missing (NaN)", "there", "'fill' puts fill_value there"),
+            (found, "there", "missing", "'drop' leaves it out"),
+        ):
+            if changed.any():
+                i, cell = np.argwhere(changed)[0]
+                raise ValueError(
+                    f"the mask changed: {self.grid_.names()[cell]} is {now} in "
+                    f"{self.grid_.name_sample(stacked, i)}, but was always {before} in fit; "
+                    f"{changed.any(axis=0).sum()} of {len(share)} cells have changed. Mask all "
+                    f"fields alike; missing={remedy}."
+                )
+
+    @property
+    def _n_features_out(self) -> int:
+        """Return the number of features of `get_feature_names_out`."""
+        valid = np.asarray(self.mask_)
+        return int(np.count_nonzero(valid)) if self.layout == "features" else valid.size
+
+
+def _share_missing(stacked: Any) -> DataArray:
+    """Return in which share of the samples each cell is missing, in one pass over the data."""
+    import xarray as xr
+
+    sample_dim = stacked.dims[0]
+    if not len(stacked):
+        raise ValueError(f"there is no sample: {sample_dim!r} has the length 0.")
+    found = xr.Dataset(
+        {
+            "share": stacked.isnull().mean(sample_dim),
+            "infinite": np.isinf(stacked).any(),
+        }
+    ).compute()
+    if found["infinite"]:
+        raise ValueError(
+            "X has infinite values: mark missing cells with NaN, data.where(np.isfinite(data))."
+        )
+    return found["share"].rename(stacked.name)
+
+
+def _say_partial(grid: Any, stacked: Any, shares: NDArray) -> str:
+    """Say which cells are missing in some samples only."""
+    partial = np.flatnonzero((shares > 0) & (shares < 1))
+    missing = np.isnan(np.asarray(stacked)).reshape(len(stacked), -1)
+    empty = np.flatnonzero(missing.all(axis=1))
+    if empty.size:
+        return (
+            f"{grid.name_sample(stacked, empty[0])} is missing everywhere, as are "
+            f"{empty.size} of {len(stacked)} samples in all: leave them out."
+        )
+    cells = grid.names()
+    worst = partial[:3]
+    named = ", ".join(f"{cells[i]} in {missing[:, i].sum()}" for i in worst)
+    return (
+        f"{partial.size} of {shares.size} cells are missing (NaN) in some samples only (of "
+        f"{len(stacked)} samples, {named}{', ...' * (partial.size > len(worst))}): set "
+        "missing='drop' to leave these cells out, missing='fill' to put fill_value where they "
+        "are missing, or interpolate first."
+    )
