@@ -11,6 +11,9 @@ import numpy as np
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import validate_params
 
+from sklrp.datasets.nino34 import label_index, nino34_mask
+from sklrp.geo.areas import cosine_weights
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -158,18 +161,10 @@ def load_pacific_sst(
         first_day = file.variables["bounds_time"].data[:, 0].astype("timedelta64[D]")
     year = (np.datetime64("1800-01-01") + first_day).astype("datetime64[Y]").astype(int) + 1970
 
-    box_latitude, box_longitude = abs(latitude) <= 5, (longitude >= 190) & (longitude <= 240)
-    nino34_mask = np.outer(box_latitude, box_longitude)
-    weight = np.cos(np.radians(latitude))[:, None] * nino34_mask
+    box = nino34_mask(latitude, longitude)
+    weight = cosine_weights(latitude)[:, None] * box
     index = np.tensordot(sst, weight / weight.sum())
-
-    target = np.where(index < -0.5, 0, np.where(index > 0.5, 2, 1))
-    target_names = np.array(["La Niña", "neutral", "El Niño"])
-    keep = np.ones(len(index), dtype=bool)
-    if not neutral:
-        keep = target != 1
-        target, target_names = target // 2, target_names[[0, 2]]
-    target = target[keep]
+    target, target_names, keep = label_index(index, 0.5, neutral)
     data = np.where(missing, fill_land, sst)[keep]
     if return_X_y:
         return data, target
@@ -182,7 +177,7 @@ def load_pacific_sst(
         latitude=latitude,
         longitude=longitude,
         land_mask=missing.all(axis=0),
-        nino34_mask=nino34_mask,
+        nino34_mask=box,
         feature_names=np.array(
             [f"{_latitude_name(lat)} {lon:g}E" for lat in latitude for lon in longitude]
         ),

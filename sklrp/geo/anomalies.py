@@ -76,7 +76,7 @@ class AnomalyTransformer(TransformerMixin, BaseEstimator):
 
     References
     ----------
-    P. Landt-Hayen, P. Kröger, M. Claus, W. Rath, arXiv:2210.09958, caps anomalies at 5 K.
+    M. Landt-Hayen, P. Kröger, M. Claus, W. Rath, arXiv:2210.09958, caps anomalies at 5 K.
 
     Examples
     --------

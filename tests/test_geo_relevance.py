@@ -1,0 +1,408 @@
+"""Boxes and weights of area, relevance as fields, and composites."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from fields import LAND, make_field, two_variables
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from sklrp import CNNClassifier, Epsilon, Gamma, MLPClassifier, metrics
+from sklrp.geo import (
+    AnomalyTransformer,
+    GridVectorizer,
+    box_mask,
+    box_mean,
+    box_share,
+    box_sum,
+    composites,
+    cosine_weights,
+    explain,
+    relevance_to_xarray,
+    select_box,
+)
+
+LAT = np.arange(-88.0, 89.0, 8.0)
+LON = np.arange(0.0, 360.0, 10.0)
+
+
+def make_globe(lat=LAT, lon=LON):
+    """Return two fields on the globe, one cell missing, with a value that the place decides."""
+    lat, lon = np.asarray(lat), np.asarray(lon)
+    values = np.sin(np.radians(lat))[:, None] + np.cos(np.radians(lon)) * lat[:, None] / 90
+    values = np.stack([values, 2 * values + 1])
+    values[:, (abs(lat) < 1).nonzero()[0][:, None], (lon % 360 == 200).nonzero()[0]] = np.nan
+    coords = {"time": [0, 1], "lat": lat, "lon": lon}
+    return xr.DataArray(values, coords, ["time", "lat", "lon"], name="sst", attrs={"units": "K"})
+
+
+GLOBES = {
+    "0-360": make_globe(),
+    "-180-180": make_globe(lon=np.arange(-180.0, 180.0, 10.0)),
+    "north first": make_globe(lat=LAT[::-1]),
+    "westward": make_globe(lon=LON[::-1]),
+    "float32": make_globe(LAT.astype(np.float32), LON.astype(np.float32)),
+    "lon first": make_globe().transpose("lon", "time", "lat"),
+    "named": make_globe().rename(lat="latitude", lon="longitude"),
+    "marked": make_globe()
+    .rename(lat="v", lon="u")
+    .assign_coords(v=("v", LAT, {"axis": "Y"}), u=("u", LON, {"units": "degrees_east"})),
+    "dask": make_globe().chunk(lat=5, lon=7),
+}
+
+
+# --- boxes and weights ------------------------------------------------------------------------
+
+
+def plain_box(field, lat, lon):
+    """Return the values of the cells in a box and their weights, cell by cell, on `make_globe`."""
+    values, weights = [], []
+    for i, phi in enumerate(LAT):
+        for j, lam in enumerate(LON):
+            turns = [lam + 360 * k for k in (-2, -1, 0, 1, 2)]
+            west, east = lon if lon[1] >= lon[0] else (lon[0], lon[1] + 360)
+            inside = min(lat) <= phi <= max(lat) and any(west <= turn <= east for turn in turns)
+            if inside and not np.isnan(field[0, i, j]):
+                values.append(field[:, i, j])
+                weights.append(np.cos(np.radians(phi)))
+    return np.array(values), np.array(weights)[:, None]
+
+
+@pytest.mark.parametrize("globe", GLOBES)
+@pytest.mark.parametrize(
+    ("lat", "lon"),
+    [
+        ((-5, 5), (190, 240)),
+        ((5, -5), (-170, -120)),
+        ((-30, 48), (350, 10)),
+        ((-30, 48), (-10, 10)),
+        ((20, 90), (170, -170)),
+        ((-90, 90), (0, 360)),
+        ((-88, -88), (-180, 180)),
+        ((0, 0), (210, 210)),
+    ],
+)
+def test_boxes_as_rewritten(globe, lat, lon):
+    field, reference = GLOBES[globe], make_globe().values
+    values, weights = plain_box(reference, lat, lon)
+    mean = (values * weights).sum(axis=0) / weights.sum()
+    assert_allclose(box_mean(field, lat=lat, lon=lon), mean, rtol=1e-6, atol=1e-9)
+    assert_allclose(box_sum(field, lat=lat, lon=lon), values.sum(axis=0), rtol=1e-6, atol=1e-9)
+    weighted = box_sum(field, lat=lat, lon=lon, weights="cosine")
+    assert_allclose(weighted, (values * weights).sum(axis=0), rtol=1e-6, atol=1e-6)
+    plain = box_mean(field, lat=lat, lon=lon, weights=None)
+    assert_allclose(plain, values.mean(axis=0), rtol=1e-6, atol=1e-9)
+    positive = reference[~np.isnan(reference)].reshape(2, -1).clip(min=0).sum(axis=1)
+    share = values.clip(min=0).sum(axis=0) / positive
+    assert_allclose(box_share(field, lat=lat, lon=lon), share, rtol=1e-6, atol=1e-9)
+    assert (box_mean(field, lat=lat, lon=lon).chunks is not None) == (globe == "dask")
+    assert box_mean(field, lat=lat, lon=lon).attrs == {"units": "K"}
+    part = select_box(field, lat=lat, lon=lon)
+    assert_allclose(
+        part.sum(part.dims[1:] if globe != "lon first" else ("lon", "lat")),
+        values.sum(axis=0),
+        rtol=1e-6,
+        atol=1e-9,
+    )
+    assert box_mask(field, lat=lat, lon=lon).sum() == part[{"time": 0}].size
+
+
+@pytest.mark.parametrize("part", ["positive", "absolute", "signed"])
+def test_the_share_is_the_relevance_mass(part):
+    field = make_globe().fillna(0.0)
+    mask = box_mask(field, lat=(-30, 30), lon=(120, 280))
+    expected = metrics.relevance_mass(field.values, mask.values, part=part)
+    found = box_share(field, lat=(-30, 30), lon=(120, 280), part=part)
+    assert_allclose(found, expected, atol=1e-12)
+    assert found.attrs == {"long_name": f"share of the {part} relevance", "units": "1"}
+    weights = cosine_weights(field)
+    expected = metrics.relevance_mass((field * weights).values, mask.values, part=part)
+    assert_allclose(box_share(field, mask=mask, part=part, weights="cosine"), expected, atol=1e-12)
+    assert_array_equal(box_share(field * 0, lat=(-30, 30), part=part), [0, 0])
+
+
+def test_boxes_of_several_variables_and_own_weights():
+    field = make_globe()
+    data = xr.Dataset({"a": field, "b": -field})
+    box = {"lat": (-30, 30), "lon": (0, 90)}
+    xr.testing.assert_allclose(box_mean(data, **box).b, -box_mean(field, **box).rename("b"))
+    area = cosine_weights(field) * xr.ones_like(field.lon)
+    xr.testing.assert_allclose(box_mean(field, **box, weights=3 * area), box_mean(field, **box))
+    ocean = field[0].notnull() & (field.lon < 45)
+    narrow = box_mean(field, lat=(-30, 30), lon=(0, 44))
+    xr.testing.assert_allclose(box_mean(field, **box, mask=ocean), narrow)
+    land = field.where(field.lon > 100)
+    assert box_sum(land, **box).isnull().all()
+    assert box_mean(land, **box).isnull().all()
+
+
+def test_selected_longitudes_go_on_over_the_seam():
+    assert select_box(GLOBES["0-360"], lon=(-20, 10)).lon.values.tolist() == [340, 350, 360, 370]
+    part = select_box(GLOBES["-180-180"], lon=(160, 200))
+    assert part.lon.values.tolist() == [160, 170, 180, 190, 200]
+    assert select_box(GLOBES["westward"], lon=(10, 30)).lon.values.tolist() == [30, 20, 10]
+    assert select_box(GLOBES["0-360"], lat=(0, 10)).lon.size == 36
+
+
+def test_weights_are_areas():
+    weights = cosine_weights(GLOBES["named"])
+    assert weights.dims == ("latitude",)
+    assert_allclose(weights, np.cos(np.radians(LAT)))
+    assert_allclose(cosine_weights(make_globe().lat), np.cos(np.radians(LAT)))
+    assert cosine_weights([-90, 90]).tolist() == [0, 0]
+    with pytest.raises(ValueError, match=r"must be in \[-90, 90\] degrees, got 100"):
+        cosine_weights(LON)
+
+
+@pytest.mark.parametrize(
+    ("data", "box", "message"),
+    [
+        (make_globe(), {"lat": (1, 2)}, "the box has no cell: no value of 'lat' lies in"),
+        (make_globe(), {"lat": (-100, 2)}, r"two latitudes in \[-90, 90\]"),
+        (make_globe(), {"lon": 3}, "lon must be None or two numbers in degrees, got 3"),
+        (make_globe(), {"lon": (0, np.nan)}, "lon must be None or two numbers"),
+        (make_globe(), {"weights": "area"}, "weights must be 'cosine', a DataArray or None"),
+        (make_globe(), {"mask": make_globe(lat=LAT + 1)[0] > 0}, "must lie on the grid"),
+        (make_globe(lon=np.append(LON, 360)), {}, "'lon' has the same meridian twice"),
+        (make_globe().drop_vars("lat"), {}, "The dimension 'lat' has no coordinate"),
+        (make_globe().rename(lat="a"), {}, "no latitude coordinate. Of the dimensions"),
+        (make_globe().rename(time="y"), {}, "ambiguous latitude: 'y' and 'lat' can both be it"),
+        (
+            make_globe()
+            .rename(lat="j")
+            .drop_vars("j")
+            .assign_coords(lat=(("j", "lon"), np.zeros((23, 36)))),
+            {},
+            "'lat' has the dimensions .*regrid",
+        ),
+    ],
+)
+def test_bad_boxes(data, box, message):
+    with pytest.raises(ValueError, match=message):
+        box_mean(data, **box)
+
+
+def test_boxes_need_fields():
+    with pytest.raises(TypeError, match="box_mean needs an xarray"):
+        box_mean(np.zeros((3, 4)))
+    with pytest.raises(ValueError, match="part must be 'positive'"):
+        box_share(make_globe(), part="negative")
+
+
+# --- explain ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Return fields, labels, and a pipeline that tells a warm corner from a cold one."""
+    field = make_field(dtype=np.float32)
+    y = np.where(AnomalyTransformer().fit_transform(field)[:, 0, 0] > 0, "El Niño", "La Niña")
+    network = MLPClassifier((6,), max_epochs=20, random_state=0)
+    pipeline = make_pipeline(AnomalyTransformer(), GridVectorizer(), StandardScaler(), network)
+    return field, y, pipeline.fit(field, y)
+
+
+def test_relevance_is_that_of_the_arrays_in_its_place(fitted, tmp_path):
+    field, y, pipeline = fitted
+    found = explain(pipeline, field, target="El Niño", rule=Gamma(0.5), epsilon=0.01)
+    X = pipeline[:-1].transform(field)
+    expected = np.full(field.shape, np.nan, dtype=np.float32)
+    expected[:, ~LAND] = pipeline[-1].explain(X, target="El Niño", rule=Gamma(0.5), epsilon=0.01)
+    assert_array_equal(found, expected)
+    assert found.dtype == np.float32
+    assert found.name == "relevance"
+    assert found.dims == field.dims
+    xr.testing.assert_identical(found.coords.to_dataset(), field.coords.to_dataset())
+    assert found.attrs == {
+        "long_name": "relevance",
+        "units": "logit",
+        "sklrp_version": found.attrs["sklrp_version"],
+        "rule": "Gamma(gamma=0.5)",
+        "epsilon": 0.01,
+        "target": "El Niño",
+        "contrast": 0,
+        "estimator": "MLPClassifier",
+    }
+    assert field.attrs["units"] == "K"
+
+    turned = field.transpose("lon", "time", "lat")
+    xr.testing.assert_identical(
+        explain(pipeline, turned), explain(pipeline, field).transpose("lon", "time", "lat")
+    )
+    search = GridSearchCV(pipeline, {"mlpclassifier__max_epochs": [5]}, cv=2).fit(field, y)
+    assert explain(search, field).shape == field.shape
+    network = make_pipeline(StandardScaler(), pipeline[-1])
+    vectorizer = GridVectorizer().fit(field)
+    with pytest.raises(TypeError, match="explain needs one GridVectorizer"):
+        explain(network, field)
+    alone = explain(pipeline[-1], field, vectorizer=vectorizer)
+    assert_array_equal(alone.values[:, ~LAND], pipeline[-1].explain(vectorizer.transform(field)))
+
+
+@pytest.mark.parametrize("target", [None, "La Niña", "all", "labels"])
+@pytest.mark.parametrize("chunks", [{"time": 7}, {"time": 20, "lat": 2}])
+def test_relevance_of_dask_is_lazy_and_the_same(fitted, target, chunks):
+    field, y, pipeline = fitted
+    target = y if target == "labels" else target
+    expected = explain(pipeline, field, target=target)
+    found = explain(pipeline, field.chunk(chunks), target=target)
+    assert found.chunks
+    assert found.attrs == expected.attrs
+    assert found.dims == expected.dims
+    xr.testing.assert_allclose(found.compute(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_dask_is_explained_by_what_was_fitted_then_and_in_chunks(fitted):
+    field, y, _ = fitted
+
+    class Counting(MLPClassifier):
+        sizes = []  # noqa: RUF012
+
+        def explain(self, X, **kwargs):
+            self.sizes.append(len(X))
+            return super().explain(X, **kwargs)
+
+    pipeline = make_pipeline(GridVectorizer(), Counting((4,), max_epochs=2, random_state=0))
+    pipeline.fit(field, y)
+    before = explain(pipeline, field)
+    Counting.sizes.clear()
+    lazy = explain(pipeline, field.chunk(time=20))
+    assert Counting.sizes == []
+    pipeline.set_params(counting__random_state=1).fit(field, y)
+    xr.testing.assert_allclose(lazy.compute(), before, rtol=1e-4, atol=1e-6)
+    assert sorted(Counting.sizes) == [8, 20, 20]
+
+
+def test_relevance_of_several_variables(tmp_path):
+    data = two_variables()
+    y = (data.sst[:, 0, 0] > data.sst[:, 0, 0].mean()).values
+    network = CNNClassifier((3,), input_shape=(2, 3, 4), max_epochs=2, random_state=0)
+    pipeline = make_pipeline(
+        AnomalyTransformer(standardize=True), GridVectorizer(layout="grid"), network
+    ).fit(data, y)
+    found = explain(pipeline, data, target="all")
+    assert found.attrs == data.attrs
+    assert found.ssh.dims == ("lon", "time", "target", "lat")
+    expected = network.explain(pipeline[:-1].transform(data), target="all")
+    assert_allclose(found.ssh.transpose("time", "target", "lat", "lon"), expected[:, :, 1])
+    assert_array_equal(found.sst.isnull().any(["time", "target"]), LAND)
+    lazy = explain(pipeline, data.chunk(time=20), target="all")
+    xr.testing.assert_allclose(lazy.compute(), found, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["nc", "zarr"])
+@pytest.mark.parametrize("calendar", [None, "noleap"])
+def test_relevance_survives_a_file(fitted, tmp_path, suffix, calendar):
+    _, y, pipeline = fitted
+    field = make_field(calendar=calendar, dtype=np.float32)
+    path = tmp_path / f"relevance.{suffix}"
+    rule = "auto" if calendar else Epsilon(0.1)
+    for found in (
+        explain(pipeline, field, target=y, contrast=True, rule=rule),
+        composites(explain(pipeline, field), y, pipeline.predict(field)),
+    ):
+        data = found.to_dataset() if isinstance(found, xr.DataArray) else found
+        if suffix == "nc":
+            data.to_netcdf(path)
+        else:
+            data.to_zarr(path, mode="w", zarr_format=2)
+        with xr.open_dataset(path, engine=None if suffix == "nc" else "zarr") as back:
+            xr.testing.assert_identical(back.load(), data)
+
+
+def test_relevance_in_dask_is_written_in_chunks(fitted, tmp_path):
+    field, _, pipeline = fitted
+    explain(pipeline, field.chunk(time=13)).to_netcdf(tmp_path / "relevance.nc")
+    with xr.open_dataarray(tmp_path / "relevance.nc") as back:
+        xr.testing.assert_allclose(back.load(), explain(pipeline, field), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([GridVectorizer(), LogisticRegression()], "LogisticRegression has no method explain"),
+        ([GridVectorizer(), PCA(9), MLPClassifier()], "PCA is between GridVectorizer and the"),
+        ([GridVectorizer(), FunctionTransformer(), MLPClassifier()], "FunctionTransformer is"),
+    ],
+)
+def test_pipelines_that_cannot_be_placed(fitted, steps, message):
+    field, y, _ = fitted
+    pipeline = make_pipeline(*steps).fit(field, y)
+    with pytest.raises(TypeError, match=message):
+        explain(pipeline, field)
+
+
+def test_explain_refuses_other_data(fitted):
+    field, y, pipeline = fitted
+    with pytest.raises(TypeError, match="explain needs an xarray"):
+        explain(pipeline, field.values)
+    with pytest.raises(ValueError, match=r"the grid differs: lat\[0\]"):
+        explain(pipeline, field.sortby("lat", ascending=False).chunk(time=5))
+    with pytest.raises(ValueError, match="target has 3 labels for 48 samples"):
+        explain(pipeline, field.chunk(time=5), target=y[:3])
+    arrays = GridVectorizer().fit(field.values)
+    with pytest.raises(TypeError, match="was fitted on an array"):
+        explain(pipeline[-1], field, vectorizer=arrays)
+
+
+def test_relevance_to_xarray(fitted):
+    field, _, pipeline = fitted
+    expected = explain(pipeline, field, target="all")
+    relevance = pipeline[-1].explain(pipeline[:-1].transform(field), target="all")
+    classes = pipeline.classes_
+    found = relevance_to_xarray(relevance, pipeline[1], like=field, classes=classes)
+    xr.testing.assert_equal(found, expected)
+    dense = np.nan_to_num(expected.values)
+    xr.testing.assert_equal(relevance_to_xarray(dense, field, classes=classes), expected)
+    found = relevance_to_xarray(dense[:, 1], field, attrs={"units": "1"})
+    xr.testing.assert_equal(found, expected[:, 1].drop_vars("target"))
+    assert found.attrs["units"] == "1"
+    with pytest.raises(ValueError, match="classes has 3 labels"):
+        relevance_to_xarray(relevance, pipeline[1], classes=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"relevance has the shape \(48, 9\), but the field"):
+        relevance_to_xarray(relevance[:, 0], field)
+    with pytest.raises(TypeError, match="grid must be a GridVectorizer or a DataArray"):
+        relevance_to_xarray(relevance, field.values)
+
+
+# --- composites -------------------------------------------------------------------------------
+
+
+def test_composites_as_rewritten():
+    rng = np.random.default_rng(0)
+    field = make_field()
+    y_true = rng.choice(["a", "b", "c"], 48)
+    y_pred = np.where(rng.random(48) < 0.7, y_true, "a")
+    y_pred[y_true == "c"] = "a"
+    for relevance in (field, field.chunk(time=9)):
+        found = composites(relevance, y_true, y_pred)
+        assert found["target"].values.tolist() == ["a", "b", "c"]
+        for k, label in enumerate(["a", "b"]):
+            maps = field.values[(y_true == label) & (y_pred == label)]
+            assert found["count"].values[k] == len(maps)
+            assert_allclose(found["mean"][k], maps.mean(axis=0))
+            assert_allclose(found["std"][k], maps.std(axis=0, ddof=1))
+        assert found["count"].values[2] == 0
+        assert found["mean"][2].isnull().all()
+    assert found["mean"].attrs["units"] == "K"
+    assert composites(field, y_true, y_pred, classes=["b"]).sizes["target"] == 1
+    two = composites(two_variables(), y_true, y_pred)
+    assert two["mean"].sizes == {"target": 3, "variable": 2, "lat": 3, "lon": 4}
+    xr.testing.assert_allclose(
+        two["mean"].sel(variable="sst", drop=True).transpose("target", "lat", "lon"),
+        found["mean"].compute().rename("mean"),
+    )
+
+
+def test_bad_composites():
+    field, y = make_field(), np.repeat([0, 1], 24)
+    with pytest.raises(ValueError, match=r"has 48 samples .*but y_true the shape \(3,"):
+        composites(field, y[:3], y)
+    with pytest.raises(ValueError, match=r"classes has \[2\], which y_true has not"):
+        composites(field, y, y, classes=[0, 2])
+    with pytest.raises(ValueError, match="a map of every class"):
+        composites(field.expand_dims(target=[0, 1]), y, y)
