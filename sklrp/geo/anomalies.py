@@ -136,6 +136,8 @@ class AnomalyTransformer(TransformerMixin, BaseEstimator):
         ValueError
             If X has no time or one without a calendar, or no sample in the reference period.
         """
+        import xarray as xr
+
         check_field(X, "AnomalyTransformer")
         time = find_dates(X)
         _check_variables(X, time)
@@ -151,10 +153,17 @@ class AnomalyTransformer(TransformerMixin, BaseEstimator):
         if self.detrend:
             decades = (days - middle) / _DAYS_PER_DECADE
             (slope,) = _compute(_fit_slope(X, time, codes, decades))
-            X = X - slope * X[time].copy(data=decades)
+            X = xr.apply_ufunc(  # not a product of all times and cells, where X is in dask
+                lambda x, slope, decades: x - slope * decades,
+                X,
+                slope,
+                xr.Variable(time, decades),
+                dask="parallelized",
+                output_dtypes=[np.float64],
+                keep_attrs=True,
+            )
         part, codes = X.isel({time: reference}), codes[reference]
-        moments = _fit_moments(part, time, codes)
-        mean, *std = _compute(*moments[: 2 if self.standardize else 1])
+        mean, *std = _compute(*_fit_moments(part, time, codes, self.standardize))
 
         self.time_ = time
         self.groups_ = groups
@@ -355,44 +364,83 @@ def _count_days(time: DataArray, origin: Any) -> NDArray[np.float64]:
         ) from error
 
 
-def _fit_moments(X: Any, time: str, codes: NDArray[np.int64]) -> tuple[Any, Any]:
-    """Return mean and standard deviation of each group of times, in float64 and in one pass."""
-    import xarray as xr
-
-    near = X.isel({time: 0}, drop=True).fillna(0).astype(np.float64).compute()
+def _fit_moments(X: Any, time: str, codes: NDArray[np.int64], spread: bool) -> list[Any]:
+    """Return the mean and, if asked for, the standard deviation of each group of times."""
+    near, sums = _sum_groups(X, time, codes, np.zeros(len(codes)), ("n", "x", "xx")[: 2 + spread])
+    count = sums["n"].where(sums["n"] > 0)
+    mean = sums["x"] / count
+    fitted = [near + mean]
+    if spread:
+        fitted.append((sums["xx"] / count - mean**2).clip(min=0) ** 0.5)
     groups = np.unique(codes)
-    means, variances = [], []
-    for group in groups:
-        # Of departures from a sample of the cell: squares of kelvins would cancel.
-        x = X.isel({time: np.flatnonzero(codes == group)}) - near
-        count = x.notnull().sum(time)
-        count = count.where(count > 0)
-        mean = x.sum(time) / count
-        means.append(near + mean)
-        variances.append((x**2).sum(time) / count - mean**2)
-    group = xr.DataArray(groups, dims=_GROUP, name=_GROUP)
-    how: Any = {"coords": "minimal", "compat": "override", "join": "override"}
-    mean, variance = (xr.concat(fields, group, **how) for fields in (means, variances))
-    return mean, variance.clip(min=0) ** 0.5
+    return [f.transpose(_GROUP, ...).assign_coords({_GROUP: groups}) for f in fitted]
 
 
 def _fit_slope(X: Any, time: str, codes: NDArray[np.int64], decades: NDArray[np.float64]) -> Any:
-    """Return the least-squares slope per decade, with a mean of its own for each group.
-
-    Equal to a regression on the groups' indicators and time (Frisch, Waugh and Lovell).
-    """
-    near = X.isel({time: 0}, drop=True).fillna(0).astype(np.float64).compute()
-    products: Any = 0.0
-    squares: Any = 0.0
+    """Return the least-squares slope per decade, with a mean of its own for each group."""
+    # Equal to a regression on the groups' indicators and time (Frisch, Waugh and Lovell).
+    t = decades.copy()
     for group in np.unique(codes):
-        at = np.flatnonzero(codes == group)
-        x = X.isel({time: at}) - near
-        t = x[time].copy(data=decades[at] - decades[at].mean()).where(x.notnull())
-        count = x.notnull().sum(time)
-        total = t.sum(time) / count.where(count > 0, 1)
-        products = products + (t * x).sum(time) - total * x.sum(time)
-        squares = squares + (t**2).sum(time) - total * t.sum(time)
+        t[codes == group] -= t[codes == group].mean()
+    _, sums = _sum_groups(X, time, codes, t, ("n", "x", "t", "tt", "tx"))
+    mean = sums["t"] / sums["n"].where(sums["n"] > 0, 1)
+    products = (sums["tx"] - mean * sums["x"]).sum(_GROUP)
+    squares = (sums["tt"] - mean * sums["t"]).sum(_GROUP)
     return products / squares.where(squares > 1e-12)
+
+
+def _sum_groups(
+    X: Any, time: str, codes: NDArray[np.int64], t: NDArray[np.float64], terms: tuple[str, ...]
+) -> tuple[Any, dict[str, Any]]:
+    """Return a sample, and sums over each group of departures from it, chunk by chunk."""
+    import xarray as xr
+
+    # Departures x from a sample of the cell, as squares of kelvins would cancel.
+    near = X.isel({time: 0}, drop=True).fillna(0).astype(np.float64).compute()
+    groups, positions = np.unique(codes, return_inverse=True)
+    X = X.unify_chunks() if X.chunks else X
+    lengths = X.chunksizes[time] if X.chunks else (X.sizes[time],)
+    ends = np.cumsum(lengths)
+    total: Any = 0.0
+    for end, length in zip(ends, lengths, strict=True):
+        at = slice(end - length, end)
+        total = total + xr.apply_ufunc(
+            partial(_sum_chunk, n_groups=len(groups), terms=terms),
+            X.isel({time: at}),
+            near,
+            xr.Variable(time, positions[at]),
+            xr.Variable(time, t[at]),
+            input_core_dims=[[time], [], [time], [time]],
+            output_core_dims=[[_GROUP, "term"]],
+            dask="parallelized",
+            output_dtypes=[np.float64],
+            dask_gufunc_kwargs={"output_sizes": {_GROUP: len(groups), "term": len(terms)}},
+        )
+    return near, {name: total.isel(term=i) for i, name in enumerate(terms)}
+
+
+def _sum_chunk(
+    x: NDArray,
+    near: NDArray,
+    positions: NDArray[np.intp],
+    t: NDArray[np.float64],
+    *,
+    n_groups: int,
+    terms: tuple[str, ...],
+) -> NDArray[np.float64]:
+    """Return sums of terms such as "tx" over the times of each group; time is last in x."""
+    sums = np.zeros((*x.shape[:-1], n_groups, len(terms)))
+    for group in np.unique(positions):
+        at = positions == group
+        departures = x[..., at] - near[..., None]
+        valid = ~np.isnan(departures)
+        factors = {"n": valid, "x": np.where(valid, departures, 0.0), "t": t[at] * valid}
+        for i, term in enumerate(terms):
+            product = factors[term[0]]
+            if len(term) == 2:
+                product = product * factors[term[1]]
+            sums[..., group, i] = product.sum(axis=-1)
+    return sums
 
 
 def _compute(*fields: Any) -> tuple[Any, ...]:
