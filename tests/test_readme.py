@@ -32,6 +32,7 @@ def test_code_blocks_run(blocks, tmp_path, monkeypatch, capsys):
     assert verdicts == [
         "z_plus artifact ['randomization', 'faithfulness']",
         "epsilon fact []",
+        "True",
     ]
     assert namespace["relevance"].shape == namespace["sst"].data.shape
     assert namespace["rule"].get_params()["conv__gamma"] == 0.5
