@@ -1,6 +1,6 @@
 """Layer-wise relevance propagation (LRP) through scikit-learn's API."""
 
-from sklrp import datasets, diagnostics, geo, metrics
+from sklrp import datasets, diagnostics, geo, metrics, preprocessing
 from sklrp.classifiers import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.composites import Composite, available_rules, check_rule
 from sklrp.propagation import explain, plan
@@ -34,4 +34,5 @@ __all__ = [
     "geo",
     "metrics",
     "plan",
+    "preprocessing",
 ]

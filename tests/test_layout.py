@@ -9,7 +9,14 @@ import sklrp
 
 PACKAGE = Path(sklrp.__file__).parent
 FLOORS = ["modules", "rules", "composites", "propagation", "classifiers", "transformer", "sklrp"]
-BESIDE = {"datasets", "diagnostics", "geo", "metrics", "plotting"}  # know of no floor
+BESIDE = {
+    "datasets",
+    "diagnostics",
+    "geo",
+    "metrics",
+    "plotting",
+    "preprocessing",
+}  # know of no floor
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -39,9 +39,9 @@ def check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
             )
         found = found.astype(bool)
     per_sample = len(found) == shape[0] if found.ndim else False
-    if _same_layout(found.shape, shape[1:]):
+    if same_layout(found.shape, shape[1:]):
         found = found.reshape(1, -1)
-    elif per_sample and _same_layout(found.shape[1:], shape[1:]):
+    elif per_sample and same_layout(found.shape[1:], shape[1:]):
         found = found.reshape(len(found), -1)
     else:
         raise ValueError(
@@ -58,7 +58,7 @@ def check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return found
 
 
-def _same_layout(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+def same_layout(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     """Tell whether two shapes agree but for axes of length 1, or one of them is flat."""
     if math.prod(one) != math.prod(other) or not one:
         return False
