@@ -1,6 +1,6 @@
 """Layer-wise relevance propagation (LRP) through scikit-learn's API."""
 
-from sklrp import datasets, diagnostics, geo, metrics, preprocessing
+from sklrp import datasets, diagnostics, geo, metrics, plotting, preprocessing
 from sklrp.classifiers import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.composites import Composite, available_rules, check_rule
 from sklrp.propagation import explain, plan
@@ -34,5 +34,6 @@ __all__ = [
     "geo",
     "metrics",
     "plan",
+    "plotting",
     "preprocessing",
 ]

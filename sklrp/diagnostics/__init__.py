@@ -4,11 +4,13 @@ A map can conserve the score to the last digit and still show the architecture, 
 coding of the data instead of what was learned (arXiv 2302.12317). The tests here compare maps with
 those of networks that have learned nothing, and look for the patterns that architectures leave.
 `diagnose` runs them all and gives a verdict; each is also a function of its own.
+`focus_curve` shows what a parameter of the estimator does to its maps.
 """
 
 from sklrp.diagnostics.cells import bias_share, degeneracy
 from sklrp.diagnostics.equivariance import equivariance_test
 from sklrp.diagnostics.findings import Finding
+from sklrp.diagnostics.focus import FocusCurve, focus_curve
 from sklrp.diagnostics.maps import artifact_map
 from sklrp.diagnostics.positions import position_profile
 from sklrp.diagnostics.randomization import randomization_test
@@ -17,11 +19,13 @@ from sklrp.diagnostics.report import ArtifactReport, diagnose
 __all__ = [
     "ArtifactReport",
     "Finding",
+    "FocusCurve",
     "artifact_map",
     "bias_share",
     "degeneracy",
     "diagnose",
     "equivariance_test",
+    "focus_curve",
     "position_profile",
     "randomization_test",
 ]

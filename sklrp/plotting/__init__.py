@@ -1,5 +1,6 @@
 """Displays: pictures that keep their data, in the manner of scikit-learn. They need matplotlib."""
 
 from sklrp.plotting.artifact import ArtifactDisplay
+from sklrp.plotting.focus import FocusCurveDisplay
 
-__all__ = ["ArtifactDisplay"]
+__all__ = ["ArtifactDisplay", "FocusCurveDisplay"]

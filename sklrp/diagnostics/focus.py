@@ -1,0 +1,422 @@
+"""How a parameter of an estimator steers where its relevance lies."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import clone, is_classifier
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import check_cv
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Bunch, _safe_indexing, indexable
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+    validate_params,
+)
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _check_method_params, _num_samples
+from tqdm.std import tqdm
+
+from sklrp.composites import check_rule
+from sklrp.diagnostics.profiles import axis_profiles
+from sklrp.metrics.checks import check_mask
+from sklrp.metrics.maps import relevance_mass
+
+
+class FocusCurve(Bunch):  # numpydoc ignore=PR02
+    """What `focus_curve` found, for each value of the parameter and each fold.
+
+    A dictionary whose entries are attributes too, as in scikit-learn's `Bunch`.
+
+    Parameters
+    ----------
+    **entries : dict
+        The attributes.
+
+    Attributes
+    ----------
+    estimator_name : str
+        Name of the estimator's class, of a pipeline that of its last step.
+    score_name : str
+        Name of the score.
+    param_name : str
+        Name of the parameter.
+    param_range : list
+        Its values.
+    test_scores, train_scores : ndarray of shape (n_values, n_folds)
+        The scores of the estimator, by default its accuracy.
+    mass : ndarray of shape (n_values, n_folds) or None
+        Share of the relevance that lies on the mask, mean over the test samples; None without a
+        mask.
+    mass_chance : Bunch or None
+        What `mass` is to be compared with: ``cells`` the mask's share of the cells, which a
+        uniform map has, and ``input`` its share of the input's absolute values, which a map
+        proportional to the input has, mean over values and folds.
+    profiles : tuple of ndarray of shape (n_values, n_folds, n_positions)
+        For each axis of a sample that is longer than one, the share of absolute relevance at each
+        position, see `axis_profiles`.
+    input_profiles : tuple of ndarray of shape (n_positions,)
+        The same for the input's absolute values, mean over values and folds.
+    """
+
+    def __repr__(self) -> str:
+        """Return a table of the means over the folds, with the smallest and the largest fold."""
+        columns = {
+            self.param_name: [str(value) for value in self.param_range],
+            "test score": _write_means(self.test_scores),
+            "train score": _write_means(self.train_scores),
+        }
+        if self.mass is not None:
+            columns["on the mask"] = _write_means(self.mass)
+        widths = [max(map(len, [name, *cells])) for name, cells in columns.items()]
+        rows = [list(columns), *zip(*columns.values(), strict=True)]
+        lines = [
+            f"{self.estimator_name}, {self.test_scores.shape[1]} folds: mean (smallest-largest)"
+        ]
+        for row in rows:
+            cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+            lines.append("  ".join(cells).rstrip())
+        if self.mass is not None:
+            cells, values = self.mass_chance.cells, self.mass_chance.input
+            lines.append(f"The mask has {cells:.3f} of the cells and {values:.3f} of the input.")
+        return "\n".join(lines)
+
+    def to_frame(self) -> Any:
+        """Return the scores and shares as a table with a row per value and fold.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns named as the parameter, ``fold``, ``test_score``, ``train_score`` and, with a
+            mask, ``mass``.
+        """
+        import pandas as pd  # type: ignore[import-untyped]
+
+        n_values, n_folds = self.test_scores.shape
+        columns = {
+            self.param_name: [value for value in self.param_range for _ in range(n_folds)],
+            "fold": list(range(n_folds)) * n_values,
+            "test_score": self.test_scores.ravel(),
+            "train_score": self.train_scores.ravel(),
+        }
+        if self.mass is not None:
+            columns["mass"] = self.mass.ravel()
+        return pd.DataFrame(columns)
+
+
+@validate_params(
+    {
+        "estimator": [HasMethods(["fit"])],
+        "param_name": [str],
+        "part": [StrOptions({"positive", "absolute", "signed"})],
+        "epsilon": [Interval(Real, 0, None, closed="left")],
+        "contrast": ["boolean"],
+        "cv": ["cv_object"],
+        "scoring": [str, callable, None],
+        "params": [dict, None],
+        "n_jobs": [Integral, None],
+        "progress": ["boolean"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def focus_curve(
+    estimator: Any,
+    param_name: str,
+    param_range: Iterable[Any],
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    part: str = "absolute",
+    target: Any = None,
+    rule: Any = "auto",
+    epsilon: float = 1e-6,
+    contrast: bool = False,
+    groups: ArrayLike | None = None,
+    cv: Any = None,
+    scoring: Any = None,
+    params: dict[str, Any] | None = None,
+    n_jobs: int | None = None,
+    progress: bool = False,
+) -> FocusCurve:
+    """Show what a parameter does to the score and to the place of the relevance.
+
+    As :func:`~sklearn.model_selection.validation_curve` does for the score alone: for each value
+    of the parameter and each fold a clone is trained, scored and explained on the samples that it
+    has not seen. Use it to see whether a network looks where it should because of the data or
+    because of its architecture: the leak rate or the sweep of a recurrent network, the kernel or
+    the padding of a convolutional one, a cap or a mask of the input. For two parameters, call it
+    for each value of one of them.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A classifier with ``explain``, or a pipeline whose last step is one. Only clones of it are
+        trained. Of a pipeline, the maps are of what enters the last step.
+    param_name : str
+        The parameter, of a pipeline ``"<step>__<parameter>"``.
+    param_range : iterable
+        Its values, of any type.
+    X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
+        The samples.
+    y : array-like of shape (n_samples,)
+        Their class labels.
+    mask : array-like of bool or None, default=None
+        True where relevance belongs: of the shape of a map, or of all of them, for a mask of each
+        sample. None records profiles only.
+    part : {"absolute", "positive", "signed"}, default="absolute"
+        Which relevance counts for the share on the mask, see `sklrp.metrics.relevance_mass`.
+    target : None or label, default=None
+        The class explained: None the predicted class of each sample.
+    rule : str, Rule or Composite, default="auto"
+        How relevance is passed on, see `sklrp.check_rule`.
+    epsilon : float, default=1e-6
+        Stabiliser of the rules that have none of their own, at least 0, in units of
+        pre-activations.
+    contrast : bool, default=False
+        Whether to explain the target's score minus the largest of the others.
+    groups : array-like of shape (n_samples,) or None, default=None
+        Groups of samples, for the splitter.
+    cv : int, cross-validation generator, iterable or None, default=None
+        The folds, the same for all values of the parameter; None makes five, stratified.
+    scoring : str, callable or None, default=None
+        The score; None is the estimator's ``score``, the accuracy.
+    params : dict or None, default=None
+        Parameters of ``fit``, such as ``sample_weight``; arrays of one entry per sample are split
+        as X is.
+    n_jobs : int or None, default=None
+        Number of joblib's workers, over values and folds; None is one.
+    progress : bool, default=False
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    FocusCurve
+        Scores, shares of the relevance on the mask and profiles along the axes of a sample, for
+        each value and fold.
+
+    Raises
+    ------
+    ValueError
+        If the parameter is not in the estimator, a value is invalid, the range is empty, the mask
+        is malformed, or the rule is unknown; before anything is trained. If the maps have another
+        shape for each value, so that they have no common profile.
+    TypeError
+        If the estimator does not explain, before anything is trained.
+
+    See Also
+    --------
+    sklrp.plotting.FocusCurveDisplay : The curve as a picture.
+
+    Examples
+    --------
+    >>> from sklrp import LSTMClassifier
+    >>> from sklrp.datasets import make_squares
+    >>> from sklrp.diagnostics import focus_curve
+    >>> X, y, mask = make_squares(n_per_class=40, size=20, random_state=0)
+    >>> clf = LSTMClassifier(8, sweep="right", lr=0.02, max_epochs=20, random_state=0)
+    >>> curve = focus_curve(clf, "pooling", ["last", "mean"], X, y, mask=mask, cv=2)
+    >>> curve.mass.shape, [profile.shape for profile in curve.profiles]
+    ((2, 2), [(2, 2, 20), (2, 2, 20)])
+    """
+    values = _list_values(param_range)
+    candidates = [_set_param(estimator, param_name, value) for value in values]
+    check_rule(rule)
+    X, y, groups = indexable(X, y, groups)
+    _check_target(target, y)
+    masks = None if mask is None else _check_mask(mask, X, estimator)
+    folds = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y, groups))
+    scorer = check_scoring(estimator, scoring=scoring)
+    explain_params = {
+        "target": target,
+        "rule": rule,
+        "epsilon": epsilon,
+        "contrast": contrast,
+    }
+
+    jobs = Parallel(n_jobs=n_jobs, return_as="generator")(
+        delayed(_grade)(
+            clone(candidate), X, y, fold, scorer, params or {}, masks, part, explain_params
+        )
+        for candidate in candidates
+        for fold in folds
+    )
+    total = len(candidates) * len(folds)
+    grades = list(tqdm(jobs, total=total, unit="fit", desc="focus_curve", disable=not progress))
+    curve = _collect(grades, param_name, values, masks)
+    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    score = "accuracy" if scoring is None and is_classifier(estimator) else "score"
+    return FocusCurve(
+        estimator_name=type(last).__name__,
+        score_name=scoring if isinstance(scoring, str) else score,
+        **curve,
+    )
+
+
+def _grade(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    fold: tuple[NDArray, NDArray],
+    scorer: Any,
+    params: dict[str, Any],
+    masks: NDArray[np.bool_] | None,
+    part: str,
+    explain_params: dict[str, Any],
+) -> Bunch:
+    """Train on one part of a fold; score and explain the other."""
+    train, test = fold
+    X_train, y_train = _safe_indexing(X, train), _safe_indexing(y, train)
+    X_test, y_test = _safe_indexing(X, test), _safe_indexing(y, test)
+    estimator.fit(X_train, y_train, **_check_method_params(X, params, indices=train))
+    network, entering = estimator, X_test
+    if isinstance(estimator, Pipeline):
+        network = estimator[-1]
+        entering = estimator[:-1].transform(X_test) if len(estimator) > 1 else X_test
+    samples = np.asarray(entering, dtype=np.float64)
+    maps = np.asarray(network.explain(entering, **explain_params))
+    grade = Bunch(
+        test_score=scorer(estimator, X_test, y_test),
+        train_score=scorer(estimator, X_train, y_train),
+        mass=np.nan,
+        input_mass=np.nan,
+    )
+    if masks is not None:
+        mask = masks[0] if len(masks) == 1 else masks[test]
+        grade.mass = relevance_mass(maps, mask, part=part).mean()
+        grade.input_mass = relevance_mass(samples, mask, part="absolute").mean()
+    shape = (len(maps), *_find_axes(maps.shape[1:], network))
+    grade.profiles = axis_profiles(maps.reshape(shape))
+    grade.input_profiles = axis_profiles(samples.reshape(shape))
+    return grade
+
+
+def _collect(
+    grades: list[Bunch],
+    param_name: str,
+    values: list[Any],
+    masks: NDArray[np.bool_] | None,
+) -> dict[str, Any]:
+    """Return the grades of all values and folds as arrays."""
+    shapes = sorted({tuple(map(len, grade.profiles)) for grade in grades})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"The maps have different shapes, {', '.join(map(str, shapes))}, for different values "
+            f"of param_name={param_name!r}: vary a parameter that leaves the shape of what enters "
+            "the classifier as it is."
+        )
+
+    def stack(name: str) -> NDArray[np.float64]:
+        array = np.array([grade[name] for grade in grades], dtype=np.float64)
+        return array.reshape(len(values), -1, *array.shape[1:])
+
+    def stack_profiles(name: str) -> list[NDArray[np.float64]]:
+        arrays = [np.array(axis) for axis in zip(*(grade[name] for grade in grades), strict=True)]
+        return [array.reshape(len(values), -1, array.shape[1]) for array in arrays]
+
+    chance = None
+    if masks is not None:
+        chance = Bunch(cells=float(masks.mean()), input=float(stack("input_mass").mean()))
+    return {
+        "param_name": param_name,
+        "param_range": values,
+        "test_scores": stack("test_score"),
+        "train_scores": stack("train_score"),
+        "mass": None if masks is None else stack("mass"),
+        "mass_chance": chance,
+        "profiles": tuple(stack_profiles("profiles")),
+        "input_profiles": tuple(a.mean(axis=(0, 1)) for a in stack_profiles("input_profiles")),
+    }
+
+
+def _find_axes(shape: tuple[int, ...], network: Any) -> tuple[int, ...]:
+    """Return the lengths of a map's axes, those of length one left out.
+
+    Rows are laid out as the network takes them.
+    """
+    input_shape = tuple(getattr(network, "input_shape_", shape))
+    if len(shape) == 1 and math.prod(input_shape) == shape[0]:
+        shape = input_shape
+    return tuple(n for n in shape if n > 1) or (1,)
+
+
+def _list_values(param_range: Any) -> list[Any]:
+    """Return the values of the parameter."""
+    if isinstance(param_range, str) or not isinstance(param_range, Iterable):
+        raise ValueError(f"param_range must be a list of values, got {param_range!r}.")
+    values = list(param_range)
+    if not values:
+        raise ValueError("param_range is empty: give at least one value of the parameter.")
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
+
+
+def _set_param(estimator: Any, name: str, value: Any) -> Any:
+    """Return a clone with another value of the parameter, after all its parameters are checked."""
+    candidate = clone(estimator)
+    steps = [step for _, step in candidate.steps] if isinstance(candidate, Pipeline) else []
+    if not hasattr(steps[-1] if steps else candidate, "explain"):
+        raise TypeError(
+            f"{type(steps[-1] if steps else candidate).__name__} does not explain: pass a "
+            "classifier with explain, such as sklrp.MLPClassifier, or a pipeline that ends in one."
+        )
+    known = candidate.get_params()
+    try:
+        candidate.set_params(**{name: value})
+    except (ValueError, AttributeError) as error:
+        if name in known:
+            raise
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = (
+            f"did you mean {' or '.join(map(repr, close))}?" if close else f"use one of {known}."
+        )
+        owner = type(candidate).__name__
+        raise ValueError(f"param_name={name!r} is no parameter of {owner}; {hint}") from error
+    for part in [candidate, *steps]:
+        if hasattr(part, "_parameter_constraints"):
+            try:
+                part._validate_params()
+            except InvalidParameterError as error:
+                raise ValueError(str(error)) from None  # or it would be blamed on focus_curve
+    return candidate
+
+
+def _check_target(target: Any, y: Any) -> None:
+    """Raise an error unless the target is None or a class."""
+    if target is None:
+        return
+    classes = np.unique(y).tolist()
+    if np.ndim(target) or target not in classes:
+        raise ValueError(
+            f"target must be None, for the predicted class, or one of the classes {classes}, got "
+            f"{target!r}."
+        )
+
+
+def _check_mask(mask: Any, X: Any, estimator: Any) -> NDArray[np.bool_]:
+    """Return the mask as rows of features, one row or one per sample."""
+    maps_shape = np.shape(X)
+    mask = np.asarray(mask)
+    changes_shape = isinstance(estimator, Pipeline) and len(estimator) > 1
+    if changes_shape and mask.size not in (math.prod(maps_shape), math.prod(maps_shape[1:])):
+        maps_shape = (_num_samples(X), *mask.shape)  # known when the first map is
+    masks = check_mask(mask, maps_shape)
+    if masks.all():
+        raise ValueError(
+            "mask marks every cell, so that all relevance lies on it: mark those where relevance "
+            "belongs."
+        )
+    return masks
+
+
+def _write_means(values: NDArray[np.float64]) -> list[str]:
+    """Write the mean over the folds and their range, for each value."""
+    return [f"{row.mean():.3f} ({row.min():.3f}-{row.max():.3f})" for row in values]
