@@ -72,6 +72,15 @@ SCHEDULER = {
             class_weight="balanced",
             **ACCURACY,
         ),
+        # No noise or dropout: drawn for each sample, it differs if one is repeated, not weighted.
+        MLPClassifier(
+            (16,),
+            lr=0.02,
+            max_epochs=20,
+            bias="nonpositive",
+            l1_first=1e-4,
+            l2_first=1e-4,
+        ),
     ]
 )
 def test_scikit_learn(estimator, check):

@@ -23,6 +23,7 @@ from test_rules import RULES
 from torch import nn
 
 from sklrp import Composite, Epsilon, Flat, ZBox
+from sklrp.modules import GaussianNoise
 from sklrp.propagation import Kept, explain
 from sklrp.propagation.plan import make_step
 from sklrp.propagation.step import find_entry
@@ -186,6 +187,7 @@ CHANNEL_NORMS = {
 }
 GATES = [nn.Sigmoid(), nn.Hardsigmoid(), nn.Hardsigmoid(inplace=True)]
 ACTIVATIONS = [
+    GaussianNoise(9.0),
     nn.Identity(), nn.Dropout(0.9), nn.Dropout1d(0.9), nn.Dropout2d(0.9), nn.Dropout3d(0.9),
     nn.AlphaDropout(0.9), nn.FeatureAlphaDropout(0.9), nn.ReLU(), nn.ReLU(inplace=True),
     nn.ReLU6(), nn.Softplus(), nn.Softplus(beta=-2.0), nn.CELU(), nn.CELU(-0.5), nn.ELU(0.5),

@@ -11,7 +11,7 @@ from test_layers import LAYERS, Written, build, draw, randomised
 from test_networks import assert_unchanged, snapshot
 from torch import nn
 
-from sklrp.modules import EchoState, StatePooling, Sweep
+from sklrp.modules import EchoState, GaussianNoise, StatePooling, Sweep
 from sklrp.propagation import explain
 from sklrp.propagation.step import HANDLERS, REFUSING
 from sklrp.rules import ZBox
@@ -26,6 +26,7 @@ MORE = {
     "batch-norm-2d": (nn.BatchNorm2d(2), (2, 4, 5)),
     "batch-norm-3d": (nn.BatchNorm3d(2), (2, 2, 3, 2)),
     "sweep": (Sweep("left"), (4, 5)),
+    "noise": (GaussianNoise(), (4, 5)),
 }
 for n in (1, 2, 3):
     shape = (2, 4, 5, 4)[: n + 1]
@@ -128,4 +129,4 @@ def test_every_handler_of_a_layer_is_among_them():
     assert not missing
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:dropout2d")
+pytestmark = pytest.mark.filterwarnings("ignore:dropout[23]d")

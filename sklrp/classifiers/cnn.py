@@ -50,18 +50,26 @@ class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR01
     activation : str, default="relu"
         ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"``, ``"silu"``, ``"tanh"``,
         ``"sigmoid"`` or ``"identity"``.
-    bias : bool, default=True
-        Whether the layers have a bias. Without biases, the z-plus rule conserves relevance.
+    bias : bool or "nonpositive", default=True
+        Whether the layers have a bias. Without biases, the z-plus rule conserves relevance;
+        ``"nonpositive"`` ones, which are kept at most 0 after every step of the optimizer, can
+        absorb but not create it [1]_.
     dropout : float, default=0.0
         Probability with which a unit is dropped in training, after pooling and in dense layers.
-    padding_mode : {"zeros", "reflect", "replicate", "circular"}, default="zeros"
-        What the padding holds. ``"circular"`` suits a longitude axis that closes.
+    padding_mode : {"zeros", "reflect", "replicate", "circular"} or tuple, default="zeros"
+        What the padding holds, along every axis or one for each: ``("zeros", "circular")`` closes
+        the longitudes of a globe but not its latitudes.
     batch_norm : bool, default=False
         Whether each convolution is followed by batch normalisation.
     lr : float, default=0.003
         Learning rate of the optimizer.
     **kwargs : dict
         The parameters that all classifiers share.
+
+    References
+    ----------
+    .. [1] G. Montavon et al., "Explaining nonlinear classification decisions with deep Taylor
+       decomposition", Pattern Recognition 65, 2017.
 
     Examples
     --------
@@ -86,7 +94,7 @@ class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR01
         ],
         "pooling": [StrOptions(set(CONV_POOLINGS)), None],
         "pool_size": [Interval(Integral, 1, None, closed="left"), "array-like"],
-        "padding_mode": [StrOptions(set(PADDING_MODES))],
+        "padding_mode": [StrOptions(set(PADDING_MODES)), "array-like"],
         "batch_norm": ["boolean"],
     }
 
@@ -102,9 +110,9 @@ class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR01
         pool_size: int | Sequence[int] = 2,
         hidden_layer_sizes: int | Sequence[int] = (64,),
         activation: str = "relu",
-        bias: bool = True,
+        bias: bool | str = True,
         dropout: float = 0.0,
-        padding_mode: str = "zeros",
+        padding_mode: str | Sequence[str] = "zeros",
         batch_norm: bool = False,
         lr: float = 0.003,
         max_epochs: int = 50,
@@ -112,6 +120,10 @@ class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR01
         optimizer: str | type[torch.optim.Optimizer] = "adam",
         weight_decay: float = 0.0,
         l1: float = 0.0,
+        l1_first: float = 0.0,
+        l2_first: float = 0.0,
+        input_noise: float = 0.0,
+        input_dropout: float = 0.0,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         patience: int = 10,
@@ -131,6 +143,10 @@ class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR01
             optimizer=optimizer,
             weight_decay=weight_decay,
             l1=l1,
+            l1_first=l1_first,
+            l2_first=l2_first,
+            input_noise=input_noise,
+            input_dropout=input_dropout,
             early_stopping=early_stopping,
             validation_fraction=validation_fraction,
             patience=patience,
@@ -170,6 +186,11 @@ class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR01
         return sample_shape if is_signal or len(sample_shape) == 3 else (1, *sample_shape)
 
     def _network(self, n_outputs: int) -> Callable[[], nn.Module]:
+        if self.batch_norm and self.bias == "nonpositive":
+            raise ValueError(
+                "bias='nonpositive' does not bound the shift of a batch normalisation: set "
+                "batch_norm=False."
+            )
         return functools.partial(
             make_cnn,
             self.input_shape_,
@@ -184,7 +205,9 @@ class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR01
             batch_norm=self.batch_norm,
             hidden_layer_sizes=check_sizes("hidden_layer_sizes", self.hidden_layer_sizes),
             activation=self.activation,
-            bias=self.bias,
+            bias=bool(self.bias),
             dropout=self.dropout,
+            input_noise=self.input_noise,
+            input_dropout=self.input_dropout,
             clip=self.input_shape is None and len(self.input_shape_) == 2,
         )

@@ -55,6 +55,19 @@ weight_decay : float, default=0.0
     L2 penalty, as the optimizer defines it.
 l1 : float, default=0.0
     Factor of the sum of all absolute weights (biases left out) in the training loss.
+l1_first : float, default=0.0
+    The same for the weights of the first weighted layer alone; of an LSTM those of its first layer
+    by which it takes the input. It keeps the network from leaning on inputs that it can do
+    without.
+l2_first : float, default=0.0
+    Factor of the sum of the squares of these weights. It spreads what the network looks at over
+    inputs that say the same.
+input_noise : float, default=0.0
+    Standard deviation of Gaussian noise that is added to the input in training, in units of X. It
+    makes weights on single inputs costly, and so spreads and smooths what a network looks at.
+input_dropout : float, default=0.0
+    Probability with which a value of the input is dropped in training, so that a network cannot
+    rest on few of them.
 early_stopping : bool, default=False
     Whether to set samples aside, to stop when the loss on them no longer falls and to restore the
     parameters of the best epoch.
@@ -69,9 +82,10 @@ callbacks : list or None, default=None
     from 0. Their arguments are parameters ``callbacks__<name>__<argument>``.
 warm_start : bool, default=False
     Whether another `fit` goes on with the network, the optimizer's state and the callbacks of
-    the one before. It takes the present `lr`, `batch_size`, `max_epochs`, `l1`, `class_weight`,
-    `validation_fraction` and `verbose`, draws only the validation split from `random_state`, and
-    ignores `callbacks`. Any other parameter that has changed is an error, as in `partial_fit`.
+    the one before. It takes the present `lr`, `batch_size`, `max_epochs`, `l1`, `l1_first`,
+    `l2_first`, `class_weight`, `validation_fraction` and `verbose`, draws only the validation
+    split from `random_state`, and ignores `callbacks`. Any other parameter that has changed is an
+    error, as in `partial_fit`.
 {SHARED_PARAMETERS}
 verbose : int, default=0
     Whether skorch prints a line per epoch.
@@ -107,6 +121,8 @@ _MAY_CHANGE = frozenset(
         "callbacks",
         "class_weight",
         "l1",
+        "l1_first",
+        "l2_first",
         "lr",
         "max_epochs",
         "random_state",
@@ -139,7 +155,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
         **NetworkClassifier._parameter_constraints,
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
-        "bias": ["boolean"],
+        "bias": ["boolean", StrOptions({"nonpositive"})],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "lr": [Interval(Real, 0, None, closed="neither")],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
@@ -147,6 +163,10 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
         "optimizer": [str, type],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "l1": [Interval(Real, 0, None, closed="left")],
+        "l1_first": [Interval(Real, 0, None, closed="left")],
+        "l2_first": [Interval(Real, 0, None, closed="left")],
+        "input_noise": [Interval(Real, 0, None, closed="left")],
+        "input_dropout": [Interval(Real, 0, 1, closed="left")],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "patience": [Interval(Integral, 1, None, closed="left")],
@@ -158,6 +178,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
         "**kwargs : dict\n    The parameters that all classifiers share.": _TRAINING_PARAMETERS,
     }
 
+    bias: bool | str
     n_iter_: int
     _fixed_params: dict[str, str]
     _random_stream_state: dict[str, Tensor]
@@ -171,6 +192,10 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
         optimizer: str | type[torch.optim.Optimizer],
         weight_decay: float,
         l1: float,
+        l1_first: float,
+        l2_first: float,
+        input_noise: float,
+        input_dropout: float,
         early_stopping: bool,
         validation_fraction: float,
         patience: int,
@@ -195,6 +220,10 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
         self.optimizer = optimizer
         self.weight_decay = weight_decay
         self.l1 = l1
+        self.l1_first = l1_first
+        self.l2_first = l2_first
+        self.input_noise = input_noise
+        self.input_dropout = input_dropout
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.patience = patience
@@ -406,6 +435,9 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
             n_classes=n_outputs,
             dtype=dtype,
             l1=self.l1,
+            l1_first=self.l1_first,
+            l2_first=self.l2_first,
+            nonpositive_bias=self.bias == "nonpositive",
             optimizer=optimizer,
             lr=self.lr,
             max_epochs=self.max_epochs,
@@ -431,6 +463,8 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
             net.lr = self.lr
         net.batch_size = batch_size
         net.l1 = self.l1
+        net.l1_first = self.l1_first
+        net.l2_first = self.l2_first
         net.verbose = int(self.verbose)
 
     def _describe_fixed_params(self) -> dict[str, str]:

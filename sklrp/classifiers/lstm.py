@@ -50,13 +50,15 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR01
     forget_bias : float, "auto" or None, default="auto"
         Bias from which every forget gate starts. A bias b remembers for about exp(b) steps;
         ``"auto"`` is the logarithm of the number of steps, at least 1, so that the first step can
-        still be seen after the last; None keeps torch's, of about 0, which forgets in two steps.
-        Networks of ``bias=False`` have none.
+        still be seen after the last [2]_; None keeps torch's, of about 0, which forgets in two
+        steps. Networks of ``bias=False`` have none.
     activation : str, default="relu"
         Activation of the dense layers: ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"``,
         ``"silu"``, ``"tanh"``, ``"sigmoid"`` or ``"identity"``.
-    bias : bool, default=True
-        Whether the layers have a bias.
+    bias : bool or "nonpositive", default=True
+        Whether the layers have a bias. With ``"nonpositive"`` the biases of the candidate and of
+        the dense layers are kept at most 0 after every step of the optimizer [1]_. The gates keep
+        theirs of any sign: they receive no relevance, and the forget gate's is what remembers.
     gradient_clip_value : float or None, default=1.0
         Largest norm of the gradient in a step; None does not limit it.
     lr : float, default=0.002
@@ -66,8 +68,10 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR01
 
     References
     ----------
-    C. Tallec and Y. Ollivier, "Can recurrent neural networks warp time?", ICLR 2018: the forget
-    gate's bias as the logarithm of the time to remember.
+    .. [1] G. Montavon et al., "Explaining nonlinear classification decisions with deep Taylor
+       decomposition", Pattern Recognition 65, 2017.
+    .. [2] C. Tallec and Y. Ollivier, "Can recurrent neural networks warp time?", ICLR 2018: the
+       forget gate's bias as the logarithm of the time to remember.
 
     Examples
     --------
@@ -104,7 +108,7 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR01
         pooling: str = "last",
         forget_bias: float | str | None = "auto",
         activation: str = "relu",
-        bias: bool = True,
+        bias: bool | str = True,
         gradient_clip_value: float | None = 1.0,
         lr: float = 0.002,
         max_epochs: int = 50,
@@ -112,6 +116,10 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR01
         optimizer: str | type[torch.optim.Optimizer] = "adam",
         weight_decay: float = 0.0,
         l1: float = 0.0,
+        l1_first: float = 0.0,
+        l2_first: float = 0.0,
+        input_noise: float = 0.0,
+        input_dropout: float = 0.0,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         patience: int = 10,
@@ -131,6 +139,10 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR01
             optimizer=optimizer,
             weight_decay=weight_decay,
             l1=l1,
+            l1_first=l1_first,
+            l2_first=l2_first,
+            input_noise=input_noise,
+            input_dropout=input_dropout,
             early_stopping=early_stopping,
             validation_fraction=validation_fraction,
             patience=patience,
@@ -183,6 +195,8 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR01
             forget_bias=forget_bias,
             hidden_layer_sizes=check_sizes("hidden_layer_sizes", self.hidden_layer_sizes),
             activation=self.activation,
-            bias=self.bias,
+            bias=bool(self.bias),
             dropout=self.dropout,
+            input_noise=self.input_noise,
+            input_dropout=self.input_dropout,
         )

@@ -29,14 +29,21 @@ class MLPClassifier(GradientClassifier):  # numpydoc ignore=PR01
     activation : str, default="relu"
         ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"``, ``"silu"``, ``"tanh"``,
         ``"sigmoid"`` or ``"identity"``.
-    bias : bool, default=True
-        Whether the layers have a bias. Without biases, the epsilon rule conserves relevance.
+    bias : bool or "nonpositive", default=True
+        Whether the layers have a bias. Without biases, the epsilon rule conserves relevance;
+        ``"nonpositive"`` ones, which are kept at most 0 after every step of the optimizer, can
+        absorb but not create it [1]_.
     dropout : float, default=0.0
         Probability with which a hidden unit is dropped in training.
     lr : float, default=0.003
         Learning rate of the optimizer.
     **kwargs : dict
         The parameters that all classifiers share.
+
+    References
+    ----------
+    .. [1] G. Montavon et al., "Explaining nonlinear classification decisions with deep Taylor
+       decomposition", Pattern Recognition 65, 2017.
 
     Examples
     --------
@@ -53,7 +60,7 @@ class MLPClassifier(GradientClassifier):  # numpydoc ignore=PR01
         hidden_layer_sizes: int | Sequence[int] = (100,),
         *,
         activation: str = "relu",
-        bias: bool = True,
+        bias: bool | str = True,
         dropout: float = 0.0,
         lr: float = 0.003,
         max_epochs: int = 50,
@@ -61,6 +68,10 @@ class MLPClassifier(GradientClassifier):  # numpydoc ignore=PR01
         optimizer: str | type[torch.optim.Optimizer] = "adam",
         weight_decay: float = 0.0,
         l1: float = 0.0,
+        l1_first: float = 0.0,
+        l2_first: float = 0.0,
+        input_noise: float = 0.0,
+        input_dropout: float = 0.0,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         patience: int = 10,
@@ -80,6 +91,10 @@ class MLPClassifier(GradientClassifier):  # numpydoc ignore=PR01
             optimizer=optimizer,
             weight_decay=weight_decay,
             l1=l1,
+            l1_first=l1_first,
+            l2_first=l2_first,
+            input_noise=input_noise,
+            input_dropout=input_dropout,
             early_stopping=early_stopping,
             validation_fraction=validation_fraction,
             patience=patience,
@@ -110,6 +125,8 @@ class MLPClassifier(GradientClassifier):  # numpydoc ignore=PR01
             n_outputs,
             hidden_layer_sizes=check_sizes("hidden_layer_sizes", self.hidden_layer_sizes),
             activation=self.activation,
-            bias=self.bias,
+            bias=bool(self.bias),
             dropout=self.dropout,
+            input_noise=self.input_noise,
+            input_dropout=self.input_dropout,
         )

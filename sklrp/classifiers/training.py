@@ -27,7 +27,7 @@ from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sklrp.modules import widest_activation
+from sklrp.modules import bound_biases, first_weights, widest_activation
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adadelta": torch.optim.Adadelta,
@@ -136,7 +136,7 @@ class QuietPrintLog(PrintLog):
 
 
 class TrainingNet(NeuralNetClassifier):
-    """A skorch net on logits, with per-sample weights, an L1 penalty and a quiet loop.
+    """A skorch net on logits, with per-sample weights, penalties and a quiet loop.
 
     Parameters
     ----------
@@ -148,6 +148,10 @@ class TrainingNet(NeuralNetClassifier):
         Floating dtype of the parameters.
     l1 : float, default=0.0
         Factor of the sum of the absolute weights (not biases) in the training loss.
+    l1_first, l2_first : float, default=0.0
+        Factors of the sum of the absolute and of the squared weights of the first layer alone.
+    nonpositive_bias : bool, default=False
+        Whether biases are kept at most zero, see `bound_biases`.
     **kwargs : dict
         What `skorch.NeuralNetClassifier` takes.
     """
@@ -159,6 +163,9 @@ class TrainingNet(NeuralNetClassifier):
         n_classes: int,
         dtype: torch.dtype,
         l1: float = 0.0,
+        l1_first: float = 0.0,
+        l2_first: float = 0.0,
+        nonpositive_bias: bool = False,
         **kwargs: Any,
     ) -> None:
         defaults = {
@@ -173,6 +180,9 @@ class TrainingNet(NeuralNetClassifier):
         self.n_classes = n_classes
         self.dtype = dtype
         self.l1 = l1
+        self.l1_first = l1_first
+        self.l2_first = l2_first
+        self.nonpositive_bias = nonpositive_bias
 
     def train(self, dataset: Dataset, epochs: int, valid: Dataset | None = None) -> TrainingNet:
         """Go on training for at most ``epochs`` passes over ``dataset``.
@@ -236,6 +246,8 @@ class TrainingNet(NeuralNetClassifier):
         """Build the network in the net's dtype."""
         super().initialize_module()
         self.module_.to(self.dtype)
+        if self.nonpositive_bias:
+            bound_biases(self.module_)
         return self
 
     def get_iterator(self, dataset: Dataset, training: bool = False) -> Iterable[Any]:
@@ -263,15 +275,26 @@ class TrainingNet(NeuralNetClassifier):
             x = x["X"]
         return self.module_(torch.as_tensor(x).to(self.device, self.dtype))
 
+    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Make a step of the optimizer, and keep to the bounds of the biases."""
+        step = super().train_step(batch, **fit_params)
+        if self.nonpositive_bias:
+            bound_biases(self.module_)
+        return step
+
     def get_loss(
         self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False
     ) -> Tensor:
-        """Return the weighted mean cross-entropy of one batch, in training with the penalty."""
+        """Return the weighted mean cross-entropy of one batch, in training with the penalties."""
         weight = X["sample_weight"].to(self.device) if isinstance(X, Mapping) else None
         loss = self.criterion_(y_pred, y_true.to(self.device), weight)
         if training and self.l1:
             weights = (p for p in self.module_.parameters() if p.ndim > 1)
             loss = loss + self.l1 * sum(weight.abs().sum() for weight in weights)
+        if training and (self.l1_first or self.l2_first):
+            for weight in first_weights(self.module_):
+                loss = loss + self.l1_first * weight.abs().sum()
+                loss = loss + self.l2_first * weight.square().sum()
         return loss
 
     def run_single_epoch(

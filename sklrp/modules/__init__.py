@@ -18,6 +18,7 @@ from sklrp.modules.networks import (
     make_mlp,
     widest_activation,
 )
+from sklrp.modules.regularisation import GaussianNoise, bound_biases, first_weights
 from sklrp.modules.reservoir import LEAK_SPLITS, EchoState, make_esn
 
 __all__ = [
@@ -28,8 +29,11 @@ __all__ = [
     "STATE_POOLINGS",
     "SWEEPS",
     "EchoState",
+    "GaussianNoise",
     "StatePooling",
     "Sweep",
+    "bound_biases",
+    "first_weights",
     "make_cnn",
     "make_esn",
     "make_lstm",

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sklrp.modules.regularisation import input_layers
+
 SWEEPS = ("down", "up", "right", "left")
 STATE_POOLINGS = ("last", "mean", "max")
 
@@ -123,6 +125,8 @@ def make_mlp(
     activation: str = "relu",
     bias: bool = True,
     dropout: float = 0.0,
+    input_noise: float = 0.0,
+    input_dropout: float = 0.0,
 ) -> nn.Sequential:
     """Build a multilayer perceptron.
 
@@ -140,13 +144,18 @@ def make_mlp(
         Whether the layers have a bias.
     dropout : float, default=0.0
         Probability with which a hidden unit is dropped in training.
+    input_noise : float, default=0.0
+        Standard deviation of the noise that is added to the input in training.
+    input_dropout : float, default=0.0
+        Probability with which a value of the input is dropped in training.
 
     Returns
     -------
     torch.nn.Sequential
         Network that maps ``(n_samples, n_features)`` to logits ``(n_samples, n_outputs)``.
     """
-    layers = _dense_layers(n_features, n_outputs, hidden_layer_sizes, activation, bias, dropout)
+    layers = input_layers(input_noise, input_dropout)
+    layers += _dense_layers(n_features, n_outputs, hidden_layer_sizes, activation, bias, dropout)
     return nn.Sequential(OrderedDict(layers))
 
 
@@ -159,13 +168,15 @@ def make_cnn(
     stride: int | Sequence[int] = 1,
     pool_size: int | Sequence[int] = 2,
     padding: str | int | Sequence[int] = "same",
-    padding_mode: str = "zeros",
+    padding_mode: str | Sequence[str] = "zeros",
     pooling: str | None = "max",
     batch_norm: bool = False,
     hidden_layer_sizes: Sequence[int] = (64,),
     activation: str = "relu",
     bias: bool = True,
     dropout: float = 0.0,
+    input_noise: float = 0.0,
+    input_dropout: float = 0.0,
     clip: bool = False,
 ) -> nn.Sequential:
     """Build a convolutional network for signals or images.
@@ -183,8 +194,8 @@ def make_cnn(
     padding : {"same", "valid"}, int or sequence of int, default="same"
         Padding at each side of every axis. ``"same"`` gives outputs of ``ceil(size / stride)``;
         an even kernel is padded by one more behind than before.
-    padding_mode : {"zeros", "reflect", "replicate", "circular"}, default="zeros"
-        What the padding repeats.
+    padding_mode : {"zeros", "reflect", "replicate", "circular"} or sequence, default="zeros"
+        What the padding repeats, along every axis of the image, or one for each.
     pooling : {"max", "avg"} or None, default="max"
         Pooling after each convolution's activation.
     batch_norm : bool, default=False
@@ -197,6 +208,10 @@ def make_cnn(
         Whether the convolutions and dense layers have a bias.
     dropout : float, default=0.0
         Probability with which a unit is dropped in training, after pooling and in dense layers.
+    input_noise : float, default=0.0
+        Standard deviation of the noise that is added to the input in training.
+    input_dropout : float, default=0.0
+        Probability with which a value of the input is dropped in training.
     clip : bool, default=False
         What happens where a window is larger than the image: an error, or, for rows of features
         of any length taken as signals, clipping pooling windows to what is left of the signal
@@ -224,10 +239,12 @@ def make_cnn(
             f"of at most {min(size)}, or check input_shape={tuple(input_shape)}."
         )
     sides = _sides(padding, kernel)
+    modes = _modes(padding_mode, n_axes)
 
-    layers: list[tuple[str, nn.Module]] = [("image", nn.Unflatten(1, tuple(input_shape)))]
+    layers = input_layers(input_noise, input_dropout)
+    layers.append(("image", nn.Unflatten(1, tuple(input_shape))))
     for i, n_filters in enumerate(channels, start=1):
-        _check_padding(padding, padding_mode, sides, size, i)
+        _check_padding(padding, modes, sides, size, i)
         size_before = size
         size = tuple(s + sum(p) for s, p in zip(size, sides, strict=True))
         if any(k > s for k, s in zip(kernel, size, strict=True)):
@@ -236,10 +253,10 @@ def make_cnn(
                 f"{size_before} before padding={padding!r}: use fewer channels, a smaller "
                 "kernel_size, stride or pool_size, or padding='same'."
             )
-        symmetric = all(before == behind for before, behind in sides)
-        if not symmetric:  # torch's convolutions pad both sides alike
-            pads = [p for pair in reversed(sides) for p in pair]
-            layers.append((f"pad{i}", _PAD[padding_mode, n_axes](pads)))
+        # torch's convolutions pad both sides of all axes alike
+        built_in = len(set(modes)) == 1 and all(before == behind for before, behind in sides)
+        if not built_in:
+            layers += _padding_layers(i, modes, sides)
         layers.append(
             (
                 f"conv{i}",
@@ -248,8 +265,8 @@ def make_cnn(
                     n_filters,
                     kernel,
                     stride=steps,
-                    padding=tuple(before for before, _ in sides) if symmetric else 0,
-                    padding_mode=padding_mode,
+                    padding=tuple(before for before, _ in sides) if built_in else 0,
+                    padding_mode=modes[0],
                     bias=bias,
                 ),
             )
@@ -292,6 +309,8 @@ def make_lstm(
     activation: str = "relu",
     bias: bool = True,
     dropout: float = 0.0,
+    input_noise: float = 0.0,
+    input_dropout: float = 0.0,
 ) -> nn.Sequential:
     """Build a long short-term memory network for sequences or images.
 
@@ -322,6 +341,10 @@ def make_lstm(
     dropout : float, default=0.0
         Probability with which a unit is dropped in training: between recurrent layers, of the
         pooled state and of dense layers.
+    input_noise : float, default=0.0
+        Standard deviation of the noise that is added to the input in training.
+    input_dropout : float, default=0.0
+        Probability with which a value of the input is dropped in training.
 
     Returns
     -------
@@ -341,7 +364,8 @@ def make_lstm(
     )
     if bias and forget_bias is not None:
         _set_forget_bias(lstm, forget_bias)
-    layers: list[tuple[str, nn.Module]] = [
+    layers = input_layers(input_noise, input_dropout)
+    layers += [
         ("sequence", nn.Unflatten(1, tuple(input_shape))),
         ("sweep", Sweep(sweep)),
         ("lstm", lstm),
@@ -419,21 +443,46 @@ def _sides(padding: Any, kernel: tuple[int, ...]) -> tuple[tuple[int, int], ...]
     return tuple((p, p) for p in amounts)
 
 
+def _modes(padding_mode: Any, n_axes: int) -> tuple[str, ...]:
+    """Return one padding mode per axis of the image."""
+    modes = (padding_mode,) * n_axes if isinstance(padding_mode, str) else tuple(padding_mode)
+    if len(modes) != n_axes or any(mode not in PADDING_MODES for mode in modes):
+        raise ValueError(
+            f"padding_mode={padding_mode!r} must be one of {PADDING_MODES}, or one of them for "
+            f"each of the {n_axes} axes of the image."
+        )
+    return modes
+
+
+def _padding_layers(
+    i: int, modes: tuple[str, ...], sides: tuple[tuple[int, int], ...]
+) -> list[tuple[str, nn.Module]]:
+    """Return a layer for each padding mode, which pads the axes of this mode."""
+    layers: list[tuple[str, nn.Module]] = []
+    for mode in sorted(set(modes)):
+        own = [pair if m == mode else (0, 0) for pair, m in zip(sides, modes, strict=True)]
+        pads = [p for pair in reversed(own) for p in pair]
+        name = f"pad{i}" if len(set(modes)) == 1 else f"pad{i}_{mode}"
+        layers.append((name, _PAD[mode, len(modes)](pads)))
+    return layers
+
+
 def _check_padding(
     padding: Any,
-    padding_mode: str,
+    modes: tuple[str, ...],
     sides: tuple[tuple[int, int], ...],
     size: tuple[int, ...],
     i: int,
 ) -> None:
     """Raise an error if the image has fewer elements than the padding has to repeat."""
-    most = {"reflect": -1, "circular": 0}.get(padding_mode)
-    if most is not None and any(max(p) > s + most for p, s in zip(sides, size, strict=True)):
-        raise ValueError(
-            f"padding={padding!r} with padding_mode={padding_mode!r} is larger than what reaches "
-            f"convolution {i}, {size}: use a smaller padding or kernel_size, or "
-            "padding_mode='replicate' or 'zeros'."
-        )
+    for mode, pair, length in zip(modes, sides, size, strict=True):
+        most = {"reflect": length - 1, "circular": length}.get(mode, math.inf)
+        if max(pair) > most:
+            raise ValueError(
+                f"padding={padding!r} with padding_mode={mode!r} is larger than what reaches "
+                f"convolution {i}, {size}: use a smaller padding or kernel_size, or "
+                "padding_mode='replicate' or 'zeros'."
+            )
 
 
 def _set_forget_bias(lstm: nn.LSTM, forget_bias: float) -> None:

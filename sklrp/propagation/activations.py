@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sklrp.modules import GaussianNoise
 from sklrp.propagation.shapes import base_name, own_dim
 from sklrp.propagation.step import Kept, Pull, Step, register, share_product
 from sklrp.rules import Signal
@@ -47,7 +48,7 @@ def activate(
 
 @register(
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
-    nn.FeatureAlphaDropout, any_axis=True,
+    nn.FeatureAlphaDropout, GaussianNoise, any_axis=True,
 )  # fmt: skip
 def _identity(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     return signal, pass_on
