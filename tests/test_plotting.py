@@ -53,6 +53,8 @@ def test_focus_lines_bands_and_image(data):
     np.testing.assert_allclose(image[:, 1:].T, curve.profiles[1].mean(1))
     assert len(display.axes_) == 3
     assert display.axes_[0].get_xscale() == display.axes_[1].get_xscale() == "log"
+    labels = [label.get_text() for label in display.axes_[1].get_xticklabels()]
+    assert labels == ["0.001", "0.01", "0.1"]
     assert display.axes_[0].get_ylabel() == "accuracy"
     assert display.axes_[1].get_xlabel() == "lr"
     assert display.axes_[2].get_ylabel().startswith("column")

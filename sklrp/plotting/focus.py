@@ -15,6 +15,7 @@ from sklrp.diagnostics.focus import FocusCurve, focus_curve
 # Colours of Okabe and Ito, which people of every colour vision can tell apart.
 _TEST, _TRAIN, _MASS, _CHANCE = "#0072B2", "#56B4E9", "#D55E00", "0.35"
 _LOG_SPAN = 20  # a range of positive values that spans more has a logarithmic axis
+_MOST_TICKS = 10  # that stand for values of their own on a logarithmic axis
 
 
 class FocusCurveDisplay:
@@ -161,7 +162,7 @@ class FocusCurveDisplay:
                 self._draw_scores(panel)
         last = self.axes_[len(names) - 1 - (profile is not None)]
         last.set_xlabel(self.curve.param_name)
-        self.axes_[0].set_title(self.curve.estimator_name, loc="right")
+        self.axes_[0].set_title(self.curve.estimator_name)
         return self
 
     def _divide(self, ax: Any, names: list[str]) -> None:
@@ -200,21 +201,18 @@ class FocusCurveDisplay:
         panel.set_ylabel(curve.score_name)
         if "accuracy" in curve.score_name:
             panel.set_ylim(0, 1.04)
-        _place_legend(panel, 2)
+        panel.legend(fontsize="small")
 
     def _draw_mass(self, panel: Any) -> None:
         chance = self.curve.mass_chance
         self._draw(panel, "mass", self.curve.mass, "relevance", _MASS, "o")
-        for name, dashes, label in (
-            ("input", (5, 2), "absolute input values"),
-            ("cells", (1, 1.5), "cells: a uniform map"),
-        ):
+        for name, dashes in {"input": (5, 2), "cells": (1, 1.5)}.items():
             self.lines_[name] = panel.axhline(
-                chance[name], color=_CHANCE, dashes=dashes, lw=1.3, label=label
+                chance[name], color=_CHANCE, dashes=dashes, lw=1.3, label=f"share of the {name}"
             )
         panel.set_ylabel("share on the mask")
         panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
-        _place_legend(panel, 3)
+        panel.legend(fontsize="small")
 
     def _draw(
         self,
@@ -237,6 +235,9 @@ class FocusCurveDisplay:
             band = panel.fill_between(places, low, high, color=color, alpha=0.2, lw=0)
             if places[0] > 0 and places[-1] > _LOG_SPAN * places[0]:
                 panel.set_xscale("log")
+                if len(places) <= _MOST_TICKS:
+                    panel.set_xticks(places, [_write(place) for place in places])
+                    panel.minorticks_off()
         else:
             (line,) = panel.plot(places + shift, means, ls="none", **style)
             band = panel.vlines(places + shift, low, high, color=color, lw=2)
@@ -272,12 +273,6 @@ class FocusCurveDisplay:
         return np.array(values if self._is_numeric() else range(len(values)), dtype=float)
 
 
-def _place_legend(panel: Any, n_columns: int) -> None:
-    """Place the legend above the panel's data."""
-    panel.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=n_columns, frameon=False, fontsize="small"
-    )
-
-
 def _write(value: Any) -> str:
+    """Write a value briefly."""
     return f"{value:g}" if isinstance(value, float) else str(value)
