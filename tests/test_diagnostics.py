@@ -400,6 +400,13 @@ def test_skill_is_a_permutation_test():
     assert skill(explained).verdict == "artifact"
 
 
+def test_skill_of_few_samples_is_undecided():
+    y = np.array([0, 1] * 4)
+    explained = drawn(np.ones((8, 5)), y=y)
+    explained.estimator.predict = lambda X: np.array([0, 1, 0, 1, 0, 1, 1, 0])
+    assert skill(explained).verdict == "undecided"
+
+
 # The report
 
 

@@ -23,11 +23,11 @@ def skill(explained: Explained, n_draws: int = 999) -> Finding:
     rows = rng.integers(len(codes), size=(1000, len(codes)))
     low, high = np.nanquantile(_balanced(right[rows], codes[rows]), [0.025, 0.975])
     chance = float(null.mean())
+    # The whole interval must be on one side of a small skill: of few samples it is on neither.
     least = chance + 0.3 * (1 - chance)
-    if p_value > 0.05 or high < least:
-        verdict = "artifact"
-    else:
-        verdict = "fact" if low > least else "undecided"
+    verdict = "artifact" if high < least else "fact" if low > least else "undecided"
+    if verdict == "fact" and p_value > 0.05:
+        verdict = "undecided"
     return Finding(
         name="skill",
         question="Does the network predict the labels better than chance?",
