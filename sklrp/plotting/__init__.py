@@ -2,5 +2,6 @@
 
 from sklrp.plotting.artifact import ArtifactDisplay
 from sklrp.plotting.focus import FocusCurveDisplay
+from sklrp.plotting.relevance import RelevanceDisplay
 
-__all__ = ["ArtifactDisplay", "FocusCurveDisplay"]
+__all__ = ["ArtifactDisplay", "FocusCurveDisplay", "RelevanceDisplay"]

@@ -1,0 +1,108 @@
+"""Panels on a sheet: their axes, which of them share limits, colour bars that say so."""
+
+from __future__ import annotations
+
+import textwrap
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LIMITS = ("shared", "view", "panel")
+Place = tuple[int, int]  # row and view of a panel
+
+
+def check_limits(limits: Any, clip: float) -> None:
+    """Raise an error if no limits can be found so."""
+    if isinstance(limits, str) or not isinstance(limits, Real):
+        if limits not in LIMITS:
+            raise ValueError(f"limits must be one of {LIMITS} or a number, got {limits!r}.")
+    elif not 0 < float(limits) < np.inf:
+        raise ValueError(f"limits must be a finite number above 0, got {limits!r}.")
+    if not 0 <= clip < 1:
+        raise ValueError(f"clip must be in [0, 1), such as 0.001, got {clip!r}.")
+
+
+def make_axes(
+    ax: Any, n_rows: int, n_columns: int, most_columns: int, sizes: dict[int, tuple[float, float]]
+) -> NDArray[np.object_]:
+    """Return Axes for rows and columns of panels: the given ones, or those of a new figure."""
+    n_panels = n_rows * n_columns
+    if ax is not None:
+        given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+        if len(given) != n_panels:
+            raise ValueError(
+                f"ax must hold {n_panels} Axes, one for each panel in {n_rows} rows and "
+                f"{n_columns} columns, got {len(given)}."
+            )
+        return given.reshape(n_rows, n_columns)
+    import matplotlib.pyplot as plt
+
+    # A single column is laid out in rows; sizes are in inches, by the number of panels in a row.
+    wide, high = n_columns, n_rows
+    if n_columns == 1:
+        wide = min(n_rows, most_columns)
+        high = -(-n_rows // wide)
+    width, height = sizes[min(wide, max(sizes))]
+    figsize = (width * wide + 1.2, height * high + 0.5)
+    _, axes = plt.subplots(high, wide, figsize=figsize, layout="constrained", squeeze=False)
+    for left_over in axes.ravel()[n_panels:]:
+        left_over.remove()
+    return axes.ravel()[:n_panels].reshape(n_rows, n_columns)
+
+
+def group_places(places: list[Place], limits: str | float) -> list[list[Place]]:
+    """Return the places of panels that have the same limits."""
+    if limits == "view":
+        views = sorted({view for _, view in places})
+        return [[place for place in places if place[1] == view] for view in views]
+    return [[place] for place in places] if limits == "panel" else [places]
+
+
+def find_limit(values: NDArray, limits: str | float, clip: float) -> tuple[float, str]:
+    """Return the limit of absolute values, and what is clipped in words."""
+    values = values[np.isfinite(values)]
+    largest = float(values.max(initial=0.0))
+    if not isinstance(limits, str):
+        return float(limits), "values beyond are clipped" if largest > limits else ""
+    limit = float(np.quantile(values, 1 - clip)) if values.size else 0.0
+    limit = limit or largest or 1.0
+    return limit, f"outermost {100 * clip:g} % clipped" if largest > limit else ""
+
+
+def say_limits(places: list[Place], n_panels: int, limits: str | float) -> str:
+    """Say whose the limits are, if there are several panels."""
+    if not isinstance(limits, str):
+        return "limits as given"
+    if n_panels == 1:
+        return ""
+    if len(places) == n_panels:
+        return "same limits in all panels"
+    return "limits of this panel alone" if len(places) == 1 else "same limits in this column"
+
+
+def add_colorbar(
+    axes: list[Any], image: Any, label: str, extend: str, location: str = "right"
+) -> Any:
+    """Add the colour bar of panels; one below them has three ticks, for which there is room."""
+    bar = axes[0].figure.colorbar(image, ax=axes, location=location, extend=extend)
+    width, height = size_of(axes[0])
+    if location == "bottom":
+        limit = image.get_clim()[1]
+        bar.set_ticks([-limit, 0, limit], labels=[f"−{limit:.2g}", "0", f"{limit:.2g}"])
+    else:
+        width = 0.8 * axes[0].figure.get_figheight() if len(axes) > 1 else height
+    bar.set_label(wrap(label, width), fontsize="small")
+    return bar
+
+
+def size_of(ax: Any) -> tuple[float, float]:
+    """Return the width and height of Axes in inches."""
+    box = ax.get_window_extent()
+    return box.width / ax.figure.dpi, box.height / ax.figure.dpi
+
+
+def wrap(text: str, inches: float) -> str:
+    """Break a small text into lines of a length."""
+    return textwrap.fill(text, max(int(inches / 0.068), 20))

@@ -1,0 +1,529 @@
+"""Displays: what their artists hold, what labels say, and what is refused."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
+from sklrp.geo import GridVectorizer
+from sklrp.plotting import RelevanceDisplay
+from sklrp.plotting.fields import cell_edges, check_coordinate, write_latitude, write_longitude
+
+mpl.use("Agg")
+plt = pytest.importorskip("matplotlib.pyplot")
+LAT, LON = np.array([-10.0, 0.0, 10.0]), np.array([170.0, 180.0, 190.0, 200.0])
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    """Close the figures of a test, and see that it left matplotlib's settings as they were."""
+    before = dict(mpl.rcParams)
+    yield
+    for number in plt.get_fignums():
+        plt.figure(number).canvas.draw()  # what cannot be drawn shows here
+    plt.close("all")
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.fixture(scope="module")
+def maps():
+    return np.random.default_rng(0).normal(size=(6, 3, 4))
+
+
+class Drawn(ClassifierMixin, BaseEstimator):
+    """A classifier that predicts the first value of a sample, and whose maps are the samples."""
+
+    classes_ = np.array([0, 1])
+
+    def __init__(self, factor=1.0):
+        self.factor = factor
+
+    def predict(self, X):
+        return np.asarray(X).reshape(len(X), -1)[:, 0].astype(int)
+
+    def explain(self, X, *, target=None, rule="auto", epsilon=1e-6, contrast=False):
+        return self.factor * np.asarray(X, dtype=float) * {"auto": 1, "epsilon": -2}[rule]
+
+
+def image_of(display, row=0, view=0):
+    """Return the values that a panel's mesh shows, and its limits."""
+    image = display.artists_[row * display.axes_.shape[1] + view]["image"]
+    return np.ma.filled(image.get_array().astype(float), np.nan), image.get_clim()
+
+
+def label_of(bar):
+    return bar.ax.get_xlabel() + bar.ax.get_ylabel()
+
+
+def said(bar):
+    return label_of(bar).replace("\n", " ")
+
+
+# Fields
+
+
+def test_fields_of_samples(maps):
+    display = RelevanceDisplay.from_relevance(maps[:2], labels=["warm", "cold"])
+    limit = np.abs(maps[:2]).max()
+    for row in range(2):
+        values, limits = image_of(display, row)
+        np.testing.assert_array_equal(values, maps[row])
+        assert limits == (-limit, limit)
+    assert display.axes_.shape == (2, 1)
+    assert [ax.get_title() for ax in display.axes_.ravel()] == ["sample 0: warm", "sample 1: cold"]
+    assert len(display.colorbars_) == 1
+    assert said(display.colorbars_[0]) == "relevance; same limits in all panels"
+    assert display.colorbars_[0].extend == "neither"
+    bottom, top = display.axes_[0, 0].get_ylim()
+    assert bottom > top  # the first row is at the top, as in an image
+
+
+@pytest.mark.parametrize(
+    ("limits", "n_bars", "words"),
+    [
+        ("shared", 1, "same limits in all panels"),
+        ("view", 2, "same limits in this column"),
+        ("panel", 4, "limits of this panel alone"),
+        (0.5, 1, "limits as given; values beyond are clipped"),
+    ],
+)
+def test_limits(maps, limits, n_bars, words):
+    views = {"one": maps[:2], "other": 5 * maps[2:4]}
+    display = RelevanceDisplay.from_relevance(views, limits=limits)
+    size = np.abs([views["one"], views["other"]]).max(axis=(2, 3)).T  # (row, view)
+    expected = {
+        "shared": np.full((2, 2), size.max()),
+        "view": np.broadcast_to(size.max(axis=0), (2, 2)),
+        "panel": size,
+        0.5: np.full((2, 2), 0.5),
+    }[limits]
+    np.testing.assert_array_equal(display.limits_, expected)
+    for row, view in np.ndindex(2, 2):
+        assert image_of(display, row, view)[1] == (-expected[row, view], expected[row, view])
+    assert len(display.colorbars_) == n_bars
+    assert all(words in said(bar) for bar in display.colorbars_)
+    assert [ax.get_title() for ax in display.axes_[0]] == ["one\nsample 0", "other\nsample 0"]
+
+
+def test_clipping_is_said(maps):
+    display = RelevanceDisplay.from_relevance(maps[:1], clip=0.25)
+    assert display.limits_[0, 0] == np.quantile(np.abs(maps[0]), 0.75)
+    assert "outermost 25 % clipped" in said(display.colorbars_[0])
+    assert display.colorbars_[0].extend == "both"
+    sparse = np.zeros((1, 3, 4))
+    sparse[0, 1, 1] = 3
+    display = RelevanceDisplay.from_relevance(sparse, clip=0.25)  # the quantile is 0
+    assert display.limits_[0, 0] == 3
+    assert "clipped" not in said(display.colorbars_[0])
+
+
+def test_zero_maps_have_limits():
+    display = RelevanceDisplay.from_relevance(np.zeros((1, 3, 4)))
+    assert display.limits_[0, 0] == 1
+
+
+@pytest.mark.parametrize("flip", [1, -1])
+def test_coordinates(maps, flip):
+    """Rows are where their latitude is, whichever comes first."""
+    display = RelevanceDisplay.from_relevance(maps[:1, ::flip], lat=LAT[::flip], lon=LON)
+    edges = display.artists_[0]["image"].get_coordinates()
+    values, _ = image_of(display)
+    order = np.argsort(edges[:-1, 0, 1] + edges[1:, 0, 1])  # from south to north
+    np.testing.assert_array_equal(values[order], maps[0])
+    ax = display.axes_[0, 0]
+    assert ax.get_ylim() == (-15, 15)
+    assert ax.get_xlim() == (165, 205)
+    write = ax.xaxis.get_major_formatter()
+    assert [write(x) for x in (170, 180, 190)] == ["170°E", "180°", "170°W"]
+    assert ax.yaxis.get_major_formatter()(-10) == "10°S"
+
+
+def test_degrees():
+    assert [write_latitude(v) for v in (30, 0, -1e-14, -2.5)] == ["30°N", "0°", "0°", "2.5°S"]
+    east = [-190, -180, -10, 0, 179.5, 180, 190, 360, 370]
+    words = ["170°E", "180°", "10°W", "0°", "179.5°E", "180°", "170°W", "0°", "10°E"]
+    assert [write_longitude(v) for v in east] == words
+    for given in ([350, 355, 0, 5], [-10, -5, 0, 5], [170, 175, -180, -175]):
+        steps = np.diff(check_coordinate(given, "lon", 4))
+        np.testing.assert_allclose(steps, 5)
+    np.testing.assert_array_equal(cell_edges(np.array([0.0, 2.0, 6.0])), [-1, 1, 4, 8])
+
+
+def test_poles_end_at_90(maps):
+    lat = np.array([-90.0, 0.0, 90.0])
+    display = RelevanceDisplay.from_relevance(maps[:1], lat=lat, lon=LON)
+    assert display.axes_[0, 0].get_ylim() == (-90, 90)
+
+
+def test_land_is_grey_and_what_it_hides_is_said(maps):
+    land = np.zeros((3, 4), dtype=bool)
+    land[0, :2] = True
+    display = RelevanceDisplay.from_relevance(maps[:1], land=land)
+    values, limits = image_of(display)
+    np.testing.assert_array_equal(values, np.where(land, np.nan, maps[0]))
+    assert limits[1] == np.abs(maps[0][~land]).max()
+    image = display.artists_[0]["image"]
+    np.testing.assert_allclose(image.get_cmap()(np.ma.masked), mpl.colors.to_rgba("0.72"))
+    share = np.abs(maps[0][land]).sum() / np.abs(maps[0]).sum()
+    assert f"grey: land; {100 * share:.2g} % of |relevance| on land, not shown" in said(
+        display.colorbars_[0]
+    )
+    quiet = RelevanceDisplay.from_relevance(np.where(land, 0, maps[:1]), land=land)
+    assert "not shown" not in said(quiet.colorbars_[0])
+    missing = RelevanceDisplay.from_relevance(np.where(land, np.nan, maps[:1]))
+    np.testing.assert_array_equal(image_of(missing)[0], values)
+    assert "grey: missing" in said(missing.colorbars_[0])
+
+
+def test_rows_of_ocean_cells_are_put_in_their_places(maps):
+    land = np.zeros((3, 4), dtype=bool)
+    land[1, 1] = True
+    expected = np.where(land, np.nan, maps[0])
+    for rows in (maps[:1].reshape(1, 12), maps[:1, ~land]):
+        display = RelevanceDisplay.from_relevance(rows, land=land)
+        np.testing.assert_array_equal(image_of(display)[0], expected)
+
+
+def test_channels_are_summed(maps):
+    stack = np.stack([maps, 2 * maps], axis=1)
+    for given, where in ((stack, "first"), (np.moveaxis(stack, 1, -1), "last")):
+        display = RelevanceDisplay.from_relevance(given[:1], channels=where)
+        np.testing.assert_allclose(image_of(display)[0], 3 * maps[0])
+        assert "summed over 2 channels" in said(display.colorbars_[0])
+
+
+def test_normalized_maps(maps):
+    display = RelevanceDisplay.from_relevance(maps, kind="mean", normalize="l1")
+    shares = maps / np.abs(maps).sum(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(image_of(display)[0], shares.mean(axis=0))
+    assert "share of its map's sum of absolute values" in said(display.colorbars_[0])
+
+
+def test_outline_runs_along_the_cells(maps):
+    mask = np.zeros((3, 4), dtype=bool)
+    mask[1, 1:3] = True
+    display = RelevanceDisplay.from_relevance(maps[:1], outline=mask)
+    lines = np.array(display.artists_[0]["outline"].get_segments())
+    assert len(lines) == 6  # the edges of a box of 1 x 2 cells
+    assert lines.reshape(-1, 2).min(axis=0).tolist() == [0.5, 0.5]
+    assert lines.reshape(-1, 2).max(axis=0).tolist() == [2.5, 1.5]
+
+
+def test_contours_and_input(maps):
+    display = RelevanceDisplay.from_relevance(
+        maps[:2], 2 * maps[:2], contours=4, show_input=True, lat=LAT, lon=LON
+    )
+    assert display.axes_.shape == (2, 2)
+    np.testing.assert_array_equal(image_of(display)[0], 2 * maps[0])
+    np.testing.assert_array_equal(image_of(display, 0, 1)[0], maps[0])
+    inputs = image_of(display)[1]
+    assert inputs == (-2 * np.abs(maps[:2]).max(), 2 * np.abs(maps[:2]).max())
+    levels = display.artists_[1]["contours"].levels
+    assert 0 not in levels
+    assert "contours: input every" in said(display.colorbars_[0])
+    assert label_of(display.colorbars_[1]) == "input"
+    positive = RelevanceDisplay.from_relevance(maps[:1], maps[:1] ** 2, show_input=True)
+    assert image_of(positive)[1] == ((maps[0] ** 2).min(), (maps[0] ** 2).max())
+    flat = RelevanceDisplay.from_relevance(maps[:1], np.zeros((1, 3, 4)), contours=True)
+    assert flat.artists_[0]["contours"] is None
+
+
+def test_coordinates_of_xarray(maps):
+    xr = pytest.importorskip("xarray")
+    coords = {"latitude": LAT[::-1], "longitude": LON}
+    field = xr.DataArray(maps[:, ::-1], coords, dims=("time", "latitude", "longitude"))
+    display = RelevanceDisplay.from_relevance(field.transpose("longitude", "time", "latitude"))
+    np.testing.assert_array_equal(display.lat, LAT[::-1])
+    np.testing.assert_array_equal(image_of(display, 2)[0], maps[2, ::-1])
+    single = RelevanceDisplay.from_relevance(field[0])
+    np.testing.assert_array_equal(image_of(single)[0], maps[0, ::-1])
+
+
+def test_fields_of_a_vectorizer(maps):
+    xr = pytest.importorskip("xarray")
+    coords = {"lat": LAT, "lon": LON, "time": np.arange(6)}
+    field = xr.DataArray(maps.copy(), coords, dims=("time", "lat", "lon"))
+    field[:, 0, 1] = np.nan
+    net = MLPClassifier((4,), max_epochs=1, random_state=0)
+    pipeline = make_pipeline(GridVectorizer(), net).fit(field, [0, 1] * 3)
+    display = RelevanceDisplay.from_estimator(pipeline, field, kind="mean")
+    expected = pipeline[0].inverse_transform(net.explain(pipeline[0].transform(field)))
+    np.testing.assert_allclose(image_of(display)[0], np.asarray(expected).mean(axis=0), rtol=1e-5)
+    np.testing.assert_array_equal(display.lat, LAT)
+    rows = maps.reshape(6, 12)
+    net = CNNClassifier((2,), input_shape=(1, 3, 4), max_epochs=1).fit(rows, [0, 1] * 3)
+    display = RelevanceDisplay.from_estimator(net, field.fillna(0)[:1])
+    np.testing.assert_array_equal(display.lon, LON)
+
+
+def test_axes_of_a_projection_get_a_transform(maps, monkeypatch):
+    """The axes of cartopy are told that coordinates are degrees; no other axes are."""
+    told = []
+    crs = SimpleNamespace(PlateCarree=lambda: "degrees")
+    monkeypatch.setitem(sys.modules, "cartopy.crs", crs)
+    _, ax = plt.subplots()
+    ax.projection = "any"
+    mesh = ax.pcolormesh
+    ax.pcolormesh = lambda *args, transform, **kwargs: (
+        told.append(transform) or mesh(*args, **kwargs)
+    )
+    RelevanceDisplay.from_relevance(maps[:1], lat=LAT, lon=LON, ax=ax)
+    assert told == ["degrees"]
+
+
+# Groups of samples, estimators and rules
+
+
+def make_samples():
+    X = np.random.default_rng(0).normal(size=(6, 3, 4))
+    X[:, 0, 0] = [0, 0, 1, 1, 1, 0]  # the class predicted
+    return X, np.array([0, 1, 1, 1, 1, 0])  # the second is predicted wrongly
+
+
+def test_class_means_over_correct_samples():
+    X, y = make_samples()
+    display = RelevanceDisplay.from_estimator(Drawn(), X, y, kind="class_mean")
+    for row, rows in enumerate(([0, 5], [2, 3, 4])):
+        np.testing.assert_allclose(image_of(display, row)[0], X[rows].mean(axis=0))
+    titles = [ax.get_title() for ax in display.axes_.ravel()]
+    assert titles == ["class 0 (n = 2 correct)", "class 1 (n = 3 correct)"]
+    assert said(display.colorbars_[0]).startswith("relevance for the predicted class (logits)")
+    display = RelevanceDisplay.from_estimator(Drawn(), X, kind="class_mean", target=1)
+    titles = [ax.get_title() for ax in display.axes_.ravel()]
+    assert titles == ["predicted class 0 (n = 3)", "predicted class 1 (n = 3)"]
+    assert said(display.colorbars_[0]).startswith("relevance for class 1 (logits)")
+    display = RelevanceDisplay.from_estimator(Drawn(), X, y, kind="mean")
+    np.testing.assert_allclose(image_of(display)[0], X[[0, 2, 3, 4, 5]].mean(axis=0))
+
+
+def test_wrong_predictions_are_said():
+    X, y = make_samples()
+    display = RelevanceDisplay.from_estimator(Drawn(), X[:2], y[:2])
+    titles = [ax.get_title() for ax in display.axes_.ravel()]
+    assert titles == ["sample 0: class 0", "sample 1: class 0 (wrong, is class 1)"]
+
+
+def test_class_without_a_correct_sample():
+    X, y = make_samples()
+    display = RelevanceDisplay.from_estimator(
+        Drawn(), X[:2], y[:2] * 0 + [0, 1], kind="class_mean"
+    )
+    assert display.axes_[1, 0].get_title() == "class 1 (n = 0 correct)"
+    assert display.axes_[1, 0].texts[0].get_text() == "no sample"
+    assert np.isnan(display.limits_[1, 0])
+    with pytest.raises(ValueError, match="no sample is predicted correctly"):
+        RelevanceDisplay.from_estimator(Drawn(), X[1:2], y[1:2], kind="mean")
+
+
+def test_rules_side_by_side():
+    X, _ = make_samples()
+    display = RelevanceDisplay.from_estimator(Drawn(), X[:2], rule=["auto", "epsilon"])
+    np.testing.assert_array_equal(image_of(display, 1, 0)[0], X[1])
+    np.testing.assert_array_equal(image_of(display, 1, 1)[0], -2 * X[1])
+    assert display.axes_[0, 1].get_title() == "epsilon\nsample 0: class 0"
+
+
+def test_estimators_side_by_side():
+    X, _ = make_samples()
+    display = RelevanceDisplay.from_estimator({"one": Drawn(), "ten": Drawn(10)}, X[:1])
+    np.testing.assert_array_equal(image_of(display, 0, 1)[0], 10 * X[0])
+    assert display.axes_[0, 1].get_title().startswith("ten\n")
+
+
+def test_networks_of_all_kinds_are_drawn_alike():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 6, 5)).astype(np.float32)
+    y = np.where(X[:, 2, 2] > 0, "warm", "cold")
+    common = {"max_epochs": 2, "random_state": 0}
+    rows = X.reshape(30, 30)
+    nets = {
+        "CNN": CNNClassifier((4,), input_shape=(1, 6, 5), **common),
+        "LSTM": LSTMClassifier(4, input_shape=(6, 5), sweep="right", **common),
+        "ESN": ESNClassifier(20, input_shape=(6, 5), random_state=0),
+    }
+    nets = {name: make_pipeline(StandardScaler(), net).fit(rows, y) for name, net in nets.items()}
+    display = RelevanceDisplay.from_estimator(nets, rows[:2])
+    scaled = nets["LSTM"][:-1].transform(rows[:2])
+    expected = nets["LSTM"][-1].explain(scaled)[1].reshape(6, 5)
+    np.testing.assert_allclose(image_of(display, 1, 1)[0], expected)
+    nets["MLP"] = MLPClassifier((4,), **common).fit(rows, y)
+    with pytest.raises(ValueError, match=r"different forms cannot be drawn side by side.*shape"):
+        RelevanceDisplay.from_estimator(nets, rows[:2])
+    assert RelevanceDisplay.from_estimator(nets, rows[:2], shape=(6, 5)).axes_.shape == (2, 4)
+
+
+# Sequences
+
+
+def test_signal_over_its_relevance():
+    rng = np.random.default_rng(0)
+    relevance, X = rng.normal(size=(2, 2, 7))
+    steps = np.arange(7) / 2
+    display = RelevanceDisplay.from_relevance(
+        relevance[:, None], X[:, None], steps=steps, labels=[0, 1]
+    )
+    assert display.layout == "sequence"
+    for row in range(2):
+        np.testing.assert_array_equal(image_of(display, row)[0].ravel(), relevance[row])
+        line = display.artists_[row]["line"]
+        np.testing.assert_array_equal(line.get_xydata(), np.stack([steps, X[row]], axis=1))
+        assert display.axes_[row, 0].get_ylabel() == "input"
+    assert display.axes_[0, 0].get_xlim() == (-0.25, 3.25)
+    alone = RelevanceDisplay.from_relevance(relevance, layout="sequence")
+    np.testing.assert_array_equal(alone.artists_[1]["line"].get_ydata(), relevance[1])
+    assert alone.axes_[0, 0].get_ylabel() == "relevance"
+
+
+def test_sequences_of_classifiers():
+    X = np.random.default_rng(0).normal(size=(20, 12)).astype(np.float32)
+    y = (X[:, 3] > 0).astype(int)
+    for net in (LSTMClassifier(4, max_epochs=1), CNNClassifier((4,), max_epochs=1)):
+        net.set_params(random_state=0).fit(X, y)
+        display = RelevanceDisplay.from_estimator(net, X[:1])
+        assert display.layout == "sequence"
+        np.testing.assert_allclose(image_of(display)[0].ravel(), net.explain(X[:1])[0])
+
+
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_variables_of_a_sequence(where):
+    relevance = np.random.default_rng(0).normal(size=(1, 3, 7))
+    given = relevance if where == "first" else relevance.transpose(0, 2, 1)
+    display = RelevanceDisplay.from_relevance(
+        given, layout="sequence", channels=where, feature_names=["u", "v", "w"]
+    )
+    np.testing.assert_array_equal(image_of(display)[0], relevance[0])
+    assert [text.get_text() for text in display.axes_[0, 0].get_yticklabels()] == ["u", "v", "w"]
+
+
+# Tables
+
+
+def test_bars_of_features():
+    relevance = np.array([[1.0, 0.0, -4.0, 0.5], [3.0, 0.0, 2.0, 0.5]])
+    display = RelevanceDisplay.from_relevance(
+        relevance, kind="mean", n_features=2, feature_names=["a", "b", "c", "d"]
+    )
+    artists, ax = display.artists_[0], display.axes_[0, 0]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["c", "a"]  # means of |R|: 3, 2
+    assert [bar.get_width() for bar in artists["bars"]] == [-1, 2]
+    np.testing.assert_array_equal(artists["size"].get_xdata(), [3, 2])
+    spread = np.array(artists["spread"].get_segments())[:, :, 0]
+    mean, std = np.array([-1, 2]), relevance[:, [2, 0]].std(axis=0, ddof=1)
+    np.testing.assert_allclose(spread, np.transpose([mean - std, mean + std]))
+    assert display.limits_[0, 0] == 1 + std[0]
+    assert ax.get_xlim() == (-1.05 * (1 + std[0]), 1.05 * (1 + std[0]))
+    label = ax.get_xlabel().replace("\n", " ")
+    assert "mean; thin line ± 1 standard deviation" in label
+    assert "9.1 % of |relevance| on features not shown" in label  # 0.5 of 5.5
+    assert ax.get_ylim() == (1.5, -0.5)  # the largest at the top
+
+
+def test_names_of_features():
+    pd = pytest.importorskip("pandas")
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 3)), columns=["p", "q", "r"])
+    net = MLPClassifier((4,), max_epochs=1, random_state=0).fit(X, X["p"] > 0)
+    for estimator in (net, GridSearchCV(net, {"lr": [0.01]}, cv=2).fit(X, X["p"] > 0)):
+        display = RelevanceDisplay.from_estimator(estimator, X[:2])
+        names = {text.get_text() for text in display.axes_[0, 0].get_yticklabels()}
+        assert names == {"p", "q", "r"}
+        assert "features not shown" not in display.axes_[0, 0].get_xlabel()
+        assert "in the order of all panels" in display.axes_[0, 0].get_xlabel().replace("\n", " ")
+
+
+# Axes that are given, and what is refused
+
+
+def test_given_axes(maps):
+    figure, axes = plt.subplots(1, 2)
+    display = RelevanceDisplay.from_relevance(maps[:2], ax=axes)
+    assert display.figure_ is figure
+    assert display.axes_.ravel().tolist() == axes.tolist()
+    display.plot(limits="panel")  # once more, in a figure of its own
+    assert display.figure_ is not figure
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"kind": "median"}, r"kind must be one of .*, got 'median'"),
+        ({"kind": "class_mean"}, "kind='class_mean' needs to know the class"),
+        ({"layout": "cube"}, r"layout must be one of .*, got 'cube'"),
+        ({"channels": "middle"}, "channels must be 'first' or 'last', got 'middle'"),
+        ({"shape": (5, 5)}, r"cannot take the shape \(5, 5\): they have 12 values"),
+        ({"normalize": "l2"}, r"normalize must be one of .*, got 'l2'"),
+        ({"limits": "row"}, r"limits must be one of .* or a number, got 'row'"),
+        ({"limits": None}, "limits must be one of .* or a number, got None"),
+        ({"limits": -1.0}, "limits must be a finite number above 0, got -1.0"),
+        ({"clip": 1.0}, r"clip must be in \[0, 1\)"),
+        ({"n_features": 0}, "n_features must be at least 1, got 0"),
+        ({"contours": True}, "contours and show_input draw the input of fields: pass X"),
+        ({"lat": LAT}, "lat and lon go together"),
+        ({"lat": LAT[:2], "lon": LON}, r"lat must hold the centres of 3 cells, .* \(2,\)"),
+        ({"lat": LAT * 10, "lon": LON}, "lat must be within -90 and 90, got up to 100"),
+        ({"lat": LAT[[0, 2, 1]], "lon": LON}, "lat must rise or fall from cell to cell"),
+        ({"lat": LAT, "lon": LON * np.nan}, "lon has NaN"),
+        ({"land": np.zeros((4, 3))}, r"land has the shape \(4, 3\), but samples are of \(3, 4\)"),
+        ({"land": np.full((3, 4), 0.5)}, "land must be a boolean array"),
+        ({"outline": np.zeros((4, 4))}, r"outline has the shape \(4, 4\), but fields"),
+        ({"steps": np.arange(4)}, "steps are of sequences"),
+        ({"labels": [0, 1]}, "labels must hold one label for each of 6 samples"),
+        ({"X": np.zeros((6, 4, 3))}, r"X must have the shape of relevance, \(6, 3, 4\)"),
+        ({"layout": "table", "lat": LAT, "lon": LON}, "lat, lon, land and outline are of fields"),
+        ({"layout": "table", "feature_names": ["a"]}, "feature_names must hold 12 names, got 1"),
+        ({"layout": "sequence", "steps": np.zeros(4)}, "steps must hold 4 rising values"),
+    ],
+)
+def test_malformed_parameters(maps, params, message):
+    with pytest.raises(ValueError, match=message):
+        RelevanceDisplay.from_relevance(maps, **params)
+
+
+@pytest.mark.parametrize(
+    ("relevance", "message"),
+    [
+        (np.zeros(4), r"relevance must be an array of shape \(n_samples, ...\)"),
+        (np.zeros((0, 3, 4)), "at least one value"),
+        (np.full((2, 3), "a"), "must hold real numbers"),
+        (np.full((2, 3, 4), np.inf), "has infinite values"),
+        (np.full((2, 3, 4), np.nan), "no value but NaN"),
+        (np.array([[1.0, np.nan]]), "relevance of a table has NaN"),
+        (np.zeros((2, 2, 2, 2, 2)), r"samples of shape \(2, 2, 2, 2\) are no field"),
+        (np.zeros((61, 3, 4)), "61 panels are too many"),
+        ({}, "relevance is empty"),
+    ],
+)
+def test_malformed_relevance(relevance, message):
+    with pytest.raises(ValueError, match=message):
+        RelevanceDisplay.from_relevance(relevance)
+
+
+def test_malformed_estimators():
+    X, y = make_samples()
+    for axes in (plt.figure().add_subplot(), plt.figure().subplots(1, 3)):
+        with pytest.raises(ValueError, match="ax must hold 2 Axes, one for each panel"):
+            RelevanceDisplay.from_estimator(Drawn(), X[:2], ax=axes)
+    with pytest.raises(TypeError, match="StandardScaler has no explain"):
+        RelevanceDisplay.from_estimator(StandardScaler(), X)
+    with pytest.raises(ValueError, match="y must hold one label for each of 6 samples"):
+        RelevanceDisplay.from_estimator(Drawn(), X, y[:2])
+    with pytest.raises(ValueError, match="only one may be several"):
+        RelevanceDisplay.from_estimator([Drawn(), MLPClassifier()], X, rule=["a", "b"])
+    with pytest.raises(ValueError, match="estimator holds 'Drawn' twice"):
+        RelevanceDisplay.from_estimator([Drawn(), Drawn(2)], X)
+    with pytest.raises(ValueError, match="rule is empty"):
+        RelevanceDisplay.from_estimator(Drawn(), X, rule=[])
+    with pytest.raises(ValueError, match="target='all' gives a map for each class"):
+        RelevanceDisplay.from_estimator(Drawn(), X, target="all")
+
+
+def test_matplotlib_is_imported_only_when_drawing():
+    code = "import sys, sklrp.plotting; assert not any('matplotlib' in m for m in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
