@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.geo import GridVectorizer
-from sklrp.plotting import RelevanceDisplay
+from sklrp.metrics import pixel_flipping_curve
+from sklrp.plotting import PixelFlippingDisplay, RelevanceDisplay
 from sklrp.plotting.fields import cell_edges, check_coordinate, write_latitude, write_longitude
 
 mpl.use("Agg")
@@ -522,6 +523,75 @@ def test_malformed_estimators():
         RelevanceDisplay.from_estimator(Drawn(), X, rule=[])
     with pytest.raises(ValueError, match="target='all' gives a map for each class"):
         RelevanceDisplay.from_estimator(Drawn(), X, target="all")
+
+
+# Pixel flipping
+
+
+def test_flipping_curve():
+    X = np.random.default_rng(0).normal(size=(5, 6))
+    curve = pixel_flipping_curve(lambda X: X.sum(axis=1), X, X, steps=3, random_state=0)
+    display = PixelFlippingDisplay.from_curve(curve, score_name="sum (K)", replaced="cells")
+    for order in ("most", "least", "random"):
+        line = display.lines_["", order]
+        np.testing.assert_allclose(line.get_xdata(), curve.fraction)
+        np.testing.assert_allclose(line.get_ydata(), curve[order].mean(axis=0))
+    error = curve.most.std(axis=0, ddof=1) / np.sqrt(5)
+    band = display.bands_["", "most"].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx((curve.most.mean(axis=0) + error).max())
+    assert band[:, 1].min() == pytest.approx((curve.most.mean(axis=0) - error).min())
+    assert display.ax_.get_ylabel() == "sum (K)"
+    assert display.ax_.get_xlabel() == "cells replaced"
+    assert display.ax_.get_title() == "mean over 5 samples, ± 1 standard error"
+    colors = {line.get_color() for line in display.lines_.values()}
+    assert len(colors) == 3
+
+
+def test_flipping_of_a_single_sample_has_no_band():
+    X = np.ones((1, 3))
+    curve = pixel_flipping_curve(lambda X: X.sum(axis=1), X, X, orders=("most",))
+    display = PixelFlippingDisplay.from_curve({"any": curve})
+    assert display.bands_ == {}
+    assert display.ax_.get_title() == "1 sample"
+
+
+def test_flipping_of_estimators():
+    X = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    net = make_pipeline(StandardScaler(), MLPClassifier((4,), max_epochs=1, random_state=0))
+    net.fit(X, X[:, 0] > 0)
+    _, ax = plt.subplots()
+    display = PixelFlippingDisplay.from_estimator(
+        net, X, rule=["epsilon", "z_plus"], random_state=0, ax=ax, steps=5
+    )
+    assert display.ax_ is ax
+    assert set(display.lines_) == {
+        ("epsilon", "most"),
+        ("epsilon", "least"),
+        ("epsilon", "random"),
+        ("z_plus", "most"),
+        ("z_plus", "least"),
+    }
+    scaled = net[0].transform(X)
+    expected = pixel_flipping_curve(
+        net[-1], scaled, net[-1].explain(scaled, rule="z_plus"), steps=5, random_state=0
+    )
+    np.testing.assert_allclose(display.curves["z_plus"].most, expected.most)
+    assert ax.get_ylabel() == "logit of the explained class minus the other's"
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert "z_plus: most relevant first" in labels
+    assert labels[-1] == "random order"
+    display = PixelFlippingDisplay.from_estimator(
+        net, X, orders=("most",), response="predict_proba", groups=[0, 0, 1, 1, 1]
+    )
+    assert list(display.lines_) == [("auto", "most")]
+    assert display.ax_.get_ylabel() == "probability of the explained class"
+    assert display.ax_.get_xlabel() == "groups of features replaced"
+
+
+@pytest.mark.parametrize("curve", [{}, {"a": {"most": [1]}}])
+def test_no_flipping_curve(curve):
+    with pytest.raises(ValueError, match="curve must be what pixel_flipping_curve returns"):
+        PixelFlippingDisplay.from_curve(curve)
 
 
 def test_matplotlib_is_imported_only_when_drawing():

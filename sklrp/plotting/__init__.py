@@ -1,7 +1,8 @@
 """Displays: pictures that keep their data, in the manner of scikit-learn. They need matplotlib."""
 
 from sklrp.plotting.artifact import ArtifactDisplay
+from sklrp.plotting.flipping import PixelFlippingDisplay
 from sklrp.plotting.focus import FocusCurveDisplay
 from sklrp.plotting.relevance import RelevanceDisplay
 
-__all__ = ["ArtifactDisplay", "FocusCurveDisplay", "RelevanceDisplay"]
+__all__ = ["ArtifactDisplay", "FocusCurveDisplay", "PixelFlippingDisplay", "RelevanceDisplay"]
