@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.geo import GridVectorizer
 from sklrp.metrics import pixel_flipping_curve
-from sklrp.plotting import PixelFlippingDisplay, RelevanceDisplay
+from sklrp.plotting import HistoryDisplay, PixelFlippingDisplay, RelevanceDisplay
 from sklrp.plotting.fields import cell_edges, check_coordinate, write_latitude, write_longitude
 
 mpl.use("Agg")
@@ -592,6 +592,36 @@ def test_flipping_of_estimators():
 def test_no_flipping_curve(curve):
     with pytest.raises(ValueError, match="curve must be what pixel_flipping_curve returns"):
         PixelFlippingDisplay.from_curve(curve)
+
+
+# History
+
+
+def test_history():
+    history = [{"train_loss": 1 / n, "valid_loss": abs(n - 3) + 0.5} for n in range(1, 6)]
+    display = HistoryDisplay.from_history(history)
+    np.testing.assert_allclose(display.lines_["train"].get_xydata()[1], [2, 0.5])
+    assert display.lines_["valid"].get_ydata()[2] == 0.5
+    assert display.best_.get_xdata()[0] == 3
+    assert display.ax_.get_yscale() == "linear"
+    steep = HistoryDisplay.from_history([{"train_loss": 10.0**-n} for n in range(3)])
+    assert steep.ax_.get_yscale() == "log"
+    assert steep.best_ is None
+
+
+def test_history_of_estimators():
+    X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    net = MLPClassifier((4,), max_epochs=3, random_state=0, early_stopping=True)
+    pipeline = make_pipeline(StandardScaler(), net).fit(X, X[:, 0] > 0)
+    display = HistoryDisplay.from_estimator(pipeline)
+    np.testing.assert_allclose(
+        display.lines_["valid"].get_ydata(), [e["valid_loss"] for e in pipeline[-1].history_]
+    )
+    esn = ESNClassifier(10, random_state=0).fit(X, X[:, 0] > 0)
+    with pytest.raises(TypeError, match="ESNClassifier has no history_"):
+        HistoryDisplay.from_estimator(esn)
+    with pytest.raises(ValueError, match="history must have a train_loss for each epoch, got 0"):
+        HistoryDisplay.from_history([])
 
 
 def test_matplotlib_is_imported_only_when_drawing():

@@ -3,6 +3,13 @@
 from sklrp.plotting.artifact import ArtifactDisplay
 from sklrp.plotting.flipping import PixelFlippingDisplay
 from sklrp.plotting.focus import FocusCurveDisplay
+from sklrp.plotting.history import HistoryDisplay
 from sklrp.plotting.relevance import RelevanceDisplay
 
-__all__ = ["ArtifactDisplay", "FocusCurveDisplay", "PixelFlippingDisplay", "RelevanceDisplay"]
+__all__ = [
+    "ArtifactDisplay",
+    "FocusCurveDisplay",
+    "HistoryDisplay",
+    "PixelFlippingDisplay",
+    "RelevanceDisplay",
+]
