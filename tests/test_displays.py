@@ -13,9 +13,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
+from sklrp.diagnostics.findings import Finding
 from sklrp.geo import GridVectorizer
 from sklrp.metrics import pixel_flipping_curve
-from sklrp.plotting import HistoryDisplay, PixelFlippingDisplay, RelevanceDisplay
+from sklrp.plotting import (
+    ArtifactDisplay,
+    HistoryDisplay,
+    PixelFlippingDisplay,
+    RelevanceDisplay,
+)
 from sklrp.plotting.fields import cell_edges, check_coordinate, write_latitude, write_longitude
 
 mpl.use("Agg")
@@ -65,7 +71,7 @@ def label_of(bar):
 
 
 def said(bar):
-    return label_of(bar).replace("\n", " ")
+    return label_of(bar).replace("\n", " ").replace("\u00a0", " ")
 
 
 # Fields
@@ -421,7 +427,7 @@ def test_bars_of_features():
     np.testing.assert_allclose(spread, np.transpose([mean - std, mean + std]))
     assert display.limits_[0, 0] == 1 + std[0]
     assert ax.get_xlim() == (-1.05 * (1 + std[0]), 1.05 * (1 + std[0]))
-    label = ax.get_xlabel().replace("\n", " ")
+    label = ax.get_xlabel().replace("\n", " ").replace("\u00a0", " ")
     assert "mean; thin line ± 1 standard deviation" in label
     assert "9.1 % of |relevance| on features not shown" in label  # 0.5 of 5.5
     assert ax.get_ylim() == (1.5, -0.5)  # the largest at the top
@@ -622,6 +628,34 @@ def test_history_of_estimators():
         HistoryDisplay.from_estimator(esn)
     with pytest.raises(ValueError, match="history must have a train_loss for each epoch, got 0"):
         HistoryDisplay.from_history([])
+
+
+# Findings
+
+
+@pytest.mark.parametrize("name", ["fading", "border", "grid"])
+def test_profiles_with_marks(name):
+    profile = np.array([1.0, 5, 1, 1, 4, 1, 1, 5, 1, 1]) / 21  # peaks at 1, 4, 7
+    entries = {"profiles": (np.ones(6) / 6, profile), "axis": 1, "period": 3}
+    entries |= {"input_profiles": entries["profiles"], "null_profiles": entries["profiles"]}
+    finding = Finding(name=name, verdict="artifact", statistic=40.0, null=[2.0, 3.0], **entries)
+    display = ArtifactDisplay.from_finding(finding)
+    row, column = display.axes_
+    assert row.get_xlabel() == "row (axis 0 of a sample)"
+    assert column.get_xlabel() == "column (axis 1 of a sample)"
+    assert row.get_title(loc="left") == f"{name}: artifact"
+    np.testing.assert_array_equal(display.artists_["map1"].get_ydata(), profile)
+    if name == "fading":
+        assert "marks" not in display.artists_
+        return
+    marks = display.artists_["marks"]
+    assert all(mark.axes is column for mark in marks)
+    period = "period 3: " if name == "grid" else ""
+    assert column.get_title(loc="right") == f"{period}40, untrained 2.5"
+    if name == "border":
+        assert [(m.get_x(), m.get_x() + m.get_width()) for m in marks] == [(-0.5, 1.5), (7.5, 9.5)]
+    else:
+        assert [mark.get_xdata()[0] for mark in marks] == [1, 4, 7]
 
 
 def test_matplotlib_is_imported_only_when_drawing():

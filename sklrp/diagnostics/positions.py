@@ -15,7 +15,7 @@ from sklrp.diagnostics.randomization import COMMON
 
 _SHORTEST_AXIS = 8  # that has a profile
 _SHORTEST_GRID = 16  # that has borders apart from its middle, and a spectrum
-_EDGE = 2  # cells at either end of an axis
+EDGE = 2  # cells at either end of an axis
 _LONGEST_PERIOD = 8
 _PROMINENT = 30.0  # a peak of a profile's spectrum over the frequencies around it
 
@@ -251,7 +251,7 @@ def _border(maps: NDArray, samples: NDArray, nulls: NDArray, axes: list[int]) ->
 def _ends(maps: NDArray, samples: NDArray, axis: int) -> tuple[NDArray, NDArray]:
     """Return each sample's share of relevance over that of the input: weaker end, both ends."""
     profile, own = _profiles(maps, axis), _profiles(samples, axis).mean(axis=0)
-    ends = [slice(None, _EDGE), slice(-_EDGE, None)]
+    ends = [slice(None, EDGE), slice(-EDGE, None)]
     tiny = np.finfo(float).tiny
     ratios = [profile[:, end].sum(axis=1) / max(own[end].sum(), tiny) for end in ends]
     both = sum(profile[:, end].sum(axis=1) for end in ends)

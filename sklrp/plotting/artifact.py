@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.maps import artifact_map
+from sklrp.diagnostics.positions import EDGE
 
 # Colours of Okabe and Ito, which people of every colour vision can tell apart.
 _MAP, _INPUT, _NULL = "#D55E00", "0.2", "#0072B2"
@@ -19,8 +20,9 @@ class ArtifactDisplay:
 
     Make it with `from_estimator` or `from_finding`. A finding of `artifact_map` shows the mean
     map, what of it is fact and what is artifact, with the same limits, symmetric about zero; one
-    with profiles those of the map, the input and untrained networks; one with layers how
-    similarity falls as they are randomised; any other its statistic and interval beside the null.
+    with profiles those of the map, the input and untrained networks, with what the test looks at
+    marked; one with layers how similarity falls as they are randomised; any other its statistic
+    and interval beside the null.
 
     Parameters
     ----------
@@ -111,7 +113,7 @@ class ArtifactDisplay:
         self.artists_ = {}
         if "fact" in finding:
             self._draw_maps(ax)
-        elif "profiles" in finding and finding.name == "fading":
+        elif "profiles" in finding:
             self._draw_profiles(ax)
         elif "layer_similarity" in finding:
             self._draw_layers(self._panels(ax, 1)[0])
@@ -155,7 +157,7 @@ class ArtifactDisplay:
                 panel.set_xlabel("feature")
         if maps[0].ndim > 1:
             bar = self.figure_.colorbar(self.artists_["artifact"], ax=list(panels), shrink=0.8)
-            bar.set_label("share of relevance")
+            bar.set_label("share of relevance\nsame limits in all panels")
 
     def _draw_profiles(self, ax: Any) -> None:
         finding = self.finding
@@ -172,10 +174,28 @@ class ArtifactDisplay:
                     np.arange(len(profile)), profile, color=color, ls=style, label=name
                 )[0]
                 self.artists_[f"{name}{axis}"] = line
-            panel.set_xlabel(f"position along axis {axis}")
+            panel.set_xlabel(f"{_name_axis(axis, len(panels))} (axis {axis} of a sample)")
             panel.set_ylim(bottom=0)
-        panels[0].set_ylabel("share of |relevance|")
+        panels[0].set_ylabel("share of |relevance|, of |input|")
         panels[0].legend(frameon=False, fontsize="small")
+        panels[0].set_title(f"{finding.name}: {finding.verdict}", loc="left", fontsize="medium")
+        if finding.name in ("border", "grid"):
+            marked = panels[finding.axis]
+            profile = finding.profiles[finding.axis]
+            if finding.name == "border":
+                ends = [(-0.5, EDGE - 0.5), (len(profile) - EDGE - 0.5, len(profile) - 0.5)]
+                self.artists_["marks"] = [
+                    marked.axvspan(*end, color=_MAP, alpha=0.15, lw=0) for end in ends
+                ]
+            else:
+                self.artists_["marks"] = [
+                    marked.axvline(place, color=_MAP, lw=0.6, alpha=0.5)
+                    for place in _find_peaks(profile, finding.period)
+                ]
+            said = f"{finding.statistic:.3g}, untrained {finding.usual:.3g}"
+            if finding.name == "grid":
+                said = f"period {finding.period}: {said}"
+            marked.set_title(said, loc="right", fontsize="small")
 
     def _draw_layers(self, panel: Any) -> None:
         finding = self.finding
@@ -192,6 +212,7 @@ class ArtifactDisplay:
         panel.set_ylim(0, 1.05)
         panel.set_ylabel("|cosine| with the map")
         panel.set_xlabel("randomised up to this layer")
+        panel.set_title(f"{finding.name}: {finding.verdict}", loc="left", fontsize="medium")
 
     def _draw_null(self, panel: Any) -> None:
         finding = self.finding
@@ -210,4 +231,17 @@ class ArtifactDisplay:
         )
         panel.set_yticks([])
         panel.set_xlabel(finding.name)
+        panel.set_title(f"{finding.name}: {finding.verdict}", loc="left", fontsize="medium")
         panel.legend(frameon=False, fontsize="small")
+
+
+def _name_axis(axis: int, n_axes: int) -> str:
+    """Name the positions along an axis of a sample, as far as its number of axes tells."""
+    names = {2: ("row", "column"), 3: ("channel", "row", "column")}
+    return names[n_axes][axis] if n_axes in names else "position"
+
+
+def _find_peaks(profile: NDArray, period: int) -> NDArray[np.intp]:
+    """Return the positions, a period apart, that hold most of a profile."""
+    sums = [profile[first::period].mean() for first in range(period)]
+    return np.arange(int(np.argmax(sums)), len(profile), period)

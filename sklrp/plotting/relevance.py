@@ -426,7 +426,7 @@ class RelevanceDisplay:
             if len(places) > 1:
                 notes.append("features in the order of all panels together")
             if rest > 0:
-                notes.append(f"{100 * rest:.2g} % of |relevance| on features not shown")
+                notes.append(f"{100 * rest:.2g}\u00a0% of |relevance| on features not shown")
             for place in group:
                 ax, artists = self._axes_of(*place)
                 self._set_title(ax, panels[place].view, panels[place])
@@ -478,7 +478,7 @@ class RelevanceDisplay:
                 notes.append(f"grey: {'land' if self.hidden else 'missing'}")
             if hidden >= 0.0005:
                 most = "up to " if len(views) > 1 else ""
-                notes.append(f"{most}{100 * hidden:.2g} % of |relevance| on land, not shown")
+                notes.append(f"{most}{100 * hidden:.2g}\u00a0% of |relevance| on land, not shown")
             if len(levels) > 1:
                 step = levels[-1] - levels[-2]
                 notes.append(f"contours: input every {step:g}, none at 0, dashed below")

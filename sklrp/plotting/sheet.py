@@ -68,7 +68,7 @@ def find_limit(values: NDArray, limits: str | float, clip: float) -> tuple[float
         return float(limits), "values beyond are clipped" if largest > limits else ""
     limit = float(np.quantile(values, 1 - clip)) if values.size else 0.0
     limit = limit or largest or 1.0
-    return limit, f"outermost {100 * clip:g} % clipped" if largest > limit else ""
+    return limit, f"outermost {100 * clip:g}\u00a0% clipped" if largest > limit else ""
 
 
 def say_limits(places: list[Place], n_panels: int, limits: str | float) -> str:
