@@ -505,6 +505,7 @@ def test_malformed_parameters(maps, params, message):
         (np.zeros((2, 2, 2, 2, 2)), r"samples of shape \(2, 2, 2, 2\) are no field"),
         (np.zeros((61, 3, 4)), "61 panels are too many"),
         ({}, "relevance is empty"),
+        ({"a": np.zeros((2, 3)), "b": np.zeros((1, 3))}, r"same samples, got \[2, 1\] of them"),
     ],
 )
 def test_malformed_relevance(relevance, message):

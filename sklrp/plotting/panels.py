@@ -278,6 +278,9 @@ def check_kind(kind: str, n_samples: int, n_views: int) -> None:
 def make_panels(views: list[View], kind: str) -> list[list[Panel]]:
     """Return the panels of each view: a list for each view, all of one length."""
     check_kind(kind, len(views[0].relevance), len(views))
+    numbers = [len(view.relevance) for view in views]
+    if len(set(numbers)) > 1:
+        raise ValueError(f"maps side by side must be of the same samples, got {numbers} of them.")
     if kind == "class_mean":
         if any(view.labels is None for view in views):
             raise ValueError(

@@ -72,6 +72,16 @@ class RelevanceDisplay:
         The colour bars.
     limits_ : ndarray of shape (n_rows, n_views)
         The largest value of each panel's colours or horizontal axis; the smallest is its negative.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklrp.plotting import RelevanceDisplay
+    >>> maps = [[[1.0, -2.0], [0.0, 4.0]]]
+    >>> display = RelevanceDisplay.from_relevance(maps, lat=[-5, 5], lon=[175, 185])
+    >>> print(display.limits_, display.axes_[0, 0].get_title())
+    [[4.]] sample 0
+    >>> plt.close(display.figure_)
     """
 
     figure_: Any
@@ -157,7 +167,8 @@ class RelevanceDisplay:
         feature_names : array-like of str or None, default=None
             Names of features; None takes those that the classifier or X's columns have.
         **kwargs : dict
-            Further parameters of `from_relevance`.
+            ``normalize``, ``lat``, ``lon``, ``outline`` and ``steps``, as in `from_relevance`, and
+            the parameters of `plot`.
 
         Returns
         -------
@@ -336,8 +347,7 @@ class RelevanceDisplay:
             Whether the contours of the input, or how many of them, are drawn over fields: solid
             above zero, dashed below.
         show_input : bool, default=False
-            Whether the input has a column of its own, on the left; for fields and for sequences of
-            several variables.
+            Whether the input of fields has a column of its own, on the left.
         n_features : int, default=10
             How many features of a table are drawn.
 
