@@ -138,6 +138,10 @@ for (name, split, rule), rows in found.items():
     )
     print(f"  {name:<10}{split:<13}{rule:<8}" + "".join(f"{cell:>24}" for cell in cells))
 
+print("\nbiases, contribution, seed 0: |cosine| of single images without their first column")
+for rule, (maps, others) in pairs.items():
+    print(f"  {rule:<8} {cosine(maps[:, :, 1:], others[:, :, 1:]):.3f}")
+
 # %%
 # What the table says
 # -------------------

@@ -144,8 +144,9 @@ write_table(
 
 # %%
 # The larger rebuild had 80 000 samples and an R² of 0.989. The order is the same but for near
-# ties. The values are not within the intervals, which tell of the samples alone: r also varies with the
-# training and with the functions that are drawn. How much, shows the linear model on other draws.
+# ties. The values are not within the intervals, which tell of the samples alone: r also varies
+# with the training and with the functions that are drawn. How much the latter do, shows the linear
+# model on other draws.
 
 draws = []
 for seed in range(1, 6):
