@@ -45,7 +45,7 @@ def test_files_that_it_names_exist():
     assert not missing
 
 
-@pytest.mark.parametrize("page", ["networks.md", "adding_a_layer.md"])
+@pytest.mark.parametrize("page", ["networks.md", "adding_a_layer.md", "trust.md"])
 def test_code_of_how_tos_runs_and_prints_what_they_say(page, tmp_path, monkeypatch, capsys):
     """Every block of Python runs, in order; a block without a language is what was printed."""
     monkeypatch.chdir(tmp_path)
