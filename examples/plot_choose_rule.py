@@ -66,17 +66,17 @@ def search(network, X, y, scoring, refit):
 
 def write_table(found, scoring):
     """Print the scores of all rules, the best of each marked."""
-    print(f"\n  {'':<35}" + "".join(f"{name:>20}" for name in scoring))
     results = found.cv_results_
     accuracy = results["mean_test_accuracy"][0]
     print(f"  accuracy on the folds left out {accuracy:.3f}; of the maps there, mean ± standard")
-    print("  deviation over folds, * best:")
+    print("  deviation over folds, * best:\n")
+    print(f"  {'':<35}" + "".join(f"{name:>20}" for name in scoring))
     best = {name: np.argmax(results[f"mean_test_{name}"]) for name in scoring}
     for i, rule in enumerate(rules):
         row = f"  {rule:<35}"
         for name in scoring:
             mean, std = (results[f"{kind}_test_{name}"][i] for kind in ("mean", "std"))
-            row += f"{f'{mean:.3f} ± {std:.3f}':>18}" + (" *" if best[name] == i else "  ")
+            row += f"{f'{mean:z.3f} ± {std:.3f}':>18}" + (" *" if best[name] == i else "  ")
         print(row)
 
 
@@ -145,7 +145,7 @@ ax = left.subplots()
 ax.imshow(ranks, cmap="viridis_r", aspect="auto")
 for (i, j), value in np.ndenumerate(values):
     color = "black" if ranks[i, j] < 4 else "white"
-    ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=color)
+    ax.text(j, i, f"{value:z.2f}", ha="center", va="center", color=color)
 ax.axvline(len(scoring) - 0.5, color="white", lw=4)
 labels = ["\n".join([task, *name.split("_")]) for task, _, name in columns]
 ax.set_xticks(range(len(columns)), labels, fontsize=8)
