@@ -61,7 +61,7 @@ def gradient(module, X, column):
     return torch.autograd.grad(score, x)[0].numpy()
 
 
-def integrated_gradients(module, X, column, n_steps=32):
+def integrated_gradients(module, X, column, n_steps=16):
     """Return the input times the mean gradient on the way from zero to the input."""
     steps = (np.arange(n_steps) + 0.5) / n_steps
     return X * np.mean([gradient(module, step * X, column) for step in steps], axis=0)
@@ -214,9 +214,9 @@ write_table(
 )
 
 # %%
-# The larger rebuild had three convolutions. The leader is the same, as is the rank of gradient,
-# zero and integrated gradients below it; alpha 2, beta 1 is much worse here. A map of gradient
-# times input says less of these images than the images themselves.
+# The larger rebuild had three convolutions. The order is the same, but that a flat first layer is
+# ahead of alpha 2, beta 1 here; the values are lower. A map of gradient times input says less of
+# these images than the images themselves.
 #
 # Two samples, and all grades
 # ---------------------------
