@@ -229,7 +229,7 @@ def write(found):
         if not n_sound:
             continue
         lines += [
-            f"### {title}",
+            f"## {title}",
             "",
             "| truth | artifact | undecided | fact |",
             "|---|---|---|---|",
@@ -246,7 +246,7 @@ def write(found):
             "",
         ]
     lines += [
-        "### Cases",
+        "## Cases",
         "",
         "| case | truth | verdicts | tests that convict |",
         "|---|---|---|---|",
