@@ -331,8 +331,8 @@ class Gamma(Rule):
 
     Where :math:`z_j > 0`, positive contributions are favoured:
 
-    .. math:: R_i = \sum_j \frac{x_i^+ (w_{ij} + \gamma w_{ij}^+) + x_i^- (w_{ij} + \gamma
-    w_{ij}^-)}
+    .. math:: R_i = \sum_j \frac{x_i^+ (w_{ij} + \gamma w_{ij}^+)
+              + x_i^- (w_{ij} + \gamma w_{ij}^-)}
               {s(\sum_i \cdot + b_j + \gamma b_j^+)} R_j ;
 
     where :math:`z_j < 0`, negative ones, with :math:`w^+ \leftrightarrow w^-` and :math:`b_j +
