@@ -1,4 +1,4 @@
-"""The code of the README and of the how-tos runs as it stands, block after block."""
+"""The code of the README and of the documentation's pages runs as it stands, block after block."""
 
 import re
 from pathlib import Path
@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_layout import BESIDE, PACKAGE
 from torch import nn
 
 from sklrp import explain
 from sklrp.propagation.step import HANDLERS
 
 README = Path(__file__).parents[1] / "README.md"
+DOCS = README.parent / "docs"
 
 
 @pytest.fixture
@@ -45,23 +47,52 @@ def test_files_that_it_names_exist():
     assert not missing
 
 
-@pytest.mark.parametrize("page", ["networks.md", "adding_a_layer.md", "trust.md"])
-def test_code_of_how_tos_runs_and_prints_what_they_say(page, tmp_path, monkeypatch, capsys):
+def read(page):
+    return (DOCS / page).read_text(encoding="utf-8")
+
+
+def blocks_of(page):
+    """Return the blocks of code of a page, each with what stands behind its opening fence."""
+    return re.findall(r"^```([^\n]*)\n(.*?)^```$", read(page), re.DOTALL | re.MULTILINE)
+
+
+PAGES = sorted(page.name for page in DOCS.glob("*.md") if "python" in dict(blocks_of(page.name)))
+
+
+def test_pages_are_found():
+    assert {"networks.md", "adding_a_layer.md", "adding_a_rule.md"} < set(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_of_pages_runs_and_prints_what_they_say(page, tmp_path, monkeypatch, capsys):
     """Every block of Python runs, in order; a block without a language is what was printed."""
     monkeypatch.chdir(tmp_path)
-    text = (README.parent / "docs" / page).read_text(encoding="utf-8")
     namespace, known = {"__name__": page}, dict(HANDLERS)
     try:
-        for language, block in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL):
+        for language, block in blocks_of(page):
             if language == "python":
                 exec(compile(block, page, "exec"), namespace)
-            else:
+            elif not language:
                 assert capsys.readouterr().out == block
         if page == "adding_a_layer.md":
             check_added_layers(namespace)
     finally:
         HANDLERS.clear()
         HANDLERS.update(known)
+
+
+def test_reference_lists_every_module_for_users():
+    listed = re.findall(r"^   sklrp\.(\w+)$", read("api.md"), re.MULTILINE)
+    assert BESIDE | {"modules", "propagation"} == set(listed)
+
+
+def test_bibliography_has_the_keys_of_the_docstrings():
+    sources = [file.read_text(encoding="utf-8") for file in PACKAGE.rglob("*.py")]
+    # A key that two modules define has a letter behind the year, to be one of a kind in Sphinx.
+    keys = {key for text in sources for key in re.findall(r"\.\. \[(\D+\d{4})[a-z]?\]", text)}
+    known = re.findall(r"^\*\*\[(\w+)\]", read("bibliography.md"), re.MULTILINE)
+    assert "Bach2015" in keys
+    assert keys <= set(known)
 
 
 def check_added_layers(namespace):

@@ -1,0 +1,104 @@
+"""Configuration of the documentation.
+
+    python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+reads no network and runs no example; `-D plot_gallery=1` runs the examples for their pictures.
+"""
+
+import inspect
+import re
+
+import sklrp
+
+project = "sklrp"
+author = "The sklrp developers"
+project_copyright = author
+version = release = sklrp.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "_templates"]
+templates_path = ["_templates"]
+default_role = "obj"  # `plan` in a docstring links to it
+highlight_language = "none"
+suppress_warnings = ["ref.citation"]  # a module's references are there to be read, not cited
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+# One page for each public object, listed in the tables of the page of its module.
+autosummary_ignore_module_all = False
+autosummary_imported_members = True
+# Some file systems do not tell upper from lower case, so that plan() would overwrite Plan.
+autosummary_filename_map = {"sklrp.propagation.plan": "sklrp.propagation.plan-function"}
+autodoc_member_order = "groupwise"
+autodoc_typehints = "none"  # the docstrings say more
+toc_object_entries_show_parents = "hide"
+numpydoc_show_class_members = False  # the templates do
+
+plot_gallery = "False"
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "backreferences_dir": "gallery/backreferences",
+    "doc_module": "sklrp",
+    "reference_url": {"sklrp": None},
+    "within_subsection_order": "FileNameSortKey",
+    "download_all_examples": False,
+    "show_signature": False,
+    "write_computation_times": False,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"sklrp {release}"
+html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
+html_sidebars = {"getting_started": [], "theory": []}  # they have no pages below them
+html_theme_options = {
+    "header_links_before_dropdown": 7,
+    "show_prev_next": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+
+
+def skip_inherited(app, what, name, obj, skip, options):
+    """Leave out what other packages document themselves, such as ``set_fit_request``."""
+    module = getattr(inspect.unwrap(obj), "__module__", None) if callable(obj) else None
+    return True if (module or "").startswith(("sklearn.", "skorch.", "torch.")) else None
+
+
+def escape_shapes(app, what, name, obj, options, lines):
+    """Escape what reStructuredText would read as markup in ``of shape (n, *sample_shape)``."""
+    for i, line in enumerate(lines):
+        if "of shape" in line and "`" not in line:
+            lines[i] = re.sub(r"(\*|_\b)", r"\\\1", line)
+
+
+def demote_references(app, what, name, obj, options, lines):
+    """Turn the section of a module's references, which numpydoc leaves alone, into a rubric."""
+    if what == "module" and "References" in lines:
+        start = lines.index("References")
+        lines[start : start + 2] = [".. rubric:: References", ""]
+
+
+def hide_thumbnails(app):
+    """Show no pictures in a gallery that was not run: there are none."""
+    if not app.config.sphinx_gallery_conf["plot_gallery"]:
+        app.add_css_file("text_gallery.css")
+
+
+def setup(app):
+    """Connect the handlers, those of docstrings before numpydoc's."""
+    app.connect("builder-inited", hide_thumbnails)
+    app.connect("autodoc-skip-member", skip_inherited)
+    app.connect("autodoc-process-docstring", escape_shapes, priority=400)
+    app.connect("autodoc-process-docstring", demote_references, priority=400)
