@@ -87,8 +87,8 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
     """Base of the classifiers: validation, prediction and explanation.
 
     A subclass stores the parameters of its network, names their constraints and defines
-    `_find_input_shape` and `_train`. In its docstring, ``_doc_parts`` stands for what it shares
-    with other classifiers.
+    `_find_input_shape`, `_network`, `_make_net` and `_train`. In its docstring, ``_doc_parts``
+    stands for what it shares with other classifiers.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -137,6 +137,14 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
     @abstractmethod
     def _find_input_shape(self, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape in which the network takes samples given in ``sample_shape``."""
+
+    @abstractmethod
+    def _network(self, n_outputs: int) -> Callable[[], nn.Module]:
+        """Return what builds the network for samples of ``input_shape_``."""
+
+    @abstractmethod
+    def _make_net(self, X_dtype: np.dtype, n_outputs: int) -> TrainingNet:
+        """Return a new net, not initialised, after all its parameters have been checked."""
 
     @abstractmethod
     def _train(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
+from torch import nn
 
 from sklrp.classifiers.base import NetworkClassifier, draw_seed
 from sklrp.classifiers.ridge import fit_ridge
@@ -185,7 +186,9 @@ class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR04
         resume: bool,
     ) -> ESNClassifier:
         """Draw the reservoir and fit the readout of its states."""
-        net = self._draw_net(X.dtype, len(classes))
+        net = self._make_net(X.dtype, len(classes))
+        with RandomStream(torch.device(net.device), draw_seed(self.random_state)):
+            net.initialize()
         *reservoir, readout = net.module_
         states = []
         with torch.no_grad():
@@ -207,30 +210,31 @@ class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR04
         self._keep(net, X, classes, resume=resume)
         return self
 
-    def _draw_net(self, X_dtype: np.dtype, n_outputs: int) -> TrainingNet:
-        """Return a net whose readout is not fitted yet."""
+    def _network(self, n_outputs: int) -> Callable[[], nn.Module]:
+        return functools.partial(
+            make_esn,
+            self.input_shape_,
+            n_outputs,
+            n_reservoir=self.n_reservoir,
+            leak_rate=self.leak_rate,
+            spectral_radius=self.spectral_radius,
+            density=self.density,
+            input_scale=self.input_scale,
+            bias_scale=self.bias_scale,
+            sweep=self.sweep,
+            pooling=self.pooling,
+            washout=self.washout,
+            leak_first_step=self.leak_first_step,
+            leak_split=self.leak_split,
+            bias=self.fit_intercept,
+        )
+
+    def _make_net(self, X_dtype: np.dtype, n_outputs: int) -> TrainingNet:
+        """Return a new net, not initialised."""
         device = check_device(self.device)
-        net = TrainingNet(
-            functools.partial(
-                make_esn,
-                self.input_shape_,
-                n_outputs,
-                n_reservoir=self.n_reservoir,
-                leak_rate=self.leak_rate,
-                spectral_radius=self.spectral_radius,
-                density=self.density,
-                input_scale=self.input_scale,
-                bias_scale=self.bias_scale,
-                sweep=self.sweep,
-                pooling=self.pooling,
-                washout=self.washout,
-                leak_first_step=self.leak_first_step,
-                leak_split=self.leak_split,
-                bias=self.fit_intercept,
-            ),
+        return TrainingNet(
+            self._network(n_outputs),
             n_classes=n_outputs,
             dtype=check_dtype(self.dtype, X_dtype, device),
             device=str(device),
         )
-        with RandomStream(device, draw_seed(self.random_state)):
-            return net.initialize()

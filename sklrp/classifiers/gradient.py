@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -19,7 +18,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from skorch.callbacks import EarlyStopping
 from skorch.history import History
-from torch import Tensor, nn
+from torch import Tensor
 
 from sklrp.classifiers.base import (
     SHARED_ATTRIBUTES,
@@ -232,12 +231,6 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
         self.verbose = verbose
         self._skorch_params = skorch_params
 
-    # What a subclass defines
-
-    @abstractmethod
-    def _network(self, n_outputs: int) -> Callable[[], nn.Module]:
-        """Return what builds the network for samples of ``input_shape_``."""
-
     def _own_callbacks(self) -> list[tuple[str, Any]]:
         """Return the callbacks that the parameters ask for."""
         if not self.early_stopping:
@@ -376,7 +369,8 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
             net = self.net_
             self._resume(net, batch_size)
         else:
-            net = self._make_net(X.dtype, len(classes), batch_size)
+            net = self._make_net(X.dtype, len(classes))
+            net.batch_size = batch_size
 
         def dataset(rows: NDArray | None) -> Any:
             samples, labels, weights = X, codes, weight
@@ -424,8 +418,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
         rows, held_out = next(split.split(codes, codes))
         return np.concatenate([weighted[rows], others]), weighted[held_out]
 
-    def _make_net(self, X_dtype: np.dtype, n_outputs: int, batch_size: int) -> TrainingNet:
-        """Return a new net, not initialised, after all its parameters have been checked."""
+    def _make_net(self, X_dtype: np.dtype, n_outputs: int) -> TrainingNet:
         device = check_device(self.device)
         dtype = check_dtype(self.dtype, X_dtype, device)
         optimizer = check_optimizer(self.optimizer)
@@ -441,7 +434,6 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
             optimizer=optimizer,
             lr=self.lr,
             max_epochs=self.max_epochs,
-            batch_size=batch_size,
             callbacks=self._own_callbacks() + check_callbacks(self.callbacks),
             device=str(device),
             verbose=int(self.verbose),
