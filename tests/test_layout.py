@@ -8,7 +8,19 @@ import pytest
 import sklrp
 
 PACKAGE = Path(sklrp.__file__).parent
-FLOORS = ["modules", "rules", "composites", "propagation", "classifiers", "transformer", "sklrp"]
+FLOORS = [
+    "_version",
+    "modules",
+    "rules",
+    "composites",
+    "propagation",
+    "classifiers",
+    "transformer",
+    "persistence",
+    "sklrp",
+    "cli",
+    "__main__",
+]
 BESIDE = {
     "datasets",
     "diagnostics",

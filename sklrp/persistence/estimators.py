@@ -1,0 +1,323 @@
+"""Estimators as JSON and arrays, and built anew from them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.frozen import FrozenEstimator
+
+from sklrp._version import __version__
+from sklrp.classifiers import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
+from sklrp.classifiers.base import NetworkClassifier
+from sklrp.classifiers.gradient import GradientClassifier
+from sklrp.classifiers.shapes import is_positive_integer
+from sklrp.persistence.files import read, write
+from sklrp.persistence.nets import build_net, pack_net
+from sklrp.persistence.values import Arrays, pack, unpack
+from sklrp.transformer import RelevanceTransformer
+
+FORMAT = 1
+_ESTIMATORS: dict[str, Any] = {
+    cls.__name__: cls
+    for cls in (
+        CNNClassifier,
+        ESNClassifier,
+        LSTMClassifier,
+        MLPClassifier,
+        RelevanceTransformer,
+        FrozenEstimator,
+    )
+}
+_CAN_BE_SAVED = (
+    "MLPClassifier, CNNClassifier, LSTMClassifier, ESNClassifier, and RelevanceTransformer around "
+    "one of them"
+)
+# Attributes that every fitted estimator of a class has, beside its classes and its number of
+# features, and those that it may have.
+_NEEDED: dict[type, set[str]] = {
+    GradientClassifier: {"input_shape_", "input_range_", "n_iter_", "_random_stream_state"},
+    ESNClassifier: {"input_shape_", "input_range_", "ridge_"},
+    RelevanceTransformer: {"sample_shape_"},
+}
+_OPTIONAL = {"feature_names_in_", "_sklearn_output_config"}
+_NAMED = ("device", "dtype")  # parameters that are saved by name
+# What a malformed manifest makes constructors and checks raise, beside ValueError.
+_MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+)
+
+
+def save(estimator: Any, path: str | os.PathLike[str]) -> None:
+    """Save an estimator as one file that runs no code when it is loaded.
+
+    Use it to hand a network on, or to keep it: unlike a pickle, the file can be loaded from a
+    source that is not trusted. It is a safetensors file: the network's parameters are tensors
+    under their own names, ``module.<name>``; all else is JSON in the metadata. It holds the state
+    of the optimizer and of the random numbers too, so that `load` resumes the training.
+
+    Parameters
+    ----------
+    estimator : estimator
+        An `MLPClassifier`, `CNNClassifier`, `LSTMClassifier` or `ESNClassifier`, or a
+        `RelevanceTransformer` around one of them, fitted or not. A pipeline is none: save its last
+        step.
+    path : str or path-like
+        The file, by custom ``*.safetensors``; it is replaced only when the new one is complete.
+
+    Raises
+    ------
+    TypeError
+        If the estimator, or one of its parameters, is nothing that such a file can hold, such as
+        a callback, a function or a `RandomState`.
+    ValueError
+        If a parameter is invalid, or was changed after the training.
+    OSError
+        If the file cannot be written.
+
+    See Also
+    --------
+    load : The way back.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> import sklrp
+    >>> X, y, _ = sklrp.datasets.make_squares(n_per_class=20, size=10, random_state=0)
+    >>> clf = sklrp.CNNClassifier(max_epochs=2, random_state=0).fit(X, y)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sklrp.save(clf, os.path.join(folder, "squares.safetensors"))
+    ...     same = sklrp.load(os.path.join(folder, "squares.safetensors"))
+    >>> np.array_equal(same.explain(X), clf.explain(X))
+    True
+    """
+    arrays: Arrays = {}
+    manifest = {
+        "format": FORMAT,
+        "versions": {"sklrp": __version__, "torch": torch.__version__, "numpy": np.__version__},
+        "estimator": _pack_estimator(estimator, "", arrays),
+    }
+    write(path, manifest, arrays)
+
+
+def load(path: str | os.PathLike[str], device: str | torch.device | None = None) -> Any:
+    """Load an estimator that `save` has written, without running any code of the file.
+
+    On the same kind of device and with the same versions of the libraries it predicts and explains
+    to the bit as the one that was saved did, and `partial_fit`, or `fit` with ``warm_start=True``,
+    go on as if it had never been saved.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+    device : str, torch.device or None, default=None
+        Where the network is to be, whatever the parameter `device` was; None leaves that. The
+        floating dtype stays that of the training.
+
+    Returns
+    -------
+    estimator
+        The estimator, of the class that was saved.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is none of `save`, is of a newer format, was truncated, damaged or changed,
+        holds an unknown class or parameter, lacks a tensor or has one of another shape or dtype;
+        or if there is no such device here.
+
+    See Also
+    --------
+    save : Save an estimator, with an example.
+    """
+    manifest, arrays = read(path)
+    try:
+        if not isinstance(manifest["format"], int) or manifest["format"] > FORMAT:
+            raise ValueError(
+                f"it is of format {manifest['format']}, written by sklrp "
+                f"{manifest['versions']['sklrp']}, but sklrp {__version__} reads formats up to "
+                f"{FORMAT}: install a newer sklrp"
+            )
+        estimator = _build(manifest["estimator"], "", arrays, device)
+        if arrays:
+            raise ValueError(f"it has the extra tensors {sorted(arrays)}")
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be loaded: {str(error).removesuffix('.')}.") from error
+    except _MALFORMED as error:
+        raise ValueError(
+            f"{path} cannot be loaded: its content is malformed ({type(error).__name__}: {error})."
+        ) from error
+    return estimator
+
+
+# Estimators to JSON
+
+
+def _pack_estimator(estimator: Any, prefix: str, arrays: Arrays) -> dict[str, Any]:
+    """Return an estimator as JSON, its arrays put among those of the file."""
+    kind = type(estimator).__name__
+    if _ESTIMATORS.get(kind) is not type(estimator) or (kind == "FrozenEstimator" and not prefix):
+        raise TypeError(
+            f"{prefix and prefix[:-1] + '='}{estimator!r} cannot be saved: a file holds an "
+            f"{_CAN_BE_SAVED}. Of a pipeline, save the step that is one of them."
+        )
+    packed: dict[str, Any] = {"class": kind}
+    if hasattr(estimator, "estimator"):
+        packed["estimator"] = _pack_estimator(estimator.estimator, f"{prefix}estimator.", arrays)
+    if isinstance(estimator, FrozenEstimator):
+        return packed
+    _check_params(estimator)
+    packed["params"] = {
+        name: pack(_name(value) if name in _NAMED else value, f"{prefix}{name}", arrays)
+        for name, value in estimator.get_params(deep=False).items()
+        if name != "estimator"
+    }
+    apart = {*type(estimator)._get_param_names(), "_skorch_params", "_fixed_params"}
+    attributes = {k: v for k, v in vars(estimator).items() if k not in apart}
+    net, network = attributes.pop("net_", None), attributes.pop("estimator_", None)
+    if unknown := set(attributes) - _needed(estimator) - _OPTIONAL:
+        raise TypeError(
+            f"{kind} has the attribute {min(unknown)!r}, which a file does not hold: delete it, "
+            "and set it anew after loading."
+        )
+    packed["attributes"] = {k: pack(v, f"{prefix}{k}", arrays) for k, v in attributes.items()}
+    if net is not None:
+        packed["net"] = pack_net(estimator, prefix, arrays)
+    if network is not None and network is not estimator.estimator:
+        packed["estimator_"] = _pack_estimator(network, f"{prefix}estimator_.", arrays)
+    return packed
+
+
+def _name(value: Any) -> str:
+    """Return a device or a dtype by its name."""
+    if isinstance(value, (str, torch.device, torch.dtype)):
+        return str(value).removeprefix("torch.")
+    return np.dtype(value).name
+
+
+# JSON to estimators
+
+
+def _build(packed: dict[str, Any], prefix: str, arrays: Arrays, device: Any) -> Any:
+    """Return the estimator, taking its arrays out of those of the file."""
+    kind = packed["class"]
+    if kind not in _ESTIMATORS or (kind == "FrozenEstimator" and not prefix):
+        raise ValueError(f"it holds the unknown class {kind!r}, but can hold an {_CAN_BE_SAVED}")
+    cls = _ESTIMATORS[kind]
+    inner = {}
+    if "estimator" in packed:
+        inner = {"estimator": _build(packed["estimator"], f"{prefix}estimator.", arrays, device)}
+    if cls is FrozenEstimator:
+        return cls(**inner)
+    params = {k: unpack(v, f"{prefix}{k}", arrays) for k, v in packed["params"].items()}
+    own = cls._get_param_names()
+    takes_more = issubclass(cls, GradientClassifier)  # skorch's double-underscore parameters
+    if unknown := [n for n in params if n not in own and not (takes_more and "__" in n)]:
+        raise ValueError(f"{kind} has no parameters {unknown}")
+    estimator = cls(**inner, **params)
+    if device is not None and isinstance(estimator, NetworkClassifier):
+        estimator.device = str(device)
+        if "iterator_train__device" in params:
+            estimator.set_params(iterator_train__device="auto")
+    _check_params(estimator)
+    attributes = {k: unpack(v, f"{prefix}{k}", arrays) for k, v in packed["attributes"].items()}
+    fitted = not {"net", "estimator_"}.isdisjoint(packed) or "classes_" in attributes
+    _check_attributes(attributes, _needed(estimator) if fitted else set(), estimator)
+    vars(estimator).update(attributes)
+    if isinstance(estimator, RelevanceTransformer) and fitted:
+        if "estimator_" in packed or not isinstance(estimator.estimator, FrozenEstimator):
+            network = _build(packed["estimator_"], f"{prefix}estimator_.", arrays, device)
+        else:
+            network = estimator.estimator
+        estimator.estimator_ = network
+    if isinstance(estimator, NetworkClassifier) and fitted:
+        estimator.net_ = build_net(estimator, packed["net"], prefix, arrays)
+    return estimator
+
+
+# Both ways
+
+
+def _check_params(estimator: Any) -> None:
+    """Raise an error if a parameter is invalid, or is none for a file."""
+    if isinstance(estimator, RelevanceTransformer):
+        estimator._check_params()
+        if estimator.memory is not None:
+            raise TypeError(
+                f"memory={estimator.memory!r} cannot be saved, as it is a place on this machine: "
+                "set_params(memory=None), and set it anew after loading."
+            )
+    else:
+        estimator._validate_params()
+
+
+def _needed(estimator: Any) -> set[str]:
+    """Return the names of the attributes that an estimator has if it is fitted."""
+    of_class = next(names for cls, names in _NEEDED.items() if isinstance(estimator, cls))
+    return {"classes_", "n_features_in_", *of_class}
+
+
+def _check_attributes(attributes: dict[str, Any], needed: set[str], estimator: Any) -> None:
+    """Raise an error if fitted attributes are missing, unknown, malformed or contradictory."""
+    kind = type(estimator).__name__
+    for problem, names in (
+        ("lacks", needed - set(attributes)),
+        ("has the unknown", set(attributes) - needed - _OPTIONAL),
+    ):
+        if names:
+            raise ValueError(f"{kind} {problem} attributes {sorted(names)}")
+    for name, value in attributes.items():
+        if not _FORMS[name](value):
+            raise ValueError(f"{name} of {kind} is malformed: {str(value)[:80]}")
+    n_features = attributes.get("n_features_in_")
+    for name, size in (
+        ("input_shape_", math.prod),
+        ("sample_shape_", math.prod),
+        ("feature_names_in_", len),
+    ):
+        if name in attributes and size(attributes[name]) != n_features:
+            raise ValueError(f"{name} of {kind} does not go with n_features_in_={n_features}")
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(is_positive_integer, value))
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(map(math.isfinite, value))
+
+
+def _are_labels(value: Any) -> bool:
+    is_vector = isinstance(value, np.ndarray) and value.ndim == 1 and len(value) > 1
+    return is_vector and np.array_equal(np.unique(value), value)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype == object
+
+
+_FORMS: dict[str, Callable[[Any], bool]] = {
+    "classes_": _are_labels,
+    "feature_names_in_": _are_names,
+    "input_range_": _is_range,
+    "input_shape_": _is_shape,
+    "n_features_in_": is_positive_integer,
+    "n_iter_": is_positive_integer,
+    "ridge_": lambda value: isinstance(value, float) and value >= 0,
+    "sample_shape_": _is_shape,
+    "_random_stream_state": lambda value: isinstance(value, dict) and "cpu" in value,
+    "_sklearn_output_config": lambda value: isinstance(value, dict),
+}

@@ -1,0 +1,194 @@
+"""Trained nets as JSON and arrays, and built anew from them."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from skorch.history import History
+from torch import Tensor
+
+from sklrp.classifiers.base import NetworkClassifier
+from sklrp.classifiers.gradient import GradientClassifier
+from sklrp.classifiers.shapes import is_positive_integer
+from sklrp.classifiers.training import RandomStream, TrainingNet, check_device, check_dtype
+from sklrp.persistence.values import Arrays, pack, unpack
+
+_DEVICE_OPTIONS = ("fused", "foreach", "capturable")  # of an optimizer, as suits a device
+
+
+def pack_net(estimator: NetworkClassifier, prefix: str, arrays: Arrays) -> dict[str, Any]:
+    """Return an estimator's trained net as JSON, its tensors put among the arrays of the file.
+
+    Parameters
+    ----------
+    estimator : NetworkClassifier
+        The fitted estimator.
+    prefix : str
+        Of the names of its tensors.
+    arrays : dict of str to ndarray
+        The arrays of the file so far.
+
+    Returns
+    -------
+    dict
+        What `build_net` takes.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is no longer that of the training.
+    """
+    _check_unchanged(estimator)
+    net = estimator.net_
+    optimizer = net.optimizer_.state_dict()
+    options = {"params", *net.optimizer_.defaults}  # schedulers add others
+    groups = [{k: v for k, v in g.items() if k in options} for g in optimizer["param_groups"]]
+    return {
+        "dtype": str(net.dtype).removeprefix("torch."),
+        "module": pack(dict(net.module_.state_dict()), f"{prefix}module", arrays),
+        "lr": pack(net.lr, f"{prefix}lr", arrays),
+        "batch_size": net.batch_size,
+        "history": pack(net.history.to_list(), f"{prefix}history_", arrays),
+        "groups": pack(groups, f"{prefix}optimizer", arrays),
+        "optimizer": pack(optimizer["state"], f"{prefix}optimizer", arrays),
+    }
+
+
+def build_net(
+    estimator: NetworkClassifier, packed: dict[str, Any], prefix: str, arrays: Arrays
+) -> TrainingNet:
+    """Return the trained net of an estimator, on the estimator's device.
+
+    Parameters
+    ----------
+    estimator : NetworkClassifier
+        The estimator, with its fitted attributes apart from the net.
+    packed : dict
+        What `pack_net` returned.
+    prefix : str
+        Of the names of its tensors.
+    arrays : dict of str to ndarray
+        The arrays of the file that nothing has taken yet.
+
+    Returns
+    -------
+    TrainingNet
+        The net.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device, or a tensor is missing or has another form than it should.
+    """
+    try:
+        device = check_device(estimator.device)
+    except ValueError as error:
+        raise ValueError(f"{error} load takes it as device=...") from error
+    history = unpack(packed["history"], f"{prefix}history_", arrays)
+    if not (
+        isinstance(packed["lr"], Real)
+        and is_positive_integer(packed["batch_size"])
+        and isinstance(history, list)
+        and all(isinstance(epoch, dict) for epoch in history)
+    ):
+        raise ValueError("the lr, the batch size or the history of its training is malformed")
+    dtype = check_dtype(packed["dtype"], np.dtype(np.float32), device)
+    net = estimator._make_net(np.dtype(packed["dtype"]), len(estimator.classes_))
+    net.dtype = dtype  # that of the training, also on another kind of device
+    net.lr, net.batch_size = packed["lr"], packed["batch_size"]
+    with RandomStream(device, 0):
+        net.initialize()
+    if isinstance(estimator, GradientClassifier):
+        net.history_ = History(history)
+        estimator._random_stream_state = _check_stream(estimator._random_stream_state, device)
+        estimator._fixed_params = estimator._describe_fixed_params()
+    module = unpack(packed["module"], f"{prefix}module", arrays)
+    _check_tensors("module", module, net.module_.state_dict())
+    groups = unpack(packed["groups"], f"{prefix}optimizer", arrays)
+    state = unpack(packed["optimizer"], f"{prefix}optimizer", arrays)
+    _load_optimizer(net.optimizer_, groups, state)
+    net.module_.load_state_dict(module)
+    return net
+
+
+def _check_unchanged(estimator: NetworkClassifier) -> None:
+    """Raise an error if a parameter of a trained network is no longer that of its training."""
+    if isinstance(estimator, GradientClassifier):
+        estimator._check_fixed_params()
+        return
+    networks: list[Any] = [estimator._network(len(estimator.classes_)), estimator.net_.module]
+    now, before = (network.keywords for network in networks)
+    name = next((name for name in now if now[name] != before[name]), None)
+    if name is not None:
+        parameter = "fit_intercept" if name == "bias" else name
+        raise ValueError(
+            f"{parameter} was changed after the training, from {before[name]!r} to "
+            f"{now[name]!r}: set it back, or fit anew, before the estimator is saved."
+        )
+
+
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], state: dict[int, Any]
+) -> None:
+    """Give a new optimizer the state of another, if it has the right form.
+
+    The form is seen by making a step with gradients of zero, before the parameters are loaded.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    if [_form(group) for group in groups] != [_form(group) for group in own]:
+        raise ValueError("the options of its optimizer are not those of the class")
+    for group, mine in zip(groups, own, strict=True):
+        group.update({name: mine[name] for name in _DEVICE_OPTIONS if name in mine})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step(lambda: 0.0)
+    optimizer.zero_grad()
+    if state and not isinstance(optimizer, torch.optim.LBFGS):  # whose state grows
+        expected = optimizer.state_dict()["state"]
+        _check_tensors("optimizer", _flatten(state), _flatten(expected))
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _form(group: dict[str, Any]) -> dict[str, Any]:
+    """Return what the options of a group of parameters are, numbers and flags as one kind."""
+    return {
+        name: value if name == "params" else Real if isinstance(value, Real) else type(value)
+        for name, value in group.items()
+        if name not in _DEVICE_OPTIONS
+    }
+
+
+def _flatten(state: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    return {f"{i}.{name}": value for i, part in state.items() for name, value in part.items()}
+
+
+def _check_tensors(what: str, given: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raise an error unless tensors have the names, shapes and dtypes that they should have."""
+    for problem, names in (
+        ("lacks", set(expected) - set(given)),
+        ("has the extra", set(given) - set(expected)),
+    ):
+        if names:
+            raise ValueError(f"its {what} {problem} tensors {sorted(names)}")
+    for name, value in expected.items():
+        forms = [
+            f"{tuple(v.shape)} of {v.dtype}" if isinstance(v, Tensor) else type(v).__name__
+            for v in (given[name], value)
+        ]
+        if forms[0] != forms[1]:
+            raise ValueError(f"the tensor {what}.{name} is {forms[0]}, but should be {forms[1]}")
+
+
+def _check_stream(state: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Return the state of the generators of the CPU and a device; one that is new is seeded."""
+    cpu = torch.Generator().set_state(state["cpu"])
+    with RandomStream(device, cpu.initial_seed()) as stream:
+        pass
+    kept = {kind: state[kind] for kind in stream.state if kind in state}
+    if device.type in kept:
+        torch.Generator(device).set_state(kept[device.type])
+    return {**stream.state, **kept}

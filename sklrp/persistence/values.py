@@ -1,0 +1,185 @@
+"""Values as JSON and back: numbers, texts, containers, arrays and rules, and nothing that runs.
+
+What JSON has is written as it is. Anything else is an object of one key, which says what it is:
+``{"tuple": [...]}``, ``{"dict": [[key, value], ...]}``, ``{"float": "inf"}``, arrays and tensors
+by their name among those of the file, arrays of texts by their dtype, shape and values, rules by
+their class and parameters.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sklrp.classifiers.training import OPTIMIZERS
+from sklrp.composites import Composite
+from sklrp.modules import EchoState
+from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
+
+Arrays = dict[str, NDArray[Any]]
+
+RULES: dict[str, Any] = {
+    cls.__name__: cls
+    for cls in (AlphaBeta, Composite, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus)
+}
+_REMEDIES = {
+    "callbacks": (
+        "set_params(callbacks=None) saves the estimator without its callbacks, and without them "
+        "goes all further training"
+    ),
+    "cv": "give the number of folds as an integer",
+    "memory": "it is a place on this machine: set_params(memory=None), and set it after loading",
+    "random_state": "give an integer",
+    "rule": (
+        "rules of your own cannot be stored, nor places that are functions or layers of your own; "
+        "give these as names of layers, and the rule in each call of explain"
+    ),
+}
+_TEXTS = r"object|str\d+"  # names of dtypes
+_FIELDS = (
+    "a file holds numbers, texts, None, arrays, lists, tuples and dicts of these, and the rules "
+    "of sklrp"
+)
+
+
+def pack(value: Any, name: str, arrays: Arrays) -> Any:
+    """Return a value as JSON has it, its arrays put among those of the file.
+
+    Parameters
+    ----------
+    value : object
+        The value. Scalars of NumPy become those of Python.
+    name : str
+        What it is, for the errors, and the name of its arrays.
+    arrays : dict of str to ndarray
+        The arrays of the file so far.
+
+    Returns
+    -------
+    object
+        What `unpack` takes.
+
+    Raises
+    ------
+    TypeError
+        If the value, or one in it, is of a type that a file does not hold.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    kind = type(value)
+    if value is None or kind in (bool, int, str):
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else {"float": repr(value)}
+    if kind in (list, tuple):
+        items = [pack(item, f"{name}.{i}", arrays) for i, item in enumerate(value)]
+        return items if kind is list else {"tuple": items}
+    if kind is dict:
+        items = [[pack(k, name, arrays), pack(v, f"{name}.{k}", arrays)] for k, v in value.items()]
+        return {"dict": items}
+    if isinstance(value, Tensor):
+        return {"tensor": _put(value.detach().cpu().numpy(), name, arrays)}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
+        return {"array": _put(value, name, arrays)}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
+        texts = [pack(item, name, arrays) for item in value.ravel().tolist()]
+        return {"texts": [value.dtype.name, list(value.shape), texts]}
+    if RULES.get(kind.__name__) is kind:
+        params = value.get_params(deep=False)
+        return {"rule": [kind.__name__, pack(params, name, arrays)]}
+    for tag, find in _CLASSES.items():
+        if isinstance(value, type) and find(_name_class(value, tag)) is value:
+            return {tag: _name_class(value, tag)}
+    parameter = next((part for part in _REMEDIES if part in re.split(r"\W|__", name)), None)
+    remedy = "" if parameter is None else f"; {_REMEDIES[parameter]}"
+    raise TypeError(f"{name}={value!r} cannot be saved: {_FIELDS}{remedy}.")
+
+
+def unpack(packed: Any, name: str, arrays: Arrays) -> Any:
+    """Return the value that `pack` was given, taking its arrays out of those of the file.
+
+    Parameters
+    ----------
+    packed : object
+        What `pack` returned.
+    name : str
+        What it is, for the errors.
+    arrays : dict of str to ndarray
+        The arrays of the file that nothing has taken yet.
+
+    Returns
+    -------
+    object
+        The value.
+
+    Raises
+    ------
+    ValueError
+        If it is nothing that `pack` returns, or an array is missing.
+    """
+    if packed is None or type(packed) in (bool, int, float, str):
+        return packed
+    if isinstance(packed, list):
+        return [unpack(item, name, arrays) for item in packed]
+    single = isinstance(packed, dict) and len(packed) == 1
+    tag, content = next(iter(packed.items())) if single else (None, None)
+    match tag, content:
+        case "tuple", list(items):
+            return tuple(unpack(item, name, arrays) for item in items)
+        case "dict", list(items):
+            return {unpack(k, name, arrays): unpack(v, f"{name}.{k}", arrays) for k, v in items}
+        case "float", "inf" | "-inf" | "nan":
+            return float(content)
+        case "tensor", str(key):
+            return torch.from_numpy(_take(key, name, arrays))
+        case "array", str(key):
+            return _take(key, name, arrays)
+        case "texts", [str(dtype), list(shape), list(texts)] if re.fullmatch(_TEXTS, dtype):
+            items = [unpack(text, name, arrays) for text in texts]
+            code = "O" if dtype == "object" else f"U{int(dtype[3:]) // 32}"  # 32 bits a letter
+            return np.array(items, dtype=code).reshape(shape)
+        case "rule", [str(kind), params] if kind in RULES:
+            rule = RULES[kind](**unpack(params, name, arrays))
+            rule.validate()
+            return rule
+        case "layer" | "optimizer", str(known) if _CLASSES[tag](known) is not None:
+            return _CLASSES[tag](known)
+    raise ValueError(f"{name} holds {str(packed)[:80]!r}, which is nothing that sklrp.save writes")
+
+
+def _put(array: NDArray, name: str, arrays: Arrays) -> str:
+    """Keep an array under a name that is not taken yet, and return the name."""
+    while name in arrays:
+        name += "'"
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    arrays[name] = native if native.flags.c_contiguous else native.copy(order="C")
+    return name
+
+
+def _take(key: str, name: str, arrays: Arrays) -> NDArray:
+    if key not in arrays:
+        raise ValueError(f"the tensor {key!r} of {name} is missing")
+    return arrays.pop(key)
+
+
+def _find_layer(name: str) -> type | None:
+    cls = EchoState if name == "EchoState" else vars(nn).get(name)
+    return cls if isinstance(cls, type) and issubclass(cls, nn.Module) else None
+
+
+# Classes that are values: types of layers, for places in a Composite, and optimizers of torch.
+_CLASSES: dict[str, Callable[[str], type | None]] = {
+    "layer": _find_layer,
+    "optimizer": OPTIMIZERS.get,
+}
+
+
+def _name_class(cls: type, tag: str) -> str:
+    return cls.__name__.lower() if tag == "optimizer" else cls.__name__
