@@ -1,6 +1,7 @@
 """The code of the README and of the documentation's pages runs as it stands, block after block."""
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from test_layout import BESIDE, PACKAGE
 from torch import nn
 
 from sklrp import explain
+from sklrp.cli import main
 from sklrp.propagation.step import HANDLERS
 
 README = Path(__file__).parents[1] / "README.md"
@@ -65,13 +67,16 @@ def test_pages_are_found():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_code_of_pages_runs_and_prints_what_they_say(page, tmp_path, monkeypatch, capsys):
-    """Every block of Python runs, in order; a block without a language is what was printed."""
+    """Blocks of Python and of `python -m sklrp` run; one without a language is what was printed."""
     monkeypatch.chdir(tmp_path)
     namespace, known = {"__name__": page}, dict(HANDLERS)
     try:
         for language, block in blocks_of(page):
             if language == "python":
                 exec(compile(block, page, "exec"), namespace)
+            elif language == "bash" and block.startswith("python -m sklrp"):
+                for line in block.replace("\\\n", "").splitlines():
+                    run_command(line)
             elif not language:
                 assert capsys.readouterr().out == block
         if page == "adding_a_layer.md":
@@ -93,6 +98,15 @@ def test_bibliography_has_the_keys_of_the_docstrings():
     known = re.findall(r"^\*\*\[(\w+)\]", read("bibliography.md"), re.MULTILINE)
     assert "Bach2015" in keys
     assert keys <= set(known)
+
+
+def run_command(line):
+    """Run a line ``python -m sklrp ...`` in this process; it must succeed."""
+    command = shlex.split(line)
+    assert command[:3] == ["python", "-m", "sklrp"]
+    with pytest.raises(SystemExit) as end:
+        main(command[3:], prog_name="python -m sklrp")
+    assert end.value.code == 0
 
 
 def check_added_layers(namespace):

@@ -1,0 +1,362 @@
+"""Samples, labels and masks in files, and relevance written in the form of the samples."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklrp.persistence import replacing
+
+FORMS = {
+    ".npy": "npy",
+    ".npz": "npz",
+    ".nc": "NetCDF",
+    ".nc4": "NetCDF",
+    ".cdf": "NetCDF",
+    ".zarr": "zarr",
+    ".csv": "CSV",
+}
+
+
+class Samples:
+    """Samples in a file, read in parts where its form allows it: npy, NetCDF and zarr.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file, or the folder of a zarr store.
+    variable : str or None, default=None
+        Which array of it, where it holds several.
+    columns : sequence of str or None, default=None
+        The columns of a CSV file with a header that are the features; None takes all.
+    fill : float or None, default=None
+        What to put in place of missing values; None leaves them.
+
+    Attributes
+    ----------
+    form : str
+        The form of the file, a value of `FORMS`.
+    shape : tuple of int
+        The shape of all samples, the first axis that of the samples.
+    variable : str or None
+        The array's name, of a file that names it.
+
+    Raises
+    ------
+    ValueError
+        If the file is not what its suffix says, or it is not plain which array is meant.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        variable: str | None = None,
+        columns: Sequence[str] | None = None,
+        fill: float | None = None,
+    ) -> None:
+        self.path = path
+        self.form = form_of(path)
+        self.variable = variable
+        self.fill = fill
+        self.header: list[str] | None = None
+        self._files = ExitStack()
+        self._bounds: dict[Any, Any] = {}
+        self._array: Any = None
+        if self.form in ("NetCDF", "zarr"):
+            self._open_xarray()
+        elif self.form == "CSV":
+            self._array, self.header = _read_csv(path, columns)
+        else:
+            self._open_numpy()
+        self.shape: tuple[int, ...] = tuple(self._array.shape)
+        if self._array.dtype.kind not in "biuf":
+            raise ValueError(f"{path} must hold numbers, got dtype {self._array.dtype}.")
+
+    def __enter__(self) -> Samples:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._files.close()
+
+    def read(self, rows: slice = slice(None)) -> NDArray[Any]:
+        """Return some of the samples, in memory.
+
+        Parameters
+        ----------
+        rows : slice, default=slice(None)
+            Which; all by default.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, ...)
+            The samples.
+        """
+        X = np.array(self._array[rows], order="C")
+        if self.fill is not None and X.dtype.kind == "f":
+            X[np.isnan(X)] = self.fill
+        return X
+
+    def write(
+        self, path: Path, relevance: NDArray[Any], classes: Sequence[Any] | None, about: str
+    ) -> None:
+        """Write relevance in the form of the samples, with their names and coordinates.
+
+        Parameters
+        ----------
+        path : pathlib.Path
+            The file, replaced when it is complete.
+        relevance : ndarray of shape (n_samples, ...) or (n_samples, n_classes, ...)
+            The relevance.
+        classes : sequence or None
+            The classes along the second axis, or None if there is no such axis.
+        about : str
+            What it is, in words, for forms that hold attributes.
+        """
+        with replacing(path) as part:
+            if self.form in ("NetCDF", "zarr"):
+                self._write_xarray(part, relevance, classes, about)
+            elif self.form == "CSV":
+                _write_csv(part, relevance, self.header, classes)
+            else:
+                with open(part, "xb") as file:
+                    if self.form == "npz":
+                        _write_npz(file, str(self.variable), relevance)
+                    else:
+                        np.save(file, relevance)
+
+    def _open_numpy(self) -> None:
+        loaded = _load_numpy(self.path)
+        if isinstance(loaded, np.ndarray):
+            self._array = loaded
+            return
+        self._files.enter_context(loaded)
+        self.variable = self._choose(loaded.files)
+        self._array = loaded[self.variable]
+
+    def _open_xarray(self) -> None:
+        xr = import_xarray()
+        options = {"engine": "zarr", "consolidated": False} if self.form == "zarr" else {}
+        try:
+            dataset = self._files.enter_context(xr.open_dataset(self.path, **options))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.path} is no readable {self.form} file: {error}") from error
+        named = {c.attrs.get("bounds", c.encoding.get("bounds")) for c in dataset.coords.values()}
+        self._bounds = {name: v for name, v in dataset.items() if name in named}  # of cells
+        names = [n for n, v in dataset.items() if v.ndim > 1 and n not in named]
+        self.variable = self._choose(names if self.variable is None else list(dataset))
+        self._array = dataset[self.variable]
+
+    def _choose(self, names: list[Any]) -> str:
+        """Return the variable that was asked for, or the only one."""
+        given = "" if self.variable is None else f"--variable {self.variable} is not there: "
+        if (self.variable is None and len(names) == 1) or self.variable in names:
+            return str(names[0] if self.variable is None else self.variable)
+        raise ValueError(
+            f"{given}{self.path} holds the arrays {sorted(map(str, names))}; choose one of them "
+            "by --variable."
+        )
+
+    def _write_xarray(
+        self, path: Path, relevance: NDArray, classes: Sequence[Any] | None, about: str
+    ) -> None:
+        xr = import_xarray()
+        template = self._array
+        dims, coords = list(template.dims), dict(template.coords)
+        if classes is not None:
+            dims.insert(1, "class")
+            coords["class"] = np.array([str(label) for label in classes], dtype=object)
+        attributes = {"long_name": "relevance", "units": "1", "comment": about}
+        result = xr.DataArray(relevance, coords, dims, "relevance", attributes).to_dataset()
+        result = result.assign(self._bounds)
+        if self.form == "zarr":
+            result.to_zarr(path, consolidated=False)
+        else:
+            result.to_netcdf(path)
+
+
+def form_of(path: Path) -> str:
+    """Return the form that a file's suffix stands for, or raise an error.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+
+    Returns
+    -------
+    str
+        A value of `FORMS`.
+    """
+    try:
+        return FORMS[path.suffix.lower()]
+    except KeyError:
+        raise ValueError(
+            f"{path} has none of the suffixes {', '.join(FORMS)}, which say what is in a file."
+        ) from None
+
+
+def import_xarray() -> Any:
+    """Return xarray, or say how to install it."""
+    try:
+        import xarray
+    except ImportError as error:
+        raise ImportError(
+            f"NetCDF and zarr need xarray ({error}): pip install 'sklrp[geo]'"
+        ) from error
+    return xarray
+
+
+def read_labels(path: Path, classes: NDArray[Any], n_samples: int) -> NDArray[Any]:
+    """Return labels from a npy file, or from a text file of one label per line.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    classes : ndarray of shape (n_classes,)
+        The classes of the model.
+    n_samples : int
+        Number of labels that there should be; a text file may have a line above them.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        The labels, as the model has them.
+    """
+    if path.suffix.lower() == ".npy":
+        given = _load_numpy(path).ravel().tolist()
+    else:
+        given = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        given = [line.strip("\"'") for line in given if line]
+        if len(given) == n_samples + 1 and given[0] not in map(str, classes):
+            del given[0]
+    if len(given) != n_samples:
+        raise ValueError(f"{path} holds {len(given)} labels, but there are {n_samples} samples.")
+    return np.array([find_class(label, classes, str(path)) for label in given], classes.dtype)
+
+
+def find_class(label: Any, classes: NDArray[Any], owner: str) -> Any:
+    """Return the class that is a label, or is written as it.
+
+    Parameters
+    ----------
+    label : object
+        The label, or its text.
+    classes : ndarray of shape (n_classes,)
+        The classes of the model.
+    owner : str
+        Where the label comes from, for the error.
+
+    Returns
+    -------
+    object
+        The class.
+    """
+    known = classes.tolist()
+    found = [c for c in known if c == label] or [c for c in known if str(c) == str(label)]
+    if not found:
+        raise ValueError(f"{owner}: {label!r} is none of the model's classes {known}.")
+    return found[0]
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """Return a mask in the shape of a sample, from a file of zeros and ones.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+
+    Returns
+    -------
+    ndarray of bool
+        The mask.
+    """
+    with Samples(path) as file:
+        mask = file.read()
+    if not np.isin(mask, (0, 1)).all():
+        raise ValueError(f"{path} must hold zeros and ones, or False and True, got other values.")
+    return mask.astype(bool)
+
+
+def _load_numpy(path: Path) -> Any:
+    """Return the array of a npy file, mapped to memory, or the arrays of a npz file."""
+    try:
+        if form_of(path) == "npz" and not zipfile.is_zipfile(path):
+            raise ValueError("it is no archive, or was truncated")
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} is no readable {form_of(path)} file of numbers or texts: {error}"
+        ) from error
+
+
+def _write_npz(file: IO[bytes], name: str, array: NDArray) -> None:
+    """Write an array of any name, also of one that is an argument of `numpy.savez`."""
+    with (
+        zipfile.ZipFile(file, "w") as archive,
+        archive.open(f"{name}.npy", "w", force_zip64=True) as member,
+    ):
+        np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+
+
+def _read_csv(
+    path: Path, columns: Sequence[str] | None
+) -> tuple[NDArray[np.float64], list[str] | None]:
+    """Return the table of a CSV file and its header, of the given columns if it has one."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        lines = [line for line in csv.reader(file) if line]
+    if not lines:
+        raise ValueError(f"{path} is empty.")
+    header = None if all(map(_is_number, lines[0])) else lines.pop(0)
+    n_fields = len(header or lines[0])
+    places = list(range(n_fields))
+    if header is not None and columns is not None:
+        missing = [name for name in columns if name not in header]
+        if missing:
+            raise ValueError(
+                f"{path} lacks the columns {missing} that the model was trained on; it has "
+                f"{header}."
+            )
+        places = [header.index(name) for name in columns]
+    first = 1 if header is None else 2
+    table = np.empty((len(lines), len(places)))
+    for i, line in enumerate(lines):
+        if len(line) != n_fields:
+            raise ValueError(
+                f"{path}, line {i + first}: {len(line)} fields, but the first line has {n_fields}."
+            )
+        for j, place in enumerate(places):
+            if not _is_number(line[place]):
+                name = place + 1 if header is None else repr(header[place])
+                raise ValueError(
+                    f"{path}, line {i + first}, column {name}: {line[place]!r} is no number."
+                )
+            table[i, j] = float(line[place])
+    return table, None if header is None else [header[place] for place in places]
+
+
+def _write_csv(
+    path: Path, relevance: NDArray, header: list[str] | None, classes: Sequence[Any] | None
+) -> None:
+    with open(path, "x", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if header is not None:
+            labels = [""] if classes is None else [f"{label}_" for label in classes]
+            writer.writerow([f"{label}{name}" for label in labels for name in header])
+        writer.writerows(relevance.reshape(len(relevance), -1).tolist())
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,572 @@
+"""The command line: what it writes, what it says, and with what status it leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+
+import sklrp
+from sklrp import CNNClassifier, MLPClassifier, RelevanceTransformer
+from sklrp.cli import main, runs
+from sklrp.cli.samples import FORMS, Samples, read_labels, read_mask
+from sklrp.datasets import make_squares
+
+X, Y, MASK = make_squares(n_per_class=20, size=10, random_state=0)
+LABELS = np.where(Y == 1, "up", "down")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sklrp.__file__).parents[1])}
+
+
+@pytest.fixture(scope="module")
+def clf():
+    return CNNClassifier((4,), max_epochs=5, random_state=0).fit(X, LABELS)
+
+
+@pytest.fixture
+def folder(clf, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sklrp.save(clf, "model.safetensors")
+    np.save("samples.npy", X)
+    np.save("mask.npy", MASK)
+    Path("labels.txt").write_text("".join(f"{label}\n" for label in LABELS), encoding="utf-8")
+    return tmp_path
+
+
+def run(*args, status=0):
+    """Run a command line in this process; return what it printed, or its line on stderr."""
+    result = CliRunner().invoke(main, [str(arg) for arg in args])
+    assert result.exit_code == status, result.output
+    if status == 0:
+        return result.stdout
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("error: ")
+    return result.stderr
+
+
+def explain(*args, **kwargs):
+    return run("explain", "model.safetensors", *args, **kwargs)
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# explain
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, ">f4", np.int16])
+def test_npy(dtype, folder, clf):
+    data = (10 * X).astype(dtype)
+    np.save("samples.npy", data)
+    explain("samples.npy", "-o", "out.npy")
+    written = np.load("out.npy")
+    np.testing.assert_array_equal(written, clf.explain(data))
+    assert written.shape == X.shape
+    assert files(folder) == [
+        "labels.txt",
+        "mask.npy",
+        "model.safetensors",
+        "out.npy",
+        "samples.npy",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "params"),
+    [
+        (
+            ["--rule", "epsilon_plus", "--epsilon", "0.01"],
+            {"rule": "epsilon_plus", "epsilon": 0.01},
+        ),
+        (["--target", "up", "--contrast"], {"target": "up", "contrast": True}),
+        (["--target", "all"], {"target": "all"}),
+        (["--batch-size", "7", "--device", "cpu"], {"batch_size": 7}),
+    ],
+)
+def test_options(options, params, folder, clf):
+    explain("samples.npy", "-o", "out.npy", *options)
+    np.testing.assert_array_equal(np.load("out.npy"), clf.explain(X, **params))
+
+
+def test_npz(folder, clf):
+    np.savez("samples.npz", X=X)
+    explain("samples.npz", "-o", "out.npz")
+    with np.load("out.npz", allow_pickle=False) as written:
+        assert written.files == ["X"]
+        np.testing.assert_array_equal(written["X"], clf.explain(X))
+    np.savez("samples.npz", first=X[:3], second=X)
+    message = explain("samples.npz", "-o", "out.npz", status=2)
+    assert "holds the arrays ['first', 'second']; choose one of them by --variable" in message
+    assert "--variable third is not there" in explain(
+        "samples.npz", "-o", "out.npz", "--variable", "third", status=2
+    )
+    explain("samples.npz", "-o", "out.npz", "--variable", "first")
+    assert np.load("out.npz")["first"].shape == (3, 10, 10)
+
+
+def test_csv(folder):
+    names = [f"x{i}" for i in range(4)]
+    frame = pd.DataFrame(X[:, 4, :4], columns=names)
+    clf = MLPClassifier((3,), max_epochs=2, random_state=0).fit(frame, Y)
+    sklrp.save(clf, "model.safetensors")
+    shuffled = frame[names[::-1]].assign(station="Kiel")
+    shuffled.to_csv("samples.csv", index=False)
+    explain("samples.csv", "-o", "out.csv")
+    assert Path("out.csv").read_text().startswith("x0,x1,x2,x3\n")
+    written = np.loadtxt("out.csv", delimiter=",", skiprows=1)
+    np.testing.assert_array_equal(written, clf.explain(frame))
+    explain("samples.csv", "-o", "out.csv", "--target", "all")
+    written = pd.read_csv("out.csv")
+    assert list(written.columns) == [f"{label}_{name}" for label in (0, 1) for name in names]
+    np.testing.assert_allclose(
+        written.to_numpy().reshape(-1, 2, 4), clf.explain(frame, target="all"), rtol=1e-12
+    )
+    frame.to_csv("samples.csv", index=False, header=False)
+    explain("samples.csv", "-o", "out.csv")
+    np.testing.assert_array_equal(np.loadtxt("out.csv", delimiter=","), clf.explain(frame))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "samples.csv is empty"),
+        ("x0,x1\n1,2\n", "lacks the columns ['x2'] that the model was trained on"),
+        ("x0,x1,x2\n1,2\n", "line 2: 2 fields, but the first line has 3"),
+        ("x0,x1,x2\n1,2,3\n1,b,3\n", "line 3, column 'x1': 'b' is no number"),
+        ("1,2,3\n1,,3\n", "line 2, column 2: '' is no number"),
+        ("1,2\n", "2 features"),
+        ("1,2,nan\n", "1 NaN"),
+    ],
+)
+def test_malformed_csv(text, message, folder):
+    frame = pd.DataFrame(X[:, 0, :3], columns=["x0", "x1", "x2"])
+    sklrp.save(MLPClassifier(max_epochs=1).fit(frame, Y), "model.safetensors")
+    Path("samples.csv").write_text(text, encoding="utf-8")
+    assert message in explain("samples.csv", "-o", "out.csv", status=2)
+    assert "out.csv" not in files(folder)
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_xarray(suffix, folder, clf):
+    xr = pytest.importorskip("xarray")
+    pytest.importorskip("zarr" if suffix == ".zarr" else "netCDF4")
+    dataset = xr.Dataset(
+        {
+            "sst": (("time", "lat", "lon"), X.astype(np.float32), {"units": "K"}),
+            "time_bnds": (("time", "nv"), np.zeros((40, 2))),
+            "area": ("lat", np.ones(10)),
+        },
+        {
+            "time": ("time", pd.date_range("2000-01-01", periods=40), {"bounds": "time_bnds"}),
+            "lat": ("lat", np.arange(10.0), {"units": "degrees_north"}),
+            "lon": np.arange(10.0),
+        },
+    )
+    dataset["time"].encoding["units"] = "days since 2000-01-01"
+    options = {"consolidated": False} if suffix == ".zarr" else {}
+    save = "to_zarr" if suffix == ".zarr" else "to_netcdf"
+    getattr(dataset, save)(f"samples{suffix}", **options)
+    more = dataset.assign(salt=dataset["sst"] + 1)
+    getattr(more, save)(f"more{suffix}", **options)
+    explain(f"samples{suffix}", "-o", f"out{suffix}")
+    if options:
+        options["engine"] = "zarr"
+    with xr.open_dataset(f"out{suffix}", **options) as written:
+        relevance = written["relevance"]
+        np.testing.assert_array_equal(relevance, clf.explain(X.astype(np.float32)))
+        assert relevance.dims == ("time", "lat", "lon")
+        xr.testing.assert_identical(relevance["lat"], dataset["lat"])
+        xr.testing.assert_equal(relevance["time"], dataset["time"])
+        time_ = written["time"]
+        assert "time_bnds" in (time_.attrs.get("bounds"), time_.encoding.get("bounds"))
+        assert set(written) == {"relevance", "time_bnds"}
+        assert "rule auto" in relevance.attrs["comment"]
+    explain(f"samples{suffix}", "-o", f"out{suffix}", "--target", "all", "--variable", "sst")
+    with xr.open_dataset(f"out{suffix}", **options) as written:
+        assert written["relevance"].dims == ("time", "class", "lat", "lon")
+        assert written["class"].to_numpy().tolist() == ["down", "up"]
+    message = explain(f"more{suffix}", "-o", f"out{suffix}", status=2)
+    assert "holds the arrays ['salt', 'sst']" in message
+
+
+def test_no_netcdf(folder):
+    pytest.importorskip("xarray")
+    Path("samples.nc").write_text("none", encoding="utf-8")
+    assert "samples.nc is no readable NetCDF file" in explain(
+        "samples.nc", "-o", "out.nc", status=2
+    )
+
+
+def test_without_xarray(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    Path("samples.nc").touch()
+    message = explain("samples.nc", "-o", "out.nc", status=1)
+    assert "ImportError: NetCDF and zarr need xarray" in message
+    assert "pip install 'sklrp[geo]'" in message
+
+
+def test_missing_values(folder, clf):
+    holes = X.copy()
+    holes[:, 0, :3] = np.nan
+    np.save("samples.npy", holes)
+    assert "120 NaN" in explain("samples.npy", "-o", "out.npy", status=2)
+    assert "out.npy.part" not in files(folder)
+    explain("samples.npy", "-o", "out.npy", "--fill", "0")
+    np.testing.assert_array_equal(np.load("out.npy"), clf.explain(np.nan_to_num(holes)))
+
+
+# What is wrong with a call
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nothing.npy", "-o", "out.npy"], "'nothing.npy' does not exist"),
+        (["labels.txt", "-o", "out.npy"], "none of the suffixes .npy, .npz"),
+        (["samples.npy", "-o", "out.nc"], "change its suffix to .npy"),
+        (["samples.npy"], "Missing option '-o'"),
+        (["samples.npy", "-o", "nowhere/out.npy"], "nowhere is no folder"),
+        (["samples.npy", "-o", "samples.npy"], "samples.npy is an input too"),
+        (["samples.npy", "-o", "folder.npy"], "folder.npy is a folder"),
+        (["samples.npy", "-o", "out.npy", "--rule", "epsilom"], "Did you mean 'epsilon'?"),
+        (["samples.npy", "-o", "out.npy", "--epsilon", "-1"], "not in the range x>=0"),
+        (["samples.npy", "-o", "out.npy", "--target", "left"], "none of the model's classes"),
+        (["samples.npy", "-o", "out.npy", "--device", "cuda:99"], "cannot be used"),
+        (["samples.npy", "-o", "out.npy", "--bach-size", "3"], "--batch-size"),
+        (["flat.npy", "-o", "out.npy"], "has the shape (3,)"),
+        (["none.npy", "-o", "out.npy"], "has the shape (0, 3)"),
+        (["other.npy", "-o", "out.npy"], "X has 9 features"),
+        (["texts.npy", "-o", "out.npy"], "must hold numbers, got dtype <U1"),
+        (["objects.npy", "-o", "out.npy"], "no readable npy file"),
+        (["model.npz", "-o", "out.npz"], "no readable npz file"),
+    ],
+)
+def test_bad_calls(args, message, folder):
+    np.save("flat.npy", np.zeros(3))
+    np.save("none.npy", np.zeros((0, 3)))
+    np.save("other.npy", np.zeros((3, 9)))
+    np.save("texts.npy", np.array([["a"]]))
+    np.save("objects.npy", np.array([[{}]]), allow_pickle=True)
+    Path("model.npz").write_bytes(b"PK\x03\x04 and no more")
+    Path("folder.npy").mkdir()
+    before = files(folder)
+    assert message in explain(*args, status=2)
+    assert files(folder) == before
+
+
+def test_bad_models(folder):
+    Path("broken.safetensors").write_bytes(b"none")
+    message = run("explain", "broken.safetensors", "samples.npy", "-o", "out.npy", status=2)
+    assert "no safetensors file" in message
+    for model in (MLPClassifier(), RelevanceTransformer(MLPClassifier())):
+        sklrp.save(model, "model.safetensors")
+        assert "must hold a fitted classifier" in explain("samples.npy", "-o", "o.npy", status=2)
+
+
+def test_failures_of_our_own(folder, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of memory\non line two")
+
+    monkeypatch.setattr(CNNClassifier, "explain", fail)
+    message = explain("samples.npy", "-o", "out.npy", status=1)
+    assert message == "error: RuntimeError: out of memory on line two\n"
+    result = CliRunner().invoke(
+        main, ["--debug", "explain", "model.safetensors", "samples.npy", "-o", "out.npy"]
+    )
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+
+
+@pytest.mark.filterwarnings("always")
+def test_warnings_are_one_line(folder):
+    sklrp.save(MLPClassifier((3,), max_epochs=1).fit(X, LABELS), "model.safetensors")
+    args = ["explain", "model.safetensors", "samples.npy", "-o", "out.npy", "--rule", "flat"]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 0
+    assert result.stderr.startswith("warning: The flat rule on the dense first layer")
+    assert result.stderr.count("\n") == 1
+
+
+def test_help():
+    text = run("--help")
+    for command in ("demo", "explain", "diagnose"):
+        assert f"python -m sklrp {command}" in text
+        assert f"python -m sklrp {command}" in run(command, "--help")
+    assert run("--version") == f"sklrp, version {sklrp.__version__}\n"
+    result = CliRunner().invoke(main, [])
+    assert result.exit_code == 2
+    assert "Commands:" in result.stderr
+
+
+# Interrupted runs
+
+
+def interrupt_after(n_chunks, monkeypatch):
+    """Let explaining be interrupted; return a list of the numbers of samples explained."""
+    original, sizes = CNNClassifier.explain, []
+
+    def explain(self, X, **kwargs):
+        if len(sizes) == n_chunks:
+            raise KeyboardInterrupt
+        sizes.append(len(X))
+        return original(self, X, **kwargs)
+
+    monkeypatch.setattr(runs, "CHUNK_BYTES", 8 * 100 * 9)  # nine samples
+    monkeypatch.setattr(CNNClassifier, "explain", explain)
+    return sizes
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "csv"])
+def test_resumed_is_the_same(form, folder, clf, monkeypatch):
+    if form == "npz":
+        np.savez("samples.npz", X=X)
+    if form == "csv":
+        np.savetxt("samples.csv", X.reshape(40, 100), fmt="%.17g", delimiter=",")
+    args = [f"samples.{form}", "-o", f"out.{form}", "--batch-size", "9"]
+    with monkeypatch.context() as context:
+        assert interrupt_after(-1, context) == []
+        explain(*args)
+    with Samples(Path(f"out.{form}")) as written:
+        expected = written.read().reshape(X.shape)
+    np.testing.assert_allclose(expected, clf.explain(X), atol=1e-12)
+    Path(f"out.{form}").unlink()
+    with monkeypatch.context() as context:
+        interrupt_after(2, context)
+        result = CliRunner().invoke(main, ["explain", "model.safetensors", *args])
+        assert result.exit_code == 130
+        assert result.stderr.splitlines()[0] == "18 of 40 samples are done; --resume goes on."
+        assert result.stderr.splitlines()[-1] == "error: interrupted"
+    assert {f"out.{form}.part", f"out.{form}.part.json"} < set(files(folder))
+    assert f"out.{form}" not in files(folder)
+    assert "--resume, or delete it" in explain(*args, status=2)
+    sizes = interrupt_after(-1, monkeypatch)
+    explain(*args, "--resume")
+    assert sizes == [9, 9, 4]
+    with Samples(Path(f"out.{form}")) as written:
+        np.testing.assert_array_equal(written.read().reshape(X.shape), expected)
+    assert not [name for name in files(folder) if "part" in name]
+
+
+@pytest.fixture
+def interrupted(folder, monkeypatch):
+    with monkeypatch.context() as context:
+        interrupt_after(2, context)
+        CliRunner().invoke(main, ["explain", "model.safetensors", "samples.npy", "-o", "out.npy"])
+    assert json.loads(Path("out.npy.part.json").read_text())["done"] == 18
+    monkeypatch.setattr(runs, "CHUNK_BYTES", 8 * 100 * 9)
+    return folder
+
+
+def test_resuming_something_else(interrupted, clf):
+    args = ["samples.npy", "-o", "out.npy", "--resume"]
+    message = explain(*args, "--rule", "epsilon", "--contrast", status=2)
+    assert "made with another rule and contrast" in message
+    np.save("samples.npy", X[:30])
+    assert "another shape of the data" in explain(*args, status=2)
+    changed = X.copy()
+    changed[3] += 1
+    np.save("samples.npy", changed)
+    assert "samples.npy is not what it was" in explain(*args, status=2)
+    changed = X.copy()
+    changed[30] += 1  # not explained yet
+    np.save("samples.npy", changed)
+    sklrp.save(MLPClassifier(max_epochs=1).fit(X, LABELS), "other.safetensors")
+    message = run("explain", "other.safetensors", *args, status=2)
+    assert "made with another model" in message
+    explain(*args)
+    np.testing.assert_allclose(np.load("out.npy"), clf.explain(changed), atol=1e-12)
+
+
+def test_resuming_with_a_damaged_sidecar(interrupted):
+    for content in ("", "[]", '{"done": 18}', '{"done": "x", "samples": "", "settings": {}}'):
+        Path("out.npy.part.json").write_text(content, encoding="utf-8")
+        message = explain("samples.npy", "-o", "out.npy", "--resume", status=2)
+        assert "out.npy.part.json is damaged" in message
+    Path("out.npy.part.json").unlink()
+    explain("samples.npy", "-o", "out.npy", "--resume")  # from the beginning
+
+
+def test_resuming_with_a_damaged_part(interrupted):
+    content = Path("out.npy.part").read_bytes()
+    for damaged in (b"", content[:200]):
+        Path("out.npy.part").write_bytes(damaged)
+        message = explain("samples.npy", "-o", "out.npy", "--resume", status=2)
+        assert "out.npy.part is damaged" in message
+
+
+def test_resuming_nothing(folder, clf):
+    explain("samples.npy", "-o", "out.npy", "--resume")
+    np.testing.assert_array_equal(np.load("out.npy"), clf.explain(X))
+
+
+def test_a_full_disk(folder, monkeypatch):
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    if not hasattr(os, "posix_fallocate"):
+        pytest.skip("the system has no posix_fallocate")
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    before = files(folder)
+    assert "No space left" in explain("samples.npy", "-o", "out.npy", status=1)
+    assert files(folder) == before
+
+
+def test_memory_is_bounded(folder, monkeypatch):
+    """Chunks of a file are never held together."""
+    n_bytes = []
+    original = Samples.read
+
+    def read(self, rows=slice(None)):
+        X = original(self, rows)
+        n_bytes.append(X.nbytes)
+        return X
+
+    monkeypatch.setattr(runs, "CHUNK_BYTES", 4000)
+    monkeypatch.setattr(Samples, "read", read)
+    explain("samples.npy", "-o", "out.npy")
+    assert len(n_bytes) == 8
+    assert max(n_bytes) <= 4000
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no signals")
+def test_a_real_interrupt(folder, clf):
+    """Ctrl-C in a process of its own, and going on in another."""
+    many = np.tile(X, (100, 1, 1))
+    np.save("samples.npy", many)
+    code = "import sklrp.cli.runs as r; r.CHUNK_BYTES = 80_000; import sklrp.cli as c; c.main()"
+    command = [sys.executable, "-c", code, "explain", "model.safetensors", "samples.npy"]
+    process = subprocess.Popen(
+        [*command, "-o", "out.npy"], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    deadline = time.monotonic() + 60
+    while not Path("out.npy.part.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "--resume goes on" in stderr
+    assert "Traceback" not in stderr
+    assert not Path("out.npy").exists()
+    done = subprocess.run(
+        [*command, "-o", "out.npy", "--resume"], capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    np.testing.assert_allclose(np.load("out.npy"), clf.explain(many), atol=1e-12)
+
+
+# diagnose
+
+
+def test_diagnose(folder):
+    out = run(
+        "diagnose", "model.safetensors", "samples.npy", "--labels", "labels.txt",
+        "--mask", "mask.npy", "-o", "report.html", "--n-permutations", "3", "--n-refits", "0",
+    )  # fmt: skip
+    assert " skill " in out
+    assert "mask" in out
+    assert out.split(":")[0] in ("FACT", "ARTIFACT", "UNDECIDED")
+    page = Path("report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    again = run(
+        "diagnose", "model.safetensors", "samples.npy", "--labels", "labels.txt",
+        "--mask", "mask.npy", "-o", "report.html", "--n-permutations", "3", "--n-refits", "0",
+    )  # fmt: skip
+    assert again == out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--labels", "few.txt"], "few.txt holds 2 labels, but there are 40 samples"),
+        (["--labels", "other.npy"], "'left' is none of the model's classes ['down', 'up']"),
+        (["--labels", "one.npy"], "needs samples of at least 2 classes"),
+        (["--labels", "labels.txt", "--mask", "samples.npy"], "must hold zeros and ones"),
+        (["--labels", "labels.txt", "--mask", "small.npy"], "mask"),
+        (["--labels", "labels.txt", "--n-permutations", "2"], "x>=3"),
+        (["--labels", "labels.txt", "-o", "labels.txt"], "labels.txt is an input too"),
+        ([], "Missing option '--labels'"),
+    ],
+)
+def test_bad_diagnoses(args, message, folder):
+    Path("few.txt").write_text("up\ndown\n", encoding="utf-8")
+    np.save("other.npy", np.repeat(["left", "up"], 20))
+    np.save("one.npy", np.repeat("up", 40))
+    np.save("small.npy", MASK[:5])
+    call = ["diagnose", "model.safetensors", "samples.npy", "-o", "report.html", *args]
+    assert message in run(*call, status=2)
+    assert "report.html" not in files(folder)
+
+
+@pytest.mark.parametrize("classes", [[0, 1], [True, False], ["a b", "c"], [1.0, 2.0]])
+def test_labels(classes, tmp_path):
+    classes = np.unique(classes)
+    expected = classes[[0, 1, 1]]
+    np.save(tmp_path / "labels.npy", expected)
+    np.save(tmp_path / "texts.npy", expected.astype(str))
+    text = "".join(f"{label}\n" for label in expected)
+    (tmp_path / "labels.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "labels.csv").write_text(f"label\n{text}", encoding="utf-8")
+    for path in tmp_path.iterdir():
+        labels = read_labels(path, classes, 3)
+        np.testing.assert_array_equal(labels, expected)
+        assert labels.dtype == classes.dtype
+
+
+def test_mask_as_text(tmp_path):
+    np.savetxt(tmp_path / "mask.csv", MASK, fmt="%d", delimiter=",")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.csv"), MASK)
+
+
+# demo
+
+
+def test_demo(folder, monkeypatch):
+    out = run("demo", "--out", "demo")
+    assert "accuracy in 5-fold cross-validation: 1.000" in out or "cross-validation: 0.9" in out
+    assert "El Niño" in out
+    assert files(folder / "demo") == [
+        "labels.txt", "mask.npy", "model.safetensors", "relevance.png", "samples.npy",
+    ]  # fmt: skip
+    explain_line = next(line for line in out.splitlines() if " explain " in line)
+    run(*explain_line.split()[3:])
+    sst = sklrp.datasets.load_pacific_sst()
+    np.testing.assert_array_equal(np.load("demo/samples.npy"), sst.data)
+    assert np.load("demo/relevance.npy").shape == sst.data.shape
+
+
+def test_demo_without_extras(folder, monkeypatch):
+    def missing():
+        raise ImportError("load_pacific_sst needs the package eofs.")
+
+    monkeypatch.setattr(sklrp.datasets, "load_pacific_sst", missing)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = CliRunner().invoke(main, ["demo", "--out", "demo"])
+    assert result.exit_code == 0
+    assert "Made-up squares in place of the Pacific: load_pacific_sst needs" in result.stderr
+    assert "No picture, as matplotlib is missing" in result.stderr
+    assert "relevance.png" not in files(folder / "demo")
+
+
+# The package
+
+
+def test_importing_the_package_imports_none_of_it():
+    code = "import sys, sklrp; print([m for m in ('click', 'safetensors', 'xarray', 'zarr', "
+    code += "'sklrp.cli', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_every_form_has_a_suffix():
+    assert set(FORMS.values()) == {"npy", "npz", "NetCDF", "zarr", "CSV"}
+    assert torch.get_num_threads() >= 1
