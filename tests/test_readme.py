@@ -67,7 +67,7 @@ def test_pages_are_found():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_code_of_pages_runs_and_prints_what_they_say(page, tmp_path, monkeypatch, capsys):
-    """Blocks of Python and of `python -m sklrp` run; one without a language is what was printed."""
+    """Blocks of Python and of the command line run; one without a language was printed."""
     monkeypatch.chdir(tmp_path)
     namespace, known = {"__name__": page}, dict(HANDLERS)
     try:
