@@ -302,7 +302,7 @@ def diagnose(
     present = np.unique(np.asarray(explained.all_y))
     if len(present) < 2:
         raise ValueError(
-            f"y holds the class {present[0]!r} only, but skill needs samples of at least "
+            f"y holds the class {present.tolist()[0]!r} only, but skill needs samples of at least "
             "2 classes: to see the map of one class, use artifact_map."
         )
     if mask is not None:
