@@ -436,13 +436,31 @@ def test_memory_is_bounded(folder, monkeypatch):
     assert max(n_bytes) <= 4000
 
 
+# Each chunk takes a moment, so that the signal comes before the last.
+IN_SMALL_CHUNKS = """
+import time
+import sklrp.cli.runs as runs
+runs.CHUNK_BYTES = 80_000
+write = runs.PartialRun._write_sidecar
+runs.PartialRun._write_sidecar = lambda *args: (write(*args), time.sleep(0.05))
+import sklrp.cli
+sklrp.cli.main()
+"""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="there are no signals")
 def test_a_real_interrupt(folder, clf):
     """Ctrl-C in a process of its own, and going on in another."""
     many = np.tile(X, (100, 1, 1))
     np.save("samples.npy", many)
-    code = "import sklrp.cli.runs as r; r.CHUNK_BYTES = 80_000; import sklrp.cli as c; c.main()"
-    command = [sys.executable, "-c", code, "explain", "model.safetensors", "samples.npy"]
+    command = [
+        sys.executable,
+        "-c",
+        IN_SMALL_CHUNKS,
+        "explain",
+        "model.safetensors",
+        "samples.npy",
+    ]
     process = subprocess.Popen(
         [*command, "-o", "out.npy"], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
