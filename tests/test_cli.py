@@ -438,7 +438,8 @@ def test_memory_is_bounded(folder, monkeypatch):
 
 # Each chunk takes a moment, so that the signal comes before the last.
 IN_SMALL_CHUNKS = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 import sklrp.cli.runs as runs
 runs.CHUNK_BYTES = 80_000
 write = runs.PartialRun._write_sidecar
