@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from sklrp.classifiers.shapes import check_finite, flatten_samples, write_shape
 from sklrp.classifiers.training import TrainingNet
 from sklrp.composites import Composite
+from sklrp.propagation.diagram import network_block
 from sklrp.propagation.engine import encode_target, explain_network
 from sklrp.rules import Rule
 
@@ -131,6 +132,11 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "net_")
+
+    def _sk_visual_block_(self) -> Any:
+        """Return what scikit-learn's diagram shows: once fitted, the network and its rules."""
+        check_is_fitted(self)  # before, scikit-learn draws the estimator alone
+        return network_block(self)
 
     # What a subclass defines
 

@@ -33,6 +33,7 @@ from sklearn.utils.validation import (
 )
 
 from sklrp.composites import check_rule
+from sklrp.propagation.diagram import nested_block
 from sklrp.transformer.cache import train_network
 
 _AXES = ("channel", "row", "column", "time")
@@ -429,6 +430,11 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         if hasattr(self.estimator, "__sklearn_tags__"):
             tags.non_deterministic = get_tags(self.estimator).non_deterministic
         return tags
+
+    def _sk_visual_block_(self) -> Any:
+        """Return what scikit-learn's diagram shows: once fitted, the network under the rule."""
+        estimator = getattr(self, "estimator_", self.estimator)
+        return nested_block(estimator, self.rule, self.epsilon)
 
     @property
     def _n_features_out(self) -> int:
