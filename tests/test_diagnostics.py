@@ -632,3 +632,14 @@ def test_tables_of_planted_cases():
     assert "| planted artifact | 1 | 0 | 0 |\n| sound map | 1 | 0 | 1 |" in page
     assert "2 of 3 verdicts are right (67%); 1 of 2 sound maps are called artifacts (50%)" in page
     assert f"| {sound} | fact | fact 2, artifact 1 | grid 1 |" in page
+
+
+def test_progress_is_shown_on_request_only(mlp, squares, capsys):
+    X, y = squares[2:4]
+    options = {"n_permutations": 3, "n_refits": 0, "max_samples": 10, "random_state": 0}
+    report = diagnose(mlp, X, y, **options)
+    assert capsys.readouterr() == ("", "")
+    assert str(diagnose(mlp, X, y, progress=True, **options)) == str(report)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.search(r"diagnose: 100%.* (\d+)/\1 ", captured.err)

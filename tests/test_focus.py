@@ -255,3 +255,13 @@ def test_an_interrupt_leaves_the_estimator_as_it_was(data, monkeypatch):
     monkeypatch.undo()
     assert estimator.lr == clone(estimator).lr == 0.003
     np.testing.assert_array_equal(estimator.explain(X), maps)
+
+
+def test_progress_is_shown_on_request_only(data, capsys):
+    X, y, _ = data
+    focus_curve(make_mlp(), "l1", [0, 1e-3], X, y, cv=CV)
+    assert capsys.readouterr() == ("", "")
+    focus_curve(make_mlp(), "l1", [0, 1e-3], X, y, cv=CV, progress=True)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "6/6" in captured.err
