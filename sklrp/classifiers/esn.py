@@ -61,7 +61,8 @@ class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR04
         L2 penalty of the readout, at least 0, in the units of `alpha` in
         `sklearn.linear_model.Ridge`. ``"auto"`` chooses it by generalised cross-validation,
         in which a sample counts once whatever it weighs; with a given penalty a weight of two is
-        the same as giving a sample twice.
+        the same as giving a sample twice. Of fewer samples than units it may find that next to no
+        penalty is best: look at `ridge_`, and compare with given ones in a search.
     fit_intercept : bool, default=True
         Whether the readout has a bias, which is not penalised.
     input_shape : tuple of int or None, default=None
