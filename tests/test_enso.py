@@ -78,6 +78,10 @@ SHAPES = {
     "standard name": lambda d: d.assign(
         ice=d.sst * 0, warm=d.sst.assign_attrs(standard_name="sea_surface_temperature")
     ).drop_vars("sst"),
+    "anomaly too": lambda d: d.assign(
+        sst=d.sst.assign_attrs(standard_name="sea_surface_temperature"),
+        ssta=(d.sst * 0).assign_attrs(standard_name="sea_surface_temperature_anomaly"),
+    ),
     "time last": lambda d: d.transpose("lon", "lat", "time", ...),
     "noleap": lambda d: d.drop_vars("time_bnds").convert_calendar("noleap", use_cftime=True),
     "float32": lambda d: d.assign_coords(
@@ -122,6 +126,14 @@ def test_files_of_every_shape(tmp_path, shape, suffix):
     assert enso.data.attrs["units"] == "K"
     assert enso.filename == str(path)
     assert f"{keep.sum()} fields" in enso.DESCR
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_stores_whose_metadata_is_not_consolidated(tmp_path, zarr_format):
+    data = as_dataset(make_sst()[1])
+    data.to_zarr(tmp_path / "sst.zarr", zarr_format=zarr_format, consolidated=False)
+    found = load_enso(tmp_path / "sst.zarr", base_period=None)
+    assert_array_equal(found.data, load_enso(data, base_period=None).data)
 
 
 def test_settings():
@@ -211,5 +223,12 @@ def test_no_files(tmp_path):
     (tmp_path / "sst.zarr").mkdir()
     with pytest.raises(ValueError, match=r"sst.zarr' cannot be read as a NetCDF file or zarr"):
         load_enso(tmp_path / "sst.zarr")
+    with pytest.raises(ValueError, match=r"path must be a file, got the address 'https"):
+        load_enso("https://a.org/sst.nc")
+    as_dataset(make_sst()[1]).to_zarr(tmp_path / "damaged.zarr", zarr_format=2)
+    for chunk in (tmp_path / "damaged.zarr" / "sst").glob("*.*.*"):
+        chunk.write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"'sst' of .*damaged.zarr' cannot be read"):
+        load_enso(tmp_path / "damaged.zarr")
     with pytest.raises(TypeError, match="path must be a str, a Path or a Dataset, got int"):
         load_enso(3)

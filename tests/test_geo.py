@@ -13,6 +13,7 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklrp.geo import AnomalyTransformer, GridVectorizer
@@ -175,12 +176,32 @@ def test_a_mask_that_changed_is_refused():
         (lambda d: d.drop_vars("lat"), "the coordinate 'lat' is missing"),
         (lambda d: d.rename(lat="y"), r"dimensions differ: fitted on \('time', 'lat', 'lon'\)"),
         (lambda d: d.to_dataset(), "fitted on a DataArray, got a Dataset"),
+        (lambda d: d[0], r"got \('lat', 'lon'\). Keep \['time'\] by selecting with a list"),
+        (
+            lambda d: d.assign_coords(lon=[-10.0, -5.0, 0.0, 5.0]),
+            r"same meridians in another convention: data.assign_coords\(lon=data.lon % 360\)",
+        ),
     ],
 )
 def test_another_grid_is_refused(change, message):
     vectorizer = GridVectorizer(sample_dim="time").fit(make_field())
     with pytest.raises(ValueError, match=message):
         vectorizer.transform(change(make_field()))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_advice_on_longitudes_is_right(first):
+    lon = np.arange(0.0, 360.0, 30.0)
+    values = np.random.default_rng(0).normal(size=(5, 12))
+    east = xr.DataArray(values, {"time": np.arange(5), "lon": lon}, name="sst")
+    west = east.assign_coords(lon=(east.lon + 180) % 360 - 180).sortby("lon")
+    fitted, data = (east, west)[first], (west, east)[first]
+    vectorizer = GridVectorizer().fit(fitted)
+    with pytest.raises(ValueError, match="same meridians in another convention") as error:
+        vectorizer.transform(data)
+    advice = str(error.value).split("convention: ")[1].rstrip(".")
+    turned = eval(advice, {"data": data, "fitted": fitted})
+    assert_array_equal(vectorizer.transform(turned), vectorizer.transform(fitted))
 
 
 def test_other_variables_are_refused():
@@ -376,6 +397,28 @@ def test_what_is_learnt_is_that_of_fit():
         (make_field(), {"reference": ("x", "y")}, "cannot be compared"),
         (make_field(12), {"standardize": True}, "at least 2 samples of each month"),
         (make_field().astype(str), {}, "must hold numbers over 'time'"),
+        (make_field()[0], {}, "'time' is a single value.* select with a list"),
+        (make_field(12), {"detrend": True}, "at least 2 samples of some month"),
+        (
+            make_field().assign_coords(
+                time=make_field().time.where(np.arange(48) != 3, np.datetime64("NaT"))
+            ),
+            {},
+            r"has no date \(NaT\) at the position 3, one of 1: leave",
+        ),
+        (
+            make_field()
+            .rename(time="run")
+            .drop_vars("run")
+            .assign_coords(date=("run", make_field().time.values)),
+            {},
+            r"'date' lies along 'run' .*: make it one, data.swap_dims\(run='date'\)",
+        ),
+        (
+            make_field().stack(sample=["time"]),
+            {},
+            "'time' lies along 'sample' .*: stack with create_index=False and make it one",
+        ),
     ],
 )
 def test_bad_times(data, params, message):
@@ -384,7 +427,8 @@ def test_bad_times(data, params, message):
 
 
 def test_anomalies_of_what_was_not_fitted():
-    transformer = AnomalyTransformer(detrend=True).fit(make_field()[:11])
+    field = make_field()
+    transformer = AnomalyTransformer(detrend=True).fit(field[field.time.dt.month != 1])
     with pytest.raises(ValueError, match="month 1 was not in the reference period"):
         transformer.transform(make_field()[11:])
     with pytest.raises(ValueError, match="the calendar of 'time', 'noleap', is not that of fit"):
@@ -393,6 +437,26 @@ def test_anomalies_of_what_was_not_fitted():
         transformer.transform(make_field().sortby("lat", ascending=False))
     with pytest.raises(TypeError, match="needs an xarray"):
         AnomalyTransformer().fit(np.zeros((3, 4)))
+
+
+def test_a_pipeline_with_anomalies_has_names_and_pandas_output():
+    field = make_field()
+    pipeline = make_pipeline(AnomalyTransformer(), GridVectorizer(), StandardScaler())
+    found = pipeline.set_output(transform="pandas").fit_transform(field)
+    names = GridVectorizer().fit(field).get_feature_names_out().tolist()
+    assert found.columns.tolist() == names
+    assert pipeline.get_feature_names_out().tolist() == names
+    assert pipeline[0].get_feature_names_out().tolist() == ["sst"]
+    assert isinstance(pipeline[0].transform(field), xr.DataArray)
+    both = AnomalyTransformer().fit(two_variables()).get_feature_names_out()
+    assert both.tolist() == ["sst", "ssh"]
+
+
+def test_years_of_a_reference_are_numbers_too():
+    expected = AnomalyTransformer(reference=("1981", "1982")).fit(make_field())
+    for years in ((1981, 1982), tuple(np.arange(1981, 1983))):
+        found = AnomalyTransformer(reference=years).fit(make_field())
+        xr.testing.assert_identical(found.mean_, expected.mean_)
 
 
 def test_times_of_a_shuffled_fold():

@@ -6,6 +6,7 @@ import xarray as xr
 from fields import LAND, make_field, two_variables
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -123,6 +124,8 @@ def test_the_share_is_the_relevance_mass(part):
     expected = metrics.relevance_mass((field * weights).values, mask.values, part=part)
     assert_allclose(box_share(field, mask=mask, part=part, weights="cosine"), expected, atol=1e-12)
     assert_array_equal(box_share(field * 0, lat=(-30, 30), part=part), [0, 0])
+    field[1] = np.nan
+    assert_array_equal(box_share(field * 0, lat=(-30, 30), part=part), [0, np.nan])
 
 
 def test_boxes_of_several_variables_and_own_weights():
@@ -146,6 +149,8 @@ def test_selected_longitudes_go_on_over_the_seam():
     assert part.lon.values.tolist() == [160, 170, 180, 190, 200]
     assert select_box(GLOBES["westward"], lon=(10, 30)).lon.values.tolist() == [30, 20, 10]
     assert select_box(GLOBES["0-360"], lat=(0, 10)).lon.size == 36
+    unsigned = make_globe(lon=LON.astype(np.uint16))
+    assert select_box(unsigned, lon=(-20, 10)).lon.values.tolist() == [340, 350, 360, 370]
 
 
 def test_weights_are_areas():
@@ -166,11 +171,18 @@ def test_weights_are_areas():
         (make_globe(), {"lon": 3}, "lon must be None or two numbers in degrees, got 3"),
         (make_globe(), {"lon": (0, np.nan)}, "lon must be None or two numbers"),
         (make_globe(), {"weights": "area"}, "weights must be 'cosine', a DataArray or None"),
+        (make_globe(), {"weights": np.ones(23)}, "weights must be 'cosine', a DataArray or None"),
+        (
+            make_globe().to_dataset().assign(time_bnds=(("time", "nbnds"), np.zeros((2, 2)))),
+            {},
+            r"the variable 'time_bnds' has the dimensions \('time', 'nbnds'\), without 'lat' and",
+        ),
         (make_globe(), {"mask": make_globe(lat=LAT + 1)[0] > 0}, "must lie on the grid"),
         (make_globe(lon=np.append(LON, 360)), {}, "'lon' has the same meridian twice"),
         (make_globe().drop_vars("lat"), {}, "The dimension 'lat' has no coordinate"),
         (make_globe().rename(lat="a"), {}, "no latitude coordinate. Of the dimensions"),
-        (make_globe().rename(time="y"), {}, "ambiguous latitude: 'y' and 'lat' can both be it"),
+        (make_globe().rename(time="lats"), {}, "ambiguous latitude: 'lats' and 'lat' can both"),
+        (make_globe().rename(lat="y"), {}, "no latitude coordinate. Of the dimensions"),
         (
             make_globe()
             .rename(lat="j")
@@ -344,6 +356,18 @@ def test_explain_refuses_other_data(fitted):
         explain(pipeline, field.sortby("lat", ascending=False).chunk(time=5))
     with pytest.raises(ValueError, match="target has 3 labels for 48 samples"):
         explain(pipeline, field.chunk(time=5), target=y[:3])
+    for params, message in (
+        ({"target": "Modoki"}, "unknown label 'Modoki'; the classes are"),
+        ({"target": np.where(y == y[0], y, "Modoki")}, "unknown label 'Modoki'"),
+        ({"rule": "no"}, "rule must be one of"),
+        ({"epsilon": -1.0}, "epsilon must be a finite number of at least 0, got -1.0"),
+    ):
+        for data in (field, field.chunk(time=5)):  # not first when half of it is computed
+            with pytest.raises(ValueError, match=message):
+                explain(pipeline, data, **params)
+    unfitted = make_pipeline(GridVectorizer().fit(field), MLPClassifier())
+    with pytest.raises(NotFittedError):
+        explain(unfitted, field.chunk(time=5))
     arrays = GridVectorizer().fit(field.values)
     with pytest.raises(TypeError, match="was fitted on an array"):
         explain(pipeline[-1], field, vectorizer=arrays)

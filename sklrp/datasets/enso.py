@@ -155,6 +155,8 @@ def load_enso(
         time, lat, lon = field.dims
         if chunks is None and not is_field(path):
             field = field.load()
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{name!r} of {str(path)!r} cannot be read: {error}") from error
     finally:
         if chunks is None and not is_field(path):
             dataset.close()
@@ -247,6 +249,11 @@ def _open(path: Any, chunks: Any) -> tuple[str | None, Any]:
         ) from error
     if not isinstance(path, (str, Path)):
         raise TypeError(f"path must be a str, a Path or a Dataset, got {type(path).__name__}.")
+    if "://" in str(path):
+        raise ValueError(
+            f"path must be a file, got the address {path!r}: open it, "
+            "load_enso(xarray.open_dataset(...)), or download it first."
+        )
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
@@ -254,8 +261,8 @@ def _open(path: Any, chunks: Any) -> tuple[str | None, Any]:
             "Physical Sciences Laboratory; download it first."
         )
     try:
-        engine: Any = "zarr" if path.is_dir() else None
-        return str(path), xr.open_dataset(path, engine=engine, chunks=chunks)
+        store: Any = {"engine": "zarr", "consolidated": False} if path.is_dir() else {}
+        return str(path), xr.open_dataset(path, chunks=chunks, **store)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{str(path)!r} cannot be read as a NetCDF file or zarr store: {error}"
@@ -272,7 +279,10 @@ def _find_variable(dataset: Any, variable: str | None) -> tuple[str, Any]:
         return variable, dataset[variable]
     fields = {str(name): f for name, f in dataset.data_vars.items() if f.ndim >= 3}
     for found in (
-        [n for n, field in fields.items() if field.attrs.get("standard_name") in _STANDARD_NAMES],
+        *(
+            [n for n, field in fields.items() if field.attrs.get("standard_name") == standard_name]
+            for standard_name in _STANDARD_NAMES
+        ),
         [name for name in fields if name.lower() in _NAMES],
         list(fields),
     ):

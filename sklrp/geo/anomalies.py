@@ -23,7 +23,9 @@ _GROUP = "group"  # the dimension of the months or days of a climatology
 _DAYS_PER_DECADE = 3652.5
 
 
-class AnomalyTransformer(TransformerMixin, BaseEstimator):
+class AnomalyTransformer(  # type: ignore[call-arg]
+    TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
+):
     r"""Turn fields into their anomalies: departures from a climatology, and from a trend.
 
     Put it before :class:`GridVectorizer` in a pipeline, so that what is "usual" is learnt from the
@@ -146,6 +148,12 @@ class AnomalyTransformer(TransformerMixin, BaseEstimator):
         groups = np.unique(codes[reference])
         if self.standardize:
             self._check_counts(codes[reference])
+        if self.detrend and np.unique(codes, return_counts=True)[1].max() < 2:
+            raise ValueError(
+                f"detrend=True needs at least 2 samples of some {self.climatology or 'field'}, "
+                f"but each of the {len(codes)} is of another: a trend cannot be told from the "
+                "climatology. Give more years, or a coarser climatology."
+            )
         origin = X[time].values[reference[0]]
         days = _count_days(X[time], origin)
         middle = days[reference].mean()
@@ -230,6 +238,38 @@ class AnomalyTransformer(TransformerMixin, BaseEstimator):
         for field, known in zip(_variables(result), _variables(self._template), strict=True):
             field.attrs = dict(known.attrs)
         return result
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Return the names of the variables, for pipelines.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Ignored: the names are those of the fields in ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_variables,)
+            The names of the variables of a Dataset, or that of the DataArray.
+        """
+        check_is_fitted(self)
+        names = [str(field.name or "x") for field in _variables(self._template)]
+        return np.array(names, dtype=object)
+
+    def set_output(self, *, transform: str | None = None) -> AnomalyTransformer:
+        """Accept what a pipeline asks of all its steps: fields stay fields.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"} or None, default=None
+            Ignored.
+
+        Returns
+        -------
+        self : AnomalyTransformer
+            The transformer itself.
+        """
+        return self
 
     def _apply(self, function: Callable[..., NDArray], X: DataArray | Dataset) -> Any:
         """Apply a function of a field and what was fitted, chunk by chunk if X is in dask."""

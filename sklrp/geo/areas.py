@@ -221,7 +221,7 @@ def select_box(
     positions = _locate(data, lat, lon)
     lon_dim = list(positions)[1]
     part = data.isel(positions)
-    longitudes = part[lon_dim].values
+    longitudes = part[lon_dim].values.astype(np.float64)  # unsigned ones have no differences
     if lon is None or len(longitudes) == data.sizes[lon_dim]:
         return part
     eastward = (longitudes - lon[0] + _TOLERANCE) % 360
@@ -230,8 +230,8 @@ def select_box(
         return part  # westward without a seam
     turns = np.cumsum(np.diff(longitudes[order], prepend=longitudes[order[0]]) < 0)
     part = part.isel({lon_dim: order})
-    moved = part[lon_dim].copy(data=(longitudes[order] + 360 * turns).astype(longitudes.dtype))
-    return part.assign_coords({lon_dim: moved})
+    moved = (longitudes[order] + 360 * turns).astype(part[lon_dim].dtype)
+    return part.assign_coords({lon_dim: part[lon_dim].copy(data=moved)})
 
 
 def box_mean(
@@ -372,7 +372,7 @@ def box_share(
     -------
     DataArray or Dataset
         The share, without unit: in [0, 1], signed in [-1, 1]; 0 for a map that has no relevance of
-        this part at all.
+        this part at all, NaN for one that is missing everywhere.
 
     Raises
     ------
@@ -393,8 +393,8 @@ def box_share(
     counted: Any = relevance.clip(min=0) if part == "positive" else abs(relevance)
     total = box_sum(counted, weights=weights)
     inside = relevance if part == "signed" else counted
-    share = box_sum(inside, lat=lat, lon=lon, mask=mask, weights=weights) / total.where(total > 0)
-    share = share.fillna(0.0)
+    inside = box_sum(inside, lat=lat, lon=lon, mask=mask, weights=weights)
+    share = (inside.fillna(0.0) / total.where(total > 0, 1.0)).where(total.notnull())
     for field in share.data_vars.values() if is_dataset(share) else [share]:
         field.attrs = {"long_name": f"share of the {part} relevance", "units": "1"}
     return share
@@ -412,12 +412,18 @@ def _weigh_box(
 
     positions = _locate(data, lat, lon)
     lat_dim = next(iter(positions))
+    for field in data.data_vars.values() if is_dataset(data) else [data]:
+        if not set(positions) <= set(field.dims):
+            raise ValueError(
+                f"the variable {field.name!r} has the dimensions {field.dims}, without "
+                f"{' and '.join(map(repr, positions))}: select those that have both."
+            )
     weight: Any
     if weights is None:
         weight = xr.DataArray(1.0)
     elif is_field(weights):
         weight = weights
-    elif weights == "cosine":
+    elif isinstance(weights, str) and weights == "cosine":
         weight = cosine_weights(data[lat_dim])
     else:
         raise ValueError(f"weights must be 'cosine', a DataArray or None, got {weights!r}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ _KINDS = {
     "longitude": _Kind("X", _EAST, ("lon", "longitude", "nav_lon", "lons", "long", "x"), "lon"),
 }
 _ANGLES = (None, "", "1", "degrees", "degree")  # units that leave open what an axis is
+_PLAIN = ("x", "y")  # names that pixels and metres have too, unless units say degrees
 
 
 def is_field(data: Any) -> bool:
@@ -75,6 +77,18 @@ def _explain_absence(data: DataArray | Dataset, kind: str) -> str:
                 f"{name!r} has the dimensions {data[name].dims}, but a one-dimensional "
                 f"{kind} is needed: regrid to a rectilinear grid first."
             )
+        if data[name].ndim == 0 and _rank(data[name], kind) is not None:
+            return (
+                f"{name!r} is a single value, not a dimension: select with a list, "
+                f"data.isel({name}=[0]), or data.expand_dims({str(name)!r})."
+            )
+        if name not in data.dims and _rank(data[name], kind) is not None:
+            dim = data[name].dims[0]
+            stacked = "stack with create_index=False and " if name in data.indexes else ""
+            return (
+                f"{name!r} lies along {dim!r} and is no dimension: {stacked}make it one, "
+                f"data.swap_dims({dim}={str(name)!r})."
+            )
     for name in data.dims:
         if name not in data.coords and str(name).lower() in _KINDS[kind].names:
             return (
@@ -107,7 +121,13 @@ def _rank(coordinate: DataArray, kind: str) -> int | None:
         return None
     if coordinate.attrs.get("axis") == axis:
         return 2
-    return 3 if str(coordinate.name).lower() in names else None
+    name = str(coordinate.name).lower()
+    return 3 if name in names and (name not in _PLAIN or units in ("degrees", "degree")) else None
+
+
+def find_kind(coordinate: DataArray) -> str | None:
+    """Return whether a coordinate is "time", "latitude" or "longitude", None if it is none."""
+    return next((kind for kind in _KINDS if _rank(coordinate, kind) is not None), None)
 
 
 def has_dates(coordinate: DataArray) -> bool:
@@ -129,6 +149,12 @@ def find_dates(data: DataArray | Dataset) -> str:
             f"the time coordinate {name!r} has no calendar: its values are {data[name].dtype}, "
             "not dates. Give it the attributes units='days since ...' and calendar, and decode "
             "them with xarray.decode_cf; or open the file with decode_times=True."
+        )
+    unknown = np.flatnonzero(data[name].isnull())
+    if unknown.size:
+        raise ValueError(
+            f"the time coordinate {name!r} has no date (NaT) at the position {unknown[0]}, one of "
+            f"{unknown.size}: leave these samples out, data.isel({name}=data.{name}.notnull())."
         )
     return name
 
@@ -164,7 +190,7 @@ def find_period(
     if period is None:
         return np.arange(n_times)
     try:
-        start, stop = (str(end) if isinstance(end, int) else end for end in period)
+        start, stop = (str(end) if isinstance(end, Integral) else end for end in period)
     except (TypeError, ValueError):
         raise ValueError(
             f"{name} must be None or a pair such as ('1980', '2009'), got {period!r}."

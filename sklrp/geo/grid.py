@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklrp.geo.coordinates import find_sample_dim, is_dataset
+from sklrp.geo.coordinates import find_kind, find_sample_dim, is_dataset
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
@@ -198,6 +198,13 @@ def check_grid(template: Any, data: DataArray | Dataset, sample_dim: str) -> Non
             f"the variables differ: fitted on {known}, got {given}. Select the fitted ones, "
             f"data[{known}]."
         )
+    if set(data.dims) < set(template.dims):
+        lost = [dim for dim in template.dims if dim not in data.dims]
+        raise ValueError(
+            f"the dimensions differ: fitted on {tuple(template.dims)}, got {tuple(data.dims)}. "
+            f"Keep {lost} by selecting with a list, data.isel({lost[0]}=[0]), or add it, "
+            f"data.expand_dims({str(lost[0])!r})."
+        )
     if set(data.dims) != set(template.dims):
         raise ValueError(
             f"the dimensions differ: fitted on {tuple(template.dims)}, got {tuple(data.dims)}. "
@@ -277,12 +284,27 @@ def _say_difference(old: DataArray, new: DataArray) -> str:
         shorter = ""
         if was.ndim == 1 and _same(np.sort(was), np.sort(now)).all():
             advice = f"It has the same values in another order: data.sel({name}=fitted.{name})."
+        elif was.ndim == 1 and _same_meridians(old, new):
+            start = 180 if was.min() < 0 else 0
+            turned = f"(data.{name} + {start}) % 360 - {start}" if start else f"data.{name} % 360"
+            advice = (
+                "It has the same meridians in another convention: "
+                f"data.assign_coords({name}={turned}).sel({name}=fitted.{name})."
+            )
     different = np.argwhere(~_same(was, now))
     if not len(different):
         return shorter
     at = tuple(different[0])
     where = ",".join(map(str, at))
     return f"{name}[{where}] is {now[at]}, was {was[at]} in fit. {advice}"
+
+
+def _same_meridians(old: DataArray, new: DataArray) -> bool:
+    """Tell whether two coordinates are the same longitudes but for whole turns and order."""
+    if "longitude" not in (find_kind(old), find_kind(new)):
+        return False
+    one, other = (np.round(c.values.astype(np.float64) % 360, 3) % 360 for c in (old, new))
+    return bool(np.allclose(np.sort(one), np.sort(other), rtol=0, atol=0.002))
 
 
 def _same(one: NDArray, other: NDArray) -> NDArray[np.bool_]:

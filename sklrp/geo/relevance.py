@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from importlib.metadata import version
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, is_dataset, is_field
 from sklrp.geo.vectorizer import GridVectorizer
 
@@ -140,6 +142,7 @@ def explain(
     steps = (vectorizer, after, classifier)
     if not data.chunks:
         return _explain_fields(data, steps=steps, target=target, settings=settings, attrs=attrs)
+    _check_call(classifier, target, rule, epsilon)
     steps = copy.deepcopy(steps)
     return _explain_lazily(data, steps=steps, target=target, settings=settings, attrs=attrs)
 
@@ -195,6 +198,23 @@ def _describe_target(target: Any) -> str:
     if isinstance(target, str) and target == "all":
         return "every class"
     return "a class given for each sample" if np.ndim(target) else str(target)
+
+
+def _check_call(classifier: Any, target: Any, rule: Any, epsilon: float) -> None:
+    """Raise now what would else be raised later, when half of a file may be written."""
+    check_is_fitted(classifier)
+    check_rule(rule)
+    if not (isinstance(epsilon, Real) and 0 <= epsilon < np.inf):
+        raise ValueError(f"epsilon must be a finite number of at least 0, got {epsilon!r}.")
+    if target is None or (isinstance(target, str) and target == "all"):
+        return
+    known = np.asarray(classifier.classes_).tolist()
+    unknown = [label for label in np.unique(np.asarray(target)).tolist() if label not in known]
+    if unknown:
+        raise ValueError(
+            f"target has the unknown label {unknown[0]!r}; the classes are {known}, or 'all', or "
+            "None for the predicted class."
+        )
 
 
 def _explain_fields(
