@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.diagnostics.findings import Finding
-from sklrp.geo import GridVectorizer
+from sklrp.geo import GridVectorizer, composites
 from sklrp.metrics import pixel_flipping_curve
 from sklrp.plotting import (
     ArtifactDisplay,
@@ -271,6 +271,133 @@ def test_fields_of_a_vectorizer(maps):
     np.testing.assert_array_equal(display.lon, LON)
 
 
+@pytest.mark.parametrize("layout", ["features", "grid"])
+@pytest.mark.parametrize("dataset", [True, False])
+def test_fields_of_several_variables(maps, layout, dataset):
+    """They are summed where there are any, and land is where there is none of them."""
+    xr = pytest.importorskip("xarray")
+    coords = {"lat": LAT, "lon": LON, "time": np.arange(6)}
+    sst = xr.DataArray(maps.copy(), coords, dims=("time", "lat", "lon"))
+    ssh = -sst
+    sst[:, 0, :2], ssh[:, 0, 1:3] = np.nan, np.nan
+    data = xr.Dataset({"sst": sst, "ssh": ssh})
+    params = {"layout": layout}
+    if not dataset:
+        data = data.to_dataarray("level").transpose("time", "level", "lat", "lon")
+        params["channel_dim"] = "level"
+    kind = MLPClassifier if layout == "features" else CNNClassifier
+    net = kind((4,), max_epochs=1, random_state=0)
+    pipeline = make_pipeline(GridVectorizer(**params), net).fit(data, [0, 1] * 3)
+    display = RelevanceDisplay.from_estimator(pipeline, data, kind="mean")
+    relevance = net.explain(pipeline[0].transform(data))
+    if layout == "features":
+        full = np.zeros((6, 2, 3, 4))
+        full[:, np.asarray(pipeline[0].mask_)] = relevance
+        relevance = full
+    expected = relevance.mean(axis=0).sum(axis=0)
+    expected[0, 1] = np.nan
+    np.testing.assert_allclose(image_of(display)[0], expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(display.lat, LAT)
+    assert "grey: land" in said(display.colorbars_[0])
+
+
+def test_the_samples_of_fields_are_those_of_time(maps):
+    xr = pytest.importorskip("xarray")
+    coords = {"time": np.arange(6), "lat": LAT, "lon": LON}
+    field = xr.DataArray(maps, coords, dims=("time", "lat", "lon"))
+    levels = xr.concat([field, 2 * field], "level").transpose("level", "time", ...)
+    display = RelevanceDisplay.from_relevance(levels)
+    np.testing.assert_allclose(image_of(display, 4)[0], 3 * maps[4])
+    classes = levels.rename(level="target").assign_coords(target=[0, 1])
+    with pytest.raises(ValueError, match="a map of every class for each sample: draw one class"):
+        RelevanceDisplay.from_relevance(classes.transpose("time", ...))
+    wide = xr.concat([field[:, :, :1]] * 70, "lon").assign_coords(lon=np.arange(70.0))
+    net = MLPClassifier((4,), max_epochs=1, random_state=0)
+    pipeline = make_pipeline(GridVectorizer(), net).fit(wide, [0, 1] * 3)
+    wide = wide.transpose("lon", "lat", "time")  # 70 long, but 6 samples
+    assert RelevanceDisplay.from_estimator(pipeline, wide).axes_.shape == (6, 1)
+
+
+def test_composites_say_class_and_count(maps):
+    xr = pytest.importorskip("xarray")
+    coords = {"time": np.arange(6), "lat": LAT, "lon": LON}
+    field = xr.DataArray(maps, coords, dims=("time", "lat", "lon"))
+    found = composites(field, ["a", "a", "b", "b", "b", "b"], ["a", "b", "b", "b", "b", "a"])
+    display = RelevanceDisplay.from_relevance(found)
+    titles = [ax.get_title() for ax in display.axes_.ravel()]
+    assert titles == ["a (n = 1 correct)", "b (n = 3 correct)"]
+    np.testing.assert_allclose(image_of(display, 1)[0], maps[2:5].mean(axis=0))
+    display = RelevanceDisplay.from_relevance(found["mean"])
+    assert [ax.get_title() for ax in display.axes_.ravel()] == ["a", "b"]
+
+
+def test_a_dataset_is_drawn_by_variable(maps):
+    xr = pytest.importorskip("xarray")
+    coords = {"time": np.arange(2), "lat": LAT, "lon": LON}
+    field = xr.DataArray(maps[:2], coords, dims=("time", "lat", "lon"))
+    data = xr.Dataset({"sst": field, "ssh": -field})
+    display = RelevanceDisplay.from_relevance(data, 2 * data, show_input=True)
+    np.testing.assert_array_equal(image_of(display, 1, 2)[0], -maps[1])
+    assert display.axes_[0, 2].get_title() == "ssh\nsample 0"
+
+
+def test_fields_of_other_places_are_refused(maps):
+    xr = pytest.importorskip("xarray")
+    coords = {"time": np.arange(6), "lat": LAT, "lon": LON}
+    field = xr.DataArray(maps, coords, dims=("time", "lat", "lon"))
+    turned = field.sortby("lat", ascending=False)
+    message = "has other latitudes than relevance.* drawn in the wrong places"
+    for params in (
+        {"X": turned},
+        {"land": turned[0] > 0},
+        {"outline": turned[0] > 0},
+        {"relevance": {"a": field, "b": turned}},
+    ):
+        with pytest.raises(ValueError, match=message):
+            RelevanceDisplay.from_relevance(**{"relevance": field, **params})
+    mask = (field[0] > 0).transpose("lon", "lat")
+    display = RelevanceDisplay.from_relevance(field, land=mask, outline=mask, kind="mean")
+    np.testing.assert_array_equal(np.isnan(image_of(display)[0]), maps[0] > 0)
+    net = CNNClassifier((2,), input_shape=(1, 3, 4), max_epochs=1).fit(maps, [0, 1] * 3)
+    with pytest.raises(ValueError, match=message):
+        RelevanceDisplay.from_estimator(net, field[:1], outline=turned[0] > 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (3, 1), (1, 1)])
+def test_fields_of_a_single_row_or_column(maps, shape):
+    xr = pytest.importorskip("xarray")
+    coords = {"time": [0], "lat": LAT[: shape[0]], "lon": LON[: shape[1]]}
+    field = xr.DataArray(maps[:1, : shape[0], : shape[1]], coords, dims=("time", "lat", "lon"))
+    display = RelevanceDisplay.from_relevance(field)
+    np.testing.assert_array_equal(image_of(display)[0], field[0])
+    ax = display.axes_[0, 0]
+    side = 10 if max(shape) > 1 else 1  # as wide as the cells are long
+    assert np.ptp(ax.get_xlim()) == side * shape[1]
+    assert np.ptp(ax.get_ylim()) == side * shape[0]
+
+
+def test_pixels_are_no_degrees(maps):
+    xr = pytest.importorskip("xarray")
+    coords = {"y": np.arange(3), "x": np.arange(4)}
+    display = RelevanceDisplay.from_relevance(xr.DataArray(maps, coords, dims=("n", "y", "x")))
+    assert display.lat is None
+
+
+def test_missing_cells_of_means_are_said(maps):
+    given = maps.copy()
+    given[2, 1, 1] = np.nan
+    display = RelevanceDisplay.from_relevance(given, kind="mean")
+    assert "grey: missing in at least one map" in said(display.colorbars_[0])
+    X = maps[:2].copy()
+    X[1] = np.nan
+    display = RelevanceDisplay.from_relevance(maps[:2], X, show_input=True, contours=True)
+    assert display.artists_[3]["contours"] is None
+    display = RelevanceDisplay.from_relevance(
+        maps[:1], np.full((1, 3, 4), 2.0), show_input=True, contours=True
+    )
+    assert "contours" not in said(display.colorbars_[0])
+
+
 def test_axes_of_a_projection_get_a_transform(maps, monkeypatch):
     """The axes of cartopy are told that coordinates are degrees; no other axes are."""
     told = []
@@ -284,6 +411,16 @@ def test_axes_of_a_projection_get_a_transform(maps, monkeypatch):
     )
     RelevanceDisplay.from_relevance(maps[:1], lat=LAT, lon=LON, ax=ax)
     assert told == ["degrees"]
+    missing = maps[:1].copy()
+    missing[0, 1, 1] = np.nan
+    display = RelevanceDisplay.from_relevance(missing, lat=LAT, lon=LON, ax=ax)
+    # Cartopy wraps at its seam only if masked cells are transparent: missing ones apart.
+    assert display.artists_[0]["image"].get_cmap()(np.ma.masked)[-1] == 0
+    grey = ax.collections[-2]
+    np.testing.assert_array_equal(~np.ma.getmaskarray(grey.get_array()), np.isnan(missing[0]))
+    np.testing.assert_allclose(grey.get_cmap()(0.5), mpl.colors.to_rgba("0.72"))
+    with pytest.raises(ValueError, match="Axes of a projection need to know where the cells are"):
+        RelevanceDisplay.from_relevance(maps[:1], ax=ax)
 
 
 # Groups of samples, estimators and rules
@@ -470,6 +607,11 @@ def test_given_axes(maps):
         ({"limits": None}, "limits must be one of .* or a number, got None"),
         ({"limits": -1.0}, "limits must be a finite number above 0, got -1.0"),
         ({"clip": 1.0}, r"clip must be in \[0, 1\)"),
+        ({"clip": 0.1, "limits": 2.0}, "clip=0.1 has no effect on limits=2.0"),
+        (
+            {"lat": LAT, "lon": np.array([-175.0, -170.0, 170.0, 175.0])},
+            r"got \[-175. -170.  170.  175.\]: .* across the date line by lon % 360",
+        ),
         ({"n_features": 0}, "n_features must be at least 1, got 0"),
         ({"contours": True}, "contours and show_input draw the input of fields: pass X"),
         ({"lat": LAT}, "lat and lon go together"),
@@ -614,6 +756,8 @@ def test_history():
     steep = HistoryDisplay.from_history([{"train_loss": 10.0**-n} for n in range(3)])
     assert steep.ax_.get_yscale() == "log"
     assert steep.best_ is None
+    lost = HistoryDisplay.from_history([{"train_loss": 1.0, "valid_loss": np.nan}] * 2)
+    assert lost.best_ is None
 
 
 def test_history_of_estimators():
@@ -657,6 +801,30 @@ def test_profiles_with_marks(name):
         assert [(m.get_x(), m.get_x() + m.get_width()) for m in marks] == [(-0.5, 1.5), (7.5, 9.5)]
     else:
         assert [mark.get_xdata()[0] for mark in marks] == [1, 4, 7]
+
+
+@pytest.mark.parametrize("rows", [True, False])
+def test_findings_of_fields_have_land_and_degrees(maps, rows):
+    land = np.zeros((3, 4), dtype=bool)
+    land[1, 1] = True
+    mean = maps[0][~land] if rows else maps[0]
+    finding = Finding(name="map", verdict="fact", mean=mean, fact=mean, artifact=0 * mean)
+    display = ArtifactDisplay(finding, lat=LAT, lon=LON, land=land).plot()
+    shown = np.ma.filled(display.artists_["mean"].get_array().astype(float), np.nan)
+    np.testing.assert_array_equal(shown, np.where(land, np.nan, maps[0]))
+    assert display.axes_[0].get_ylim() == (-15, 15)
+
+
+def test_findings_of_a_vectorizer(maps):
+    xr = pytest.importorskip("xarray")
+    coords = {"time": np.arange(6), "lat": LAT, "lon": LON}
+    field = xr.DataArray(maps.copy(), coords, dims=("time", "lat", "lon"))
+    field[:, 0, 1] = np.nan
+    net = MLPClassifier((4,), max_epochs=1, random_state=0)
+    pipeline = make_pipeline(GridVectorizer(), net).fit(field, [0, 1] * 3)
+    display = ArtifactDisplay.from_estimator(pipeline, field, n_permutations=5, random_state=0)
+    np.testing.assert_array_equal(display.lat, LAT)
+    assert np.ma.getmaskarray(display.artists_["fact"].get_array()).sum() == 1
 
 
 def test_matplotlib_is_imported_only_when_drawing():

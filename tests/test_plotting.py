@@ -51,6 +51,9 @@ def test_focus_lines_bands_and_image(data):
     assert image.shape == (4, 4)  # four columns of a sample; the input and three values
     np.testing.assert_allclose(image[:, 0], curve.input_profiles[1])
     np.testing.assert_allclose(image[:, 1:].T, curve.profiles[1].mean(1))
+    n_beyond = (image > display.image_.get_clim()[1]).sum()
+    label = display.image_.colorbar.ax.get_ylabel()
+    assert f"{n_beyond} of {image.size} values beyond are clipped" in label
     assert len(display.axes_) == 3
     assert display.axes_[0].get_xscale() == display.axes_[1].get_xscale() == "log"
     labels = [label.get_text() for label in display.axes_[1].get_xticklabels()]

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.maps import artifact_map
 from sklrp.diagnostics.positions import EDGE
+from sklrp.plotting import fields
+from sklrp.plotting.forms import check_mask
 
 # Colours of Okabe and Ito, which people of every colour vision can tell apart.
 _MAP, _INPUT, _NULL = "#D55E00", "0.2", "#0072B2"
@@ -28,10 +30,15 @@ class ArtifactDisplay:
     ----------
     finding : Finding
         What a test found.
+    lat, lon : array-like or None, default=None
+        Of maps of fields, latitudes of the rows and longitudes of the columns in degrees.
+    land : array-like of bool or None, default=None
+        True at cells of a field that have no value, which are drawn grey. Rows of features hold
+        the cells that are not land.
 
     Attributes
     ----------
-    finding : Finding
+    finding, lat, lon, land
         The same.
     figure_ : matplotlib.figure.Figure
         The figure.
@@ -45,8 +52,13 @@ class ArtifactDisplay:
     axes_: NDArray[np.object_]
     artists_: dict[str, Any]
 
-    def __init__(self, finding: Finding) -> None:
+    def __init__(
+        self, finding: Finding, *, lat: Any = None, lon: Any = None, land: Any = None
+    ) -> None:
         self.finding = finding
+        self.lat = lat
+        self.lon = lon
+        self.land = land
 
     @classmethod
     def from_estimator(
@@ -57,7 +69,8 @@ class ArtifactDisplay:
         Parameters
         ----------
         estimator : estimator
-            A fitted classifier with ``explain``, or a pipeline that ends in one.
+            A fitted classifier with ``explain``, or a pipeline that ends in one. A
+            `sklrp.geo.GridVectorizer` among its steps gives coordinates and land.
         X : array-like of shape (n_samples, ...)
             The samples.
         ax : matplotlib.axes.Axes, array of Axes or None, default=None
@@ -70,7 +83,9 @@ class ArtifactDisplay:
         ArtifactDisplay
             The display, drawn.
         """
-        return cls.from_finding(artifact_map(estimator, X, **kwargs), ax=ax)
+        lat, lon, land = fields.find_grid(estimator, X)
+        finding = artifact_map(estimator, X, **kwargs)
+        return cls(finding, lat=lat, lon=lon, land=land).plot(ax=ax)
 
     @classmethod
     def from_finding(cls, finding: Finding, *, ax: Any = None) -> ArtifactDisplay:
@@ -137,19 +152,19 @@ class ArtifactDisplay:
         finding = self.finding
         names = ("mean", "fact", "artifact")
         titles = ("mean map", "fact: exceeds the null", "artifact: the rest")
-        maps = [np.squeeze(finding[name]) for name in names]
+        maps = [self._place(finding[name]) for name in names]
         panels = self._panels(ax, 3, 3.6, 3.2)
-        limit = max(float(np.abs(m).max()) for m in maps) or 1.0
+        limit = max(float(np.nanmax(np.abs(m))) for m in maps) or 1.0
         for panel, name, title, values in zip(panels, names, titles, maps, strict=True):
             panel.set_title(title, fontsize="medium")
             if values.ndim == 2:
-                self.artists_[name] = panel.imshow(
-                    values, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
+                lat = fields.check_coordinate(self.lat, "lat", values.shape[0])
+                lon = fields.check_coordinate(self.lon, "lon", values.shape[1])
+                edges = fields.find_edges(values.shape, lat, lon)
+                self.artists_[name] = fields.draw_field(
+                    panel, values, edges, "RdBu_r", -limit, limit
                 )
-            elif values.ndim > 2:  # channels first: their sum
-                self.artists_[name] = panel.imshow(
-                    values.sum(axis=0), cmap="RdBu_r", vmin=-limit, vmax=limit
-                )
+                fields.dress_axes(panel, lat is not None, edges)
             else:
                 positions = np.arange(max(values.size, 1))
                 self.artists_[name] = panel.bar(positions, values.ravel(), color=_MAP, width=1)
@@ -157,7 +172,22 @@ class ArtifactDisplay:
                 panel.set_xlabel("feature")
         if maps[0].ndim > 1:
             bar = self.figure_.colorbar(self.artists_["artifact"], ax=list(panels), shrink=0.8)
-            bar.set_label("share of relevance\nsame limits in all panels")
+            grey = "; grey: land" if np.isnan(maps[0]).any() else ""
+            bar.set_label(f"share of relevance\nsame limits in all panels{grey}")
+
+    def _place(self, values: NDArray) -> NDArray:
+        """Return a map as a field, channels summed, land missing; or as it is."""
+        values = np.squeeze(values)
+        land = check_mask(self.land, "land")
+        if land is not None and values.shape == (np.count_nonzero(~land),):
+            full = np.full(land.shape, np.nan)
+            full[~land] = values
+            return full
+        if values.ndim > 2:  # channels first
+            values = values.sum(axis=0)
+        if land is None or land.shape != values.shape:
+            return values
+        return np.where(land, np.nan, values)
 
     def _draw_profiles(self, ax: Any) -> None:
         finding = self.finding

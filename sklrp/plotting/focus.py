@@ -250,15 +250,22 @@ class FocusCurveDisplay:
         columns = [curve.input_profiles[axis], *curve.profiles[axis].mean(axis=1)]
         shares = np.stack(columns, axis=1)
         self.image_ = panel.imshow(shares, aspect="auto", cmap="viridis", interpolation="nearest")
-        self.image_.set_clim(0, float(np.quantile(shares, 0.99)))  # one position may hold it all
+        # One position may hold it all.
+        limit = float(np.quantile(shares, 0.99)) or float(shares.max()) or 1.0
+        self.image_.set_clim(0, limit)
+        n_beyond = int((shares > limit).sum())
         panel.axvline(0.5, color="white", lw=3)  # between the input and the maps
         labels = ["input", *(_write(value) for value in curve.param_range)]
         panel.set_xticks(range(len(labels)), labels)
         panel.set_xlabel(f"the input, and the maps for each {curve.param_name}")
         position = ("row", "column")[axis] if len(curve.profiles) == 2 else "position"
         panel.set_ylabel(f"{position} (axis {axis} of a sample)")
+        said = f"\n{n_beyond} of {shares.size} values beyond are clipped" if n_beyond else ""
         panel.figure.colorbar(
-            self.image_, ax=panel, extend="max", label="share of |relevance| or |input|"
+            self.image_,
+            ax=panel,
+            extend="max" if n_beyond else "neither",
+            label=f"share of |relevance| or |input|{said}",
         )
 
     def _is_numeric(self) -> bool:

@@ -89,7 +89,11 @@ class Form:
         values = values.reshape(n, *long_axes)
         axis = 1 if self.channels == "first" else -1
         if self.layout == "field" and values.ndim == 4:
-            return values.mean(axis=axis) if mean else values.sum(axis=axis)
+            there = np.isfinite(values)  # a cell is missing where all its channels are
+            total = np.where(there, values, 0.0).sum(axis=axis)
+            n_there = there.sum(axis=axis)
+            total = np.where(n_there > 0, total, np.nan)
+            return total / np.maximum(n_there, 1) if mean else total
         variables = self.layout == "sequence" and self.n_channels > 1
         return np.moveaxis(values, axis, 1) if variables else values
 

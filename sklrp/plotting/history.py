@@ -134,7 +134,7 @@ class HistoryDisplay:
                 self.lines_[name] = ax.plot(
                     epochs, losses[name], color=color, label=label, marker=few, ms=3.5
                 )[0]
-        if "valid" in losses:
+        if "valid" in losses and np.isfinite(losses["valid"]).any():
             best = int(np.nanargmin(losses["valid"]))
             self.best_ = ax.axvline(
                 epochs[best], color="0.35", ls=":", label=f"best validation: epoch {epochs[best]}"

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from sklrp.plotting.fields import check_coordinate
+from sklrp.geo.coordinates import is_field
+from sklrp.plotting.fields import check_coordinate, find_vectorizer, unfold
 from sklrp.plotting.forms import Form, check_mask
 
 KINDS = ("samples", "class_mean", "mean")
@@ -45,6 +46,7 @@ class View(NamedTuple):
     labels: NDArray | None  # what samples are grouped by: the class predicted
     true: NDArray | None  # the class that each sample is of, if it is known
     prefix: str = ""  # before a class, where samples of another class may be among its own
+    titles: list[str] | None = None  # of the maps, where they are no samples
 
 
 def check_relevance(relevance: Any, name: str = "relevance") -> NDArray[np.float64]:
@@ -86,7 +88,8 @@ def explain_views(
             f"Of estimator and rule only one may be several, got {len(estimators)} estimators and "
             f"{len(rules)} rules: draw one display for each estimator."
         )
-    check_kind(kind, len(X), len(estimators) * len(rules))  # before what takes time
+    n_samples = _count(next(iter(estimators.values())), X)
+    check_kind(kind, n_samples, len(estimators) * len(rules))  # before what takes time
     views, classifiers = [], []
     for est_name, one in estimators.items():
         steps, last = take_apart(one)
@@ -102,8 +105,8 @@ def explain_views(
             views.append(
                 View(
                     est_name if len(estimators) > 1 else rule_name if len(rules) > 1 else "",
-                    check_relevance(relevance),
-                    np.asarray(samples, dtype=np.float64),
+                    check_relevance(unfold(one, relevance)),
+                    unfold(one, np.asarray(samples, dtype=np.float64)),
                     labels,
                     None if y is None else np.asarray(y),
                     "predicted " if y is None else "",
@@ -111,6 +114,14 @@ def explain_views(
             )
             classifiers.append(last)
     return views, classifiers
+
+
+def _count(estimator: Any, X: Any) -> int:
+    """Return the number of samples, 0 where their axis is not the first and not known."""
+    if not is_field(X):
+        return len(X)
+    grid = getattr(find_vectorizer(estimator), "grid_", None)
+    return int(X.sizes.get(getattr(grid, "sample_dim", None), 0))
 
 
 def prepare(
@@ -305,7 +316,7 @@ def make_panels(views: list[View], kind: str) -> list[list[Panel]]:
             groups = [(_say_count("mean", right, view), right)]
         else:
             groups = [
-                (_say_count(view.prefix + _say_class(c), rows, view), rows)
+                (_say_count(view.prefix + say_class(c), rows, view), rows)
                 for c in classes
                 for rows in [right & (view.labels == c)]
             ]
@@ -329,15 +340,18 @@ def make_panels(views: list[View], kind: str) -> list[list[Panel]]:
 
 
 def _say_sample(view: View, i: int) -> str:
+    if view.titles is not None:
+        return view.titles[i]
     if view.labels is None:
         return f"sample {i}"
-    said = f"sample {i}: {_say_class(view.labels[i])}"
+    said = f"sample {i}: {say_class(view.labels[i])}"
     if view.true is not None and view.true[i] != view.labels[i]:
-        said += f" (wrong, is {_say_class(view.true[i])})"
+        said += f" (wrong, is {say_class(view.true[i])})"
     return said
 
 
-def _say_class(label: Any) -> str:
+def say_class(label: Any) -> str:
+    """Name a class in a title."""
     return label if isinstance(label, str) else f"class {label}"
 
 

@@ -18,6 +18,7 @@ from sklrp.plotting.panels import (
     find_names,
     name_several,
     prepare,
+    say_class,
 )
 
 _DATA = ("normalize", "lat", "lon", "outline", "steps")
@@ -184,7 +185,11 @@ class RelevanceDisplay:
             raise ValueError("target='all' gives a map for each class: draw one class at a time.")
         one = next(iter(name_several(estimator, "estimator").values()))
         lat, lon, its_land = fields.find_grid(one, X)
-        missing = check_mask(its_land if land is None else land, "land")
+        grid = (lat, lon)
+        land = its_land if land is None else fields.take_mask(land, grid, "land")
+        missing = check_mask(land, "land")
+        if layout == "auto" and lat is not None:
+            layout = "field"
         params = {"epsilon": epsilon, "contrast": contrast}
         views, classifiers = explain_views(estimator, X, y, kind, rule, target, params)
         forms = [
@@ -201,6 +206,8 @@ class RelevanceDisplay:
         places = {"lat": lat, "lon": lon} if lat is not None else {}
         options = {**places, **kwargs}
         data = {name: options.pop(name) for name in _DATA if name in options}
+        if "outline" in data:
+            data["outline"] = fields.take_mask(data["outline"], grid, "outline")
         prepared = prepare(
             views, forms, kind, missing, unit=unit, score=score, names=feature_names, **data
         )
@@ -232,10 +239,13 @@ class RelevanceDisplay:
         Parameters
         ----------
         relevance : array-like of shape (n_samples, ...), or dict of them
-            The maps; NaN marks missing cells. Those of a dict are drawn side by side by name. Of
-            an `xarray.DataArray` the latitudes and longitudes are taken too.
-        X : array-like of relevance's shape or None, default=None
-            The samples, which contours, signals and the input's column need.
+            The maps; NaN marks missing cells. Those of a dict, and the variables of an
+            `xarray.Dataset`, are drawn side by side by name. Of an `xarray.DataArray` the
+            latitudes and longitudes are taken too. What `sklrp.geo.composites` returns is drawn as
+            the mean of each class, with its count.
+        X : array-like of relevance's shape, dict of them or None, default=None
+            The samples, which contours, signals and the input's column need. Fields of xarray
+            must be on the grid of those of relevance, as must `land` and `outline`.
         labels : array-like of shape (n_samples,) or None, default=None
             The class of each sample, for titles and for ``kind="class_mean"``.
         kind : {"samples", "class_mean", "mean"}, default="samples"
@@ -279,15 +289,22 @@ class RelevanceDisplay:
         ValueError
             If shapes do not fit or a parameter is malformed.
         """
-        named = relevance if isinstance(relevance, Mapping) else {"": relevance}
+        several = isinstance(relevance, Mapping) and not fields.is_composite(relevance)
+        named = relevance if several else {"": relevance}
         if not named:
             raise ValueError("relevance is empty: pass at least one array of maps.")
         views = []
-        samples = None if X is None else np.asarray(fields.find_degrees(X)[0], dtype=np.float64)
+        grid: Any = (None, None)  # of the first of the maps that has one
         for name, maps in named.items():
-            maps, its_lat, its_lon = fields.find_degrees(maps)
-            lat, lon = its_lat if lat is None else lat, its_lon if lon is None else lon
-            maps = check_relevance(maps)
+            maps, groups, counts = fields.name_classes(maps)
+            titles = None if groups is None else [say_class(group) for group in groups]
+            if titles and counts:
+                titles = [f"{t} (n = {n} correct)" for t, n in zip(titles, counts, strict=True)]
+            grid = fields.find_degrees(maps)[1:] if grid[0] is None else grid
+            maps = check_relevance(fields.take_places(maps, grid, str(name) or "relevance"))
+            samples = X[name] if isinstance(X, Mapping) else X
+            if samples is not None:
+                samples = np.asarray(fields.take_places(samples, grid, "X"), dtype=np.float64)
             if samples is not None and samples.shape != maps.shape:
                 raise ValueError(
                     f"X must have the shape of relevance, {maps.shape}, got {samples.shape}."
@@ -298,8 +315,13 @@ class RelevanceDisplay:
                     f"labels must hold one label for each of {len(maps)} samples, got the shape "
                     f"{classes.shape}."
                 )
-            views.append(View(str(name), maps, samples, classes, None))
-        missing = check_mask(land, "land")
+            titles = titles if labels is None else None
+            views.append(View(str(name), maps, samples, classes, None, titles=titles))
+        lat, lon = grid[0] if lat is None else lat, grid[1] if lon is None else lon
+        outline = fields.take_mask(outline, grid, "outline")
+        missing = check_mask(fields.take_mask(land, grid, "land"), "land")
+        if layout == "auto" and lat is not None:
+            layout = "field"
         forms = [Form(v.relevance.shape[1:], layout, shape, channels, missing) for v in views]
         prepared = prepare(
             views,
@@ -340,9 +362,10 @@ class RelevanceDisplay:
             limit itself.
         clip : float, default=0.0
             Share of the largest absolute values, in [0, 1), that may lie beyond the limits and
-            have the outermost colour, such as 0.001. Bars are not clipped.
-        cmap : str, default="RdBu_r"
-            Name of a diverging colour map.
+            have the outermost colour, such as 0.001. Bars are not clipped, and limits that are
+            given are kept.
+        cmap : str or matplotlib.colors.Colormap, default="RdBu_r"
+            A diverging colour map.
         contours : bool or int, default=False
             Whether the contours of the input, or how many of them, are drawn over fields: solid
             above zero, dashed below.
@@ -374,6 +397,11 @@ class RelevanceDisplay:
         self.axes_ = sheet.make_axes(
             ax, n_rows, n_views + show_input, _MOST_COLUMNS[self.layout], self._sizes(n_features)
         )
+        if self.lat is None and any(fields.has_projection(one) for one in self.axes_.ravel()):
+            raise ValueError(
+                "Axes of a projection need to know where the cells are: pass lat and lon, or a "
+                "field of xarray."
+            )
         self.figure_ = self.axes_[0, 0].figure
         self.artists_ = [{} for _ in range(self.axes_.size)]
         self.colorbars_ = []
@@ -485,11 +513,13 @@ class RelevanceDisplay:
             )
             notes = [self.unit, sheet.say_limits(group, len(places), limits), cut]
             if not np.isfinite(values).all():
-                notes.append(f"grey: {'land' if self.hidden else 'missing'}")
+                means = not self.hidden and any(len(panels[place].maps) > 1 for place in group)
+                grey = "land" if self.hidden else "missing"
+                notes.append(f"grey: {grey}{' in at least one map' if means else ''}")
             if hidden >= 0.0005:
                 most = "up to " if len(views) > 1 else ""
                 notes.append(f"{most}{100 * hidden:.2g}\u00a0% of |relevance| on land, not shown")
-            if len(levels) > 1:
+            if any(self._axes_of(*place)[1].get("contours") for place in group):
                 step = levels[-1] - levels[-2]
                 notes.append(f"contours: input every {step:g}, none at 0, dashed below")
             self.colorbars_.append(

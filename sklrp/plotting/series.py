@@ -27,7 +27,7 @@ def draw_signal(
         edges,
         [low, high],
         np.ma.masked_invalid(values[np.newaxis]),
-        cmap=mpl.colormaps[cmap].with_extremes(bad=MISSING),
+        cmap=mpl.colormaps.get_cmap(cmap).with_extremes(bad=MISSING),
         vmin=-limit,
         vmax=limit,
         zorder=0,
@@ -54,7 +54,7 @@ def draw_variables(
         cell_edges(steps),
         np.arange(n_variables + 1) - 0.5,
         np.ma.masked_invalid(values),
-        cmap=mpl.colormaps[cmap].with_extremes(bad=MISSING),
+        cmap=mpl.colormaps.get_cmap(cmap).with_extremes(bad=MISSING),
         vmin=-limit,
         vmax=limit,
         rasterized=True,
@@ -84,7 +84,7 @@ def draw_bars(
 
     maps = panel.maps[:, order]
     mean, places = maps.mean(axis=0), np.arange(len(order))
-    colors = mpl.colormaps[cmap](np.where(mean < 0, 0.12, 0.88))
+    colors = mpl.colormaps.get_cmap(cmap)(np.where(mean < 0, 0.12, 0.88))
     artists = {"bars": ax.barh(places, mean, color=colors, height=0.7)}
     if len(maps) > 1:
         spread = maps.std(axis=0, ddof=1)

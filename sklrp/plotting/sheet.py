@@ -20,6 +20,8 @@ def check_limits(limits: Any, clip: float) -> None:
             raise ValueError(f"limits must be one of {LIMITS} or a number, got {limits!r}.")
     elif not 0 < float(limits) < np.inf:
         raise ValueError(f"limits must be a finite number above 0, got {limits!r}.")
+    elif clip:
+        raise ValueError(f"clip={clip!r} has no effect on limits={limits!r}: give only one.")
     if not 0 <= clip < 1:
         raise ValueError(f"clip must be in [0, 1), such as 0.001, got {clip!r}.")
 
