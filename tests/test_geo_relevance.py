@@ -23,6 +23,7 @@ from sklrp.geo import (
     composites,
     cosine_weights,
     explain,
+    pattern_correlation,
     relevance_to_xarray,
     select_box,
 )
@@ -177,7 +178,7 @@ def test_weights_are_areas():
             {},
             r"the variable 'time_bnds' has the dimensions \('time', 'nbnds'\), without 'lat' and",
         ),
-        (make_globe(), {"mask": make_globe(lat=LAT + 1)[0] > 0}, "must lie on the grid"),
+        (make_globe(), {"mask": make_globe(lat=LAT + 1)[0] > 0}, "must lie on one grid"),
         (make_globe(lon=np.append(LON, 360)), {}, "'lon' has the same meridian twice"),
         (make_globe().drop_vars("lat"), {}, "The dimension 'lat' has no coordinate"),
         (make_globe().rename(lat="a"), {}, "no latitude coordinate. Of the dimensions"),
@@ -203,6 +204,42 @@ def test_boxes_need_fields():
         box_mean(np.zeros((3, 4)))
     with pytest.raises(ValueError, match="part must be 'positive'"):
         box_share(make_globe(), part="negative")
+
+
+@pytest.mark.parametrize("weights", ["cosine", None])
+@pytest.mark.parametrize("name", GLOBES)
+def test_pattern_correlation_is_that_of_the_cells_valid_in_both(name, weights):
+    one = GLOBES[name]
+    other = one + xr.DataArray(np.random.default_rng(0).normal(size=one.shape), dims=one.dims)
+    first = {dim: 3 for dim in one.dims if dim != "time"}
+    other = other.where(~(other == other.isel(first)))  # one cell is missing here only
+    found = pattern_correlation(one, other.transpose(*one.dims[::-1]), weights=weights)
+    assert found.attrs["units"] == "1"
+    lat_dim = next(dim for dim in one.dims if dim in ("lat", "latitude", "v"))
+    area = np.cos(np.radians(one[lat_dim].astype(float))).broadcast_like(
+        one.isel(time=0, drop=True)
+    )
+    for i in range(2):
+        a, b = one.isel(time=i), other.isel(time=i)
+        area = area.transpose(*a.dims)
+        valid = np.isfinite(a.values) & np.isfinite(b.values)
+        w = area.values[valid] if weights else None
+        cov = np.cov(a.values[valid], b.values[valid], aweights=w)
+        expected = cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1])
+        assert_allclose(found.isel(time=i), expected, rtol=1e-9)
+
+
+def test_pattern_correlation_of_scaled_and_constant_fields():
+    one = make_globe()
+    assert_allclose(pattern_correlation(one, 3 - 1e-200 * one), np.nan)  # constant to rounding
+    assert_allclose(pattern_correlation(one * 1e-200, -one), -1)
+    assert_allclose(pattern_correlation(one, one.isel(time=0, drop=True)), 1)
+    with pytest.raises(ValueError, match="one and other must lie on one grid"):
+        pattern_correlation(one, make_globe(lat=LAT + 1))
+    with pytest.raises(ValueError, match="no latitude coordinate"):
+        pattern_correlation(one, one.rename(lat="row"))
+    with pytest.raises(TypeError, match=r"other must be an xarray\.DataArray, got ndarray"):
+        pattern_correlation(one, one.values)
 
 
 # --- explain ----------------------------------------------------------------------------------

@@ -182,6 +182,32 @@ def test_relevance_mass_is_the_share_on_the_mask(part, per_sample):
 
 
 @pytest.mark.parametrize("part", PARTS)
+def test_weights_count_a_feature_several_times(part):
+    maps, mask = random_maps((5, 2, 3)), np.array([[1, 0, 1], [0, 0, 1]], dtype=bool)
+    weights = np.array([[1, 2, 3], [0, 2, 1]])
+    times = weights.ravel()
+    repeated = np.repeat(maps.reshape(5, 6), times, axis=1)
+    expected = relevance_mass(repeated, np.repeat(mask.ravel(), times), part=part)
+    for given in (weights, weights.ravel(), weights[np.newaxis] * 1e-9):
+        found = relevance_mass(maps, mask, part=part, weights=given)
+        np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.ones(2), r"weights has the shape \(2,\), but must have that of one map, \(2, 3\)"),
+        (-np.ones((2, 3)), "weights must be finite, at least 0 and not all 0"),
+        (np.zeros((2, 3)), "weights must be finite"),
+        (np.full((2, 3), np.nan), "weights must be finite"),
+    ],
+)
+def test_bad_weights(weights, message):
+    with pytest.raises(ValueError, match=message):
+        relevance_mass(random_maps((5, 2, 3)), np.ones((2, 3)), weights=weights)
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_relevance_rank_is_the_mean_over_orders_of_ties(part):
     rng = np.random.default_rng(0)
     maps = rng.integers(-2, 3, size=(12, 6)).astype(float)  # many ties

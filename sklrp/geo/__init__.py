@@ -5,7 +5,15 @@ known by their ``explain`` alone.
 """
 
 from sklrp.geo.anomalies import AnomalyTransformer
-from sklrp.geo.areas import box_mask, box_mean, box_share, box_sum, cosine_weights, select_box
+from sklrp.geo.areas import (
+    box_mask,
+    box_mean,
+    box_share,
+    box_sum,
+    cosine_weights,
+    pattern_correlation,
+    select_box,
+)
 from sklrp.geo.composites import composites
 from sklrp.geo.relevance import explain, relevance_to_xarray
 from sklrp.geo.vectorizer import GridVectorizer
@@ -20,6 +28,7 @@ __all__ = [
     "composites",
     "cosine_weights",
     "explain",
+    "pattern_correlation",
     "relevance_to_xarray",
     "select_box",
 ]

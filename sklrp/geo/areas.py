@@ -42,7 +42,7 @@ def cosine_weights(lat: Any) -> Any:
     Notes
     -----
     The metrics of :mod:`sklrp.metrics` take arrays and know of no areas. To let a cell count by
-    its area, multiply: ``relevance_mass(relevance * weights, mask)``.
+    its area, hand them on: ``relevance_mass(relevance, mask, weights=weights)``.
 
     Examples
     --------
@@ -400,6 +400,61 @@ def box_share(
     return share
 
 
+def pattern_correlation(
+    one: DataArray, other: DataArray, *, weights: str | DataArray | None = "cosine"
+) -> DataArray:
+    r"""Return the centred correlation of two fields over their cells, weighted by area.
+
+    .. math:: r = \frac{\sum_i w_i (a_i - \bar a)(b_i - \bar b)}
+              {\sqrt{\sum_i w_i (a_i - \bar a)^2 \sum_i w_i (b_i - \bar b)^2}}
+
+    Use it to ask whether two seeds, rules or architectures point at the same places. Cells that
+    are missing in either field are left out.
+
+    Parameters
+    ----------
+    one, other : DataArray
+        Fields, such as maps or composites, on the same grid; other dimensions are kept.
+    weights : "cosine", DataArray or None, default="cosine"
+        What a cell counts: the cosine of its latitude, weights of your own, or all the same.
+
+    Returns
+    -------
+    DataArray
+        The correlation in [-1, 1], without unit; NaN where a field is constant.
+
+    Raises
+    ------
+    TypeError
+        If a field is no DataArray.
+    ValueError
+        If a field has no latitude or longitude, or the two lie on other grids.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> from sklrp.geo import pattern_correlation
+    >>> places = {"lat": [0.0, 60.0], "lon": [0.0, 90.0]}
+    >>> one = xr.DataArray([[1.0, 2.0], [3.0, np.nan]], places, ("lat", "lon"))
+    >>> print(f"{pattern_correlation(one, 2 - one).item():.3f}")
+    -1.000
+    """
+    import xarray as xr
+
+    for name, field in (("one", one), ("other", other)):
+        if not is_field(field) or is_dataset(field):
+            raise TypeError(f"{name} must be an xarray.DataArray, got {type(field).__name__}.")
+    _locate(other, None, None)  # raises if it has no grid
+    one, weight, dims = _weigh_box(one, None, None, None, weights)
+    weight, one, other = _align("one and other", weight, one, other)
+    one, other = one.where(other.notnull()), other.where(one.notnull())
+    varies = (one.max(dims) > one.min(dims)) & (other.max(dims) > other.min(dims))
+    one, other = (f / abs(f).max(dims) for f in (one, other))  # whose squares do not underflow
+    found = xr.corr(one, other, dims, weights=weight).where(varies)
+    found.attrs = {"long_name": "pattern correlation", "units": "1"}
+    return found
+
+
 def _weigh_box(
     data: DataArray | Dataset,
     lat: tuple[float, float] | None,
@@ -430,12 +485,19 @@ def _weigh_box(
     if mask is not None:
         check_field(mask, "mask")
         weight = weight * mask
-    try:
-        weight, data = xr.align(weight, data, join="exact")
-    except ValueError as error:
-        raise ValueError(
-            "mask and weights must lie on the grid of the data, with the same coordinates: take "
-            f"them from it, or reindex_like(data). ({error})"
-        ) from error
+    weight, data = _align("mask, weights and data", weight, data)
     here = {dim: found for dim, found in positions.items() if dim in weight.dims}
     return data.isel(positions), weight.isel(here).fillna(0.0), list(positions)
+
+
+def _align(names: str, *fields: Any) -> Any:
+    """Return fields whose coordinates are the same, or raise an error."""
+    import xarray as xr
+
+    try:
+        return xr.align(*fields, join="exact")
+    except ValueError as error:
+        raise ValueError(
+            f"{names} must lie on one grid, with the same coordinates: take the one's from the "
+            f"other, or reindex_like the other. ({error})"
+        ) from error

@@ -58,6 +58,21 @@ def check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return found
 
 
+def check_weights(weights: ArrayLike, sample_shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the weights of features, in the shape of one map."""
+    found = np.asarray(weights, dtype=np.float64)
+    if not same_layout(found.shape, sample_shape):
+        raise ValueError(
+            f"weights has the shape {found.shape}, but must have that of one map, {sample_shape}: "
+            "np.broadcast_to weights of rows or columns to it."
+        )
+    if not (np.isfinite(found).all() and (found >= 0).all() and found.any()):
+        raise ValueError(
+            "weights must be finite, at least 0 and not all 0, such as the areas of cells."
+        )
+    return found.reshape(sample_shape)
+
+
 def same_layout(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     """Tell whether two shapes agree but for axes of length 1, or one of them is flat."""
     if math.prod(one) != math.prod(other) or not one:

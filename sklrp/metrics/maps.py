@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import StrOptions, validate_params
 
-from sklrp.metrics.checks import check_maps, check_mask
+from sklrp.metrics.checks import check_maps, check_mask, check_weights
 
 _PARTS = {"part": [StrOptions({"positive", "absolute", "signed"})]}
 
@@ -77,15 +77,24 @@ def conservation_error(
 
 
 @validate_params(
-    {"relevance": ["array-like"], "mask": ["array-like"], **_PARTS},
+    {
+        "relevance": ["array-like"],
+        "mask": ["array-like"],
+        "weights": ["array-like", None],
+        **_PARTS,
+    },
     prefer_skip_nested_validation=True,
 )
 def relevance_mass(
-    relevance: ArrayLike, mask: ArrayLike, *, part: str = "positive"
+    relevance: ArrayLike,
+    mask: ArrayLike,
+    *,
+    part: str = "positive",
+    weights: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     r"""Return the share of each map's relevance that lies on a mask.
 
-    .. math:: M = \sum_{i \in mask} R_i^+ \; / \; \sum_i R_i^+
+    .. math:: M = \sum_{i \in mask} w_i R_i^+ \; / \; \sum_i w_i R_i^+
 
     Higher is better where the mask marks what the class really depends on. A uniform map has the
     mask's share of the area: compare with it.
@@ -101,6 +110,10 @@ def relevance_mass(
         Which relevance counts: ``"positive"`` the evidence for the class, :math:`R^+`, as in the
         paper; ``"absolute"`` all of it, :math:`|R|`; ``"signed"`` the net relevance on the mask as
         a share of all, :math:`\sum_{mask} R \,/\, \sum |R|`.
+    weights : array-like of the shape of one map or None, default=None
+        What a feature counts, such as the area of its cell (`sklrp.geo.cosine_weights`), where
+        relevance is taken as a density; None counts all features alike, as relevance is a share
+        of the score already.
 
     Returns
     -------
@@ -111,7 +124,8 @@ def relevance_mass(
     Raises
     ------
     ValueError
-        If the mask is empty or of another shape, or a map is not finite.
+        If the mask is empty or of another shape, a map is not finite, or the weights are of
+        another shape or negative.
 
     References
     ----------
@@ -130,6 +144,8 @@ def relevance_mass(
     """
     maps = check_maps(relevance)
     inside = check_mask(mask, maps.shape)
+    if weights is not None:
+        maps = maps * check_weights(weights, maps.shape[1:])
     maps = maps.reshape(len(maps), -1)
     largest = np.abs(maps).max(axis=1, keepdims=True)
     maps = maps / np.where(largest == 0, 1.0, largest)  # sums neither over- nor underflow
