@@ -185,14 +185,13 @@ print(f"largest difference from sklrp.geo.explain: {float(max(differences)) / la
 # %%
 # What the stored maps say
 # ------------------------
-# `sklrp.geo.composites` and `sklrp.geo.box_share` stay lazy until ``compute``. The mean needs one
-# pass over the store; the spread that composites has too would need the mean first, and is left
-# out. The share of the positive relevance in the Niño 3.4 box stands beside the box's share of the
-# cells, and beside that of the anomalies that speak for the class.
+# `sklrp.geo.composites` and `sklrp.geo.box_share` stay lazy until ``compute``, and need one pass
+# over the store. The share of the positive relevance in the Niño 3.4 box stands beside the box's
+# share of the cells, and beside that of the anomalies that speak for the class.
 
 others = slice(400, None)
 means = composites(relevance[others], y[others], predicted[others], sample_dim="member")
-means = means[["mean", "count"]].compute()
+means = means.compute()
 shares = box_share(relevance[others], **box).compute()
 signs = xr.DataArray(np.where(y == "El Niño", 1, -1), dims="member")
 own = box_share((fields * signs)[others], **box).compute()

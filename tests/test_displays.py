@@ -77,6 +77,16 @@ def said(bar):
 # Fields
 
 
+def test_figures_inside_figures_and_units(maps):
+    left, right = plt.figure(figsize=(12, 4), layout="constrained").subfigures(1, 2)
+    for figure, limits in ((left, "shared"), (right, "panel")):
+        display = RelevanceDisplay.from_relevance(
+            maps[:2], unit="relevance (K)", limits=limits, ax=figure.subplots(2, 1)
+        )
+        assert display.figure_ is figure
+        assert {said(bar).partition(";")[0] for bar in display.colorbars_} == {"relevance (K)"}
+
+
 def test_fields_of_samples(maps):
     display = RelevanceDisplay.from_relevance(maps[:2], labels=["warm", "cold"])
     limit = np.abs(maps[:2]).max()

@@ -459,6 +459,25 @@ def test_composites_as_rewritten():
     )
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_composites_far_from_zero_and_with_gaps(dtype):
+    rng = np.random.default_rng(0)
+    values = (1e5 + rng.normal(size=(30, 3, 4))).astype(dtype)
+    values[:3, 0, 0] = values[:, 1, 1] = values[1:, 2, 2] = np.nan
+    values[:, 0, 3] = 7.0
+    field, y = make_field(30).copy(data=values), np.zeros(30)
+    for relevance in (field, field.chunk(time=4)):
+        found = composites(relevance, y, y).isel(target=0).compute()
+        assert found["mean"].dtype == found["std"].dtype == dtype
+        expected = field.astype(float)
+        assert_allclose(found["mean"], expected.mean("time"), rtol=1e-6)
+        spread = found["std"].values
+        assert np.isnan(spread[[1, 2], [1, 2]]).all()
+        assert spread[0, 3] == 0
+        there = np.isfinite(spread)
+        assert_allclose(spread[there], np.nanstd(expected.values[:, there], 0, ddof=1))
+
+
 def test_bad_composites():
     field, y = make_field(), np.repeat([0, 1], 24)
     with pytest.raises(ValueError, match=r"has 48 samples .*but y_true the shape \(3,"):

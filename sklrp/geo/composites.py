@@ -47,7 +47,7 @@ def composites(
         With a first dimension ``"target"`` of the classes: ``mean`` and ``std`` (with n - 1 as
         its divisor) of the maps in units of the relevance, and ``count`` of shape (n_classes,),
         how many samples of the class were predicted correctly. Of no sample the mean is NaN, of
-        fewer than two the spread.
+        fewer than two the spread. A cell that is missing in some maps has those of the others.
 
     Raises
     ------
@@ -88,14 +88,21 @@ def composites(
     if unknown:
         raise ValueError(f"classes has {unknown}, which y_true has not; it has {known.tolist()}.")
     correct = [np.flatnonzero((true == label) & (predicted == label)) for label in labels]
+    dtype = np.result_type(maps.dtype, np.float32)
     means, spreads = [], []
     for found in correct:
         part = maps.isel({sample_dim: found})
         count = part.notnull().sum(sample_dim)
-        mean = part.sum(sample_dim, min_count=1) / count
-        spread = ((part - mean) ** 2).sum(sample_dim) / (count - 1).where(count > 1)
-        means.append(mean)
-        spreads.append(spread**0.5)
+        # In one pass, so that of lazy maps few are in memory at once. The mean of the first few is
+        # taken off before: sums of squares far from zero would cancel.
+        few = part.isel({sample_dim: slice(10)})
+        near = (few.sum(sample_dim) / few.notnull().sum(sample_dim).clip(min=1)).astype(np.float64)
+        moved = part - near
+        total, squares = moved.sum(sample_dim), (moved**2).sum(sample_dim)
+        shift = total / count.where(count > 0)
+        variance = (squares - total * shift).clip(min=0) / (count - 1).where(count > 1)
+        means.append((near + shift).astype(dtype))
+        spreads.append((variance**0.5).astype(dtype))
     target = xr.DataArray(labels, dims=TARGET, name=TARGET)
     how: Any = {"coords": "minimal", "compat": "override", "join": "override"}
     counts = np.array([len(found) for found in correct])

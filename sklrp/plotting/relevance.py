@@ -226,6 +226,7 @@ class RelevanceDisplay:
         channels: str = "first",
         land: ArrayLike | None = None,
         feature_names: Any = None,
+        unit: str = "relevance",
         normalize: str | None = None,
         lat: ArrayLike | None = None,
         lon: ArrayLike | None = None,
@@ -263,6 +264,8 @@ class RelevanceDisplay:
             hold all cells, or those that are not land.
         feature_names : array-like of str or None, default=None
             Names of the features of a table, or of the variables of a sequence.
+        unit : str, default="relevance"
+            What the colour bars call the values, such as ``"relevance (K)"``.
         normalize : {None, "l1"}, default=None
             ``"l1"`` divides each map by its sum of absolute values, which makes networks of
             different scores comparable.
@@ -328,7 +331,7 @@ class RelevanceDisplay:
             forms,
             kind,
             missing,
-            unit="relevance",
+            unit=unit,
             score="",
             names=feature_names,
             normalize=normalize,

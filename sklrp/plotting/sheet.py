@@ -94,7 +94,8 @@ def add_colorbar(
         limit = image.get_clim()[1]
         bar.set_ticks([-limit, 0, limit], labels=[f"−{limit:.2g}", "0", f"{limit:.2g}"])
     else:
-        width = 0.8 * axes[0].figure.get_figheight() if len(axes) > 1 else height
+        figure = axes[0].figure  # or one inside another
+        width = 0.8 * figure.bbox.height / figure.dpi if len(axes) > 1 else height
     bar.set_label(wrap(label, width), fontsize="small")
     return bar
 
