@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import pickle
 import re
 import tempfile
@@ -39,6 +40,7 @@ from sklrp import (
     WSquare,
     ZBox,
 )
+from sklrp.classifiers.training import OPTIMIZERS
 from sklrp.persistence import replacing
 
 RNG = np.random.default_rng(0)
@@ -142,6 +144,15 @@ def test_training_goes_on_to_the_bit(name, tmp_path):
         one.partial_fit(X, Y)
         one.set_params(warm_start=True, lr=0.02).fit(X[::-1], Y[::-1])
     assert loaded.history_[:, "train_loss"] == estimator.history_[:, "train_loss"]
+    same(loaded.predict_proba(X), estimator.predict_proba(X))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_goes_on_with_every_optimizer(optimizer, tmp_path):
+    estimator = MLPClassifier((4,), optimizer=optimizer, max_epochs=2, random_state=0).fit(X, Y)
+    loaded = through_file(estimator, tmp_path)
+    for one in (estimator, loaded):
+        one.partial_fit(X, Y).partial_fit(X, Y)
     same(loaded.predict_proba(X), estimator.predict_proba(X))
 
 
@@ -309,10 +320,11 @@ class Halved(Rule):
         ({"optimizer": type("Mine", (torch.optim.SGD,), {})}, "optimizer=.*cannot be saved"),
         ({"class_weight": {"warm": 1 + 2j}}, r"class_weight\.warm=.*cannot be saved"),
         ({"lr": -1.0}, "'lr' parameter"),
+        ({"criterion": nn.NLLLoss}, r"MLPClassifier has no parameters \['criterion'\]"),
     ],
 )
 def test_parameters_that_cannot_be_saved(params, message, tmp_path):
-    kind = ValueError if "lr" in params else TypeError
+    kind = ValueError if {"lr", "criterion"} & set(params) else TypeError
     with pytest.raises(kind, match=message):
         sklrp.save(MLPClassifier(**params), tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())
@@ -394,11 +406,48 @@ def test_replacing_a_folder(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    target = tmp_path / "store"
+    target.mkdir()
+    (target / "a").write_text("old")
+    original = os.replace
+
+    def fail(source, destination):
+        if Path(destination) == target and ".old" not in str(source):
+            raise PermissionError(13, "Permission denied", str(source))
+        original(source, destination)
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(PermissionError, match=f"denied: '{target}'"), replacing(target) as part:
+        part.mkdir()
+    assert (target / "a").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no pipes, and links need privileges")
+def test_what_is_there_stays_what_it_is(tmp_path):
+    model, link, pipe = tmp_path / "model", tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(model)
+    sklrp.save(MLPClassifier(), link)
+    model.chmod(0o640)
+    sklrp.save(MLPClassifier(lr=0.5), link)
+    assert link.is_symlink()
+    assert sklrp.load(model).lr == 0.5
+    assert model.stat().st_mode & 0o777 == 0o640
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="pipe is a device or a pipe"):
+        sklrp.save(MLPClassifier(), pipe)
+    assert pipe.is_fifo()
+    with pytest.raises(IsADirectoryError, match=f"'{tmp_path}'"):
+        sklrp.save(MLPClassifier(), tmp_path)
+
+
 def test_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError):
         sklrp.load(tmp_path / "nothing.safetensors")
-    with pytest.raises(FileNotFoundError):
-        sklrp.save(MLPClassifier(), tmp_path / "nowhere" / "model.safetensors")
+    path = tmp_path / "nowhere" / "model.safetensors"
+    with pytest.raises(FileNotFoundError, match=f"'{path}'"):
+        sklrp.save(MLPClassifier(), path)
 
 
 def test_loading_runs_no_pickle(saved, monkeypatch):
@@ -518,6 +567,34 @@ def forge_format(manifest, arrays):
     manifest["format"] = 2
 
 
+def forge_format_zero(manifest, arrays):
+    manifest["format"] = 0
+
+
+def forge_format_bool(manifest, arrays):
+    manifest["format"] = True
+
+
+def forge_versions(manifest, arrays):
+    manifest["versions"] = {}
+
+
+def forge_entry(manifest, arrays):
+    manifest["more"] = 1
+
+
+def forge_entry_of_estimator(manifest, arrays):
+    manifest["estimator"]["more"] = 1
+
+
+def forge_entry_of_net(manifest, arrays):
+    manifest["estimator"]["net"]["more"] = 1
+
+
+def forge_size(manifest, arrays):
+    manifest["estimator"]["params"]["hidden_layer_sizes"] = {"tuple": [10**6, 10**6]}
+
+
 def forge_attribute(manifest, arrays):
     manifest["estimator"]["attributes"]["predict"] = 1
 
@@ -583,6 +660,13 @@ def forge_stream(manifest, arrays):
         (forge_class, "unknown class 'Popen', but can hold an MLPClassifier"),
         (forge_parameter, r"MLPClassifier has no parameters \['shell'\]"),
         (forge_format, "it is of format 2, written by sklrp .* install a newer sklrp"),
+        (forge_format_zero, "its format is 0, but should be a positive integer"),
+        (forge_format_bool, "its format is True, but should be a positive integer"),
+        (forge_versions, "its versions do not say by what sklrp it was written"),
+        (forge_entry, r"it has the unknown entries \['more'\]"),
+        (forge_entry_of_estimator, r"MLPClassifier has the unknown entries \['more'\]"),
+        (forge_entry_of_net, r"its net has the unknown entries \['more'\]"),
+        (forge_size, r"its module lacks tensors \['dense2\.bias', 'dense2\.weight'\]"),
         (forge_attribute, r"has the unknown attributes \['predict'\]"),
         (forge_classes, r"output\.weight is \(2, 4\) of torch\.float64, but should be \(3, 4\)"),
         (forge_features, "input_shape_ of MLPClassifier does not go with n_features_in_=13"),
@@ -610,11 +694,25 @@ def test_forged(change, message, saved):
     assert str(caught.value).startswith(f"{saved} cannot be loaded: ")
 
 
-def test_nested_beyond_reading(saved):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: "[" * 100_000, "holds no valid JSON"),
+        (
+            lambda text: text.replace('"lr"', '"lr": 9.0, "lr"'),
+            r"a key comes twice: \['lr'\]",
+        ),
+        (lambda text: text.replace('"lr": 0.003', '"lr": NaN'), "NaN is none of JSON's numbers"),
+    ],
+    ids=["depth", "twice", "nan"],
+)
+def test_json_that_is_none(change, message, saved):
     with safe_open(saved, "np") as file:
+        text = file.metadata()["sklrp"]
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    write(saved, "[" * 100_000, arrays)
-    with pytest.raises(ValueError, match="holds no valid JSON"):
+    assert change(text) != text
+    write(saved, change(text), arrays)
+    with pytest.raises(ValueError, match=message):
         sklrp.load(saved)
 
 

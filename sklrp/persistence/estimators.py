@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ _NEEDED: dict[type, set[str]] = {
     RelevanceTransformer: {"sample_shape_"},
 }
 _OPTIONAL = {"feature_names_in_", "_sklearn_output_config"}
+_MANIFEST = {"format", "versions", "estimator"}
+_PARTS = {"class", "params", "attributes", "net", "estimator", "estimator_"}
 _NAMED = ("device", "dtype")  # parameters that are saved by name
 # What a malformed manifest makes constructors and checks raise, beside ValueError.
 _MALFORMED = (
@@ -145,12 +147,7 @@ def load(path: str | os.PathLike[str], device: str | torch.device | None = None)
     """
     manifest, arrays = read(path)
     try:
-        if not isinstance(manifest["format"], int) or manifest["format"] > FORMAT:
-            raise ValueError(
-                f"it is of format {manifest['format']}, written by sklrp "
-                f"{manifest['versions']['sklrp']}, but sklrp {__version__} reads formats up to "
-                f"{FORMAT}: install a newer sklrp"
-            )
+        _check_manifest(manifest)
         estimator = _build(manifest["estimator"], "", arrays, device)
         if arrays:
             raise ValueError(f"it has the extra tensors {sorted(arrays)}")
@@ -185,6 +182,7 @@ def _pack_estimator(estimator: Any, prefix: str, arrays: Arrays) -> dict[str, An
         for name, value in estimator.get_params(deep=False).items()
         if name != "estimator"
     }
+    _check_names(type(estimator), packed["params"])
     apart = {*type(estimator)._get_param_names(), "_skorch_params", "_fixed_params"}
     attributes = {k: v for k, v in vars(estimator).items() if k not in apart}
     net, network = attributes.pop("net_", None), attributes.pop("estimator_", None)
@@ -216,6 +214,8 @@ def _build(packed: dict[str, Any], prefix: str, arrays: Arrays, device: Any) -> 
     kind = packed["class"]
     if kind not in _ESTIMATORS or (kind == "FrozenEstimator" and not prefix):
         raise ValueError(f"it holds the unknown class {kind!r}, but can hold an {_CAN_BE_SAVED}")
+    if unknown := set(packed) - _PARTS:
+        raise ValueError(f"{kind} has the unknown entries {sorted(unknown)}")
     cls = _ESTIMATORS[kind]
     inner = {}
     if "estimator" in packed:
@@ -223,10 +223,7 @@ def _build(packed: dict[str, Any], prefix: str, arrays: Arrays, device: Any) -> 
     if cls is FrozenEstimator:
         return cls(**inner)
     params = {k: unpack(v, f"{prefix}{k}", arrays) for k, v in packed["params"].items()}
-    own = cls._get_param_names()
-    takes_more = issubclass(cls, GradientClassifier)  # skorch's double-underscore parameters
-    if unknown := [n for n in params if n not in own and not (takes_more and "__" in n)]:
-        raise ValueError(f"{kind} has no parameters {unknown}")
+    _check_names(cls, params)
     estimator = cls(**inner, **params)
     if device is not None and isinstance(estimator, NetworkClassifier):
         estimator.device = str(device)
@@ -248,7 +245,31 @@ def _build(packed: dict[str, Any], prefix: str, arrays: Arrays, device: Any) -> 
     return estimator
 
 
+def _check_manifest(manifest: dict[str, Any]) -> None:
+    """Raise an error unless all that is around the estimator is as `save` writes it."""
+    number, versions = manifest["format"], manifest["versions"]
+    if type(number) is not int or number < 1:
+        raise ValueError(f"its format is {number!r}, but should be a positive integer")
+    if not isinstance(versions.get("sklrp"), str):
+        raise ValueError("its versions do not say by what sklrp it was written")
+    if number > FORMAT:
+        raise ValueError(
+            f"it is of format {number}, written by sklrp {versions['sklrp']}, but sklrp "
+            f"{__version__} reads formats up to {FORMAT}: install a newer sklrp"
+        )
+    if unknown := set(manifest) - _MANIFEST:
+        raise ValueError(f"it has the unknown entries {sorted(unknown)}")
+
+
 # Both ways
+
+
+def _check_names(cls: Any, names: Iterable[str]) -> None:
+    """Raise an error if there are parameters that a class does not have."""
+    own = cls._get_param_names()
+    takes_more = issubclass(cls, GradientClassifier)  # skorch's double-underscore parameters
+    if unknown := [n for n in names if n not in own and not (takes_more and "__" in n)]:
+        raise ValueError(f"{cls.__name__} has no parameters {unknown}")
 
 
 def _check_params(estimator: Any) -> None:

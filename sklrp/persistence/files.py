@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,19 +52,29 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     OSError
         If the file cannot take its place.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # what a link names; the link stays
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise OSError(f"{path} is a device or a pipe: choose another name for the file.")
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    old = part.with_name(f"{part.name}.old")
     try:
         yield part
-        if part.is_dir() and target.is_dir():
-            shutil.rmtree(target)
+        if target.is_file() and part.is_file():
+            shutil.copymode(target, part)
+        if target.is_dir() and part.is_dir():  # there is never half a folder under the name
+            os.replace(target, old)
         os.replace(part, target)
-    except BaseException:
+    except BaseException as error:
         if part.is_dir():
             shutil.rmtree(part)
         else:
             part.unlink(missing_ok=True)
+        if old.is_dir() and not target.exists():
+            os.replace(old, target)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(part)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write(path: str | os.PathLike[str], manifest: dict[str, Any], arrays: Arrays) -> None:
@@ -144,10 +155,25 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
             "Save the estimator anew, or copy the file again."
         )
     try:
-        manifest = json.loads(metadata["sklrp"])
+        manifest = json.loads(
+            metadata["sklrp"], object_pairs_hook=_unique, parse_constant=_refuse_constant
+        )
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} holds no valid JSON: {error}") from None
     return manifest, arrays
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; a key that comes twice would say two things."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"a key comes twice: {[key for key, n in counts.items() if n > 1]}")
+    return content
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is none of JSON's numbers")
 
 
 def _digest(text: str, arrays: Arrays) -> str:

@@ -16,6 +16,7 @@ from sklrp.classifiers.shapes import is_positive_integer
 from sklrp.classifiers.training import RandomStream, TrainingNet, check_device, check_dtype
 from sklrp.persistence.values import Arrays, pack, unpack
 
+_ENTRIES = {"dtype", "module", "lr", "batch_size", "history", "groups", "optimizer"}
 _DEVICE_OPTIONS = ("fused", "foreach", "capturable")  # of an optimizer, as suits a device
 
 
@@ -86,7 +87,11 @@ def build_net(
     try:
         device = check_device(estimator.device)
     except ValueError as error:
-        raise ValueError(f"{error} load takes it as device=...") from error
+        raise ValueError(
+            f"{error} load takes it as device=..., the command line as --device"
+        ) from error
+    if unknown := set(packed) - _ENTRIES:
+        raise ValueError(f"its net has the unknown entries {sorted(unknown)}")
     history = unpack(packed["history"], f"{prefix}history_", arrays)
     if not (
         isinstance(packed["lr"], Real)
@@ -99,14 +104,16 @@ def build_net(
     net = estimator._make_net(np.dtype(packed["dtype"]), len(estimator.classes_))
     net.dtype = dtype  # that of the training, also on another kind of device
     net.lr, net.batch_size = packed["lr"], packed["batch_size"]
+    module = unpack(packed["module"], f"{prefix}module", arrays)
+    with torch.device("meta"):  # takes no memory, whatever the sizes that the file asks for
+        expected = net.module().to(dtype).state_dict()
+    _check_tensors("module", module, expected)
     with RandomStream(device, 0):
         net.initialize()
     if isinstance(estimator, GradientClassifier):
         net.history_ = History(history)
         estimator._random_stream_state = _check_stream(estimator._random_stream_state, device)
         estimator._fixed_params = estimator._describe_fixed_params()
-    module = unpack(packed["module"], f"{prefix}module", arrays)
-    _check_tensors("module", module, net.module_.state_dict())
     groups = unpack(packed["groups"], f"{prefix}optimizer", arrays)
     state = unpack(packed["optimizer"], f"{prefix}optimizer", arrays)
     _load_optimizer(net.optimizer_, groups, state)
@@ -151,6 +158,11 @@ def _load_optimizer(
         expected = optimizer.state_dict()["state"]
         _check_tensors("optimizer", _flatten(state), _flatten(expected))
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for index, values in state.items():
+        kept = optimizer.state[parameters[index]]
+        for name, value in values.items():  # torch casts them to the dtype of the parameter
+            if isinstance(value, Tensor) and value.dtype != kept[name].dtype:
+                kept[name] = value.to(kept[name].device)
 
 
 def _form(group: dict[str, Any]) -> dict[str, Any]:
