@@ -141,17 +141,33 @@ def test_csv(folder):
         ("x0,x1\n1,2\n", "lacks the columns ['x2'] that the model was trained on"),
         ("x0,x1,x2\n1,2\n", "line 2: 2 fields, but the first line has 3"),
         ("x0,x1,x2\n1,2,3\n1,b,3\n", "line 3, column 'x1': 'b' is no number"),
-        ("1,2,3\n1,,3\n", "line 2, column 2: '' is no number"),
+        ("1,2,3\n1,,3\n", "line 2, column 2: '' is no number; --fill"),
+        ("x0,x1,x2\n1,NA,3\n", "line 2, column 'x1': 'NA' is no number; --fill"),
+        ("1,2,nan\n", "line 1, column 3: 'nan' is no number; --fill"),
         ("1,2\n", "2 features"),
-        ("1,2,nan\n", "1 NaN"),
+        ("1,2,inf\n", "1 infinite"),
+        ("x0,x1,x1,x2\n1,2,3,4\n", "has more than one of the columns ['x1']"),
+        ("x0,x1,x2\n\udcff,2,3\n", "samples.csv is no readable CSV file"),
     ],
 )
 def test_malformed_csv(text, message, folder):
     frame = pd.DataFrame(X[:, 0, :3], columns=["x0", "x1", "x2"])
     sklrp.save(MLPClassifier(max_epochs=1).fit(frame, Y), "model.safetensors")
-    Path("samples.csv").write_text(text, encoding="utf-8")
+    Path("samples.csv").write_text(text, encoding="utf-8", errors="surrogateescape")
     assert message in explain("samples.csv", "-o", "out.csv", status=2)
     assert "out.csv" not in files(folder)
+
+
+@pytest.mark.parametrize("text", ["1,,3\n4,5,NA\n", "x0, x1, x2\n1, , 3\n4, 5, NaN\n"])
+def test_missing_values_of_csv(text, folder):
+    frame = pd.DataFrame(X[:, 0, :3], columns=["x0", "x1", "x2"])
+    clf = MLPClassifier(max_epochs=1).fit(frame, Y)
+    sklrp.save(clf, "model.safetensors")
+    Path("samples.csv").write_text(text, encoding="utf-8")
+    explain("samples.csv", "-o", "out.csv", "--fill", "0")
+    written = np.loadtxt("out.csv", delimiter=",", skiprows=int("x0" in text))
+    filled = pd.DataFrame([[1.0, 0.0, 3.0], [4.0, 5.0, 0.0]], columns=frame.columns)
+    np.testing.assert_array_equal(written, clf.explain(filled))
 
 
 @pytest.mark.parametrize("suffix", [".nc", ".zarr"])
@@ -197,6 +213,38 @@ def test_xarray(suffix, folder, clf):
     assert "holds the arrays ['salt', 'sst']" in message
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_zarr_of_either_format(version, folder):
+    """Chunks and compression of the input, which the other format does not know, are not kept."""
+    xr = pytest.importorskip("xarray")
+    pytest.importorskip("zarr")
+    time_ = pd.date_range("2000-01-01", periods=40)
+    field = xr.DataArray(X, {"time": time_}, ("time", "lat", "lon"), "sst")
+    options = {"consolidated": False, "zarr_format": version}
+    field.to_dataset().to_zarr("first.zarr", **options)
+    with xr.open_zarr("first.zarr", consolidated=False, chunks=None) as stored:
+        stored.isel(time=slice(30)).to_zarr("samples.zarr", **options)
+    explain("samples.zarr", "-o", "out.zarr")
+    explain("samples.zarr", "-o", "out.zarr")  # in place of the first
+    assert (Path("out.zarr") / ".zgroup").exists() == (version == 2)
+    with xr.open_zarr("out.zarr", consolidated=False, chunks=None) as written:
+        assert written["relevance"].shape == (30, 10, 10)
+        np.testing.assert_array_equal(written["time"], time_[:30])
+    assert not [name for name in files(folder) if name.startswith(".")]
+
+
+def test_packed_coordinates(folder):
+    xr = pytest.importorskip("xarray")
+    pytest.importorskip("netCDF4")
+    lat = np.arange(10) * 0.25
+    dataset = xr.Dataset({"sst": (("time", "lat", "lon"), X)}, {"lat": lat})
+    dataset["lat"].encoding = {"dtype": "int16", "scale_factor": 0.25, "add_offset": 0.0}
+    dataset.to_netcdf("samples.nc")
+    explain("samples.nc", "-o", "out.nc")
+    with xr.open_dataset("out.nc") as written:
+        np.testing.assert_array_equal(written["lat"], lat)
+
+
 def test_no_netcdf(folder):
     pytest.importorskip("xarray")
     Path("samples.nc").write_text("none", encoding="utf-8")
@@ -236,6 +284,9 @@ def test_missing_values(folder, clf):
         (["samples.npy", "-o", "nowhere/out.npy"], "nowhere is no folder"),
         (["samples.npy", "-o", "samples.npy"], "samples.npy is an input too"),
         (["samples.npy", "-o", "folder.npy"], "folder.npy is a folder"),
+        (["store.zarr", "-o", "file.zarr"], "file.zarr is there, as something else"),
+        (["samples.npy", "-o", "store.npy"], "store.npy is there, as something else"),
+        (["samples.npy", "-o", "out.npy", "--variable", "X"], "one array, which has no name"),
         (["samples.npy", "-o", "out.npy", "--rule", "epsilom"], "Did you mean 'epsilon'?"),
         (["samples.npy", "-o", "out.npy", "--epsilon", "-1"], "not in the range x>=0"),
         (["samples.npy", "-o", "out.npy", "--target", "left"], "none of the model's classes"),
@@ -247,6 +298,7 @@ def test_missing_values(folder, clf):
         (["texts.npy", "-o", "out.npy"], "must hold numbers, got dtype <U1"),
         (["objects.npy", "-o", "out.npy"], "no readable npy file"),
         (["model.npz", "-o", "out.npz"], "no readable npz file"),
+        (["nothing.npz", "-o", "out.npz"], "holds no array of samples"),
     ],
 )
 def test_bad_calls(args, message, folder):
@@ -256,7 +308,12 @@ def test_bad_calls(args, message, folder):
     np.save("texts.npy", np.array([["a"]]))
     np.save("objects.npy", np.array([[{}]]), allow_pickle=True)
     Path("model.npz").write_bytes(b"PK\x03\x04 and no more")
+    np.savez("nothing.npz")
     Path("folder.npy").mkdir()
+    Path("store.zarr").mkdir()
+    Path("file.zarr").touch()
+    Path("store.npy").mkdir()
+    Path("store.npy/zarr.json").touch()
     before = files(folder)
     assert message in explain(*args, status=2)
     assert files(folder) == before
@@ -408,15 +465,38 @@ def test_resuming_nothing(folder, clf):
 
 
 def test_a_full_disk(folder, monkeypatch):
-    def fail(*args):
+    def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     if not hasattr(os, "posix_fallocate"):
         pytest.skip("the system has no posix_fallocate")
-    monkeypatch.setattr(os, "posix_fallocate", fail)
     before = files(folder)
-    assert "No space left" in explain("samples.npy", "-o", "out.npy", status=1)
-    assert files(folder) == before
+    for owner, name in ((os, "posix_fallocate"), (runs, "open_memmap")):
+        with monkeypatch.context() as context:
+            context.setattr(owner, name, fail)
+            message = explain("samples.npy", "-o", "out.npy", status=1)
+        assert "No space left on device: 'out.npy.part'" in message
+        assert files(folder) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no sh")
+def test_without_stderr(folder):
+    command = 'exec "$@" 2>&-'
+    args = ["explain", "model.safetensors", "samples.npy", "-o", "out.npy"]
+    subprocess.run(
+        ["sh", "-c", command, "sh", sys.executable, "-m", "sklrp", *args],
+        env=ENVIRONMENT,
+        check=True,
+    )
+    assert np.load("out.npy").shape == X.shape
+
+
+def test_a_link_stays_one(folder):
+    Path("there").mkdir()
+    Path("out.npy").symlink_to("there/out.npy")
+    explain("samples.npy", "-o", "out.npy")
+    assert Path("out.npy").is_symlink()
+    assert files(folder / "there") == ["out.npy"]
 
 
 def test_memory_is_bounded(folder, monkeypatch):
@@ -501,6 +581,22 @@ def test_diagnose(folder):
     assert again == out
 
 
+def test_diagnose_for_a_reader_that_is_gone(folder):
+    """As ``| head`` is, which ends before the table is printed."""
+    command = [sys.executable, "-m", "sklrp", "diagnose", "model.safetensors", "samples.npy"]
+    options = ["--labels", "labels.txt", "--n-permutations", "3", "--n-refits", "0"]
+    with subprocess.Popen(
+        [*command, *options, "-o", "report.html"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+    assert Path("report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -511,6 +607,8 @@ def test_diagnose(folder):
         (["--labels", "labels.txt", "--mask", "small.npy"], "mask"),
         (["--labels", "labels.txt", "--n-permutations", "2"], "x>=3"),
         (["--labels", "labels.txt", "-o", "labels.txt"], "labels.txt is an input too"),
+        (["--labels", "labels.txt", "--mask", "mask.npy", "-o", "mask.npy"], "is an input too"),
+        (["--labels", "model.safetensors"], "neither a .npy file nor a text file"),
         ([], "Missing option '--labels'"),
     ],
 )

@@ -68,6 +68,8 @@ class Commands(click.Group):
                 return super().invoke(ctx)
             except (click.ClickException, click.exceptions.Exit, click.Abort):
                 raise
+            except BrokenPipeError:  # as of head, which has seen enough: click says nothing
+                raise
             except Exception as error:
                 if ctx.params["debug"]:
                     traceback.print_exc()
@@ -96,6 +98,10 @@ def _fail(message: str, status: int) -> int:
 
 def _show_warning(message: Warning | str, *args: Any) -> None:
     click.echo(f"warning: {' '.join(str(message).split())}", err=True)
+
+
+def _shows_progress() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def _file(**kwargs: Any) -> click.Path:
@@ -157,7 +163,7 @@ def main(debug: bool) -> None:  # numpydoc ignore=PR01
     """
 
 
-@main.command()
+@main.command(short_help="Train on El Niño and La Niña, explain, and leave files to go on with.")
 @click.option(
     "--out",
     type=_file(file_okay=False),
@@ -177,10 +183,13 @@ def demo(out: Path) -> None:  # numpydoc ignore=PR01
     """
     from sklrp.cli.demo import run_demo
 
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not os.access(existing, os.W_OK):
+        raise PermissionError(f"{existing} cannot be written to: choose another folder.")
     run_demo(out)
 
 
-@main.command()
+@main.command(short_help="Write the relevance of each value of DATA for a class.")
 @click.argument("model", type=_EXISTING)
 @click.argument("data", type=_SAMPLES)
 @click.option("-o", "--out", type=_file(), required=True, help="Where the relevance goes.")
@@ -238,6 +247,8 @@ def explain(  # numpydoc ignore=PR01
             f"to {data.suffix}."
         )
     _check_out(out, model, data)
+    if out.is_symlink():  # what is done is kept beside the file that it names
+        out = out.resolve()
     sklrp.check_rule(rule)
     classifier = _load_classifier(model, device)
     label: Any = target
@@ -270,7 +281,7 @@ def explain(  # numpydoc ignore=PR01
             )
 
         try:
-            relevance = run.explain(explain_part, samples, progress=sys.stderr.isatty())
+            relevance = run.explain(explain_part, samples, progress=_shows_progress())
         except KeyboardInterrupt:
             if run.done:
                 click.echo(
@@ -287,7 +298,7 @@ def explain(  # numpydoc ignore=PR01
         run.finish()
 
 
-@main.command()
+@main.command(short_help="Test which part of the maps of DATA is fact, and which an artifact.")
 @click.argument("model", type=_EXISTING)
 @click.argument("data", type=_SAMPLES)
 @click.option(
@@ -355,7 +366,7 @@ def diagnose(  # numpydoc ignore=PR01
     Example:
       python -m sklrp diagnose model.safetensors samples.npy --labels labels.txt -o report.html
     """
-    _check_out(out, model, data, labels)
+    _check_out(out, model, data, labels, *([] if mask is None else [mask]))
     classifier = _load_classifier(model, device)
     columns = getattr(classifier, "feature_names_in_", None)
     with Samples(data, variable, columns, fill) as samples:
@@ -372,11 +383,11 @@ def diagnose(  # numpydoc ignore=PR01
         mask=None if mask is None else read_mask(mask),
         n_permutations=n_permutations,
         n_refits=n_refits,
-        progress=sys.stderr.isatty(),
+        progress=_shows_progress(),
         random_state=seed,
     )
-    click.echo(repr(report))
     report.to_html(out)
+    click.echo(repr(report))
 
 
 def _load_classifier(path: Path, device: str | None) -> Any:
@@ -407,6 +418,8 @@ def _check_out(out: Path, *inputs: Path) -> None:
         raise PermissionError(f"{out.parent} cannot be written to: choose another for {out}")
     if out.resolve() in [path.resolve() for path in inputs]:
         raise ValueError(f"{out} is an input too: choose another name for what is written.")
-    is_store = any((out / name).exists() for name in ("zarr.json", ".zgroup"))
+    is_store = any((out / name).is_file() for name in ("zarr.json", ".zgroup"))
     if out.is_dir() and not is_store:
         raise IsADirectoryError(f"{out} is a folder: choose another name, or remove it.")
+    if out.exists() and (is_store or not out.is_file()) != (out.suffix.lower() == ".zarr"):
+        raise ValueError(f"{out} is there, as something else: choose another name, or remove it.")

@@ -117,14 +117,14 @@ class PartialRun:
         if self.done:
             return self._map("r+")
         self._sidecar.unlink(missing_ok=True)
-        array = open_memmap(self.path, mode="w+", dtype=dtype, shape=shape)
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and no signal later
-            try:
+        try:
+            array = open_memmap(self.path, mode="w+", dtype=dtype, shape=shape)
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and no signal later
                 with open(self.path, "r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, self.path.stat().st_size)
-            except OSError:
-                self.path.unlink()
-                raise
+        except OSError as error:
+            self.path.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         return array
 
     def _map(self, mode: Literal["r", "r+"]) -> np.memmap:

@@ -25,6 +25,11 @@ FORMS = {
 }
 
 
+_MISSING = ("", "na", "n/a", "nan", "null")  # in a CSV file, in lower case
+# How coordinates are encoded in the output too.
+_ENCODING = ("units", "calendar", "dtype", "scale_factor", "add_offset", "_FillValue", "bounds")
+
+
 class Samples:
     """Samples in a file, read in parts where its form allows it: npy, NetCDF and zarr.
 
@@ -71,8 +76,10 @@ class Samples:
         self._array: Any = None
         if self.form in ("NetCDF", "zarr"):
             self._open_xarray()
+        elif variable is not None and self.form != "npz":
+            raise ValueError(f"--variable {variable}: {path} holds one array, which has no name.")
         elif self.form == "CSV":
-            self._array, self.header = _read_csv(path, columns)
+            self._array, self.header = _read_csv(path, columns, fill)
         else:
             self._open_numpy()
         self.shape: tuple[int, ...] = tuple(self._array.shape)
@@ -158,6 +165,8 @@ class Samples:
         given = "" if self.variable is None else f"--variable {self.variable} is not there: "
         if (self.variable is None and len(names) == 1) or self.variable in names:
             return str(names[0] if self.variable is None else self.variable)
+        if not names:
+            raise ValueError(f"{self.path} holds no array of samples and their values.")
         raise ValueError(
             f"{given}{self.path} holds the arrays {sorted(map(str, names))}; choose one of them "
             "by --variable."
@@ -175,10 +184,17 @@ class Samples:
         attributes = {"long_name": "relevance", "units": "1", "comment": about}
         result = xr.DataArray(relevance, coords, dims, "relevance", attributes).to_dataset()
         result = result.assign(self._bounds)
+        for variable in result.variables.values():  # not how the input was chunked and packed
+            encoding = variable.encoding
+            variable.encoding = {key: encoding[key] for key in _ENCODING if key in encoding}
         if self.form == "zarr":
-            result.to_zarr(path, consolidated=False)
-        else:
+            version = 2 if (self.path / ".zgroup").exists() else 3
+            result.to_zarr(path, consolidated=False, zarr_format=version)
+            return
+        try:
             result.to_netcdf(path)
+        except RuntimeError as error:  # netCDF4's, as of a full disk
+            raise OSError(f"{path.name} cannot be written: {error}") from error
 
 
 def form_of(path: Path) -> str:
@@ -233,7 +249,11 @@ def read_labels(path: Path, classes: NDArray[Any], n_samples: int) -> NDArray[An
     if path.suffix.lower() == ".npy":
         given = _load_numpy(path).ravel().tolist()
     else:
-        given = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is neither a .npy file nor a text file: {error}") from error
+        given = [line.strip() for line in text.splitlines()]
         given = [line.strip("\"'") for line in given if line]
         if len(given) == n_samples + 1 and given[0] not in map(str, classes):
             del given[0]
@@ -308,23 +328,29 @@ def _write_npz(file: IO[bytes], name: str, array: NDArray) -> None:
 
 
 def _read_csv(
-    path: Path, columns: Sequence[str] | None
+    path: Path, columns: Sequence[str] | None, fill: float | None
 ) -> tuple[NDArray[np.float64], list[str] | None]:
     """Return the table of a CSV file and its header, of the given columns if it has one."""
     with open(path, newline="", encoding="utf-8-sig") as file:
-        lines = [line for line in csv.reader(file) if line]
+        try:
+            lines = [line for line in csv.reader(file, skipinitialspace=True) if line]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no readable CSV file: {error}") from error
     if not lines:
         raise ValueError(f"{path} is empty.")
-    header = None if all(map(_is_number, lines[0])) else lines.pop(0)
+    is_sample = all(_is_number(text) or _is_missing(text) for text in lines[0])
+    header = None if is_sample else lines.pop(0)
     n_fields = len(header or lines[0])
     places = list(range(n_fields))
     if header is not None and columns is not None:
-        missing = [name for name in columns if name not in header]
-        if missing:
-            raise ValueError(
-                f"{path} lacks the columns {missing} that the model was trained on; it has "
-                f"{header}."
-            )
+        for problem, names in (
+            ("lacks the columns", [name for name in columns if name not in header]),
+            ("has more than one of the columns", [n for n in columns if header.count(n) > 1]),
+        ):
+            if names:
+                raise ValueError(
+                    f"{path} {problem} {names} that the model was trained on; it has {header}."
+                )
         places = [header.index(name) for name in columns]
     first = 1 if header is None else 2
     table = np.empty((len(lines), len(places)))
@@ -334,12 +360,17 @@ def _read_csv(
                 f"{path}, line {i + first}: {len(line)} fields, but the first line has {n_fields}."
             )
         for j, place in enumerate(places):
-            if not _is_number(line[place]):
+            text = line[place]
+            if _is_missing(text) and fill is not None:
+                table[i, j] = fill
+            elif _is_number(text) and not _is_missing(text):
+                table[i, j] = float(text)
+            else:
                 name = place + 1 if header is None else repr(header[place])
                 raise ValueError(
-                    f"{path}, line {i + first}, column {name}: {line[place]!r} is no number."
+                    f"{path}, line {i + first}, column {name}: {text!r} is no number"
+                    + ("; --fill says what to put there." if _is_missing(text) else ".")
                 )
-            table[i, j] = float(line[place])
     return table, None if header is None else [header[place] for place in places]
 
 
@@ -360,3 +391,7 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_missing(text: str) -> bool:
+    return text.strip().lower() in _MISSING
