@@ -40,8 +40,8 @@ from sklrp import (
     WSquare,
     ZBox,
 )
+from sklrp._files import replacing
 from sklrp.classifiers.training import OPTIMIZERS
-from sklrp.persistence import replacing
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 12))

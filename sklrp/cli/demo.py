@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import sklrp
-from sklrp.persistence import replacing
+from sklrp._files import replacing
 
 
 def run_demo(folder: Path) -> None:

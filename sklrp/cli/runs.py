@@ -14,8 +14,8 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from tqdm.std import tqdm
 
+from sklrp._files import replacing
 from sklrp.cli.samples import Samples
-from sklrp.persistence import replacing
 
 CHUNK_BYTES = 16 * 2**20  # of samples, read and explained before the next are
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklrp.persistence import replacing
+from sklrp._files import replacing
 
 FORMS = {
     ".npy": "npy",

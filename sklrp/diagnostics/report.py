@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from numbers import Integral, Real
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, validate_params
 from tqdm.std import tqdm
 
+from sklrp._files import replacing
 from sklrp.diagnostics.cells import find_degenerate, find_kept, fixed_cells, outlying_cells
 from sklrp.diagnostics.equivariance import equivariance
 from sklrp.diagnostics.explained import Explained
@@ -137,18 +137,10 @@ class ArtifactReport:
         """
         from sklrp.diagnostics.html import render
 
-        target = Path(path)
         page = render(self, page=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(page)
-            os.chmod(name, 0o644)
-            os.replace(name, target)
-        except BaseException:
-            os.unlink(name)
-            raise
-        return target
+        with replacing(path) as part:
+            part.write_text(page, encoding="utf-8")
+        return Path(path)
 
     def plot(self, *, ax: Any = None) -> Any:
         """Draw the mean map, what of it is fact and what is artifact.
