@@ -26,6 +26,7 @@ from sklrp.geo import (
     pattern_correlation,
     relevance_to_xarray,
     select_box,
+    write,
 )
 
 LAT = np.arange(-88.0, 89.0, 8.0)
@@ -486,3 +487,43 @@ def test_bad_composites():
         composites(field, y, y, classes=[0, 2])
     with pytest.raises(ValueError, match="a map of every class"):
         composites(field.expand_dims(target=[0, 1]), y, y)
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def read(path):
+    with xr.open_dataset(path, engine="zarr" if path.suffix == ".zarr" else None) as dataset:
+        return dataset.load()
+
+
+@pytest.mark.parametrize("name", ["relevance.nc", "relevance.zarr"])
+def test_fields_are_written_whole_or_not_at_all(tmp_path, name):
+    field, y = make_field(), np.repeat(["cold", "warm"], 24)
+    pipeline = make_pipeline(GridVectorizer(), MLPClassifier((4,), max_epochs=2, random_state=0))
+    relevance = explain(pipeline.fit(field, y), field.chunk(time=5))
+    path = write(relevance, tmp_path / name)
+    assert path == tmp_path / name
+    xr.testing.assert_identical(read(path).relevance, relevance.compute())
+    holed = field.copy()
+    holed[40, 0, 0] = np.nan  # found when the other chunks have been explained
+    for target in (path, tmp_path / f"other{path.suffix}"):
+        with pytest.raises(ValueError, match="the mask changed"):
+            write(explain(pipeline, holed.chunk(time=5)), target)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    xr.testing.assert_identical(read(path).relevance, relevance.compute())
+    means = composites(relevance, y, y)
+    write(means, path)  # in the place of the other
+    xr.testing.assert_identical(read(path), means.compute())
+
+
+def test_bad_files(tmp_path):
+    field = make_field()
+    with pytest.raises(ValueError, match=r"path must end in \.nc \(NetCDF\) or \.zarr, got"):
+        write(field, "a.txt")
+    with pytest.raises(TypeError, match=r"write needs an xarray\.DataArray or Dataset"):
+        write(field.values, tmp_path / "a.nc")
+    for name in ("a.nc", "a.zarr"):
+        with pytest.raises(FileNotFoundError, match="there is no folder"):
+            write(field, tmp_path / "nowhere" / name)
+    assert not list(tmp_path.iterdir())

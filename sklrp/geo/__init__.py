@@ -15,6 +15,7 @@ from sklrp.geo.areas import (
     select_box,
 )
 from sklrp.geo.composites import composites
+from sklrp.geo.files import write
 from sklrp.geo.relevance import explain, relevance_to_xarray
 from sklrp.geo.vectorizer import GridVectorizer
 
@@ -31,4 +32,5 @@ __all__ = [
     "pattern_correlation",
     "relevance_to_xarray",
     "select_box",
+    "write",
 ]

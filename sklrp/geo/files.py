@@ -1,0 +1,83 @@
+"""Fields to files, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sklrp._files import replacing
+from sklrp.geo.coordinates import check_field
+
+if TYPE_CHECKING:
+    from xarray import DataArray, Dataset
+
+
+def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: Any) -> Path:
+    """Write fields to a NetCDF file or a zarr store that is complete once it is there.
+
+    Lazy relevance is computed while it is written, and an error half-way (a mask that changed, a
+    full disk) would leave a file whose end is missing and that opens all the same. Here what was
+    at `path` before stays until the new file is whole. Chunks are computed one by one, each by all
+    of torch's threads.
+
+    Parameters
+    ----------
+    fields : DataArray or Dataset
+        What to write, such as the relevance of `explain` or the result of `composites`.
+    path : str or path-like
+        A name that ends in ``.nc`` for NetCDF, or in ``.zarr``.
+    **kwargs : dict
+        Handed on to xarray's ``to_netcdf`` or ``to_zarr``, such as ``encoding``.
+
+    Returns
+    -------
+    pathlib.Path
+        The file or the store.
+
+    Raises
+    ------
+    TypeError
+        If `fields` are none of xarray.
+    ValueError
+        If the name has another ending, or the fields cannot be computed.
+    OSError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import xarray as xr
+    >>> from sklrp.geo import write
+    >>> maps = xr.DataArray([[1.0, 2.0]], dims=("lat", "lon"), name="relevance")
+    >>> with TemporaryDirectory() as folder:
+    ...     file = write(maps, Path(folder) / "relevance.nc")
+    ...     print(xr.load_dataarray(file).equals(maps))
+    True
+    """
+    check_field(fields, "write")
+    form = Path(path).suffix.lower()
+    if form not in (".nc", ".zarr"):
+        raise ValueError(f"path must end in .nc (NetCDF) or .zarr, got {os.fspath(path)!r}.")
+    if not Path(path).absolute().parent.is_dir():  # which to_zarr would make
+        raise FileNotFoundError(
+            f"there is no folder {os.fspath(Path(path).parent)!r} to write to."
+        )
+    with replacing(path) as part, _one_by_one(fields):
+        if form == ".zarr":
+            # Of format 2 unless told, as that of strings, such as classes, is not settled in 3.
+            fields.to_zarr(part, **{"mode": "w-", "zarr_format": 2, **kwargs})
+        else:
+            fields.to_netcdf(part, **kwargs)
+    return Path(path)
+
+
+def _one_by_one(fields: DataArray | Dataset) -> AbstractContextManager[Any]:
+    """Compute without threads, of which some would go on to write after an error in another."""
+    if not fields.chunks:
+        return nullcontext()
+    import dask
+
+    return dask.config.set(scheduler="synchronous")
