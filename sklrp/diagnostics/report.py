@@ -107,7 +107,7 @@ class ArtifactReport:
                 f" {mark}{name:<14}{test.verdict:<10}{test.statistic:8.3g} "
                 f"[{low:.3g}, {high:.3g}]  null {test.usual:.3g}"
             )
-        lines += [f"{name}: {self.tests[name].advice}" for name in self.reasons]
+        lines += [f"{name} ({self.verdict}): {self.tests[name].advice}" for name in self.reasons]
         if self.cautions:
             lines.append(f"* convicts no map; look at {', '.join(self.cautions)}")
         return "\n".join(lines)

@@ -493,12 +493,16 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     def _check_params(self) -> None:
         """Raise if a parameter is invalid, as far as that can be known without data."""
         self._validate_params()
-        if isinstance(self.estimator, type) or not hasattr(self.estimator, "explain"):
+        is_class = isinstance(self.estimator, type)
+        if is_class or not hasattr(self.estimator, "explain"):
+            cls = self.estimator if is_class else type(self.estimator)
             raise TypeError(
                 f"estimator of {type(self).__name__} must be an object with the methods fit and "
                 "explain, such as MLPClassifier(), CNNClassifier() or LSTMClassifier(), or one of "
-                f"them in a FrozenEstimator; got {self.estimator!r}. Other steps, such as a "
-                f"scaler, go before the {type(self).__name__} into the Pipeline."
+                f"them in a FrozenEstimator; got {'the class' if is_class else 'an object of'} "
+                f"{cls.__name__}. Other steps, such as a scaler, go before the "
+                f"{type(self).__name__} into the Pipeline; a skorch classifier gets the method by "
+                "def explain(self, X, **params): return sklrp.explain(self.module_, X, **params)."
             )
         check_rule(self.rule)
 
