@@ -517,6 +517,19 @@ def test_fields_are_written_whole_or_not_at_all(tmp_path, name):
     xr.testing.assert_identical(read(path), means.compute())
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_fields_of_one_store_go_into_another(tmp_path, zarr_format):
+    field = make_field(dtype=np.float32)
+    options = {"zarr_format": zarr_format, "consolidated": False}
+    field.chunk(time=9).to_zarr(tmp_path / "in.zarr", **options)
+    with xr.open_dataset(tmp_path / "in.zarr", engine="zarr", consolidated=False) as dataset:
+        stored = {name: dict(v.encoding) for name, v in dataset.variables.items()}
+        for name in ("out.zarr", "out.nc"):
+            xr.testing.assert_identical(read(write(dataset.sst, tmp_path / name)).sst, field)
+            xr.testing.assert_identical(read(write(dataset, tmp_path / name)).sst, field)
+        assert {name: dict(v.encoding) for name, v in dataset.variables.items()} == stored
+
+
 def test_bad_files(tmp_path):
     field = make_field()
     with pytest.raises(ValueError, match=r"path must end in \.nc \(NetCDF\) or \.zarr, got"):

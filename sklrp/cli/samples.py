@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._files import replacing
+from sklrp.geo.files import forget_storage
 
 FORMS = {
     ".npy": "npy",
@@ -26,8 +27,6 @@ FORMS = {
 
 
 _MISSING = ("", "na", "n/a", "nan", "null")  # in a CSV file, in lower case
-# How coordinates are encoded in the output too.
-_ENCODING = ("units", "calendar", "dtype", "scale_factor", "add_offset", "_FillValue", "bounds")
 
 
 class Samples:
@@ -183,10 +182,7 @@ class Samples:
             coords["class"] = np.array([str(label) for label in classes], dtype=object)
         attributes = {"long_name": "relevance", "units": "1", "comment": about}
         result = xr.DataArray(relevance, coords, dims, "relevance", attributes).to_dataset()
-        result = result.assign(self._bounds)
-        for variable in result.variables.values():  # not how the input was chunked and packed
-            encoding = variable.encoding
-            variable.encoding = {key: encoding[key] for key in _ENCODING if key in encoding}
+        result = forget_storage(result.assign(self._bounds))
         if self.form == "zarr":
             version = 2 if (self.path / ".zgroup").exists() else 3
             result.to_zarr(path, consolidated=False, zarr_format=version)

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sklrp._files import replacing
-from sklrp.geo.coordinates import check_field
+from sklrp.geo.coordinates import check_field, is_dataset
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
+
+# How values and coordinates are written, whatever the file.
+_PACKING = ("units", "calendar", "dtype", "scale_factor", "add_offset", "_FillValue", "bounds")
 
 
 def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: Any) -> Path:
@@ -58,6 +61,7 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
     True
     """
     check_field(fields, "write")
+    fields = forget_storage(fields)
     form = Path(path).suffix.lower()
     if form not in (".nc", ".zarr"):
         raise ValueError(f"path must end in .nc (NetCDF) or .zarr, got {os.fspath(path)!r}.")
@@ -72,6 +76,17 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
         else:
             fields.to_netcdf(part, **kwargs)
     return Path(path)
+
+
+def forget_storage(fields: Any) -> Any:
+    """Return fields that are packed as before, but not in the chunks and codecs of their file."""
+    fields = fields.copy(deep=False)
+    coords = [coord.variable for coord in fields.coords.values()]
+    values = fields.variables.values() if is_dataset(fields) else [fields.variable]
+    for variable in (*coords, *values):
+        encoding = variable.encoding
+        variable.encoding = {key: encoding[key] for key in _PACKING if key in encoding}
+    return fields
 
 
 def _one_by_one(fields: DataArray | Dataset) -> AbstractContextManager[Any]:
