@@ -54,6 +54,7 @@ sphinx_gallery_conf = {
     "reference_url": {"sklrp": None},
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
+    "remove_config_comments": True,
     "show_signature": False,
     "write_computation_times": False,
 }

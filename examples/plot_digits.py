@@ -34,6 +34,7 @@ from sklrp import CNNClassifier
 from sklrp.metrics import conservation_error, pixel_flipping_curve
 from sklrp.plotting import PixelFlippingDisplay, RelevanceDisplay
 
+# sphinx_gallery_thumbnail_number = 4
 X, y = mnist_data()
 X = (X / 255).astype(np.float32)
 X_train, X_test, y_train, y_test = train_test_split(
