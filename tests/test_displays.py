@@ -77,6 +77,27 @@ def said(bar):
 # Fields
 
 
+def test_lazy_maps_and_samples_are_computed_once(maps):
+    xr = pytest.importorskip("xarray")
+    pytest.importorskip("dask")
+    computed = []
+
+    def lazy(name):
+        field = xr.DataArray(maps[:2], dims=("time", "lat", "lon"))
+        field = field.assign_coords(lat=[0.0, 1.0, 2.0], lon=[0.0, 1.0, 2.0, 3.0]).chunk()
+
+        def compute(block):
+            computed.append(name)
+            return block
+
+        return field.copy(data=field.data.map_blocks(compute, dtype=float, meta=field.data._meta))
+
+    views = {"one": lazy("one"), "two": lazy("two")}
+    display = RelevanceDisplay.from_relevance(views, lazy("X"), show_input=True)
+    assert sorted(computed) == ["X", "one", "two"]
+    np.testing.assert_array_equal(display.panels[1][0].mean, maps[0])
+
+
 def test_figures_inside_figures_and_units(maps):
     left, right = plt.figure(figsize=(12, 4), layout="constrained").subfigures(1, 2)
     for figure, limits in ((left, "shared"), (right, "panel")):

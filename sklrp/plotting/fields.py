@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -72,8 +73,14 @@ def find_degrees(field: Any) -> tuple[Any, Any, Any]:
 def take_places(field: Any, grid: tuple[Any, Any], name: str) -> Any:
     """Return the values of a field, in the order of the axes of a grid with the same places."""
     values, *its_grid = find_degrees(field)
+    check_places(its_grid, grid, name)
+    return values
+
+
+def check_places(its_grid: Sequence[Any], grid: tuple[Any, Any], name: str) -> None:
+    """Raise an error if a field has other places than a grid, where both are known."""
     if its_grid[0] is None:
-        return values
+        return
     for kind, its, known in zip(("latitudes", "longitudes"), its_grid, grid, strict=True):
         if known is not None and not (
             len(its) == len(known) and np.allclose(its, known, rtol=0, atol=1e-3)
@@ -82,7 +89,6 @@ def take_places(field: Any, grid: tuple[Any, Any], name: str) -> Any:
                 f"{name} has other {kind} than relevance, {its[:3]}... and {known[:3]}..., and "
                 f"would be drawn in the wrong places: {name}.reindex_like(relevance)."
             )
-    return values
 
 
 def take_mask(mask: Any, grid: tuple[Any, Any], name: str) -> Any:

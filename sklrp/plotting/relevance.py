@@ -298,15 +298,18 @@ class RelevanceDisplay:
             raise ValueError("relevance is empty: pass at least one array of maps.")
         views = []
         grid: Any = (None, None)  # of the first of the maps that has one
+        samples = None
         for name, maps in named.items():
             maps, groups, counts = fields.name_classes(maps)
             titles = None if groups is None else [say_class(group) for group in groups]
             if titles and counts:
                 titles = [f"{t} (n = {n} correct)" for t, n in zip(titles, counts, strict=True)]
-            grid = fields.find_degrees(maps)[1:] if grid[0] is None else grid
-            maps = check_relevance(fields.take_places(maps, grid, str(name) or "relevance"))
-            samples = X[name] if isinstance(X, Mapping) else X
-            if samples is not None:
+            maps, *its_grid = fields.find_degrees(maps)
+            grid = its_grid if grid[0] is None else grid
+            fields.check_places(its_grid, grid, str(name) or "relevance")
+            maps = check_relevance(maps)
+            if isinstance(X, Mapping) or (X is not None and samples is None):
+                samples = X[name] if isinstance(X, Mapping) else X
                 samples = np.asarray(fields.take_places(samples, grid, "X"), dtype=np.float64)
             if samples is not None and samples.shape != maps.shape:
                 raise ValueError(
