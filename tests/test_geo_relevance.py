@@ -530,6 +530,21 @@ def test_fields_of_one_store_go_into_another(tmp_path, zarr_format):
         assert {name: dict(v.encoding) for name, v in dataset.variables.items()} == stored
 
 
+def test_errors_of_the_netcdf_library_name_the_file(tmp_path, monkeypatch):
+    path, said = tmp_path / "a.nc", "NetCDF: HDF error"
+
+    def fail(*args, **kwargs):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(xr.DataArray, "to_netcdf", fail)
+    with pytest.raises(OSError, match=f"NetCDF: HDF error: '{path}'"):  # as of a full disk
+        write(make_field(), path)
+    said = "of the network"
+    with pytest.raises(RuntimeError, match=said):
+        write(make_field(), path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_files(tmp_path):
     field = make_field()
     with pytest.raises(ValueError, match=r"path must end in \.nc \(NetCDF\) or \.zarr, got"):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._files import replacing
-from sklrp.geo.files import forget_storage
+from sklrp.geo.files import store
 
 FORMS = {
     ".npy": "npy",
@@ -182,15 +182,11 @@ class Samples:
             coords["class"] = np.array([str(label) for label in classes], dtype=object)
         attributes = {"long_name": "relevance", "units": "1", "comment": about}
         result = xr.DataArray(relevance, coords, dims, "relevance", attributes).to_dataset()
-        result = forget_storage(result.assign(self._bounds))
+        options: dict[str, Any] = {}
         if self.form == "zarr":
             version = 2 if (self.path / ".zgroup").exists() else 3
-            result.to_zarr(path, consolidated=False, zarr_format=version)
-            return
-        try:
-            result.to_netcdf(path)
-        except RuntimeError as error:  # netCDF4's, as of a full disk
-            raise OSError(f"{path.name} cannot be written: {error}") from error
+            options = {"consolidated": False, "zarr_format": version}
+        store(result.assign(self._bounds), path, zarr=self.form == "zarr", **options)
 
 
 def form_of(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -61,7 +62,6 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
     True
     """
     check_field(fields, "write")
-    fields = forget_storage(fields)
     form = Path(path).suffix.lower()
     if form not in (".nc", ".zarr"):
         raise ValueError(f"path must end in .nc (NetCDF) or .zarr, got {os.fspath(path)!r}.")
@@ -70,23 +70,27 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
             f"there is no folder {os.fspath(Path(path).parent)!r} to write to."
         )
     with replacing(path) as part, _one_by_one(fields):
-        if form == ".zarr":
-            # Of format 2 unless told, as that of strings, such as classes, is not settled in 3.
-            fields.to_zarr(part, **{"mode": "w-", "zarr_format": 2, **kwargs})
-        else:
-            fields.to_netcdf(part, **kwargs)
+        store(fields, part, zarr=form == ".zarr", **kwargs)
     return Path(path)
 
 
-def forget_storage(fields: Any) -> Any:
-    """Return fields that are packed as before, but not in the chunks and codecs of their file."""
+def store(fields: DataArray | Dataset, path: Path, *, zarr: bool, **kwargs: Any) -> None:
+    """Write fields under a name that is free, packed as before, not in their file's chunks."""
     fields = fields.copy(deep=False)
-    coords = [coord.variable for coord in fields.coords.values()]
-    values = fields.variables.values() if is_dataset(fields) else [fields.variable]
-    for variable in (*coords, *values):
+    variables: Any = fields.variables if is_dataset(fields) else {**fields.coords, None: fields}
+    for variable in variables.values():
         encoding = variable.encoding
         variable.encoding = {key: encoding[key] for key in _PACKING if key in encoding}
-    return fields
+    if zarr:
+        # Of format 2 unless told, as that of strings, such as classes, is not settled in 3.
+        fields.to_zarr(path, **{"mode": "w-", "zarr_format": 2, **kwargs})
+        return
+    try:
+        fields.to_netcdf(path, **kwargs)
+    except RuntimeError as error:
+        if not str(error).startswith("NetCDF:"):  # netCDF4's own, as of a full disk
+            raise
+        raise OSError(errno.EIO, f"cannot be written, {error}", str(path)) from error
 
 
 def _one_by_one(fields: DataArray | Dataset) -> AbstractContextManager[Any]:

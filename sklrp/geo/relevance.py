@@ -76,7 +76,7 @@ def explain(
         The relevance, with the dimensions and coordinates of `data`, NaN in cells that are not
         valid; of a Dataset one variable for each of its own. The attributes say what it is:
         ``long_name``, ``units``, ``rule``, ``epsilon``, ``target``, ``contrast``, ``estimator``
-        and ``sklrp_version``; it can be written with ``to_netcdf`` and ``to_zarr``.
+        and ``sklrp_version``; ``to_netcdf``, ``to_zarr`` and :func:`write` keep them.
 
         Of data in dask it is in dask too, and computed chunk by chunk over the samples when it is
         needed or written, by a copy of `estimator` as it is now. Each chunk of samples is loaded
