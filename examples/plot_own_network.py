@@ -49,6 +49,7 @@ from sklrp.geo import (
     box_mask,
     box_share,
     composites,
+    pattern_correlation,
     relevance_to_xarray,
 )
 from sklrp.metrics import randomization_similarity
@@ -354,7 +355,8 @@ for name, maps in means.items():
 pairs = np.triu_indices(len(seeds), 1)
 print("correlation of the network's mean maps of two seeds, mean (range) over pairs:")
 for c in classes:
-    r = np.corrcoef(means["network"].sel(target=c).values[:, ocean.values])[pairs]
+    maps = means["network"].sel(target=c)
+    r = pattern_correlation(maps, maps.rename(seed="other"), weights=None).values[pairs]
     print(f"  {c:<10} {r.mean():.2f} ({r.min():.2f} to {r.max():.2f})")
 
 # %%

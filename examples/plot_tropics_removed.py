@@ -35,7 +35,14 @@ from sklearn.preprocessing import StandardScaler
 from sklrp import MLPClassifier
 from sklrp.datasets import load_enso
 from sklrp.diagnostics import diagnose
-from sklrp.geo import GridVectorizer, box_mask, box_share, composites, explain
+from sklrp.geo import (
+    GridVectorizer,
+    box_mask,
+    box_share,
+    composites,
+    explain,
+    pattern_correlation,
+)
 
 enso = load_enso(example_data_path("sst_ndjfm_anom.nc"), base_period=None, normalize=False)
 sst, y = enso.sst, enso.target_names[enso.target]
@@ -129,14 +136,12 @@ for name, box in regions.items():
         share = box_share(maps["removed"].sel(target=c), **box).values
         line += f"{share.mean():10.1%} ({share.min():.1%}–{share.max():.1%})"
     print(line)
-alike = [
-    np.corrcoef(maps["removed"].sel(target=c).values[:, removed[0].notnull().values])
-    for c in classes
-]
+others = maps["removed"].rename(seed="other")
+alike = pattern_correlation(maps["removed"], others, weights=None)
 pairs = np.triu_indices(len(seeds), 1)
 print("\ncorrelation of the mean maps of two seeds, mean (range) over pairs:")
-for c, r in zip(classes, alike, strict=True):
-    r = r[pairs]
+for c in classes:
+    r = alike.sel(target=c).values[pairs]
     print(f"  {c:<10} {r.mean():.2f} ({r.min():.2f} to {r.max():.2f})")
 
 # %%
