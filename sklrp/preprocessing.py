@@ -18,7 +18,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklrp.metrics.checks import same_layout
+from sklrp._checks import same_layout
 
 _FINITE = Interval(Real, None, None, closed="neither")
 

@@ -38,9 +38,10 @@ from sklrp.classifiers import (
     ESNClassifier,
     LSTMClassifier,
     MLPClassifier,
-    training,
+    batches,
 )
-from sklrp.classifiers.training import TrainingNet, WeightedCrossEntropy
+from sklrp.classifiers import net as net_module
+from sklrp.classifiers.net import TrainingNet, WeightedCrossEntropy
 
 SMALL = {
     MLPClassifier: {"hidden_layer_sizes": (8,)},
@@ -505,20 +506,20 @@ def test_data_is_moved_to_the_device_once(blobs, monkeypatch):
     """The meta device stands in for an accelerator: it holds shapes."""
     X, y = blobs
     net = make(MLPClassifier).fit(X, y).net_
-    data = training.make_dataset(torch.tensor(X), y, np.ones(90))
+    data = batches.make_dataset(torch.tensor(X), y, np.ones(90))
     here, there = torch.device("cpu"), torch.device("meta")
 
     def places(iterator):
-        batches = [[Xi["X"], Xi["sample_weight"], yi] for Xi, yi in iterator]
-        assert [[len(part) for part in batch] for batch in batches] == [[90] * 3]
-        return {part.device for part in (*iterator.X.values(), iterator.y, *batches[0])}
+        given = [[Xi["X"], Xi["sample_weight"], yi] for Xi, yi in iterator]
+        assert [[len(part) for part in batch] for batch in given] == [[90] * 3]
+        return {part.device for part in (*iterator.X.values(), iterator.y, *given[0])}
 
-    assert training._find_home(data, there) is None  # torch does not tell its free memory
+    assert batches._find_home(data, there) is None  # torch does not tell its free memory
     n_bytes = 90 * (6 + 1 + 1) * 8
     for free, home in ((2 * n_bytes, there), (2 * n_bytes - 1, None)):
-        monkeypatch.setattr(training, "_free_memory", lambda device, free=free: free)
-        assert training._find_home(data, there) == home
-    monkeypatch.setattr(training, "_find_home", lambda dataset, device: there)
+        monkeypatch.setattr(batches, "_free_memory", lambda device, free=free: free)
+        assert batches._find_home(data, there) == home
+    monkeypatch.setattr(net_module, "_find_home", lambda dataset, device: there)
     net.batch_size = 90
     assert places(net.get_iterator(data, training=True)) == {there}
     assert places(net.get_iterator(data)) == {here}  # a prediction
@@ -766,7 +767,7 @@ def test_a_failed_first_training_leaves_nothing(Classifier, blobs):
         assert not hasattr(clf, "input_shape_")
 
 
-@pytest.mark.parametrize("optimizer", [*sorted(sklrp.classifiers.training.OPTIMIZERS), "class"])
+@pytest.mark.parametrize("optimizer", [*sorted(sklrp.classifiers.settings.OPTIMIZERS), "class"])
 def test_optimizers(optimizer, blobs):
     X, y = blobs
     optimizer = torch.optim.Rprop if optimizer == "class" else optimizer
@@ -1245,7 +1246,7 @@ LABELS = np.arange(90) % 3
 )
 def test_errors_of_fit(Classifier, params, data, error, message, monkeypatch):
     monkeypatch.setattr(
-        "sklrp.classifiers.training.TrainingNet.fit_loop", lambda *_, **__: pytest.fail("trained")
+        "sklrp.classifiers.net.TrainingNet.fit_loop", lambda *_, **__: pytest.fail("trained")
     )
     clf = make(Classifier, **params)
     with pytest.raises(error, match=f"(?s){message}"):

@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.diagnostics.findings import Finding
+from sklrp.drawing.fields import cell_edges, check_coordinate, write_latitude, write_longitude
 from sklrp.geo import GridVectorizer, composites
 from sklrp.metrics import pixel_flipping_curve
 from sklrp.plotting import (
@@ -22,7 +23,6 @@ from sklrp.plotting import (
     PixelFlippingDisplay,
     RelevanceDisplay,
 )
-from sklrp.plotting.fields import cell_edges, check_coordinate, write_latitude, write_longitude
 
 mpl.use("Agg")
 plt = pytest.importorskip("matplotlib.pyplot")

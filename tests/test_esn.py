@@ -464,11 +464,16 @@ def test_explain_is_that_of_the_network(digits):
     )
     np.testing.assert_allclose(details.score, clf.decision_function(X[:6]), atol=1e-12)
     images = clf.explain(X[:6].reshape(6, 8, 8), target=y[:6], rule="z_plus")
-    np.testing.assert_array_equal(images.reshape(6, 64), found[np.arange(6), y[:6]])
+    # One class and all classes are products of other sizes, which round differently.
+    np.testing.assert_allclose(
+        images.reshape(6, 64), found[np.arange(6), y[:6]], rtol=1e-12, atol=1e-14
+    )
     assert "reservoir  EchoState     ZPlus()" in repr(sklrp.plan(clf, "z_plus"))
     bounded = Composite([("input", ZBox(0.0, 1.0), "first"), ("rest", ZBox(), "all")])
     box = clf.explain(X[:2], rule="z_box")
-    np.testing.assert_array_equal(box, sklrp.explain(clf.module_, X[:2], rule=bounded))
+    np.testing.assert_allclose(
+        box, sklrp.explain(clf.module_, X[:2], rule=bounded), rtol=1e-12, atol=1e-14
+    )
 
 
 def test_a_seed_gives_the_same_network_and_leaves_the_generators(digits):

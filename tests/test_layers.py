@@ -25,8 +25,8 @@ from torch import nn
 from sklrp import Composite, Epsilon, Flat, ZBox
 from sklrp.modules import GaussianNoise
 from sklrp.propagation import Kept, explain
-from sklrp.propagation.plan import make_step
-from sklrp.propagation.step import find_entry
+from sklrp.propagation.planning import make_step
+from sklrp.propagation.registry import find_entry
 from sklrp.rules import Signal
 
 pytestmark = pytest.mark.filterwarnings("ignore:dropout[23]d. Received")  # by torch, in training

@@ -23,8 +23,12 @@ FLOORS = [
     "__main__",
 ]
 BESIDE = {
+    "_checks",
+    "_models",
+    "_network_cache",
     "datasets",
     "diagnostics",
+    "drawing",
     "geo",
     "metrics",
     "plotting",

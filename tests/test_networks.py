@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 import sklrp
 from sklrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
 from sklrp.modules import StatePooling
-from sklrp.propagation import engine
+from sklrp.propagation import run
 
 pytestmark = pytest.mark.filterwarnings("ignore:The flat rule on the dense first layer")
 
@@ -909,7 +909,7 @@ def test_networks_can_be_sent_to_workers(name, monkeypatch):
     """Among them lambdas as attributes and parametrised layers."""
     model, X = build(name), draw(name, 4)
     expected, told = explain(model, X, batch_size=2, return_details=True)
-    monkeypatch.setattr(engine, "Parallel", Posted)
+    monkeypatch.setattr(run, "Parallel", Posted)
     found, details = explain(model, X, batch_size=2, n_jobs=2, return_details=True)
     assert_same(found, expected, 1e-14)
     np.testing.assert_array_equal(details.score, told.score)

@@ -41,7 +41,7 @@ from sklrp import (
     ZBox,
 )
 from sklrp._files import replacing
-from sklrp.classifiers.training import OPTIMIZERS
+from sklrp.classifiers.settings import OPTIMIZERS
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 12))

@@ -27,8 +27,8 @@ import sklrp
 from sklrp.composites import Composite
 from sklrp.modules import StatePooling
 from sklrp.propagation import explain, register
-from sklrp.propagation.functional import LAYERS
-from sklrp.propagation.step import HANDLERS
+from sklrp.propagation.recording.as_layers import LAYERS
+from sklrp.propagation.registry import HANDLERS
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
 
 pytestmark = pytest.mark.filterwarnings("ignore:The flat rule on the dense first layer")

@@ -26,9 +26,10 @@ from reference import (
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from sklrp.propagation import recurrence
-from sklrp.propagation.step import CAUSES, HANDLERS, Step
-from sklrp.propagation.step import Kept as StepKept
+from sklrp.propagation.handlers import recurrent_run
+from sklrp.propagation.registry import HANDLERS
+from sklrp.propagation.tape import CAUSES, Step
+from sklrp.propagation.tape import Kept as StepKept
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Signal, WSquare, ZBox, Zero, ZPlus
 
 RULES = [
@@ -370,7 +371,7 @@ def test_rewrite(kind, product, rule):
 @pytest.mark.parametrize("kind", KINDS)
 def test_torch_kernels(kind, monkeypatch):
     """What runs on a GPU in place of NumPy's kernels does the same."""
-    monkeypatch.setattr(recurrence, "_on_cpu", lambda v: False)
+    monkeypatch.setattr(recurrent_run, "_on_cpu", lambda v: False)
     for product in PRODUCTS if kind in ("LSTM", "GRU") else ["all"]:
         for rule in (Epsilon(), Gamma(epsilon=0.01), Flat()):
             hold_network(kind, rule, product, 2, True, True, True, True)

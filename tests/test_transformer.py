@@ -49,7 +49,7 @@ from sklrp import (
     RelevanceTransformer,
     ZPlus,
 )
-from sklrp.transformer.cache import _Hasher, _identify, _lock
+from sklrp._network_cache import _Hasher, _identify, _lock
 
 RULES = [
     "auto",
@@ -692,7 +692,7 @@ def test_workers_wait_for_each_other(prefer, memory, log):
 
 def test_lock_is_freed_by_death(tmp_path):
     script = (
-        "import sys, pathlib, sklrp.transformer.cache as cache\n"
+        "import sys, pathlib, sklrp._network_cache as cache\n"
         "with cache._lock(pathlib.Path(sys.argv[1])):\n"
         "    print('locked', flush=True)\n"
         "    sys.stdin.read()\n"

@@ -13,7 +13,7 @@ from torch import nn
 
 from sklrp.modules import EchoState, GaussianNoise, StatePooling, Sweep
 from sklrp.propagation import explain
-from sklrp.propagation.step import HANDLERS, REFUSING
+from sklrp.propagation.registry import HANDLERS, REFUSING
 from sklrp.rules import ZBox
 
 # Layers that other tests build: named here with the shape of a sample.

@@ -19,11 +19,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from sklrp.classifiers.shapes import check_finite, flatten_samples, write_shape
-from sklrp.classifiers.training import TrainingNet
+from sklrp.classifiers.diagram import network_block
+from sklrp.classifiers.net import TrainingNet
+from sklrp.classifiers.sample_shapes import check_finite, flatten_samples, write_shape
 from sklrp.composites import Composite
-from sklrp.propagation.diagram import network_block
-from sklrp.propagation.engine import encode_target, explain_network
+from sklrp.propagation.run import explain_network
+from sklrp.propagation.targets import encode_target
 from sklrp.rules import Rule
 
 SHARED_PARAMETERS = """\

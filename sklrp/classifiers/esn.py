@@ -14,15 +14,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
 from sklrp.classifiers.base import NetworkClassifier, draw_seed
+from sklrp.classifiers.batches import make_dataset
+from sklrp.classifiers.net import TrainingNet
+from sklrp.classifiers.random_stream import RandomStream
 from sklrp.classifiers.ridge import fit_ridge
-from sklrp.classifiers.shapes import find_sequence_shape
-from sklrp.classifiers.training import (
-    RandomStream,
-    TrainingNet,
-    check_device,
-    check_dtype,
-    make_dataset,
-)
+from sklrp.classifiers.sample_shapes import find_sequence_shape
+from sklrp.classifiers.settings import check_device, check_dtype
 from sklrp.modules import LEAK_SPLITS, STATE_POOLINGS, SWEEPS, make_esn
 
 

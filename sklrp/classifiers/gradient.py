@@ -27,15 +27,15 @@ from sklrp.classifiers.base import (
     draw_seed,
     undone_on_error,
 )
-from sklrp.classifiers.training import (
-    RandomStream,
-    TrainingNet,
+from sklrp.classifiers.batches import make_dataset
+from sklrp.classifiers.net import TrainingNet
+from sklrp.classifiers.random_stream import RandomStream
+from sklrp.classifiers.settings import (
     check_callbacks,
     check_device,
     check_dtype,
     check_names,
     check_optimizer,
-    make_dataset,
     optimizer_params,
 )
 from sklrp.modules import ACTIVATIONS

@@ -15,7 +15,7 @@ from skorch.callbacks import GradientNormClipping
 from torch import nn
 
 from sklrp.classifiers.gradient import GradientClassifier
-from sklrp.classifiers.shapes import check_sizes, find_sequence_shape
+from sklrp.classifiers.sample_shapes import check_sizes, find_sequence_shape
 from sklrp.modules import STATE_POOLINGS, SWEEPS, make_lstm
 
 

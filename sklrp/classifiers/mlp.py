@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sklrp.classifiers.gradient import GradientClassifier
-from sklrp.classifiers.shapes import check_sizes
+from sklrp.classifiers.sample_shapes import check_sizes
 from sklrp.modules import make_mlp
 
 

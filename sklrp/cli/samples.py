@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._files import replacing
-from sklrp.geo.files import store
+from sklrp.geo.storage import store
 
 FORMS = {
     ".npy": "npy",

@@ -16,7 +16,7 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from sklrp.metrics.checks import as_samples, check_maps, encode_labels, like, make_rng
+from sklrp._checks import as_samples, check_maps, encode_labels, like, make_rng
 from sklrp.metrics.sensitivity import list_layers, randomise
 
 NULLS = ("network", "readout", "labels")

@@ -26,9 +26,9 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params, _num_samples
 from tqdm.std import tqdm
 
+from sklrp._checks import check_mask
 from sklrp.composites import check_rule
 from sklrp.diagnostics.profiles import axis_profiles
-from sklrp.metrics.checks import check_mask
 from sklrp.metrics.maps import relevance_mass
 
 

@@ -10,11 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import false_discovery_control, t
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
+from sklrp._checks import check_mask
 from sklrp.diagnostics.explained import NULLS, Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
 from sklrp.diagnostics.randomization import COMMON
 from sklrp.metrics import pixel_flipping_score, relevance_mass
-from sklrp.metrics.checks import check_mask
 
 
 @validate_params(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp.metrics.checks import check_maps
+from sklrp._checks import check_maps
 
 
 def axis_profiles(maps: ArrayLike) -> tuple[NDArray[np.float64], ...]:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, validate_params
 from tqdm.std import tqdm
 
+from sklrp._checks import check_mask
 from sklrp._files import replacing
 from sklrp.diagnostics.cells import find_degenerate, find_kept, fixed_cells, outlying_cells
 from sklrp.diagnostics.equivariance import equivariance
@@ -22,7 +23,6 @@ from sklrp.diagnostics.maps import faithfulness, on_mask, split_map
 from sklrp.diagnostics.positions import has_profile, positions
 from sklrp.diagnostics.randomization import COMMON, randomization
 from sklrp.diagnostics.skill import skill
-from sklrp.metrics.checks import check_mask
 
 # Tests that say what to keep in mind, but convict no map: one that loses relevance to biases, or
 # that another sweep would change, can still be right.
@@ -113,7 +113,7 @@ class ArtifactReport:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from sklrp.diagnostics.html import render
+        from sklrp.diagnostics.page import render
 
         return render(self, page=False)
 
@@ -135,7 +135,7 @@ class ArtifactReport:
         OSError
             If the file cannot be written.
         """
-        from sklrp.diagnostics.html import render
+        from sklrp.diagnostics.page import render
 
         page = render(self, page=True)
         with replacing(path) as part:

@@ -14,9 +14,9 @@ from sklrp.geo.areas import (
     pattern_correlation,
     select_box,
 )
-from sklrp.geo.composites import composites
-from sklrp.geo.files import write
-from sklrp.geo.relevance import explain, relevance_to_xarray
+from sklrp.geo.class_means import composites
+from sklrp.geo.relevance_fields import explain, relevance_to_xarray
+from sklrp.geo.storage import write
 from sklrp.geo.vectorizer import GridVectorizer
 
 __all__ = [

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 
-from sklrp.metrics.checks import (
+from sklrp._checks import (
     as_samples,
     check_maps,
     choose_batch_size,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import StrOptions, validate_params
 
-from sklrp.metrics.checks import check_maps, check_mask, check_weights
+from sklrp._checks import check_maps, check_mask, check_weights
 
 _PARTS = {"part": [StrOptions({"positive", "absolute", "signed"})]}
 

@@ -17,7 +17,7 @@ from sklearn.utils import Bunch
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 from torch import nn
 
-from sklrp.metrics.checks import (
+from sklrp._checks import (
     as_samples,
     check_maps,
     choose_batch_size,

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import uniform_filter
 from scipy.stats import rankdata
 
-from sklrp.metrics.checks import check_maps
+from sklrp._checks import check_maps
 
 SIMILARITIES = ("spearman", "pearson", "cosine", "ssim")
 Similarity = str | Callable[[NDArray, NDArray], Any]

@@ -15,8 +15,8 @@ from sklrp._version import __version__
 from sklrp.classifiers import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.classifiers.base import NetworkClassifier
 from sklrp.classifiers.gradient import GradientClassifier
-from sklrp.classifiers.shapes import is_positive_integer
-from sklrp.persistence.files import read, write
+from sklrp.classifiers.sample_shapes import is_positive_integer
+from sklrp.persistence.container import read, write
 from sklrp.persistence.nets import build_net, pack_net
 from sklrp.persistence.values import Arrays, pack, unpack
 from sklrp.transformer import RelevanceTransformer

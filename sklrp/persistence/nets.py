@@ -12,8 +12,10 @@ from torch import Tensor
 
 from sklrp.classifiers.base import NetworkClassifier
 from sklrp.classifiers.gradient import GradientClassifier
-from sklrp.classifiers.shapes import is_positive_integer
-from sklrp.classifiers.training import RandomStream, TrainingNet, check_device, check_dtype
+from sklrp.classifiers.net import TrainingNet
+from sklrp.classifiers.random_stream import RandomStream
+from sklrp.classifiers.sample_shapes import is_positive_integer
+from sklrp.classifiers.settings import check_device, check_dtype
 from sklrp.persistence.values import Arrays, pack, unpack
 
 _ENTRIES = {"dtype", "module", "lr", "batch_size", "history", "groups", "optimizer"}

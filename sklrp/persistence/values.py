@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sklrp.classifiers.training import OPTIMIZERS
+from sklrp.classifiers.settings import OPTIMIZERS
 from sklrp.composites import Composite
 from sklrp.modules import EchoState
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus

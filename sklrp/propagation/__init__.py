@@ -22,21 +22,12 @@ References
    analysis", WASSA 2017; Arras et al., "Explaining and interpreting LSTMs", LNCS 11700, 2019.
 """
 
-from sklrp.propagation import (  # noqa: F401  (these modules register their handlers)
-    activations,
-    affine,
-    embedding,
-    functions,
-    norms,
-    pooling,
-    recurrent,
-    refusals,
-    reservoir,
-    shapes,
-)
-from sklrp.propagation.engine import encode_target, explain, plan
-from sklrp.propagation.plan import Plan
-from sklrp.propagation.step import Kept, Step, register, supported
+from sklrp.propagation import handlers as _handlers  # noqa: F401  (registers all handlers)
+from sklrp.propagation.explaining import explain, plan
+from sklrp.propagation.planning import Plan
+from sklrp.propagation.registry import register, supported
+from sklrp.propagation.tape import Kept, Step
+from sklrp.propagation.targets import encode_target
 
 __all__ = [
     "Kept",

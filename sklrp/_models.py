@@ -1,0 +1,360 @@
+"""What a model is: the one place that takes apart whatever a user calls a model.
+
+Everything that takes a model (`explain`, the diagnostics, metrics, displays, `geo`, the
+transformer, `save`, the command line) calls `unwrap` and goes on with the `Model` it returns: what
+comes before the network, the network, its outputs and the names of its features.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, is_regressor
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+_ROWS = 256  # samples in one forward pass of a bare module
+
+# Where estimators that hold several networks, or change what one of them says, keep them.
+_INSIDE = (
+    "estimator_",
+    "regressor_",
+    "estimators_[0]",
+    "calibrated_classifiers_[0].estimator",
+    "best_estimator_",
+    "estimator",
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model taken apart.
+
+    Parameters
+    ----------
+    before : Pipeline or None
+        The fitted steps through which samples go before they enter the network.
+    network : estimator, skorch net or nn.Module
+        The network: an estimator with ``explain``, a skorch net, or a bare module.
+    """
+
+    before: Pipeline | None
+    network: Any
+
+    @property
+    def name(self) -> str:
+        """The type of the network."""
+        return type(self.network).__name__
+
+    @property
+    def has_explain(self) -> bool:
+        """Whether the network explains itself, as this package's estimators do."""
+        return not isinstance(self.network, nn.Module) and hasattr(self.network, "explain")
+
+    @property
+    def module(self) -> nn.Module:
+        """The network's torch module; `NotFittedError` if there is none yet."""
+        module = self.network
+        if not isinstance(module, nn.Module):
+            module = getattr(module, "module_", None)
+        if not isinstance(module, nn.Module):
+            if self.has_explain:
+                check_is_fitted(self.network)
+                raise TypeError(f"{self.name} has no torch module as module_.")
+            raise NotFittedError(f"This {self.name} is not fitted yet; call fit, or initialize.")
+        return module
+
+    @cached_property
+    def classes(self) -> NDArray | None:
+        """The labels in the order of the outputs, None of a regression.
+
+        The labels of a bare module, and of a net that names none, are the indices of its outputs;
+        how many these are only samples tell, see `classes_for`.
+        """
+        if is_regression(self.network):
+            return None
+        classes = getattr(self.network, "classes_", None)
+        return None if classes is None else np.asarray(classes)
+
+    def classes_for(self, samples: Any) -> NDArray | None:
+        """Return the labels of the outputs for given samples, None of a single output."""
+        if self.classes is not None or is_regression(self.network):
+            return self.classes
+        n_outputs = self.outputs(take_rows(samples, slice(1))).shape[1]
+        return np.arange(n_outputs) if n_outputs > 1 else None
+
+    def enter(self, X: Any) -> Any:
+        """Return what enters the network for samples as the model takes them.
+
+        Names of features that the steps before know travel along where the network was fitted on
+        names.
+        """
+        return X if self.before is None else self.before.transform(X)
+
+    def feature_names(self, X: Any, n_features: int) -> list[str] | None:
+        """Return the names of the features that enter the network, None if they have none."""
+        found: list[Any] = [getattr(self.network, "feature_names_in_", None)]
+        if self.before is not None:
+            found.append(_names_behind(self.before))
+        else:
+            found.append(getattr(X, "columns", None))
+        for names in found:
+            if names is not None and len(names) == n_features:
+                return [str(name) for name in names]
+        return None
+
+    def predict(self, samples: Any) -> NDArray:
+        """Return what the network predicts for samples that enter it: labels, or values."""
+        if not isinstance(self.network, nn.Module) and hasattr(self.network, "classes_"):
+            return np.asarray(self.network.predict(self._typed(samples)))
+        outputs = self.outputs(samples)
+        if is_regression(self.network) or outputs.shape[1] == 1:
+            return outputs[:, 0] if outputs.shape[1] == 1 else outputs
+        return outputs.argmax(axis=1)
+
+    def outputs(self, samples: Any) -> NDArray:
+        """Return the scores, ``(n_samples, n_outputs)``, of samples that enter the network."""
+        if self.has_explain:
+            scores = np.asarray(self.network.decision_function(samples))
+            return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
+        parts = [self._forward(part) for part in _batches(samples)]
+        outputs = np.concatenate(parts)
+        return outputs.reshape(len(outputs), -1)
+
+    @cached_property
+    def _silent(self) -> nn.Module:
+        """A copy of the module in evaluation mode; the user's own keeps its mode."""
+        return copy.deepcopy(self.module).eval()
+
+    def _typed(self, samples: Any) -> Any:
+        """Return samples in the floating dtype of a skorch net, which takes no other."""
+        if self.has_explain:
+            return samples
+        dtype = {torch.float32: np.float32, torch.float64: np.float64}.get(
+            _dtype_and_device(self.module)[0]
+        )
+        if hasattr(samples, "iloc"):
+            samples = samples.to_numpy()
+        is_float = getattr(samples, "dtype", None) is not None and np.asarray(samples).dtype.kind
+        return np.asarray(samples, dtype=dtype) if is_float == "f" and dtype else samples
+
+    def _forward(self, samples: Any) -> NDArray:
+        dtype, device = _dtype_and_device(self.module)
+
+        def tensor(values: Any) -> Tensor:
+            t = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+            return t.to(device, dtype) if t.is_floating_point() else t.to(device)
+
+        with torch.inference_mode(False), torch.no_grad():
+            if isinstance(samples, Mapping):
+                out = self._silent(**{name: tensor(v) for name, v in samples.items()})
+            elif isinstance(samples, tuple):
+                out = self._silent(*map(tensor, samples))
+            else:
+                t = tensor(samples)
+                out = self._silent(t if _has_embeddings(self.module) else t.to(dtype))
+        out = out[0] if isinstance(out, tuple | list) else out
+        return out.detach().cpu().numpy()
+
+
+def unwrap(model: Any, *, fitted: bool = True) -> Model:
+    """Take a model apart.
+
+    Parameters
+    ----------
+    model : estimator, skorch net, nn.Module, Pipeline, search or FrozenEstimator
+        An estimator of this package (or any other with ``explain``), a skorch net (classifier,
+        regressor or any ``NeuralNet``) or a torch module; or a pipeline that ends in one of them,
+        a search over one of them, or a `FrozenEstimator` around one, nested in any way.
+    fitted : bool, default=True
+        Whether the model must be fitted. If not, the steps of a pipeline may be unfitted too, and
+        a search is taken for the estimator that it would fit.
+
+    Returns
+    -------
+    Model
+        The parts.
+
+    Raises
+    ------
+    TypeError
+        If there is no network in it, or several; the error says by which line to reach one.
+    NotFittedError
+        If it must be fitted and is not.
+    """
+    steps: list[tuple[str, Any]] = []
+    network = model
+    while True:
+        if isinstance(network, FrozenEstimator):
+            network = network.estimator
+        elif isinstance(network, Pipeline):
+            if not network.steps or network.steps[-1][1] in (None, "passthrough"):
+                raise TypeError(
+                    "model is a Pipeline that does not end in a network: its last step is "
+                    f"{network.steps[-1][1] if network.steps else None!r}."
+                )
+            steps += network.steps[:-1]
+            network = network.steps[-1][1]
+        elif _is_search(network):
+            network = _found_by(network) if fitted else _searched_over(network)
+        else:
+            break
+    if not _is_network(network):
+        raise TypeError(_say_no_network(model, network))
+    if fitted and not isinstance(network, nn.Module):
+        if hasattr(network, "explain"):
+            check_is_fitted(network)
+        elif not isinstance(getattr(network, "module_", None), nn.Module):
+            raise NotFittedError(
+                f"This {type(network).__name__} is not fitted yet; call fit, or initialize."
+            )
+    named = [(f"{i}-{name}", step) for i, (name, step) in enumerate(steps)]
+    return Model(Pipeline(named) if named else None, network)
+
+
+def is_regression(network: Any) -> bool:
+    """Tell whether a network is a regressor by its own word; bare modules say nothing."""
+    return not isinstance(network, nn.Module) and is_regressor(network)
+
+
+def take_rows(samples: Any, rows: Any) -> Any:
+    """Return rows of samples: an array, a table, a tuple or a dict of arrays."""
+    if isinstance(samples, Mapping):
+        return {name: value[rows] for name, value in samples.items()}
+    if isinstance(samples, tuple):
+        return tuple(value[rows] for value in samples)
+    return samples.iloc[rows] if hasattr(samples, "iloc") else samples[rows]
+
+
+def count_samples(samples: Any) -> int:
+    """Return the number of samples of an array, a table, a tuple or a dict of arrays."""
+    if isinstance(samples, Mapping):
+        return len(next(iter(samples.values())))
+    return len(samples[0]) if isinstance(samples, tuple) else len(samples)
+
+
+def _batches(samples: Any) -> Iterator[Any]:
+    for first in range(0, count_samples(samples), _ROWS):
+        yield take_rows(samples, slice(first, first + _ROWS))
+
+
+def _is_network(model: Any) -> bool:
+    """Tell whether a model is a network: explains itself, is a module, or a net that holds one."""
+    if isinstance(model, type):
+        return False
+    return isinstance(model, nn.Module) or hasattr(model, "explain") or _is_net(model)
+
+
+def _is_net(model: Any) -> bool:
+    """Tell whether a model is a net of skorch, by what every net has."""
+    return all(hasattr(model, name) for name in ("module", "criterion", "initialize", "infer"))
+
+
+def _is_search(model: Any) -> bool:
+    """Tell whether a model is a search over parameters, of scikit-learn or in its manner."""
+    return hasattr(model, "cv_results_") or (
+        hasattr(model, "refit") and hasattr(model, "estimator") and hasattr(model, "scoring")
+    )
+
+
+def _found_by(search: Any) -> Any:
+    """Return the best estimator of a fitted search."""
+    best = getattr(search, "best_estimator_", None)
+    if best is None:
+        if hasattr(search, "cv_results_"):
+            raise TypeError(
+                f"{type(search).__name__} was fitted with refit=False and holds no network: fit "
+                "it with refit=True, or fit an estimator with best_params_."
+            )
+        raise NotFittedError(f"This {type(search).__name__} is not fitted yet; call fit.")
+    return best
+
+
+def _searched_over(search: Any) -> Any:
+    return getattr(search, "best_estimator_", search.estimator)
+
+
+def _say_no_network(model: Any, network: Any) -> str:
+    """Say what a model must be, and by which line a network in it is reached."""
+    kind = type(network).__name__
+    path = "model"
+    if network is not model:
+        path = _path_to(model, network)
+    inside = _network_inside(network)
+    if inside is not None:
+        return (
+            f"{kind} holds its network inside, or several of them, and what it predicts is not "
+            f"the score of one: pass one network, {path}.{inside}."
+        )
+    what = f"{kind}, the last step of the model," if network is not model else kind
+    if isinstance(network, type):
+        what = f"the class {network.__name__} itself"
+    return (
+        "model must be an estimator of sklrp, a skorch net, a torch.nn.Module, or a pipeline, "
+        f"search or FrozenEstimator with one of them inside, got {what}"
+        f"{', which has no method explain' if isinstance(network, BaseEstimator) else ''}."
+    )
+
+
+def _path_to(model: Any, network: Any) -> str:
+    """Return the expression that reaches the last estimator of nested pipelines and searches."""
+    path = "model"
+    while model is not network:
+        if isinstance(model, FrozenEstimator):
+            model, path = model.estimator, f"{path}.estimator"
+        elif isinstance(model, Pipeline):
+            model, path = model.steps[-1][1], f"{path}[-1]"
+        elif hasattr(model, "best_estimator_"):
+            model, path = model.best_estimator_, f"{path}.best_estimator_"
+        else:
+            model, path = model.estimator, f"{path}.estimator"
+    return path
+
+
+def _network_inside(model: Any) -> str | None:
+    """Return the expression, behind the model's own, that reaches a network inside it."""
+    for where in _INSIDE:
+        found = model
+        try:
+            for part in where.replace("[0]", ".0").split("."):
+                found = found[0] if part == "0" else getattr(found, part)
+        except (AttributeError, IndexError, KeyError, TypeError):
+            continue
+        try:
+            unwrap(found, fitted=False)
+        except TypeError:
+            deeper = _network_inside(found) if found is not model else None
+            if deeper is not None:
+                return f"{where}.{deeper}"
+            continue
+        return where
+    return None
+
+
+def _names_behind(before: Pipeline) -> Any:
+    """Return the names of what leaves the steps before a network, None if they do not know."""
+    try:
+        return before.get_feature_names_out()
+    except (AttributeError, ValueError, NotFittedError):
+        return None
+
+
+def _dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
+    first = next((p for p in module.parameters() if p.is_floating_point()), None)
+    if first is None:
+        return torch.float64, torch.device("cpu")
+    return first.dtype, first.device
+
+
+def _has_embeddings(module: nn.Module) -> bool:
+    return any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in module.modules())

@@ -1,0 +1,293 @@
+"""The skorch net that is trained: logits, weights in the batch, penalties, a quiet loop."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNetClassifier
+from skorch.callbacks import Callback, EpochScoring, PrintLog
+from skorch.dataset import Dataset
+from skorch.helper import predefined_split
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sklrp.classifiers.batches import BatchIterator, _find_home
+from sklrp.modules import bound_biases, first_weights, widest_activation
+
+# Elements of the widest activation in one chunk of a prediction: 4 MiB of float32 stays in a
+# processor's cache; an accelerator wants more at once.
+_CHUNK_ELEMENTS = {"cpu": 2**20}
+
+
+_CHUNK_ELEMENTS_ACCELERATOR = 2**26
+
+
+class StopTraining(KeyboardInterrupt):
+    """A callback ends the training. Apart from it, an interrupt is the user's and is passed on."""
+
+
+class WeightedCrossEntropy(nn.CrossEntropyLoss):
+    """Cross-entropy, averaged over a batch with each sample's weight.
+
+    Parameters
+    ----------
+    label_smoothing : float, default=0.0
+        Share of each label that is spread over all classes.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__(label_smoothing=label_smoothing)
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean of the samples' losses, each times its weight if there are weights."""
+        if sample_weight is None:
+            return super().forward(logits, labels)
+        smoothing = self.label_smoothing
+        losses = cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+        return (losses * sample_weight).mean()
+
+
+class QuietPrintLog(PrintLog):
+    """Print a line per epoch, and do not even format it where nobody would see it."""
+
+    def on_epoch_end(self, net: NeuralNetClassifier, **kwargs: Any) -> None:
+        """Print the line if the net is verbose or there is a sink of the user's."""
+        if net.verbose or self.sink is not print:
+            super().on_epoch_end(net, **kwargs)
+
+
+class TrainingNet(NeuralNetClassifier):
+    """A skorch net on logits, with per-sample weights, penalties and a quiet loop.
+
+    Parameters
+    ----------
+    module : callable
+        Builds the network; skorch calls it without arguments.
+    n_classes : int
+        Number of classes; the net's labels are ``0, ..., n_classes - 1``.
+    dtype : torch.dtype
+        Floating dtype of the parameters.
+    l1 : float, default=0.0
+        Factor of the sum of the absolute weights (not biases) in the training loss.
+    l1_first, l2_first : float, default=0.0
+        Factors of the sum of the absolute and of the squared weights of the first layer alone.
+    nonpositive_bias : bool, default=False
+        Whether biases are kept at most zero, see `bound_biases`.
+    **kwargs : dict
+        What `skorch.NeuralNetClassifier` takes.
+    """
+
+    def __init__(
+        self,
+        module: Callable[[], nn.Module],
+        *,
+        n_classes: int,
+        dtype: torch.dtype,
+        l1: float = 0.0,
+        l1_first: float = 0.0,
+        l2_first: float = 0.0,
+        nonpositive_bias: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        defaults = {
+            "criterion": WeightedCrossEntropy,
+            "iterator_train": BatchIterator,
+            "iterator_train__shuffle": True,
+            "iterator_valid": BatchIterator,
+            "train_split": None,
+            "classes": list(range(n_classes)),
+        }
+        super().__init__(module, **{**defaults, **kwargs})
+        self.n_classes = n_classes
+        self.dtype = dtype
+        self.l1 = l1
+        self.l1_first = l1_first
+        self.l2_first = l2_first
+        self.nonpositive_bias = nonpositive_bias
+
+    def train(self, dataset: Dataset, epochs: int, valid: Dataset | None = None) -> TrainingNet:
+        """Go on training for at most ``epochs`` passes over ``dataset``.
+
+        Parameters
+        ----------
+        dataset : skorch.dataset.Dataset
+            Training data, see `make_dataset`.
+        epochs : int
+            Number of passes; callbacks may end the training earlier.
+        valid : skorch.dataset.Dataset or None, default=None
+            Validation data, scored after each epoch.
+
+        Returns
+        -------
+        self : TrainingNet
+            The net, trained.
+
+        Raises
+        ------
+        ValueError
+            If the training diverged. After this or any other error the parameters, the
+            optimizer's state and the history are again as they were.
+        """
+        parts = (self.module_, self.optimizer_)
+        states = [copy.deepcopy(part.state_dict()) for part in parts]
+        n_epochs = len(self.history)
+        self.train_split = None if valid is None else predefined_split(valid)
+        try:
+            self.notify("on_train_begin", X=dataset, y=dataset.y)
+            with contextlib.suppress(StopTraining):
+                self.fit_loop(dataset, epochs=epochs)
+            self.notify("on_train_end", X=dataset, y=dataset.y)
+            self._check_parameters()
+        except BaseException:
+            for part, state in zip(parts, states, strict=True):
+                part.load_state_dict(state)
+            del self.history[n_epochs:]
+            raise
+        finally:
+            self.train_split = None  # keeps the validation data out of pickles
+        return self
+
+    def _check_parameters(self) -> None:
+        """Raise an error if the training has diverged."""
+        if not all(torch.isfinite(parameter).all() for parameter in self.module_.parameters()):
+            raise ValueError(
+                f"The training diverged: after {len(self.history)} epochs the network's "
+                f"parameters are not finite. Standardise X, or use a smaller lr (now {self.lr})."
+            )
+
+    # What skorch calls
+
+    def get_default_callbacks(self) -> list[tuple[str, Callback]]:
+        """Return skorch's, with cheaper ones for the accuracy and for the printing."""
+        accuracy = EpochScoring(_accuracy, name="valid_acc", lower_is_better=False)
+        callbacks = dict(super().get_default_callbacks())
+        return list({**callbacks, "valid_acc": accuracy, "print_log": QuietPrintLog()}.items())
+
+    def initialize_module(self) -> TrainingNet:
+        """Build the network in the net's dtype."""
+        super().initialize_module()
+        self.module_.to(self.dtype)
+        if self.nonpositive_bias:
+            bound_biases(self.module_)
+        return self
+
+    def get_iterator(self, dataset: Dataset, training: bool = False) -> Iterable[Any]:
+        """Return batches for training, or chunks that fit the cache for prediction."""
+        kwargs = self.get_params_for("iterator_train" if training else "iterator_valid")
+        if training:
+            kwargs.setdefault("batch_size", self.batch_size)
+        elif "batch_size" not in kwargs:
+            X = dataset.X["X"] if isinstance(dataset.X, Mapping) else dataset.X
+            self._set_training(False)
+            device_type = torch.device(self.device).type
+            budget = _CHUNK_ELEMENTS.get(device_type, _CHUNK_ELEMENTS_ACCELERATOR)
+            n_rows = budget // widest_activation(self.module_, X.shape[1])
+            kwargs["batch_size"] = max(32, n_rows)
+        if kwargs["batch_size"] == -1:  # skorch's word for all
+            kwargs["batch_size"] = len(dataset)
+        validating = self.train_split is not None  # every epoch; a prediction takes a row once
+        if "device" not in kwargs and (training or validating):
+            kwargs["device"] = _find_home(dataset, torch.device(self.device))
+        return (self.iterator_train if training else self.iterator_valid)(dataset, **kwargs)
+
+    def infer(self, x: Any, **fit_params: Any) -> Tensor:
+        """Return the logits of one batch, with or without sample weights."""
+        if isinstance(x, Mapping):
+            x = x["X"]
+        return self.module_(torch.as_tensor(x).to(self.device, self.dtype))
+
+    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Make a step of the optimizer, and keep to the bounds of the biases."""
+        step = super().train_step(batch, **fit_params)
+        if self.nonpositive_bias:
+            bound_biases(self.module_)
+        return step
+
+    def get_loss(
+        self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False
+    ) -> Tensor:
+        """Return the weighted mean cross-entropy of one batch, in training with the penalties."""
+        weight = X["sample_weight"].to(self.device) if isinstance(X, Mapping) else None
+        loss = self.criterion_(y_pred, y_true.to(self.device), weight)
+        if training and self.l1:
+            weights = (p for p in self.module_.parameters() if p.ndim > 1)
+            loss = loss + self.l1 * sum(weight.abs().sum() for weight in weights)
+        if training and (self.l1_first or self.l2_first):
+            for weight in first_weights(self.module_):
+                loss = loss + self.l1_first * weight.abs().sum()
+                loss = loss + self.l2_first * weight.square().sum()
+        return loss
+
+    def run_single_epoch(
+        self,
+        iterator: Any,
+        training: bool,
+        prefix: str,
+        step_fn: Callable[..., Any],
+        **params: Any,
+    ) -> None:
+        """Run skorch's loop, or the same without a notification and a record for every batch."""
+        if iterator is None or any(_listens(cb, training) for _, cb in self.callbacks_):
+            super().run_single_epoch(iterator, training, prefix, step_fn, **params)
+            return
+        losses, sizes = [], []
+        for batch in iterator:
+            losses.append(step_fn(batch, **params)["loss"].detach())
+            sizes.append(len(batch[1]))
+        if losses:
+            loss = np.average(torch.stack(losses).cpu().numpy(), weights=sizes)
+            self.history.new_batch()
+            self.history.record_batch(f"{prefix}_loss", float(loss))
+            self.history.record_batch(f"{prefix}_batch_size", sum(sizes))
+        self.history.record(f"{prefix}_batch_count", len(losses))
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Notify the callbacks, and tell an interrupt that one of them raises from the user's."""
+        getattr(self, method_name)(self, **cb_kwargs)
+        for _, callback in self.callbacks_:
+            try:
+                getattr(callback, method_name)(self, **cb_kwargs)
+            except KeyboardInterrupt as interrupt:
+                if _raised_by(callback, interrupt):
+                    raise StopTraining from None
+                raise
+
+    def _set_training(self, training: bool = True) -> None:
+        # Walking through the modules for every batch costs more than a small layer.
+        if self.module_.training != training:
+            super()._set_training(training)
+
+
+def _accuracy(net: NeuralNetClassifier, X: Any, y: np.ndarray) -> float:
+    """Return the share of right predictions, without checks that take longer than the count."""
+    predictions = [logits.argmax(1) for logits in net.forward_iter(X)]
+    return float((torch.cat(predictions).numpy() == y).mean())
+
+
+def _listens(callback: Callback, training: bool) -> bool:
+    """Tell whether a callback takes part in the batches of the training or the validation."""
+    if isinstance(callback, EpochScoring) and callback.on_train != training:
+        return False
+    return any(
+        getattr(type(callback), method) is not getattr(Callback, method)
+        for method in ("on_batch_begin", "on_batch_end")
+    )
+
+
+def _raised_by(callback: Callback, interrupt: KeyboardInterrupt) -> bool:
+    """Tell whether one of the callback's own methods raised the interrupt to end the training.
+
+    Ctrl-C arrives wherever Python happens to be, and practically never in the few lines of a
+    callback itself.
+    """
+    traceback = interrupt.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and traceback.tb_frame.f_locals.get("self") is callback

@@ -1,0 +1,74 @@
+"""Torch's generators, lent to one training and put back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class RandomStream:
+    """Let torch's generators of one device run from ``start``, and put them back on leaving.
+
+    Streams of several threads wait for one another, as they share torch's generators.
+
+    Parameters
+    ----------
+    device : torch.device
+        The device whose generator is used beside the CPU's.
+    start : int or dict
+        A seed, or the ``state`` at which an earlier stream ended.
+
+    Attributes
+    ----------
+    state : dict
+        State of the generators at the end, by device type.
+    """
+
+    _lock = threading.RLock()
+
+    def __init__(self, device: torch.device, start: int | dict[str, Tensor]) -> None:
+        self.device = device
+        self.state: dict[str, Tensor] = {}
+        self._start = start
+        self._saved: dict[str, Tensor] = {}
+
+    def __enter__(self) -> RandomStream:
+        self._lock.acquire()
+        self._saved = self._get()
+        if isinstance(self._start, dict):
+            self._set(self._start)
+        else:
+            torch.default_generator.manual_seed(self._start)
+            if self.device.type == "cuda":
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(self._start)
+            elif self.device.type != "cpu":
+                getattr(torch, self.device.type).manual_seed(self._start)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            self.state = self._get()
+            self._set(self._saved)
+        finally:
+            self._lock.release()
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return () if self.device.type == "mps" else (self.device,)
+
+    def _get(self) -> dict[str, Tensor]:
+        state = {"cpu": torch.get_rng_state()}
+        if self.device.type != "cpu":
+            module = getattr(torch, self.device.type)
+            state[self.device.type] = module.get_rng_state(*self._arguments())
+        return state
+
+    def _set(self, state: Mapping[str, Tensor]) -> None:
+        torch.set_rng_state(state["cpu"])
+        if self.device.type in state and self.device.type != "cpu":
+            module = getattr(torch, self.device.type)
+            module.set_rng_state(state[self.device.type], *self._arguments())

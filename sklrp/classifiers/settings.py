@@ -1,0 +1,282 @@
+"""The settings of a training, checked: device, dtype, optimizer, callbacks, names."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from skorch.callbacks import Callback
+
+from sklrp.classifiers.net import TrainingNet
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adadelta": torch.optim.Adadelta,
+    "adagrad": torch.optim.Adagrad,
+    "adam": torch.optim.Adam,
+    "adamax": torch.optim.Adamax,
+    "adamw": torch.optim.AdamW,
+    "lbfgs": torch.optim.LBFGS,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": torch.optim.SGD,
+}
+
+
+_FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+
+
+_FUSED_ALTERNATIVES = ("fused", "foreach", "differentiable", "capturable")
+
+
+def check_device(device: str | torch.device, name: str = "device") -> torch.device:
+    """Return the device to compute on.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        ``"auto"`` is the current CUDA device if there is one, else the CPU.
+    name : str, default="device"
+        Name of the parameter, for the error.
+
+    Returns
+    -------
+    torch.device
+        The device, usable.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device.
+    """
+    if isinstance(device, str) and device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        resolved = torch.device(device)
+        if resolved.type == "meta":
+            raise RuntimeError("the meta device holds no data")
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        if torch.backends.mps.is_available():
+            available.append("mps")
+        raise ValueError(
+            f"{name}={str(device)!r} cannot be used: {str(error).splitlines()[0]}. Available "
+            f"here are {available}; use one of them or 'auto'."
+        ) from error
+    return resolved
+
+
+def check_dtype(dtype: Any, X_dtype: np.dtype, device: torch.device) -> torch.dtype:
+    """Return the floating dtype to compute in.
+
+    Parameters
+    ----------
+    dtype : "auto", str, numpy dtype or torch dtype
+        ``"auto"`` is ``X_dtype`` on the CPU and float32 on an accelerator.
+    X_dtype : numpy.dtype
+        Dtype of the validated X, float32 or float64.
+    device : torch.device
+        Device to compute on.
+
+    Returns
+    -------
+    torch.dtype
+        ``torch.float32`` or ``torch.float64``.
+
+    Raises
+    ------
+    ValueError
+        If ``dtype`` is anything else.
+    """
+    if isinstance(dtype, str) and dtype == "auto":
+        dtype = X_dtype if device.type == "cpu" else np.float32
+    name = str(dtype).removeprefix("torch.")
+    if not isinstance(dtype, (str, torch.dtype)):
+        try:
+            name = np.dtype(dtype).name
+        except TypeError:
+            name = repr(dtype)
+    if name not in ("float32", "float64"):
+        raise ValueError(f"dtype must be 'auto', 'float32' or 'float64', got {dtype!r}.")
+    if name == "float64" and device.type == "mps":
+        raise ValueError(
+            "dtype='float64' is not available on device='mps': use 'auto' or 'float32'."
+        )
+    return getattr(torch, name)
+
+
+def check_optimizer(
+    optimizer: str | type[torch.optim.Optimizer],
+) -> type[torch.optim.Optimizer]:
+    """Return the class of the optimizer.
+
+    Parameters
+    ----------
+    optimizer : str or subclass of torch.optim.Optimizer
+        Name, a key of ``OPTIMIZERS``, or the class itself.
+
+    Returns
+    -------
+    type
+        Subclass of `torch.optim.Optimizer`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such name.
+    TypeError
+        If it is neither a name nor an optimizer's class.
+    """
+    if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
+        return optimizer
+    if isinstance(optimizer, str):
+        if optimizer in OPTIMIZERS:
+            return OPTIMIZERS[optimizer]
+        raise ValueError(
+            f"optimizer={optimizer!r} is unknown{_suggest(optimizer, OPTIMIZERS)} Use one of "
+            f"{sorted(OPTIMIZERS)} or a subclass of torch.optim.Optimizer."
+        )
+    raise TypeError(
+        f"optimizer must be one of {sorted(OPTIMIZERS)} or a subclass of torch.optim.Optimizer, "
+        f"got {optimizer!r}; give its arguments as optimizer__<name>=..."
+    )
+
+
+def optimizer_params(
+    optimizer: type[torch.optim.Optimizer],
+    given: Mapping[str, Any],
+    weight_decay: float,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Return the optimizer's arguments that the user has not given.
+
+    Parameters
+    ----------
+    optimizer : type
+        Subclass of `torch.optim.Optimizer`.
+    given : mapping of str to object
+        Double-underscore parameters.
+    weight_decay : float
+        L2 penalty, handed to the optimizer if it is not zero.
+    device : torch.device
+        Device to compute on.
+
+    Returns
+    -------
+    dict
+        Parameters named ``optimizer__<name>``.
+
+    Raises
+    ------
+    ValueError
+        If there is a weight decay and the optimizer has none.
+    """
+    params: dict[str, Any] = {}
+    if weight_decay and "optimizer__weight_decay" not in given:
+        if "weight_decay" not in inspect.signature(optimizer).parameters:
+            raise ValueError(
+                f"weight_decay={weight_decay} is not supported by {optimizer.__name__}: use "
+                "weight_decay=0 or another optimizer."
+            )
+        params["optimizer__weight_decay"] = weight_decay
+    chosen = any(f"optimizer__{name}" in given for name in _FUSED_ALTERNATIVES)
+    if optimizer in _FUSED and device.type in ("cpu", "cuda") and not chosen:
+        params["optimizer__fused"] = True
+    return params
+
+
+def check_callbacks(callbacks: Any) -> list[Any]:
+    """Return a deep copy of callbacks, as skorch changes those that it is given.
+
+    Parameters
+    ----------
+    callbacks : sequence or None
+        Callbacks of skorch, their classes, or tuples ``(name, callback)``.
+
+    Returns
+    -------
+    list
+        The copies.
+
+    Raises
+    ------
+    TypeError
+        If one of them is not a callback.
+    """
+    callbacks = [] if callbacks is None else callbacks
+    if not isinstance(callbacks, Sequence) or isinstance(callbacks, str):
+        raise TypeError(
+            f"callbacks must be a list of skorch callbacks or tuples (name, callback), got "
+            f"{callbacks!r}."
+        )
+    for item in callbacks:
+        callback = item[1] if isinstance(item, tuple) and len(item) == 2 else item
+        is_class = isinstance(callback, type) and issubclass(callback, Callback)
+        if not (is_class or isinstance(callback, Callback)):
+            raise TypeError(
+                "callbacks must be a list of skorch callbacks or tuples (name, callback), got "
+                f"an item {item!r}."
+            )
+    return copy.deepcopy(list(callbacks))
+
+
+def check_names(
+    net: TrainingNet, params: Mapping[str, Any], own: Iterable[str], owner: str
+) -> None:
+    """Raise an error if a parameter is none that the net understands.
+
+    Parameters
+    ----------
+    net : TrainingNet
+        The net that has been given ``params``, not initialised yet.
+    params : mapping of str to object
+        Parameters beside the estimator's own.
+    own : iterable of str
+        Names of the estimator's own parameters, for suggestions.
+    owner : str
+        Name of the estimator's class.
+
+    Raises
+    ------
+    ValueError
+        If there is an unknown name, with the nearest known ones.
+    """
+    if not params:
+        return
+    known = {"criterion__label_smoothing", "iterator_valid__batch_size", "optimizer__param_groups"}
+    options = ("batch_size", "shuffle", "drop_last", "device")
+    known |= {f"iterator_train__{name}" for name in options}
+    parts: dict[str, Any] = {"optimizer": net.optimizer}
+    for name, callback in net._uniquely_named_callbacks():
+        known.add(f"callbacks__{name}")
+        if isinstance(callback, Callback):
+            known |= {f"callbacks__{name}__{key}" for key in callback.get_params(deep=False)}
+        else:
+            parts[f"callbacks__{name}"] = callback
+    anything: tuple[str, ...] = ()
+    for prefix, part in parts.items():
+        for argument in inspect.signature(part).parameters.values():
+            if argument.kind is argument.VAR_KEYWORD:
+                anything = (*anything, f"{prefix}__")
+            elif argument.name != "params":
+                known.add(f"{prefix}__{argument.name}")
+    for name in sorted(set(params) - known):
+        if name.startswith(anything):
+            continue
+        alike = sorted(n for n in known if n.startswith(f"{name.partition('__')[0]}__"))
+        hint = f" Known are {alike}." if alike else ""
+        raise ValueError(
+            f"{owner} got an unexpected parameter {name!r}{_suggest(name, {*known, *own})}{hint}"
+        )
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence, with the nearest known name if there is one."""
+    nearest = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else "."

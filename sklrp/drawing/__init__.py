@@ -1,0 +1,1 @@
+"""Pictures of relevance: the panels that the displays are made of. See `sklrp.plotting`."""

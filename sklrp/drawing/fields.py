@@ -1,0 +1,290 @@
+"""Drawing of fields: cells, coordinates in degrees, outlines; and the limits of colours."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sklrp.geo import GridVectorizer
+from sklrp.geo.coordinates import find_coordinate, find_sample_dim, is_dataset, is_field
+from sklrp.geo.relevance_fields import TARGET
+
+MISSING = "0.72"  # the grey of land and missing cells
+
+
+def check_coordinate(values: ArrayLike | None, name: str, n_cells: int) -> NDArray | None:
+    """Return the centres of cells, in order; longitudes in one turn, wherever it begins."""
+    if values is None:
+        return None
+    centres = np.asarray(values, dtype=np.float64)
+    if centres.shape != (n_cells,):
+        raise ValueError(
+            f"{name} must hold the centres of {n_cells} cells, got the shape {centres.shape}."
+        )
+    if not np.isfinite(centres).all():
+        raise ValueError(f"{name} has NaN or infinite values: cells need a place.")
+    if name == "lon":
+        centres = np.unwrap(centres, period=360)
+        centres -= 360 * np.floor((centres.min() + 180) / 360)  # the first is in [-180, 180)
+    elif np.abs(centres).max() > 90:
+        raise ValueError(f"lat must be within -90 and 90, got up to {np.abs(centres).max():g}.")
+    steps = np.diff(centres)
+    if not ((steps > 0).all() or (steps < 0).all()):
+        order = "go eastward or westward" if name == "lon" else "rise or fall"
+        box = "; those of a box across the date line by lon % 360" if name == "lon" else ""
+        raise ValueError(
+            f"{name} must {order} from cell to cell, got {np.asarray(values)}: sort the "
+            f"cells{box}."
+        )
+    return centres
+
+
+def find_degrees(field: Any) -> tuple[Any, Any, Any]:
+    """Return the values of an xarray field, latitude and longitude last, and both coordinates."""
+    if not is_field(field):
+        return field, None, None
+    if TARGET in field.dims[1:]:
+        raise ValueError(
+            f"relevance has the dimension {TARGET!r}, a map of every class for each sample: draw "
+            f"one class at a time, relevance.sel({TARGET}=...)."
+        )
+    try:
+        lat, lon = (find_coordinate(field, kind) for kind in ("latitude", "longitude"))
+    except ValueError:  # a sequence or a table, or it is open which they are
+        return field, None, None
+    others = [dim for dim in field.dims if dim not in (lat, lon)]
+    if len(others) > 1:
+        with contextlib.suppress(ValueError):  # of its first dimension, as in an array
+            samples = find_sample_dim(field, None)
+            others = [samples, *(dim for dim in others if dim != samples)]
+    values = field.transpose(*others, lat, lon).values
+    return (
+        values if others else values[np.newaxis],
+        field.coords[lat].values,
+        field.coords[lon].values,
+    )
+
+
+def take_places(field: Any, grid: tuple[Any, Any], name: str) -> Any:
+    """Return the values of a field, in the order of the axes of a grid with the same places."""
+    values, *its_grid = find_degrees(field)
+    check_places(its_grid, grid, name)
+    return values
+
+
+def check_places(its_grid: Sequence[Any], grid: tuple[Any, Any], name: str) -> None:
+    """Raise an error if a field has other places than a grid, where both are known."""
+    if its_grid[0] is None:
+        return
+    for kind, its, known in zip(("latitudes", "longitudes"), its_grid, grid, strict=True):
+        if known is not None and not (
+            len(its) == len(known) and np.allclose(its, known, rtol=0, atol=1e-3)
+        ):
+            raise ValueError(
+                f"{name} has other {kind} than relevance, {its[:3]}... and {known[:3]}..., and "
+                f"would be drawn in the wrong places: {name}.reindex_like(relevance)."
+            )
+
+
+def take_mask(mask: Any, grid: tuple[Any, Any], name: str) -> Any:
+    """Return a mask of cells, in the order of the axes of a grid with the same places."""
+    values = take_places(mask, grid, name)
+    return values[0] if is_field(mask) and mask.ndim == 2 and values.ndim == 3 else values
+
+
+def find_vectorizer(estimator: Any) -> GridVectorizer | None:
+    """Return the vectorizer among the steps of a pipeline or of a search, if there is one."""
+    steps = getattr(getattr(estimator, "best_estimator_", estimator), "steps", [])
+    return next((step for _, step in steps if isinstance(step, GridVectorizer)), None)
+
+
+def find_grid(estimator: Any, X: Any) -> tuple[Any, Any, Any]:
+    """Return latitudes, longitudes and land that the samples or a vectorizer know, else None."""
+    vectorizer = find_vectorizer(estimator)
+    land: Any = None
+    if vectorizer is not None and np.ndim(vectorizer.mask_) in (2, 3):
+        X = vectorizer.mask_
+        land = ~np.asarray(X)
+        land = land.all(axis=0) if land.ndim == 3 else land  # valid in no variable
+    if not is_field(X) or is_dataset(X):
+        return None, None, land
+    try:
+        names = tuple(find_coordinate(X, kind) for kind in ("latitude", "longitude"))
+    except ValueError:  # it has not both
+        return None, None, land
+    if X.dims[-2:] != names:
+        return None, None, land
+    return X.coords[names[0]].values, X.coords[names[1]].values, land
+
+
+def unfold(estimator: Any, values: NDArray) -> NDArray:
+    """Return rows of the valid cells of several variables as fields with channels first."""
+    vectorizer = find_vectorizer(estimator)
+    if vectorizer is None or vectorizer.layout == "grid" or np.ndim(vectorizer.mask_) != 3:
+        return values
+    mask = np.asarray(vectorizer.mask_)
+    full = np.full((len(values), *mask.shape), np.nan)
+    full[:, mask] = values
+    return full
+
+
+def is_composite(maps: Any) -> bool:
+    """Tell whether data is what `sklrp.geo.composites` returns."""
+    return is_dataset(maps) and {"mean", "std", "count"} <= set(maps.data_vars)
+
+
+def name_classes(maps: Any) -> tuple[Any, list[Any] | None, list[int] | None]:
+    """Return maps and, where they are composites, the class and the number behind each."""
+    counts = None
+    if is_composite(maps):
+        maps, counts = maps["mean"], maps["count"].values.tolist()
+    if not is_field(maps) or not maps.dims or maps.dims[0] != TARGET or TARGET not in maps.coords:
+        return maps, None, None
+    return maps, maps[TARGET].values.tolist(), counts
+
+
+def cell_edges(centres: NDArray) -> NDArray:
+    """Return the edges of cells, halfway between the centres."""
+    if len(centres) == 1:
+        return centres[0] + np.array([-0.5, 0.5])
+    half = np.diff(centres) / 2
+    return np.concatenate([centres[:1] - half[:1], centres[:-1] + half, centres[-1:] + half[-1:]])
+
+
+def find_edges(shape: tuple[int, int], lat: Any, lon: Any) -> tuple[NDArray, NDArray]:
+    """Return the edges of columns and of rows, in degrees or else in cells."""
+    if lat is None:
+        return np.arange(shape[1] + 1) - 0.5, np.arange(shape[0] + 1) - 0.5
+    x, y = cell_edges(lon), cell_edges(lat)
+    if 1 in shape and max(shape) > 1:  # a single row or column has cells as wide as long
+        half = 0.5 * (np.ptp(x) if shape[0] == 1 else np.ptp(y)) / max(shape) * np.array([-1, 1])
+        x, y = (x, lat[0] + half) if shape[0] == 1 else (lon[0] + half, y)
+    return x, np.clip(y, -90, 90)
+
+
+def find_centres(shape: tuple[int, int], lat: Any, lon: Any) -> tuple[NDArray, NDArray]:
+    """Return the centres of columns and of rows, in degrees or else in cells."""
+    return (np.arange(shape[1]), np.arange(shape[0])) if lat is None else (lon, lat)
+
+
+def draw_field(
+    ax: Any, values: NDArray, edges: tuple[NDArray, NDArray], cmap: str, low: float, high: float
+) -> Any:
+    """Draw the cells of a field, missing ones in grey, and return the mesh."""
+    import matplotlib as mpl
+    from matplotlib.colors import ListedColormap
+
+    shown = np.ma.masked_invalid(values)
+    colors = mpl.colormaps.get_cmap(cmap)
+    options: dict[str, Any] = {"rasterized": True, **find_transform(ax)}
+    if not options.get("transform"):
+        colors = colors.with_extremes(bad=MISSING)
+    elif shown.mask.any():  # cartopy hides half the globe in the colour of masked cells
+        grey = np.ma.masked_array(np.ones(shown.shape), ~np.ma.getmaskarray(shown))
+        ax.pcolormesh(*edges, grey, cmap=ListedColormap([MISSING]), **options)
+    return ax.pcolormesh(*edges, shown, cmap=colors, vmin=low, vmax=high, **options)
+
+
+def find_levels(inputs: list[Any], n_levels: int) -> NDArray:
+    """Return levels of contours for several fields, symmetric about zero and without it."""
+    from matplotlib.ticker import MaxNLocator
+
+    values = np.abs(np.concatenate([np.ravel(field) for field in inputs]))
+    largest = float(values[np.isfinite(values)].max(initial=0.0))
+    if largest == 0:
+        return np.array([])
+    levels = np.asarray(MaxNLocator(n_levels, symmetric=True).tick_values(-largest, largest))
+    return levels[np.abs(levels) > 1e-9 * largest]
+
+
+def draw_contours(ax: Any, values: Any, lat: Any, lon: Any, levels: NDArray) -> Any:
+    """Draw contours, solid above zero and dashed below; return None where no level is reached."""
+    values = np.ma.masked_invalid(values)
+    levels = levels[(levels > values.min()) & (levels < values.max())]
+    if not len(levels) or min(values.shape) < 2:
+        return None
+    return ax.contour(
+        *find_centres(values.shape, lat, lon),
+        values,
+        levels=levels,
+        colors="black",
+        linewidths=0.7,
+        linestyles=["dashed" if level < 0 else "solid" for level in levels],
+        **find_transform(ax),
+    )
+
+
+def find_range(inputs: list[Any]) -> tuple[float, float, str]:
+    """Return the limits and the colour map of inputs: symmetric if they have both signs."""
+    values = np.concatenate([np.ravel(field) for field in inputs])
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return 0.0, 1.0, "viridis"
+    low, high = float(values.min()), float(values.max())
+    if low < 0 < high:
+        return -max(-low, high), max(-low, high), "PuOr_r"
+    return low, high, "viridis"
+
+
+def draw_outline(ax: Any, mask: NDArray, edges: tuple[NDArray, NDArray]) -> Any:
+    """Draw the border of a region along the edges of its cells."""
+    from matplotlib.collections import LineCollection
+
+    x, y = edges
+    padded = np.pad(mask, 1)
+    rows, columns = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    lines = [[(x[j], y[i - 1]), (x[j], y[i])] for i, j in zip(rows, columns, strict=True)]
+    rows, columns = np.nonzero(padded[1:] != padded[:-1])
+    lines += [[(x[j - 1], y[i]), (x[j], y[i])] for i, j in zip(rows, columns, strict=True)]
+    style: dict[str, Any] = {"colors": "black", "linewidths": 1.1, "capstyle": "projecting"}
+    return ax.add_collection(LineCollection(lines, **style, **find_transform(ax)), autolim=False)
+
+
+def has_projection(ax: Any) -> bool:
+    """Tell whether Axes are those of cartopy, without importing it."""
+    return hasattr(ax, "projection")
+
+
+def find_transform(ax: Any) -> dict[str, Any]:
+    """Return the parameter by which axes of cartopy, which are loaded then, take degrees."""
+    if not has_projection(ax):
+        return {}
+    return {"transform": sys.modules["cartopy.crs"].PlateCarree()}
+
+
+def dress_axes(ax: Any, degrees: bool, edges: tuple[NDArray, NDArray]) -> None:
+    """Set the axes of a field: equal scales, north or the first row up, ticks in degrees."""
+    if has_projection(ax):
+        return
+    x, y = edges
+    ax.set_aspect("equal")
+    ax.set_xlim(min(x[0], x[-1]), max(x[0], x[-1]))
+    ax.set_ylim((y.min(), y.max()) if degrees else (y.max(), y.min()))
+    if not degrees:
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.yaxis.get_major_locator().set_params(integer=True)
+        return
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    room = int(np.clip(ax.get_window_extent().width / ax.figure.dpi / 0.7, 2, 6))
+    for axis, write, n in ((ax.xaxis, write_longitude, room), (ax.yaxis, write_latitude, 5)):
+        axis.set_major_locator(MaxNLocator(nbins=n, steps=[1, 1.5, 2, 3, 6, 10]))
+        axis.set_major_formatter(FuncFormatter(write))
+
+
+def write_latitude(value: float, _position: Any = None) -> str:
+    """Write a latitude, such as 30°N."""
+    north = round(value, 6)  # a tick may miss zero by a rounding error
+    return f"{abs(north):g}°{'N' if north > 0 else 'S' if north < 0 else ''}"
+
+
+def write_longitude(value: float, _position: Any = None) -> str:
+    """Write a longitude of any convention, such as 170°W."""
+    east = (round(value, 6) + 180) % 360 - 180
+    side = "" if east in (0, -180) else "E" if east > 0 else "W"
+    return f"{abs(east):g}°{side}"

@@ -1,0 +1,247 @@
+"""The picture of pixel flipping: how the score falls while features are replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sklrp.drawing.panels import name_several, take_apart
+from sklrp.metrics import pixel_flipping_curve
+
+# Colours of Okabe and Ito, which people of every colour vision can tell apart.
+_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_CHANCE = "0.45"
+_STYLES = {"most": "-", "least": "--", "random": ":"}
+_SAID = {"most": "most relevant first", "least": "least relevant first", "random": "random order"}
+
+
+class PixelFlippingDisplay:
+    """The score while features are replaced: the most relevant first, the least, or at random.
+
+    Make it with `from_estimator` or `from_curve`. The farther the curve of the most relevant first
+    lies below that of a random order, the better the map names what the network uses.
+
+    Parameters
+    ----------
+    curves : dict of str to Bunch
+        What `sklrp.metrics.pixel_flipping_curve` returned, by the name of the rule.
+    score_name : str, default="score of the explained class"
+        What the curves show, with its unit.
+    replaced : str, default="features"
+        What is replaced, step by step.
+
+    Attributes
+    ----------
+    curves, score_name, replaced
+        The same.
+    ax_ : matplotlib.axes.Axes
+        The axes.
+    figure_ : matplotlib.figure.Figure
+        The figure.
+    lines_ : dict of (str, str) to matplotlib.lines.Line2D
+        Means over the samples, by the name of the rule and the order.
+    bands_ : dict of (str, str) to artist
+        One standard error of the mean on either side; none for a single sample.
+    """
+
+    ax_: Any
+    figure_: Any
+    lines_: dict[tuple[str, str], Any]
+    bands_: dict[tuple[str, str], Any]
+
+    def __init__(
+        self,
+        curves: Mapping[str, Any],
+        *,
+        score_name: str = "score of the explained class",
+        replaced: str = "features",
+    ) -> None:
+        self.curves = curves
+        self.score_name = score_name
+        self.replaced = replaced
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: ArrayLike,
+        *,
+        rule: Any = "auto",
+        target: Any = None,
+        epsilon: float = 1e-6,
+        random_state: int | np.random.RandomState | None = None,
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> PixelFlippingDisplay:
+        """Explain samples, replace their features, and draw the scores.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted classifier with ``explain``, or a pipeline or a search that ends in one, in
+            which case what enters the classifier is explained and replaced.
+        X : array-like of shape (n_samples, ...)
+            The samples.
+        rule : str, Rule, Composite, or list or dict of them, default="auto"
+            The rule, see ``explain``. Several are drawn in different colours, with one curve of a
+            random order, which is the same for all of them.
+        target : None, label or array-like of shape (n_samples,), default=None
+            The class explained and followed, None the predicted class of each sample.
+        epsilon : float, default=1e-6
+            Stabiliser of rules that have none of their own, see ``explain``.
+        random_state : int, RandomState instance or None, default=None
+            Determines the random order, and the order of ties.
+        ax : matplotlib.axes.Axes or None, default=None
+            Where to draw; None makes a figure.
+        **kwargs : dict
+            Further parameters of `sklrp.metrics.pixel_flipping_curve`, such as ``groups``,
+            ``baseline`` or ``orders``.
+
+        Returns
+        -------
+        PixelFlippingDisplay
+            The display, drawn.
+        """
+        steps, classifier = take_apart(estimator)
+        samples = X if steps is None else steps.transform(X)
+        orders = tuple(kwargs.pop("orders", _STYLES))
+        seed = np.random.default_rng().integers(2**31) if random_state is None else random_state
+        curves: dict[str, Any] = {}
+        for name, its_rule in name_several(rule, "rule").items():
+            relevance = classifier.explain(samples, target=target, rule=its_rule, epsilon=epsilon)
+            curves[name or str(its_rule)] = pixel_flipping_curve(
+                classifier,
+                samples,
+                relevance,
+                target=target,
+                orders=orders,
+                random_state=seed,
+                **kwargs,
+            )
+            orders = tuple(order for order in orders if order != "random") or orders
+        return cls(
+            curves,
+            score_name=_name_score(classifier, kwargs.get("response")),
+            replaced="features" if kwargs.get("groups") is None else "groups of features",
+        ).plot(ax=ax)
+
+    @classmethod
+    def from_curve(
+        cls,
+        curve: Any,
+        *,
+        score_name: str = "score of the explained class",
+        replaced: str = "features",
+        ax: Any = None,
+    ) -> PixelFlippingDisplay:
+        """Draw curves that have been computed.
+
+        Parameters
+        ----------
+        curve : Bunch, or dict of str to Bunch
+            What `sklrp.metrics.pixel_flipping_curve` returned; several by the names of rules.
+        score_name : str, default="score of the explained class"
+            What the curves show, with its unit.
+        replaced : str, default="features"
+            What is replaced, step by step, such as "patches".
+        ax : matplotlib.axes.Axes or None, default=None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        PixelFlippingDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If there is no curve.
+        """
+        curves = {"": curve} if "fraction" in curve else dict(curve)
+        if not curves or not all("fraction" in one for one in curves.values()):
+            raise ValueError(
+                "curve must be what pixel_flipping_curve returns, or a dict of such by name, got "
+                f"{type(curve).__name__} with the keys {list(curve)}."
+            )
+        return cls(curves, score_name=score_name, replaced=replaced).plot(ax=ax)
+
+    def plot(self, ax: Any = None) -> PixelFlippingDisplay:
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes or None, default=None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        PixelFlippingDisplay
+            The display itself.
+        """
+        import matplotlib.pyplot as plt
+        from matplotlib.ticker import PercentFormatter
+
+        if ax is None:
+            _, ax = plt.subplots(
+                figsize=(6.4 if len(self.curves) == 1 else 8.4, 4), layout="constrained"
+            )
+        self.ax_, self.figure_ = ax, ax.figure
+        self.lines_, self.bands_ = {}, {}
+        for order in _STYLES:
+            for number, (name, curve) in enumerate(self.curves.items()):
+                if order in curve:
+                    self._draw(name, order, curve, self._choose_color(number, order))
+        ax.set_xlim(0, 1)
+        ax.xaxis.set_major_formatter(PercentFormatter(1))
+        ax.set_xlabel(f"{self.replaced} replaced")
+        ax.set_ylabel(self.score_name)
+        n_samples = max(
+            len(curve[order])
+            for curve in self.curves.values()
+            for order in curve
+            if order in _STYLES
+        )
+        said = (
+            f"mean over {n_samples} samples, ± 1 standard error" if n_samples > 1 else "1 sample"
+        )
+        ax.set_title(said, fontsize="medium")
+        if len(self.curves) == 1:
+            ax.legend(frameon=False, fontsize="small")
+        else:  # too many lines to find room among them
+            place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+            ax.legend(frameon=False, fontsize="small", **place)
+        return self
+
+    def _choose_color(self, number: int, order: str) -> str:
+        """Choose a rule's colour; orders of a single rule have colours of their own."""
+        if order == "random":
+            return _CHANCE
+        if len(self.curves) == 1:
+            return _COLORS[order == "least"]
+        return _COLORS[number % len(_COLORS)]
+
+    def _draw(self, name: str, order: str, curve: Any, color: str) -> None:
+        values, key = curve[order], (name, order)
+        mean = values.mean(axis=0)
+        several = sum(order in one for one in self.curves.values()) > 1
+        label = f"{name}: {_SAID[order]}" if several else _SAID[order]
+        self.lines_[key] = self.ax_.plot(
+            curve.fraction, mean, color=color, ls=_STYLES[order], label=label
+        )[0]
+        if len(values) > 1:
+            error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
+            self.bands_[key] = self.ax_.fill_between(
+                curve.fraction, mean - error, mean + error, color=color, alpha=0.2, lw=0
+            )
+
+
+def _name_score(classifier: Any, response: str | None) -> str:
+    """Say what the curves show, with its unit."""
+    if response == "predict_proba" or not hasattr(classifier, "decision_function"):
+        return "probability of the explained class"
+    if len(classifier.classes_) == 2:
+        return "logit of the explained class minus the other's"
+    return "logit of the explained class"

@@ -1,0 +1,149 @@
+"""The picture of a training's history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sklrp.drawing.panels import unwrap
+
+_TRAIN, _VALID = "#0072B2", "#D55E00"  # of Okabe and Ito
+_LOG_SPAN = 20  # a range of positive losses that spans more has a logarithmic axis
+
+
+class HistoryDisplay:
+    """The loss over the epochs of a training.
+
+    Make it with `from_estimator` or `from_history`. A validation loss that rises while the
+    training loss falls shows overfitting; one that still falls at the end asks for more epochs.
+
+    Parameters
+    ----------
+    history : sequence of dict
+        One entry for each epoch, with ``train_loss`` and, if there is one, ``valid_loss``.
+
+    Attributes
+    ----------
+    history : sequence of dict
+        The same.
+    ax_ : matplotlib.axes.Axes
+        The axes.
+    figure_ : matplotlib.figure.Figure
+        The figure.
+    lines_ : dict of str to matplotlib.lines.Line2D
+        ``"train"`` and, if there is one, ``"valid"``.
+    best_ : matplotlib.lines.Line2D or None
+        Marks the epoch of the smallest validation loss.
+    """
+
+    ax_: Any
+    figure_: Any
+    lines_: dict[str, Any]
+    best_: Any
+
+    def __init__(self, history: Sequence[dict[str, Any]]) -> None:
+        self.history = history
+
+    @classmethod
+    def from_estimator(cls, estimator: Any, *, ax: Any = None) -> HistoryDisplay:
+        """Draw the training of a fitted classifier.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A classifier that was trained by gradient descent, a pipeline or a search that ends in
+            one, or a skorch net.
+        ax : matplotlib.axes.Axes or None, default=None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        HistoryDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        TypeError
+            If the estimator keeps no history, such as an echo state network, which is solved for.
+        """
+        last = unwrap(estimator)[1]
+        history = getattr(last, "history_", getattr(last, "history", None))
+        if history is None:
+            raise TypeError(
+                f"{type(last).__name__} has no history_: pass a fitted classifier that is trained "
+                "epoch by epoch."
+            )
+        return cls.from_history(history, ax=ax)
+
+    @classmethod
+    def from_history(cls, history: Sequence[dict[str, Any]], *, ax: Any = None) -> HistoryDisplay:
+        """Draw a history.
+
+        Parameters
+        ----------
+        history : sequence of dict
+            One entry for each epoch, with ``train_loss`` and, if there is one, ``valid_loss``.
+        ax : matplotlib.axes.Axes or None, default=None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        HistoryDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If there is no epoch, or an epoch has no loss.
+        """
+        if not len(history) or not all("train_loss" in epoch for epoch in history):
+            raise ValueError(
+                f"history must have a train_loss for each epoch, got {len(history)} epochs"
+                f"{' with the keys ' + str(sorted(history[0])) if len(history) else ''}."
+            )
+        return cls(history).plot(ax=ax)
+
+    def plot(self, ax: Any = None) -> HistoryDisplay:
+        """Draw the losses, on a logarithmic axis if they span more than a factor of 20.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes or None, default=None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        HistoryDisplay
+            The display itself.
+        """
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+        self.ax_, self.figure_ = ax, ax.figure
+        self.lines_, self.best_ = {}, None
+        epochs = np.arange(1, len(self.history) + 1)
+        few = "o" if len(epochs) < 15 else None
+        losses = {"train": [epoch["train_loss"] for epoch in self.history]}
+        if all("valid_loss" in epoch for epoch in self.history):
+            losses["valid"] = [epoch["valid_loss"] for epoch in self.history]
+        for name, color, label in (("train", _TRAIN, "training"), ("valid", _VALID, "validation")):
+            if name in losses:
+                self.lines_[name] = ax.plot(
+                    epochs, losses[name], color=color, label=label, marker=few, ms=3.5
+                )[0]
+        if "valid" in losses and np.isfinite(losses["valid"]).any():
+            best = int(np.nanargmin(losses["valid"]))
+            self.best_ = ax.axvline(
+                epochs[best], color="0.35", ls=":", label=f"best validation: epoch {epochs[best]}"
+            )
+        values = np.concatenate(list(losses.values()))
+        if values.min() > 0 and values.max() > _LOG_SPAN * values.min():
+            ax.set_yscale("log")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set_xlabel("epoch")
+        ax.set_ylabel("loss")
+        ax.legend(frameon=False, fontsize="small")
+        return self

@@ -1,0 +1,119 @@
+"""Mean relevance maps of classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sklrp.geo.coordinates import check_field, find_sample_dim, is_dataset
+from sklrp.geo.relevance_fields import TARGET
+
+if TYPE_CHECKING:
+    from xarray import DataArray, Dataset
+
+
+def composites(
+    relevance: DataArray | Dataset,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    classes: ArrayLike | None = None,
+    sample_dim: str | None = None,
+) -> Dataset:
+    """Return the mean map of each class over its correctly predicted samples.
+
+    A map of a sample that the network got wrong says what misled it, and blurs the mean. The
+    count and the spread are part of the answer: a mean of few or of unlike maps stands for none.
+
+    Parameters
+    ----------
+    relevance : DataArray or Dataset
+        The maps, one for each sample; dask-backed ones stay lazy. The variables of a Dataset
+        become a dimension ``"variable"``.
+    y_true : array-like of shape (n_samples,)
+        The true labels.
+    y_pred : array-like of shape (n_samples,)
+        The predicted labels.
+    classes : array-like of shape (n_classes,) or None, default=None
+        The classes, in the order of the result; None is all of `y_true`, sorted.
+    sample_dim : str or None, default=None
+        The dimension that counts the samples; None finds that of time.
+
+    Returns
+    -------
+    Dataset
+        With a first dimension ``"target"`` of the classes: ``mean`` and ``std`` (with n - 1 as
+        its divisor) of the maps in units of the relevance, and ``count`` of shape (n_classes,),
+        how many samples of the class were predicted correctly. Of no sample the mean is NaN, of
+        fewer than two the spread. A cell that is missing in some maps has those of the others.
+
+    Raises
+    ------
+    ValueError
+        If labels and samples differ in number, or a class is not among `y_true`.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> from sklrp.geo import composites
+    >>> maps = xr.DataArray([[1.0, 0.0], [3.0, 0.0], [9.0, 9.0]], dims=("time", "lon"))
+    >>> mean = composites(maps, [1, 1, 0], [1, 1, 1])
+    >>> mean["count"].values, mean["mean"].sel(target=1).values
+    (array([0, 2]), array([2., 0.]))
+    """
+    import xarray as xr
+
+    check_field(relevance, "composites")
+    sample_dim = find_sample_dim(relevance, sample_dim)
+    maps: Any = relevance
+    if is_dataset(relevance):
+        maps = maps.to_dataarray("variable")
+    if TARGET in maps.dims:
+        raise ValueError(
+            f"relevance has the dimension {TARGET!r}, a map of every class for each sample: "
+            "explain the predicted class (target=None), or select one, "
+            f"relevance.sel({TARGET}=...)."
+        )
+    true, predicted = np.asarray(y_true), np.asarray(y_pred)
+    if not true.shape == predicted.shape == (maps.sizes[sample_dim],):
+        raise ValueError(
+            f"relevance has {maps.sizes[sample_dim]} samples along {sample_dim!r}, but y_true the "
+            f"shape {true.shape} and y_pred {predicted.shape}: give one label for each."
+        )
+    known = np.unique(true)
+    labels = known if classes is None else np.asarray(classes)
+    unknown = [label for label in labels.tolist() if label not in known.tolist()]
+    if unknown:
+        raise ValueError(f"classes has {unknown}, which y_true has not; it has {known.tolist()}.")
+    correct = [np.flatnonzero((true == label) & (predicted == label)) for label in labels]
+    dtype = np.result_type(maps.dtype, np.float32)
+    means, spreads = [], []
+    for found in correct:
+        part = maps.isel({sample_dim: found})
+        count = part.notnull().sum(sample_dim)
+        # In one pass, so that of lazy maps few are in memory at once. The mean of the first few is
+        # taken off before: sums of squares far from zero would cancel.
+        few = part.isel({sample_dim: slice(10)})
+        near = (few.sum(sample_dim) / few.notnull().sum(sample_dim).clip(min=1)).astype(np.float64)
+        moved = part - near
+        total, squares = moved.sum(sample_dim), (moved**2).sum(sample_dim)
+        shift = total / count.where(count > 0)
+        variance = (squares - total * shift).clip(min=0) / (count - 1).where(count > 1)
+        means.append((near + shift).astype(dtype))
+        spreads.append((variance**0.5).astype(dtype))
+    target = xr.DataArray(labels, dims=TARGET, name=TARGET)
+    how: Any = {"coords": "minimal", "compat": "override", "join": "override"}
+    counts = np.array([len(found) for found in correct])
+    result = xr.Dataset(
+        {
+            "mean": xr.concat(means, target, **how).assign_attrs(maps.attrs),
+            "std": xr.concat(spreads, target, **how).assign_attrs(maps.attrs),
+            "count": (TARGET, counts, {"units": "1"}),
+        }
+    )
+    for name, what in (("mean", "mean relevance"), ("std", "standard deviation of relevance")):
+        result[name].attrs["long_name"] = f"{what} over correctly predicted samples"
+    result["count"].attrs["long_name"] = "number of correctly predicted samples"
+    return result

@@ -1,0 +1,210 @@
+"""The public entry: explain a model, or show its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from sklrp.propagation.inputs import Inputs
+from sklrp.propagation.planning import Plan, compile_plan
+from sklrp.propagation.run import (
+    _Call,
+    _check_number,
+    _dtype_and_device,
+    _has_embeddings,
+    _plain_arithmetic,
+    _unwrapped,
+    explain_network,
+)
+from sklrp.propagation.targets import encode_target
+
+
+def explain(
+    model: Any,
+    X: Any,
+    *,
+    target: Any = None,
+    rule: Any = "auto",
+    epsilon: float = 1e-6,
+    contrast: bool = False,
+    batch_size: int | None = None,
+    n_jobs: int | None = None,
+    progress: bool = False,
+    return_details: bool = False,
+) -> Any:
+    r"""Explain a fitted network: relevance of each value of ``X`` for a score, by LRP.
+
+    Relevance starts at the score of the target (a logit) and is passed back layer by layer, by the
+    rule of each layer. It is in units of that score. The network acts as in evaluation mode and is
+    not changed.
+
+    Parameters
+    ----------
+    model : estimator, skorch net or torch.nn.Module
+        A fitted classifier of this package, a fitted skorch ``NeuralNet``, or any module whose
+        ``forward`` is made of supported layers and functions (``sklrp.propagation.supported()``).
+    X : array-like or Tensor of shape (n_samples, ...), tuple or dict of them
+        The input, as the model takes it: a tuple for ``forward(*X)``, a dict for ``forward(**X)``.
+    target : None, label, array-like of shape (n_samples,) or "all", default=None
+        What is explained: None the predicted class of each sample (or the only output), a label,
+        one label per sample, or every class (also where a class is named "all"). The labels of a
+        bare module are the indices of its outputs, and so are those of a skorch net whose classes
+        are numbers: a net of a single output has target 0 alone.
+    rule : str, Rule or Composite, default="auto"
+        See :func:`sklrp.check_rule`.
+    epsilon : float, default=1e-6
+        The stabiliser of the rules without one of their own, at least 0, in units of
+        pre-activations.
+    contrast : bool, default=False
+        Explain the target's logit minus the largest of the others.
+    batch_size : int or None, default=None
+        Samples per chunk; None chooses it such that memory stays bounded.
+    n_jobs : int or None, default=None
+        Number of joblib workers that share the chunks; for machines with many cores.
+    progress : bool, default=False
+        Whether to show a progress bar.
+    return_details : bool, default=False
+        Whether to return ``(relevance, details)``.
+
+    Returns
+    -------
+    relevance : ndarray or Tensor of X's shape
+        The relevance, in X's floating dtype (the model's, if X holds integers). With
+        ``target="all"`` of shape (n_samples, n_classes, ...). A tensor if X is one; of several
+        inputs a tuple or a dict, as they came.
+    details : Bunch
+        Only with ``return_details``. ``score`` of shape (n_samples,) or (n_samples, n_classes) and
+        ``target`` likewise; ``head``, the name of a softmax or sigmoid at the end that was stepped
+        over, or None; ``layers``, a list in execution order of Bunches with ``name``,
+        ``layer``, ``rule``, the sum of ``relevance`` at the layer's input, and what the layer
+        kept: ``bias``, ``epsilon``, ``padding``, ``initial_state``, ``dropped``, arrays like
+        ``score``. The score is the sum of the relevance of X and of all that was kept.
+
+    Raises
+    ------
+    TypeError
+        If a layer or a function is not supported; it is named, with the layer that calls it.
+    ValueError
+        If ``X``, ``target`` or another parameter is malformed.
+    NotFittedError
+        If a skorch net is not initialized.
+
+    Notes
+    -----
+    Scores are taken before a softmax or sigmoid at the end. The relevance of a regression starts
+    at the value of the output: its reference is an output of zero. To explain the difference from
+    another reference, train on ``y - reference``, or subtract it from the bias of the last layer.
+
+    References
+    ----------
+    Bach et al. 2015; Arras et al. 2017 for LSTMs; arXiv 2302.12317 for what the maps are worth.
+
+    Examples
+    --------
+    >>> import numpy as np, torch, sklrp
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 2, bias=False)).double()
+    >>> X = np.ones((4, 3))
+    >>> relevance, details = sklrp.explain(net, X, rule="zero", return_details=True)
+    >>> relevance.shape
+    (4, 3)
+    >>> bool(np.allclose(relevance.sum(axis=1), details.score))
+    True
+    """
+    options = {
+        "target": target, "rule": rule, "epsilon": epsilon, "contrast": contrast,
+        "batch_size": batch_size, "n_jobs": n_jobs, "progress": progress,
+        "return_details": return_details,
+    }  # fmt: skip
+    if hasattr(model, "explain") and not isinstance(model, nn.Module):
+        return model.explain(X, **options)
+    module = _find_module(model)
+    classes = np.asarray(() if module is model else getattr(model, "classes_", ()))
+    if classes.dtype.kind in "iufb":  # skorch's own labels are the indices of outputs
+        return explain_network(module, X, **options)
+    first = next(iter(X.values())) if isinstance(X, Mapping) else X
+    options["target"] = encode_target(target, classes, len(first))
+    result = explain_network(module, X, **options)
+    if return_details:
+        result[1].target = classes[result[1].target]
+    return result
+
+
+def _find_module(model: Any) -> nn.Module:
+    """Return the network of a model."""
+    if isinstance(model, nn.Module):
+        return model
+    if not hasattr(model, "module"):
+        raise TypeError(
+            "model must be a classifier of sklrp, a skorch net or a torch.nn.Module, got "
+            f"{type(model).__name__}."
+        )
+    if not isinstance(getattr(model, "module_", None), nn.Module):
+        raise NotFittedError(
+            f"This {type(model).__name__} is not fitted yet; call fit, or initialize."
+        )
+    return model.module_
+
+
+def plan(model: Any, rule: Any = "auto", X: Any = None, *, epsilon: float = 1e-6) -> Plan:
+    """Resolve which rule acts on which layer, before anything is explained.
+
+    Print the result to check a composite. Choices that make a map degenerate are warned of.
+
+    Parameters
+    ----------
+    model : estimator, skorch net or torch.nn.Module
+        As in :func:`explain`.
+    rule : str, Rule or Composite, default="auto"
+        As in :func:`explain`.
+    X : array-like, tuple or dict of them, or None, default=None
+        A few samples, needed where the network is not an ``nn.Sequential`` of supported layers:
+        its ``forward`` is run on the first of them.
+    epsilon : float, default=1e-6
+        As in :func:`explain`.
+
+    Returns
+    -------
+    Plan
+        The steps in execution order: ``steps``, each with ``name``, ``layer``, ``kind``, ``rule``
+        and ``epsilon``. It prints as a table.
+
+    Warns
+    -----
+    UserWarning
+        For the flat rule on a dense first layer, z-box without bounds, and z-plus on every layer
+        of a network with one output.
+
+    Examples
+    --------
+    >>> import torch, sklrp
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> sklrp.plan(net, "gamma")
+    layer  type    rule
+    0      Linear  Gamma()
+    1      ReLU
+    2      Linear  Gamma()
+    """
+    is_estimator = not isinstance(model, nn.Module) and hasattr(model, "explain")
+    if is_estimator and not hasattr(model, "module_"):
+        check_is_fitted(model)
+    module = _unwrapped(model.module_ if is_estimator else _find_module(model))
+    _check_number("epsilon", epsilon, minimum=0.0)
+    dtype, device = _dtype_and_device(module)
+    sample = None
+    if X is not None and not is_estimator:
+        inputs = Inputs(X, integers=_has_embeddings(module))
+        call = _Call(
+            None, inputs.names, inputs.integers, dtype, device, False, False, None
+        )  # fmt: skip
+
+        def sample(n: int) -> Any:
+            return call.signals(inputs.probe(n))
+
+    with _plain_arithmetic(device):
+        bounds = getattr(model, "input_range_", None)
+        return compile_plan(module, rule, float(epsilon), bounds, sample, strict=False)

@@ -1,0 +1,198 @@
+"""Handlers of the elementwise layers, which pass relevance on, and of softmax and GLU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sklrp.modules import GaussianNoise
+from sklrp.propagation.handlers.reshaping import base_name, own_dim
+from sklrp.propagation.registry import register
+from sklrp.propagation.sharing import share_product
+from sklrp.propagation.tape import Kept, Pull, Step
+from sklrp.rules import Signal
+
+
+def pass_on(relevance: Tensor, kept: Kept | None) -> Tensor:
+    """Pull relevance through a layer that passes all of it on."""
+    return relevance
+
+
+def activate(
+    signal: Signal,
+    function: Callable[[Tensor], Tensor],
+    nonnegative: bool,
+    turn: float | None = None,
+    gate: bool = False,
+) -> tuple[Signal, Pull]:
+    """Apply an elementwise function that is monotone, or monotone on either side of ``turn``."""
+    low, high = signal.low, signal.high
+    if low is not None and high is not None:
+        ends = [function(low), function(high)]
+        if turn is not None:  # or the end of the interval that is nearest to it
+            ends.append(function(torch.maximum(low, high.clamp(max=turn))))
+        low, high = torch.stack(ends).aminmax(dim=0)
+    out = replace(
+        signal,
+        x=function(signal.x),
+        nonnegative=nonnegative,
+        low=low,
+        high=high,
+        gate=gate or signal.gate,
+    )
+    return out, pass_on
+
+
+@register(
+    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
+    nn.FeatureAlphaDropout, GaussianNoise, any_axis=True,
+)  # fmt: skip
+def _identity(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    return signal, pass_on
+
+
+@register(nn.ReLU, nn.ReLU6, nn.Softplus, any_axis=True)
+def _nonnegative_activation(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    return activate(signal, _out_of_place(step.layer), getattr(step.layer, "beta", 1.0) > 0)
+
+
+@register(nn.Sigmoid, nn.Hardsigmoid, any_axis=True)
+def _gate(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    return activate(signal, _out_of_place(step.layer), True, gate=True)
+
+
+@register(
+    nn.Hardshrink, nn.SELU, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink, any_axis=True
+)
+def _signed_activation(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    return activate(signal, _out_of_place(step.layer), signal.nonnegative)
+
+
+# Where activations turn that are not monotone: those of two slopes at 0, if a slope is negative.
+_TURNS = {
+    "GELU": -0.7517915246935645,
+    "Hardswish": -1.5,
+    "Mish": -1.1924312145154953,
+    "SiLU": -1.278464542761074,
+}
+_TURN_OF_GELU_BY_TANH = -0.7524614220710162
+
+
+@register(nn.CELU, nn.ELU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.Mish, nn.SiLU, any_axis=True)
+def _turning_activation(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    turn = _TURNS.get(base_name(step.layer), 0.0)
+    if getattr(step.layer, "approximate", "none") == "tanh":
+        turn = _TURN_OF_GELU_BY_TANH
+    return activate(signal, _out_of_place(step.layer), signal.nonnegative, turn)
+
+
+@register(nn.RReLU, any_axis=True)
+def _rrelu(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    """Apply the mean slope, as evaluation does, whatever the mode of the layer."""
+    layer: Any = step.layer
+    slope = (layer.lower + layer.upper) / 2.0
+    return activate(signal, lambda x: F.leaky_relu(x, slope), signal.nonnegative, 0.0)
+
+
+@register(nn.PReLU, any_axis=True)
+def _prelu(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    weight: Any = step.layer.weight
+    if weight.numel() > 1 and signal.axis != 0:
+        raise TypeError(
+            f"Relevance through PReLU {step.name!r} with a slope per channel is not supported "
+            "where the samples are not on the first axis; permute its input."
+        )
+    weight = weight.detach()
+    return activate(signal, lambda x: F.prelu(x, weight), signal.nonnegative, 0.0)
+
+
+@register(nn.LogSigmoid, any_axis=True)
+def _log_sigmoid(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    return activate(signal, step.layer.forward, False)
+
+
+@register(nn.Hardtanh, any_axis=True)
+def _hardtanh(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    layer: Any = step.layer
+    nonnegative = layer.min_val >= 0 or (signal.nonnegative and layer.max_val >= 0)
+    return activate(signal, _out_of_place(layer), nonnegative)
+
+
+@register(nn.Threshold, any_axis=True)
+def _threshold(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    layer: Any = step.layer
+    nonnegative = layer.value >= 0 and (signal.nonnegative or layer.threshold >= 0)
+    out, pull = activate(signal, _out_of_place(layer), nonnegative)
+    if layer.value > layer.threshold:  # it falls where it is passed
+        out = replace(out, low=None, high=None)
+    return out, pull
+
+
+@register(nn.Softmax, nn.Softmax2d, nn.Softmin, any_axis=True)
+def _softmax(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    """Weigh: a softmax is a gate of a signal, and takes no relevance itself."""
+    layer: Any = step.layer
+    dim = _softmax_dim(step, signal, -3 if isinstance(layer, nn.Softmax2d) else layer.dim)
+    x = -signal.x if isinstance(layer, nn.Softmin) else signal.x
+    return Signal(x.softmax(dim), nonnegative=True, gate=True), _refuse_relevance(step)
+
+
+@register(nn.LogSoftmax, any_axis=True)
+def _log_softmax(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    dim = _softmax_dim(step, signal, step.layer.dim)
+    return Signal(signal.x.log_softmax(dim)), _refuse_relevance(step)
+
+
+def _softmax_dim(step: Step, signal: Signal, dim: Any) -> int:
+    if dim is None:  # as torch chooses it
+        dim = 0 if signal.x.dim() in (0, 1, 3) else 1
+    return own_dim(step, signal, dim)
+
+
+def _refuse_relevance(step: Step) -> Pull:
+    """Return the pull of a softmax inside a network, through which there is no relevance."""
+
+    def pull(relevance: Tensor, kept: Kept | None) -> Any:
+        raise TypeError(
+            f"Relevance through {base_name(step.layer)} {step.name!r} inside the network is not "
+            "supported: each of its outputs depends on all inputs by competition. It is stepped "
+            "over at the end of a network, and a softmax may weigh a signal (a product takes it "
+            "as a gate, with Composite(product='all')); elsewhere use a sigmoid."
+        )
+
+    return pull
+
+
+@register(nn.GLU, any_axis=True)
+def _glu(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    """Multiply one half by the sigmoid of the other: a signal and its gate."""
+    dim = own_dim(step, signal, step.layer.dim)
+
+    def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+        one, other = x.chunk(2, dim)
+        return one, other.sigmoid()
+
+    z = F.glu(signal.x, dim)
+    x, gate = halves(signal.x)
+    low, high = signal.low, signal.high
+    if low is not None and high is not None:
+        (low, least), (high, most) = halves(low), halves(high)
+        low = torch.minimum(low * least, low * most)
+        high = torch.maximum(high * least, high * most)
+
+    def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
+        to_gate = relevance * share_product(step, gate, x)
+        return torch.cat([relevance - to_gate, to_gate], dim + 1)
+
+    return Signal(z, signal.nonnegative, low, high), pull
+
+
+def _out_of_place(layer: Any) -> Callable[[Tensor], Tensor]:
+    if getattr(layer, "inplace", False):
+        return lambda x: layer.forward(x.clone())
+    return layer.forward

@@ -1,0 +1,122 @@
+"""Handlers of the layers with weights that are affine maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sklrp.propagation.handlers.reshaping import spatial_shape, unpad
+from sklrp.propagation.registry import register
+from sklrp.propagation.sharing import affine
+from sklrp.propagation.tape import Pull, Step
+from sklrp.rules import Signal
+
+
+@register(nn.Linear, kind="dense")
+def _linear(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    if step.folded and signal.x.dim() != 2:
+        raise TypeError(
+            f"Relevance through the batch normalisation beside Linear {step.name!r} is not "
+            f"supported for inputs of {signal.x.dim()} axes; flatten them to (n_samples, "
+            "n_features)."
+        )
+    return affine(step, signal, F.linear, torch.matmul)
+
+
+_CONV = {
+    1: (F.conv1d, F.conv_transpose1d),
+    2: (F.conv2d, F.conv_transpose2d),
+    3: (F.conv3d, F.conv_transpose3d),
+}
+
+
+@register(nn.Conv1d, nn.Conv2d, nn.Conv3d, kind="conv")
+def _conv(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    layer: Any = step.layer
+    size, kernel = spatial_shape(step, signal), layer.kernel_size
+    forward_op, adjoint_op = _CONV[len(size)]
+    # Padding that torch's convolution cannot do by itself, nor its adjoint undo, is done before
+    # it.
+    if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+        pads, padding = None, layer.padding
+    else:
+        pads, padding = _explicit_pads(layer), (0,) * len(size)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = (
+        size
+        if pads is None
+        else [n + pads[-2 * i - 2] + pads[-2 * i - 1] for i, n in enumerate(size)]
+    )
+    extra = [
+        (n + 2 * p - d * (k - 1) - 1) % s
+        for n, p, d, k, s in zip(
+            padded, padding, layer.dilation, kernel, layer.stride, strict=True
+        )
+    ]
+
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x = x if pads is None else F.pad(x, pads, mode)
+        return forward_op(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
+
+    def adjoint(ratio: Tensor, weight: Tensor) -> Tensor:
+        flat = adjoint_op(
+            ratio.flatten(0, 1),
+            weight,
+            None,
+            layer.stride,
+            padding,
+            extra,
+            layer.groups,
+            layer.dilation,
+        )
+        flat = flat if pads is None else unpad(flat, pads, mode, size)
+        return flat.unflatten(0, ratio.shape[:2])
+
+    return affine(step, signal, forward, adjoint, n_spatial=len(size))
+
+
+def _explicit_pads(layer: Any) -> list[int]:
+    """Return the padding of a convolution in the order of ``F.pad``, last axis first."""
+    if layer.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        pairs = [(total // 2, total - total // 2) for total in totals]
+    else:
+        amounts = (0,) * len(layer.kernel_size) if layer.padding == "valid" else layer.padding
+        pairs = [(p, p) for p in amounts]
+    return [p for pair in reversed(pairs) for p in pair]
+
+
+@register(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, kind="conv")
+def _conv_transpose(
+    step: Step, signal: Signal, output_size: Sequence[int] | None = None
+) -> tuple[Signal, Pull]:
+    layer: Any = step.layer
+    size = spatial_shape(step, signal)
+    adjoint_op, forward_op = _CONV[len(size)]
+    stride, padding, dilation = layer.stride, layer.padding, layer.dilation
+    extra = layer.output_padding
+    if output_size is not None:
+        extra = [
+            wanted - ((n - 1) * s - 2 * p + d * (k - 1) + 1)
+            for wanted, n, s, p, d, k in zip(
+                output_size[-len(size) :], size, stride, padding, dilation, layer.kernel_size,
+                strict=True,
+            )
+        ]  # fmt: skip
+
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return forward_op(x, weight, bias, stride, padding, extra, layer.groups, dilation)
+
+    def adjoint(ratio: Tensor, weight: Tensor) -> Tensor:
+        flat = adjoint_op(
+            ratio.flatten(0, 1), weight, None, stride, padding, dilation, layer.groups
+        )
+        for axis, n in enumerate(size, start=2):  # it is longer if output_padding fills a stride
+            flat = flat.narrow(axis, 0, n)
+        return flat.unflatten(0, ratio.shape[:2])
+
+    return affine(step, signal, forward, adjoint, n_spatial=len(size))

@@ -1,0 +1,94 @@
+r"""Handler of the reservoir of an echo state network.
+
+A state is the sum of what is left of the state before and of the activation, :math:`x_t =
+(1 - \alpha) x_{t-1} + \alpha \tanh z_t`. Its relevance is split between the two either by
+contribution, as :math:`(1 - \alpha) x_{t-1} / s(x_t)` to :math:`\alpha \tanh z_t / s(x_t)`, or by
+the leak rate, as :math:`1 - \alpha` to :math:`\alpha`. The activation's part passes the tanh and
+is shared by the rule among the inputs :math:`(u_t, x_{t-1})` of :math:`z_t`. To the recursion this
+is a recurrent layer like any other; see :mod:`sklrp.propagation.handlers.recurrent_run`.
+
+References
+----------
+.. [LandtHayen2022] M. Landt-Hayen, P. Kröger, M. Claus, W. Rath, "Layer-wise relevance propagation
+   for echo state networks applied to Earth system variability", arXiv 2210.09958, 2022 (the split
+   by the leak rate, with the z-plus rule).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sklrp.modules import EchoState
+from sklrp.propagation.handlers.recurrent import check_sequence, pass_on, reshape, run_layers
+from sklrp.propagation.handlers.recurrent_run import Flow, Kernels, Run, linear
+from sklrp.propagation.registry import register
+from sklrp.propagation.sharing import bounded, divide, stabilize
+from sklrp.propagation.tape import Kept, Pull, Step
+from sklrp.rules import Signal
+
+
+@register(EchoState, kind="recurrent")
+def _reservoir(step: Step, sequence: Signal) -> tuple[tuple[Signal, Signal], Pull]:
+    check_sequence(step, sequence, 3, 0)
+    washout = step.layer.washout
+    out, (last,), pull_back = run_layers(step, bounded(step, sequence), [], [[""]], ReservoirRun)
+
+    def pull(relevance: Any, kept: Kept | None) -> Any:
+        of_states, of_last = relevance
+        if of_states is not None and washout:
+            zeros = of_states.new_zeros(*of_states.shape[:2], washout, of_states.shape[-1])
+            of_states = torch.cat([zeros, of_states], dim=2)
+        return pass_on([sequence], pull_back(of_states, [of_last], kept), kept)
+
+    return (reshape(out, lambda v: v[:, washout:]), replace(last, axis=1)), pull
+
+
+class ReservoirRun(Run):
+    """A reservoir, run forward on a chunk."""
+
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        layer = self.step.layer
+        return layer.weight_in, layer.weight_res, layer.bias, None
+
+    def _bias(self, rows: slice) -> Any:
+        return self.b_ih
+
+    def _forward(self) -> Sequence[Tensor]:
+        """Return the states; keep the pre-activations and ``leak * tanh(z)``."""
+        recurrent = self.w_hh.t()
+        self.z = linear(self.signal.x, self.w_ih, self.b_ih).contiguous()
+        self.new = torch.empty_like(self.z)
+        first, rest = self.step.layer.leaks
+        self.leaks = self.z.new_full((len(self.z),), rest)
+        self.leaks[0] = first
+        states = self.z.new_empty(len(self.z) + 1, *self.z.shape[1:])
+        states[0] = self.starts[0]
+        kernels = Kernels(states[0])
+        z, new, x, leaks, keep = map(
+            kernels.steps, (self.z, self.new, states, self.leaks, 1.0 - self.leaks)
+        )
+        with np.errstate(all="ignore"):
+            for t, now in enumerate(self.z):
+                now.addmm_(states[t], recurrent)
+                kernels.tanh(z[t], out=new[t])
+                kernels.multiply(new[t], leaks[t], out=new[t])
+                kernels.add_product(new[t], x[t], keep[t], out=x[t + 1])
+        return states[1:], states[-1:]
+
+    def flow(self) -> Flow:
+        """Split a state into what is left of the one before and the activation."""
+        keep = (1.0 - self.leaks)[:, None, None]
+        if self.step.layer.leak_split == "leak_rate":
+            new, prev = (v.expand_as(self.z) for v in (1.0 - keep, keep))
+        else:
+            epsilon = self.step.epsilon
+            prev = self.h_prev.x * keep
+            stable = stabilize(self.h.x, epsilon)
+            new, prev = (divide(v, stable, epsilon) for v in (self.new, prev))
+        return Flow(slice(None), self.z, self.b_ih, new.unsqueeze(-2), prev)

@@ -1,0 +1,81 @@
+"""Handlers of embeddings: the relevance of a token is the sum over the axis of its vector."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sklrp.propagation.registry import register
+from sklrp.propagation.sharing import contribute
+from sklrp.propagation.tape import Kept, Pull, Step
+from sklrp.rules import Signal
+
+
+@register(nn.Embedding, any_axis=True)
+def _embedding(step: Step, tokens: Signal) -> tuple[Signal, Pull]:
+    return _look_up(step, tokens), lambda relevance, kept: relevance.sum(-1)
+
+
+@register(nn.EmbeddingBag)
+def _embedding_bag(
+    step: Step, tokens: Signal, offsets: Tensor | None = None, factors: Tensor | None = None
+) -> tuple[Signal, Pull]:
+    """Sum or average the vectors of each row of tokens: they share by contribution."""
+    layer: Any = step.layer
+    problems = [
+        (layer.mode == "max", "has mode='max'; use nn.Embedding and a pooling layer"),
+        (
+            offsets is not None or tokens.x.dim() != 2,
+            "takes bags of unequal lengths; pass tokens of shape (n_samples, n_tokens), filled up "
+            "with padding_idx",
+        ),
+        (
+            isinstance(factors, Signal),
+            "takes weights that depend on the input; use nn.Embedding and a product",
+        ),
+    ]
+    for bad, what in problems:
+        if bad:
+            raise TypeError(
+                f"Relevance through EmbeddingBag {step.name!r} is not supported: it {what}."
+            )
+    vectors = _look_up(step, tokens)
+    share = vectors.x.new_ones(tokens.x.shape) if factors is None else factors
+    if layer.padding_idx is not None:
+        share = share * (tokens.x != layer.padding_idx)
+    if layer.mode == "mean":
+        share = share / share.sum(1, keepdim=True).clamp(min=1)
+    share = share[..., None]
+    z = F.embedding_bag(
+        tokens.x,
+        layer.weight,
+        mode=layer.mode,
+        per_sample_weights=factors,
+        padding_idx=layer.padding_idx,
+    )
+    to_vectors = contribute(step, vectors.x, z, lambda ratio: ratio[:, :, None] * share)
+
+    def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
+        return to_vectors(relevance, kept).sum(-1)
+
+    return Signal(z), pull
+
+
+def _look_up(step: Step, tokens: Signal) -> Signal:
+    """Return the vectors of tokens; of their bounds, if bounds are asked for at all."""
+    layer: Any = step.layer
+    if layer.max_norm is not None:
+        raise TypeError(
+            f"Relevance through {type(layer).__name__} {step.name!r} with max_norm="
+            f"{layer.max_norm} is not supported: it changes its weights when it is called. Call "
+            "it once on all tokens, and set max_norm=None."
+        )
+    weight = layer.weight.detach()
+    out = Signal(F.embedding(tokens.x, weight), axis=tokens.axis)
+    if tokens.low is None:
+        return out
+    shape = (1, *out.x.shape[1:])
+    return replace(out, low=weight.amin(0).expand(shape), high=weight.amax(0).expand(shape))

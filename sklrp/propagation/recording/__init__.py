@@ -1,0 +1,1 @@
+"""Recording a network whose forward is written by hand; see :mod:`.recorder`."""

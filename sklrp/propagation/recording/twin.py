@@ -1,0 +1,96 @@
+"""Twins of modules: what a recorded network runs on, in place of the user's own."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import OrderedDict, deque
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sklrp.propagation.registry import check_hooks, find_entry
+
+# What a forward may keep things in; the twin has copies.
+_CONTAINERS = (list, dict, set, deque, bytearray, SimpleNamespace, np.ndarray, itertools.count)
+
+
+def make_twin(module: nn.Module, path: str, recorder: Any, memo: dict[int, Any]) -> Any:
+    """Return a module that shares parameters with another, and nothing that changes.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The module; it is not changed.
+    path : str
+        Its path in the network.
+    recorder : Recorder
+        What is told where ``forward`` is, and runs the layers that have a handler.
+    memo : dict
+        The twins so far, by the identity of their modules.
+
+    Returns
+    -------
+    nn.Module
+        The twin, in evaluation mode.
+
+    Raises
+    ------
+    TypeError
+        If the module has forward hooks, or is compiled code.
+    """
+    if id(module) in memo:
+        return memo[id(module)]
+    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(
+            f"Relevance through {path or 'the network'!r} of type {type(module).__name__} is not "
+            "supported: what it calls is hidden in compiled code; pass the original module."
+        )
+    check_hooks(module, path)
+    twin = object.__new__(type(module))
+    memo[id(module)] = twin
+
+    def copied(value: Any, path: str) -> Any:
+        if isinstance(value, nn.Module):
+            return make_twin(value, path, recorder, memo)
+        if type(value) in (list, tuple):
+            return type(value)(copied(v, f"{path}.{i}") for i, v in enumerate(value))
+        if type(value) in (dict, OrderedDict):
+            return type(value)((k, copied(v, f"{path}.{k}")) for k, v in value.items())
+        return copy.copy(value) if isinstance(value, _CONTAINERS) else value
+
+    state = vars(twin)
+    for name, value in vars(module).items():
+        if name != "_modules":
+            state[name] = copied(value, f"{path}.{name}".lstrip("."))
+    state["_modules"] = {
+        name: copied(child, f"{path}.{name}" if path else name)
+        for name, child in module._modules.items()
+    }
+    state["training"] = False
+    state["_compiled_call_impl"] = None
+    own: Any = state.get("forward")
+    if getattr(own, "__self__", None) is module:  # a method of the module, set anew
+        state["forward"] = own = own.__func__.__get__(twin)
+    # What a handler reads has the layer's own forward; what the network calls is recorded.
+    layer = None
+    if find_entry(twin) is not None and not isinstance(twin, nn.Flatten | nn.Unflatten):
+        layer = object.__new__(type(module))
+        vars(layer).update(state)
+    run = own or type(module).forward.__get__(twin)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if twin.training:
+            raise recorder.training_mode(path, twin)
+        if layer is not None and recorder.depends(args, kwargs):
+            with recorder.at(path, twin), torch._C.DisableTorchFunction():
+                return recorder.layer(path, layer, args, kwargs)
+        with recorder.at(path, twin):
+            return run(*args, **kwargs)
+
+    state["forward"] = forward
+    return twin

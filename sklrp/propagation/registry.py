@@ -1,0 +1,156 @@
+"""What is supported: handlers of layer types and torch functions, and how they are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from sklrp.propagation.tape import Handler
+
+
+def supported() -> list[str]:
+    """Return what relevance passes through: layer types, and names of torch functions.
+
+    A torch function that does what a layer does (``F.conv2d``) is supported where the layer is.
+
+    Returns
+    -------
+    list of str
+        The names, layer types first.
+
+    Examples
+    --------
+    >>> from sklrp.propagation import supported
+    >>> "Conv2d" in supported(), "cat" in supported()
+    (True, True)
+    """
+    keys = [key for key, entry in HANDLERS.items() if entry.handler not in REFUSING]
+    types = sorted(key.__name__ for key in keys if isinstance(key, type))
+    return types + sorted(key for key in keys if isinstance(key, str))
+
+
+# What is stepped over at the end of a network: scores are taken before it.
+HEADS: dict[type[nn.Module], str] = {
+    nn.Softmax: "softmax",
+    nn.LogSoftmax: "log_softmax",
+    nn.Sigmoid: "sigmoid",
+    nn.LogSigmoid: "logsigmoid",
+}
+
+
+def find_head(layer: Any) -> str | None:
+    """Return the name of a layer that is stepped over at the end, None for another."""
+    return next((name for kind, name in HEADS.items() if isinstance(layer, kind)), None)
+
+
+def find_entry(layer: nn.Module) -> Entry | None:
+    """Return what is registered for a layer, None if nothing is that it runs as."""
+    for layer_type in type(layer).__mro__:
+        if layer_type in HANDLERS and runs_as(layer, layer_type):
+            return HANDLERS[layer_type]
+    return None
+
+
+def runs_as(layer: nn.Module, layer_type: type[nn.Module]) -> bool:
+    """Return whether a layer computes what ``layer_type`` does: nothing of it is overridden."""
+    return all(
+        name not in vars(layer)
+        and getattr(type(layer), name, None) is getattr(layer_type, name, None)
+        for name in ("__call__", "forward", "_conv_forward")
+    )
+
+
+def check_hooks(module: nn.Module, path: str) -> None:
+    """Refuse a module with forward hooks."""
+    everywhere = nn.modules.module
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        raise TypeError(
+            "There are forward hooks on all modules, which relevance would not see; remove them "
+            "before explaining."
+        )
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise TypeError(
+            f"Layer {path or 'the network itself'} ({type(module).__name__}) has forward hooks, "
+            "which relevance would not see; remove them before explaining, those of pruning or "
+            "old-style weight normalisation by torch's prune.remove and remove_weight_norm."
+        )
+
+
+class Entry(NamedTuple):
+    """What is registered: a handler, and how the engine is to call it."""
+
+    handler: Handler
+    kind: str | None = None
+    any_axis: bool = False
+
+
+HANDLERS: dict[Any, Entry] = {}
+
+
+PASSING: set[Handler] = set()  # handlers that change at most the shape
+
+
+NUMERIC: set[Handler] = set()  # handlers of functions of numbers, which must be constants
+
+
+SOURCED: set[Handler] = set()  # handlers of functions whose first argument must be a signal
+
+
+REFUSING: set[Handler] = set()  # handlers that refuse a layer by name
+
+
+def register(
+    *operations: Any, kind: str | None = None, any_axis: bool = False
+) -> Callable[[Handler], Handler]:
+    """Register the decorated function as the handler of layer types or torch functions.
+
+    A handler of a layer type takes the :class:`Step` and the arguments of the layer's ``forward``,
+    in which a :class:`~sklrp.rules.Signal` stands for each tensor that depends on the network's
+    input. It returns what ``forward`` returns, with signals in place of tensors, and a function
+    ``pull(relevance, kept)``. That function takes the relevance of the output, ``(n_targets,
+    *output.shape)``, or a tuple of them if there are several outputs, None for one that got no
+    relevance; it returns the relevance of the input, ``(n_targets, *input.shape)``, or a tuple, in
+    the order of the signals, None for one that gets none; and, unless ``kept`` is None, it adds
+    what it does not pass on to ``kept``, by cause. The samples are on the first axis.
+
+    A handler of a torch function does the same with the function's arguments. The name of the
+    function counts: a handler of ``torch.relu`` also serves ``Tensor.relu`` and ``F.relu``, and
+    what is written in place (``relu_``).
+
+    Parameters
+    ----------
+    *operations : type, callable or str
+        Subclasses of ``nn.Module``; a subclass of them is handled too, unless it overrides
+        ``forward``. Or torch functions, or their names.
+    kind : {"conv", "dense", "recurrent"} or None, default=None
+        What the layer is to a composite, if it has weights and takes a rule.
+    any_axis : bool, default=False
+        Whether the layer does the same to a tensor whose samples are not on the first axis: it
+        acts on single values, or on the last axis alone.
+
+    Returns
+    -------
+    callable
+        The decorator.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from sklrp.propagation import register
+    >>> class Negate(nn.Module):
+    ...     def forward(self, x):
+    ...         return -x
+    >>> @register(Negate)
+    ... def negate(step, signal):
+    ...     return signal.apply(step.layer.forward), lambda relevance, kept: relevance
+    """
+
+    def decorate(handler: Handler) -> Handler:
+        for operation in operations:
+            known = isinstance(operation, str | type)
+            HANDLERS[operation if known else operation.__name__] = Entry(handler, kind, any_axis)
+        return handler
+
+    return decorate

@@ -1,0 +1,199 @@
+"""What a run of a network leaves: its steps in order, and how relevance is pulled back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sklrp.rules import Signal
+
+CAUSES = ("bias", "epsilon", "padding", "initial_state", "dropped")
+
+
+Pull = Callable[[Any, "Kept | None"], Any]
+
+
+Handler = Callable[..., tuple[Any, Pull]]
+
+
+@dataclass
+class Step:
+    """One layer of the compiled network: what a handler is given.
+
+    Attributes
+    ----------
+    name : str
+        The path of the layer in the network.
+    layer : nn.Module or callable
+        The layer, which a handler reads and leaves as it is, or the torch function.
+    handler : callable
+        The function registered for the type of the layer.
+    kind : str or None, default=None
+        ``"conv"``, ``"dense"`` or ``"recurrent"`` for a layer with weights, which takes a rule.
+    rule : Rule or None, default=None
+        The rule of a layer with weights.
+    epsilon : float, default=0.0
+        The stabiliser: the rule's own or the call's.
+    weight, bias : Tensor or None, default=None
+        The weights of an affine layer, with an adjacent batch normalisation folded in.
+    product : {"all", "prop", "abs", "half"}, default="all"
+        How a product of a gate and a signal shares its relevance; see
+        :class:`~sklrp.Composite`.
+    axes : tuple of int, default=(0,)
+        Where the network has the samples in the outputs of the step.
+    folded : bool, default=False
+        Whether a batch normalisation is folded into ``weight`` and ``bias``.
+    merged : bool, default=False
+        Whether this is a batch normalisation that is folded into its neighbour.
+    first : bool, default=False
+        Whether this is the first layer with weights in execution order.
+    maps : dict
+        The weights' maps computed so far; see :meth:`map_weight`.
+    """
+
+    name: str
+    layer: Any
+    handler: Handler
+    kind: str | None = None
+    rule: Any = None
+    epsilon: float = 0.0
+    weight: Any = None
+    bias: Any = None
+    product: str = "all"
+    axes: tuple[int, ...] = (0,)
+    folded: bool = False
+    merged: bool = False
+    first: bool = False
+    maps: dict[Any, Tensor] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The type of the layer, or the name of the torch function."""
+        if isinstance(self.layer, nn.Module):
+            return type(self.layer).__name__
+        return self.name.rpartition(".")[2]
+
+    def map_weight(self, key: Any, function: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
+        """Return ``function(weight)``, computed once per call of :func:`explain`."""
+        if key not in self.maps:
+            self.maps[key] = function(weight)
+        return self.maps[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what another process computes itself, and functions, which do not pickle."""
+        layer = self.layer if isinstance(self.layer, nn.Module) else None
+        return {**self.__dict__, "maps": {}, "layer": layer}
+
+
+class Kept(dict[str, Tensor]):
+    """Relevance that a layer did not pass on: cause mapped to ``(n_targets, n_samples)``.
+
+    Parameters
+    ----------
+    n_samples : int
+        The number of samples.
+    axis : int, default=0
+        The axis of the samples in what is added, the targets' axis before it not counted.
+    """
+
+    def __init__(self, n_samples: int, axis: int = 0) -> None:
+        self.n_samples = n_samples
+        self.axis = axis
+
+    def add(self, cause: str, relevance: Tensor) -> None:
+        """Add ``relevance``, summed over everything but targets and samples, to ``cause``."""
+        amount = total(relevance, self.n_samples, self.axis)
+        self[cause] = self[cause] + amount if cause in self else amount
+
+
+def total(relevance: Tensor, n_samples: int, axis: int = 0) -> Tensor:
+    """Return the relevance of each sample, ``(n_targets, n_samples)``."""
+    # The axis of the samples may be longer, with the parts of a sample side by side.
+    first = relevance.movedim(axis + 1, 1) if axis else relevance
+    return first.reshape(len(relevance), n_samples, -1).sum(2)
+
+
+class Record(NamedTuple):
+    """A step as it was run on one chunk: between which values, and how relevance is pulled."""
+
+    step: Step
+    pull: Pull
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    input_axes: tuple[int, ...] = (0,)
+    kept_axis: int = 0
+
+
+class Tape(NamedTuple):
+    """A network as it was run on one chunk; values are numbered as they came about."""
+
+    records: list[Record]
+    inputs: tuple[int, ...]
+    output: int
+    shape: torch.Size  # of the network's output
+    scores: Tensor  # the output as (n_samples, n_outputs)
+    head: str | None = None
+    largest: int = 0
+
+    def pull(
+        self, relevance: Tensor, details: bool
+    ) -> tuple[list[Tensor | None], list[tuple[Tensor, Kept] | None]]:
+        """Pull relevance from the scores back to the inputs.
+
+        Parameters
+        ----------
+        relevance : Tensor of shape (n_targets, n_samples, n_outputs)
+            The relevance of the scores.
+        details : bool
+            Whether to tell where relevance went.
+
+        Returns
+        -------
+        relevance : list of Tensor or None
+            The relevance of each input, None for one that the scores do not depend on.
+        layers : list of (Tensor, Kept) or None
+            For each record the relevance of its inputs, (n_targets, n_samples), and what it kept;
+            None for one that the relevance does not reach. Empty without details.
+        """
+        n_samples = len(self.scores)
+        waiting = {self.output: relevance.reshape(len(relevance), *self.shape)}
+        layers: list[tuple[Tensor, Kept] | None] = []
+        for record in reversed(self.records):
+            arrived = [waiting.pop(index, None) for index in record.outputs]
+            if all(r is None for r in arrived):
+                layers.append(None)
+                continue
+            kept = Kept(n_samples, record.kept_axis) if details else None
+            passed = record.pull(arrived[0] if len(arrived) == 1 else tuple(arrived), kept)
+            passed = passed if isinstance(passed, tuple) else (passed,)
+            for index, r in zip(record.inputs, passed, strict=True):
+                if r is not None and index < 0:
+                    raise TypeError(
+                        f"Relevance reaches {record.step.name!r} from integers that were computed "
+                        "from the input in a way that it cannot follow; pass them as an input."
+                    )
+                if r is not None:
+                    waiting[index] = waiting[index] + r if index in waiting else r
+            if kept is not None:
+                amounts = (
+                    total(r, n_samples, axis)
+                    for r, axis in zip(passed, record.input_axes, strict=True)
+                    if r is not None
+                )
+                layers.append((sum(amounts, relevance.new_zeros(len(relevance), n_samples)), kept))
+        return [waiting.get(index) for index in self.inputs], layers[::-1] if details else []
+
+
+def find_signals(value: Any) -> list[Signal]:
+    """Return the signals in nested tuples, lists and dicts, in order."""
+    if isinstance(value, Signal):
+        return [value]
+    if isinstance(value, tuple | list):
+        return [signal for v in value for signal in find_signals(v)]
+    if isinstance(value, dict):
+        return [signal for v in value.values() for signal in find_signals(v)]
+    return []
