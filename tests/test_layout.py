@@ -26,6 +26,7 @@ BESIDE = {
     "_checks",
     "_models",
     "_network_cache",
+    "_streams",
     "datasets",
     "diagnostics",
     "drawing",
