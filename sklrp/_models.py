@@ -46,10 +46,13 @@ class Model:
         The fitted steps through which samples go before they enter the network.
     network : estimator, skorch net or nn.Module
         The network: an estimator with ``explain``, a skorch net, or a bare module.
+    is_frozen : bool, default=False
+        Whether the network was in a `FrozenEstimator`, so that it must not be trained anew.
     """
 
     before: Pipeline | None
     network: Any
+    is_frozen: bool = False
 
     @property
     def name(self) -> str:
@@ -60,6 +63,15 @@ class Model:
     def has_explain(self) -> bool:
         """Whether the network explains itself, as this package's estimators do."""
         return not isinstance(self.network, nn.Module) and hasattr(self.network, "explain")
+
+    @property
+    def can_train(self) -> bool:
+        """Whether a clone of the network can be trained: not if it is frozen or a bare module."""
+        return (
+            not self.is_frozen
+            and not isinstance(self.network, nn.Module)
+            and all(hasattr(self.network, name) for name in ("fit", "get_params"))
+        )
 
     @property
     def module(self) -> nn.Module:
@@ -116,7 +128,7 @@ class Model:
     def predict(self, samples: Any) -> NDArray:
         """Return what the network predicts for samples that enter it: labels, or values."""
         if not isinstance(self.network, nn.Module) and hasattr(self.network, "classes_"):
-            return np.asarray(self.network.predict(self._typed(samples)))
+            return np.asarray(self.network.predict(self.typed(samples)))
         outputs = self.outputs(samples)
         if is_regression(self.network) or outputs.shape[1] == 1:
             return outputs[:, 0] if outputs.shape[1] == 1 else outputs
@@ -131,12 +143,7 @@ class Model:
         outputs = np.concatenate(parts)
         return outputs.reshape(len(outputs), -1)
 
-    @cached_property
-    def _silent(self) -> nn.Module:
-        """A copy of the module in evaluation mode; the user's own keeps its mode."""
-        return copy.deepcopy(self.module).eval()
-
-    def _typed(self, samples: Any) -> Any:
+    def typed(self, samples: Any) -> Any:
         """Return samples in the floating dtype of a skorch net, which takes no other."""
         if self.has_explain:
             return samples
@@ -147,6 +154,11 @@ class Model:
             samples = samples.to_numpy()
         is_float = getattr(samples, "dtype", None) is not None and np.asarray(samples).dtype.kind
         return np.asarray(samples, dtype=dtype) if is_float == "f" and dtype else samples
+
+    @cached_property
+    def _silent(self) -> nn.Module:
+        """A copy of the module in evaluation mode; the user's own keeps its mode."""
+        return copy.deepcopy(self.module).eval()
 
     def _forward(self, samples: Any) -> NDArray:
         dtype, device = _dtype_and_device(self.module)
@@ -193,10 +205,10 @@ def unwrap(model: Any, *, fitted: bool = True) -> Model:
         If it must be fitted and is not.
     """
     steps: list[tuple[str, Any]] = []
-    network = model
+    network, is_frozen = model, False
     while True:
         if isinstance(network, FrozenEstimator):
-            network = network.estimator
+            network, is_frozen = network.estimator, True
         elif isinstance(network, Pipeline):
             if not network.steps or network.steps[-1][1] in (None, "passthrough"):
                 raise TypeError(
@@ -219,7 +231,7 @@ def unwrap(model: Any, *, fitted: bool = True) -> Model:
                 f"This {type(network).__name__} is not fitted yet; call fit, or initialize."
             )
     named = [(f"{i}-{name}", step) for i, (name, step) in enumerate(steps)]
-    return Model(Pipeline(named) if named else None, network)
+    return Model(Pipeline(named) if named else None, network, is_frozen)
 
 
 def is_regression(network: Any) -> bool:
