@@ -1,9 +1,16 @@
-"""Checks that the metrics share: maps, masks, groups of features, labels, random numbers."""
+"""Checks of what users pass: maps, masks, weights, groups, labels, numbers, names, libraries.
+
+Every check that two modules need stands here. It returns what was passed in one form, or raises an
+error that names the parameter, the value and the remedy.
+"""
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import math
-from numbers import Integral
+from collections.abc import Iterable
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -31,13 +38,12 @@ def check_maps(relevance: ArrayLike, name: str = "relevance") -> NDArray[np.floa
 def check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return a mask of maps of `shape` as rows of features, one row or one per sample."""
     found = np.asarray(mask)
-    if found.dtype != bool:
-        if not np.isin(found, (0, 1)).all():
-            raise ValueError(
-                "mask must hold booleans, or 0 and 1, got other values of dtype "
-                f"{found.dtype}: pass a comparison such as mask > 0.5."
-            )
-        found = found.astype(bool)
+    if not _holds_flags(found):
+        raise ValueError(
+            "mask must hold booleans, or 0 and 1, got other values of dtype "
+            f"{found.dtype}: pass a comparison such as mask > 0.5."
+        )
+    found = found.astype(bool)
     per_sample = len(found) == shape[0] if found.ndim else False
     if same_layout(found.shape, shape[1:]):
         found = found.reshape(1, -1)
@@ -56,6 +62,23 @@ def check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
             "Mark at least one, or leave such samples out."
         )
     return found
+
+
+def check_field_mask(mask: ArrayLike | None, name: str) -> NDArray[np.bool_] | None:
+    """Return a mask of the cells of a field, such as land, as booleans; None stays None."""
+    if mask is None:
+        return None
+    found = np.asarray(mask)
+    if found.ndim != 2 or not _holds_flags(found):
+        raise ValueError(
+            f"{name} must be a boolean array of the shape of a field, (n_rows, n_columns), got "
+            f"{found.dtype} of shape {found.shape}."
+        )
+    return found.astype(bool)
+
+
+def _holds_flags(mask: NDArray) -> bool:
+    return mask.dtype == bool or bool(np.isin(mask, (0, 1)).all())
 
 
 def check_weights(weights: ArrayLike, sample_shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -125,6 +148,51 @@ def encode_labels(name: str, target: Any, classes: NDArray, n_samples: int) -> N
         )
     codes = np.array([position[v] for v in labels.ravel().tolist()], dtype=np.intp)
     return np.broadcast_to(codes, n_samples)
+
+
+def check_number(name: str, value: Any, *, minimum: float, integral: bool = False) -> None:
+    """Raise an error unless a value is a finite number, or an integer, of at least `minimum`."""
+    kind = Integral if integral else Real
+    if isinstance(value, bool) or not isinstance(value, kind) or not minimum <= value < math.inf:
+        what = "an integer" if integral else "a finite number"
+        raise ValueError(f"{name} must be {what} of at least {minimum:g}, got {value!r}.")
+
+
+def check_flags(**flags: Any) -> None:
+    """Raise an error unless each value is True or False."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool | np.bool_):
+            raise ValueError(f"{name} must be True or False, got {flag!r}.")
+
+
+def check_jobs(n_jobs: Any) -> None:
+    """Raise an error unless `n_jobs` is a number of joblib's workers."""
+    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral)):
+        raise ValueError(f"n_jobs must be None or an integer, -1 for all cores, got {n_jobs!r}.")
+
+
+def suggest(name: str, known: Iterable[str], *, n: int = 1, inline: bool = False) -> str:
+    """Return " Did you mean 'known'?", or "; did you mean ..." inline, "" if none is close."""
+    close = difflib.get_close_matches(name, sorted(known), n=n)
+    if not close:
+        return ""
+    return f"{'; did' if inline else ' Did'} you mean {' or '.join(map(repr, close))}?"
+
+
+def import_optional(module: str, *, extra: str, user: str) -> Any:
+    """Return a module of an optional library, or raise an error that says how to install it.
+
+    `extra` is the extra of this package that brings the library, and `user` what needs it.
+    """
+    library = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != library:
+            raise  # the library is there, but lacks one of its own: its error says which
+        raise ImportError(
+            f"{user} needs {library}: pip install 'sklrp[{extra}]'", name=library
+        ) from error
 
 
 def make_rng(random_state: int | np.random.RandomState | None) -> np.random.Generator:

@@ -12,10 +12,10 @@ References
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sklrp._checks import suggest
 from sklrp.rules import (
     AlphaBeta,
     Epsilon,
@@ -210,7 +210,7 @@ class Composite(Value):
                 raise ValueError(
                     f"The place {place!r} of row {row!r} is neither one of {PLACES} nor the name "
                     "of a layer with weights; their names are "
-                    f"{names}.{_suggest(place, [*PLACES, *names])}"
+                    f"{names}.{suggest(place, [*PLACES, *names])}"
                 )
         return [self._rule_of(i, layers) for i in range(len(layers))]
 
@@ -270,7 +270,7 @@ def check_rule(rule: Any, *, bounds: tuple[Any, Any] | None = None) -> Composite
         if rule not in available_rules():
             raise ValueError(
                 f"rule must be one of {available_rules()}, a Rule or a Composite, got {rule!r}."
-                f"{_suggest(rule, available_rules())}"
+                f"{suggest(rule, available_rules())}"
             )
         if rule in _PRESETS:
             conv, first = _PRESETS[rule]
@@ -330,8 +330,3 @@ def _show_place(place: Any) -> str:
         return repr(place)
     qualified = getattr(place, "__qualname__", None)
     return f"{place.__module__}.{qualified}" if qualified else repr(place)
-
-
-def _suggest(word: str, words: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, words, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""

@@ -324,7 +324,7 @@ class InputMasker(_InputTransformer):
         """
         rows = self._check_samples(X, reset=True)
         n_missing = np.isnan(rows).sum(axis=0)
-        keep = n_missing < len(rows) if self.mask is None else self._check_mask()
+        keep = n_missing < len(rows) if self.mask is None else self._given_mask()
         if self.partly_missing == "error":
             self._check_complete(keep, n_missing, len(rows))
         elif self.partly_missing == "mask":
@@ -372,7 +372,7 @@ class InputMasker(_InputTransformer):
         tags.input_tags.allow_nan = self.partly_missing != "error"
         return tags
 
-    def _check_mask(self) -> NDArray[np.bool_]:
+    def _given_mask(self) -> NDArray[np.bool_]:
         """Return the given mask as one boolean per feature."""
         mask = np.asarray(self.mask)
         if mask.dtype != bool:

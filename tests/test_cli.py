@@ -257,7 +257,7 @@ def test_without_xarray(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "xarray", None)
     Path("samples.nc").touch()
     message = explain("samples.nc", "-o", "out.nc", status=1)
-    assert "ImportError: NetCDF and zarr need xarray" in message
+    assert "ImportError: NetCDF or zarr needs xarray" in message
     assert "pip install 'sklrp[geo]'" in message
 
 

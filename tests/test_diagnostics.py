@@ -26,7 +26,7 @@ from sklrp.diagnostics import (
     randomization_test,
 )
 from sklrp.diagnostics.cells import fixed_cells, outlying_cells
-from sklrp.diagnostics.explained import Explained, cosines, normalise
+from sklrp.diagnostics.explained import Explained, as_shares, cosines
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
 from sklrp.diagnostics.positions import positions
 from sklrp.diagnostics.report import ArtifactReport
@@ -91,7 +91,7 @@ def drawn(maps, nulls=None, X=None, y=None):
 def test_maps_are_normalised():
     maps = np.array([[1.0, -3.0], [0.0, 0.0], [1e300, 1e300]])
     expected = [[-0.25, 0.75], [0, 0], [0.5, 0.5]]
-    np.testing.assert_allclose(normalise(maps, [-1.0, 1.0, 2.0]), expected, rtol=1e-6)
+    np.testing.assert_allclose(as_shares(maps, [-1.0, 1.0, 2.0]), expected, rtol=1e-6)
 
 
 def test_cosines():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from skorch.callbacks import Callback
 
+from sklrp._checks import suggest
 from sklrp.classifiers.net import TrainingNet
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -138,8 +138,9 @@ def check_optimizer(
     if isinstance(optimizer, str):
         if optimizer in OPTIMIZERS:
             return OPTIMIZERS[optimizer]
+        hint = suggest(optimizer, OPTIMIZERS, inline=True) or "."
         raise ValueError(
-            f"optimizer={optimizer!r} is unknown{_suggest(optimizer, OPTIMIZERS)} Use one of "
+            f"optimizer={optimizer!r} is unknown{hint} Use one of "
             f"{sorted(OPTIMIZERS)} or a subclass of torch.optim.Optimizer."
         )
     raise TypeError(
@@ -271,12 +272,5 @@ def check_names(
             continue
         alike = sorted(n for n in known if n.startswith(f"{name.partition('__')[0]}__"))
         hint = f" Known are {alike}." if alike else ""
-        raise ValueError(
-            f"{owner} got an unexpected parameter {name!r}{_suggest(name, {*known, *own})}{hint}"
-        )
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence, with the nearest known name if there is one."""
-    nearest = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else "."
+        close = suggest(name, {*known, *own}, inline=True) or "."
+        raise ValueError(f"{owner} got an unexpected parameter {name!r}{close}{hint}")

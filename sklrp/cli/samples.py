@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklrp._checks import import_optional
 from sklrp._files import replacing
 from sklrp.geo.storage import store
 
@@ -147,7 +148,7 @@ class Samples:
         self._array = loaded[self.variable]
 
     def _open_xarray(self) -> None:
-        xr = import_xarray()
+        xr = import_optional("xarray", extra="geo", user="NetCDF or zarr")
         options = {"engine": "zarr", "consolidated": False} if self.form == "zarr" else {}
         try:
             dataset = self._files.enter_context(xr.open_dataset(self.path, **options))
@@ -174,7 +175,7 @@ class Samples:
     def _write_xarray(
         self, path: Path, relevance: NDArray, classes: Sequence[Any] | None, about: str
     ) -> None:
-        xr = import_xarray()
+        xr = import_optional("xarray", extra="geo", user="NetCDF or zarr")
         template = self._array
         dims, coords = list(template.dims), dict(template.coords)
         if classes is not None:
@@ -208,17 +209,6 @@ def form_of(path: Path) -> str:
         raise ValueError(
             f"{path} has none of the suffixes {', '.join(FORMS)}, which say what is in a file."
         ) from None
-
-
-def import_xarray() -> Any:
-    """Return xarray, or say how to install it."""
-    try:
-        import xarray
-    except ImportError as error:
-        raise ImportError(
-            f"NetCDF and zarr need xarray ({error}): pip install 'sklrp[geo]'"
-        ) from error
-    return xarray
 
 
 def read_labels(path: Path, classes: NDArray[Any], n_samples: int) -> NDArray[Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, validate_params
 
+from sklrp._checks import import_optional
 from sklrp.datasets.nino34 import NINO34_LAT, NINO34_LON, label_index, nino34_mask
 from sklrp.geo.anomalies import AnomalyTransformer
 from sklrp.geo.areas import box_mean, select_box
@@ -240,13 +241,7 @@ def _open(path: Any, chunks: Any) -> tuple[str | None, Any]:
     """Return the path as text and the dataset."""
     if is_field(path):
         return None, path if is_dataset(path) else path.to_dataset(name=path.name or "sst")
-    try:
-        import xarray as xr
-    except ImportError as error:
-        raise ImportError(
-            "load_enso reads files with xarray, which is not installed. Run: pip install "
-            "'sklrp[geo]'"
-        ) from error
+    xr = import_optional("xarray", extra="geo", user="load_enso")
     if not isinstance(path, (str, Path)):
         raise TypeError(f"path must be a str, a Path or a Dataset, got {type(path).__name__}.")
     if "://" in str(path):

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklrp._checks import check_field_mask
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.maps import artifact_map
 from sklrp.diagnostics.positions import EDGE
 from sklrp.drawing import fields
-from sklrp.drawing.forms import check_mask
 
 # Colours of Okabe and Ito, which people of every colour vision can tell apart.
 _MAP, _INPUT, _NULL = "#D55E00", "0.2", "#0072B2"
@@ -178,7 +178,7 @@ class ArtifactDisplay:
     def _place(self, values: NDArray) -> NDArray:
         """Return a map as a field, channels summed, land missing; or as it is."""
         values = np.squeeze(values)
-        land = check_mask(self.land, "land")
+        land = check_field_mask(self.land, "land")
         if land is not None and values.shape == (np.count_nonzero(~land),):
             full = np.full(land.shape, np.nan)
             full[~land] = values

@@ -90,7 +90,7 @@ class Explained:
             classes, n_samples = np.asarray(estimator.classes_), len(self.all_X)
             self.target = classes[encode_labels("target", target, classes, n_samples)][rows]
         self.relevance, self.details = self._explain(estimator, self.X)
-        self.maps = normalise(self.relevance, self.details.score)
+        self.maps = as_shares(self.relevance, self.details.score)
 
     @property
     def grid_shape(self) -> tuple[int, ...]:
@@ -123,7 +123,7 @@ class Explained:
     def maps_of(self, estimator: Any, X: NDArray | None = None) -> NDArray:
         """Return the normalised maps of another estimator for the same classes."""
         relevance, details = self._explain(estimator, self.X if X is None else X)
-        return normalise(relevance, details.score)
+        return as_shares(relevance, details.score)
 
     def _explain(self, estimator: Any, X: NDArray) -> tuple[NDArray, Any]:
         relevance, details = estimator.explain(
@@ -180,7 +180,7 @@ class Explained:
         return new.fit(self.given(self.all_X if X is None else X), self.all_y if y is None else y)
 
 
-def normalise(relevance: NDArray, score: NDArray) -> NDArray[np.float32]:
+def as_shares(relevance: NDArray, score: NDArray) -> NDArray[np.float32]:
     """Return maps with the sign of their score, divided by their sum of absolute values."""
     axes = tuple(range(1, relevance.ndim))
     largest = np.abs(relevance).max(axis=axes, keepdims=True)

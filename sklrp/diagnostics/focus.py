@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
@@ -26,7 +25,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params, _num_samples
 from tqdm.std import tqdm
 
-from sklrp._checks import check_mask
+from sklrp._checks import check_mask, suggest
 from sklrp.composites import check_rule
 from sklrp.diagnostics.profiles import axis_profiles
 from sklrp.metrics.maps import relevance_mass
@@ -374,12 +373,9 @@ def _set_param(estimator: Any, name: str, value: Any) -> Any:
     except (ValueError, AttributeError) as error:
         if name in known:
             raise
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = (
-            f"did you mean {' or '.join(map(repr, close))}?" if close else f"use one of {known}."
-        )
         owner = type(candidate).__name__
-        raise ValueError(f"param_name={name!r} is no parameter of {owner}; {hint}") from error
+        hint = suggest(name, known, n=3, inline=True) or f"; use one of {sorted(known)}."
+        raise ValueError(f"param_name={name!r} is no parameter of {owner}{hint}") from error
     for part in [candidate, *steps]:
         if hasattr(part, "_parameter_constraints"):
             try:

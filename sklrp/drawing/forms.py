@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 LAYOUTS = ("auto", "field", "sequence", "table")
 
@@ -113,16 +113,3 @@ def form_of(
         if layout == "auto" and len(taken) == 2 and hasattr(classifier, "channels") and not sweeps:
             layout = "sequence"
     return Form(sample_shape, layout, shape, "last" if sweeps else "first", missing)
-
-
-def check_mask(mask: ArrayLike | None, name: str) -> NDArray[np.bool_] | None:
-    """Return the mask of a field's cells as booleans."""
-    if mask is None:
-        return None
-    found = np.asarray(mask)
-    if found.ndim != 2 or not np.isin(found, (0, 1)).all():
-        raise ValueError(
-            f"{name} must be a boolean array of the shape of a field, (n_rows, n_columns), got "
-            f"{found.dtype} of shape {found.shape}."
-        )
-    return found.astype(bool)

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
+from sklrp._checks import check_field_mask
 from sklrp.drawing.fields import check_coordinate, find_vectorizer, unfold
-from sklrp.drawing.forms import Form, check_mask
+from sklrp.drawing.forms import Form
 from sklrp.geo.coordinates import is_field
 
 KINDS = ("samples", "class_mean", "mean")
@@ -67,7 +68,7 @@ def check_relevance(relevance: Any, name: str = "relevance") -> NDArray[np.float
     return maps
 
 
-def normalise(maps: NDArray, normalize: str | None) -> NDArray:
+def scale_maps(maps: NDArray, normalize: str | None) -> NDArray:
     """Return maps as they are, or divided by their sum of absolute values."""
     if normalize not in _NORMALIZE:
         raise ValueError(f"normalize must be one of {_NORMALIZE}, got {normalize!r}.")
@@ -142,7 +143,7 @@ def prepare(
     """Bring all views into one form, check what else is given, and return what a display keeps."""
     brought, hidden = [], []
     for view, form in zip(views, forms, strict=True):
-        maps = form.bring(normalise(view.relevance, normalize))
+        maps = form.bring(scale_maps(view.relevance, normalize))
         samples = None if view.samples is None else form.bring(view.samples, mean=True)
         if missing is not None:
             maps, samples, share = _hide(missing, maps, samples, form.layout)
@@ -172,7 +173,7 @@ def prepare(
         unit += ", share of its map's sum of absolute values"
     if layout == "field" and forms[0].n_channels > 1:
         unit += f", summed over {forms[0].n_channels} channels"
-    box = check_mask(outline, "outline")
+    box = check_field_mask(outline, "outline")
     if box is not None and box.shape != sample_shape:
         raise ValueError(f"outline has the shape {box.shape}, but fields have {sample_shape}.")
     return {

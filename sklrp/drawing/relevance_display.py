@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sklrp._checks import check_field_mask
 from sklrp.drawing import fields, series, sheet
-from sklrp.drawing.forms import Form, check_mask, form_of
+from sklrp.drawing.forms import Form, form_of
 from sklrp.drawing.panels import (
     Panel,
     View,
@@ -187,7 +188,7 @@ class RelevanceDisplay:
         lat, lon, its_land = fields.find_grid(one, X)
         grid = (lat, lon)
         land = its_land if land is None else fields.take_mask(land, grid, "land")
-        missing = check_mask(land, "land")
+        missing = check_field_mask(land, "land")
         if layout == "auto" and lat is not None:
             layout = "field"
         params = {"epsilon": epsilon, "contrast": contrast}
@@ -325,7 +326,7 @@ class RelevanceDisplay:
             views.append(View(str(name), maps, samples, classes, None, titles=titles))
         lat, lon = grid[0] if lat is None else lat, grid[1] if lon is None else lon
         outline = fields.take_mask(outline, grid, "outline")
-        missing = check_mask(fields.take_mask(land, grid, "land"), "land")
+        missing = check_field_mask(fields.take_mask(land, grid, "land"), "land")
         if layout == "auto" and lat is not None:
             layout = "field"
         forms = [Form(v.relevance.shape[1:], layout, shape, channels, missing) for v in views]

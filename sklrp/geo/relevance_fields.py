@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from importlib.metadata import version
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from sklrp._checks import check_number
 from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, is_dataset, is_field
 from sklrp.geo.vectorizer import GridVectorizer
@@ -204,8 +204,7 @@ def _check_call(classifier: Any, target: Any, rule: Any, epsilon: float) -> None
     """Raise now what would else be raised later, when half of a file may be written."""
     check_is_fitted(classifier)
     check_rule(rule)
-    if not (isinstance(epsilon, Real) and 0 <= epsilon < np.inf):
-        raise ValueError(f"epsilon must be a finite number of at least 0, got {epsilon!r}.")
+    check_number("epsilon", epsilon, minimum=0)
     if target is None or (isinstance(target, str) and target == "all"):
         return
     known = np.asarray(classifier.classes_).tolist()

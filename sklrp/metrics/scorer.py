@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 from sklearn.utils.metadata_routing import MetadataRequest
 
+from sklrp._checks import suggest
 from sklrp.metrics.flipping import (
     faithfulness_correlation,
     pixel_flipping_curve,
@@ -301,11 +301,9 @@ class RelevanceScorer:
             return
         for name in params:
             if name not in self._known:
-                close = get_close_matches(name, self._known, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
                 raise TypeError(
                     f"the metric {self._name} has no parameter {name!r}; it "
-                    f"takes {sorted(self._known)}.{hint}"
+                    f"takes {sorted(self._known)}.{suggest(name, self._known)}"
                 )
 
 
@@ -317,8 +315,7 @@ def _find_metric(metric: Any) -> _Metric:
     if callable(metric):
         known = [m for m in _METRICS.values() if m.function is metric]
         return known[0] if known else _Metric(metric, "maps", 1)
-    close = get_close_matches(metric, named, n=1) if isinstance(metric, str) else []
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = suggest(metric, named) if isinstance(metric, str) else ""
     raise ValueError(
         f"metric must be one of {sorted(_METRICS)} or a function of maps, got {metric!r}.{hint}"
     )

@@ -10,11 +10,11 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklrp._checks import check_number
 from sklrp.propagation.inputs import Inputs
 from sklrp.propagation.planning import Plan, compile_plan
 from sklrp.propagation.run import (
     _Call,
-    _check_number,
     _dtype_and_device,
     _has_embeddings,
     _plain_arithmetic,
@@ -193,7 +193,7 @@ def plan(model: Any, rule: Any = "auto", X: Any = None, *, epsilon: float = 1e-6
     if is_estimator and not hasattr(model, "module_"):
         check_is_fitted(model)
     module = _unwrapped(model.module_ if is_estimator else _find_module(model))
-    _check_number("epsilon", epsilon, minimum=0.0)
+    check_number("epsilon", epsilon, minimum=0.0)
     dtype, device = _dtype_and_device(module)
     sample = None
     if X is not None and not is_estimator:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from tqdm.std import tqdm
 
+from sklrp._checks import check_flags, check_jobs, check_number
 from sklrp.propagation.inputs import NUMPY_DTYPES, Inputs, is_finite, is_floating
 from sklrp.propagation.planning import Plan, compile_plan
 from sklrp.propagation.sharing import bound
@@ -214,15 +213,11 @@ def explain_network(
     ndarray or Tensor, or (relevance, details)
         As in :func:`explain`.
     """
-    _check_number("epsilon", epsilon, minimum=0.0)
-    flags = {"contrast": contrast, "progress": progress, "return_details": return_details}
-    for name, flag in flags.items():
-        if not isinstance(flag, bool | np.bool_):
-            raise ValueError(f"{name} must be True or False, got {flag!r}.")
-    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral)):
-        raise ValueError(f"n_jobs must be None or an integer, -1 for all cores, got {n_jobs!r}.")
+    check_number("epsilon", epsilon, minimum=0.0)
+    check_flags(contrast=contrast, progress=progress, return_details=return_details)
+    check_jobs(n_jobs)
     if batch_size is not None:
-        _check_number("batch_size", batch_size, minimum=1, integral=True)
+        check_number("batch_size", batch_size, minimum=1, integral=True)
     module = _unwrapped(module)
     inputs = Inputs(X, integers=_has_embeddings(module))
     dtype, device = _dtype_and_device(module)
@@ -345,10 +340,3 @@ def _details(plan: Plan, records: Sequence[Any], every_target: bool) -> Bunch:
         )
     target = join([record["target"] for record in records])
     return Bunch(score=score, target=target, head=plan.head, layers=layers)
-
-
-def _check_number(name: str, value: Any, *, minimum: float, integral: bool = False) -> None:
-    kinds = (int, np.integer) if integral else (int, float, np.integer, np.floating)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not minimum <= value < math.inf:
-        what = "an integer" if integral else "a finite number"
-        raise ValueError(f"{name} must be {what} of at least {minimum:g}, got {value!r}.")
