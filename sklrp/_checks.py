@@ -152,7 +152,7 @@ def encode_labels(name: str, target: Any, classes: NDArray, n_samples: int) -> N
 
 def check_number(name: str, value: Any, *, minimum: float, integral: bool = False) -> None:
     """Raise an error unless a value is a finite number, or an integer, of at least `minimum`."""
-    kind = Integral if integral else Real
+    kind: Any = Integral if integral else Real
     if isinstance(value, bool) or not isinstance(value, kind) or not minimum <= value < math.inf:
         what = "an integer" if integral else "a finite number"
         raise ValueError(f"{name} must be {what} of at least {minimum:g}, got {value!r}.")
