@@ -1,11 +1,12 @@
-"""Print how far the engine is from the plain rewrites of ``reference.py``, and what it conserves:
-``python tests/differences.py``.
+"""Print how far the engine is from its plain rewrite, and what it conserves.
+
+Run as ``python -m tests.differences``. The rewrite is ``helpers/reference.py``.
 
 Each number of the first table is the largest absolute difference over the largest absolute
 relevance, in float64, over the layers, settings and inputs of the tests. The second table holds
-the networks of ``networks.py``, built without biases: the sum of the relevance of a sample's input
-over the explained score, at the sample where it is farthest from 1, by rule epsilon with 0 and
-with the default of 1e-6. (A score of 0, from dead units, has no ratio.)
+the networks of ``helpers/networks.py``, built without biases: the sum of the relevance of a
+sample's input over the explained score, at the sample where it is farthest from 1, by rule epsilon
+with 0 and with the default of 1e-6. (A score of 0, from dead units, has no ratio.)
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ import warnings
 from collections import defaultdict
 
 import numpy as np
-import reference
-import test_lstm_relevance
-import test_rules
-from networks import NETWORKS, arrays_of, build, draw
 from torch import nn
 
 from sklrp import explain
+from tests.helpers import affine_layers, lstms, reference
+from tests.helpers.networks import NETWORKS, arrays_of, build, draw
+from tests.helpers.parameters import randomised
 
 EPSILON = 1e-3
 N_SAMPLES = 20
@@ -41,27 +41,27 @@ def difference(model, X, rule, rule_of):
 
 def affine_differences():
     """Yield rule, kind of layer and difference for the affine layers."""
-    for rule in test_rules.RULES:
-        for name in test_rules.LAYERS:
+    for rule in affine_layers.RULES:
+        for name in affine_layers.LAYERS:
             for bias in (True, False):
-                layer, shape = test_rules.build(name, bias)
+                layer, shape = affine_layers.build(name, bias)
                 n_units = reference.operator_matrix(layer, shape)[0].shape[0]
-                head = reference.randomised(nn.Linear(n_units, 2), 1)
+                head = randomised(nn.Linear(n_units, 2), 1)
                 model = nn.Sequential(layer, nn.Flatten(), head)
                 X = np.random.default_rng(2).normal(size=shape)
                 X = np.stack([X, np.abs(X)])
-                yield rule, name.split("-")[0], difference(model, X, *test_rules.on_first(rule))
+                yield rule, name.split("-")[0], difference(model, X, *affine_layers.on_first(rule))
 
 
 def lstm_differences():
     """Yield rule, kind of layer and difference for the recurrent networks."""
-    for rule in test_lstm_relevance.RULES:
+    for rule in lstms.RULES:
         for n_layers in (1, 2, 3):
             for bidirectional in (False, True):
                 for pooling in ("last", "mean", "max"):
-                    model = test_lstm_relevance.network(n_layers, bidirectional, pooling)
-                    X = test_lstm_relevance.samples(2)
-                    place = test_lstm_relevance.by_place(rule)
+                    model = lstms.network(n_layers, bidirectional, pooling)
+                    X = lstms.samples(2)
+                    place = lstms.by_place(rule)
                     yield rule, "lstm", difference(model, X, *place)
 
 

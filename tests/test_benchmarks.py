@@ -25,8 +25,8 @@ ROWS = {
 }
 MEMORY = {"peak in one chunk / yardstick", "peak above the output, default chunks"}
 
-esn = importlib.import_module("benchmarks.esn")
-main = importlib.import_module("benchmarks.__main__")
+esn = importlib.import_module("tests.benchmarks.esn")
+main = importlib.import_module("tests.benchmarks.__main__")
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from networks import build, draw
-from reference import assert_close, randomised
 from torch import nn
 
 from sklrp import explain
+from tests.helpers.comparing import assert_close
+from tests.helpers.networks import build, draw
+from tests.helpers.parameters import randomised
 
 lrp = pytest.importorskip(
     "captum.attr._core.lrp",

@@ -7,7 +7,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from reference import assert_explained, randomised
 from sklearn.base import clone
 from torch import nn
 
@@ -15,6 +14,8 @@ from sklrp.composites import Composite, check_rule
 from sklrp.modules import StatePooling
 from sklrp.propagation import explain
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, Zero, ZPlus
+from tests.helpers.parameters import randomised
+from tests.helpers.reference import assert_explained
 
 # Distinct values, so that a layer's rule says which row it came from.
 A, B, C, D = (Epsilon(epsilon=e) for e in (0.1, 0.2, 0.3, 0.4))

@@ -33,6 +33,7 @@ from sklrp.diagnostics.report import ArtifactReport
 from sklrp.diagnostics.skill import skill
 from sklrp.plotting import ArtifactDisplay
 from tests import planted
+from tests.helpers import planted_cases
 
 SHAPE = (20, 20)
 
@@ -143,7 +144,9 @@ def test_randomization_is_the_cosine_with_random_networks():
 def test_randomization_verdicts(mlp, squares):
     X = squares[2]
     assert randomization_test(mlp, X, rule="epsilon", random_state=0).verdict == "fact"
-    flat = randomization_test(mlp, X, rule=planted.FLAT_FIRST, null="readout", random_state=0)
+    flat = randomization_test(
+        mlp, X, rule=planted_cases.FLAT_FIRST, null="readout", random_state=0
+    )
     assert flat.verdict == "artifact"
     labels = randomization_test(mlp, X, squares[3], null="labels", n_permutations=2)
     assert labels.name == "labels"
@@ -619,13 +622,13 @@ QUICK = [
 @pytest.mark.filterwarnings("ignore:.*flat")
 @pytest.mark.parametrize("name", QUICK)
 def test_planted(name):
-    report = planted.report(planted.CASES[name](0), 0)
-    assert report.verdict == planted.truth(name), report
+    report = planted_cases.report(planted_cases.CASES[name](0), 0)
+    assert report.verdict == planted_cases.truth(name), report
 
 
 def test_tables_of_planted_cases():
     """Right verdicts and false alarms are counted apart for the seeds that were held out."""
-    artifact, sound = next(iter(planted.ARTIFACTS)), next(iter(planted.SOUND))
+    artifact, sound = next(iter(planted_cases.ARTIFACTS)), next(iter(planted_cases.SOUND))
     found = {(artifact, 3): ("artifact", ["skill"]), (sound, 3): ("artifact", ["grid"])}
     found[sound, 4] = found[sound, 0] = ("fact", [])
     page = planted.write(found)

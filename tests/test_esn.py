@@ -8,19 +8,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from reference import (
-    Kept,
-    Neuron,
-    affine_relevance,
-    assert_close,
-    numpy,
-    rule_epsilon,
-    share_by_contribution,
-    share_out,
-    state_pooling_matrix,
-    sweep,
-    unsweep,
-)
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_classification
 from sklearn.linear_model import Ridge, RidgeCV
@@ -32,6 +19,19 @@ from sklrp import Composite, ESNClassifier, RelevanceTransformer, datasets
 from sklrp.classifiers.ridge import fit_ridge
 from sklrp.modules import EchoState, StatePooling, make_esn
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
+from tests.helpers.comparing import assert_close
+from tests.helpers.reference import (
+    Kept,
+    Neuron,
+    affine_relevance,
+    numpy,
+    rule_epsilon,
+    share_by_contribution,
+    share_out,
+    state_pooling_matrix,
+    sweep,
+    unsweep,
+)
 
 RULES = [
     Zero(),

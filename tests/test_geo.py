@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
-from fields import LAND, LAT, LON, make_field, two_variables
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -17,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklrp.geo import AnomalyTransformer, GridVectorizer
+from tests.helpers.fields import LAND, LAT, LON, make_field, two_variables
 
 
 def test_importing_the_package_does_not_import_xarray():

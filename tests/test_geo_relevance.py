@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import xarray as xr
-from fields import LAND, make_field, two_variables
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
@@ -28,6 +27,7 @@ from sklrp.geo import (
     select_box,
     write,
 )
+from tests.helpers.fields import LAND, make_field, two_variables
 
 LAT = np.arange(-88.0, 89.0, 8.0)
 LON = np.arange(0.0, 360.0, 10.0)

@@ -1,11 +1,10 @@
-"""Networks with a forward of their own, as users write them; see `networks.py`."""
+"""Networks with a forward of their own, as users write them; see `helpers/networks.py`."""
 
 from __future__ import annotations
 
 import collections
 import copy
 import pickle
-import random
 import re
 import threading
 import types
@@ -18,7 +17,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from joblib.externals.loky.backend.reduction import dumps
-from networks import NETWORKS, arrays_of, build, call, draw, on_each
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -29,6 +27,8 @@ import sklrp
 from sklrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
 from sklrp.modules import StatePooling
 from sklrp.propagation import run
+from tests.helpers.networks import NETWORKS, arrays_of, build, call, draw, on_each
+from tests.helpers.unchanged import assert_unchanged, snapshot
 
 pytestmark = pytest.mark.filterwarnings("ignore:The flat rule on the dense first layer")
 
@@ -382,40 +382,6 @@ def test_several_threads_on_one_module(name):
 
 
 # --- Nothing of the caller's is changed -----------------------------------------------------
-
-
-def snapshot(model, X):
-    """Return all that a call may leave behind."""
-
-    def content(value):
-        if isinstance(value, dict):
-            return {key: content(one) for key, one in value.items()}
-        if isinstance(value, list | tuple):
-            return [content(one) for one in value]
-        if not isinstance(value, torch.Tensor):
-            return id(value)
-        grad = None if value.grad is None else content(value.grad)
-        told = id(value), value.data_ptr(), value._version, value.requires_grad, grad
-        return told, value.detach().numpy().tobytes()
-
-    modules = dict(model.named_modules(remove_duplicate=False))
-    return {
-        "modules": {
-            name: (id(m), id(type(m)), id(vars(type(m)).get("forward")))
-            for name, m in modules.items()
-        },
-        "attributes": {name: content(vars(m)) for name, m in modules.items()},
-        "input": [(x.tobytes(), x.flags.writeable) for x in arrays_of(X)],
-        "torch's random state": torch.get_rng_state().numpy().tobytes(),
-        "NumPy's": np.random.get_state()[1].tobytes(),  # noqa: NPY002
-        "Python's": random.getstate(),
-        "settings": (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()),
-    }
-
-
-def assert_unchanged(before, after):
-    for what, value in before.items():
-        assert after[what] == value, f"{what} changed"
 
 
 @every_network

@@ -9,12 +9,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from reference import assert_explained, randomised
 from torch import nn
 
 from sklrp import Composite, explain
 from sklrp.propagation import sharing
 from sklrp.rules import AlphaBeta, Gamma, Rule, Signed, ZPlus
+from tests.helpers.parameters import randomised
+from tests.helpers.reference import assert_explained
 
 
 def inputs(n_features):

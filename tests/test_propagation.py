@@ -10,14 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from reference import (
-    assert_close,
-    assert_explained,
-    explain_sample,
-    max_pool_winners,
-    randomised,
-)
-from reference import explain as reference_explain
 from scipy import sparse
 from sklearn.exceptions import NotFittedError
 from skorch import NeuralNetClassifier
@@ -30,6 +22,10 @@ from sklrp.propagation import explain, register
 from sklrp.propagation.recording.as_layers import LAYERS
 from sklrp.propagation.registry import HANDLERS
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
+from tests.helpers.comparing import assert_close
+from tests.helpers.parameters import randomised
+from tests.helpers.reference import assert_explained, explain_sample, max_pool_winners
+from tests.helpers.reference import explain as reference_explain
 
 pytestmark = pytest.mark.filterwarnings("ignore:The flat rule on the dense first layer")
 

@@ -8,13 +8,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from reference import assert_close, randomised
 from torch import nn
 
 from sklrp.composites import Composite
 from sklrp.modules import StatePooling
 from sklrp.propagation import explain
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
+from tests.helpers.comparing import assert_close
+from tests.helpers.parameters import randomised
 
 pytestmark = pytest.mark.filterwarnings("ignore:The flat rule on the dense first layer")
 

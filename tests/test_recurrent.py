@@ -12,17 +12,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from reference import (
-    Kept,
-    assert_close,
-    neuron_relevance,
-    numpy,
-    randomised,
-    rule_epsilon,
-    share_out,
-    sigmoid,
-    stabilised,
-)
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -31,6 +20,17 @@ from sklrp.propagation.registry import HANDLERS
 from sklrp.propagation.tape import CAUSES, Step
 from sklrp.propagation.tape import Kept as StepKept
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Signal, WSquare, ZBox, Zero, ZPlus
+from tests.helpers.comparing import assert_close
+from tests.helpers.parameters import randomised
+from tests.helpers.reference import (
+    Kept,
+    neuron_relevance,
+    numpy,
+    rule_epsilon,
+    share_out,
+    sigmoid,
+    stabilised,
+)
 
 RULES = [
     Zero(),

@@ -7,14 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_layers import LAYERS, Written, build, draw, randomised
-from test_networks import assert_unchanged, snapshot
 from torch import nn
 
 from sklrp.modules import EchoState, GaussianNoise, StatePooling, Sweep
 from sklrp.propagation import explain
 from sklrp.propagation.registry import HANDLERS, REFUSING
 from sklrp.rules import ZBox
+from tests.helpers.layers import LAYERS, Written, build, draw
+from tests.helpers.parameters import randomised
+from tests.helpers.unchanged import assert_unchanged, snapshot
 
 # Layers that other tests build: named here with the shape of a sample.
 MORE = {

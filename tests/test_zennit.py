@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import build, draw
-from reference import assert_close, randomised
 from torch import nn
 
 from sklrp.composites import check_rule
 from sklrp.propagation import explain
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
+from tests.helpers.comparing import assert_close
+from tests.helpers.networks import build, draw
+from tests.helpers.parameters import randomised
 
 peer = pytest.importorskip(
     "zennit.rules",

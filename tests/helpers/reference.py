@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from sklrp.propagation import explain as sklrp_explain
+from tests.helpers.comparing import assert_close
 
 KEPT = ("bias", "epsilon", "padding", "initial_state", "dropped")
 
@@ -735,39 +736,7 @@ def explain(model, X, target, rule_of, **options):
     )
 
 
-# --- What the tests share -------------------------------------------------------------------
-
-
-def randomised(model, seed=0, bias=True):
-    """`model` in float64 and evaluation mode, with random parameters and statistics."""
-    rng = np.random.default_rng(seed)
-    model = model.double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            shape = tuple(parameter.shape)
-            values = rng.normal(size=shape) / math.sqrt(math.prod(shape[1:]))
-            if len(shape) == 1:
-                values = 0.5 * values if bias else np.zeros(shape)
-            parameter.copy_(torch.from_numpy(np.asarray(values)))
-        for module in model.modules():
-            if isinstance(module, NORMS):
-                size = module.num_features
-                module.running_mean.copy_(torch.from_numpy(rng.normal(size=size)))
-                module.running_var.copy_(torch.from_numpy(rng.uniform(0.5, 2.0, size=size)))
-                if module.weight is not None:
-                    module.weight.copy_(torch.from_numpy(rng.uniform(-1.5, 1.5, size=size)))
-    return model
-
-
-def assert_close(actual, desired, tolerance=1e-9):
-    """Hold arrays against each other, relative to the largest entry; return the difference."""
-    actual, desired = np.asarray(actual, dtype=float), np.asarray(desired, dtype=float)
-    assert actual.shape == desired.shape
-    assert np.isfinite(actual).all()
-    scale = max(1.0, float(np.abs(desired).max(initial=0.0)))
-    difference = float(np.abs(actual - desired).max(initial=0.0)) / scale
-    assert difference <= tolerance, f"differs by {difference:.2e} of the scale {scale:.2e}"
-    return difference
+# --- The package held against it --------------------------------------------------------------
 
 
 def assert_explained(model, X, rule, rule_of=None, tolerance=1e-9, outputs=None, **options):

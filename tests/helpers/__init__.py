@@ -1,0 +1,1 @@
+"""What several tests share: networks, layers, fields, planted cases, and ways to compare."""
