@@ -9,9 +9,9 @@ from sklrp._checks import check_flags, check_jobs, check_number, import_optional
 
 
 def test_the_nearest_names_are_suggested():
-    known = ["epsilon", "gamma", "gamma_bias"]
+    known = ["epsilon", "gamma", "gammas"]
     assert suggest("epsilom", known) == " Did you mean 'epsilon'?"
-    assert suggest("gama", known, n=2) == " Did you mean 'gamma' or 'gamma_bias'?"
+    assert suggest("gama", known, n=2) == " Did you mean 'gamma' or 'gammas'?"
     assert suggest("gama", known, inline=True) == "; did you mean 'gamma'?"
     assert suggest("w_square", known) == ""
 
