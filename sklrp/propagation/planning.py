@@ -17,10 +17,11 @@ from torch.nn.utils.parametrize import is_parametrized
 from sklrp.composites import Composite, check_rule, with_bounds
 from sklrp.modules import EchoState, StatePooling
 from sklrp.propagation.handlers.norms import scale_and_shift
+from sklrp.propagation.nested import find_signals
 from sklrp.propagation.recording.recorder import Recorder
 from sklrp.propagation.registry import HEADS, Entry, check_hooks, find_entry, find_head, runs_as
 from sklrp.propagation.sharing import channelwise
-from sklrp.propagation.tape import Record, Step, Tape, find_signals
+from sklrp.propagation.tape import Record, Step, Tape
 from sklrp.rules import AlphaBeta, Flat, Rule, Signal, ZBox, ZPlus
 
 _SEQUENCE = (nn.LSTM, nn.GRU, nn.RNN, EchoState)

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sklrp.rules import Signal
-
 CAUSES = ("bias", "epsilon", "padding", "initial_state", "dropped")
 
 
@@ -186,14 +184,3 @@ class Tape(NamedTuple):
                 )
                 layers.append((sum(amounts, relevance.new_zeros(len(relevance), n_samples)), kept))
         return [waiting.get(index) for index in self.inputs], layers[::-1] if details else []
-
-
-def find_signals(value: Any) -> list[Signal]:
-    """Return the signals in nested tuples, lists and dicts, in order."""
-    if isinstance(value, Signal):
-        return [value]
-    if isinstance(value, tuple | list):
-        return [signal for v in value for signal in find_signals(v)]
-    if isinstance(value, dict):
-        return [signal for v in value.values() for signal in find_signals(v)]
-    return []

@@ -3,12 +3,14 @@
 from sklrp.propagation.handlers import (  # noqa: F401  (these modules register their handlers)
     activations,
     affine,
+    arithmetic,
+    copies,
     echo_state,
-    functions,
     lookup,
     norms,
     pooling,
     recurrent,
+    reductions,
     refused,
     reshaping,
 )

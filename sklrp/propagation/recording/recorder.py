@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from sklrp.propagation.handlers.functions import rebuild, swap
+from sklrp.propagation.nested import find_signals, find_tensors, rebuild, swap_signals
 from sklrp.propagation.recording.as_layers import LAYERS
 from sklrp.propagation.recording.twin import make_twin
 from sklrp.propagation.registry import (
@@ -36,7 +36,7 @@ from sklrp.propagation.registry import (
     find_entry,
     find_head,
 )
-from sklrp.propagation.tape import Pull, Record, Step, Tape, find_signals
+from sklrp.propagation.tape import Pull, Record, Step, Tape
 from sklrp.rules import Signal
 
 # What a forward may ask of a tensor without computing with it, and tensors made in its likeness.
@@ -154,7 +154,7 @@ class Recorder(TorchFunctionMode):
                 signal = replace(signal, samples=self._samples("X", tensor, 0))
             node = self._node(tensor, signal, tensor.is_floating_point())
             starts.append(node.number)
-        args, kwargs = swap((args, kwargs), lambda signal: tensors[id(signal)])
+        args, kwargs = swap_signals((args, kwargs), lambda signal: tensors[id(signal)])
         try:
             with self:
                 output = self.twin(*args, **kwargs)
@@ -220,7 +220,7 @@ class Recorder(TorchFunctionMode):
 
     def depends(self, *values: Any) -> bool:
         """Return whether a tensor among nested values depends on the network's input."""
-        return any(self.nodes.get(tensor) is not None for tensor in _tensors(values))
+        return any(self.nodes.get(tensor) is not None for tensor in find_tensors(values))
 
     def layer(self, path: str, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """Record a layer that has a handler, and return what its forward would."""
@@ -230,7 +230,7 @@ class Recorder(TorchFunctionMode):
         if kwargs:  # handlers take the arguments by position
             bound = inspect.signature(type(layer).forward).bind(layer, *args, **kwargs)
             args = bound.args[1:]
-        self._check_stale(path, list(_tensors(args)))
+        self._check_stale(path, list(find_tensors(args)))
         packed = args[0] if args and isinstance(args[0], PackedSequence) else None
         if packed is not None:
             args = (packed.data, *args[1:])
@@ -249,7 +249,7 @@ class Recorder(TorchFunctionMode):
         """Record a torch function, or run it as it is if it does not depend on the input."""
         kwargs = kwargs or {}
         name = _name_of(func)
-        tensors = list(_tensors((args, kwargs)))
+        tensors = list(find_tensors((args, kwargs)))
         nodes = [node for tensor in tensors if (node := self.nodes.get(tensor)) is not None]
         if name not in _QUESTIONS:
             self._check_stale(name, tensors)
@@ -454,7 +454,7 @@ class Recorder(TorchFunctionMode):
             )
         )
         named = getattr(torch.return_types, step.name.rpartition(".")[2], None)
-        result = swap(outputs, lambda signal: tensors[id(signal)])
+        result = swap_signals(outputs, lambda signal: tensors[id(signal)])
         return named(result) if named is not None and isinstance(result, tuple) else result
 
     def _node(self, tensor: Tensor, signal: Signal, active: bool) -> Node:
@@ -567,7 +567,7 @@ class Recorder(TorchFunctionMode):
 
     def _claim(self, out: Any, tensors: Sequence[Tensor]) -> None:
         """Note what a function made, in memory other than that of the tensors it was given."""
-        made = {_storage(tensor) for tensor in _tensors(out)}
+        made = {_storage(tensor) for tensor in find_tensors(out)}
         if made:
             self.own |= made - {_storage(tensor) for tensor in tensors}
 
@@ -594,7 +594,7 @@ class Recorder(TorchFunctionMode):
             raise self._refusal(name, _FOREIGN)
         out = func(*args, **kwargs)
         self._claim(out, tensors)
-        for tensor in _tensors(out):
+        for tensor in find_tensors(out):
             self.nodes[tensor] = Node(-1, Signal(tensor, gate=True), None, False)
         return out
 
@@ -603,7 +603,7 @@ class Recorder(TorchFunctionMode):
     def _note(self, name: str, value: Any) -> None:
         """Remember a constant of the network, while probing: it must not depend on the input."""
         if self.steps is None:
-            for tensor in _tensors(value):
+            for tensor in find_tensors(value):
                 if _storage(tensor) not in self.owners:
                     self.constants.append((name, tensor.detach().clone()))
 
@@ -668,18 +668,6 @@ def _is_table(value: Any) -> bool:
 
 def _is_in_place(name: str) -> bool:
     return name.endswith("_") and not name.endswith("__")
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for v in value:
-            yield from _tensors(v)
-    elif isinstance(value, dict):
-        for v in value.values():
-            yield from _tensors(v)
 
 
 def _storage(tensor: Tensor) -> int:

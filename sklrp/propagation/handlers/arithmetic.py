@@ -1,0 +1,270 @@
+"""Handlers of torch functions that compute: sums, products, choices, comparisons.
+
+A sum shares relevance by contribution. In a product with a gate the signal takes all, unless the
+composite's ``product`` says otherwise. A choice gives all to the operand that is chosen. Importing
+this module registers the handlers; the recorder finds them by the functions' names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sklrp.propagation.handlers.activations import pass_on
+from sklrp.propagation.handlers.operands import (
+    adjoint_at,
+    broadcast_samples,
+    function_name,
+    is_nonnegative,
+    sum_to,
+    value_of,
+)
+from sklrp.propagation.nested import find_signals, swap_signals
+from sklrp.propagation.registry import NUMERIC, SOURCED, register
+from sklrp.propagation.sharing import Split, account, contribute, share_product
+from sklrp.propagation.tape import Kept, Pull, Step
+from sklrp.rules import Signal
+
+
+@register("add")
+def _add(step: Step, a: Any, b: Any, *, alpha: float = 1) -> tuple[Signal, Pull]:
+    return _combine(step, a, b, 1, alpha)
+
+
+@register("sub")
+def _sub(step: Step, a: Any, b: Any, *, alpha: float = 1) -> tuple[Signal, Pull]:
+    return _combine(step, a, b, 1, -alpha)
+
+
+@register("rsub")
+def _rsub(step: Step, a: Any, b: Any, *, alpha: float = 1) -> tuple[Signal, Pull]:
+    return _combine(step, b, a, 1, -alpha)
+
+
+def _combine(step: Step, a: Any, b: Any, *factors: float) -> tuple[Signal, Pull]:
+    """Add two operands, each times its factor; a constant keeps its share, as a bias does."""
+    operands = (a, b)
+    values = [
+        value_of(v) if factor == 1 else value_of(v) * factor
+        for v, factor in zip(operands, factors, strict=True)
+    ]
+    z = values[0] + values[1]
+    pairs = list(zip(operands, values, strict=True))
+    signals = [(v, value) for v, value in pairs if isinstance(v, Signal)]
+    constant = next((value for v, value in pairs if not isinstance(v, Signal)), None)
+
+    def pull(relevance: Tensor, kept: Kept | None) -> Any:
+        if not z.is_floating_point() and len(signals) == 1:
+            # Token indices with an offset into a table: nothing is shared, the index moves.
+            return sum_to(relevance, signals[0][0].x.shape)
+        split = Split(1.0, lambda: z, step.epsilon, constant)
+        ratio = split.ratio(relevance)  # R / s(a + b), and each operand gets itself times that
+        if kept is not None:
+            account(kept, relevance, [split], [ratio])
+        back = tuple(sum_to(ratio * value, v.x.shape) for v, value in signals)
+        return back if len(back) > 1 else back[0]
+
+    low, high = _sum_bounds(operands, factors)
+    nonnegative = all(map(is_nonnegative, operands)) and all(factor >= 0 for factor in factors)
+    sources = [v for v, _ in signals]
+    gate = all(v.gate for v in sources)
+    samples = broadcast_samples(z.shape, *sources)
+    return Signal(z, nonnegative, low, high, gate=gate, samples=samples), pull
+
+
+def _sum_bounds(operands: Any, factors: Sequence[float]) -> tuple[Any, Any]:
+    """Return the bounds of a sum; None where a bound is unknown or a factor is not positive."""
+    known = all(v.low is not None and v.high is not None for v in find_signals(operands))
+    if not known or not all(factor > 0 for factor in factors):
+        return None, None
+    low, high = (
+        sum(
+            (getattr(v, end) if isinstance(v, Signal) else v) * factor
+            for v, factor in zip(operands, factors, strict=True)
+        )
+        for end in ("low", "high")
+    )
+    return low, high
+
+
+@register("mul")
+def _mul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
+    if not isinstance(a, Signal) or not isinstance(b, Signal):
+        source, factor = (a, b) if isinstance(a, Signal) else (b, a)
+        return _scale(source, lambda x: x * factor, is_nonnegative(factor))
+    return _product(step, a, b, a.x * b.x, (a.x, b.x))
+
+
+@register("div")
+def _div(step: Step, a: Any, b: Any, *, rounding_mode: str | None = None) -> tuple[Signal, Pull]:
+    if rounding_mode is not None:
+        raise TypeError("a division that rounds passes no relevance")
+    if not isinstance(b, Signal):
+        return _scale(a, lambda x: x / b, bool(torch.as_tensor(b).min() > 0))
+    if isinstance(a, Signal) and b.gate:
+        return _product(step, a, b, a.x / b.x, (a.x, b.x.reciprocal()))
+    raise TypeError("it divides by a signal; only a gate may divide")
+
+
+@register("neg")
+def _neg(step: Step, source: Signal) -> tuple[Signal, Pull]:
+    return _scale(source, torch.neg, False)
+
+
+def _scale(source: Signal, function: Callable[[Tensor], Tensor], increasing: bool) -> Any:
+    """Scale by constants, which passes all relevance."""
+    x, shape = function(source.x), source.x.shape
+    out = Signal(
+        x,
+        source.nonnegative and increasing,
+        gate=source.gate,
+        samples=broadcast_samples(x.shape, source),
+    )
+    if increasing and source.low is not None and source.high is not None:
+        out = replace(out, low=function(source.low), high=function(source.high))
+    return out, lambda relevance, kept: sum_to(relevance, shape)
+
+
+def _product(
+    step: Step, a: Signal, b: Signal, z: Tensor, values: tuple[Tensor, Tensor]
+) -> tuple[Signal, Pull]:
+    """Multiply a gate and a signal: the signal takes all, or what the variant gives it."""
+    if not a.gate and not b.gate:
+        raise TypeError(
+            "it multiplies two signals, neither of which is a gate (a sigmoid, a softmax or a "
+            "mask)"
+        )
+    both = a.gate and b.gate
+    signal, gate = (0, 1) if b.gate else (1, 0)
+
+    def pull(relevance: Tensor, kept: Kept | None) -> Any:
+        if both:
+            raise TypeError(
+                f"Relevance through {step.name!r}, a product of two gates, is not supported; a "
+                "signal must be among its factors."
+            )
+        back: list[Tensor | None] = [None, None]
+        if step.product == "all":
+            back[signal] = relevance
+        else:
+            share = share_product(step, values[gate], values[signal])
+            back[gate] = relevance * share
+            back[signal] = relevance - relevance * share
+        return tuple(
+            None if r is None else sum_to(r, v.x.shape) for r, v in zip(back, (a, b), strict=True)
+        )
+
+    nonnegative = a.nonnegative and b.nonnegative
+    return Signal(z, nonnegative, gate=both, samples=broadcast_samples(z.shape, a, b)), pull
+
+
+@register("clamp", "clamp_min", "clamp_max")
+def _clamp(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
+    out = source.apply(lambda x: step.layer(x, *args, **kwargs))
+    nonnegative = source.nonnegative or bool(
+        (out.x >= 0).all() and _floor(step, args, kwargs) >= 0
+    )
+    return replace(out, nonnegative=nonnegative, gate=source.gate, samples=source.samples), pass_on
+
+
+def _floor(step: Step, args: Any, kwargs: Any) -> float:
+    """Return the lower bound that a clamp sets."""
+    name = function_name(step)
+    low = kwargs.get("min", args[0] if args and name != "clamp_max" else None)
+    return -math.inf if low is None else float(torch.as_tensor(low).min())
+
+
+@register("gt", "lt", "ge", "le", "eq", "ne", "greater", "less", "greater_equal", "less_equal",
+          "not_equal", "isnan", "isfinite", "isinf", "signbit")  # fmt: skip
+def _compare(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
+    x = step.layer(*swap_signals(args, value_of), **swap_signals(kwargs, value_of))
+    samples = broadcast_samples(x.shape, *find_signals((args, kwargs)))
+
+    def pull(relevance: Any, kept: Kept | None) -> Any:
+        raise TypeError(
+            f"Relevance through the comparison {step.name!r} is not supported; use it as a mask "
+            "only."
+        )
+
+    return Signal(x, True, gate=True, samples=samples), pull
+
+
+@register("where", "masked_fill", "maximum", "minimum")
+def _where(step: Step, *args: Any) -> tuple[Signal, Pull]:
+    mask, a, b = _choice(function_name(step), *args)
+    x = torch.where(mask, value_of(a), value_of(b))
+    x = x.to(next(s.x for s in (a, b) if isinstance(s, Signal)))
+    order = find_signals(args)
+
+    def pull(relevance: Tensor, kept: Kept | None) -> Any:
+        back = {}
+        for value, chosen in ((a, mask), (b, ~mask)):
+            if isinstance(value, Signal):
+                back[id(value)] = sum_to(relevance * chosen, value.x.shape)
+            elif kept is not None:
+                kept.add("dropped", relevance * chosen)
+        passed = tuple(back.get(id(s)) for s in order)  # a mask that is a signal gets None
+        return passed if len(passed) > 1 else passed[0]
+
+    sources = [v for v in (a, b) if isinstance(v, Signal)]
+    nonnegative = is_nonnegative(a) and is_nonnegative(b)
+    gate = all(s.gate for s in sources)
+    return Signal(x, nonnegative, gate=gate, samples=broadcast_samples(x.shape, *order)), pull
+
+
+def _choice(name: str, *args: Any) -> tuple[Tensor, Any, Any]:
+    """Return a mask, the operand that is taken where it holds, and the one taken elsewhere."""
+    if name == "masked_fill":
+        source, mask, value = args
+        return value_of(mask), value, source
+    if name == "where":
+        # As a function it has the mask first, as a method second: x.where(mask, other).
+        mask, a, b = args if _is_mask(args[0]) else (args[1], args[0], args[2])
+        return value_of(mask), a, b
+    a, b = args
+    mask = value_of(a) >= value_of(b) if name == "maximum" else value_of(a) <= value_of(b)
+    return mask, a, b
+
+
+def _is_mask(v: Any) -> bool:
+    v = value_of(v)
+    return isinstance(v, Tensor) and v.dtype == torch.bool
+
+
+@register("matmul", "bmm", "rmatmul")
+def _matmul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
+    if function_name(step) == "rmatmul":
+        a, b = b, a
+    signals = [s for s in (a, b) if isinstance(s, Signal)]
+    if len(signals) == 2 and not (a.gate or b.gate):
+        raise TypeError("it multiplies two signals, neither of which is a gate")
+    if any(s.axis != 0 or s.x.dim() < 3 for s in signals):
+        raise TypeError("its samples must be on the first of three axes or more")
+    source = next((s for s in signals if not s.gate), signals[0])
+    z = torch.matmul(value_of(a), value_of(b))
+
+    def function(x: Tensor) -> Tensor:
+        return torch.matmul(x if a is source else value_of(a), x if b is source else value_of(b))
+
+    share = contribute(step, source.x, z, adjoint_at(function, source.x))
+
+    def pull(relevance: Tensor, kept: Kept | None) -> Any:
+        back = share(relevance, kept)
+        return tuple(back if s is source else None for s in signals) if len(signals) > 1 else back
+
+    samples = None
+    if any(s.samples is not None for s in signals):
+        # The samples are on the first axis of the output, whatever its other axes are.
+        first = source.samples if source.samples is not None else signals[-1].samples
+        assert first is not None
+        samples = first.flatten(1)[:, :1].reshape(-1, *(1,) * (z.dim() - 1)).expand(z.shape)
+    return Signal(z, gate=all(s.gate for s in signals), samples=samples), pull
+
+
+NUMERIC.update((_add, _sub, _rsub, _mul, _div, _clamp, _where))
+SOURCED.update((_neg, _clamp))

@@ -1,0 +1,184 @@
+"""Handlers of torch functions that copy values: reshape, index, join, pad, convert.
+
+Each value of the output is one value of an input, or a constant. Relevance goes back to where the
+value came from; the adjoint of the function, by autograd, does that for all of them. Importing
+this module registers the handlers; the recorder finds them by the functions' names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sklrp.propagation.handlers.operands import adjoint_at, value_of
+from sklrp.propagation.handlers.reshaping import pull_gradients
+from sklrp.propagation.nested import find_signals, swap_signals
+from sklrp.propagation.registry import HANDLERS, PASSING, SOURCED, register
+from sklrp.propagation.tape import Kept, Pull, Step
+from sklrp.rules import Signal
+
+
+@register(
+    "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "clone",
+    "detach", "data", "view_as", "reshape_as", "ravel", "alias", "positive", "real",
+)  # fmt: skip
+def _view(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
+    # The affine step lays images out with channels last; the network's own are not, and its
+    # `view` would fail on them.
+    source = replace(source, x=source.x.contiguous())
+    out, shape = _copied(step, source, *args, **kwargs), source.x.shape
+    return out, _with_others(
+        lambda relevance: relevance.reshape(len(relevance), *shape), args, kwargs
+    )
+
+
+@register(
+    "permute", "transpose", "movedim", "t", "T", "mT", "adjoint", "flip", "fliplr", "flipud",
+    "roll", "rot90", "narrow", "select", "index_select", "gather", "take_along_dim",
+    "__getitem__", "expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave",
+    "unfold", "diagonal", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "tril", "triu",
+)  # fmt: skip
+def _rearrange(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any, Pull]:
+    out = _copied(step, source, *args, **kwargs)
+    values = swap_signals((args, kwargs), value_of)
+    adjoint = adjoint_at(lambda x: step.layer(x, *values[0], **values[1]), source.x)
+    return out, _with_others(adjoint, args, kwargs)
+
+
+def _with_others(adjoint: Callable[[Any], Tensor], args: Any, kwargs: Any) -> Pull:
+    """Return a pull that gives None to the signals behind the source, such as indices."""
+    others = len(find_signals((args, kwargs)))
+
+    def pull(relevance: Any, kept: Kept | None) -> Any:
+        back = adjoint(relevance)
+        return (back, *(None,) * others) if others else back
+
+    return pull
+
+
+@register("split", "chunk", "tensor_split", "unbind", "split_with_sizes", "unsafe_chunk")
+def _split(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any, Pull]:
+    pieces = _copied(step, source, *args, **kwargs)
+    adjoint = adjoint_at(lambda x: step.layer(x, *args, **kwargs), source.x)
+    return pieces, lambda relevance, kept: adjoint(relevance)
+
+
+def _copied(step: Step, source: Signal, *args: Any, **kwargs: Any) -> Any:
+    """Apply a function that copies values, to all that is known of them."""
+    args, kwargs = swap_signals((args, kwargs), value_of)
+
+    def apply(tensor: Tensor | None) -> Any:
+        return None if tensor is None else step.layer(tensor, *args, **kwargs)
+
+    out, samples = apply(source.x), apply(source.samples)
+    low, high = (
+        None if v is None else apply(v.expand_as(source.x).contiguous())
+        for v in (source.low, source.high)
+    )
+
+    def signal(i: Any) -> Signal:
+        parts: list[Any] = [out, low, high, samples]
+        x, bottom, top, whose = (v if v is None or i is None else v[i] for v in parts)
+        return replace(
+            source, x=x, low=bottom, high=top, samples=whose, seen=None, lengths=None, axis=0
+        )
+
+    return signal(None) if isinstance(out, Tensor) else tuple(map(signal, range(len(out))))
+
+
+@register("cat", "stack", "hstack", "vstack", "dstack", "column_stack")
+def _join(step: Step, pieces: Any, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
+    signals = find_signals(pieces)
+
+    def apply(pick: Callable[[Signal], Any], constant: Callable[[Tensor], Tensor]) -> Tensor:
+        values = [pick(p) if isinstance(p, Signal) else constant(p) for p in pieces]
+        return step.layer(values, *args, **kwargs)
+
+    out = apply(value_of, value_of)
+    samples = None
+    if any(s.samples is not None for s in signals):
+
+        def nobody(v: Tensor) -> Tensor:  # constants are of no sample: -1
+            return torch.full_like(v, -1, dtype=torch.double)
+
+        samples = apply(lambda s: nobody(s.x) if s.samples is None else s.samples, nobody)
+    low = high = None
+    if all(s.low is not None and s.high is not None for s in signals):
+        low = apply(lambda s: s.low.expand_as(s.x), value_of)  # type: ignore[union-attr]
+        high = apply(lambda s: s.high.expand_as(s.x), value_of)  # type: ignore[union-attr]
+    nonnegative = len(signals) == len(pieces) and all(s.nonnegative for s in signals)
+
+    def pull(relevance: Tensor, kept: Kept | None) -> Any:
+        with torch.enable_grad():
+            leaves = [s.x.detach().requires_grad_() for s in signals]
+            following = iter(leaves)
+            joined = apply(lambda s: next(following), value_of)
+        if kept is not None and len(signals) < len(pieces):
+            constant = apply(lambda s: torch.zeros_like(s.x), torch.ones_like)
+            kept.add("padding", relevance * constant)
+        back = pull_gradients(joined, leaves, relevance)
+        return back if len(back) > 1 else back[0]
+
+    gate = all(s.gate for s in signals)
+    return Signal(out, nonnegative, low, high, gate=gate, samples=samples), pull
+
+
+@register("pad")
+def _pad_function(
+    step: Step, source: Signal, pad: Any, mode: str = "constant", value: float | None = None
+) -> tuple[Signal, Pull]:
+    def apply(x: Tensor, fill: float | None) -> Tensor:
+        return F.pad(x, pad, mode, fill) if mode == "constant" else F.pad(x, pad, mode)
+
+    out = source.apply(lambda x: apply(x, value), source.nonnegative and (value or 0) >= 0)
+    if source.samples is not None:
+        out = replace(out, samples=apply(source.samples, -1.0))
+    if mode == "constant" and source.axis == 0:
+        seen = source.x.new_ones(1, *source.x.shape[1:]) if source.seen is None else source.seen
+        if apply(seen, 0.0).shape[0] == 1:
+            out = replace(out, seen=apply(seen, 0.0))
+    adjoint = adjoint_at(lambda x: apply(x, 0.0), source.x)
+
+    def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
+        if kept is not None and mode == "constant":
+            kept.add("padding", relevance * (1.0 - apply(torch.ones_like(source.x), 0.0)))
+        return adjoint(relevance)
+
+    return replace(out, gate=source.gate), pull
+
+
+@register("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda")
+def _convert(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
+    x = source.x
+    values = swap_signals((args, kwargs), value_of)
+    out = step.layer(x, *values[0], **values[1])
+    if not isinstance(out, Tensor) or (x.is_floating_point() and not out.is_floating_point()):
+        raise TypeError("a conversion to integers passes no relevance")
+    low, high = (None if v is None else v.to(out) for v in (source.low, source.high))
+    pull = _with_others(
+        lambda relevance: relevance.to(device=x.device, dtype=x.dtype), args, kwargs
+    )
+    return replace(source, x=out, low=low, high=high), pull
+
+
+@register("_pad_packed_sequence")
+def _pad_packed(step: Step, source: Signal, n_steps: int, axis: int) -> tuple[Signal, Pull]:
+    """Cut sequences to the longest of the chunk, and lay them out as the network asks."""
+    shape, own = source.x.shape, source.axis
+    x = source.x.narrow(1 - own, 0, n_steps).movedim(own, axis)
+
+    def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
+        back = relevance.new_zeros(len(relevance), *shape)
+        back.narrow(2 - own, 0, n_steps).copy_(relevance.movedim(1 + axis, 1 + own))
+        return back
+
+    return Signal(x, source.nonnegative, axis=axis), pull
+
+
+PASSING.update((_view, HANDLERS[nn.Identity].handler))
+SOURCED.update((_view, _rearrange, _split, _pad_function, _convert))
