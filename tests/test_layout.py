@@ -24,6 +24,7 @@ FLOORS = [
 ]
 BESIDE = {
     "_checks",
+    "_frame",
     "_models",
     "_network_cache",
     "_streams",

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklrp._checks import check_number
 from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, is_dataset, is_field
-from sklrp.geo.vectorizer import GridVectorizer
+from sklrp.geo.vectorizer import GridVectorizer, moves_features
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
@@ -174,15 +174,8 @@ def _take_apart(estimator: Any, vectorizer: Any) -> tuple[list[Any], GridVectori
 
 def _check_in_place(vectorizer: GridVectorizer, after: list[Any]) -> None:
     """Raise an error unless the steps after the vectorizer keep its features in their places."""
-    if not after:
-        return
-    names = vectorizer.get_feature_names_out()
     for step in after:
-        try:
-            in_place = np.array_equal(step.get_feature_names_out(names), names)
-        except (AttributeError, ValueError):
-            in_place = False
-        if not in_place:
+        if moves_features(vectorizer, step) is not False:
             raise TypeError(
                 f"{type(step).__name__} is between GridVectorizer and the classifier, but does "
                 "not keep features in place (its get_feature_names_out does not return the names "

@@ -355,3 +355,12 @@ def _say_partial(grid: Any, stacked: Any, shares: NDArray) -> str:
         "missing='drop' to leave these cells out, missing='fill' to put fill_value where they "
         "are missing, or interpolate first."
     )
+
+
+def moves_features(vectorizer: GridVectorizer, step: Any) -> bool | None:
+    """Tell whether a step after a vectorizer moves features; None if it does not name them."""
+    names = vectorizer.get_feature_names_out()
+    try:
+        return not np.array_equal(step.get_feature_names_out(names), names)
+    except (AttributeError, ValueError):
+        return None
