@@ -19,7 +19,9 @@ from joblib import Memory
 from joblib.hashing import NumpyHasher
 from numpy.typing import NDArray
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils.validation import _get_feature_names, check_array, check_memory
+from sklearn.utils.validation import check_array, check_memory
+
+from sklrp._sklearn import get_feature_names
 
 if sys.platform == "win32":
     import msvcrt
@@ -114,7 +116,7 @@ def _identify(network: Any, X: Any, y: NDArray[Any], fit_params: dict[str, Any])
         "versions": {
             name: str(getattr(sys.modules.get(name), "__version__", None)) for name in packages
         },
-        "columns": None if (names := _get_feature_names(X)) is None else names.tolist(),
+        "columns": None if (names := get_feature_names(X)) is None else names.tolist(),
         "X": X if isinstance(X, np.ndarray) else check_array(X),
         "y": y,
         **{f"parameter {name}": value for name, value in network.get_params(deep=False).items()},

@@ -13,12 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
-from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, _fit_context
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils._set_output import _get_output_config
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklrp._checks import same_layout
+from sklrp._sklearn import Interval, StrOptions, fit_context, get_output_config
 
 _FINITE = Interval(Real, None, None, closed="neither")
 
@@ -51,7 +50,7 @@ class _InputTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         shape = _shaped(X)
         if shape is None:
             return rows
-        container = _get_output_config("transform", self)["dense"]
+        container = get_output_config("transform", self)["dense"]
         if container != "default":
             raise ValueError(
                 f"A sample of shape {shape[1:]} does not fit into a row of a {container} table: "
@@ -155,7 +154,7 @@ class InputCapper(_InputTransformer):
         self.symmetric = symmetric
         self.per_feature = per_feature
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> InputCapper:
         """Learn the bounds, if they are quantiles.
 
@@ -300,7 +299,7 @@ class InputMasker(_InputTransformer):
         self.fill_value = fill_value
         self.partly_missing = partly_missing
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> InputMasker:
         """Learn or check the mask.
 

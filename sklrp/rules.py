@@ -40,8 +40,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval
 from torch import Tensor
+
+from sklrp._sklearn import Interval, check_own_params
 
 __all__ = [
     "AlphaBeta",
@@ -259,7 +260,7 @@ class Rule(Value):
 
     def validate(self) -> None:
         """Raise ValueError or TypeError if a parameter is out of its range."""
-        self._validate_params()
+        check_own_params(self)
 
 
 _EPSILON: list[Any] = [None, Interval(Real, 0, np.inf, closed="left")]

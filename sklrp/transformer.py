@@ -16,15 +16,11 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, TransformerMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import check_cv
-from sklearn.utils import Bunch, _safe_indexing, get_tags
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils import Bunch, get_tags
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import (
-    _check_feature_names_in,
-    _check_method_params,
-    _get_feature_names,
     check_array,
     check_is_fitted,
     check_random_state,
@@ -33,6 +29,16 @@ from sklearn.utils.validation import (
 )
 
 from sklrp._network_cache import train_network
+from sklrp._sklearn import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    check_feature_names_in,
+    check_method_params,
+    check_own_params,
+    get_feature_names,
+    safe_indexing,
+)
 from sklrp.classifiers.diagram import nested_block
 from sklrp.composites import check_rule
 
@@ -369,7 +375,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             features would have one name.
         """
         check_is_fitted(self)
-        names = _check_feature_names_in(self, input_features)
+        names = check_feature_names_in(self, input_features)
         if self.aggregate is not None:
             names = self._find_groups(self.estimator_)[1]
         if self._explains_all():
@@ -492,7 +498,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _check_params(self) -> None:
         """Raise if a parameter is invalid, as far as that can be known without data."""
-        self._validate_params()
+        check_own_params(self)
         is_class = isinstance(self.estimator, type)
         if is_class or not hasattr(self.estimator, "explain"):
             cls = self.estimator if is_class else type(self.estimator)
@@ -524,7 +530,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
                 f"{self.n_features_in_} features as input; samples of shape {shape}, fitted on "
                 f"{self.sample_shape_}."
             )
-        X = array if _get_feature_names(X) is None else X
+        X = array if get_feature_names(X) is None else X
         return X if y is None else (X, y)
 
     def _check_frozen(self, X: Any) -> None:
@@ -593,9 +599,9 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         test: NDArray[Any],
     ) -> NDArray[np.floating]:
         """Train a network on one part of the samples and explain another."""
-        params = _check_method_params(X, fit_params, train)
-        network = train_network(network, _safe_indexing(X, train), y[train], params, self.memory)
-        return self._explain(network, _safe_indexing(X, test))
+        params = check_method_params(X, fit_params, train)
+        network = train_network(network, safe_indexing(X, train), y[train], params, self.memory)
+        return self._explain(network, safe_indexing(X, test))
 
     def _explain(self, network: Any, X: Any) -> NDArray[np.floating]:
         """Return the features of samples: explained, summed by group, normalised and flat."""

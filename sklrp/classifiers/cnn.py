@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
+from sklrp._sklearn import Interval, StrOptions
 from sklrp.classifiers.gradient import GradientClassifier
 from sklrp.classifiers.sample_shapes import check_input_shape, check_sizes, write_shape
 from sklrp.modules import CONV_POOLINGS, PADDING_MODES, make_cnn

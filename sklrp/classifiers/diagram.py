@@ -7,6 +7,7 @@ import warnings
 from copy import copy
 from typing import Any
 
+from sklrp._sklearn import make_visual_block
 from sklrp.propagation.explaining import plan
 
 
@@ -24,7 +25,7 @@ def network_block(estimator: Any, rule: Any = "auto", epsilon: float = 1e-6) -> 
 
     Returns
     -------
-    sklearn.utils._repr_html.estimator._VisualBlock
+    object
         What scikit-learn expects of ``_sk_visual_block_``.
     """
     n_parameters = sum(p.numel() for p in estimator.module_.parameters())
@@ -38,8 +39,8 @@ def network_block(estimator: Any, rule: Any = "auto", epsilon: float = 1e-6) -> 
     except (TypeError, ValueError) as error:  # a diagram is drawn whatever the parameters are
         notes.append(f"{type(error).__name__}: {error}")
     details = "\n\n".join([*map(textwrap.fill, notes), table])
-    network = _block("single", None, names="Network and rules", name_details=details)
-    return _block("serial", [network])
+    network = make_visual_block("single", None, names="Network and rules", name_details=details)
+    return make_visual_block("serial", [network])
 
 
 def nested_block(estimator: Any, rule: Any, epsilon: float) -> Any:
@@ -56,21 +57,11 @@ def nested_block(estimator: Any, rule: Any, epsilon: float) -> Any:
 
     Returns
     -------
-    sklearn.utils._repr_html.estimator._VisualBlock
+    object
         What scikit-learn expects of ``_sk_visual_block_``.
     """
     shown = copy(estimator)
     if hasattr(shown, "module_"):
         shown._sk_visual_block_ = lambda: network_block(shown, rule, epsilon)
     name = f"estimator: {type(shown).__name__}"
-    return _block("parallel", [shown], names=[name], name_details=[str(shown)])
-
-
-def _block(kind: str, estimators: Any, **kwargs: Any) -> Any:
-    # Private, so imported here: should it move, scikit-learn draws the estimator by itself.
-    try:
-        from sklearn.utils._repr_html.estimator import _VisualBlock
-    except ImportError:  # before scikit-learn 1.7
-        from sklearn.utils._estimator_html_repr import _VisualBlock
-
-    return _VisualBlock(kind, estimators, **kwargs)
+    return make_visual_block("parallel", [shown], names=[name], name_details=[str(shown)])

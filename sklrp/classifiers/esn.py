@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
+from sklrp._sklearn import Interval, StrOptions
 from sklrp.classifiers.base import NetworkClassifier, draw_seed
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.net import TrainingNet

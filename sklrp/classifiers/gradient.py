@@ -12,14 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import _fit_context
 from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from skorch.callbacks import EarlyStopping
 from skorch.history import History
 from torch import Tensor
 
+from sklrp._sklearn import Interval, StrOptions, check_own_params, fit_context
 from sklrp.classifiers.base import (
     SHARED_ATTRIBUTES,
     SHARED_PARAMETERS,
@@ -287,7 +286,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
         return resume
 
     @available_if(_makes_single_epochs)
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     @undone_on_error
     def partial_fit(
         self,
@@ -326,7 +325,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
         """
         resume = hasattr(self, "net_")
         if resume:
-            self._validate_params()  # scikit-learn does so in the first call only
+            check_own_params(self)  # scikit-learn does so in the first call only
             self._check_fixed_params()
         X, y, sample_weight = self._check_training_data(X, y, sample_weight, reset=not resume)
         known = self.classes_ if resume else np.unique(y if classes is None else classes)

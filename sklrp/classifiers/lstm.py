@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from skorch.callbacks import GradientNormClipping
 from torch import nn
 
+from sklrp._sklearn import Interval, StrOptions
 from sklrp.classifiers.gradient import GradientClassifier
 from sklrp.classifiers.sample_shapes import check_sizes, find_sequence_shape
 from sklrp.modules import STATE_POOLINGS, SWEEPS, make_lstm

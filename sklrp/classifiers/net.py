@@ -16,6 +16,7 @@ from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from sklrp._skorch import LazyModes
 from sklrp.classifiers.batches import BatchIterator, _find_home
 from sklrp.modules import bound_biases, first_weights, widest_activation
 
@@ -63,7 +64,7 @@ class QuietPrintLog(PrintLog):
             super().on_epoch_end(net, **kwargs)
 
 
-class TrainingNet(NeuralNetClassifier):
+class TrainingNet(LazyModes, NeuralNetClassifier):
     """A skorch net on logits, with per-sample weights, penalties and a quiet loop.
 
     Parameters
@@ -185,7 +186,7 @@ class TrainingNet(NeuralNetClassifier):
             kwargs.setdefault("batch_size", self.batch_size)
         elif "batch_size" not in kwargs:
             X = dataset.X["X"] if isinstance(dataset.X, Mapping) else dataset.X
-            self._set_training(False)
+            self.set_evaluating()
             device_type = torch.device(self.device).type
             budget = _CHUNK_ELEMENTS.get(device_type, _CHUNK_ELEMENTS_ACCELERATOR)
             n_rows = budget // widest_activation(self.module_, X.shape[1])
@@ -258,11 +259,6 @@ class TrainingNet(NeuralNetClassifier):
                 if _raised_by(callback, interrupt):
                     raise StopTraining from None
                 raise
-
-    def _set_training(self, training: bool = True) -> None:
-        # Walking through the modules for every batch costs more than a small layer.
-        if self.module_.training != training:
-            super()._set_training(training)
 
 
 def _accuracy(net: NeuralNetClassifier, X: Any, y: np.ndarray) -> float:

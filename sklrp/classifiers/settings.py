@@ -12,6 +12,7 @@ import torch
 from skorch.callbacks import Callback
 
 from sklrp._checks import suggest
+from sklrp._skorch import named_callbacks
 from sklrp.classifiers.net import TrainingNet
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -254,7 +255,7 @@ def check_names(
     options = ("batch_size", "shuffle", "drop_last", "device")
     known |= {f"iterator_train__{name}" for name in options}
     parts: dict[str, Any] = {"optimizer": net.optimizer}
-    for name, callback in net._uniquely_named_callbacks():
+    for name, callback in named_callbacks(net):
         known.add(f"callbacks__{name}")
         if isinstance(callback, Callback):
             known |= {f"callbacks__{name}__{key}" for key in callback.get_params(deep=False)}

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import Interval, validate_params
 
 from sklrp._checks import import_optional
+from sklrp._sklearn import Interval, validate_params
 from sklrp.datasets.nino34 import NINO34_LAT, NINO34_LON, label_index, nino34_mask
 from sklrp.geo.anomalies import AnomalyTransformer
 from sklrp.geo.areas import box_mean, select_box

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import validate_params
 
+from sklrp._sklearn import validate_params
 from sklrp.datasets.nino34 import label_index, nino34_mask
 from sklrp.geo.areas import cosine_weights
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_params
 
+from sklrp._sklearn import Interval, Options, StrOptions, validate_params
 from sklrp.datasets.pacific_sst import load_pacific_sst
 
 if TYPE_CHECKING:

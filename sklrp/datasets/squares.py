@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+
+from sklrp._sklearn import Interval, StrOptions, validate_params
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils._param_validation import validate_params
 
+from sklrp._sklearn import validate_params
 from sklrp.diagnostics.explained import Explained, cosines
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
 from sklrp.diagnostics.randomization import COMMON

@@ -13,19 +13,23 @@ from sklearn.base import clone, is_classifier
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.pipeline import Pipeline
-from sklearn.utils import Bunch, _safe_indexing, indexable
-from sklearn.utils._param_validation import (
+from sklearn.utils import Bunch, indexable
+from sklearn.utils.parallel import Parallel, delayed
+from tqdm.std import tqdm
+
+from sklrp._checks import check_mask, suggest
+from sklrp._sklearn import (
     HasMethods,
     Interval,
     InvalidParameterError,
     StrOptions,
+    check_method_params,
+    check_own_params,
+    has_constraints,
+    num_samples,
+    safe_indexing,
     validate_params,
 )
-from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_method_params, _num_samples
-from tqdm.std import tqdm
-
-from sklrp._checks import check_mask, suggest
 from sklrp.composites import check_rule
 from sklrp.diagnostics.profiles import axis_profiles
 from sklrp.metrics.maps import relevance_mass
@@ -274,9 +278,9 @@ def _grade(
 ) -> Bunch:
     """Train on one part of a fold; score and explain the other."""
     train, test = fold
-    X_train, y_train = _safe_indexing(X, train), _safe_indexing(y, train)
-    X_test, y_test = _safe_indexing(X, test), _safe_indexing(y, test)
-    estimator.fit(X_train, y_train, **_check_method_params(X, params, indices=train))
+    X_train, y_train = safe_indexing(X, train), safe_indexing(y, train)
+    X_test, y_test = safe_indexing(X, test), safe_indexing(y, test)
+    estimator.fit(X_train, y_train, **check_method_params(X, params, indices=train))
     network, entering = estimator, X_test
     if isinstance(estimator, Pipeline):
         network = estimator[-1]
@@ -377,9 +381,9 @@ def _set_param(estimator: Any, name: str, value: Any) -> Any:
         hint = suggest(name, known, n=3, inline=True) or f"; use one of {sorted(known)}."
         raise ValueError(f"param_name={name!r} is no parameter of {owner}{hint}") from error
     for part in [candidate, *steps]:
-        if hasattr(part, "_parameter_constraints"):
+        if has_constraints(part):
             try:
-                part._validate_params()
+                check_own_params(part)
             except InvalidParameterError as error:
                 raise ValueError(str(error)) from None  # or it would be blamed on focus_curve
     return candidate
@@ -403,7 +407,7 @@ def _check_mask(mask: Any, X: Any, estimator: Any) -> NDArray[np.bool_]:
     mask = np.asarray(mask)
     changes_shape = isinstance(estimator, Pipeline) and len(estimator) > 1
     if changes_shape and mask.size not in (math.prod(maps_shape), math.prod(maps_shape[1:])):
-        maps_shape = (_num_samples(X), *mask.shape)  # known when the first map is
+        maps_shape = (num_samples(X), *mask.shape)  # known when the first map is
     masks = check_mask(mask, maps_shape)
     if masks.all():
         raise ValueError(

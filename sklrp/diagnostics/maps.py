@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import false_discovery_control, t
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from sklrp._checks import check_mask
+from sklrp._sklearn import Interval, StrOptions, validate_params
 from sklrp.diagnostics.explained import NULLS, Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
 from sklrp.diagnostics.randomization import COMMON

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
+from sklrp._sklearn import Interval, StrOptions, validate_params
 from sklrp.diagnostics.explained import NULLS, Explained, cosines
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
 from sklrp.metrics import randomization_similarity

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils._param_validation import Interval, validate_params
 from tqdm.std import tqdm
 
 from sklrp._checks import check_mask
 from sklrp._files import replacing
+from sklrp._sklearn import Interval, validate_params
 from sklrp.diagnostics.cells import find_degenerate, find_kept, fixed_cells, outlying_cells
 from sklrp.diagnostics.equivariance import equivariance
 from sklrp.diagnostics.explained import Explained

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from sklrp._sklearn import Interval, StrOptions, fit_context
 from sklrp.geo.coordinates import check_field, find_dates, find_period, is_dataset
 from sklrp.geo.grid import check_grid, make_template
 
@@ -115,7 +115,7 @@ class AnomalyTransformer(  # type: ignore[call-arg]
         self.standardize = standardize
         self.cap = cap
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: DataArray | Dataset, y: Any = None) -> AnomalyTransformer:
         """Learn the climatology and, if asked for, the trend and the standard deviations.
 

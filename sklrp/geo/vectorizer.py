@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
-from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
+from sklrp._sklearn import Interval, StrOptions, check_feature_names_in, fit_context
 from sklrp.geo.coordinates import is_field
 from sklrp.geo.grid import ArrayGrid, FieldGrid
 
@@ -130,7 +130,7 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
         tags.input_tags.allow_nan = self.missing != "raise"  # else where all samples are NaN
         return tags
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None) -> GridVectorizer:
         """Learn the grid and which of its cells are valid.
 
@@ -258,7 +258,7 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         if isinstance(self.grid_, ArrayGrid) and len(self.grid_.shape) == 1:
-            names = _check_feature_names_in(self, input_features)
+            names = check_feature_names_in(self, input_features)
         else:
             names = np.array(self.grid_.names(), dtype=object)
         return names[np.asarray(self.mask_).ravel()] if self.layout == "features" else names

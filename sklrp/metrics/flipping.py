@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 
 from sklrp._checks import (
     as_samples,
@@ -20,6 +19,7 @@ from sklrp._checks import (
     like,
     make_rng,
 )
+from sklrp._sklearn import HasMethods, Interval, StrOptions, validate_params
 from sklrp.metrics.similarity import correlate, is_constant
 
 _ORDERS = ("most", "least", "random")

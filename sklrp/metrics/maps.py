@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils._param_validation import StrOptions, validate_params
 
 from sklrp._checks import check_maps, check_mask, check_weights
+from sklrp._sklearn import StrOptions, validate_params
 
 _PARTS = {"part": [StrOptions({"positive", "absolute", "signed"})]}
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 from torch import nn
 
 from sklrp._checks import (
@@ -25,6 +24,7 @@ from sklrp._checks import (
     like,
     make_rng,
 )
+from sklrp._sklearn import HasMethods, Interval, StrOptions, validate_params
 from sklrp.metrics.similarity import SIMILARITIES, Similarity, compare_maps
 
 _COMPARISON: dict[str, list[Any] | str] = {

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from sklearn.frozen import FrozenEstimator
 
+from sklrp._sklearn import OUTPUT_CONFIG, check_own_params, param_names
 from sklrp._version import __version__
 from sklrp.classifiers import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.classifiers.base import NetworkClassifier
@@ -44,7 +45,7 @@ _NEEDED: dict[type, set[str]] = {
     ESNClassifier: {"input_shape_", "input_range_", "ridge_"},
     RelevanceTransformer: {"sample_shape_"},
 }
-_OPTIONAL = {"feature_names_in_", "_sklearn_output_config"}
+_OPTIONAL = {"feature_names_in_", OUTPUT_CONFIG}
 _MANIFEST = {"format", "versions", "estimator"}
 _PARTS = {"class", "params", "attributes", "net", "estimator", "estimator_"}
 _NAMED = ("device", "dtype")  # parameters that are saved by name
@@ -183,7 +184,7 @@ def _pack_estimator(estimator: Any, prefix: str, arrays: Arrays) -> dict[str, An
         if name != "estimator"
     }
     _check_names(type(estimator), packed["params"])
-    apart = {*type(estimator)._get_param_names(), "_skorch_params", "_fixed_params"}
+    apart = {*param_names(type(estimator)), "_skorch_params", "_fixed_params"}
     attributes = {k: v for k, v in vars(estimator).items() if k not in apart}
     net, network = attributes.pop("net_", None), attributes.pop("estimator_", None)
     if unknown := set(attributes) - _needed(estimator) - _OPTIONAL:
@@ -266,7 +267,7 @@ def _check_manifest(manifest: dict[str, Any]) -> None:
 
 def _check_names(cls: Any, names: Iterable[str]) -> None:
     """Raise an error if there are parameters that a class does not have."""
-    own = cls._get_param_names()
+    own = param_names(cls)
     takes_more = issubclass(cls, GradientClassifier)  # skorch's double-underscore parameters
     if unknown := [n for n in names if n not in own and not (takes_more and "__" in n)]:
         raise ValueError(f"{cls.__name__} has no parameters {unknown}")
@@ -282,7 +283,7 @@ def _check_params(estimator: Any) -> None:
                 "set_params(memory=None), and set it anew after loading."
             )
     else:
-        estimator._validate_params()
+        check_own_params(estimator)
 
 
 def _needed(estimator: Any) -> set[str]:
@@ -340,5 +341,5 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "ridge_": lambda value: isinstance(value, float) and value >= 0,
     "sample_shape_": _is_shape,
     "_random_stream_state": lambda value: isinstance(value, dict) and "cpu" in value,
-    "_sklearn_output_config": lambda value: isinstance(value, dict),
+    OUTPUT_CONFIG: lambda value: isinstance(value, dict),
 }

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from sklrp._torch import get_children
 from sklrp.composites import Composite, check_rule, with_bounds
 from sklrp.modules import EchoState, StatePooling
 from sklrp.propagation.handlers.norms import scale_and_shift
@@ -317,7 +318,7 @@ def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     """Yield the layers of nested ``nn.Sequential`` in execution order."""
     check_hooks(module, path)
     if isinstance(module, nn.Sequential) and runs_as(module, nn.Sequential):
-        for name, child in module._modules.items():
+        for name, child in get_children(module).items():
             if child is not None:
                 yield from _leaves(child, f"{path}.{name}" if path else name)
     else:

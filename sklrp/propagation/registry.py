@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from sklrp._torch import CONV_FORWARD, has_global_hooks, has_hooks
 from sklrp.propagation.tape import Handler
 
 
@@ -58,19 +59,18 @@ def runs_as(layer: nn.Module, layer_type: type[nn.Module]) -> bool:
     return all(
         name not in vars(layer)
         and getattr(type(layer), name, None) is getattr(layer_type, name, None)
-        for name in ("__call__", "forward", "_conv_forward")
+        for name in ("__call__", "forward", CONV_FORWARD)
     )
 
 
 def check_hooks(module: nn.Module, path: str) -> None:
     """Refuse a module with forward hooks."""
-    everywhere = nn.modules.module
-    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+    if has_global_hooks():
         raise TypeError(
             "There are forward hooks on all modules, which relevance would not see; remove them "
             "before explaining."
         )
-    if module._forward_hooks or module._forward_pre_hooks:
+    if has_hooks(module):
         raise TypeError(
             f"Layer {path or 'the network itself'} ({type(module).__name__}) has forward hooks, "
             "which relevance would not see; remove them before explaining, those of pruning or "

@@ -19,6 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from tqdm.std import tqdm
 
 from sklrp._checks import check_flags, check_jobs, check_number
+from sklrp._torch import is_compiled, unwrap_compiled
 from sklrp.propagation.inputs import NUMPY_DTYPES, Inputs, is_finite, is_floating
 from sklrp.propagation.planning import Plan, compile_plan
 from sklrp.propagation.sharing import bound
@@ -284,8 +285,9 @@ def explain_network(
 def _unwrapped(module: nn.Module) -> nn.Module:
     """Return the network that ``torch.compile`` or ``nn.DataParallel`` wraps."""
     wrapped: Any = module
-    while isinstance(wrapped, nn.DataParallel) or hasattr(wrapped, "_orig_mod"):
-        wrapped = wrapped.module if isinstance(wrapped, nn.DataParallel) else wrapped._orig_mod
+    while isinstance(wrapped, nn.DataParallel) or is_compiled(wrapped):
+        is_parallel = isinstance(wrapped, nn.DataParallel)
+        wrapped = wrapped.module if is_parallel else unwrap_compiled(wrapped)
     return wrapped
 
 

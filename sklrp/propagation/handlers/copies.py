@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sklrp._torch import PAD_PACKED
 from sklrp.propagation.handlers.operands import adjoint_at, value_of
 from sklrp.propagation.handlers.reshaping import pull_gradients
 from sklrp.propagation.nested import find_signals, swap_signals
@@ -166,7 +167,7 @@ def _convert(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Sig
     return replace(source, x=out, low=low, high=high), pull
 
 
-@register("_pad_packed_sequence")
+@register(PAD_PACKED)
 def _pad_packed(step: Step, source: Signal, n_steps: int, axis: int) -> tuple[Signal, Pull]:
     """Cut sequences to the longest of the chunk, and lay them out as the network asks."""
     shape, own = source.x.shape, source.axis

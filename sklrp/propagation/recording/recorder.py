@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from sklrp._torch import PACK, PAD_PACKED, THRESHOLD
 from sklrp.propagation.nested import find_signals, find_tensors, rebuild, swap_signals
 from sklrp.propagation.recording.as_layers import LAYERS
 from sklrp.propagation.recording.twin import make_twin
@@ -73,7 +74,7 @@ _OPERATORS = {
     "__truediv__": "div", "__itruediv__": "div_", "true_divide": "div", "divide": "div",
     "divide_": "div_", "true_divide_": "div_", "__rdiv__": "rdiv", "__rtruediv__": "rdiv",
     "__neg__": "neg", "negative": "neg", "__matmul__": "matmul", "__rmatmul__": "rmatmul",
-    "log_sigmoid": "logsigmoid", "_threshold": "threshold", "concat": "cat", "concatenate": "cat",
+    "log_sigmoid": "logsigmoid", THRESHOLD: "threshold", "concat": "cat", "concatenate": "cat",
     "clip": "clamp", "special_expit": "sigmoid",
     "swapaxes": "transpose", "swapdims": "transpose", "moveaxis": "movedim",
 }  # fmt: skip
@@ -268,7 +269,7 @@ class Recorder(TorchFunctionMode):
             reordered = self._reorder(func, args, kwargs)
             if reordered is not None:
                 return reordered
-        if name == "_pack_padded_sequence":
+        if name == PACK:
             return self._on_sequences(func, name, args, kwargs)
         base = name.removesuffix("_") if _is_in_place(name) else name
         if "out" in kwargs:
@@ -514,7 +515,7 @@ class Recorder(TorchFunctionMode):
             out = self._reorder(func, args, kwargs)
             if out is not None:
                 return out
-        elif name == "_pack_padded_sequence":
+        elif name == PACK:
             data, sizes = func(*args, **kwargs)
             source, lengths, batch_first = args
             node = self.nodes[source]
@@ -527,7 +528,7 @@ class Recorder(TorchFunctionMode):
             self.nodes[data] = node._replace(signal=replace(node.signal, lengths=lengths))
             self.nodes[sizes] = Node(-1, Signal(sizes, True, gate=True), None, False)
             return data, sizes
-        elif name == "_pad_packed_sequence":
+        elif name == PAD_PACKED:
             padded, lengths = func(*args, **kwargs)
             data, _, batch_first = args[:3]
             node = self.nodes[data]
@@ -552,7 +553,7 @@ class Recorder(TorchFunctionMode):
         order = packed.sorted_indices
         if order is not None:
             x, lengths = x.index_select(0, order), lengths.to(order.device)[order]
-        data = torch._VF._pack_padded_sequence(x, lengths.cpu(), True)[0]
+        data = pack_padded_sequence(x, lengths.cpu(), batch_first=True).data
         self.nodes[data] = node._replace(order=order)
         return PackedSequence(data, packed.batch_sizes, order, packed.unsorted_indices), last
 

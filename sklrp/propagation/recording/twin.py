@@ -12,6 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from sklrp._torch import (
+    CHILDREN,
+    COMPILED_CALL,
+    DisableTorchFunction,
+    get_children,
+    unwrap_compiled,
+)
 from sklrp.propagation.registry import check_hooks, find_entry
 
 # What a forward may keep things in; the twin has copies.
@@ -44,7 +51,7 @@ def make_twin(module: nn.Module, path: str, recorder: Any, memo: dict[int, Any])
     """
     if id(module) in memo:
         return memo[id(module)]
-    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    module = unwrap_compiled(module)
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError(
             f"Relevance through {path or 'the network'!r} of type {type(module).__name__} is not "
@@ -65,14 +72,14 @@ def make_twin(module: nn.Module, path: str, recorder: Any, memo: dict[int, Any])
 
     state = vars(twin)
     for name, value in vars(module).items():
-        if name != "_modules":
+        if name != CHILDREN:
             state[name] = copied(value, f"{path}.{name}".lstrip("."))
-    state["_modules"] = {
+    state[CHILDREN] = {
         name: copied(child, f"{path}.{name}" if path else name)
-        for name, child in module._modules.items()
+        for name, child in get_children(module).items()
     }
     state["training"] = False
-    state["_compiled_call_impl"] = None
+    state[COMPILED_CALL] = None
     own: Any = state.get("forward")
     if getattr(own, "__self__", None) is module:  # a method of the module, set anew
         state["forward"] = own = own.__func__.__get__(twin)
@@ -87,7 +94,7 @@ def make_twin(module: nn.Module, path: str, recorder: Any, memo: dict[int, Any])
         if twin.training:
             raise recorder.training_mode(path, twin)
         if layer is not None and recorder.depends(args, kwargs):
-            with recorder.at(path, twin), torch._C.DisableTorchFunction():
+            with recorder.at(path, twin), DisableTorchFunction():
                 return recorder.layer(path, layer, args, kwargs)
         with recorder.at(path, twin):
             return run(*args, **kwargs)

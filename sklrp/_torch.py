@@ -1,0 +1,62 @@
+"""The private names of torch that this package uses.
+
+No other file touches them, so a release of torch that moves one is mended here;
+``tests/test_private_names.py`` tells which one has moved. What follows a network's layers and
+functions, in `sklrp.propagation`, imports from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+# A context in which functions of torch run as they are, unseen by function modes. Without it
+# the recorder would see the functions inside a layer that it has recorded as a whole.
+DisableTorchFunction = torch._C.DisableTorchFunction
+
+# The attributes in which a module keeps its children and its compiled call. Without them a copy
+# of a module shares its children with the original, or runs the original's compiled code.
+CHILDREN = "_modules"
+COMPILED_CALL = "_compiled_call_impl"
+
+# What a convolution's `forward` calls. Without it a subclass that overrides it would be explained
+# as a plain convolution.
+CONV_FORWARD = "_conv_forward"
+
+# The names under which function modes see the packing of sequences and `threshold`. Without them
+# the recorder does not know these functions and refuses the network.
+PACK = "_pack_padded_sequence"
+PAD_PACKED = "_pad_packed_sequence"
+THRESHOLD = "_threshold"
+
+
+def get_children(module: nn.Module) -> Mapping[str, nn.Module | None]:
+    """Return the children of a module by name.
+
+    Unlike ``named_children`` it names a child twice that is used twice, and those that are None.
+    """
+    return module._modules
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Tell whether a module has forward hooks. Without it their effect would be overlooked."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def has_global_hooks() -> bool:
+    """Tell whether there are forward hooks on all modules, for the same reason."""
+    everywhere = nn.modules.module
+    return bool(everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Tell whether ``torch.compile`` wraps a module, whose own layers are then hidden."""
+    return hasattr(module, "_orig_mod")
+
+
+def unwrap_compiled(module: Any) -> Any:
+    """Return the module that ``torch.compile`` wraps, or the module itself."""
+    return getattr(module, "_orig_mod", module)
