@@ -1,30 +1,23 @@
 """Layer-wise relevance propagation (LRP) through scikit-learn's API."""
 
-from sklrp import datasets, diagnostics, geo, metrics, plotting, preprocessing
+from sklrp import datasets, diagnostics, geo, metrics, plotting, preprocessing, rules
 from sklrp._version import __version__
 from sklrp.classifiers import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.composites import Composite, available_rules, check_rule
 from sklrp.persistence import load, save
 from sklrp.propagation import explain, plan
-from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, Zero, ZPlus
+from sklrp.rules import *  # noqa: F403  (every rule: a new one is exported by its class alone)
+from sklrp.rules import Rule
 from sklrp.transformer import RelevanceTransformer
 
 __all__ = [
-    "AlphaBeta",
     "CNNClassifier",
     "Composite",
     "ESNClassifier",
-    "Epsilon",
-    "Flat",
-    "Gamma",
     "LSTMClassifier",
     "MLPClassifier",
     "RelevanceTransformer",
     "Rule",
-    "WSquare",
-    "ZBox",
-    "ZPlus",
-    "Zero",
     "__version__",
     "available_rules",
     "check_rule",
@@ -38,4 +31,5 @@ __all__ = [
     "plotting",
     "preprocessing",
     "save",
+    *(rule.__name__ for rule in rules.RULES.values()),
 ]

@@ -16,35 +16,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sklrp._checks import suggest
-from sklrp.rules import (
-    AlphaBeta,
-    Epsilon,
-    Flat,
-    Gamma,
-    Rule,
-    Value,
-    WSquare,
-    ZBox,
-    Zero,
-    ZPlus,
-)
+from sklrp.rules import RULES, AlphaBeta, Epsilon, Flat, Gamma, Rule, Value, ZBox, ZPlus
 
 __all__ = ["Composite", "available_rules", "check_rule"]
 
 KINDS = ("conv", "dense", "recurrent")
 PRODUCTS = ("all", "prop", "abs", "half")
 PLACES = ("first", "last", "all", *KINDS)
-
-_RULES: dict[str, Callable[[], Rule]] = {
-    "zero": Zero,
-    "epsilon": Epsilon,
-    "gamma": Gamma,
-    "alpha_beta": AlphaBeta,
-    "z_plus": ZPlus,
-    "w_square": WSquare,
-    "flat": Flat,
-    "z_box": ZBox,
-}
 
 # What acts on convolutions, and on the first weighted layer in execution order; the rest takes
 # epsilon.
@@ -277,7 +255,7 @@ def check_rule(rule: Any, *, bounds: tuple[Any, Any] | None = None) -> Composite
             rows = [("conv", conv(), "conv"), ("dense", Epsilon(), "all")]
             composite = Composite([("input", first(), "first"), *rows] if first else rows)
         else:
-            composite = Composite([("all", _RULES[rule](), "all")])
+            composite = Composite([("all", RULES[rule](), "all")])
     elif isinstance(rule, Composite):
         composite = rule
     elif isinstance(rule, Rule):
@@ -306,7 +284,7 @@ def available_rules() -> list[str]:
     >>> available_rules()[:3]
     ['auto', 'zero', 'epsilon']
     """
-    return ["auto", *_RULES, *(name for name in _PRESETS if name != "auto")]
+    return ["auto", *RULES, *(name for name in _PRESETS if name != "auto")]
 
 
 def with_bounds(rule: Rule, bounds: tuple[Any, Any] | None) -> Rule:

@@ -33,6 +33,7 @@ References
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
@@ -44,6 +45,7 @@ from torch import Tensor
 
 from sklrp._sklearn import Interval, check_own_params
 
+# Type checkers and editors read this list; a rule that is missing here is added at the end.
 __all__ = [
     "AlphaBeta",
     "Epsilon",
@@ -57,6 +59,10 @@ __all__ = [
     "ZPlus",
     "Zero",
 ]
+
+# The rules of this package by the names that `explain(rule=...)` takes, in the order of this file.
+# A class is enough: `Rule` enters it here, and names, persistence and exports read this table.
+RULES: dict[str, type[Rule]] = {}
 
 
 @dataclass(frozen=True)
@@ -227,6 +233,11 @@ def _freeze(value: Any) -> Any:
     return tuple(_freeze(v) for v in value) if isinstance(value, list | tuple) else value
 
 
+def _snake(name: str) -> str:
+    """Return the name of a rule by that of its class: ``AlphaBeta`` is ``alpha_beta``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
 class Rule(Value):
     """Base class of the LRP rules.
 
@@ -237,6 +248,12 @@ class Rule(Value):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Users' rules get no name: one named Gamma must not change what "gamma" means.
+        if cls.__module__ == __name__ and cls.__qualname__ == cls.__name__:
+            RULES[_snake(cls.__name__)] = cls
 
     def parts(self) -> tuple[Part, ...]:
         """Return the parts of the rule; see :class:`Part`."""
@@ -588,3 +605,6 @@ class ZBox(Rule):
                 f"high={_plain(self.high)!r}; set low to the smallest and high to the largest "
                 "value that the input can take."
             )
+
+
+__all__ += [cls.__name__ for cls in RULES.values() if cls.__name__ not in __all__]

@@ -10,7 +10,9 @@ import torch
 from sklearn.base import clone
 from torch import nn
 
-from sklrp.composites import Composite, check_rule
+import sklrp
+from sklrp import rules
+from sklrp.composites import Composite, available_rules, check_rule
 from sklrp.propagation import explain
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
 from tests.helpers.affine_layers import LAYERS, RULES, build, on_first
@@ -294,3 +296,42 @@ def test_bad_parameters(rule, message):
         explain(model, np.ones((1, 2)), rule=rule)
     with pytest.raises((ValueError, TypeError), match=message):
         explain(model, np.ones((1, 2)), rule=Composite([("all", rule, "all")]))
+
+
+# --- One place for a rule -------------------------------------------------------------------
+
+
+def test_every_rule_of_the_package_has_a_row():
+    assert {type(rule) for rule in RULES} == set(rules.RULES.values())
+    assert {cls.__name__ for cls in rules.RULES.values()} <= set(sklrp.__all__)
+
+
+def test_a_class_among_the_rules_is_named_and_saved(tmp_path):
+    """Its class alone makes `rule="half_flat"` work, and a file hold it."""
+    source = (
+        "class HalfFlat(Rule):\n"
+        "    def parts(self):\n"
+        "        return (Part(0.5, ((x_one, lambda v: v.abs() + 1),), stabilize=False),)\n"
+    )
+    try:
+        exec(source, vars(rules))
+        rule = vars(rules)["HalfFlat"]()
+        assert "half_flat" in available_rules()
+        assert check_rule("half_flat") == Composite([("all", rule, "all")])
+        clf = sklrp.MLPClassifier((2,), max_epochs=1, random_state=0)
+        X = np.random.default_rng(0).normal(size=(8, 3))
+        transformer = sklrp.RelevanceTransformer(clf, rule=rule).fit(X, np.arange(8) % 2)
+        sklrp.save(transformer, tmp_path / "file")
+        assert sklrp.load(tmp_path / "file").rule == rule
+    finally:
+        rules.RULES.pop("half_flat")
+        del vars(rules)["HalfFlat"]
+
+
+def test_rules_of_users_take_no_names():
+    class Gamma(rules.Gamma):
+        pass
+
+    assert rules.RULES["gamma"] is rules.Gamma
+    assert check_rule("gamma").rules[0][1] == rules.Gamma()
+    assert check_rule(Gamma()).rules[0][1] == Gamma()

@@ -21,14 +21,10 @@ from torch import Tensor, nn
 from sklrp.classifiers.settings import OPTIMIZERS
 from sklrp.composites import Composite
 from sklrp.modules import EchoState
-from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
+from sklrp.rules import RULES
 
 Arrays = dict[str, NDArray[Any]]
 
-RULES: dict[str, Any] = {
-    cls.__name__: cls
-    for cls in (AlphaBeta, Composite, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus)
-}
 _REMEDIES = {
     "callbacks": (
         "set_params(callbacks=None) saves the estimator without its callbacks, and without them "
@@ -91,7 +87,7 @@ def pack(value: Any, name: str, arrays: Arrays) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
         texts = [pack(item, name, arrays) for item in value.ravel().tolist()]
         return {"texts": [value.dtype.name, list(value.shape), texts]}
-    if RULES.get(kind.__name__) is kind:
+    if _find_rule(kind.__name__) is kind:
         params = value.get_params(deep=False)
         return {"rule": [kind.__name__, pack(params, name, arrays)]}
     for tag, find in _CLASSES.items():
@@ -145,8 +141,8 @@ def unpack(packed: Any, name: str, arrays: Arrays) -> Any:
             items = [unpack(text, name, arrays) for text in texts]
             code = "O" if dtype == "object" else f"U{int(dtype[3:]) // 32}"  # 32 bits a letter
             return np.array(items, dtype=code).reshape(shape)
-        case "rule", [str(kind), params] if kind in RULES:
-            rule = RULES[kind](**unpack(params, name, arrays))
+        case "rule", [str(kind), params] if (cls := _find_rule(kind)) is not None:
+            rule = cls(**unpack(params, name, arrays))
             rule.validate()
             return rule
         case "layer" | "optimizer", str(known) if _CLASSES[tag](known) is not None:
@@ -167,6 +163,13 @@ def _take(key: str, name: str, arrays: Arrays) -> NDArray:
     if key not in arrays:
         raise ValueError(f"the tensor {key!r} of {name} is missing")
     return arrays.pop(key)
+
+
+def _find_rule(name: str) -> Any:
+    """Return the rule of this package, or `Composite`, by the name of its class."""
+    if name == Composite.__name__:
+        return Composite
+    return next((cls for cls in RULES.values() if cls.__name__ == name), None)
 
 
 def _find_layer(name: str) -> type | None:
