@@ -1,20 +1,24 @@
-"""Training with a memory: no network twice, in however many processes."""
+"""Training with a memory: no network twice, in however many processes.
+
+`RelevanceTransformer` calls `train_network`. Here is what makes two trainings the same one, by
+which a network is kept and found again, and the lock behind which one process trains it.
+"""
 
 from __future__ import annotations
 
-import dis
 import io
 import pickle
 import sys
-import time
 import types
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from cloudpickle import CloudPickler
+from filelock import FileLock
 from joblib import Memory
 from joblib.hashing import NumpyHasher
 from numpy.typing import NDArray
@@ -22,11 +26,6 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_array, check_memory
 
 from sklrp._sklearn import get_feature_names
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
 
 
 def train_network(
@@ -129,39 +128,39 @@ def _identify(network: Any, X: Any, y: NDArray[Any], fit_params: dict[str, Any])
     return _Hasher().hash(sorted(digests))
 
 
+def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
+    """Return the parts of code, without the file and the lines that it stands in."""
+    bare = code.replace(co_filename="", co_firstlineno=1, co_linetable=b"")
+    _, parts = CloudPickler.dispatch_table[types.CodeType](bare)
+    return type, parts
+
+
 class _Hasher(NumpyHasher):
-    """Joblib's hash, taking functions and classes that cannot be imported by their code.
+    """Joblib's hash, which takes functions and classes that cannot be imported for what they do.
 
     Those of a script, a notebook or a function body have no name that holds in other processes,
-    and mean something else after an edit.
+    and mean something else after an edit. Cloudpickle finds what they are made of, but its bytes
+    are no identity: they hold a random mark of each class, file names and line numbers, and tell
+    one text from an equal one. Joblib's hash goes by values alone.
     """
 
     dispatch = NumpyHasher.dispatch.copy()
+    dispatch[frozenset] = lambda self, obj: self.save(set(obj))  # sets are sorted
+    dispatch_table = CloudPickler.dispatch_table.new_child({types.CodeType: _reduce_code})
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._begun: list[Any] = []
-
-    def save_global(self, obj: Any, name: str | None = None, **kwargs: Any) -> None:
-        if _is_importable(obj) or not isinstance(obj, type | types.FunctionType):
-            super().save_global(obj, name=name, **kwargs)
-        elif any(obj is begun for begun in self._begun):
-            self.save(obj.__qualname__)
-        else:
-            self._begun.append(obj)
-            self.save((obj.__qualname__, *(_take_apart(obj))))
-
-    dispatch[type] = save_global
-    dispatch[types.FunctionType] = save_global
-    dispatch[types.ModuleType] = lambda self, obj: self.save(obj.__name__)
-    dispatch[types.CellType] = lambda self, obj: self.save(obj.cell_contents)
-    dispatch[types.CodeType] = lambda self, obj: self.save(
-        (obj.co_code, obj.co_consts, obj.co_names, obj.co_varnames, obj.co_freevars)
-    )
-    dispatch[frozenset] = lambda self, obj: self.save(set(obj))
-    dispatch[property] = lambda self, obj: self.save((obj.fget, obj.fset, obj.fdel))
-    dispatch[staticmethod] = lambda self, obj: self.save(obj.__func__)
-    dispatch[classmethod] = lambda self, obj: self.save(obj.__func__)
+    def reducer_override(self, obj: Any) -> Any:
+        """Return the parts of a function or class that cannot be imported, as a reduction."""
+        if not isinstance(obj, type | types.FunctionType) or _is_importable(obj):
+            return NotImplemented
+        if isinstance(obj, type):
+            return type, (obj.__qualname__, obj.__bases__), _find_members(obj)
+        reduced = CloudPickler(io.BytesIO()).reducer_override(obj)
+        if reduced is NotImplemented:
+            return NotImplemented
+        attributes, slots = reduced[2]
+        parts = ("__closure__", "__defaults__", "__kwdefaults__", "__globals__")
+        state = {"attributes": attributes, **{name: slots[name] for name in parts}}
+        return type, (obj.__qualname__, obj.__code__), state
 
 
 class _Pickler(pickle.Pickler):
@@ -209,28 +208,15 @@ def _is_importable(obj: Any) -> bool:
     return found is obj
 
 
-def _take_apart(obj: Any) -> tuple[Any, ...]:
-    """Return what a function or class does, in parts that can be hashed."""
-    if isinstance(obj, type):
-        made_by_python = {"__annotate__", "__annotate_func__", "_abc_impl"}
-        code = types.FunctionType | staticmethod | classmethod | property
-        members = [
-            (name, member)
-            for name, member in sorted(vars(obj).items())
-            if name not in made_by_python and (name[:2] != "__" or isinstance(member, code))
-        ]
-        return obj.__bases__, members
-    values = {
-        name: obj.__globals__[name] for name in _find_globals(obj.__code__) & {*obj.__globals__}
+def _find_members(cls: type) -> dict[str, Any]:
+    """Return what a class defines, without what Python or a base adds to it by itself."""
+    made_by_python = {"__annotate__", "__annotate_func__", "_abc_impl"}
+    code = types.FunctionType | staticmethod | classmethod | property
+    return {
+        name: member
+        for name, member in vars(cls).items()
+        if name not in made_by_python and (name[:2] != "__" or isinstance(member, code))
     }
-    return obj.__code__, obj.__defaults__, obj.__kwdefaults__, obj.__closure__, values
-
-
-def _find_globals(code: types.CodeType) -> set[str]:
-    """Return the global names that code reads, with the functions inside it."""
-    names = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
-    inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
-    return names.union(*map(_find_globals, inner))
 
 
 @contextmanager
@@ -240,46 +226,10 @@ def _lock(folder: Path) -> Iterator[None]:
     The system frees the lock of a process that dies. Where there are no locks, as on some network
     file systems, or no folder, as in a remote store, nothing is locked: work may be done twice.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "lock", "ab")  # noqa: SIM115  (closed below)
-    except OSError:
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(folder / "lock"))
+        except (OSError, NotImplementedError):
+            pass
         yield
-        return
-    with file:
-        locked = _acquire(file)
-        try:
-            yield
-        finally:
-            if locked:
-                _release(file)
-
-
-if sys.platform == "win32":
-
-    def _acquire(file: IO[bytes]) -> bool:
-        while True:
-            try:
-                file.seek(0)
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-                return True
-            except PermissionError:
-                time.sleep(0.05)
-            except OSError:
-                return False
-
-    def _release(file: IO[bytes]) -> None:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
-
-else:
-
-    def _acquire(file: IO[bytes]) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            return False
-        return True
-
-    def _release(file: IO[bytes]) -> None:
-        fcntl.flock(file, fcntl.LOCK_UN)

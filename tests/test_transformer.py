@@ -3,6 +3,7 @@
 A linear classifier that counts its trainings stands for the network; the end has real ones.
 """
 
+import errno
 import functools
 import os
 import pickle
@@ -681,6 +682,45 @@ def test_code_is_taken_apart():
     )
 
 
+IDENTIFY = """
+import sys
+from sklrp._network_cache import _Hasher
+
+words = {"calm", "warm", "cold", "el niño"}
+table = {"b": 1, "a": {"x", "y"}}
+
+class Parent:
+    kinds = frozenset({"one", "two", "three"})
+
+class Step(Parent):
+    def __call__(self, x, *, power=OFFSET):
+        def inside(y):
+            return [table[key] if y in words else Step for key in table]
+        return inside(x)
+
+print(_Hasher().hash(Step), _Hasher().hash(Step()), _Hasher().hash([lambda x: x in words, Step]))
+"""
+
+
+def test_code_is_known_in_other_processes(tmp_path):
+    """Whatever the seed of hashes, the file and the lines; and edits are seen, also inside."""
+    found = []
+    edits = [("OFFSET", "2"), ("OFFSET", "3"), ("y in words", "y not in words")]
+    edits += [('"b": 1', '"b": 2'), ('"three"', '"four"')]
+    for i, (old, new) in enumerate([edits[0], edits[0], *edits[1:]]):
+        text = IDENTIFY.replace(old, new).replace("OFFSET", "2")
+        script = tmp_path / f"script{i}.py"
+        script.write_text("# moved down\n" * i + text, encoding="utf-8")
+        environment = {**ENVIRONMENT, "PYTHONHASHSEED": str(i)}
+        run = subprocess.run(
+            [sys.executable, script], capture_output=True, text=True, check=True, env=environment
+        )
+        found.append(run.stdout.split())
+    assert found[0] == found[1]
+    for of_step in map(set, zip(*found, strict=True)):
+        assert len(of_step) == len(edits)
+
+
 @pytest.mark.parametrize("prefer", ["threads", "processes"])
 def test_workers_wait_for_each_other(prefer, memory, log):
     transformer = RelevanceTransformer(LinearClassifier(log=log, delay=0.3), memory=memory)
@@ -722,6 +762,16 @@ def test_lock_is_freed_by_death(tmp_path):
 def test_lock_is_optional(tmp_path):
     (tmp_path / "file").touch()
     with _lock(tmp_path / "file" / "no_folder"):
+        pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no flock")
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    with _lock(tmp_path), _lock(tmp_path):
         pass
 
 
