@@ -8,7 +8,7 @@ comes before the network, the network, its outputs and the names of its features
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, is_regressor
+from sklearn.base import BaseEstimator, is_classifier, is_regressor
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
@@ -27,10 +27,10 @@ _ROWS = 256  # samples in one forward pass of a bare module
 
 # Where estimators that hold several networks, or change what one of them says, keep them.
 _INSIDE = (
-    "estimator_",
-    "regressor_",
     "estimators_[0]",
     "calibrated_classifiers_[0].estimator",
+    "estimator_",
+    "regressor_",
     "best_estimator_",
     "estimator",
 )
@@ -88,22 +88,26 @@ class Model:
 
     @cached_property
     def classes(self) -> NDArray | None:
-        """The labels in the order of the outputs, None of a regression.
+        """The labels in the order of the outputs, None where the model does not name them.
 
-        The labels of a bare module, and of a net that names none, are the indices of its outputs;
-        how many these are only samples tell, see `classes_for`.
+        A regression has none. The labels of a bare module, and of a skorch net whose classes are
+        numbers, are the indices of its outputs, as skorch hands labels to the loss as they are;
+        how many outputs there are, only samples tell, see `classes_for`.
         """
         if is_regression(self.network):
             return None
-        classes = getattr(self.network, "classes_", None)
-        return None if classes is None else np.asarray(classes)
+        classes = np.asarray(getattr(self.network, "classes_", ()))
+        numbers = not self.has_explain and classes.dtype.kind in "iufb"
+        return None if numbers or not classes.size else classes
 
     def classes_for(self, samples: Any) -> NDArray | None:
         """Return the labels of the outputs for given samples, None of a single output."""
-        if self.classes is not None or is_regression(self.network):
+        if is_regression(self.network) or (self.has_explain and self.classes is not None):
             return self.classes
         n_outputs = self.outputs(take_rows(samples, slice(1))).shape[1]
-        return np.arange(n_outputs) if n_outputs > 1 else None
+        if n_outputs == 1:
+            return None
+        return np.arange(n_outputs) if self.classes is None else self.classes
 
     def enter(self, X: Any) -> Any:
         """Return what enters the network for samples as the model takes them.
@@ -127,16 +131,23 @@ class Model:
 
     def predict(self, samples: Any) -> NDArray:
         """Return what the network predicts for samples that enter it: labels, or values."""
-        if not isinstance(self.network, nn.Module) and hasattr(self.network, "classes_"):
-            return np.asarray(self.network.predict(self.typed(samples)))
+        if self.has_explain:
+            return np.asarray(self.network.predict(samples))
         outputs = self.outputs(samples)
-        if is_regression(self.network) or outputs.shape[1] == 1:
-            return outputs[:, 0] if outputs.shape[1] == 1 else outputs
-        return outputs.argmax(axis=1)
+        if outputs.shape[1] == 1:
+            if _says(is_classifier, self.network):  # of two classes, told apart by a threshold
+                return np.asarray(self.network.predict(self.typed(samples)))
+            return outputs[:, 0]
+        if is_regression(self.network):
+            return outputs
+        codes = outputs.argmax(axis=1)
+        return codes if self.classes is None else self.classes[codes]
 
     def outputs(self, samples: Any) -> NDArray:
         """Return the scores, ``(n_samples, n_outputs)``, of samples that enter the network."""
         if self.has_explain:
+            if not hasattr(self.network, "decision_function"):
+                return np.asarray(self.network.predict(samples)).reshape(len(samples), -1)
             scores = np.asarray(self.network.decision_function(samples))
             return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
         parts = [self._forward(part) for part in _batches(samples)]
@@ -236,7 +247,11 @@ def unwrap(model: Any, *, fitted: bool = True) -> Model:
 
 def is_regression(network: Any) -> bool:
     """Tell whether a network is a regressor by its own word; bare modules say nothing."""
-    return not isinstance(network, nn.Module) and is_regressor(network)
+    return _says(is_regressor, network)
+
+
+def _says(is_kind: Callable[[Any], bool], network: Any) -> bool:
+    return hasattr(network, "__sklearn_tags__") and is_kind(network)
 
 
 def take_rows(samples: Any, rows: Any) -> Any:
@@ -274,9 +289,8 @@ def _is_net(model: Any) -> bool:
 
 def _is_search(model: Any) -> bool:
     """Tell whether a model is a search over parameters, of scikit-learn or in its manner."""
-    return hasattr(model, "cv_results_") or (
-        hasattr(model, "refit") and hasattr(model, "estimator") and hasattr(model, "scoring")
-    )
+    parameters = ("estimator", "scoring", "refit", "error_score")  # of all searches, of no other
+    return hasattr(model, "best_estimator_") or all(hasattr(model, name) for name in parameters)
 
 
 def _found_by(search: Any) -> Any:
@@ -308,14 +322,19 @@ def _say_no_network(model: Any, network: Any) -> str:
             f"{kind} holds its network inside, or several of them, and what it predicts is not "
             f"the score of one: pass one network, {path}.{inside}."
         )
-    what = f"{kind}, the last step of the model," if network is not model else kind
-    if isinstance(network, type):
-        what = f"the class {network.__name__} itself"
-    return (
-        "model must be an estimator of sklrp, a skorch net, a torch.nn.Module, or a pipeline, "
-        f"search or FrozenEstimator with one of them inside, got {what}"
-        f"{', which has no method explain' if isinstance(network, BaseEstimator) else ''}."
+    what = f"the class {network.__name__} itself" if isinstance(network, type) else kind
+    wanted = (
+        "an estimator of sklrp, a skorch net, a torch.nn.Module, or a pipeline, search or "
+        "FrozenEstimator with one of them inside"
     )
+    if isinstance(model, Pipeline) and isinstance(network, BaseEstimator):
+        return (
+            f"The last step of the Pipeline does not explain itself: {kind} has no method "
+            f"explain. model must be {wanted}."
+        )
+    if isinstance(network, BaseEstimator):
+        return f"{kind} does not explain itself: model must be {wanted}."
+    return f"model must be {wanted}, got {what}."
 
 
 def _path_to(model: Any, network: Any) -> str:
@@ -356,9 +375,11 @@ def _network_inside(model: Any) -> str | None:
 def _names_behind(before: Pipeline) -> Any:
     """Return the names of what leaves the steps before a network, None if they do not know."""
     try:
-        return before.get_feature_names_out()
+        names = before.get_feature_names_out()
     except (AttributeError, ValueError, NotFittedError):
         return None
+    # Steps that were fitted on an array make up x0, x1, ..., which say no more than a number.
+    return None if list(names) == [f"x{i}" for i in range(len(names))] else names
 
 
 def _dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
