@@ -668,7 +668,7 @@ def test_demo_without_extras(folder, monkeypatch):
     result = CliRunner().invoke(main, ["demo", "--out", "demo"])
     assert result.exit_code == 0
     assert "Made-up squares in place of the Pacific: load_pacific_sst needs" in result.stderr
-    assert "No picture, as matplotlib is missing" in result.stderr
+    assert "No picture: A picture needs matplotlib: pip install 'sklrp[plot]'" in result.stderr
     assert "relevance.png" not in files(folder / "demo")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import sklrp
+from sklrp._checks import import_optional
 from sklrp._files import replacing
 
 
@@ -84,11 +85,11 @@ def _draw(
 ) -> None:
     """Draw each class's mean sample and each network's mean map of it."""
     try:
-        from matplotlib.figure import Figure
+        figures = import_optional("matplotlib.figure", extra="plot", user="A picture")
     except ImportError as error:
-        click.echo(f"No picture, as matplotlib is missing: {error}", err=True)
+        click.echo(f"No picture: {error}", err=True)
         return
-    figure = Figure(figsize=(17, 5), layout="constrained")
+    figure = figures.Figure(figsize=(17, 5), layout="constrained")
     sklrp.plotting.RelevanceDisplay.from_relevance(
         relevance,
         X,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklrp._checks import check_field_mask
+from sklrp._checks import check_field_mask, import_optional
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.maps import artifact_map
 from sklrp.diagnostics.positions import EDGE
@@ -138,7 +138,7 @@ class ArtifactDisplay:
 
     def _panels(self, ax: Any, n: int, width: float = 4.6, height: float = 2.8) -> Any:
         """Set `axes_` and `figure_`, one panel beside the other."""
-        import matplotlib.pyplot as plt
+        plt = import_optional("matplotlib.pyplot", extra="plot", user="ArtifactDisplay")
 
         if ax is None:
             _, ax = plt.subplots(1, n, figsize=(width * n, height), layout="constrained")

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
+from sklrp._checks import import_optional
+
 VERDICTS = ("fact", "artifact", "undecided")
 
 
@@ -70,7 +72,7 @@ class Finding(Bunch):  # numpydoc ignore=PR02
         pandas.DataFrame
             One row per draw, layer, position or transformation, as the test has them.
         """
-        import pandas as pd  # type: ignore[import-untyped]
+        pd = import_optional("pandas", extra="plot", user="to_frame")
 
         return pd.DataFrame(self.table)
 

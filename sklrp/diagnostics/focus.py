@@ -17,7 +17,7 @@ from sklearn.utils import Bunch, indexable
 from sklearn.utils.parallel import Parallel, delayed
 from tqdm.std import tqdm
 
-from sklrp._checks import check_mask, suggest
+from sklrp._checks import check_mask, import_optional, suggest
 from sklrp._sklearn import (
     HasMethods,
     Interval,
@@ -102,7 +102,7 @@ class FocusCurve(Bunch):  # numpydoc ignore=PR02
             Columns named as the parameter, ``fold``, ``test_score``, ``train_score`` and, with a
             mask, ``mass``.
         """
-        import pandas as pd  # type: ignore[import-untyped]
+        pd = import_optional("pandas", extra="plot", user="to_frame")
 
         n_values, n_folds = self.test_scores.shape
         columns = {

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sklrp._checks import import_optional
 from sklrp.diagnostics.focus import FocusCurve, focus_curve
 
 # Colours of Okabe and Ito, which people of every colour vision can tell apart.
@@ -167,7 +168,7 @@ class FocusCurveDisplay:
 
     def _divide(self, ax: Any, names: list[str]) -> None:
         """Set `axes_` and `figure_`: one panel below the other."""
-        import matplotlib.pyplot as plt
+        plt = import_optional("matplotlib.pyplot", extra="plot", user="FocusCurveDisplay")
         from matplotlib.axes import Axes
         from matplotlib.gridspec import GridSpecFromSubplotSpec
 

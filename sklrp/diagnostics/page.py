@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sklrp._checks import import_optional
+
 if TYPE_CHECKING:
     from sklrp.diagnostics.report import ArtifactReport
 
@@ -103,9 +105,9 @@ def _pictures(report: ArtifactReport) -> list[str]:
         "randomization": "How alike the map stays as layers are drawn at random, from the last.",
     }
     try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        return ["<p>Install matplotlib to see pictures here.</p>"]
+        plt = import_optional("matplotlib.pyplot", extra="plot", user="A picture")
+    except ImportError as error:
+        return [f"<p>{escape(str(error))}</p>"]
     parts = []
     for name, caption in captions.items():
         if name in report.tests:

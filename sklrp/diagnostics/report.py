@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tqdm.std import tqdm
 
-from sklrp._checks import check_mask
+from sklrp._checks import check_mask, import_optional
 from sklrp._files import replacing
 from sklrp._sklearn import Interval, validate_params
 from sklrp.diagnostics.cells import find_degenerate, find_kept, fixed_cells, outlying_cells
@@ -80,7 +80,7 @@ class ArtifactReport:
         pandas.DataFrame
             A row per test: statistic, interval, median of the null, verdict and advice.
         """
-        import pandas as pd  # type: ignore[import-untyped]
+        pd = import_optional("pandas", extra="plot", user="to_frame")
 
         rows = {
             name: {

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sklrp._checks import import_optional
 from sklrp.drawing.panels import name_several, take_apart
 from sklrp.metrics import pixel_flipping_curve
 
@@ -181,7 +182,7 @@ class PixelFlippingDisplay:
         PixelFlippingDisplay
             The display itself.
         """
-        import matplotlib.pyplot as plt
+        plt = import_optional("matplotlib.pyplot", extra="plot", user="PixelFlippingDisplay")
         from matplotlib.ticker import PercentFormatter
 
         if ax is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sklrp._checks import import_optional
 from sklrp.drawing.panels import unwrap
 
 _TRAIN, _VALID = "#0072B2", "#D55E00"  # of Okabe and Ito
@@ -118,7 +119,7 @@ class HistoryDisplay:
         HistoryDisplay
             The display itself.
         """
-        import matplotlib.pyplot as plt
+        plt = import_optional("matplotlib.pyplot", extra="plot", user="HistoryDisplay")
 
         if ax is None:
             _, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")

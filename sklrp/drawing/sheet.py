@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklrp._checks import import_optional
+
 LIMITS = ("shared", "view", "panel")
 Place = tuple[int, int]  # row and view of a panel
 
@@ -39,7 +41,7 @@ def make_axes(
                 f"{n_columns} columns, got {len(given)}."
             )
         return given.reshape(n_rows, n_columns)
-    import matplotlib.pyplot as plt
+    plt = import_optional("matplotlib.pyplot", extra="plot", user="Drawing")
 
     # A single column is laid out in rows; sizes are in inches, by the number of panels in a row.
     wide, high = n_columns, n_rows

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from sklrp._checks import import_optional
 from sklrp._sklearn import Interval, StrOptions, fit_context
 from sklrp.geo.coordinates import check_field, find_dates, find_period, is_dataset
 from sklrp.geo.grid import check_grid, make_template
@@ -138,7 +139,7 @@ class AnomalyTransformer(  # type: ignore[call-arg]
         ValueError
             If X has no time or one without a calendar, or no sample in the reference period.
         """
-        import xarray as xr
+        xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
         check_field(X, "AnomalyTransformer")
         time = find_dates(X)
@@ -273,7 +274,7 @@ class AnomalyTransformer(  # type: ignore[call-arg]
 
     def _apply(self, function: Callable[..., NDArray], X: DataArray | Dataset) -> Any:
         """Apply a function of a field and what was fitted, chunk by chunk if X is in dask."""
-        import xarray as xr
+        xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
         check_is_fitted(self)
         check_field(X, "AnomalyTransformer")
@@ -433,7 +434,7 @@ def _sum_groups(
     X: Any, time: str, codes: NDArray[np.int64], t: NDArray[np.float64], terms: tuple[str, ...]
 ) -> tuple[Any, dict[str, Any]]:
     """Return a sample, and sums over each group of departures from it, chunk by chunk."""
-    import xarray as xr
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
     # Departures x from a sample of the cell, as squares of kelvins would cancel.
     near = X.isel({time: 0}, drop=True).fillna(0).astype(np.float64).compute()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sklrp._checks import import_optional
 from sklrp.geo.coordinates import check_field, find_coordinate, is_dataset, is_field
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def box_mask(
     [[ True False False  True]
      [False False False False]]
     """
-    import xarray as xr
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
     check_field(data, "box_mask")
     positions = _locate(data, lat, lon)
@@ -330,7 +331,7 @@ def box_sum(
     >>> float(box_sum(relevance)), float(box_sum(relevance, weights="cosine"))
     (6.0, 4.5)
     """
-    import xarray as xr
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
     check_field(data, "box_sum")
     part, weight, dims = _weigh_box(data, lat, lon, mask, weights)
@@ -439,7 +440,7 @@ def pattern_correlation(
     >>> print(f"{pattern_correlation(one, 2 - one).item():.3f}")
     -1.000
     """
-    import xarray as xr
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
     for name, field in (("one", one), ("other", other)):
         if not is_field(field) or is_dataset(field):
@@ -463,7 +464,7 @@ def _weigh_box(
     weights: str | DataArray | None,
 ) -> tuple[Any, Any, list[str]]:
     """Return the part of the data in a box, the weights of its cells, and its dimensions."""
-    import xarray as xr
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
     positions = _locate(data, lat, lon)
     lat_dim = next(iter(positions))
@@ -492,7 +493,7 @@ def _weigh_box(
 
 def _align(names: str, *fields: Any) -> Any:
     """Return fields whose coordinates are the same, or raise an error."""
-    import xarray as xr
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
     try:
         return xr.align(*fields, join="exact")

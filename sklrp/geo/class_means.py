@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sklrp._checks import import_optional
 from sklrp.geo.coordinates import check_field, find_sample_dim, is_dataset
 from sklrp.geo.relevance_fields import TARGET
 
@@ -63,7 +64,7 @@ def composites(
     >>> mean["count"].values, mean["mean"].sel(target=1).values
     (array([0, 2]), array([2., 0.]))
     """
-    import xarray as xr
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
     check_field(relevance, "composites")
     sample_dim = find_sample_dim(relevance, sample_dim)

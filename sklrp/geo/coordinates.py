@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from sklrp._checks import import_optional
+
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
 
@@ -184,7 +186,7 @@ def find_period(
     data: DataArray | Dataset, time: str, period: tuple[Any, Any] | None, name: str
 ) -> np.ndarray:
     """Return the positions of the times from ``period[0]`` to ``period[1]``, both included."""
-    import xarray as xr
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
     n_times = data.sizes[time]
     if period is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklrp._checks import import_optional
 from sklrp.geo.coordinates import find_kind, find_sample_dim, is_dataset
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class FieldGrid:
         """Return values of shape (n_samples, [n_extra], *shape) in the form of the data."""
         # With `like`, in its order of dimensions and with the coordinates of its samples. `extra`
         # names an axis after that of the samples, and its coordinate.
-        import xarray as xr
+        xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
         template = self.template
         if like is not None:

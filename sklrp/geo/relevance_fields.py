@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from sklrp._checks import check_number
+from sklrp._checks import check_number, import_optional
 from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, is_dataset, is_field
 from sklrp.geo.vectorizer import GridVectorizer, moves_features
@@ -230,7 +230,7 @@ def _explain_fields(
 
 def _explain_lazily(data: Any, *, target: Any, steps: Any, **known: Any) -> Any:
     """Return the relevance of fields in dask, chunk by chunk over the samples."""
-    import xarray as xr
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
     vectorizer, _, classifier = steps
     sample_dim = vectorizer.grid_.sample_dim
@@ -317,7 +317,7 @@ def relevance_to_xarray(
     >>> relevance_to_xarray([[0.5, 0.0]], sst).values
     array([[0.5, nan]])
     """
-    import xarray as xr
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
     values = np.asarray(relevance)
     labels = None if classes is None else np.asarray(classes)

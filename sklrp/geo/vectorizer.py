@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from sklrp._checks import import_optional
 from sklrp._sklearn import Interval, StrOptions, check_feature_names_in, fit_context
 from sklrp.geo.coordinates import is_field
 from sklrp.geo.grid import ArrayGrid, FieldGrid
@@ -318,7 +319,7 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
 
 def _share_missing(stacked: Any) -> DataArray:
     """Return in which share of the samples each cell is missing, in one pass over the data."""
-    import xarray as xr
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
     sample_dim = stacked.dims[0]
     if not len(stacked):
