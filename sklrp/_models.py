@@ -23,6 +23,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from sklrp._torch import is_compiled, unwrap_compiled
+
 _ROWS = 256  # samples in one forward pass of a bare module
 
 # Where estimators that hold several networks, or change what one of them says, keep them.
@@ -65,6 +67,11 @@ class Model:
         return not isinstance(self.network, nn.Module) and hasattr(self.network, "explain")
 
     @property
+    def takes_integers(self) -> bool:
+        """Whether samples may be indices, such as those of words, that a module looks up."""
+        return not self.has_explain and _has_embeddings(self.module)
+
+    @property
     def can_train(self) -> bool:
         """Whether a clone of the network can be trained: not if it is frozen or a bare module."""
         return (
@@ -75,7 +82,7 @@ class Model:
 
     @property
     def module(self) -> nn.Module:
-        """The network's torch module; `NotFittedError` if there is none yet."""
+        """The network's torch module, without a wrapper; `NotFittedError` if there is none yet."""
         module = self.network
         if not isinstance(module, nn.Module):
             module = getattr(module, "module_", None)
@@ -84,7 +91,7 @@ class Model:
                 check_is_fitted(self.network)
                 raise TypeError(f"{self.name} has no torch module as module_.")
             raise NotFittedError(f"This {self.name} is not fitted yet; call fit, or initialize.")
-        return module
+        return without_wrapper(module)
 
     @cached_property
     def classes(self) -> NDArray | None:
@@ -243,6 +250,15 @@ def unwrap(model: Any, *, fitted: bool = True) -> Model:
             )
     named = [(f"{i}-{name}", step) for i, (name, step) in enumerate(steps)]
     return Model(Pipeline(named) if named else None, network, is_frozen)
+
+
+def without_wrapper(module: nn.Module) -> nn.Module:
+    """Return the network that ``torch.compile`` or ``nn.DataParallel`` wraps."""
+    wrapped: Any = module
+    while isinstance(wrapped, nn.DataParallel) or is_compiled(wrapped):
+        is_parallel = isinstance(wrapped, nn.DataParallel)
+        wrapped = wrapped.module if is_parallel else unwrap_compiled(wrapped)
+    return wrapped
 
 
 def is_regression(network: Any) -> bool:

@@ -46,6 +46,13 @@ def test_the_line_that_reaches_a_network_reaches_it():
         assert unwrap(eval(line, {"model": model})).name == "MLPClassifier"
 
 
+def test_a_wrapped_module_is_taken_out_of_its_wrapper():
+    for name in ("module in parallel", "compiled module"):
+        model = unwrap(make(name).model)
+        assert type(model.module) is type(make(name).network)
+        assert [*model.module.state_dict()] == [*make(name).network.state_dict()]
+
+
 def test_a_module_keeps_its_mode():
     kind = make("module in training mode")
     unwrap(kind.model).outputs(kind.X)

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sklrp._checks import check_number
+from sklrp._models import without_wrapper
 from sklrp.propagation.inputs import Inputs
 from sklrp.propagation.planning import Plan, compile_plan
 from sklrp.propagation.run import (
@@ -18,7 +19,6 @@ from sklrp.propagation.run import (
     _dtype_and_device,
     _has_embeddings,
     _plain_arithmetic,
-    _unwrapped,
     explain_network,
 )
 from sklrp.propagation.targets import encode_target
@@ -192,7 +192,7 @@ def plan(model: Any, rule: Any = "auto", X: Any = None, *, epsilon: float = 1e-6
     is_estimator = not isinstance(model, nn.Module) and hasattr(model, "explain")
     if is_estimator and not hasattr(model, "module_"):
         check_is_fitted(model)
-    module = _unwrapped(model.module_ if is_estimator else _find_module(model))
+    module = without_wrapper(model.module_ if is_estimator else _find_module(model))
     check_number("epsilon", epsilon, minimum=0.0)
     dtype, device = _dtype_and_device(module)
     sample = None

@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from tqdm.std import tqdm
 
 from sklrp._checks import check_flags, check_jobs, check_number
-from sklrp._torch import is_compiled, unwrap_compiled
+from sklrp._models import without_wrapper
 from sklrp.propagation.inputs import NUMPY_DTYPES, Inputs, is_finite, is_floating
 from sklrp.propagation.planning import Plan, compile_plan
 from sklrp.propagation.sharing import bound
@@ -219,7 +219,7 @@ def explain_network(
     check_jobs(n_jobs)
     if batch_size is not None:
         check_number("batch_size", batch_size, minimum=1, integral=True)
-    module = _unwrapped(module)
+    module = without_wrapper(module)
     inputs = Inputs(X, integers=_has_embeddings(module))
     dtype, device = _dtype_and_device(module)
     call = _Call(
@@ -280,15 +280,6 @@ def explain_network(
             bar.update(span.stop - span.start)
     relevance = inputs.join(out)
     return (relevance, _details(call.plan, records, every)) if return_details else relevance
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """Return the network that ``torch.compile`` or ``nn.DataParallel`` wraps."""
-    wrapped: Any = module
-    while isinstance(wrapped, nn.DataParallel) or is_compiled(wrapped):
-        is_parallel = isinstance(wrapped, nn.DataParallel)
-        wrapped = wrapped.module if is_parallel else unwrap_compiled(wrapped)
-    return wrapped
 
 
 def _has_embeddings(module: nn.Module) -> bool:
