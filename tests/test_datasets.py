@@ -2,14 +2,18 @@
 
 import inspect
 import os
+import pickle
 import subprocess
 import sys
 from importlib.machinery import ModuleSpec
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import linalg, ndimage, stats
+from sklearn.model_selection import train_test_split
+from sklearn.utils import shuffle
 
 from sklrp.datasets import (
     load_pacific_sst,
@@ -190,6 +194,46 @@ def test_pacific_sst_index_is_the_weighted_mean_of_the_box():
     box = sst.data[:, rows][:, :, columns]
     assert box.shape == (50, 2, 10)
     assert_allclose(sst.index, box.mean(axis=(1, 2)), atol=1e-12)
+
+
+def test_pacific_sst_remembers_its_grid():
+    sst = load_pacific_sst()
+    X = sst.data
+    kept = {
+        "slice": X[3:],
+        "positions": X[[0, 2]],
+        "booleans": X[sst.target == 1],
+        "all": X[()],
+        "a channel": X[:, np.newaxis],
+        "split": train_test_split(X, random_state=0)[0],
+        "shuffled": shuffle(X, random_state=0),
+        "pickled": pickle.loads(pickle.dumps(X)),
+        "copied": X.copy(),
+        "float32": X.astype(np.float32),
+        "standardised": (X - X.mean(axis=0)) / (1 + X.std(axis=0)),
+    }
+    for name, array in kept.items():
+        assert_array_equal(array.latitude, sst.latitude, name)
+        assert_array_equal(array.longitude, sst.longitude, name)
+        assert_array_equal(array.land_mask, sst.land_mask, name)
+    lost = {
+        "flipped": X[:, ::-1],
+        "flipped by numpy": np.flip(X, axis=2),
+        "rolled": np.roll(X, 1, axis=2),
+        "a flipped sample": X[0][::-1],
+        "turned": X.swapaxes(1, 2),
+        "box": X[:, 2:5],
+        "rows": X.reshape(len(X), -1),
+        "ocean": X[:, ~sst.land_mask],
+        "mean": X.mean(axis=1),
+        "plain": np.asarray(X),
+    }
+    for name, array in lost.items():
+        assert getattr(array, "latitude", None) is None, name
+    assert type(np.asarray(X)) is np.ndarray
+    assert type(X.mean()) is np.float64
+    assert torch.from_numpy(X).shape == X.shape
+    assert_array_equal(X, np.asarray(X))
 
 
 def test_pacific_sst_fill_land_and_return_X_y():

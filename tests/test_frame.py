@@ -13,6 +13,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklrp import CNNClassifier, LSTMClassifier, MLPClassifier
 from sklrp._frame import frame_of, make_frame
 from sklrp._models import unwrap
+from sklrp.datasets import load_pacific_sst
 from sklrp.geo import GridVectorizer
 from sklrp.geo.places import read_grid
 
@@ -108,6 +109,29 @@ def test_fields_of_xarray(field):
     pipeline = make_pipeline(fill, CNNClassifier((2,), max_epochs=1)).fit(field, Y)
     frame, _ = look(pipeline, field)
     np.testing.assert_array_equal(frame.land, np.isnan(field[0]))
+
+
+def test_arrays_of_load_pacific_sst():
+    sst = load_pacific_sst(fill_land=0.5)
+    X, y = sst.data[::2], sst.target[::2]
+    scale = make_pipeline(StandardScaler(), mlp())
+    flat = make_pipeline(FunctionTransformer(lambda X: np.asarray(X).reshape(len(X), -1)), mlp())
+    ocean = make_pipeline(FunctionTransformer(lambda X: np.asarray(X)[:, ~sst.land_mask]), mlp())
+    channel = make_pipeline(FunctionTransformer(lambda X: X[:, np.newaxis]), CNNClassifier((2,)))
+    for model in (mlp(), CNNClassifier((2,)), LSTMClassifier(2), channel, flat, ocean):
+        model.set_params(**{n: 1 for n in model.get_params() if n.endswith("max_epochs")})
+        frame, entering = look(model.fit(X, y), X)
+        np.testing.assert_array_equal(frame.latitude, sst.latitude)
+        np.testing.assert_array_equal(frame.longitude, sst.longitude)
+        np.testing.assert_array_equal(frame.land, sst.land_mask)
+        expected = np.where(sst.land_mask, np.nan, X)
+        np.testing.assert_array_equal(frame.bring(entering), expected)
+    rows = X.reshape(len(X), -1)
+    frame, _ = look(scale.fit(rows, y), rows)
+    assert frame.layout == "table"
+    frame, _ = look(scale, rows, grid=sst)
+    np.testing.assert_array_equal(frame.land, sst.land_mask)
+    assert frame.take_mask(sst.nino34_mask).sum() == 20
 
 
 @pytest.mark.parametrize("kind", ["vectorizer", "field", "bunch", "pair"])

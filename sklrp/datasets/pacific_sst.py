@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from sklrp._sklearn import validate_params
+from sklrp.datasets.gridded_array import GriddedArray
 from sklrp.datasets.nino34 import label_index, nino34_mask
 from sklrp.geo.areas import cosine_weights
 
@@ -97,7 +98,12 @@ def load_pacific_sst(
         Dictionary-like, with the attributes
 
         data : ndarray of shape (n_samples, n_latitudes, n_longitudes)
-            Anomalies of (35, 18, 30) or, with `neutral`, (50, 18, 30) in K, in order of time.
+            Anomalies of (35, 18, 30) or, with `neutral`, (50, 18, 30) in K, in order of time. The
+            array remembers latitude, longitude and land, so that maps of its samples are drawn on
+            their grid: it keeps them where samples are chosen, ``data[train]``, and where each
+            value is changed in place, ``data - data.mean(axis=0)``; not where cells are moved,
+            dropped or flattened, nor in ``np.asarray(data)``, which is a plain array. Elsewhere
+            the displays take the whole Bunch as ``grid=``.
         target : ndarray of shape (n_samples,)
             The classes as integers, in ascending order of the index.
         target_names : ndarray of shape (n_classes,)
@@ -165,7 +171,8 @@ def load_pacific_sst(
     weight = cosine_weights(latitude)[:, None] * box
     index = np.tensordot(sst, weight / weight.sum())
     target, target_names, keep = label_index(index, 0.5, neutral)
-    data = np.where(missing, fill_land, sst)[keep]
+    land = missing.all(axis=0)
+    data = GriddedArray(np.where(missing, fill_land, sst), latitude, longitude, land)[keep]
     if return_X_y:
         return data, target
     return Bunch(
@@ -176,7 +183,7 @@ def load_pacific_sst(
         year=year[keep],
         latitude=latitude,
         longitude=longitude,
-        land_mask=missing.all(axis=0),
+        land_mask=land,
         nino34_mask=box,
         feature_names=np.array(
             [f"{_latitude_name(lat)} {lon:g}E" for lat in latitude for lon in longitude]
