@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from sklrp._checks import as_samples, check_maps, encode_labels, like, make_rng
-from sklrp.metrics.sensitivity import list_layers, randomise
+from sklrp.metrics.randomise import list_layers, randomise
 
 NULLS = ("network", "readout", "labels")
 
@@ -109,7 +109,7 @@ class Explained:
     @property
     def n_learned_layers(self) -> int:
         """How many layers of the network were learned."""
-        return len(list_layers(self.estimator))
+        return len(list_layers(self.estimator.module_))
 
     def on_grid(self, maps: NDArray) -> NDArray:
         """Return maps or samples, whose last axes are those of a sample, on the grid."""
@@ -198,7 +198,7 @@ def _draw_parameters(explained: Explained, null: str, seed: int) -> Any:
     """Return a copy whose network, or its readout, is drawn anew."""
     random = copy.deepcopy(explained.estimator)
     generator = torch.Generator().manual_seed(seed)
-    layers = list_layers(random)
+    layers = list_layers(random.module_)
     for _, layer in layers[-1:] if null == "readout" else layers:
         randomise(layer, generator)
     return random

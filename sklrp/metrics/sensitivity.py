@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
-import math
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
@@ -25,6 +23,7 @@ from sklrp._checks import (
     make_rng,
 )
 from sklrp._sklearn import HasMethods, Interval, StrOptions, validate_params
+from sklrp.metrics.randomise import list_layers, randomise
 from sklrp.metrics.similarity import SIMILARITIES, Similarity, compare_maps
 
 _COMPARISON: dict[str, list[Any] | str] = {
@@ -324,7 +323,7 @@ def randomization_similarity(
             f"{type(estimator).__name__} has no method explain: pass explain=sklrp.explain, or a "
             "function explain(estimator, X, target=...)."
         )
-    n_layers = len(list_layers(estimator))
+    n_layers = len(_layers_of(estimator))
     if not n_layers:
         raise ValueError(
             f"the network of {type(estimator).__name__} has no layer with parameters."
@@ -348,7 +347,7 @@ def randomization_similarity(
     for i in reversed(range(n_layers)) if order == "top_down" else range(n_layers):
         if order == "independent":
             random = copy.deepcopy(estimator)
-        name, layer = list_layers(random)[i]
+        name, layer = _layers_of(random)[i]
         randomise(layer, torch.Generator().manual_seed(int(seeds[i])))
         names.append(name)
         values.append(compare_maps(maps, maps_of(random), similarity, absolute=absolute))
@@ -384,7 +383,7 @@ def _explain(explain: Callable[..., Any], X: Any, target: Any, params: dict[str,
     return maps
 
 
-def list_layers(estimator: Any) -> list[tuple[str, nn.Module]]:
+def _layers_of(estimator: Any) -> list[tuple[str, nn.Module]]:
     """Return the layers that have parameters of their own, with their names."""
     module = getattr(estimator, "module_", estimator)
     if not isinstance(module, nn.Module):
@@ -392,33 +391,4 @@ def list_layers(estimator: Any) -> list[tuple[str, nn.Module]]:
             f"{type(estimator).__name__} has no network to randomise: pass a fitted estimator "
             "with the torch.nn.Module as module_, or the module itself."
         )
-    return [
-        (name, layer)
-        for name, layer in module.named_modules()
-        if _draws_itself(layer) or next(layer.parameters(recurse=False), None) is not None
-    ]
-
-
-def _draws_itself(layer: nn.Module) -> bool:
-    """Tell whether a layer can draw its own parameters from a generator."""
-    reset = getattr(layer, "reset_parameters", None)
-    return reset is not None and "generator" in inspect.signature(reset).parameters
-
-
-def randomise(layer: nn.Module, generator: torch.Generator) -> None:
-    """Draw the parameters of a layer anew, as torch does at first, from a generator."""
-    reset: Any = getattr(layer, "reset_parameters", None)
-    parameters = list(layer.parameters(recurse=False))
-    matrices = [p for p in parameters if p.ndim > 1]
-    if _draws_itself(layer):
-        reset(generator=generator)
-        return
-    if not matrices and reset is not None:
-        reset()  # a normalisation's are constants, nothing is drawn
-        return
-    n_inputs = getattr(layer, "hidden_size", matrices[0][0].numel() if matrices else 1)
-    bound = 1 / math.sqrt(n_inputs)
-    with torch.no_grad():
-        for parameter in parameters:
-            drawn = torch.empty(parameter.shape, dtype=torch.float64)
-            parameter.copy_(drawn.uniform_(-bound, bound, generator=generator))
+    return list_layers(module)
