@@ -42,6 +42,7 @@ from sklrp.classifiers import (
 )
 from sklrp.classifiers import net as net_module
 from sklrp.classifiers.net import TrainingNet, WeightedCrossEntropy
+from tests.helpers.comparing import assert_same_to_rounding
 
 SMALL = {
     MLPClassifier: {"hidden_layer_sizes": (8,)},
@@ -162,14 +163,14 @@ def test_forms_of_X(Classifier, params, form, input_shape, images):
     assert clf.input_shape_ == input_shape
     assert clf.n_features_in_ == 64
     expected = clf.predict_proba(X)
-    np.testing.assert_array_equal(clf.predict_proba(X.reshape(-1, 64)), expected)
-    np.testing.assert_array_equal(clf.predict_proba(X.reshape(-1, *input_shape)), expected)
-    np.testing.assert_array_equal(clf.predict_proba(torch.tensor(X)), expected)
-    np.testing.assert_array_equal(clf.predict_proba(X.tolist()), expected)
+    assert_same_to_rounding(clf.predict_proba(X.reshape(-1, 64)), expected)
+    assert_same_to_rounding(clf.predict_proba(X.reshape(-1, *input_shape)), expected)
+    assert_same_to_rounding(clf.predict_proba(torch.tensor(X)), expected)
+    assert_same_to_rounding(clf.predict_proba(X.tolist()), expected)
     flat = clone(clf).set_params(**({"input_shape": input_shape} if params else {}))
     if params or Classifier is MLPClassifier:
         flat.fit(X.reshape(-1, 64), y)
-        np.testing.assert_array_equal(flat.predict_proba(X.reshape(-1, 64)), expected)
+        assert_same_to_rounding(flat.predict_proba(X.reshape(-1, 64)), expected)
 
 
 @EVERY
@@ -179,14 +180,14 @@ def test_arrays_of_any_memory_layout(Classifier, images):
     expected = clf.predict_proba(X[::-1]).copy(), clf.explain(X[::-1].copy())
     layouts = [X[::-1], X[::-1].copy()[:, ::-1].copy()[:, ::-1], np.asfortranarray(X[::-1])]
     for backwards in (*layouts, *(layout.reshape(120, 64) for layout in layouts)):
-        np.testing.assert_array_equal(clf.predict_proba(backwards), expected[0])
+        assert_same_to_rounding(clf.predict_proba(backwards), expected[0])
         relevance = clf.explain(backwards).reshape(X.shape)
-        np.testing.assert_array_equal(relevance, expected[1])
+        assert_same_to_rounding(relevance, expected[1])
         assert np.isfinite(clf.decision_function(backwards)).all()
         if backwards.ndim == 3:
             again = make(Classifier).fit(backwards, y[::-1])
             copied = make(Classifier).fit(backwards.copy(), y[::-1].copy())
-            assert torch.equal(parameters(again), parameters(copied))
+            assert_same_to_rounding(parameters(again), parameters(copied))
 
 
 def test_a_perceptron_takes_samples_of_any_shape(images):
@@ -194,7 +195,7 @@ def test_a_perceptron_takes_samples_of_any_shape(images):
     clf = make(MLPClassifier, warm_start=True).fit(X, y)
     expected = clf.predict_proba(X)
     for form in [(64,), (4, 16), (1, 8, 8), (2, 2, 4, 4)]:
-        np.testing.assert_array_equal(clf.predict_proba(X.reshape(-1, *form)), expected)
+        assert_same_to_rounding(clf.predict_proba(X.reshape(-1, *form)), expected)
         assert clf.explain(X.reshape(-1, *form)).shape == (120, *form)
     assert clf.fit(X.reshape(-1, 4, 16), y).partial_fit(X.reshape(-1, 64), y).n_iter_ == 5
     with pytest.raises(ValueError, match="X has 32 features, but MLPClassifier is expecting 64"):
@@ -268,7 +269,7 @@ def test_read_only_memory(blobs, tmp_path):
     joblib.dump(X, tmp_path / "X")
     mapped = joblib.load(tmp_path / "X", mmap_mode="r")
     clf = make(MLPClassifier).fit(mapped, y)
-    np.testing.assert_array_equal(clf.predict_proba(mapped), clf.predict_proba(X))
+    assert_same_to_rounding(clf.predict_proba(mapped), clf.predict_proba(X))
 
 
 # Training
@@ -443,7 +444,7 @@ def test_batches_are_those_of_a_plain_loop(blobs):
             optimizer.step()
             total += loss.item() * len(rows)
         losses.append(total / 90)
-    assert torch.equal(parameters(quiet), parameters(loud))
+    assert_same_to_rounding(parameters(quiet), parameters(loud))
     expected = torch.cat([p.detach().ravel() for p in network.parameters()])
     torch.testing.assert_close(parameters(quiet), expected, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(quiet.history_[:, "train_loss"], losses, rtol=1e-12)
@@ -1001,7 +1002,7 @@ def test_relevance_is_conserved_and_laid_out_as_X(Classifier, params, form, imag
     np.testing.assert_allclose(relevance.reshape(20, 3, -1).sum(2) + kept, scores, atol=1e-10)
     assert details.target.tolist() == [[0, 1, 2]] * 20
     flat = clf.explain(X.reshape(20, 64), target="all", rule="zero", epsilon=0.0)
-    np.testing.assert_array_equal(flat.reshape(relevance.shape), relevance)
+    assert_same_to_rounding(flat.reshape(relevance.shape), relevance)
     assert (relevance[np.broadcast_to(X[:, None] == 0, relevance.shape)] == 0).all()
 
 
@@ -1052,7 +1053,7 @@ def test_explain_hands_its_options_on(blobs, capsys):
         sklrp.Composite([("first", z_box, "first"), ("rest", sklrp.Epsilon(), "all")])
         for z_box in (sklrp.ZBox(), sklrp.ZBox(low, high))
     )
-    np.testing.assert_array_equal(clf.explain(X, rule=first), clf.explain(X, rule=bounded))
+    assert_same_to_rounding(clf.explain(X, rule=first), clf.explain(X, rule=bounded))
     assert np.isfinite(clf.explain(X, rule="z_box")).all()
     assert not np.allclose(clf.explain(X, rule="z_box"), clf.explain(X, rule=bounded))
 

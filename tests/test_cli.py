@@ -19,6 +19,7 @@ from sklrp import CNNClassifier, MLPClassifier, RelevanceTransformer
 from sklrp.cli import main, runs
 from sklrp.cli.samples import FORMS, Samples, read_labels, read_mask
 from sklrp.datasets import make_squares
+from tests.helpers.comparing import assert_same_to_rounding
 
 X, Y, MASK = make_squares(n_per_class=20, size=10, random_state=0)
 LABELS = np.where(Y == 1, "up", "down")
@@ -68,7 +69,7 @@ def test_npy(dtype, folder, clf):
     np.save("samples.npy", data)
     explain("samples.npy", "-o", "out.npy")
     written = np.load("out.npy")
-    np.testing.assert_array_equal(written, clf.explain(data))
+    assert_same_to_rounding(written, clf.explain(data))
     assert written.shape == X.shape
     assert files(folder) == [
         "labels.txt",
@@ -93,7 +94,7 @@ def test_npy(dtype, folder, clf):
 )
 def test_options(options, params, folder, clf):
     explain("samples.npy", "-o", "out.npy", *options)
-    np.testing.assert_array_equal(np.load("out.npy"), clf.explain(X, **params))
+    assert_same_to_rounding(np.load("out.npy"), clf.explain(X, **params))
 
 
 def test_npz(folder, clf):
@@ -101,7 +102,7 @@ def test_npz(folder, clf):
     explain("samples.npz", "-o", "out.npz")
     with np.load("out.npz", allow_pickle=False) as written:
         assert written.files == ["X"]
-        np.testing.assert_array_equal(written["X"], clf.explain(X))
+        assert_same_to_rounding(written["X"], clf.explain(X))
     np.savez("samples.npz", first=X[:3], second=X)
     message = explain("samples.npz", "-o", "out.npz", status=2)
     assert "holds the arrays ['first', 'second']; choose one of them by --variable" in message
@@ -122,7 +123,7 @@ def test_csv(folder):
     explain("samples.csv", "-o", "out.csv")
     assert Path("out.csv").read_text().startswith("x0,x1,x2,x3\n")
     written = np.loadtxt("out.csv", delimiter=",", skiprows=1)
-    np.testing.assert_array_equal(written, clf.explain(frame))
+    assert_same_to_rounding(written, clf.explain(frame))
     explain("samples.csv", "-o", "out.csv", "--target", "all")
     written = pd.read_csv("out.csv")
     assert list(written.columns) == [f"{label}_{name}" for label in (0, 1) for name in names]
@@ -131,7 +132,7 @@ def test_csv(folder):
     )
     frame.to_csv("samples.csv", index=False, header=False)
     explain("samples.csv", "-o", "out.csv")
-    np.testing.assert_array_equal(np.loadtxt("out.csv", delimiter=","), clf.explain(frame))
+    assert_same_to_rounding(np.loadtxt("out.csv", delimiter=","), clf.explain(frame))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_missing_values_of_csv(text, folder):
     explain("samples.csv", "-o", "out.csv", "--fill", "0")
     written = np.loadtxt("out.csv", delimiter=",", skiprows=int("x0" in text))
     filled = pd.DataFrame([[1.0, 0.0, 3.0], [4.0, 5.0, 0.0]], columns=frame.columns)
-    np.testing.assert_array_equal(written, clf.explain(filled))
+    assert_same_to_rounding(written, clf.explain(filled))
 
 
 @pytest.mark.parametrize("suffix", [".nc", ".zarr"])
@@ -197,7 +198,7 @@ def test_xarray(suffix, folder, clf):
         options["engine"] = "zarr"
     with xr.open_dataset(f"out{suffix}", **options) as written:
         relevance = written["relevance"]
-        np.testing.assert_array_equal(relevance, clf.explain(X.astype(np.float32)))
+        assert_same_to_rounding(relevance, clf.explain(X.astype(np.float32)))
         assert relevance.dims == ("time", "lat", "lon")
         xr.testing.assert_identical(relevance["lat"], dataset["lat"])
         xr.testing.assert_equal(relevance["time"], dataset["time"])
@@ -268,7 +269,7 @@ def test_missing_values(folder, clf):
     assert "120 NaN" in explain("samples.npy", "-o", "out.npy", status=2)
     assert "out.npy.part" not in files(folder)
     explain("samples.npy", "-o", "out.npy", "--fill", "0")
-    np.testing.assert_array_equal(np.load("out.npy"), clf.explain(np.nan_to_num(holes)))
+    assert_same_to_rounding(np.load("out.npy"), clf.explain(np.nan_to_num(holes)))
 
 
 # What is wrong with a call
@@ -408,7 +409,7 @@ def test_resumed_is_the_same(form, folder, clf, monkeypatch):
     explain(*args, "--resume")
     assert sizes == [9, 9, 4]
     with Samples(Path(f"out.{form}")) as written:
-        np.testing.assert_array_equal(written.read().reshape(X.shape), expected)
+        assert_same_to_rounding(written.read().reshape(X.shape), expected)
     assert not [name for name in files(folder) if "part" in name]
 
 
@@ -461,7 +462,7 @@ def test_resuming_with_a_damaged_part(interrupted):
 
 def test_resuming_nothing(folder, clf):
     explain("samples.npy", "-o", "out.npy", "--resume")
-    np.testing.assert_array_equal(np.load("out.npy"), clf.explain(X))
+    assert_same_to_rounding(np.load("out.npy"), clf.explain(X))
 
 
 def test_a_full_disk(folder, monkeypatch):

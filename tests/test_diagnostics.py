@@ -5,6 +5,7 @@ import re
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import t as student
@@ -492,7 +493,7 @@ def test_diagnose_takes_pipelines(squares):
     pipeline = make_pipeline(FunctionTransformer(lambda X: 2 * X), clf).fit(X, y)
     one = diagnose(pipeline, X_test, y_test, n_refits=0, random_state=0)
     other = diagnose(pipeline[-1], 2 * X_test, y_test, n_refits=0, random_state=0)
-    assert one.to_frame().equals(other.to_frame())
+    pd.testing.assert_frame_equal(one.to_frame(), other.to_frame(), rtol=1e-9)
 
 
 @pytest.mark.parametrize("labels", [np.array(["no", "yes"]), np.array([3, 7])])

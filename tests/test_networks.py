@@ -27,6 +27,7 @@ import sklrp
 from sklrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
 from sklrp.modules import StatePooling
 from sklrp.propagation import run
+from tests.helpers.comparing import assert_same_to_rounding
 from tests.helpers.networks import NETWORKS, arrays_of, build, call, draw, on_each
 from tests.helpers.unchanged import assert_unchanged, snapshot
 
@@ -851,7 +852,7 @@ def test_memory_of_the_input():
     frozen.flags.writeable = False
     for twice in ((X, X), (X.tolist(), frozen), (torch.tensor(X),) * 2):
         for found, expected in zip(explain(model, twice), both, strict=True):
-            np.testing.assert_array_equal(found, expected)
+            assert_same_to_rounding(found, expected)
     wide = np.random.default_rng(1).normal(size=(8, 10))[::2, ::-2]
     assert_same(explain(model, (wide, X)), explain(model, (wide.copy(), X)), 1e-14)
 
@@ -878,7 +879,7 @@ def test_networks_can_be_sent_to_workers(name, monkeypatch):
     monkeypatch.setattr(run, "Parallel", Posted)
     found, details = explain(model, X, batch_size=2, n_jobs=2, return_details=True)
     assert_same(found, expected, 1e-14)
-    np.testing.assert_array_equal(details.score, told.score)
+    assert_same_to_rounding(details.score, told.score)
 
 
 class Masked(nn.Module):
@@ -910,7 +911,7 @@ def test_integers_to_a_float_network():
     X = np.random.default_rng(0).integers(-3, 4, size=(3, 6))
     relevance = explain(model, X)
     assert relevance.dtype == np.float64
-    np.testing.assert_array_equal(relevance, explain(model, X.astype(float)))
+    assert_same_to_rounding(relevance, explain(model, X.astype(float)))
 
 
 def test_float32():

@@ -22,7 +22,7 @@ from sklrp.propagation import explain, register
 from sklrp.propagation.recording.as_layers import LAYERS
 from sklrp.propagation.registry import HANDLERS
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
-from tests.helpers.comparing import assert_close
+from tests.helpers.comparing import assert_close, assert_same_to_rounding
 from tests.helpers.parameters import randomised
 from tests.helpers.reference import assert_explained, explain_sample, max_pool_winners
 from tests.helpers.reference import explain as reference_explain
@@ -255,7 +255,7 @@ def test_batch_normalisation(name):
     assert model.training
     for key, value in model.state_dict().items():
         assert torch.equal(value, state[key])
-    np.testing.assert_array_equal(relevance, explain(model.eval(), samples(shape)))
+    assert_same_to_rounding(relevance, explain(model.eval(), samples(shape)))
 
 
 def test_padding_layers():
@@ -342,7 +342,7 @@ def test_bounds_in_the_shape_of_a_sample():
         lambda name, layer: ZBox(*shaped) if name == "0" else Epsilon(),
     )
     flat_first = Composite([("first", ZBox(low, high), "first"), ("rest", Epsilon(), "all")])
-    np.testing.assert_array_equal(
+    assert_same_to_rounding(
         explain(flat, X, rule=flat_first, target="all").reshape(2, 2, 1, 3, 4),
         explain(conv, images, rule=first, target="all"),
     )
@@ -356,8 +356,8 @@ def test_softmax_at_the_end_is_stepped_over(head):
     expected, details = explain(model, X, return_details=True)
     for layers in ((head,), (nn.Sequential(nn.Identity(), head),), (head, nn.Identity())):
         relevance, stepped = explain(nn.Sequential(*model, *layers), X, return_details=True)
-        np.testing.assert_array_equal(relevance, expected)
-        np.testing.assert_array_equal(stepped.score, details.score)
+        assert_same_to_rounding(relevance, expected)
+        assert_same_to_rounding(stepped.score, details.score)
 
 
 def test_dead_relus():
@@ -516,7 +516,7 @@ def test_tensors():
         relevance = explain(model, x, target="all")
         assert isinstance(relevance, torch.Tensor)
         assert not relevance.requires_grad
-        np.testing.assert_array_equal(relevance.numpy(), expected)
+        assert_same_to_rounding(relevance.numpy(), expected)
     assert explain(model.float(), torch.ones(2, 4)).dtype == torch.float32
 
 
@@ -535,7 +535,7 @@ def test_memory_layouts():
         X[::-1].copy()[::-1],
         X.astype(X.dtype.newbyteorder()),
     ):
-        np.testing.assert_array_equal(explain(model, x), expected)
+        assert_same_to_rounding(explain(model, x), expected)
 
 
 def test_input_is_not_written_to():
@@ -600,8 +600,8 @@ def test_workers():
         rule="epsilon_plus",
     )
     assert torch.get_num_threads() == n_threads
-    np.testing.assert_array_equal(relevance, expected)
-    np.testing.assert_array_equal(again.score, details.score)
+    assert_same_to_rounding(relevance, expected)
+    assert_same_to_rounding(again.score, details.score)
 
 
 def test_threads_give_the_same_answer():
@@ -626,7 +626,7 @@ def test_grad_modes_of_the_caller(mode):
     expected = explain(model, X)
     with mode():
         was = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        np.testing.assert_array_equal(explain(model, X), expected)
+        assert_same_to_rounding(explain(model, X), expected)
         assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == was
 
 
@@ -695,7 +695,7 @@ def test_details_account_for_the_score(rule, contrast):
             model, X, target=target, rule=rule, contrast=contrast, return_details=True
         )
         plain = explain(model, X, target=target, rule=rule, contrast=contrast)
-        np.testing.assert_array_equal(plain, relevance)
+        assert_same_to_rounding(plain, relevance)
         total = relevance.sum((-3, -2, -1))
         assert_close(details.layers[0].relevance, total)
         for layer in details.layers:

@@ -51,6 +51,7 @@ from sklrp import (
     ZPlus,
 )
 from sklrp._network_cache import _Hasher, _identify, _lock
+from tests.helpers.comparing import assert_same_to_rounding
 
 RULES = [
     "auto",
@@ -200,13 +201,13 @@ def test_features_are_relevance(target):
     transformer = RelevanceTransformer(LinearClassifier(), target=target, epsilon=0.5)
     features = transformer.fit(X, LABELS[y]).transform(X)
     expected = LinearClassifier().fit(X, LABELS[y]).explain(X, target=target, epsilon=0.5)
-    np.testing.assert_array_equal(features, expected.reshape(len(X), -1))
+    assert_same_to_rounding(features, expected.reshape(len(X), -1))
     names = [f"x{i}" for i in range(12)]
     if target == "all":
         names = [f"{label}_{name}" for label in LABELS for name in names]
     assert transformer.get_feature_names_out().tolist() == names
     np.testing.assert_array_equal(transformer.classes_, LABELS)
-    np.testing.assert_array_equal(transformer.fit_transform(X, LABELS[y]), features)
+    assert_same_to_rounding(transformer.fit_transform(X, LABELS[y]), features)
 
 
 def test_numbered_classes_are_named():
@@ -226,7 +227,7 @@ def test_a_class_named_all_is_explained_with_the_others(network):
     transformer = RelevanceTransformer(network, target="all")
     features = transformer.fit_transform(X, labels[y])
     expected = clone(network).fit(X, y).explain(X, target="all")
-    np.testing.assert_array_equal(features, expected.reshape(90, 36))
+    assert_same_to_rounding(features, expected.reshape(90, 36))
     assert transformer.get_feature_names_out()[[0, 12]].tolist() == ["all_x0", "mild_x0"]
 
 
@@ -364,7 +365,7 @@ def test_aggregate_axis(estimator, given, shape, axes, aggregate, log):
     np.testing.assert_allclose(features, relevance.sum(axis=others), atol=1e-12)
     names = [f"{aggregate}{i}" for i in range(shape[axis])]
     assert transformer.get_feature_names_out().tolist() == names
-    np.testing.assert_array_equal(features, transformer.transform(X))  # flat samples do as well
+    assert_same_to_rounding(features, transformer.transform(X))  # flat samples do as well
 
 
 def test_aggregate_advises_what_the_estimator_has():
@@ -401,7 +402,7 @@ def test_pandas_in_and_out():
     for features in (transformer.fit_transform(frame, y), transformer.transform(frame)):
         pd.testing.assert_index_equal(features.columns, frame.columns)
         pd.testing.assert_index_equal(features.index, frame.index)
-        np.testing.assert_array_equal(features, LinearClassifier().fit(X, y).explain(X))
+        assert_same_to_rounding(features, LinearClassifier().fit(X, y).explain(X))
     assert transformer.feature_names_in_.tolist() == frame.columns.tolist()
     transformer.set_params(cv=3)
     assert transformer.fit_transform(frame, y).shape == (90, 12)
@@ -433,8 +434,8 @@ def test_out_of_fold(n_jobs, memory_, memory, log):
         expected = network.explain(X[test], target="all").reshape(len(test), -1)
         np.testing.assert_allclose(features[test], expected, rtol=1e-12)
     inside = LinearClassifier().fit(X, y).explain(X, target="all").reshape(90, -1)
-    np.testing.assert_array_equal(transformer.transform(X), inside)
-    np.testing.assert_array_equal(transformer.fit(X, y).transform(X), inside)
+    assert_same_to_rounding(transformer.transform(X), inside)
+    assert_same_to_rounding(transformer.fit(X, y).transform(X), inside)
     transformer.set_params(rule="z_plus").fit_transform(X, y)
     assert count(log) == (4 if memory_ else 9)
 
@@ -453,7 +454,7 @@ def test_out_of_fold_takes_weights_and_groups():
 def test_out_of_fold_trains_nothing_frozen(log):
     network = LinearClassifier(log=log).fit(X, y)
     transformer = RelevanceTransformer(FrozenEstimator(network), cv=3)
-    np.testing.assert_array_equal(transformer.fit_transform(X, y), network.explain(X))
+    assert_same_to_rounding(transformer.fit_transform(X, y), network.explain(X))
     assert count(log) == 1
 
 
@@ -493,7 +494,7 @@ def test_memory_trains_once_per_network(memory, log):
     order = np.asfortranarray(X)
     with_slice = np.repeat(X, 2, axis=0)[::2]
     for equal in (order, with_slice, X.tolist()):
-        np.testing.assert_array_equal(clone(transformer).fit(equal, y).transform(X), features)
+        assert_same_to_rounding(clone(transformer).fit(equal, y).transform(X), features)
     clone(transformer).fit(X, y.tolist())
     assert count(log) == 1
     for i, (params, fit_params, data) in enumerate(
@@ -576,7 +577,7 @@ def test_memory_ignores_what_is_no_feature_name(n_jobs, memory, log):
     for data, trainings in ((numbered, 4), (named, 8), (X, 8)):
         uncached = clone(cached).set_params(estimator__log=None, memory=None)
         features = cached.fit_transform(data, y)
-        np.testing.assert_array_equal(features, uncached.fit_transform(data, y))
+        assert_same_to_rounding(features, uncached.fit_transform(data, y))
         names = getattr(uncached.estimator_, "feature_names_in_", "none")
         np.testing.assert_array_equal(
             getattr(cached.estimator_, "feature_names_in_", "none"), names
@@ -610,7 +611,7 @@ def test_what_cannot_be_hashed_is_trained_uncached(memory, log):
             transformer.fit(X, y)
         assert count(log) == i + 1
     expected = LinearClassifier().fit(X, y).explain(X)
-    np.testing.assert_array_equal(transformer.transform(X), expected)
+    assert_same_to_rounding(transformer.transform(X), expected)
 
 
 def test_what_cannot_be_read_is_trained_anew(memory, log):
@@ -889,7 +890,7 @@ def test_frozen_is_not_trained(log, memory):
         )
         make_search(transformer).fit(X + 1, y)
         features = transformer.fit(X + 1, y).transform(X)
-        np.testing.assert_array_equal(features, network.explain(X))
+        assert_same_to_rounding(features, network.explain(X))
         assert transformer.score(X, y) == network.score(X, y)
     assert count(log) == 1
     with pytest.raises(NotFittedError):
@@ -903,8 +904,8 @@ def test_frozen_is_not_trained(log, memory):
 def test_frozen_needs_no_labels():
     network = LinearClassifier().fit(X, y)
     frozen = RelevanceTransformer(FrozenEstimator(network), cv=3)
-    np.testing.assert_array_equal(frozen.fit(X).transform(X), network.explain(X))
-    np.testing.assert_array_equal(frozen.fit_transform(X + 1), network.explain(X + 1))
+    assert_same_to_rounding(frozen.fit(X).transform(X), network.explain(X))
+    assert_same_to_rounding(frozen.fit_transform(X + 1), network.explain(X + 1))
     assert frozen.score(X, y) == network.score(X, y)
     assert not get_tags(frozen).target_tags.required
     assert get_tags(RelevanceTransformer(network)).target_tags.required
@@ -914,14 +915,14 @@ def test_random_state_is_handed_on():
     network = LinearClassifier()
     plain = LinearClassifier(random_state=7).fit(X, y).explain(X)
     features = RelevanceTransformer(network, random_state=7).fit(X, y).transform(X)
-    np.testing.assert_array_equal(features, plain)
+    assert_same_to_rounding(features, plain)
     assert network.random_state is None
     rng = np.random.RandomState(0)
     seeded = RelevanceTransformer(network, random_state=rng)
     first, second = (seeded.fit(X, y).transform(X) for _ in range(2))
     assert not np.allclose(first, second)
     kept = RelevanceTransformer(LinearClassifier(random_state=7)).fit(X, y)
-    np.testing.assert_array_equal(kept.transform(X), plain)
+    assert_same_to_rounding(kept.transform(X), plain)
     RelevanceTransformer(ConvolutionalClassifier(), random_state=0).fit(X, y)  # has none
 
 
@@ -929,13 +930,11 @@ def test_weights_reach_the_network():
     weights = np.linspace(0.1, 2, 90)
     expected = LinearClassifier().fit(X, y, sample_weight=weights).explain(X)
     transformer = RelevanceTransformer(LinearClassifier())
-    np.testing.assert_array_equal(
-        transformer.fit(X, y, sample_weight=weights).transform(X), expected
-    )
-    np.testing.assert_array_equal(transformer.fit_transform(X, y, sample_weight=weights), expected)
+    assert_same_to_rounding(transformer.fit(X, y, sample_weight=weights).transform(X), expected)
+    assert_same_to_rounding(transformer.fit_transform(X, y, sample_weight=weights), expected)
     pipeline = make_pipeline(transformer, LogisticRegression(max_iter=1000))
     pipeline.fit(X, y, relevancetransformer__sample_weight=weights)
-    np.testing.assert_array_equal(pipeline[0].transform(X), expected)
+    assert_same_to_rounding(pipeline[0].transform(X), expected)
     with pytest.raises(TypeError, match="unknown"):
         transformer.fit(X, y, unknown=1)
     plain = transformer.fit(X, y)
@@ -949,15 +948,13 @@ def test_weights_are_routed():
     network = network.set_score_request(sample_weight=True)
     expected = LinearClassifier().fit(X, y, sample_weight=weights).explain(X)
     transformer = RelevanceTransformer(network)
-    np.testing.assert_array_equal(
-        transformer.fit(X, y, sample_weight=weights).transform(X), expected
-    )
+    assert_same_to_rounding(transformer.fit(X, y, sample_weight=weights).transform(X), expected)
     assert transformer.score(X, y, sample_weight=weights) == transformer.estimator_.score(
         X, y, weights
     )
     last = LogisticRegression(max_iter=1000).set_fit_request(sample_weight=False)
     pipeline = make_pipeline(transformer, last).fit(X, y, sample_weight=weights)
-    np.testing.assert_array_equal(pipeline[0].transform(X), expected)
+    assert_same_to_rounding(pipeline[0].transform(X), expected)
     folded = clone(transformer).set_params(cv=GroupKFold(3))
     features = folded.fit_transform(X, y, sample_weight=weights, groups=groups)
     assert not np.allclose(features, expected)
@@ -1161,7 +1158,7 @@ def test_networks(network, memory):
     features = transformer.fit(shaped, LABELS[y]).transform(shaped)
     expected = plain.explain(shaped, target="all", rule="z_plus", batch_size=40, contrast=True)
     assert features.dtype == np.float32
-    np.testing.assert_array_equal(features, expected.reshape(90, -1))
+    assert_same_to_rounding(features, expected.reshape(90, -1))
     again = clone(transformer).set_params(aggregate="row", rule="epsilon", normalize="score")
     features = again.fit_transform(shaped, LABELS[y])  # from the cache
     assert again.get_feature_names_out().tolist() == [
@@ -1186,7 +1183,7 @@ def test_networks_out_of_fold_and_frozen(network, memory):
         fold = clone(network).set_params(random_state=1).fit(X[train], y[train])
         np.testing.assert_allclose(features[test], fold.explain(X[test]), rtol=1e-6, atol=1e-9)
     frozen = RelevanceTransformer(FrozenEstimator(transformer.estimator_), cv=cv, random_state=2)
-    np.testing.assert_array_equal(frozen.fit_transform(X, y), transformer.transform(X))
+    assert_same_to_rounding(frozen.fit_transform(X, y), transformer.transform(X))
 
 
 class Counter(Callback):
@@ -1249,10 +1246,10 @@ def test_networks_take_weights(network, memory):
     transformer = RelevanceTransformer(network, memory=memory)
     for _ in range(2):
         transformer.fit(X, y, sample_weight=weights)
-        np.testing.assert_array_equal(transformer.transform(X), plain.explain(X))
+        assert_same_to_rounding(transformer.transform(X), plain.explain(X))
     with config_context(enable_metadata_routing=True):
         with pytest.raises(ValueError, match="sample_weight"):
             transformer.fit(X, y, sample_weight=weights)
         transformer.set_params(estimator=clone(network).set_fit_request(sample_weight=True))
         features = transformer.fit_transform(X, y, sample_weight=weights)
-    np.testing.assert_array_equal(features, plain.explain(X))
+    assert_same_to_rounding(features, plain.explain(X))

@@ -1,7 +1,9 @@
-"""Small fields of xarray for the tests."""
+"""Small fields of xarray, and how to compare fields: called by the tests of ``sklrp.geo``."""
 
 import numpy as np
 import xarray as xr
+
+from tests.helpers.comparing import assert_same_to_rounding
 
 LAT, LON = np.array([-5.0, 0.0, 5.0]), np.array([350.0, 355.0, 0.0, 5.0])
 LAND = np.zeros((3, 4), dtype=bool)
@@ -32,3 +34,14 @@ def two_variables():
     ssh = make_field(dtype=np.float32, seed=1).fillna(1.0).rename("ssh").transpose("lon", ...)
     ssh.attrs = {"units": "m"}
     return xr.Dataset({"sst": sst, "ssh": ssh}, attrs={"title": "two"})
+
+
+def assert_same_fields(found, expected):
+    """Hold fields against each other: values to rounding; all that describes them equal."""
+    same = found.copy(data=expected if isinstance(expected, xr.DataArray) else expected.data_vars)
+    xr.testing.assert_identical(same, expected)
+    pairs = [(found, expected)]
+    if isinstance(expected, xr.Dataset):
+        pairs = [(found[name], expected[name]) for name in expected]
+    for one, other in pairs:
+        assert_same_to_rounding(one, other)
