@@ -21,12 +21,13 @@ def as_array(values):
 def assert_same_to_rounding(actual, desired, tolerance=None):
     """Hold arrays against each other: shape, dtype and missing values equal, numbers nearly.
 
-    `tolerance` is relative to the largest value; by default it is that of the dtype.
+    `tolerance` is relative to the largest value; by default it is that of the dtype, and
+    integers are equal.
     """
     actual, desired = as_array(actual), as_array(desired)
     assert actual.shape == desired.shape
     assert actual.dtype.name == desired.dtype.name  # in any order of bytes
-    tolerance = ROUNDING[actual.dtype.name] if tolerance is None else tolerance
+    tolerance = ROUNDING.get(actual.dtype.name, 0) if tolerance is None else tolerance
     scale = float(np.abs(desired[np.isfinite(desired)]).max(initial=0.0))
     np.testing.assert_allclose(actual, desired, rtol=0, atol=tolerance * scale)
 
