@@ -1103,6 +1103,7 @@ FUNCTIONS = {
     "conv_transpose2d": (X4, torch.ones(4, 4, 3, 3)),
     "conv_transpose3d": (X4, torch.ones(4, 4, 3, 3, 3)),
     "prelu": (X3, torch.ones(1)),
+    "threshold": (X3, 0.0, 0.0),
     "batch_norm": (X3, torch.zeros(4), torch.ones(4)),
     "layer_norm": (X3, (6,)),
     "rms_norm": (X3, (6,)),

@@ -1,18 +1,111 @@
-"""Torch functions that do what a layer does: they are explained as that layer."""
+"""Torch functions that do what a layer does: they are explained as that layer.
+
+A network may call ``F.conv2d(x, weight)`` where others hold an ``nn.Conv2d``. The recorder looks
+the function up in :data:`LAYERS`, which translates its arguments to such a layer; the layer's
+handler does the rest. A function without weights costs one row in ``_PLAIN``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Functions that do what a layer does: name mapped to a function of the same arguments that gives
-# the layer and the arguments of its forward.
-LAYERS: dict[str, Callable[..., tuple[nn.Module, tuple[Any, ...]]]] = {}
+Translation = Callable[..., tuple[nn.Module, tuple[Any, ...]]]
+
+# The name of a function mapped to its translation, which takes the function's arguments and
+# returns the layer, in evaluation mode, and the arguments of the layer's forward.
+LAYERS: dict[str, Translation] = {}
+
+# Layers without weights: their constructors take what the functions take behind the input.
+_PLAIN: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "logsigmoid": nn.LogSigmoid,
+    "softsign": nn.Softsign,
+    "selu": nn.SELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "hardswish": nn.Hardswish,
+    "hardsigmoid": nn.Hardsigmoid,
+    "tanhshrink": nn.Tanhshrink,
+    "leaky_relu": nn.LeakyReLU,
+    "rrelu": nn.RReLU,
+    "elu": nn.ELU,
+    "celu": nn.CELU,
+    "gelu": nn.GELU,
+    "softplus": nn.Softplus,
+    "hardtanh": nn.Hardtanh,
+    "hardshrink": nn.Hardshrink,
+    "softshrink": nn.Softshrink,
+    "threshold": nn.Threshold,
+    "glu": nn.GLU,
+    "softmax": nn.Softmax,
+    "log_softmax": nn.LogSoftmax,
+    "max_pool1d": nn.MaxPool1d,
+    "max_pool2d": nn.MaxPool2d,
+    "max_pool3d": nn.MaxPool3d,
+    "avg_pool1d": nn.AvgPool1d,
+    "avg_pool2d": nn.AvgPool2d,
+    "avg_pool3d": nn.AvgPool3d,
+    "adaptive_max_pool1d": nn.AdaptiveMaxPool1d,
+    "adaptive_max_pool2d": nn.AdaptiveMaxPool2d,
+    "adaptive_max_pool3d": nn.AdaptiveMaxPool3d,
+    "adaptive_avg_pool1d": nn.AdaptiveAvgPool1d,
+    "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
+    "adaptive_avg_pool3d": nn.AdaptiveAvgPool3d,
+    "interpolate": nn.Upsample,
+    "upsample": nn.Upsample,
+    "im2col": nn.Unfold,  # F.unfold and F.fold, as the recorder names them
+    "col2im": nn.Fold,
+}
+_FUNCTIONS = {"im2col": F.unfold, "col2im": F.fold}
+
+# Arguments that none of these layers has, and that change what a function does.
+_REFUSED = {
+    "training": "it draws its slopes; pass training=self.training",
+    "antialias": "interpolate with antialias=True is not supported; set antialias=False.",
+}
 
 
-def bare_layer(layer_type: type[nn.Module], **attributes: Any) -> nn.Module:
+def _bind(signature: inspect.Signature, translate: Translation, *args: Any, **kwargs: Any) -> Any:
+    """Call a translation with all arguments of a function by name, defaults included."""
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    return translate(**bound.arguments)
+
+
+def _translate_by_constructor(name: str, layer_type: type[nn.Module]) -> Translation:
+    """Return the translation of a function to a layer without weights."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD  # not nn.Module's *args and **kwargs
+    parameters = [p for p in inspect.signature(layer_type).parameters.values() if p.kind is kind]
+    known = {parameter.name for parameter in parameters}
+    # F.max_pool2d hides its arguments, but the function that it calls shows them.
+    function: Any = _FUNCTIONS.get(name) or getattr(F, f"{name}_with_indices", getattr(F, name))
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # it is written in C++: its arguments are in the constructor's order
+        signature = inspect.Signature([inspect.Parameter("input", kind), *parameters])
+
+    def translate(input: Any, **given: Any) -> Any:
+        for argument, why in _REFUSED.items():
+            if given.get(argument):
+                raise TypeError(why)
+        return layer_type(**{k: v for k, v in given.items() if k in known}).eval(), (input,)
+
+    return partial(_bind, signature, translate)
+
+
+LAYERS |= {name: _translate_by_constructor(name, kind) for name, kind in _PLAIN.items()}
+
+
+def _bare(layer_type: type[nn.Module], **attributes: Any) -> nn.Module:
     """Return a layer in evaluation mode without running its constructor, which draws weights."""
     # The attributes are those that handlers read, and those that the layer prints itself with.
     layer = layer_type.__new__(layer_type)
@@ -21,459 +114,170 @@ def bare_layer(layer_type: type[nn.Module], **attributes: Any) -> nn.Module:
     return layer
 
 
-def as_layer(*names: str) -> Callable[[Any], Any]:
-    """Register the decorated function as the translation of torch functions to a layer."""
+def _translates(*names: str, like: Any = None) -> Callable[[Any], Any]:
+    """Register the decorated function as the translation of torch functions to a layer.
+
+    With ``like`` it gets all arguments of that function by name, else as the network gives them.
+    """
 
     def decorate(translate: Any) -> Any:
-        LAYERS.update(dict.fromkeys(names, translate))
+        bound = translate if like is None else partial(_bind, inspect.signature(like), translate)
+        LAYERS.update(dict.fromkeys(names, bound))
         return translate
 
     return decorate
-
-
-def _elementwise(layer_type: type[nn.Module], **parameters: Any) -> Any:
-    """Return the translation of an activation with parameters of these names and defaults."""
-
-    def translate(input: Any, *args: Any, inplace: bool = False, **kwargs: Any) -> Any:
-        given = {**parameters, **dict(zip(parameters, args, strict=False)), **kwargs}
-        return bare_layer(layer_type, inplace=inplace, **given), (input,)
-
-    return translate
-
-
-LAYERS |= {
-    "relu": _elementwise(nn.ReLU),
-    "relu6": _elementwise(nn.ReLU6),
-    "sigmoid": _elementwise(nn.Sigmoid),
-    "tanh": _elementwise(nn.Tanh),
-    "logsigmoid": _elementwise(nn.LogSigmoid),
-    "softsign": _elementwise(nn.Softsign),
-    "selu": _elementwise(nn.SELU),
-    "silu": _elementwise(nn.SiLU),
-    "mish": _elementwise(nn.Mish),
-    "hardswish": _elementwise(nn.Hardswish),
-    "hardsigmoid": _elementwise(nn.Hardsigmoid),
-    "tanhshrink": _elementwise(nn.Tanhshrink),
-    "leaky_relu": _elementwise(nn.LeakyReLU, negative_slope=0.01),
-    "elu": _elementwise(nn.ELU, alpha=1.0),
-    "celu": _elementwise(nn.CELU, alpha=1.0),
-    "gelu": _elementwise(nn.GELU, approximate="none"),
-    "softplus": _elementwise(nn.Softplus, beta=1.0, threshold=20.0),
-    "hardtanh": _elementwise(nn.Hardtanh, min_val=-1.0, max_val=1.0),
-    "hardshrink": _elementwise(nn.Hardshrink, lambd=0.5),
-    "softshrink": _elementwise(nn.Softshrink, lambd=0.5),
-    "threshold": _elementwise(nn.Threshold, threshold=0.0, value=0.0),
-    "glu": _elementwise(nn.GLU, dim=-1),
-}
-
-
-@as_layer(
-    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
-    "feature_alpha_dropout",
-)  # fmt: skip
-def _dropout(
-    input: Any, p: float = 0.5, training: bool = True, inplace: bool = False, train: Any = None
-) -> Any:
-    if training if train is None else train:
-        raise TypeError("it drops also in evaluation mode; pass training=self.training")
-    return bare_layer(nn.Identity), (input,)
-
-
-@as_layer("prelu")
-def _prelu(input: Any, weight: Tensor) -> Any:
-    return bare_layer(nn.PReLU, weight=weight, num_parameters=weight.numel()), (input,)
-
-
-def _softmax(layer_type: type[nn.Module]) -> Any:
-    def translate(
-        input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
-    ) -> Any:
-        return bare_layer(layer_type, dim=dim), (input,)
-
-    return translate
-
-
-LAYERS |= {"softmax": _softmax(nn.Softmax), "log_softmax": _softmax(nn.LogSoftmax)}
-
-
-@as_layer("linear")
-def _linear(input: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
-    layer = bare_layer(
-        nn.Linear,
-        weight=weight,
-        bias=bias,
-        in_features=weight.shape[-1],
-        out_features=weight.shape[0],
-    )
-    return layer, (input,)
 
 
 def _tuple(value: Any, n: int) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, Sequence) else (value,) * n
 
 
-def _convolution(n: int, layer_type: type[nn.Module]) -> Any:
-    def translate(
-        input: Any,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Any:
-        layer = bare_layer(
-            layer_type,
-            weight=weight,
-            bias=bias,
-            in_channels=weight.shape[1] * groups,
-            out_channels=weight.shape[0],
-            kernel_size=tuple(weight.shape[2:]),
-            stride=_tuple(stride, n),
-            padding=padding if isinstance(padding, str) else _tuple(padding, n),
-            dilation=_tuple(dilation, n),
-            groups=groups,
-            padding_mode="zeros",
-            transposed=False,
-            output_padding=(0,) * n,
-        )
-        return layer, (input,)
-
-    return translate
-
-
-def _transposed_convolution(n: int, layer_type: type[nn.Module]) -> Any:
-    def translate(
-        input: Any,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        dilation: Any = 1,
-    ) -> Any:
-        layer = bare_layer(
-            layer_type,
-            weight=weight,
-            bias=bias,
-            in_channels=weight.shape[0],
-            out_channels=weight.shape[1] * groups,
-            kernel_size=tuple(weight.shape[2:]),
-            stride=_tuple(stride, n),
-            padding=_tuple(padding, n),
-            dilation=_tuple(dilation, n),
-            groups=groups,
-            padding_mode="zeros",
-            transposed=True,
-            output_padding=_tuple(output_padding, n),
-        )
-        return layer, (input,)
-
-    return translate
-
-
-def _max_pool(n: int, layer_type: type[nn.Module]) -> Any:
-    def translate(
-        input: Any,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        dilation: Any = 1,
-        ceil_mode: bool = False,
-        return_indices: bool = False,
-    ) -> Any:
-        layer = bare_layer(
-            layer_type,
-            kernel_size=kernel_size,
-            stride=kernel_size if stride is None else stride,
-            padding=padding,
-            dilation=dilation,
-            ceil_mode=ceil_mode,
-            return_indices=return_indices,
-        )
-        return layer, (input,)
-
-    return translate
-
-
-def _avg_pool(n: int, layer_type: type[nn.Module]) -> Any:
-    def translate(
-        input: Any,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-    ) -> Any:
-        # The layer of one axis keeps tuples, and knows no divisor.
-        wrap = (lambda v: _tuple(v, 1)) if n == 1 else (lambda v: v)
-        layer = bare_layer(
-            layer_type,
-            kernel_size=wrap(kernel_size),
-            stride=wrap(kernel_size if stride is None else stride),
-            padding=wrap(padding),
-            ceil_mode=ceil_mode,
-            count_include_pad=count_include_pad,
-            **({} if n == 1 else {"divisor_override": divisor_override}),
-        )
-        return layer, (input,)
-
-    return translate
-
-
-def _adaptive_pool(n: int, layer_type: type[nn.Module]) -> Any:
-    def translate(input: Any, output_size: Any, return_indices: bool = False) -> Any:
-        layer = bare_layer(layer_type, output_size=output_size, return_indices=return_indices)
-        return layer, (input,)
-
-    return translate
-
-
-for _n in (1, 2, 3):
-    for _name, _translation, _stem in (
-        ("conv{}d", _convolution, "Conv{}d"),
-        ("conv_transpose{}d", _transposed_convolution, "ConvTranspose{}d"),
-        ("max_pool{}d", _max_pool, "MaxPool{}d"),
-        ("avg_pool{}d", _avg_pool, "AvgPool{}d"),
-        ("adaptive_max_pool{}d", _adaptive_pool, "AdaptiveMaxPool{}d"),
-        ("adaptive_avg_pool{}d", _adaptive_pool, "AdaptiveAvgPool{}d"),
-    ):
-        LAYERS[_name.format(_n)] = _translation(_n, getattr(nn, _stem.format(_n)))
-
-
-@as_layer("batch_norm")
-def _batch_norm(
-    input: Any,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    cudnn_enabled: bool = True,
+@_translates(
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
+    "feature_alpha_dropout",
+)  # fmt: skip
+def _dropout(
+    input: Any, p: float = 0.5, training: bool = True, inplace: bool = False, train: Any = None
 ) -> Any:
-    if training:
-        running_mean = running_var = None  # refused as a layer without them is
-    types = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
-    layer = bare_layer(
+    if training if train is None else train:  # `train` in torch.dropout, `training` in F.dropout
+        raise TypeError("it drops also in evaluation mode; pass training=self.training")
+    return nn.Identity().eval(), (input,)
+
+
+@_translates("prelu")
+def _prelu(input: Any, weight: Tensor) -> Any:
+    return _bare(nn.PReLU, weight=weight, num_parameters=weight.numel()), (input,)
+
+
+@_translates("linear")
+def _linear(input: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
+    n_out, n_in = weight.shape
+    layer = _bare(nn.Linear, weight=weight, bias=bias, in_features=n_in, out_features=n_out)
+    return layer, (input,)
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@_translates("conv1d", "conv2d", "conv3d")
+def _convolution(
+    input: Any, weight: Tensor, bias: Tensor | None = None,
+    stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+) -> Any:  # fmt: skip
+    return _bare_convolution(
+        _CONVOLUTIONS, weight.shape[1] * groups, weight.shape[0], weight=weight, bias=bias,
+        stride=stride, padding=padding, dilation=dilation, groups=groups, output_padding=0,
+    ), (input,)  # fmt: skip
+
+
+@_translates("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def _transposed_convolution(
+    input: Any, weight: Tensor, bias: Tensor | None = None,
+    stride: Any = 1, padding: Any = 0, output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+) -> Any:  # fmt: skip
+    return _bare_convolution(
+        _TRANSPOSED, weight.shape[0], weight.shape[1] * groups, weight=weight, bias=bias,
+        stride=stride, padding=padding, dilation=dilation, groups=groups,
+        output_padding=output_padding,
+    ), (input,)  # fmt: skip
+
+
+def _bare_convolution(
+    types: Sequence[type[nn.Module]], n_in: int, n_out: int, weight: Tensor, groups: int,
+    bias: Tensor | None, **spatial: Any,
+) -> nn.Module:  # fmt: skip
+    """Return the convolution over as many axes as the weights have behind the channels."""
+    n = weight.dim() - 2
+    return _bare(
+        types[n - 1],
+        weight=weight,
+        bias=bias,
+        in_channels=n_in,
+        out_channels=n_out,
+        kernel_size=tuple(weight.shape[2:]),
+        groups=groups,
+        padding_mode="zeros",
+        transposed=types is _TRANSPOSED,
+        **{k: v if isinstance(v, str) else _tuple(v, n) for k, v in spatial.items()},
+    )
+
+
+_BATCH_NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+_INSTANCE_NORMS = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
+
+
+@_translates("batch_norm", like=F.batch_norm)
+def _batch_norm(input: Any, training: bool, **given: Any) -> Any:
+    return _bare_channel_norm(_BATCH_NORMS, input, not training, **given), (input,)
+
+
+@_translates("instance_norm", like=F.instance_norm)
+def _instance_norm(input: Any, use_input_stats: bool, **given: Any) -> Any:
+    return _bare_channel_norm(_INSTANCE_NORMS, input, not use_input_stats, **given), (input,)
+
+
+def _bare_channel_norm(
+    types: Mapping[int, type[nn.Module]], input: Any, tracks: bool, **given: Any
+) -> nn.Module:
+    """Return a norm of channels, without running statistics unless the function uses them."""
+    if not tracks:  # a batch normalisation without them is refused by its handler
+        given |= {"running_mean": None, "running_var": None}
+    return _bare(
         types[input.dim()],
-        running_mean=running_mean,
-        running_var=running_var,
-        weight=weight,
-        bias=bias,
-        eps=eps,
-        momentum=momentum,
         num_features=input.shape[1],
-        affine=weight is not None,
-        track_running_stats=not training,
+        affine=given["weight"] is not None,
+        track_running_stats=tracks,
+        **given,
     )
+
+
+@_translates("layer_norm", like=F.layer_norm)
+def _layer_norm(input: Any, **given: Any) -> Any:
+    return _bare_shape_norm(nn.LayerNorm, **given), (input,)
+
+
+@_translates("rms_norm", like=F.rms_norm)
+def _rms_norm(input: Any, **given: Any) -> Any:
+    return _bare_shape_norm(nn.RMSNorm, **given), (input,)
+
+
+def _bare_shape_norm(
+    layer_type: type[nn.Module], normalized_shape: Any, weight: Tensor | None, **given: Any
+) -> nn.Module:
+    """Return a norm over the last axes, of ``normalized_shape``."""
+    shape, affine = _tuple(normalized_shape, 1), weight is not None
+    return _bare(
+        layer_type, normalized_shape=shape, weight=weight, elementwise_affine=affine, **given
+    )
+
+
+@_translates("group_norm", like=F.group_norm)
+def _group_norm(input: Any, weight: Tensor | None, **given: Any) -> Any:
+    n_channels, affine = input.shape[1], weight is not None
+    layer = _bare(nn.GroupNorm, num_channels=n_channels, weight=weight, affine=affine, **given)
     return layer, (input,)
 
 
-@as_layer("instance_norm")
-def _instance_norm(
-    input: Any,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Any:
-    types = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
-    layer = bare_layer(
-        types[input.dim()],
-        running_mean=None if use_input_stats else running_mean,
-        running_var=None if use_input_stats else running_var,
-        weight=weight,
-        bias=bias,
-        eps=eps,
-        momentum=momentum,
-        num_features=input.shape[1],
-        affine=weight is not None,
-        track_running_stats=not use_input_stats,
-    )
-    return layer, (input,)
-
-
-@as_layer("layer_norm")
-def _layer_norm(
-    input: Any,
-    normalized_shape: Any,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enabled: bool = True,
-) -> Any:
-    layer = bare_layer(
-        nn.LayerNorm,
-        normalized_shape=_tuple(normalized_shape, 1),
-        weight=weight,
-        bias=bias,
-        eps=eps,
-        elementwise_affine=weight is not None,
-    )
-    return layer, (input,)
-
-
-@as_layer("group_norm")
-def _group_norm(
-    input: Any,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enabled: bool = True,
-) -> Any:
-    layer = bare_layer(
-        nn.GroupNorm,
-        num_groups=num_groups,
-        num_channels=input.shape[1],
-        weight=weight,
-        bias=bias,
-        eps=eps,
-        affine=weight is not None,
-    )
-    return layer, (input,)
-
-
-@as_layer("embedding")
-def _embedding(
-    input: Any,
-    weight: Tensor,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> Any:
-    if not isinstance(input, Tensor):  # torch.embedding takes the weights first
+@_translates("embedding", like=F.embedding)
+def _embedding(input: Any, weight: Any, **given: Any) -> Any:
+    if not isinstance(input, Tensor):
         raise TypeError("embedding takes a tensor of indices.")
-    if input.is_floating_point():
+    if input.is_floating_point():  # torch.embedding takes the weights first, F.embedding second
         input, weight = weight, input
-    layer = bare_layer(
-        nn.Embedding,
-        weight=weight,
-        num_embeddings=weight.shape[0],
-        embedding_dim=weight.shape[1],
-        padding_idx=padding_idx,
-        max_norm=max_norm,
-        norm_type=norm_type,
-        scale_grad_by_freq=False,
-        sparse=False,
+    n_rows, n_columns = weight.shape
+    layer = _bare(
+        nn.Embedding, weight=weight, num_embeddings=n_rows, embedding_dim=n_columns, **given
     )
     return layer, (input,)
 
 
-@as_layer("embedding_bag")
+@_translates("embedding_bag", like=F.embedding_bag)
 def _embedding_bag(
-    input: Any,
-    weight: Tensor,
-    offsets: Any = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    mode: str = "mean",
-    sparse: bool = False,
-    per_sample_weights: Any = None,
-    include_last_offset: bool = False,
-    padding_idx: int | None = None,
+    input: Any, weight: Tensor, offsets: Any, per_sample_weights: Any, **given: Any
 ) -> Any:
-    layer = bare_layer(
-        nn.EmbeddingBag,
-        weight=weight,
-        num_embeddings=weight.shape[0],
-        embedding_dim=weight.shape[1],
-        max_norm=max_norm,
-        norm_type=norm_type,
-        scale_grad_by_freq=False,
-        mode=mode,
-        sparse=False,
-        padding_idx=padding_idx,
-        include_last_offset=include_last_offset,
+    n_rows, n_columns = weight.shape
+    layer = _bare(
+        nn.EmbeddingBag, weight=weight, num_embeddings=n_rows, embedding_dim=n_columns, **given
     )
     return layer, (input, offsets, per_sample_weights)
-
-
-@as_layer("rms_norm")
-def _rms_norm(
-    input: Any, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None
-) -> Any:
-    layer = bare_layer(
-        nn.RMSNorm,
-        normalized_shape=_tuple(normalized_shape, 1),
-        weight=weight,
-        eps=eps,
-        elementwise_affine=weight is not None,
-    )
-    return layer, (input,)
-
-
-@as_layer("rrelu")
-def _rrelu(
-    input: Any,
-    lower: float = 1 / 8,
-    upper: float = 1 / 3,
-    training: bool = False,
-    inplace: bool = False,
-) -> Any:
-    if training:
-        raise TypeError("it draws its slopes; pass training=self.training")
-    return bare_layer(nn.RReLU, lower=lower, upper=upper, inplace=inplace), (input,)
-
-
-@as_layer("im2col")
-def _unfold(
-    input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
-) -> Any:
-    layer = bare_layer(
-        nn.Unfold, kernel_size=kernel_size, dilation=dilation, padding=padding, stride=stride
-    )
-    return layer, (input,)
-
-
-@as_layer("col2im")
-def _fold(
-    input: Any,
-    output_size: Any,
-    kernel_size: Any,
-    dilation: Any = 1,
-    padding: Any = 0,
-    stride: Any = 1,
-) -> Any:
-    layer = bare_layer(
-        nn.Fold,
-        output_size=output_size,
-        kernel_size=kernel_size,
-        dilation=dilation,
-        padding=padding,
-        stride=stride,
-    )
-    return layer, (input,)
-
-
-@as_layer("interpolate", "upsample")
-def _interpolate(
-    input: Any,
-    size: Any = None,
-    scale_factor: Any = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,
-    recompute_scale_factor: bool | None = None,
-    antialias: bool = False,
-) -> Any:
-    if antialias:
-        raise TypeError("interpolate with antialias=True is not supported; set antialias=False.")
-    layer = bare_layer(
-        nn.Upsample,
-        size=size,
-        scale_factor=scale_factor,
-        mode=mode,
-        align_corners=align_corners,
-        recompute_scale_factor=recompute_scale_factor,
-    )
-    return layer, (input,)

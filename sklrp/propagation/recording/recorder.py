@@ -327,12 +327,12 @@ class Recorder(TorchFunctionMode):
 
     def _as_layer(self, base: str, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         """Record a function that does what a layer does, as that layer."""
-        if _is_in_place(name):
-            kwargs = {**kwargs, "inplace": True}
         try:
             layer, layer_args = LAYERS[base](*args, **kwargs)
         except TypeError as error:
             raise self._refusal(name, str(error)) from error
+        if _is_in_place(name):
+            vars(layer)["inplace"] = True
         weights = [v for v in vars(layer).values() if isinstance(v, Tensor)]
         if self.depends(weights):
             raise self._refusal(name, "its weights are computed from the network's input")
