@@ -19,7 +19,7 @@ from torch import nn
 
 from sklrp import _models
 from sklrp._checks import same_layout
-from sklrp.geo.places import Grid, find_places, read_grid, take_degrees
+from sklrp.geo.places import Grid, check_centres, find_places, read_grid, take_degrees
 from sklrp.geo.vectorizer import GridVectorizer, moves_features
 
 LAYOUTS = ("auto", "field", "sequence", "table")
@@ -126,6 +126,17 @@ class Frame:
         """The lengths of a field's two axes, as samples have them."""
         rows, columns = (n for i, n in enumerate(self.laid) if i != self.channel_axis)
         return rows, columns
+
+    @property
+    def centres(self) -> tuple[NDArray | None, NDArray | None]:
+        """Latitudes and longitudes to draw at, in one turn; an error if they are in no order."""
+        if not self.has_degrees:
+            return None, None
+        rows, columns = self.shape
+        return (
+            check_centres(self.latitude, "lat", rows),
+            check_centres(self.longitude, "lon", columns),
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:

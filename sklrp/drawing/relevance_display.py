@@ -460,10 +460,10 @@ class RelevanceDisplay:
         self, places: list[sheet.Place], limits: str | float, n_features: int, cmap: str
     ) -> None:
         panels = {place: self.panels[place[1]][place[0]] for place in places}
-        shown, rest = series.rank_features(list(panels.values()), n_features)
+        shown, rest = series.rank_features([panel.maps for panel in panels.values()], n_features)
         names = self.names or [f"feature {i}" for i in range(self.panels[0][0].maps.shape[1])]
         for group in sheet.group_places(places, limits):
-            reach = np.array([series.bar_extent(panels[place], shown) for place in group])
+            reach = np.array([series.bar_extent(panels[place].maps, shown) for place in group])
             limit, cut = sheet.find_limit(reach, limits, 0.0)
             notes = [self.unit, sheet.say_limits(group, len(places), limits), cut]
             if any(len(panels[place].maps) > 1 for place in group):
@@ -476,7 +476,9 @@ class RelevanceDisplay:
                 ax, artists = self._axes_of(*place)
                 self._set_title(ax, panels[place].view, panels[place])
                 artists.update(
-                    series.draw_bars(ax, panels[place], shown, [names[i] for i in shown], cmap)
+                    series.draw_bars(
+                        ax, panels[place].maps, shown, [names[i] for i in shown], cmap
+                    )
                 )
                 self.limits_[place] = limit
                 ax.set_xlim(-1.05 * limit, 1.05 * limit)
@@ -553,8 +555,8 @@ class RelevanceDisplay:
     ) -> None:
         steps = np.arange(panel.maps.shape[-1]) if self.steps is None else self.steps
         if panel.maps.ndim == 3:
-            artists["image"] = series.draw_variables(
-                ax, panel.mean, steps, self.names, cmap, limit
+            artists["image"], artists["lines"] = series.draw_variables(
+                ax, panel.mean_sample, panel.mean, steps, self.names, cmap, limit
             )
         else:
             artists["image"], artists["line"] = series.draw_signal(

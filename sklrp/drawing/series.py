@@ -1,4 +1,4 @@
-"""Drawing of signals over their relevance, and of features as bars."""
+"""Drawing of signals over their relevance, and of features as bars: what `picture` draws with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp.drawing.fields import MISSING, cell_edges
-from sklrp.drawing.panels import Panel
+
+_ROW_SHARE = 0.8  # of a row's height, which a signal takes
 
 
 def draw_signal(
@@ -17,7 +18,7 @@ def draw_signal(
     """Draw the relevance of each step as the colour behind the signal; return mesh and line."""
     import matplotlib as mpl
 
-    # Without a signal the line is that of the relevance itself.
+    # Without a signal the line is the relevance itself.
     line = ax.plot(steps, values if signal is None else signal, color="black", lw=1.2)[0]
     if signal is None:
         ax.set_ylim(-1.05 * limit, 1.05 * limit)
@@ -40,13 +41,17 @@ def draw_signal(
 
 def draw_variables(
     ax: Any,
+    signals: NDArray | None,
     values: NDArray,
     steps: NDArray,
     names: list[str] | None,
     cmap: str,
     limit: float,
-) -> Any:
-    """Draw several variables, one above the other, over the steps; return the mesh."""
+) -> tuple[Any, list[Any]]:
+    """Draw the relevance of several variables, one above the other; return mesh and lines.
+
+    Each signal is a line over its row, from its smallest to its largest value.
+    """
     import matplotlib as mpl
 
     n_variables = len(values)
@@ -59,30 +64,37 @@ def draw_variables(
         vmax=limit,
         rasterized=True,
     )
+    lines = []
+    for row, signal in enumerate(() if signals is None else signals):
+        low, high = np.nanmin(signal), np.nanmax(signal)
+        height = 0.5 - (signal - low) / (high - low) if high > low else np.zeros(len(signal))
+        lines += ax.plot(steps, row + _ROW_SHARE * height, color="black", lw=1.0)
+    for border in np.arange(1, n_variables) - 0.5:
+        ax.axhline(border, color="white", lw=1.5)
     ax.set_ylim(n_variables - 0.5, -0.5)
     if names is None:
         ax.set_ylabel("variable")
         ax.yaxis.get_major_locator().set_params(integer=True)
     else:
         ax.set_yticks(range(n_variables), names)
-    return mesh
+    return mesh, lines
 
 
-def rank_features(panels: list[Panel], n_features: int) -> tuple[NDArray[np.intp], float]:
+def rank_features(views: list[NDArray], n_features: int) -> tuple[NDArray[np.intp], float]:
     """Return the features of most mean absolute relevance, and the share that the others hold."""
-    size = np.mean([np.abs(p.maps).mean(axis=0) for p in panels if len(p.maps)], axis=0)
+    size = np.mean([np.abs(maps).mean(axis=0) for maps in views if len(maps)], axis=0)
     order = np.argsort(-size, kind="stable")[:n_features]
     total = size.sum()
     return order, float(1 - size[order].sum() / total) if total > 0 else 0.0
 
 
 def draw_bars(
-    ax: Any, panel: Panel, order: NDArray[np.intp], names: list[str], cmap: str
+    ax: Any, maps: NDArray, order: NDArray[np.intp], names: list[str], cmap: str
 ) -> dict[str, Any]:
     """Draw the mean relevance of features as bars, and how it spreads; return the artists."""
     import matplotlib as mpl
 
-    maps = panel.maps[:, order]
+    maps = maps[:, order]
     mean, places = maps.mean(axis=0), np.arange(len(order))
     colors = mpl.colormaps.get_cmap(cmap)(np.where(mean < 0, 0.12, 0.88))
     artists = {"bars": ax.barh(places, mean, color=colors, height=0.7)}
@@ -100,9 +112,9 @@ def draw_bars(
     return artists
 
 
-def bar_extent(panel: Panel, order: NDArray[np.intp]) -> float:
-    """Return the largest absolute value that the bars of a panel reach."""
-    maps = panel.maps[:, order]
+def bar_extent(maps: NDArray, order: NDArray[np.intp]) -> float:
+    """Return the largest absolute value that the bars of maps reach."""
+    maps = maps[:, order]
     if not len(maps):
         return 0.0
     spread = maps.std(axis=0, ddof=1) if len(maps) > 1 else 0.0
