@@ -15,7 +15,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sklrp import MLPClassifier, diagnostics
+from sklrp import MLPClassifier
+from sklrp._streams import Streams
 from sklrp.datasets import make_squares
 from sklrp.diagnostics import (
     artifact_map,
@@ -26,10 +27,16 @@ from sklrp.diagnostics import (
     position_profile,
     randomization_test,
 )
-from sklrp.diagnostics.cells import fixed_cells, outlying_cells
-from sklrp.diagnostics.explained import Explained, as_shares, cosines
-from sklrp.diagnostics.findings import Finding, bootstrap, judge
+from sklrp.diagnostics.common_form import as_shares, cosines
+from sklrp.diagnostics.constant_cells import fixed_cells
+from sklrp.diagnostics.explained import Explained
+from sklrp.diagnostics.fact_map import split_map
+from sklrp.diagnostics.findings import Finding
+from sklrp.diagnostics.judging import bootstrap, judge
+from sklrp.diagnostics.nulls import NULLS
+from sklrp.diagnostics.outliers import outlying_cells
 from sklrp.diagnostics.positions import positions
+from sklrp.diagnostics.randomization import compare_with_null
 from sklrp.diagnostics.report import ArtifactReport
 from sklrp.diagnostics.skill import skill
 from sklrp.plotting import ArtifactDisplay
@@ -68,7 +75,7 @@ class Drawn(ClassifierMixin, BaseEstimator):
     def predict(self, X):
         return np.zeros(len(X), dtype=int)
 
-    def explain(self, X, *, target=None, return_details=False):
+    def explain(self, X, *, target=None, return_details=False, **params):
         maps = self.maps[: len(X)]
         trained = getattr(self, "weight", None) is None or self.weight == self.module_.weight
         if self.nulls is not None and not trained:
@@ -128,7 +135,7 @@ def test_randomization_is_the_cosine_with_random_networks():
     found = randomization_test(clf, X, rule="zero", n_permutations=4, random_state=7)
     target = clf.predict(X)
     maps = X * clf.module_[-1].weight.detach().numpy()[target]
-    seeds = np.random.default_rng(7).integers(2**31 - 1, size=4)
+    seeds = Streams(7).seeds("null network", 4)
     for similarity, seed in zip(found.similarity, seeds, strict=True):
         generator = torch.Generator().manual_seed(int(seed))
         weight = torch.empty(2, 6, dtype=torch.float64)
@@ -163,7 +170,7 @@ def test_null_maps_without_relevance_are_left_out():
     rng = np.random.default_rng(0)
     maps = rng.normal(size=(10, 12))
     explained = drawn(maps, np.zeros_like(maps))
-    found = diagnostics.randomization.randomization(explained, "network", 3)
+    found = compare_with_null(explained, NULLS["network"], 3)
     assert np.isnan(found.similarity).all()
     assert found.verdict == "undecided"
     assert "3 more had no relevance" in found.reading
@@ -216,7 +223,7 @@ def test_artifact_map_needs_three_nulls(mlp, squares):
         artifact_map(mlp, squares[2], n_permutations=2)
     maps = np.random.default_rng(0).normal(size=(5, 8))
     with pytest.raises(ValueError, match="only 0 of n_permutations=4"):
-        diagnostics.maps.split_map(drawn(maps, np.zeros_like(maps)), "network", 4)
+        split_map(drawn(maps, np.zeros_like(maps)), "network", 4)
 
 
 # Degenerate maps and cells
@@ -359,7 +366,7 @@ def test_equivariance_without_refit():
     X = rng.normal(size=(12, 9, 9))
 
     class Elementwise(Drawn):
-        def explain(self, X, *, target=None, return_details=False):
+        def explain(self, X, *, target=None, return_details=False, **params):
             maps = X**3 * self.maps
             return maps, type("Details", (), {"score": np.ones(len(X)), "layers": []})
 
@@ -394,20 +401,20 @@ def test_skill_is_a_permutation_test():
     y = np.repeat([0, 1], [60, 20])
     explained = drawn(rng.normal(size=(80, 5)), y=y)
     guess = np.where(rng.random(80) < 0.9, y, 1 - y)
-    explained.estimator.predict = lambda X: guess
+    explained.model.network.predict = lambda X: guess
     found = skill(explained)
     recalls = [(guess == y)[y == label].mean() for label in (0, 1)]
     assert found.statistic == pytest.approx(np.mean(recalls))
     assert found.p_value == pytest.approx(0.001)
     assert found.null.mean() == pytest.approx(0.5, abs=0.01)
-    explained.estimator.predict = lambda X: np.zeros(80, dtype=int)  # right for three in four
+    explained.model.network.predict = lambda X: np.zeros(80, dtype=int)  # right for three in four
     assert skill(explained).verdict == "artifact"
 
 
 def test_skill_of_few_samples_is_undecided():
     y = np.array([0, 1] * 4)
     explained = drawn(np.ones((8, 5)), y=y)
-    explained.estimator.predict = lambda X: np.array([0, 1, 0, 1, 0, 1, 1, 0])
+    explained.model.network.predict = lambda X: np.array([0, 1, 0, 1, 0, 1, 1, 0])
     assert skill(explained).verdict == "undecided"
 
 
@@ -554,7 +561,7 @@ def test_an_interrupted_diagnosis_changes_nothing(mlp, squares, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sklrp.diagnostics.report.positions", interrupt)
+    monkeypatch.setattr("sklrp.diagnostics.diagnosis.positions", interrupt)
     with pytest.raises(KeyboardInterrupt):
         diagnose(mlp, X, y)
     assert pickle.dumps(mlp) == before
@@ -586,12 +593,12 @@ def test_reports_are_not_left_half_written(mlp, squares, tmp_path, monkeypatch):
         ({"y": np.zeros(3)}, ValueError, "one label for each of 60"),
         ({"target": 7}, ValueError, "unknown labels 7"),
         ({"X": np.full((60, *SHAPE), np.nan)}, ValueError, "NaN"),
-        ({"estimator": MLPClassifier()}, NotFittedError, "not fitted"),
-        ({"estimator": FunctionTransformer()}, TypeError, "has no explain"),
+        ({"model": MLPClassifier()}, NotFittedError, "not fitted"),
+        ({"model": FunctionTransformer()}, TypeError, "does not explain itself"),
     ],
 )
 def test_bad_input(mlp, squares, change, error, message):
-    arguments = {"estimator": mlp, "X": squares[2], "y": squares[3], **change}
+    arguments = {"model": mlp, "X": squares[2], "y": squares[3], **change}
     before = pickle.dumps(mlp)
     with pytest.raises(error, match=message):
         diagnose(**arguments)

@@ -7,14 +7,17 @@ those of networks that have learned nothing, and look for the patterns that arch
 `focus_curve` shows what a parameter of the estimator does to its maps.
 """
 
-from sklrp.diagnostics.cells import bias_share, degeneracy
+from sklrp.diagnostics.artifact_display import ArtifactDisplay as _ArtifactDisplay  # noqa: F401
+from sklrp.diagnostics.bias import bias_share
+from sklrp.diagnostics.degenerate import degeneracy
+from sklrp.diagnostics.diagnosis import diagnose
 from sklrp.diagnostics.equivariance import equivariance_test
+from sklrp.diagnostics.fact_map import artifact_map
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.focus import FocusCurve, focus_curve
-from sklrp.diagnostics.maps import artifact_map
 from sklrp.diagnostics.positions import position_profile
 from sklrp.diagnostics.randomization import randomization_test
-from sklrp.diagnostics.report import ArtifactReport, diagnose
+from sklrp.diagnostics.report import ArtifactReport
 
 __all__ = [
     "ArtifactReport",

@@ -1,4 +1,8 @@
-"""The pictures of findings: fact and artifact maps, profiles, a statistic beside its null."""
+"""The pictures of findings: fact and artifact maps, profiles, a statistic beside its null.
+
+`Finding.plot` and `ArtifactReport.plot` draw with `ArtifactDisplay`, and so do users who pass a
+model.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklrp._checks import check_field_mask, import_optional
-from sklrp.diagnostics.findings import Finding
-from sklrp.diagnostics.maps import artifact_map
+from sklrp._checks import import_optional
+from sklrp._frame import Frame, make_frame
+from sklrp.diagnostics.fact_map import artifact_map
+from sklrp.diagnostics.findings import Finding, drawn_by
 from sklrp.diagnostics.positions import EDGE
-from sklrp.drawing import fields
+from sklrp.drawing.fields import write_latitude, write_longitude
+from sklrp.drawing.picture import draw_map
+from sklrp.geo.places import Grid
 
 # Colours of Okabe and Ito, which people of every colour vision can tell apart.
 _MAP, _INPUT, _NULL = "#D55E00", "0.2", "#0072B2"
+_MOST_BARS = 40  # of a table's features, those of the largest mean
 
 
+@drawn_by
 class ArtifactDisplay:
     """The picture of a `Finding`.
 
@@ -31,15 +40,16 @@ class ArtifactDisplay:
     finding : Finding
         What a test found.
     lat, lon : array-like or None, default=None
-        Of maps of fields, latitudes of the rows and longitudes of the columns in degrees.
+        Of maps of fields, latitudes of the rows and longitudes of the columns in degrees. None
+        (default): what the finding knows of the samples.
     land : array-like of bool or None, default=None
         True at cells of a field that have no value, which are drawn grey. Rows of features hold
-        the cells that are not land.
+        the cells that are not land. None (default): what the finding knows of the samples.
 
     Attributes
     ----------
     finding, lat, lon, land
-        The same.
+        The same, or what the finding knows.
     figure_ : matplotlib.figure.Figure
         The figure.
     axes_ : ndarray of matplotlib.axes.Axes
@@ -56,21 +66,22 @@ class ArtifactDisplay:
         self, finding: Finding, *, lat: Any = None, lon: Any = None, land: Any = None
     ) -> None:
         self.finding = finding
-        self.lat = lat
-        self.lon = lon
-        self.land = land
+        self._frame = _find_frame(finding, lat, lon, land)
+        self.lat = self._frame.latitude
+        self.lon = self._frame.longitude
+        self.land = self._frame.land
 
     @classmethod
     def from_estimator(
-        cls, estimator: Any, X: Any, *, ax: Any = None, **kwargs: Any
+        cls, model: Any, X: Any, *, ax: Any = None, **kwargs: Any
     ) -> ArtifactDisplay:
         """Compute fact and artifact map and draw them.
 
         Parameters
         ----------
-        estimator : estimator
-            A fitted classifier with ``explain``, or a pipeline that ends in one. A
-            `sklrp.geo.GridVectorizer` among its steps gives coordinates and land.
+        model : estimator, skorch net, nn.Module, Pipeline, search or FrozenEstimator
+            The fitted model, as `sklrp.explain` takes it. A `sklrp.geo.GridVectorizer` among its
+            steps gives coordinates and land.
         X : array-like of shape (n_samples, ...)
             The samples.
         ax : matplotlib.axes.Axes, array of Axes or None, default=None
@@ -83,9 +94,7 @@ class ArtifactDisplay:
         ArtifactDisplay
             The display, drawn.
         """
-        lat, lon, land = fields.find_grid(estimator, X)
-        finding = artifact_map(estimator, X, **kwargs)
-        return cls(finding, lat=lat, lon=lon, land=land).plot(ax=ax)
+        return cls.from_finding(artifact_map(model, X, **kwargs), ax=ax)
 
     @classmethod
     def from_finding(cls, finding: Finding, *, ax: Any = None) -> ArtifactDisplay:
@@ -149,49 +158,39 @@ class ArtifactDisplay:
         return self.axes_
 
     def _draw_maps(self, ax: Any) -> None:
-        finding = self.finding
-        names = ("mean", "fact", "artifact")
-        titles = ("mean map", "fact: exceeds the null", "artifact: the rest")
-        maps = [self._place(finding[name]) for name in names]
-        panels = self._panels(ax, 3, 3.6, 3.2)
-        limit = max(float(np.nanmax(np.abs(m))) for m in maps) or 1.0
-        for panel, name, title, values in zip(panels, names, titles, maps, strict=True):
-            panel.set_title(title, fontsize="medium")
-            if values.ndim == 2:
-                lat = fields.check_coordinate(self.lat, "lat", values.shape[0])
-                lon = fields.check_coordinate(self.lon, "lon", values.shape[1])
-                edges = fields.find_edges(values.shape, lat, lon)
-                self.artists_[name] = fields.draw_field(
-                    panel, values, edges, "RdBu_r", -limit, limit
-                )
-                fields.dress_axes(panel, lat is not None, edges)
-            else:
-                positions = np.arange(max(values.size, 1))
-                self.artists_[name] = panel.bar(positions, values.ravel(), color=_MAP, width=1)
-                panel.set_ylim(-1.05 * limit, 1.05 * limit)
-                panel.set_xlabel("feature")
-        if maps[0].ndim > 1:
-            bar = self.figure_.colorbar(self.artists_["artifact"], ax=list(panels), shrink=0.8)
-            grey = "; grey: land" if np.isnan(maps[0]).any() else ""
-            bar.set_label(f"share of relevance\nsame limits in all panels{grey}")
-
-    def _place(self, values: NDArray) -> NDArray:
-        """Return a map as a field, channels summed, land missing; or as it is."""
-        values = np.squeeze(values)
-        land = check_field_mask(self.land, "land")
-        if land is not None and values.shape == (np.count_nonzero(~land),):
-            full = np.full(land.shape, np.nan)
-            full[~land] = values
-            return full
-        if values.ndim > 2:  # channels first
-            values = values.sum(axis=0)
-        if land is None or land.shape != values.shape:
-            return values
-        return np.where(land, np.nan, values)
+        """Draw the mean map, the fact map and the artifact map."""
+        titles = {
+            "mean": "mean map",
+            "fact": "fact: exceeds the null",
+            "artifact": "artifact: the rest",
+        }
+        frame = self._frame
+        maps = frame.bring(np.stack([self.finding[name] for name in titles]))
+        limit = float(np.nanmax(np.abs(maps))) or 1.0
+        features, height = None, 3.2
+        if frame.layout == "table":
+            largest = np.argsort(-np.abs(maps[0]), kind="stable")[:_MOST_BARS]
+            features = np.sort(largest)
+            height = 1.5 + 0.16 * len(features)
+        panels = self._panels(ax, 3, 3.6, height)
+        for i, (name, title) in enumerate(titles.items()):
+            panels[i].set_title(title, fontsize="medium")
+            drawn = draw_map(panels[i], frame, maps[[i]], limit=limit, features=features)
+            self.artists_[name] = drawn["bars" if frame.layout == "table" else "image"]
+        if features is not None:
+            for panel in panels[1:]:
+                panel.tick_params(labelleft=False)
+            left_out = "" if len(features) == maps.shape[1] else f", {len(features)} largest"
+            panels[0].set_xlabel(f"share of relevance{left_out}", fontsize="small")
+            return
+        bar = self.figure_.colorbar(self.artists_["artifact"], ax=list(panels), shrink=0.8)
+        grey = "; grey: land" if np.isnan(maps).any() else ""
+        bar.set_label(f"share of relevance\nsame limits in all panels{grey}")
 
     def _draw_profiles(self, ax: Any) -> None:
         finding = self.finding
         panels = self._panels(ax, len(finding.profiles))
+        names = self._frame.axis_names
         kinds = {
             "map": (finding.profiles, _MAP, "-"),
             "input": (finding.input_profiles, _INPUT, ":"),
@@ -204,7 +203,8 @@ class ArtifactDisplay:
                     np.arange(len(profile)), profile, color=color, ls=style, label=name
                 )[0]
                 self.artists_[f"{name}{axis}"] = line
-            panel.set_xlabel(f"{_name_axis(axis, len(panels))} (axis {axis} of a sample)")
+            panel.set_xlabel(f"{names[axis]} (axis {axis} of a sample)")
+            _write_degrees(panel, names[axis], self._frame)
             panel.set_ylim(bottom=0)
         panels[0].set_ylabel("share of |relevance|, of |input|")
         panels[0].legend(frameon=False, fontsize="small")
@@ -265,10 +265,37 @@ class ArtifactDisplay:
         panel.legend(frameon=False, fontsize="small")
 
 
-def _name_axis(axis: int, n_axes: int) -> str:
-    """Name the positions along an axis of a sample, as far as its number of axes tells."""
-    names = {2: ("row", "column"), 3: ("channel", "row", "column")}
-    return names[n_axes][axis] if n_axes in names else "position"
+def _find_frame(finding: Finding, lat: Any, lon: Any, land: Any) -> Frame:
+    """Return what the samples behind a finding are."""
+    known: Frame | None = finding.get("frame")
+    if known is not None and lat is None and land is None:
+        return known
+    shape: tuple[int, ...] = (1,)
+    if "fact" in finding:
+        shape = np.shape(finding.mean)
+    elif "profiles" in finding:
+        shape = tuple(map(len, finding.profiles))
+    grid = None
+    if lat is not None:
+        lat, lon = np.asarray(lat), np.asarray(lon)
+        grid = Grid((len(lat), len(lon)), lat, lon)
+    return make_frame(shape, grid=grid, land=land)
+
+
+def _write_degrees(panel: Any, name: str, frame: Frame) -> None:
+    """Write positions along a horizontal axis in degrees, if they are known."""
+    write = {"latitude": write_latitude, "longitude": write_longitude}.get(name)
+    centres = {"latitude": frame.latitude, "longitude": frame.longitude}.get(name)
+    if write is None or centres is None:
+        return
+    from matplotlib.ticker import FuncFormatter
+
+    def say(position: float, _: Any = None) -> str:
+        at = round(position)
+        return write(centres[at]) if 0 <= at < len(centres) else ""
+
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.xaxis.set_major_formatter(FuncFormatter(say))
 
 
 def _find_peaks(profile: NDArray, period: int) -> NDArray[np.intp]:

@@ -1,4 +1,7 @@
-"""Does relevance follow the object? Samples are moved, explained and moved back."""
+"""Does relevance follow the object? Samples are moved, explained and moved back.
+
+`diagnose` shows it as a caution; `equivariance_test` is it alone, with other moves.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._sklearn import Interval, StrOptions, validate_params
-from sklrp.diagnostics.explained import Explained, cosines
+from sklrp.diagnostics.common_form import cosines
+from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding
-from sklrp.diagnostics.randomization import COMMON
 
 _TRANSFORMS = ("flip", "shift", "permute")
 
 
 @validate_params(
     {
-        **COMMON,
+        **CONSTRAINTS,
         "transform": [StrOptions(set(_TRANSFORMS))],
         "axis": [Integral, None],
         "refit": ["boolean"],
@@ -27,7 +30,7 @@ _TRANSFORMS = ("flip", "shift", "permute")
     prefer_skip_nested_validation=True,
 )
 def equivariance_test(
-    estimator: Any,
+    model: Any,
     X: ArrayLike,
     y: ArrayLike | None = None,
     *,
@@ -39,6 +42,7 @@ def equivariance_test(
     max_samples: int | None = 100,
     n_jobs: int | None = None,
     random_state: int | np.random.RandomState | None = None,
+    grid: Any = None,
     **explain_params: Any,
 ) -> Finding:
     r"""Test whether relevance follows the object when the samples are moved.
@@ -56,12 +60,12 @@ def equivariance_test(
 
     Parameters
     ----------
-    estimator : estimator
-        A fitted classifier with ``explain``, or a pipeline that ends in one.
+    model : estimator, skorch net, nn.Module, Pipeline, search or FrozenEstimator
+        The fitted model, as `sklrp.explain` takes it; the maps are of what enters its network.
     X : array-like of shape (n_samples, ...)
         The samples; with ``refit=True`` the clones are trained on them.
     y : array-like of shape (n_samples,) or None, default=None
-        Their labels, needed with ``refit=True``.
+        Their labels or values, needed with ``refit=True``.
     transform : {"flip", "shift", "permute"}, default="flip"
         ``"flip"`` reverses an axis, ``"shift"`` rolls it by a random distance, ``"permute"``
         draws another order of its positions; a recurrent network keeps its place only in the
@@ -75,14 +79,17 @@ def equivariance_test(
         its null is 1.
     n_refits : int, default=3
         Number of transformations, each with a clone of its own.
-    target : None, label or array-like of shape (n_samples,), default=None
-        The class explained: None the predicted class of each sample.
+    target : None, label, int or array-like of shape (n_samples,), default=None
+        What is explained: a label, or the index of an output. None (default): the predicted class
+        of each sample, or the only output.
     max_samples : int or None, default=100
         At most so many samples are explained, drawn at random; None explains all.
     n_jobs : int or None, default=None
         Number of joblib's workers; None is one.
     random_state : int, RandomState instance or None, default=None
         Determines transformations and clones.
+    grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
+        Where the cells of fields are. None (default): what the model or X says.
     **explain_params : dict
         Parameters of ``explain``, such as ``rule``.
 
@@ -93,6 +100,8 @@ def equivariance_test(
 
     Raises
     ------
+    TypeError
+        If clones must be trained and cannot be, as of a bare module: use ``refit=False``.
     ValueError
         If a sample has no such axis, labels are missing, or a parameter is out of range.
 
@@ -112,45 +121,49 @@ def equivariance_test(
     'fact'
     """
     explained = Explained(
-        estimator,
+        model,
         X,
         y,
         target=target,
+        grid=grid,
         max_samples=max_samples,
         random_state=random_state,
         n_jobs=n_jobs,
         **explain_params,
     )
-    return equivariance(explained, transform, axis, refit, n_refits)
+    if refit:
+        explained.check_trainable("refit=True")
+    return follow_moves(explained, transform, axis, refit, n_refits)
 
 
-def equivariance(
+def follow_moves(
     explained: Explained, transform: str, axis: int | None, refit: bool, n_refits: int
 ) -> Finding:
     """Compare maps with those of moved samples, moved back."""
-    if not explained.has_positions:
+    if not explained.frame.has_positions:
         raise ValueError(
             f"samples of shape {explained.X.shape[1:]} have no neighbouring positions to move: "
             "equivariance_test is for images and sequences."
         )
-    n_axes = len(explained.grid_shape)
+    n_axes = len(explained.frame.axes)
     if axis is None:
-        axis = 0 if getattr(explained.estimator, "sweep", "right") in ("down", "up") else -1
+        axis = 0 if getattr(explained.model.network, "sweep", "right") in ("down", "up") else -1
     if not -n_axes <= axis < n_axes:
         raise ValueError(
-            f"axis={axis} is none of a sample's {n_axes} axes, {explained.grid_shape}."
+            f"axis={axis} is none of a sample's {n_axes} axes, {explained.frame.axes}."
         )
     axis %= n_axes
-    seeds = [int(seed) for seed in explained.rng.integers(2**31 - 1, size=n_refits)]
-    orders = [_draw_order(transform, explained.grid_shape[axis], seed) for seed in seeds]
+    rng = explained.rng("equivariance")
+    seeds, others = rng.integers(2**31 - 1, size=(2, n_refits)).tolist()
+    orders = [_draw_order(transform, explained.frame.axes[axis], seed) for seed in seeds]
     moved = explained.run(
         _similarity, [(explained, o, axis, refit, s) for o, s in zip(orders, seeds, strict=True)]
     )
     null = np.ones(1)
     if refit:
-        still = np.arange(explained.grid_shape[axis])
+        still = np.arange(explained.frame.axes[axis])
         null = explained.run(
-            _similarity, [(explained, still, axis, True, seed + 1) for seed in seeds]
+            _similarity, [(explained, still, axis, True, seed) for seed in others]
         ).mean(axis=1)
     lost = null.mean() - moved.mean(axis=1)
     half = 0.0
@@ -158,7 +171,7 @@ def equivariance(
         half = 2 * np.sqrt((lost.var(ddof=1) + (null.var(ddof=1) if refit else 0)) / n_refits)
     interval = (float(lost.mean() - half), float(lost.mean() + half))
     verdict = "fact" if lost.mean() < 0.15 else "artifact" if interval[0] > 0.3 else "undecided"
-    return Finding(
+    return explained.finding(
         name="equivariance",
         question="Does relevance follow the object when samples are moved?",
         statistic=float(lost.mean()),
@@ -196,12 +209,12 @@ def _similarity(
     """Return, per sample, how alike its map and that of the moved sample are."""
 
     def move(samples: NDArray, order: NDArray) -> NDArray:
-        grid = np.take(explained.on_grid(samples), order, axis=1 + axis)
+        grid = np.take(explained.on_axes(samples), order, axis=1 + axis)
         return np.ascontiguousarray(grid.reshape(samples.shape))
 
-    network = explained.estimator
+    network = explained.model.network
     if refit:
-        network = explained.refit(seed, move(explained.all_X, order))
+        network = explained.train(seed, X=move(explained.all_X, order))
     maps = move(explained.maps_of(network, move(explained.X, order)), np.argsort(order))
     flat = (len(maps), -1)
     values = cosines(np.abs(explained.maps.reshape(flat)), np.abs(maps.reshape(flat)))

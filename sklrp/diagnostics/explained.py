@@ -1,29 +1,49 @@
-"""The samples that a diagnosis explains, their maps, and the maps of null models."""
+"""What a diagnosis is about: a model, samples, their maps, and the maps of null models.
+
+Every test of a map takes an `Explained`, which asks elsewhere what the model is (`unwrap`), what a
+sample is (`frame_of`) and how relevance is found (`sklrp.explain`), and keeps what several tests
+need.
+"""
 
 from __future__ import annotations
 
-import copy
-import functools
-import math
 from collections.abc import Callable, Iterable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
-from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_is_fitted
 
-from sklrp._checks import as_samples, check_maps, encode_labels, like, make_rng
-from sklrp.metrics.randomise import list_layers, randomise
+from sklrp._checks import as_samples, check_maps, check_mask, encode_labels, like
+from sklrp._frame import frame_of
+from sklrp._models import is_regression, unwrap
+from sklrp._sklearn import Interval
+from sklrp._streams import Streams
+from sklrp.diagnostics.common_form import as_shares, with_relevance
+from sklrp.diagnostics.findings import Finding
+from sklrp.diagnostics.nulls import NULLS
+from sklrp.propagation import explain
 
-NULLS = ("network", "readout", "labels")
+# Of the parameters that all tests have in common, for scikit-learn's validate_params.
+CONSTRAINTS: dict[str, list[Any] | str] = {
+    "model": "no_validation",
+    "X": "no_validation",
+    "y": "no_validation",
+    "target": "no_validation",
+    "grid": "no_validation",
+    "n_permutations": [Interval(Integral, 1, None, closed="left")],
+    "max_samples": [Interval(Integral, 1, None, closed="left"), None],
+    "n_jobs": [Integral, None],
+    "random_state": ["random_state"],
+}
+_REDRAWS = 3
 
 
 class Explained:
-    """A fitted estimator, samples, the classes explained, and maps in one common form.
+    """A model, samples, what is explained of them, and maps in one common form.
 
     Maps are divided by their sum of absolute values and have the sign of the score that they
     explain, so that maps of networks with other scores can be compared: positive relevance speaks
@@ -31,15 +51,16 @@ class Explained:
 
     Parameters
     ----------
-    estimator : estimator
-        A fitted classifier with ``explain``, or a pipeline that ends in one; the pipeline's maps
-        are of what enters the classifier.
+    model : estimator, skorch net, nn.Module, Pipeline, search or FrozenEstimator
+        The fitted model, as `sklrp.explain` takes it. The maps are of what enters its network.
     X : array-like of shape (n_samples, ...)
-        The samples.
+        The samples, as the model takes them.
     y : array-like of shape (n_samples,) or None, default=None
-        Their labels.
-    target : None, label or array-like of shape (n_samples,), default=None
-        The class explained: None the predicted class of each sample.
+        Their labels; the values of a regression, or of a network of a single output.
+    target : None, label, int or array-like of shape (n_samples,), default=None
+        What is explained: None (default) the predicted class of each sample, or the only output.
+    grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
+        Where the cells of fields are. None (default): what the model or X says.
     max_samples : int or None, default=None
         At most so many samples are explained, drawn at random; None explains all.
     random_state : int, RandomState instance or None, default=None
@@ -48,184 +69,256 @@ class Explained:
         Number of joblib's workers for null models.
     **params : dict
         Parameters of ``explain``.
+
+    Attributes
+    ----------
+    model : Model
+        The model taken apart.
+    frame : Frame
+        What a sample is: its axes, grid and names.
+    rows : ndarray of shape (n_explained,)
+        Which of all samples are explained.
+    all_X, X : ndarray of shape (n_samples, ...)
+        What enters the network: of all samples, and of those explained.
+    all_y : ndarray or None
+        The labels or values of all samples, as given.
+    classes : ndarray or None
+        The labels of the outputs; None of a regression or a single output.
+    target : ndarray of shape (n_samples,) or None
+        The label, or the index of the output, explained of each sample; None of a single output.
+    relevance, details : ndarray, Bunch
+        As `sklrp.explain` returns them.
+    maps : ndarray of shape (n_samples, ...)
+        The maps in their common form.
     """
 
     def __init__(
         self,
-        estimator: Any,
+        model: Any,
         X: Any,
         y: Any = None,
         *,
         target: Any = None,
+        grid: Any = None,
         max_samples: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         n_jobs: int | None = None,
         **params: Any,
     ) -> None:
-        check_is_fitted(estimator)
-        if isinstance(estimator, Pipeline):
-            X = estimator[:-1].transform(X) if len(estimator) > 1 else X
-            estimator = estimator[-1]
-        for name in ("explain", "predict", "classes_", "module_"):
-            if not hasattr(estimator, name):
-                raise TypeError(
-                    f"{type(estimator).__name__} has no {name}: pass a fitted classifier of "
-                    "sklrp, or a pipeline that ends in one."
-                )
-        self.estimator = estimator
-        self._form = X[:1] if hasattr(X, "iloc") else None
-        self.all_X = as_samples(X)
-        self.all_y = None if y is None else _check_labels(y, len(self.all_X))
-        self.rng = make_rng(random_state)
+        self.model = unwrap(model)
+        entering = self.model.enter(X)
+        self.frame = frame_of(self.model, X, entering, grid=grid)
+        self._form = entering[:1] if hasattr(entering, "iloc") else None
+        self.all_X = as_samples(entering)
+        self._dtype = None
+        if self.model.takes_integers:
+            self._dtype = np.asarray(entering[:1]).dtype
+        self._streams = Streams(random_state)
         self.n_jobs = n_jobs
         self.params = params
-        rows = np.arange(len(self.all_X))
-        if max_samples is not None and max_samples < len(rows):
-            rows = np.sort(self.rng.choice(rows, max_samples, replace=False))
+        self._nulls: dict[tuple[str, int], NDArray] = {}
+        n_samples = len(self.all_X)
+        rows = np.arange(n_samples)
+        if max_samples is not None and max_samples < n_samples:
+            rows = np.sort(self.rng("samples").choice(rows, max_samples, replace=False))
+        self.rows = rows
         self.X = self.all_X[rows]
-        self.y = None if self.all_y is None else self.all_y[rows]
-        if target is None:
-            self.target = np.asarray(estimator.predict(self.given(self.X)))
-        else:
-            classes, n_samples = np.asarray(estimator.classes_), len(self.all_X)
-            self.target = classes[encode_labels("target", target, classes, n_samples)][rows]
-        self.relevance, self.details = self._explain(estimator, self.X)
+        self.classes = self.model.classes_for(self.given(self.all_X[:1]))
+        self._n_outputs = self._count_outputs()
+        targets = self._choose_target(target)
+        self.target = None if targets is None else targets[rows]
+        self.all_y = None if y is None else self._check_y(y)
+        self.relevance, self.details = self._explain(self.model.network, self.X, self.target)
         self.maps = as_shares(self.relevance, self.details.score)
 
     @property
-    def grid_shape(self) -> tuple[int, ...]:
-        """The shape of a sample as the network sees it, without axes of length 1."""
-        shape = self.X.shape[1:]
-        if len(shape) == 1:
-            shape = getattr(self.estimator, "input_shape_", shape)
-        return tuple(n for n in shape if n != 1) or (1,)
+    def truth(self) -> NDArray:
+        """The labels of all samples, or the true values of the explained output."""
+        if self.all_y is None:
+            raise ValueError("y=None: this test needs the labels of X.")
+        if self.classes is not None or self.all_y.ndim == 1:
+            return self.all_y
+        column = 0 if self.target is None or self.all_y.shape[1] == 1 else int(self.target[0])
+        return self.all_y[:, column]
 
     @property
-    def has_positions(self) -> bool:
-        """Whether the features of a sample have neighbours: an image or a sequence."""
-        shape = self.X.shape[1:]
-        return len(shape) > 1 or len(getattr(self.estimator, "input_shape_", shape)) > 1
+    def why_not_trained(self) -> str:
+        """Why no clone of the network can be trained, in words; empty if one can."""
+        if self.model.can_train:
+            return ""
+        if self.model.is_frozen:
+            return "a FrozenEstimator is not trained again"
+        return f"{self.model.name} has no fit, by which a clone could be trained"
 
-    @property
-    def n_learned_layers(self) -> int:
-        """How many layers of the network were learned."""
-        return len(list_layers(self.estimator.module_))
+    def rng(self, name: str) -> np.random.Generator:
+        """Return the random numbers of a test, by its name, from their beginning."""
+        return self._streams.rng(name)
 
-    def on_grid(self, maps: NDArray) -> NDArray:
-        """Return maps or samples, whose last axes are those of a sample, on the grid."""
+    def seed(self, name: str) -> int:
+        """Return a seed for what draws by itself, by the name of its purpose."""
+        return self._streams.seeds(name, 1)[0]
+
+    def on_axes(self, maps: NDArray) -> NDArray:
+        """Return maps or samples, whose last axes are those of a sample, on the frame's axes."""
         lead = maps.shape[: maps.ndim - (self.X.ndim - 1)]
-        return maps.reshape(*lead, *self.grid_shape)
+        return maps.reshape(*lead, *self.frame.axes)
 
     def given(self, samples: NDArray) -> Any:
-        """Return samples in the form of the estimator's: with column names, if X has them."""
+        """Return samples as the network takes them: with column names, if they have any."""
+        if self._dtype is not None:
+            samples = samples.astype(self._dtype)
         return samples if self._form is None else like(self._form, samples)
 
-    def maps_of(self, estimator: Any, X: NDArray | None = None) -> NDArray:
-        """Return the normalised maps of another estimator for the same classes."""
-        relevance, details = self._explain(estimator, self.X if X is None else X)
+    def take_mask(self, mask: Any) -> NDArray[np.bool_]:
+        """Return a mask of a field or of a sample in the shape of what enters the network."""
+        taken = self.frame.take_mask(mask)
+        check_mask(taken, self.all_X.shape)
+        return taken[self.rows] if taken.ndim == self.X.ndim else taken
+
+    def predict(self) -> NDArray:
+        """Return what the network predicts of all samples: labels, or the explained output."""
+        if self.classes is not None:
+            return self.model.predict(self.given(self.all_X))
+        outputs = self.outputs(self.all_X)
+        return outputs[:, 0 if self.target is None else int(self.target[0])]
+
+    def outputs(self, samples: NDArray) -> NDArray:
+        """Return the scores, (n_samples, n_outputs), of samples that enter the network."""
+        return self.model.outputs(self.given(samples))
+
+    @property
+    def columns(self) -> NDArray[np.intp]:
+        """Which column of the outputs is explained of each sample."""
+        if self.target is None:
+            return np.zeros(len(self.X), dtype=np.intp)
+        if self.model.classes is None:
+            return self.target.astype(np.intp)  # labels are indices
+        return encode_labels("target", self.target, self.model.classes, len(self.target))
+
+    def maps_of(self, network: Any, X: NDArray | None = None) -> NDArray:
+        """Return the maps of another network, or of other samples, for the same targets."""
+        relevance, details = self._explain(network, self.X if X is None else X, self.target)
         return as_shares(relevance, details.score)
 
-    def _explain(self, estimator: Any, X: NDArray) -> tuple[NDArray, Any]:
-        relevance, details = estimator.explain(
-            self.given(X), target=self.target, return_details=True, **self.params
-        )
-        return check_maps(relevance), details
-
-    @functools.cached_property
-    def _null_maps(self) -> dict[tuple[str, int], NDArray]:
-        return {}
+    def relevance_for(self, target: NDArray) -> NDArray:
+        """Return the relevance for other targets."""
+        return self._explain(self.model.network, self.X, target)[0]
 
     def null_maps(self, null: str, n_draws: int) -> NDArray:
         """Return the maps of null models, (n_draws, n_samples, ...), as float32.
 
         Parameters
         ----------
-        null : {"network", "readout", "labels"}
-            What a null model has lost: all that was learned, the last layer that was learned, or,
-            trained anew, the labels' relation to the samples.
+        null : str
+            Name of the null model, see `sklrp.diagnostics.nulls`.
         n_draws : int
             Number of null models.
 
         Returns
         -------
         ndarray of shape (n_draws, n_samples, ...)
-            Normalised maps; zero where a null model has no relevance at all.
+            Maps in the common form; zero where a null model has no relevance at all.
         """
-        if (null, n_draws) not in self._null_maps:
-            seeds = self.rng.integers(2**31 - 1, size=n_draws)
-            draw = _train_on_permuted if null == "labels" else _draw_parameters
-            maps = self.run(_null_map, [(self, draw, null, int(seed)) for seed in seeds])
-            for _ in range(3):  # networks whose units are all dead say nothing: draw others
-                dead = np.flatnonzero(~maps.reshape(n_draws, -1).any(axis=1))
-                if null != "network" or not len(dead):
+        if (null, n_draws) not in self._nulls:
+            rng = self.rng(f"null {null}")
+
+            def draw(n: int) -> NDArray:
+                seeds = rng.integers(2**31 - 1, size=n)
+                return self.run(_null_map, [(self, null, int(seed)) for seed in seeds])
+
+            maps = draw(n_draws)
+            for _ in range(0 if NULLS[null].trains else _REDRAWS):
+                # Networks whose units are all dead say nothing: draw others.
+                dead = np.flatnonzero(~with_relevance(maps))
+                if not len(dead):
                     break
-                seeds = self.rng.integers(2**31 - 1, size=len(dead))
-                maps[dead] = self.run(_null_map, [(self, draw, null, int(s)) for s in seeds])
-            self._null_maps[null, n_draws] = maps
-        return self._null_maps[null, n_draws]
+                maps[dead] = draw(len(dead))
+            self._nulls[null, n_draws] = maps
+        return self._nulls[null, n_draws]
 
     def run(self, function: Callable[..., NDArray], calls: Iterable[tuple]) -> NDArray:
         """Return the stacked results of calls, by joblib's workers."""
         return np.stack(Parallel(n_jobs=self.n_jobs)(delayed(function)(*call) for call in calls))
 
-    def refit(self, seed: int, X: NDArray | None = None, y: NDArray | None = None) -> Any:
-        """Return a clone trained on all samples, or on others."""
+    def check_trainable(self, user: str) -> None:
+        """Raise an error if clones cannot be trained, which `user` needs."""
+        if self.why_not_trained:
+            raise TypeError(
+                f"{user} trains clones of the network, but {self.why_not_trained}: pass a fitted "
+                "estimator or a skorch net."
+            )
         if self.all_y is None:
-            raise ValueError("y=None: training a null model needs the labels of X.")
-        new = clone(self.estimator)
-        if "random_state" in new.get_params():
-            new.set_params(random_state=seed)
-        if "warm_start" in new.get_params():
-            new.set_params(warm_start=False)
-        return new.fit(self.given(self.all_X if X is None else X), self.all_y if y is None else y)
+            raise ValueError(f"y=None: {user} trains clones, which needs the labels of X.")
 
+    def train(self, seed: int, permuted: bool = False, X: NDArray | None = None) -> Any:
+        """Return a clone trained on all samples, or moved ones, with their labels or permuted."""
+        self.check_trainable("a null model")
+        y = np.asarray(self.all_y)
+        if permuted:
+            y = np.random.default_rng(seed).permutation(y)
+        new = clone(self.model.network)
+        known = new.get_params()
+        settings = {"random_state": seed, "warm_start": False}
+        if not self.model.has_explain:  # a skorch net, which prints each epoch
+            settings["verbose"] = 0
+        new.set_params(**{name: v for name, v in settings.items() if name in known})
+        samples = self.given(self.all_X if X is None else X)
+        if self.model.has_explain:
+            return new.fit(samples, y)
+        samples = self.model.typed(samples)
+        if is_regression(self.model.network):
+            y = self.model.typed(y.astype(np.float64)).reshape(len(y), -1)
+        with torch.random.fork_rng():  # a net draws from torch's global generator
+            torch.manual_seed(seed)
+            return new.fit(samples, y)
 
-def as_shares(relevance: NDArray, score: NDArray) -> NDArray[np.float32]:
-    """Return maps with the sign of their score, divided by their sum of absolute values."""
-    axes = tuple(range(1, relevance.ndim))
-    largest = np.abs(relevance).max(axis=axes, keepdims=True)
-    maps = relevance / np.where(largest == 0, 1.0, largest)  # sums neither over- nor underflow
-    size = np.abs(maps).sum(axis=axes, keepdims=True)
-    sign = np.where(np.reshape(score, size.shape) < 0, -1.0, 1.0)
-    return (sign * maps / np.where(size == 0, 1.0, size)).astype(np.float32)
+    def finding(self, **entries: Any) -> Finding:
+        """Return a finding, which knows what a sample is."""
+        return Finding(**entries, frame=self.frame)
 
+    def _count_outputs(self) -> int:
+        """Return how many outputs there are to choose from."""
+        if self.model.has_explain:
+            return 1 if self.classes is None else len(self.classes)
+        return self.outputs(self.all_X[:1]).shape[1]
 
-def _null_map(explained: Explained, draw: Callable[..., Any], null: str, seed: int) -> NDArray:
-    return explained.maps_of(draw(explained, null, seed))
+    def _choose_target(self, target: Any) -> NDArray | None:
+        """Return the label, or the index of the output, explained of each of all samples."""
+        n_samples = len(self.all_X)
+        known = np.arange(self._n_outputs) if self.classes is None else self.classes
+        codes = None if target is None else encode_labels("target", target, known, n_samples)
+        if self._n_outputs == 1:
+            return None
+        if codes is not None:
+            return known[codes]
+        if self.classes is None:
+            raise ValueError(
+                f"target=None, but {self.model.name} is a regression of {self._n_outputs} "
+                "outputs: choose one by its index."
+            )
+        return np.asarray(self.model.predict(self.given(self.all_X)))
 
+    def _check_y(self, y: ArrayLike) -> NDArray:
+        """Return one label for each sample, or the values of a regression."""
+        labels = np.asarray(y)
+        n_samples = len(self.all_X)
+        if self.classes is None and labels.shape in ((n_samples, 1), (n_samples, self._n_outputs)):
+            return labels
+        if labels.shape != (n_samples,):
+            what = "label" if self.classes is not None else "value"
+            raise ValueError(
+                f"y must hold one {what} for each of {n_samples} samples, got the shape "
+                f"{labels.shape}."
+            )
+        return labels
 
-def _draw_parameters(explained: Explained, null: str, seed: int) -> Any:
-    """Return a copy whose network, or its readout, is drawn anew."""
-    random = copy.deepcopy(explained.estimator)
-    generator = torch.Generator().manual_seed(seed)
-    layers = list_layers(random.module_)
-    for _, layer in layers[-1:] if null == "readout" else layers:
-        randomise(layer, generator)
-    return random
-
-
-def _train_on_permuted(explained: Explained, null: str, seed: int) -> Any:
-    """Return a clone trained on labels that are permuted among the samples."""
-    y = explained.all_y
-    permuted = None if y is None else np.random.default_rng(seed).permutation(y)
-    return explained.refit(seed, y=permuted)
-
-
-def cosines(one: NDArray, other: NDArray) -> NDArray[np.float64]:
-    """Return the cosine of flat maps, (..., n_features), NaN where one of them is zero."""
-    dot = np.einsum("...i,...i->...", one, other, dtype=np.float64)
-    size = np.sqrt(
-        np.einsum("...i,...i->...", one, one, dtype=np.float64)
-        * np.einsum("...i,...i->...", other, other, dtype=np.float64)
-    )
-    return np.divide(dot, size, out=np.full(dot.shape, math.nan), where=size > 0)
-
-
-def _check_labels(y: Any, n_samples: int) -> NDArray:
-    """Return one label for each sample."""
-    labels = np.asarray(y)
-    if labels.shape != (n_samples,):
-        raise ValueError(
-            f"y must hold one label for each of {n_samples} samples, got the shape {labels.shape}."
+    def _explain(self, network: Any, X: NDArray, target: NDArray | None) -> tuple[NDArray, Any]:
+        relevance, details = explain(
+            network, self.given(X), target=target, return_details=True, **self.params
         )
-    return labels
+        return check_maps(relevance), details
+
+
+def _null_map(explained: Explained, null: str, seed: int) -> NDArray:
+    network = NULLS[null].draw(explained.model, seed, explained.train)
+    return explained.maps_of(network)

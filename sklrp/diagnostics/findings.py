@@ -1,17 +1,17 @@
-"""What a test of a map found: a statistic beside its null, a verdict and advice."""
+"""What a test of a map found: a statistic beside its null, a verdict and advice.
+
+Every function of `sklrp.diagnostics` that tests maps returns a `Finding`. It can be drawn by the
+class that `drawn_by` was told, which is on a higher floor, as it computes findings too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
 from sklrp._checks import import_optional
-
-VERDICTS = ("fact", "artifact", "undecided")
 
 
 class Finding(Bunch):  # numpydoc ignore=PR02
@@ -46,7 +46,12 @@ class Finding(Bunch):  # numpydoc ignore=PR02
         What to change, in one sentence; empty for a fact.
     table : dict of str to ndarray
         What `to_frame` shows: columns of one length.
+    frame : Frame
+        What a sample is: its axes, its grid and the names of its features, by which maps are
+        drawn.
     """
+
+    _display: ClassVar[Any]  # what draws findings, see `drawn_by`
 
     def __repr__(self) -> str:
         """Return the finding in a line or two."""
@@ -89,27 +94,13 @@ class Finding(Bunch):  # numpydoc ignore=PR02
         ArtifactDisplay
             The display, which keeps the artists.
         """
-        from sklrp.plotting import ArtifactDisplay
-
-        return ArtifactDisplay.from_finding(self, ax=ax)
+        return self._display.from_finding(self, ax=ax)
 
 
-def judge(interval: tuple[float, float], *, artifact_above: float, fact_below: float) -> str:
-    """Return the verdict on a statistic that is large where a map is an artifact."""
-    low, high = interval
-    if low >= artifact_above:
-        return "artifact"
-    return "fact" if high <= fact_below else "undecided"
+_Display = TypeVar("_Display", bound=type)
 
 
-def bootstrap(
-    values: NDArray,
-    rng: np.random.Generator,
-    statistic: Callable[..., NDArray] = np.mean,
-    n_draws: int = 1000,
-) -> tuple[float, float]:
-    """Return the 95 % percentile interval of a statistic of values, resampled along axis 0."""
-    rows = rng.integers(len(values), size=(n_draws, len(values)))
-    drawn = statistic(values[rows], axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
+def drawn_by(display: _Display) -> _Display:
+    """Decorate the class that draws findings, by its method ``from_finding(finding, ax=...)``."""
+    Finding._display = display
+    return display

@@ -1,18 +1,19 @@
-"""The report as a page: one file, its pictures within."""
+"""A report as a page: one file, its pictures within.
+
+`ArtifactReport` calls `render` for its file and for notebooks.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from sklrp._checks import import_optional
-
-if TYPE_CHECKING:
-    from sklrp.diagnostics.report import ArtifactReport
+from sklrp.diagnostics.findings import Finding
 
 _COLOURS = {"fact": "#0a7a4b", "artifact": "#b3261e", "undecided": "#8a6d00"}
 _STYLE = """
@@ -37,7 +38,21 @@ _SUMMARY = {
 }
 
 
-def render(report: ArtifactReport, *, page: bool) -> str:
+class Report(Protocol):
+    """What a page shows of a report."""
+
+    tests: dict[str, Finding]
+    subject: str
+    assumptions: list[str]
+    verdict: str
+    cautions: list[str]
+
+    @property
+    def reasons(self) -> list[str]:
+        """The names of the tests that the verdict rests on."""
+
+
+def render(report: Report, *, page: bool) -> str:
     """Return the report as HTML: a whole page, or a part for a notebook."""
     body = "\n".join(
         [
@@ -46,6 +61,7 @@ def render(report: ArtifactReport, *, page: bool) -> str:
             f"<h1>Fact or artifact? {_verdict(report.verdict)}</h1>",
             f"<p>{escape(report.subject)}</p>",
             f"<p>{_SUMMARY[report.verdict]}</p>",
+            *(f"<p>{escape(said)}</p>" for said in report.assumptions),
             _reasons(report),
             "<h2>Tests</h2>",
             _table(report),
@@ -66,7 +82,7 @@ def _verdict(verdict: str) -> str:
     return f'<span class="verdict" style="color:{_COLOURS[verdict]}">{verdict}</span>'
 
 
-def _reasons(report: ArtifactReport) -> str:
+def _reasons(report: Report) -> str:
     """Return what to do, test by test, worst first."""
     names = [*report.reasons, *report.cautions]
     if not names:
@@ -79,7 +95,7 @@ def _reasons(report: ArtifactReport) -> str:
     return "<h2>What to do</h2><ul>" + "".join(rows) + "</ul>"
 
 
-def _table(report: ArtifactReport) -> str:
+def _table(report: Report) -> str:
     rows = []
     for name, test in report.tests.items():
         low, high = test.interval
@@ -94,7 +110,7 @@ def _table(report: ArtifactReport) -> str:
     return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _pictures(report: ArtifactReport) -> list[str]:
+def _pictures(report: Report) -> list[str]:
     """Return the maps, the profiles and the randomisation of layers as pictures."""
     captions = {
         "map": (

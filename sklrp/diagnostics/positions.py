@@ -1,4 +1,7 @@
-"""Where relevance lies along the axes of a sample: fading memory, borders, grids."""
+"""Does the architecture put relevance in its places? Fading memory, borders and grids.
+
+`diagnose` runs these tests on images and sequences; `position_profile` is them alone.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._sklearn import validate_params
-from sklrp.diagnostics.explained import Explained
-from sklrp.diagnostics.findings import Finding, bootstrap, judge
+from sklrp.diagnostics.common_form import with_relevance
+from sklrp.diagnostics.explained import CONSTRAINTS, Explained
+from sklrp.diagnostics.findings import Finding
+from sklrp.diagnostics.judging import bootstrap, judge
 from sklrp.diagnostics.profiles import axis_profiles
-from sklrp.diagnostics.randomization import COMMON
 
 _SHORTEST_AXIS = 8  # that has a profile
 _SHORTEST_GRID = 16  # that has borders apart from its middle, and a spectrum
@@ -20,9 +24,9 @@ _LONGEST_PERIOD = 8
 _PROMINENT = 30.0  # a peak of a profile's spectrum over the frequencies around it
 
 
-@validate_params(COMMON, prefer_skip_nested_validation=True)
+@validate_params(CONSTRAINTS, prefer_skip_nested_validation=True)
 def position_profile(
-    estimator: Any,
+    model: Any,
     X: ArrayLike,
     *,
     target: Any = None,
@@ -30,6 +34,7 @@ def position_profile(
     max_samples: int | None = 100,
     n_jobs: int | None = None,
     random_state: int | np.random.RandomState | None = None,
+    grid: Any = None,
     **explain_params: Any,
 ) -> Finding:
     r"""Test whether the place of relevance is that of the architecture.
@@ -55,12 +60,13 @@ def position_profile(
 
     Parameters
     ----------
-    estimator : estimator
-        A fitted classifier with ``explain``, or a pipeline that ends in one.
+    model : estimator, skorch net, nn.Module, Pipeline, search or FrozenEstimator
+        The fitted model, as `sklrp.explain` takes it; the maps are of what enters its network.
     X : array-like of shape (n_samples, ...)
         Samples: images, sequences, or rows that the network takes as such.
-    target : None, label or array-like of shape (n_samples,), default=None
-        The class explained: None the predicted class of each sample.
+    target : None, label, int or array-like of shape (n_samples,), default=None
+        What is explained: a label, or the index of an output. None (default): the predicted class
+        of each sample, or the only output.
     n_permutations : int, default=20
         Number of networks that have learned nothing.
     max_samples : int or None, default=100
@@ -69,6 +75,8 @@ def position_profile(
         Number of joblib's workers; None is one.
     random_state : int, RandomState instance or None, default=None
         Determines what is drawn.
+    grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
+        Where the cells of fields are. None (default): what the model or X says.
     **explain_params : dict
         Parameters of ``explain``, such as ``rule``.
 
@@ -100,9 +108,10 @@ def position_profile(
     'fact'
     """
     explained = Explained(
-        estimator,
+        model,
         X,
         target=target,
+        grid=grid,
         max_samples=max_samples,
         random_state=random_state,
         n_jobs=n_jobs,
@@ -121,18 +130,18 @@ def position_profile(
 
 def has_profile(explained: Explained) -> bool:
     """Tell whether a sample has an axis along which a profile says something."""
-    return explained.has_positions and max(explained.grid_shape) >= _SHORTEST_AXIS
+    return explained.frame.has_positions and max(explained.frame.axes) >= _SHORTEST_AXIS
 
 
 def positions(explained: Explained, n_draws: int) -> list[Finding]:
     """Look for fading memory, borders and grids."""
-    maps = explained.on_grid(explained.maps)
-    samples = explained.on_grid(explained.X)
-    nulls = explained.on_grid(explained.null_maps("network", n_draws))
-    nulls = nulls[nulls.any(axis=tuple(range(1, nulls.ndim)))]
+    maps = explained.on_axes(explained.maps)
+    samples = explained.on_axes(explained.X)
+    nulls = explained.on_axes(explained.null_maps("network", n_draws))
+    nulls = nulls[with_relevance(nulls)]
     if not len(nulls):  # nothing to compare with
         return []
-    axes = [i for i, n in enumerate(explained.grid_shape) if n >= _SHORTEST_AXIS]
+    axes = [i for i, n in enumerate(explained.frame.axes) if n >= _SHORTEST_AXIS]
     shared = {
         "profiles": axis_profiles(maps),
         "input_profiles": axis_profiles(samples),
@@ -140,11 +149,14 @@ def positions(explained: Explained, n_draws: int) -> list[Finding]:
             np.mean(p, axis=0) for p in zip(*map(axis_profiles, nulls), strict=True)
         ),
     }
-    found = [_fading(maps, samples, nulls, axes)]
-    axes = [i for i in axes if explained.grid_shape[i] >= _SHORTEST_GRID]
+    found = [_fading(maps, samples, nulls, axes, explained.rng("fading"))]
+    axes = [i for i in axes if explained.frame.axes[i] >= _SHORTEST_GRID]
     if axes:
-        found += [_border(maps, samples, nulls, axes), _grid(maps, samples, nulls, axes)]
-    return [Finding(**entries, **shared) for entries in found]
+        found += [
+            _border(maps, samples, nulls, axes, explained.rng("border")),
+            _grid(maps, samples, nulls, axes, explained.rng("grid")),
+        ]
+    return [explained.finding(**entries, **shared) for entries in found]
 
 
 def _profiles(maps: NDArray, axis: int) -> NDArray[np.float64]:
@@ -155,7 +167,13 @@ def _profiles(maps: NDArray, axis: int) -> NDArray[np.float64]:
     return np.divide(sums, total, out=np.zeros_like(sums), where=total > 0)
 
 
-def _fading(maps: NDArray, samples: NDArray, nulls: NDArray, axes: list[int]) -> dict[str, Any]:
+def _fading(
+    maps: NDArray,
+    samples: NDArray,
+    nulls: NDArray,
+    axes: list[int],
+    rng: np.random.Generator,
+) -> dict[str, Any]:
     """Ask whether the profile is the architecture's instead of the input's."""
     found = []
     for axis in axes:
@@ -166,7 +184,7 @@ def _fading(maps: NDArray, samples: NDArray, nulls: NDArray, axes: list[int]) ->
         found.append((imprint, axis, own, null, away))
     imprint, axis, own, null, away = max(found, key=lambda entry: entry[0])
     along = ((_profiles(maps, axis) - own) @ away / max(away @ away, 1e-30)).clip(0, 1)
-    interval = bootstrap(along, np.random.default_rng(0))
+    interval = bootstrap(along, rng)
     reading = (
         f"of the untrained profile's way from the input's along axis {axis}, on which it departs "
         f"by {imprint:.2f}"
@@ -200,7 +218,13 @@ def _fading(maps: NDArray, samples: NDArray, nulls: NDArray, axes: list[int]) ->
     }
 
 
-def _border(maps: NDArray, samples: NDArray, nulls: NDArray, axes: list[int]) -> dict[str, Any]:
+def _border(
+    maps: NDArray,
+    samples: NDArray,
+    nulls: NDArray,
+    axes: list[int],
+    rng: np.random.Generator,
+) -> dict[str, Any]:
     """Ask whether both ends of an axis have far more, or far less, than their share of the input.
 
     The architecture's doing is what untrained networks have as well.
@@ -210,7 +234,7 @@ def _border(maps: NDArray, samples: NDArray, nulls: NDArray, axes: list[int]) ->
         nulls_at = [[values.mean() for values in _ends(m, samples, axis)] for m in nulls]
         for kind, values in enumerate(_ends(maps, samples, axis)):
             null = np.array([at[kind] for at in nulls_at])
-            low, high = bootstrap(values, np.random.default_rng(0))
+            low, high = bootstrap(values, rng)
             usual = float(np.median(null))
             if kind == 0:  # more than its share even at the weaker end
                 far, shown = values.mean() / 1.5, usual > 1.3
@@ -258,7 +282,13 @@ def _ends(maps: NDArray, samples: NDArray, axis: int) -> tuple[NDArray, NDArray]
     return min(ratios, key=np.mean), both / max(sum(own[end].sum() for end in ends), tiny)
 
 
-def _grid(maps: NDArray, samples: NDArray, nulls: NDArray, axes: list[int]) -> dict[str, Any]:
+def _grid(
+    maps: NDArray,
+    samples: NDArray,
+    nulls: NDArray,
+    axes: list[int],
+    rng: np.random.Generator,
+) -> dict[str, Any]:
     """Ask whether relevance has a period that the input has not.
 
     A period counts as much as the map and the untrained networks both have it.
@@ -281,7 +311,7 @@ def _grid(maps: NDArray, samples: NDArray, nulls: NDArray, axes: list[int]) -> d
     _, statistic, null = peaks[axis, period]
     usual = max(1.0, _prominence(_profiles(samples, axis).mean(axis=0))[period])
     profiles = _profiles(maps, axis)
-    rows = np.random.default_rng(0).integers(len(profiles), size=(200, len(profiles)))
+    rows = rng.integers(len(profiles), size=(200, len(profiles)))
     drawn = [_prominence(profiles[r].mean(axis=0))[period] / usual for r in rows]
     interval = (float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975)))
     verdict = judge(interval, artifact_above=_PROMINENT, fact_below=_PROMINENT)

@@ -1,52 +1,30 @@
-"""Does the map depend on what was learned? Maps of networks that have lost it."""
+"""Does the map depend on what was learned? It is compared with those of null models.
+
+`diagnose` runs this test with each null model; `randomization_test` runs it with one.
+"""
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp._sklearn import Interval, StrOptions, validate_params
-from sklrp.diagnostics.explained import NULLS, Explained, cosines
-from sklrp.diagnostics.findings import Finding, bootstrap, judge
+from sklrp._sklearn import StrOptions, validate_params
+from sklrp.diagnostics.common_form import cosines
+from sklrp.diagnostics.explained import CONSTRAINTS, Explained
+from sklrp.diagnostics.findings import Finding
+from sklrp.diagnostics.judging import bootstrap, judge
+from sklrp.diagnostics.nulls import NULLS, NullModel
 from sklrp.metrics import randomization_similarity
-
-COMMON: dict[str, list[Any] | str] = {
-    "estimator": "no_validation",
-    "X": "no_validation",
-    "y": "no_validation",
-    "target": "no_validation",
-    "n_permutations": [Interval(Integral, 1, None, closed="left")],
-    "max_samples": [Interval(Integral, 1, None, closed="left"), None],
-    "n_jobs": [Integral, None],
-    "random_state": ["random_state"],
-}
-_LOST = {
-    "network": "whose learned parameters are drawn at random",
-    "readout": "whose last layer is drawn at random",
-    "labels": "trained on permuted labels",
-}
-_ADVICE = {
-    "network": (
-        "The architecture and the input alone give this map: choose a rule that keeps the sign of "
-        "contributions, such as rule='epsilon', and compare its map with the null."
-    ),
-    "readout": (
-        "The map shows what the hidden layers see, whatever the readout makes of it: explain with "
-        "a rule that keeps the sign of contributions, at least on the dense layers."
-    ),
-    "labels": (
-        "A network that has learned nothing true gives this map: check the labels, train on more "
-        "samples or regularise, and choose another rule."
-    ),
-}
+from sklrp.propagation import explain
 
 
-@validate_params({**COMMON, "null": [StrOptions(set(NULLS))]}, prefer_skip_nested_validation=True)
+@validate_params(
+    {**CONSTRAINTS, "null": [StrOptions(set(NULLS))]}, prefer_skip_nested_validation=True
+)
 def randomization_test(
-    estimator: Any,
+    model: Any,
     X: ArrayLike,
     y: ArrayLike | None = None,
     *,
@@ -56,6 +34,7 @@ def randomization_test(
     max_samples: int | None = 100,
     n_jobs: int | None = None,
     random_state: int | np.random.RandomState | None = None,
+    grid: Any = None,
     **explain_params: Any,
 ) -> Finding:
     r"""Test whether maps differ from those of networks that have learned nothing.
@@ -65,23 +44,23 @@ def randomization_test(
     over K null models, which explain the same class of the same N samples. A statistic near 1 says
     that the map was there before anything was learned, however well it conserves; near 0, that it
     was learned. The verdict is artifact where the whole interval is above 0.9 and fact where it is
-    below 0.6; of `null="readout"`, above 0.97 and below 0.95, as hidden layers that have learned
-    the task give similar maps under any readout.
+    below 0.6, or above and below the limits that a null model has of its own.
 
     Parameters
     ----------
-    estimator : estimator
-        A fitted classifier with ``explain``, or a pipeline that ends in one.
+    model : estimator, skorch net, nn.Module, Pipeline, search or FrozenEstimator
+        The fitted model, as `sklrp.explain` takes it; the maps are of what enters its network.
     X : array-like of shape (n_samples, ...)
         Samples, best ones that were not trained on.
     y : array-like of shape (n_samples,) or None, default=None
-        Their labels, needed by ``null="labels"`` alone.
-    null : {"network", "readout", "labels"}, default="network"
-        What a null model has lost: all that was learned (of an echo state network that is the
-        readout), the last layer, or the relation of labels and samples, by training a clone on
-        permuted ones.
-    target : None, label or array-like of shape (n_samples,), default=None
-        The class explained: None the predicted class of each sample.
+        Their labels or values, needed by null models that are trained, such as ``"labels"``.
+    null : str, default="network"
+        What a null model has lost, the name of a class of `sklrp.diagnostics.nulls`:
+        ``"network"``, all that was learned; ``"readout"``, the last layer; ``"labels"``, the
+        relation of labels and samples, by training a clone on permuted ones.
+    target : None, label, int or array-like of shape (n_samples,), default=None
+        What is explained: a label, or the index of an output. None (default): the predicted class
+        of each sample, or the only output.
     n_permutations : int, default=20
         Number of null models.
     max_samples : int or None, default=100
@@ -90,6 +69,8 @@ def randomization_test(
         Number of joblib's workers; None is one.
     random_state : int, RandomState instance or None, default=None
         Determines the null models.
+    grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
+        Where the cells of fields are. None (default): what the model or X says.
     **explain_params : dict
         Parameters of ``explain``, such as ``rule``.
 
@@ -107,7 +88,7 @@ def randomization_test(
     ValueError
         If a parameter is out of range, or labels are needed and missing.
     TypeError
-        If the estimator cannot explain.
+        If the model cannot be explained, or clones of it must be trained and cannot be.
 
     References
     ----------
@@ -127,51 +108,53 @@ def randomization_test(
     False
     """
     explained = Explained(
-        estimator,
+        model,
         X,
         y,
         target=target,
+        grid=grid,
         max_samples=max_samples,
         random_state=random_state,
         n_jobs=n_jobs,
         **explain_params,
     )
-    return randomization(explained, null, n_permutations)
+    if NULLS[null].trains:
+        explained.check_trainable(f"null={null!r}")
+    return compare_with_null(explained, NULLS[null], n_permutations)
 
 
-def randomization(explained: Explained, null: str, n_draws: int) -> Finding:
+def compare_with_null(explained: Explained, null: NullModel, n_draws: int) -> Finding:
     """Compare the maps with those of null models."""
     maps = explained.maps.reshape(len(explained.X), -1)
-    others = explained.null_maps(null, n_draws).reshape(n_draws, *maps.shape)
+    others = explained.null_maps(null.name, n_draws).reshape(n_draws, *maps.shape)
     similarity = np.abs(cosines(maps, others))
     alive = ~np.isnan(similarity).all(axis=1)
     if alive.any():
         draws = np.nanmean(similarity[alive], axis=1)
-        interval = bootstrap(draws, np.random.default_rng(0))
+        interval = bootstrap(draws, explained.rng(null.finding))
         statistic = float(draws.mean())
     else:  # no null model has any relevance: nothing to compare with
         statistic, interval = float("nan"), (0.0, 1.0)
     reading = (
-        f"mean |cosine| of maps with those of {alive.sum()} networks {_LOST[null]}"
+        f"mean |cosine| of maps with those of {alive.sum()} networks {null.lost}"
         f" ({statistic**2:.0%} of the squared map is shown by them)"
     )
     if not alive.all():
         reading += f"; {(~alive).sum()} more had no relevance at all"
-    above, below = (0.97, 0.95) if null == "readout" else (0.9, 0.6)
-    verdict = judge(interval, artifact_above=above, fact_below=below)
-    finding = Finding(
-        name="randomization" if null == "network" else null,
-        question=f"Is the map that of networks {_LOST[null]}?",
+    verdict = judge(interval, artifact_above=null.artifact_above, fact_below=null.fact_below)
+    finding = explained.finding(
+        name=null.finding,
+        question=f"Is the map that of networks {null.lost}?",
         statistic=statistic,
         interval=interval,
         null=_between(others),
         verdict=verdict,
         reading=reading,
-        advice="" if verdict == "fact" else _ADVICE[null],
+        advice="" if verdict == "fact" else null.advice,
         similarity=similarity,
         table={"draw": np.arange(n_draws), "similarity": np.nan_to_num(similarity).mean(axis=1)},
     )
-    if null == "network":
+    if null.by_layer:
         layers, cascade = _cascade(explained)
         finding.update(layers=layers, layer_similarity=cascade)
     return finding
@@ -180,11 +163,12 @@ def randomization(explained: Explained, null: str, n_draws: int) -> Finding:
 def _cascade(explained: Explained) -> tuple[NDArray, NDArray[np.float64]]:
     """Return the layers from the last, and the similarity after each was drawn at random."""
     result = randomization_similarity(
-        explained.estimator,
+        explained.model.network,
         explained.given(explained.X),
-        target=explained.target,
+        target=0 if explained.target is None else explained.target,
         similarity="cosine",
-        random_state=0,
+        random_state=explained.seed("layers"),
+        explain=explain,
         **explained.params,
     )
     return np.array(result.layers), np.abs(result.similarity).mean(axis=1)

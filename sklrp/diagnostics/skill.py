@@ -1,4 +1,7 @@
-"""Skill: a network that has learned nothing has maps of nothing."""
+"""Does the network predict better than chance? One that learned nothing has maps of nothing.
+
+`diagnose` asks this first, on samples that the network was not trained on.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +10,53 @@ from numpy.typing import NDArray
 
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding
+from sklrp.metrics.similarity import correlate
+
+_LEAST = 0.3  # of the way from chance to a perfect score
 
 
 def skill(explained: Explained, n_draws: int = 999) -> Finding:
-    """Compare balanced accuracy with that on permuted labels."""
-    y = explained.all_y
-    predicted = np.asarray(explained.estimator.predict(explained.given(explained.all_X)))
-    present, codes = np.unique(np.asarray(y), return_inverse=True)
-    right = predicted == y
-    rng = np.random.default_rng(0)
-    statistic = _balanced(right[None], codes[None])[0]
-    shuffled = np.stack([rng.permutation(len(codes)) for _ in range(n_draws)])
-    null = _balanced(predicted[None] == present[codes[shuffled]], codes[shuffled])
+    """Compare the score of the predictions with that on permuted labels.
+
+    The score is the balanced accuracy or, of a regression and of a single output, the correlation.
+    """
+    truth, predicted = explained.truth, explained.predict()
+    rng = explained.rng("skill")
+    n = len(truth)
+    shuffled = np.stack([rng.permutation(n) for _ in range(n_draws)])
+    drawn = rng.integers(n, size=(1000, n))
+    same = np.arange(n)[np.newaxis]
+    if explained.classes is None:
+        what = "correlation of predictions and values"
+
+        def score(rows: NDArray, of: NDArray) -> NDArray[np.float64]:
+            return correlate(predicted[rows].astype(float), truth[of].astype(float))
+
+    else:
+        what = "balanced accuracy"
+        present, codes = np.unique(truth, return_inverse=True)
+
+        def score(rows: NDArray, of: NDArray) -> NDArray[np.float64]:
+            return _balanced(predicted[rows] == present[codes[of]], codes[of])
+
+    statistic = float(score(same, same)[0])
+    null = score(np.broadcast_to(same, shuffled.shape), shuffled)
     p_value = (1 + np.count_nonzero(null >= statistic)) / (1 + n_draws)
-    rows = rng.integers(len(codes), size=(1000, len(codes)))
-    low, high = np.nanquantile(_balanced(right[rows], codes[rows]), [0.025, 0.975])
+    low, high = np.nanquantile(score(drawn, drawn), [0.025, 0.975])
     chance = float(null.mean())
     # The whole interval must be on one side of a small skill: of few samples it is on neither.
-    least = chance + 0.3 * (1 - chance)
+    least = chance + _LEAST * (1 - chance)
     verdict = "artifact" if high < least else "fact" if low > least else "undecided"
     if verdict == "fact" and p_value > 0.05:
         verdict = "undecided"
-    return Finding(
+    return explained.finding(
         name="skill",
-        question="Does the network predict the labels better than chance?",
-        statistic=float(statistic),
+        question="Does the network predict better than chance?",
+        statistic=statistic,
         interval=(float(low), float(high)),
         null=null,
         verdict=verdict,
-        reading=f"balanced accuracy; permuted labels give {chance:.2f}, p = {p_value:.3g}",
+        reading=f"{what}; permuted labels give {chance:.2f}, p = {p_value:.3g}",
         advice=""
         if verdict == "fact"
         else (

@@ -1,4 +1,7 @@
-"""Fact map and artifact map: what a map shows beyond those of untrained networks."""
+"""Which part of the mean map exceeds the maps of networks that learned nothing, cell by cell?
+
+`diagnose` shows it as a caution, and `ArtifactReport.plot` draws it; `artifact_map` is it alone.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import false_discovery_control, t
 
-from sklrp._checks import check_mask
 from sklrp._sklearn import Interval, StrOptions, validate_params
-from sklrp.diagnostics.explained import NULLS, Explained
-from sklrp.diagnostics.findings import Finding, bootstrap, judge
-from sklrp.diagnostics.randomization import COMMON
-from sklrp.metrics import pixel_flipping_score, relevance_mass
+from sklrp.diagnostics.common_form import with_relevance
+from sklrp.diagnostics.explained import CONSTRAINTS, Explained
+from sklrp.diagnostics.findings import Finding
+from sklrp.diagnostics.nulls import NULLS
 
 
 @validate_params(
     {
-        **COMMON,
+        **CONSTRAINTS,
         "null": [StrOptions(set(NULLS))],
         "n_permutations": [Interval(Integral, 3, None, closed="left")],
         "alpha": [Interval(Real, 0, 1, closed="neither")],
@@ -27,7 +29,7 @@ from sklrp.metrics import pixel_flipping_score, relevance_mass
     prefer_skip_nested_validation=True,
 )
 def artifact_map(
-    estimator: Any,
+    model: Any,
     X: ArrayLike,
     y: ArrayLike | None = None,
     *,
@@ -38,6 +40,7 @@ def artifact_map(
     max_samples: int | None = 100,
     n_jobs: int | None = None,
     random_state: int | np.random.RandomState | None = None,
+    grid: Any = None,
     **explain_params: Any,
 ) -> Finding:
     r"""Split the mean map into what exceeds that of null models and what does not.
@@ -56,18 +59,19 @@ def artifact_map(
 
     Parameters
     ----------
-    estimator : estimator
-        A fitted classifier with ``explain``, or a pipeline that ends in one.
+    model : estimator, skorch net, nn.Module, Pipeline, search or FrozenEstimator
+        The fitted model, as `sklrp.explain` takes it; the maps are of what enters its network.
     X : array-like of shape (n_samples, ...)
         The samples.
     y : array-like of shape (n_samples,) or None, default=None
-        Their labels, needed by ``null="labels"`` alone.
-    null : {"network", "readout", "labels"}, default="network"
+        Their labels or values, needed by null models that are trained, such as ``"labels"``.
+    null : str, default="network"
         What a null model has lost, as in `randomization_test`.
     alpha : float, default=0.05
         The expected share of cells in the fact map that do not belong there.
-    target : None, label or array-like of shape (n_samples,), default=None
-        The class explained: None the predicted class of each sample.
+    target : None, label, int or array-like of shape (n_samples,), default=None
+        What is explained: a label, or the index of an output. None (default): the predicted class
+        of each sample, or the only output.
     n_permutations : int, default=50
         Number of null models, at least 3; few of them have little power.
     max_samples : int or None, default=100
@@ -76,6 +80,8 @@ def artifact_map(
         Number of joblib's workers; None is one.
     random_state : int, RandomState instance or None, default=None
         Determines the null models.
+    grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
+        Where the cells of fields are. None (default): what the model or X says.
     **explain_params : dict
         Parameters of ``explain``, such as ``rule``.
 
@@ -110,15 +116,18 @@ def artifact_map(
     (True, True)
     """
     explained = Explained(
-        estimator,
+        model,
         X,
         y,
         target=target,
+        grid=grid,
         max_samples=max_samples,
         random_state=random_state,
         n_jobs=n_jobs,
         **explain_params,
     )
+    if NULLS[null].trains:
+        explained.check_trainable(f"null={null!r}")
     return split_map(explained, null, n_permutations, alpha)
 
 
@@ -126,7 +135,7 @@ def split_map(explained: Explained, null: str, n_draws: int, alpha: float = 0.05
     """Split the mean map into fact and artifact."""
     mean = explained.maps.mean(axis=0, dtype=np.float64)
     nulls = explained.null_maps(null, n_draws).mean(axis=1, dtype=np.float64)
-    nulls = nulls[nulls.any(axis=tuple(range(1, nulls.ndim)))]
+    nulls = nulls[with_relevance(nulls)]
     if len(nulls) < 3:
         raise ValueError(
             f"only {len(nulls)} of n_permutations={n_draws} null models have any relevance, but 3 "
@@ -147,11 +156,11 @@ def split_map(explained: Explained, null: str, n_draws: int, alpha: float = 0.05
             axis=tuple(range(-mean.ndim, 0))
         ) / max(total, np.finfo(float).tiny)
 
-    rows = explained.rng.integers(len(explained.X), size=(50, len(explained.X)))
+    rows = explained.rng("map").integers(len(explained.X), size=(50, len(explained.X)))
     drawn = [share_of(explained.maps[r].mean(axis=0, dtype=np.float64)) for r in rows]
     statistic, half = float(share_of(mean)), 2 * float(np.std(drawn))  # noise only adds to |mean|
     interval = (statistic - half, statistic + half)
-    return Finding(
+    return explained.finding(
         name="map",
         question="How much of the mean map exceeds that of networks that learned nothing?",
         statistic=statistic,
@@ -175,87 +184,4 @@ def split_map(explained: Explained, null: str, n_draws: int, alpha: float = 0.05
         p_value=p_value,
         significant=significant,
         table={"z": z.ravel(), "p_value": p_value.ravel(), "fact": fact.ravel()},
-    )
-
-
-def faithfulness(explained: Explained, n_draws: int) -> Finding:
-    """Compare the pixel-flipping score with that of null maps; mean values replace cells."""
-    shape = explained.X.shape[1:]
-    n_cells = int(np.prod(shape[-2:]))
-    edge = max(1, round((n_cells / 300) ** 0.5)) if len(shape) > 1 else None
-    settings: dict[str, Any] = {
-        "target": explained.target,
-        "groups": edge,
-        "steps": 10,
-        "baseline": explained.all_X.mean(axis=0),
-        "random_state": 0,
-    }
-
-    samples = explained.given(explained.X)
-
-    def score(maps: NDArray) -> NDArray:
-        return pixel_flipping_score(explained.estimator, samples, maps, **settings)
-
-    nulls = explained.null_maps("network", n_draws)[:5]  # each is flipped as often as the map
-    size = max(float(np.abs(explained.details.score).mean()), np.finfo(float).tiny)
-    null = np.stack([score(maps) for maps in nulls]) / size
-    gain = score(explained.maps) / size - null.mean(axis=0)
-    interval = bootstrap(gain, np.random.default_rng(0))
-    low, high = interval
-    verdict = "artifact" if high < 0.05 else "fact" if low > 0.05 else "undecided"
-    return Finding(
-        name="faithfulness",
-        question="Does the network miss what the map names, more than what any map names?",
-        statistic=float(gain.mean()),
-        interval=interval,
-        null=null.mean(axis=1) - null.mean(),
-        verdict=verdict,
-        reading=(
-            "of the score falls, on average, when the map's order is followed instead of that of "
-            "untrained networks"
-        ),
-        advice=""
-        if verdict == "fact"
-        else (
-            "The score does not depend on what the map names: centre the input, and choose a rule "
-            "by make_relevance_scorer('pixel_flipping')."
-        ),
-        table={"gain": gain},
-    )
-
-
-def on_mask(explained: Explained, mask: ArrayLike, n_draws: int) -> Finding:
-    """Ask whether more relevance lies on a mask than in maps of untrained networks."""
-    mass = relevance_mass(explained.maps, mask, part="absolute")
-    own = relevance_mass(explained.X, mask, part="absolute")
-    nulls = explained.null_maps("network", n_draws)
-    nulls = nulls[nulls.any(axis=tuple(range(1, nulls.ndim)))]
-    null = np.array([relevance_mass(m, mask, part="absolute").mean() for m in nulls])
-    interval = bootstrap(mass, np.random.default_rng(0))
-    p_value = (1 + np.count_nonzero(null >= mass.mean())) / (1 + len(null))
-    usual = max(float(np.median(null)) if len(null) else 0.0, float(own.mean()))
-    if interval[0] > 1.25 * usual and p_value < 0.1:
-        verdict = "fact"
-    else:
-        verdict = judge((-interval[1], -interval[0]), artifact_above=-usual, fact_below=-np.inf)
-    n_cells = check_mask(mask, explained.X.shape).mean()
-    return Finding(
-        name="mask",
-        question="Does more relevance lie on the mask than without learning?",
-        statistic=float(mass.mean()),
-        interval=interval,
-        null=null,
-        verdict=verdict,
-        reading=(
-            f"of |relevance| on the mask, which has {n_cells:.1%} of the cells, {own.mean():.1%} "
-            f"of |input| and {np.median(null) if len(null) else 0.0:.1%} of untrained maps"
-        ),
-        advice=""
-        if verdict == "fact"
-        else (
-            "Relevance does not prefer the place that matters: compare rules and architectures "
-            "with make_relevance_scorer('relevance_mass'), and see focus_curve."
-        ),
-        p_value=p_value,
-        table={"mass": mass, "input": own},
     )

@@ -1,0 +1,52 @@
+"""Does more relevance lie on a mask, where it belongs, than without learning?
+
+`diagnose` asks if it is given a mask.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklrp.diagnostics.common_form import with_relevance
+from sklrp.diagnostics.explained import Explained
+from sklrp.diagnostics.findings import Finding
+from sklrp.diagnostics.judging import bootstrap, judge
+from sklrp.metrics import relevance_mass
+
+
+def on_mask(explained: Explained, mask: NDArray[np.bool_], n_draws: int) -> Finding:
+    """Ask whether more relevance lies on a mask than in maps of untrained networks."""
+    mass = relevance_mass(explained.maps, mask, part="absolute")
+    own = relevance_mass(explained.X, mask, part="absolute")
+    nulls = explained.null_maps("network", n_draws)
+    nulls = nulls[with_relevance(nulls)]
+    null = np.array([relevance_mass(m, mask, part="absolute").mean() for m in nulls])
+    interval = bootstrap(mass, explained.rng("mask"))
+    p_value = (1 + np.count_nonzero(null >= mass.mean())) / (1 + len(null))
+    untrained = float(np.median(null)) if len(null) else 0.0
+    usual = max(untrained, float(own.mean()))
+    if interval[0] > 1.25 * usual and p_value < 0.1:
+        verdict = "fact"
+    else:
+        verdict = judge((-interval[1], -interval[0]), artifact_above=-usual, fact_below=-np.inf)
+    return explained.finding(
+        name="mask",
+        question="Does more relevance lie on the mask than without learning?",
+        statistic=float(mass.mean()),
+        interval=interval,
+        null=null,
+        verdict=verdict,
+        reading=(
+            f"of |relevance| on the mask, which has {mask.mean():.1%} of the cells, "
+            f"{own.mean():.1%} of |input| and {untrained:.1%} of untrained maps"
+        ),
+        advice=""
+        if verdict == "fact"
+        else (
+            "Relevance does not prefer the place that matters: compare rules and architectures "
+            "with make_relevance_scorer('relevance_mass'), and see focus_curve."
+        ),
+        p_value=p_value,
+        table={"mass": mass, "input": own},
+    )
