@@ -38,8 +38,16 @@ myst_heading_anchors = 3
 # One page for each public object, listed in the tables of the page of its module.
 autosummary_ignore_module_all = False
 autosummary_imported_members = True
-# Some file systems do not tell upper from lower case, so that plan() would overwrite Plan.
-autosummary_filename_map = {"sklrp.propagation.plan": "sklrp.propagation.plan-function"}
+# What users import from `sklrp` itself is listed there and not again with its module.
+autosummary_context = {
+    "at_the_top": [
+        f"{module.__name__}.{name}"
+        for module in vars(sklrp).values()
+        if inspect.ismodule(module)
+        for name in getattr(module, "__all__", ())
+        if getattr(sklrp, name, None) is getattr(module, name)
+    ]
+}
 autodoc_member_order = "groupwise"
 autodoc_typehints = "none"  # the docstrings say more
 toc_object_entries_show_parents = "hide"

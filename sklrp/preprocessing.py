@@ -19,6 +19,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sklrp._checks import same_layout
 from sklrp._sklearn import Interval, StrOptions, fit_context, get_output_config
 
+__all__ = ["InputCapper", "InputMasker"]
+
 _FINITE = Interval(Real, None, None, closed="neither")
 
 
