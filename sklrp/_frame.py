@@ -19,7 +19,14 @@ from torch import nn
 
 from sklrp import _models
 from sklrp._checks import same_layout
-from sklrp.geo.places import Grid, check_centres, find_places, read_grid, take_degrees
+from sklrp.geo.places import (
+    Grid,
+    check_centres,
+    find_places,
+    move_grid,
+    read_grid,
+    take_degrees,
+)
 from sklrp.geo.vectorizer import GridVectorizer, moves_features
 
 LAYOUTS = ("auto", "field", "sequence", "table")
@@ -238,6 +245,38 @@ class Frame:
             f"{self.entering}{cells}, or of one for each sample."
         )
 
+    def take_field(self, mask: Any, name: str) -> NDArray[np.bool_]:
+        """Return a mask of a field's cells as it is drawn.
+
+        Parameters
+        ----------
+        mask : DataArray or array-like of bool
+            The mask: a DataArray is put in place by its coordinates, an array has the order of
+            the samples' axes.
+        name : str
+            What errors call it.
+
+        Returns
+        -------
+        ndarray of bool of shape (n_latitudes, n_longitudes) or (n_rows, n_columns)
+            The mask.
+
+        Raises
+        ------
+        ValueError
+            If the mask is of other cells, or holds anything but 0 and 1.
+        """
+        if not self.is_field:
+            raise ValueError(
+                f"lat, lon, land and outline are of fields, but samples are drawn as a "
+                f"{self.layout}: give shape or layout='field'."
+            )
+        found = as_booleans(self._in_order(mask, name), name)
+        found = found.T if self.turned else found
+        if found.shape != self.shape:
+            raise ValueError(f"{name} has the shape {found.shape}, but fields have {self.shape}.")
+        return found
+
     def with_names(self, names: Any) -> Frame:
         """Return the frame with other names of features, or of the variables of a sequence."""
         return replace(self, names=_check_names(names, self))
@@ -323,8 +362,8 @@ def frame_of(
         that are not land. None (default): what the grid says.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
         Where the cells are: a fitted vectorizer, a field, the Bunch of `load_pacific_sst` or of
-        `load_enso`, or the two coordinates. None (default): what a vectorizer among the steps
-        before the network, or X, says.
+        `load_enso`, or the two coordinates of the cells that are known otherwise. None (default):
+        what a vectorizer among the steps before the network, or X, says.
     feature_names : array-like of str or None, default=None
         Names of features, or of the variables of a sequence. None (default): those that the
         network, the steps before it or the columns of X have.
@@ -349,7 +388,12 @@ def frame_of(
             "with sklrp.explain, and draw one input at a time, RelevanceDisplay.from_relevance."
         )
     sample_shape = tuple(np.shape(entering)[1:])
-    found = _first_grid(model, X, sample_shape) if grid is None else read_grid(grid)
+    if grid is None or isinstance(grid, tuple):
+        found = _first_grid(model, X, sample_shape)
+        if grid is not None:
+            found = move_grid(found, *grid)
+    else:
+        found = read_grid(grid)
     taken, kind, channels = _read_network(model.network, sample_shape)
     seen = taken if shape is None else None
     if layout == "auto" and shape is None and kind is not None:

@@ -14,8 +14,9 @@ from sklearn.preprocessing import StandardScaler
 
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.diagnostics.findings import Finding
-from sklrp.drawing.fields import cell_edges, check_coordinate, write_latitude, write_longitude
+from sklrp.drawing.fields import cell_edges, write_latitude, write_longitude
 from sklrp.geo import GridVectorizer, composites
+from sklrp.geo.places import check_centres
 from sklrp.metrics import pixel_flipping_curve
 from sklrp.plotting import (
     ArtifactDisplay,
@@ -53,10 +54,16 @@ class Drawn(ClassifierMixin, BaseEstimator):
     def __init__(self, factor=1.0):
         self.factor = factor
 
+    def fit(self, X, y):
+        return self
+
+    def __sklearn_is_fitted__(self):
+        return True
+
     def predict(self, X):
         return np.asarray(X).reshape(len(X), -1)[:, 0].astype(int)
 
-    def explain(self, X, *, target=None, rule="auto", epsilon=1e-6, contrast=False):
+    def explain(self, X, *, rule="auto", **params):
         return self.factor * np.asarray(X, dtype=float) * {"auto": 1, "epsilon": -2}[rule]
 
 
@@ -190,7 +197,7 @@ def test_degrees():
     words = ["170°E", "180°", "10°W", "0°", "179.5°E", "180°", "170°W", "0°", "10°E"]
     assert [write_longitude(v) for v in east] == words
     for given in ([350, 355, 0, 5], [-10, -5, 0, 5], [170, 175, -180, -175]):
-        steps = np.diff(check_coordinate(given, "lon", 4))
+        steps = np.diff(check_centres(given, "lon", 4))
         np.testing.assert_allclose(steps, 5)
     np.testing.assert_array_equal(cell_edges(np.array([0.0, 2.0, 6.0])), [-1, 1, 4, 8])
 
@@ -376,22 +383,45 @@ def test_fields_of_other_places_are_refused(maps):
     xr = pytest.importorskip("xarray")
     coords = {"time": np.arange(6), "lat": LAT, "lon": LON}
     field = xr.DataArray(maps, coords, dims=("time", "lat", "lon"))
-    turned = field.sortby("lat", ascending=False)
-    message = "has other latitudes than relevance.* drawn in the wrong places"
+    moved = field.assign_coords(lat=LAT + 1)
+    net = CNNClassifier((2,), input_shape=(1, 3, 4), max_epochs=1).fit(maps, [0, 1] * 3)
     for params in (
-        {"X": turned},
-        {"land": turned[0] > 0},
-        {"outline": turned[0] > 0},
-        {"relevance": {"a": field, "b": turned}},
+        {"X": moved},
+        {"land": moved[0] > 0},
+        {"outline": moved[0] > 0},
+        {"relevance": {"a": field, "b": moved}},
     ):
-        with pytest.raises(ValueError, match=message):
+        name = "b" if "relevance" in params else next(iter(params))
+        with pytest.raises(ValueError, match=f"{name} has other latitudes than the samples"):
             RelevanceDisplay.from_relevance(**{"relevance": field, **params})
+    with pytest.raises(ValueError, match="outline has other latitudes than the samples"):
+        RelevanceDisplay.from_estimator(net, field[:1], outline=moved[0] > 0)
+
+
+def test_fields_in_another_order_are_put_in_place(maps):
+    """Land, outlines, inputs and other maps may be turned: coordinates say where they are."""
+    xr = pytest.importorskip("xarray")
+    coords = {"time": np.arange(6), "lat": LAT, "lon": LON}
+    field = xr.DataArray(maps, coords, dims=("time", "lat", "lon"))
+    turned = field.sortby("lat", ascending=False)
+    display = RelevanceDisplay.from_relevance(
+        {"a": field, "b": turned},
+        turned,
+        land=turned[0] > 0,
+        outline=turned[0] > 0,
+        show_input=True,
+        kind="mean",
+    )
+    expected = np.where(maps[0] > 0, np.nan, maps.mean(axis=0))
+    for view in range(3):
+        np.testing.assert_allclose(image_of(display, 0, view)[0], expected)
+    np.testing.assert_array_equal(display.outline, maps[0] > 0)
     mask = (field[0] > 0).transpose("lon", "lat")
     display = RelevanceDisplay.from_relevance(field, land=mask, outline=mask, kind="mean")
     np.testing.assert_array_equal(np.isnan(image_of(display)[0]), maps[0] > 0)
     net = CNNClassifier((2,), input_shape=(1, 3, 4), max_epochs=1).fit(maps, [0, 1] * 3)
-    with pytest.raises(ValueError, match=message):
-        RelevanceDisplay.from_estimator(net, field[:1], outline=turned[0] > 0)
+    display = RelevanceDisplay.from_estimator(net, field[:1], outline=turned[0] > 0)
+    np.testing.assert_array_equal(display.outline, maps[0] > 0)
 
 
 @pytest.mark.parametrize("shape", [(1, 4), (3, 1), (1, 1)])
@@ -691,7 +721,7 @@ def test_malformed_estimators():
     for axes in (plt.figure().add_subplot(), plt.figure().subplots(1, 3)):
         with pytest.raises(ValueError, match="ax must hold 2 Axes, one for each panel"):
             RelevanceDisplay.from_estimator(Drawn(), X[:2], ax=axes)
-    with pytest.raises(TypeError, match="StandardScaler has no explain"):
+    with pytest.raises(TypeError, match="StandardScaler does not explain itself"):
         RelevanceDisplay.from_estimator(StandardScaler(), X)
     with pytest.raises(ValueError, match="y must hold one label for each of 6 samples"):
         RelevanceDisplay.from_estimator(Drawn(), X, y[:2])

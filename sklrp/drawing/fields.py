@@ -156,7 +156,7 @@ def cell_edges(centres: NDArray) -> NDArray:
     return np.concatenate([centres[:1] - half[:1], centres[:-1] + half, centres[-1:] + half[-1:]])
 
 
-def find_edges(shape: tuple[int, int], lat: Any, lon: Any) -> tuple[NDArray, NDArray]:
+def find_edges(shape: tuple[int, ...], lat: Any, lon: Any) -> tuple[NDArray, NDArray]:
     """Return the edges of columns and of rows, in degrees or else in cells."""
     if lat is None:
         return np.arange(shape[1] + 1) - 0.5, np.arange(shape[0] + 1) - 0.5
@@ -167,7 +167,7 @@ def find_edges(shape: tuple[int, int], lat: Any, lon: Any) -> tuple[NDArray, NDA
     return x, np.clip(y, -90, 90)
 
 
-def find_centres(shape: tuple[int, int], lat: Any, lon: Any) -> tuple[NDArray, NDArray]:
+def find_centres(shape: tuple[int, ...], lat: Any, lon: Any) -> tuple[NDArray, NDArray]:
     """Return the centres of columns and of rows, in degrees or else in cells."""
     return (np.arange(shape[1]), np.arange(shape[0])) if lat is None else (lon, lat)
 

@@ -1,4 +1,7 @@
-"""The picture of pixel flipping: how the score falls while features are replaced."""
+"""The picture of pixel flipping: how the score falls while features are replaced.
+
+`sklrp.plotting` makes it public.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sklrp import _models
 from sklrp._checks import import_optional
-from sklrp.drawing.panels import name_several, take_apart
+from sklrp.drawing.views import name_several
 from sklrp.metrics import pixel_flipping_curve
+from sklrp.propagation import explain
 
 # Colours of Okabe and Ito, which people of every colour vision can tell apart.
 _COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -81,16 +86,16 @@ class PixelFlippingDisplay:
 
         Parameters
         ----------
-        estimator : estimator
-            A fitted classifier with ``explain``, or a pipeline or a search that ends in one, in
-            which case what enters the classifier is explained and replaced.
+        estimator : estimator, skorch net, nn.Module, pipeline or search
+            A fitted model, as `sklrp.explain` takes it; behind the steps of a pipeline, what
+            enters the network is explained and replaced.
         X : array-like of shape (n_samples, ...)
             The samples.
         rule : str, Rule, Composite, or list or dict of them, default="auto"
             The rule, see ``explain``. Several are drawn in different colours, with one curve of a
             random order, which is the same for all of them.
         target : None, label or array-like of shape (n_samples,), default=None
-            The class explained and followed, None the predicted class of each sample.
+            The class explained and followed. None (default): the predicted class of each sample.
         epsilon : float, default=1e-6
             Stabiliser of rules that have none of their own, see ``explain``.
         random_state : int, RandomState instance or None, default=None
@@ -106,17 +111,16 @@ class PixelFlippingDisplay:
         PixelFlippingDisplay
             The display, drawn.
         """
-        steps, classifier = take_apart(estimator)
-        samples = X if steps is None else steps.transform(X)
+        model = _models.unwrap(estimator)
+        entering = model.enter(X)
         orders = tuple(kwargs.pop("orders", _STYLES))
         seed = np.random.default_rng().integers(2**31) if random_state is None else random_state
         curves: dict[str, Any] = {}
         for name, its_rule in name_several(rule, "rule").items():
-            relevance = classifier.explain(samples, target=target, rule=its_rule, epsilon=epsilon)
             curves[name or str(its_rule)] = pixel_flipping_curve(
-                classifier,
-                samples,
-                relevance,
+                model.network,
+                entering,
+                explain(model.network, entering, target=target, rule=its_rule, epsilon=epsilon),
                 target=target,
                 orders=orders,
                 random_state=seed,
@@ -125,7 +129,7 @@ class PixelFlippingDisplay:
             orders = tuple(order for order in orders if order != "random") or orders
         return cls(
             curves,
-            score_name=_name_score(classifier, kwargs.get("response")),
+            score_name=_name_score(model, entering, kwargs.get("response")),
             replaced="features" if kwargs.get("groups") is None else "groups of features",
         ).plot(ax=ax)
 
@@ -239,10 +243,15 @@ class PixelFlippingDisplay:
             )
 
 
-def _name_score(classifier: Any, response: str | None) -> str:
+def _name_score(model: _models.Model, entering: Any, response: str | None) -> str:
     """Say what the curves show, with its unit."""
-    if response == "predict_proba" or not hasattr(classifier, "decision_function"):
+    if response == "predict_proba":
         return "probability of the explained class"
-    if len(classifier.classes_) == 2:
+    classes = model.classes_for(entering)
+    if classes is None:
+        return "output of the network"
+    if not model.has_explain:
+        return "output of the explained class"
+    if len(classes) == 2:
         return "logit of the explained class minus the other's"
     return "logit of the explained class"

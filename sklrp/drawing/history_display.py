@@ -1,4 +1,4 @@
-"""The picture of a training's history."""
+"""The picture of a training's history. `sklrp.plotting` makes it public."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sklrp import _models
 from sklrp._checks import import_optional
-from sklrp.drawing.panels import unwrap
 
 _TRAIN, _VALID = "#0072B2", "#D55E00"  # of Okabe and Ito
 _LOG_SPAN = 20  # a range of positive losses that spans more has a logarithmic axis
@@ -49,13 +49,12 @@ class HistoryDisplay:
 
     @classmethod
     def from_estimator(cls, estimator: Any, *, ax: Any = None) -> HistoryDisplay:
-        """Draw the training of a fitted classifier.
+        """Draw the training of a fitted model.
 
         Parameters
         ----------
-        estimator : estimator
-            A classifier that was trained by gradient descent, a pipeline or a search that ends in
-            one, or a skorch net.
+        estimator : estimator, skorch net, pipeline or search
+            A model that was trained by gradient descent, as `sklrp.explain` takes it.
         ax : matplotlib.axes.Axes or None, default=None
             Where to draw; None makes a figure.
 
@@ -67,14 +66,15 @@ class HistoryDisplay:
         Raises
         ------
         TypeError
-            If the estimator keeps no history, such as an echo state network, which is solved for.
+            If the model keeps no history: an echo state network, which is solved for, or a bare
+            module.
         """
-        last = unwrap(estimator)[1]
-        history = getattr(last, "history_", getattr(last, "history", None))
+        model = _models.unwrap(estimator)
+        history = getattr(model.network, "history_", getattr(model.network, "history", None))
         if history is None:
             raise TypeError(
-                f"{type(last).__name__} has no history_: pass a fitted classifier that is trained "
-                "epoch by epoch."
+                f"{model.name} has no history_: pass a fitted estimator or skorch net that was "
+                "trained epoch by epoch."
             )
         return cls.from_history(history, ax=ax)
 

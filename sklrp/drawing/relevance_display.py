@@ -1,33 +1,22 @@
-"""The picture of relevance: maps of fields, colours behind signals, bars of features."""
+"""The picture of relevance: maps of fields, colours behind signals, bars of features.
+
+`sklrp.plotting` makes it public.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp._checks import check_field_mask
+from sklrp._frame import Frame
 from sklrp.drawing import fields, series, sheet
-from sklrp.drawing.forms import Form, form_of
-from sklrp.drawing.panels import (
-    Panel,
-    View,
-    check_relevance,
-    explain_views,
-    find_names,
-    name_several,
-    prepare,
-    say_class,
-)
+from sklrp.drawing.panels import Panel, View, make_panels
+from sklrp.drawing.picture import DIVERGING, draw_cells, draw_map, find_reach
+from sklrp.drawing.views import explain_views, given_views
 
-_DATA = ("normalize", "lat", "lon", "outline", "steps")
-_MOST_COLUMNS = {
-    "field": 3,
-    "sequence": 1,
-    "table": 3,
-}  # of panels, where a view has them to itself
+_MOST_COLUMNS = {"field": 3, "sequence": 1, "table": 3}  # of panels, where there is one view
 
 
 class RelevanceDisplay:
@@ -35,41 +24,38 @@ class RelevanceDisplay:
 
     Make it with `from_estimator` or `from_relevance`. Red speaks for the class, blue against it;
     limits are symmetric about zero, and the colour bar says whose they are and what is clipped.
-    Fields are drawn cell by cell with missing cells in grey, sequences as colours behind the
-    signal, tables as bars of the features that have most relevance.
+    Fields are drawn cell by cell, north up where their latitudes are known, with land and missing
+    cells in grey; sequences as colours behind the signals; tables as bars of the features that
+    have most relevance.
 
     Parameters
     ----------
     panels : list of list of Panel
         Maps and titles: a list for each rule or estimator, all of one length.
-    layout : {"field", "sequence", "table"}
-        What a sample is.
+    frame : Frame
+        What a sample is: its layout, the places of its cells, its names.
     unit : str, default="relevance"
         What the colours, or the length of bars, mean.
-    lat, lon : ndarray or None, default=None
-        Centres of the rows and of the columns of a field in degrees.
     outline : ndarray of bool or None, default=None
         Cells of a field whose border is drawn.
-    names : list of str or None, default=None
-        Names of the features of a table, or of the variables of a sequence.
-    steps : ndarray or None, default=None
-        Where the steps of a sequence are, None counts them.
     hidden : list of float or None, default=None
-        The share of each view's absolute relevance that lies on land, and is not drawn.
+        The share of each view's absolute relevance that lies on land and is not drawn. None
+        (default): no land is known.
 
     Attributes
     ----------
     panels : list of list of Panel
         The same; ``panels[view][row].maps``, ``.mean`` and ``.title`` are what is drawn.
-    layout, unit, lat, lon, outline, names, steps, hidden
+    frame, unit, outline, hidden
         The same.
     figure_ : matplotlib.figure.Figure
         The figure.
     axes_ : ndarray of matplotlib.axes.Axes
         The panels, (n_rows, n_views), one column more on the left for the input if it is shown.
     artists_ : list of dict of str to artist
-        Of each panel in the order of ``axes_.ravel()``: ``"image"``, ``"line"``, ``"contours"``,
-        ``"outline"``, ``"bars"``, ``"spread"`` and ``"size"``, as far as they are drawn.
+        Of each panel in the order of ``axes_.ravel()``: ``"image"``, ``"line"`` or ``"lines"``,
+        ``"contours"``, ``"outline"``, ``"bars"``, ``"spread"`` and ``"size"``, as far as they are
+        drawn.
     colorbars_ : list of matplotlib.colorbar.Colorbar
         The colour bars.
     limits_ : ndarray of shape (n_rows, n_views)
@@ -96,24 +82,31 @@ class RelevanceDisplay:
         self,
         panels: list[list[Panel]],
         *,
-        layout: str,
+        frame: Frame,
         unit: str = "relevance",
-        lat: NDArray | None = None,
-        lon: NDArray | None = None,
         outline: NDArray | None = None,
-        names: list[str] | None = None,
-        steps: NDArray | None = None,
         hidden: list[float] | None = None,
     ) -> None:
         self.panels = panels
-        self.layout = layout
+        self.frame = frame
         self.unit = unit
-        self.lat = lat
-        self.lon = lon
         self.outline = outline
-        self.names = names
-        self.steps = steps
         self.hidden = hidden
+
+    @property
+    def layout(self) -> str:
+        """What a sample is: "field", "sequence" or "table"."""
+        return self.frame.layout
+
+    @property
+    def lat(self) -> NDArray | None:
+        """Latitudes of the rows of a field in degrees, None if they are not known."""
+        return self.frame.centres[0]
+
+    @property
+    def lon(self) -> NDArray | None:
+        """Longitudes of the columns of a field in degrees, None if they are not known."""
+        return self.frame.centres[1]
 
     @classmethod
     def from_estimator(
@@ -127,9 +120,10 @@ class RelevanceDisplay:
         kind: str = "samples",
         epsilon: float = 1e-6,
         contrast: bool = False,
+        grid: Any = None,
         layout: str = "auto",
         shape: tuple[int, ...] | None = None,
-        land: ArrayLike | None = None,
+        land: Any = None,
         feature_names: Any = None,
         **kwargs: Any,
     ) -> RelevanceDisplay:
@@ -137,15 +131,16 @@ class RelevanceDisplay:
 
         Parameters
         ----------
-        estimator : estimator, or list or dict of them
-            A fitted classifier with ``explain``, or a pipeline or a search that ends in one, whose
-            maps are of what enters the classifier. Several are drawn side by side, by the names
-            of a dict.
-        X : array-like of shape (n_samples, ...)
-            The samples; of an `xarray.DataArray` (..., latitude, longitude), as of a
-            `sklrp.geo.GridVectorizer` among the steps, the coordinates are taken too.
+        estimator : estimator, skorch net, nn.Module, pipeline or search, or list or dict of them
+            A fitted model, as `sklrp.explain` takes it; behind the steps of a pipeline the maps
+            are of what enters the network. Several are drawn side by side, by the names of a
+            dict.
+        X : DataArray, Dataset or array-like of shape (n_samples, ...)
+            The samples. Where fields of xarray, the arrays of `sklrp.datasets.load_pacific_sst`
+            or a `sklrp.geo.GridVectorizer` among the steps know their grid, maps are drawn on it.
         y : array-like of shape (n_samples,) or None, default=None
-            Their classes. Means are over the samples that are predicted correctly; None takes all.
+            Their classes: means are over the samples that are predicted correctly. None (default)
+            takes all.
         rule : str, Rule, Composite, or list or dict of them, default="auto"
             The rule, see ``explain``. Several are drawn side by side.
         target : None, label or array-like of shape (n_samples,), default=None
@@ -157,17 +152,21 @@ class RelevanceDisplay:
             Stabiliser of rules that have none of their own, see ``explain``.
         contrast : bool, default=False
             Whether to explain the target's logit minus the largest of the others.
+        grid : GridVectorizer, DataArray, Bunch or None, default=None
+            What else knows the grid: a fitted vectorizer, a field, or the Bunch of
+            `load_pacific_sst` or `load_enso`. None (default): X, or the steps of a pipeline.
         layout : {"auto", "field", "sequence", "table"}, default="auto"
-            What a sample is; ``"auto"`` takes what the classifier takes it for, and two long axes
-            as a field.
+            What a sample is. ``"auto"`` takes samples on a grid, and two long axes, for a field;
+            what one-dimensional convolutions read, and a recurrent network over at least four
+            times as many steps as variables, for a sequence; rows for a table.
         shape : tuple of int or None, default=None
-            The shape that rows of features have as samples; None is that of the classifier.
-        land : array-like of bool or None, default=None
+            The shape that rows of features have as samples. None (default): the network's.
+        land : DataArray or array-like of bool or None, default=None
             True at cells of a field that have no value, which are drawn grey. Rows of features may
-            hold all cells, or those that are not land. None is what a
-            `sklrp.geo.GridVectorizer` among the steps leaves out.
+            hold all cells, or those that are not land. None (default): what the grid says.
         feature_names : array-like of str or None, default=None
-            Names of features; None takes those that the classifier or X's columns have.
+            Names of features. None (default): those that the network, the steps before it or the
+            columns of X have.
         **kwargs : dict
             ``normalize``, ``lat``, ``lon``, ``outline`` and ``steps``, as in `from_relevance`, and
             the parameters of `plot`.
@@ -184,35 +183,32 @@ class RelevanceDisplay:
         """
         if isinstance(target, str) and target == "all":
             raise ValueError("target='all' gives a map for each class: draw one class at a time.")
-        one = next(iter(name_several(estimator, "estimator").values()))
-        lat, lon, its_land = fields.find_grid(one, X)
-        grid = (lat, lon)
-        land = its_land if land is None else fields.take_mask(land, grid, "land")
-        missing = check_field_mask(land, "land")
-        if layout == "auto" and lat is not None:
-            layout = "field"
-        params = {"epsilon": epsilon, "contrast": contrast}
-        views, classifiers = explain_views(estimator, X, y, kind, rule, target, params)
-        forms = [
-            form_of(classifier, view.relevance.shape[1:], layout, shape, missing)
-            for classifier, view in zip(classifiers, views, strict=True)
-        ]
-        if feature_names is None:
-            feature_names = find_names(X, classifiers[0], views[0].relevance.shape[1])
-        whose = "the predicted class" if target is None else "the classes given as target"
-        if target is not None and np.ndim(target) == 0:
-            whose = f"class {target}"
-        unit = f"relevance for {whose}"
-        score = "difference of logits" if contrast else "logits"
-        places = {"lat": lat, "lon": lon} if lat is not None else {}
-        options = {**places, **kwargs}
-        data = {name: options.pop(name) for name in _DATA if name in options}
-        if "outline" in data:
-            data["outline"] = fields.take_mask(data["outline"], grid, "outline")
-        prepared = prepare(
-            views, forms, kind, missing, unit=unit, score=score, names=feature_names, **data
+        options = dict(kwargs)
+        lat, lon = options.pop("lat", None), options.pop("lon", None)
+        if lat is not None or lon is not None:
+            grid = (lat, lon)
+        normalize, outline = options.pop("normalize", None), options.pop("outline", None)
+        views = explain_views(
+            estimator,
+            X,
+            y,
+            kind=kind,
+            rule=rule,
+            normalize=normalize,
+            place={
+                "grid": grid,
+                "layout": layout,
+                "shape": shape,
+                "land": land,
+                "feature_names": feature_names,
+                "steps": options.pop("steps", None),
+            },
+            params={"target": target, "epsilon": epsilon, "contrast": contrast},
         )
-        return cls(**prepared).plot(**options)
+        unit = _say_whose(target, views[0].labels is not None)
+        if normalize is None and views[0].labels is not None:
+            unit += " (difference of logits)" if contrast else " (logits)"
+        return cls(**_prepare(views, kind, unit, normalize, outline)).plot(**options)
 
     @classmethod
     def from_relevance(
@@ -225,13 +221,14 @@ class RelevanceDisplay:
         layout: str = "auto",
         shape: tuple[int, ...] | None = None,
         channels: str = "first",
-        land: ArrayLike | None = None,
+        grid: Any = None,
+        land: Any = None,
         feature_names: Any = None,
         unit: str = "relevance",
         normalize: str | None = None,
         lat: ArrayLike | None = None,
         lon: ArrayLike | None = None,
-        outline: ArrayLike | None = None,
+        outline: Any = None,
         steps: ArrayLike | None = None,
         ax: Any = None,
         **kwargs: Any,
@@ -241,13 +238,14 @@ class RelevanceDisplay:
         Parameters
         ----------
         relevance : array-like of shape (n_samples, ...), or dict of them
-            The maps; NaN marks missing cells. Those of a dict, and the variables of an
-            `xarray.Dataset`, are drawn side by side by name. Of an `xarray.DataArray` the
-            latitudes and longitudes are taken too. What `sklrp.geo.composites` returns is drawn as
-            the mean of each class, with its count.
+            The maps; NaN marks missing cells. The entries of a dict, and the variables of an
+            `xarray.Dataset`, are drawn side by side by name. An `xarray.DataArray` brings its
+            latitudes and longitudes along. What `sklrp.geo.composites` returns is drawn as the
+            mean of each class, with its count.
         X : array-like of relevance's shape, dict of them or None, default=None
-            The samples, which contours, signals and the input's column need. Fields of xarray
-            must be on the grid of those of relevance, as must `land` and `outline`.
+            The samples, which contours, signals and the input's column need. Where they know
+            their grid, maps without one are drawn on it. Fields of xarray must have the places of
+            relevance, as must `land` and `outline`; they may be in another order.
         labels : array-like of shape (n_samples,) or None, default=None
             The class of each sample, for titles and for ``kind="class_mean"``.
         kind : {"samples", "class_mean", "mean"}, default="samples"
@@ -260,7 +258,10 @@ class RelevanceDisplay:
         channels : {"first", "last"}, default="first"
             Where the channels of a field are, over which relevance is summed, or the variables of
             a sequence.
-        land : array-like of bool or None, default=None
+        grid : GridVectorizer, DataArray, Bunch or None, default=None
+            What else knows the grid: a fitted vectorizer, a field, or the Bunch of
+            `load_pacific_sst` or `load_enso`.
+        land : DataArray or array-like of bool or None, default=None
             True at cells of a field that have no value, which are drawn grey. Rows of features may
             hold all cells, or those that are not land.
         feature_names : array-like of str or None, default=None
@@ -274,7 +275,7 @@ class RelevanceDisplay:
             Latitude of the rows of a field in degrees north, rising or falling.
         lon : array-like of shape (n_columns,) or None, default=None
             Longitude of the columns in degrees east, of any convention.
-        outline : array-like of bool or None, default=None
+        outline : DataArray or array-like of bool or None, default=None
             Cells of a field whose border is drawn, such as a box of interest.
         steps : array-like of shape (n_steps,) or None, default=None
             Where the steps of a sequence are, rising; None counts them from 0.
@@ -293,57 +294,22 @@ class RelevanceDisplay:
         ValueError
             If shapes do not fit or a parameter is malformed.
         """
-        several = isinstance(relevance, Mapping) and not fields.is_composite(relevance)
-        named = relevance if several else {"": relevance}
-        if not named:
-            raise ValueError("relevance is empty: pass at least one array of maps.")
-        views = []
-        grid: Any = (None, None)  # of the first of the maps that has one
-        samples = None
-        for name, maps in named.items():
-            maps, groups, counts = fields.name_classes(maps)
-            titles = None if groups is None else [say_class(group) for group in groups]
-            if titles and counts:
-                titles = [f"{t} (n = {n} correct)" for t, n in zip(titles, counts, strict=True)]
-            maps, *its_grid = fields.find_degrees(maps)
-            grid = its_grid if grid[0] is None else grid
-            fields.check_places(its_grid, grid, str(name) or "relevance")
-            maps = check_relevance(maps)
-            if isinstance(X, Mapping) or (X is not None and samples is None):
-                samples = X[name] if isinstance(X, Mapping) else X
-                samples = np.asarray(fields.take_places(samples, grid, "X"), dtype=np.float64)
-            if samples is not None and samples.shape != maps.shape:
-                raise ValueError(
-                    f"X must have the shape of relevance, {maps.shape}, got {samples.shape}."
-                )
-            classes = None if labels is None else np.asarray(labels)
-            if classes is not None and classes.shape != (len(maps),):
-                raise ValueError(
-                    f"labels must hold one label for each of {len(maps)} samples, got the shape "
-                    f"{classes.shape}."
-                )
-            titles = titles if labels is None else None
-            views.append(View(str(name), maps, samples, classes, None, titles=titles))
-        lat, lon = grid[0] if lat is None else lat, grid[1] if lon is None else lon
-        outline = fields.take_mask(outline, grid, "outline")
-        missing = check_field_mask(fields.take_mask(land, grid, "land"), "land")
-        if layout == "auto" and lat is not None:
-            layout = "field"
-        forms = [Form(v.relevance.shape[1:], layout, shape, channels, missing) for v in views]
-        prepared = prepare(
-            views,
-            forms,
-            kind,
-            missing,
-            unit=unit,
-            score="",
-            names=feature_names,
+        views = given_views(
+            relevance,
+            X,
+            labels,
             normalize=normalize,
+            grid=grid,
             lat=lat,
             lon=lon,
-            outline=outline,
+            layout=layout,
+            shape=shape,
+            channels=channels,
+            land=land,
+            names=feature_names,
             steps=steps,
         )
+        prepared = _prepare(views, kind, unit, normalize, outline)
         return cls(**prepared).plot(ax=ax, **kwargs)
 
     def plot(
@@ -352,7 +318,7 @@ class RelevanceDisplay:
         *,
         limits: str | float = "shared",
         clip: float = 0.0,
-        cmap: str = "RdBu_r",
+        cmap: str = DIVERGING,
         contours: bool | int = False,
         show_input: bool = False,
         n_features: int = 10,
@@ -395,16 +361,29 @@ class RelevanceDisplay:
         if n_features < 1:
             raise ValueError(f"n_features must be at least 1, got {n_features!r}.")
         filled = [panel for panels in self.panels for panel in panels if len(panel.maps)]
-        if (contours or show_input) and (self.layout != "field" or filled[0].samples is None):
+        if (contours or show_input) and (not self.frame.is_field or filled[0].samples is None):
             raise ValueError(
                 "contours and show_input draw the input of fields: pass X along with the "
                 f"relevance, and layout='field', got layout={self.layout!r}."
             )
+        places = self._lay_out(ax, bool(show_input), n_features)
+        panels = {place: self.panels[place[1]][place[0]] for place in places}
+        if self.layout == "table":
+            self._draw_tables(panels, limits, n_features, cmap)
+        else:
+            self._draw_maps(panels, limits, clip, cmap)
+            step = self._draw_contours(panels, int(contours)) if contours else None
+            self._add_colorbars(panels, limits, clip, step)
+        if show_input:
+            self._draw_inputs()
+        return self
+
+    def _lay_out(self, ax: Any, show_input: bool, n_features: int) -> list[sheet.Place]:
+        """Make the Axes, say where there is no sample, and return the places of all others."""
         n_rows, n_views = len(self.panels[0]), len(self.panels)
-        self.axes_ = sheet.make_axes(
-            ax, n_rows, n_views + show_input, _MOST_COLUMNS[self.layout], self._sizes(n_features)
-        )
-        if self.lat is None and any(fields.has_projection(one) for one in self.axes_.ravel()):
+        columns, sizes = _MOST_COLUMNS[self.layout], self._sizes(n_features)
+        self.axes_ = sheet.make_axes(ax, n_rows, n_views + show_input, columns, sizes)
+        if not self.frame.has_degrees and any(map(fields.has_projection, self.axes_.ravel())):
             raise ValueError(
                 "Axes of a projection need to know where the cells are: pass lat and lon, or a "
                 "field of xarray."
@@ -415,27 +394,27 @@ class RelevanceDisplay:
         self.limits_ = np.full((n_rows, n_views), np.nan)
         places = []
         for row, view in np.ndindex(n_rows, n_views):
-            if len(self.panels[view][row].maps):
+            ax, panel = self._axes_of(row, view)[0], self.panels[view][row]
+            ax.set_title(
+                f"{panel.view}\n{panel.title}" if panel.view else panel.title, fontsize="medium"
+            )
+            if len(panel.maps):
                 places.append((row, view))
             else:
-                self._leave_empty(row, view)
-        if self.layout == "table":
-            self._draw_tables(places, limits, n_features, cmap)
-        else:
-            self._draw_maps(places, limits, clip, cmap, int(contours))
-        if show_input:
-            self._draw_inputs()
-        return self
+                ax.text(0.5, 0.5, "no sample", ha="center", va="center", transform=ax.transAxes)
+                ax.set_xticks([])
+                ax.set_yticks([])
+        return places
 
     def _sizes(self, n_features: int) -> dict[int, tuple[float, float]]:
         """Return a width and height in inches for each number of panels side by side."""
-        shape = self.panels[0][0].maps.shape[1:]
+        shape = self.frame.shape
         if self.layout == "table":
             return {1: (4.2, 1.5 + 0.26 * min(n_features, shape[0]))}
         if self.layout == "sequence":
-            height = 1.9 if len(shape) == 1 else 1.3 + 0.2 * min(shape[0], 12)
+            height = 1.9 if len(shape) == 1 else 1.3 + 0.45 * min(shape[0], 12)
             return {n: (max(7.5 / n, 2.6), height) for n in (1, 2, 3)}
-        x, y = (np.ptp(edges) for edges in fields.find_edges(shape, self.lat, self.lon))
+        x, y = (np.ptp(edges) for edges in fields.find_edges(shape, *self.frame.centres))
         ratio = 0.88 * float(np.clip(y / x, 0.3, 1.6))
         return {n: (w, w * ratio + 0.7) for n, w in {1: 5.5, 2: 4.2, 3: 3.4, 4: 2.6}.items()}
 
@@ -445,91 +424,74 @@ class RelevanceDisplay:
         column = view + n_columns - len(self.panels)  # the input is on the left
         return self.axes_[row, column], self.artists_[row * n_columns + column]
 
-    def _set_title(self, ax: Any, name: str, panel: Panel) -> None:
-        ax.set_title(f"{name}\n{panel.title}" if name else panel.title, fontsize="medium")
-
-    def _leave_empty(self, row: int, view: int) -> None:
-        """Say that a group has no sample."""
-        ax, _ = self._axes_of(row, view)
-        self._set_title(ax, self.panels[view][row].view, self.panels[view][row])
-        ax.text(0.5, 0.5, "no sample", ha="center", va="center", transform=ax.transAxes)
-        ax.set_xticks([])
-        ax.set_yticks([])
-
     def _draw_tables(
-        self, places: list[sheet.Place], limits: str | float, n_features: int, cmap: str
+        self,
+        panels: dict[sheet.Place, Panel],
+        limits: str | float,
+        n_features: int,
+        cmap: str,
     ) -> None:
-        panels = {place: self.panels[place[1]][place[0]] for place in places}
+        """Draw bars of the features that have most relevance in all panels together."""
         shown, rest = series.rank_features([panel.maps for panel in panels.values()], n_features)
-        names = self.names or [f"feature {i}" for i in range(self.panels[0][0].maps.shape[1])]
-        for group in sheet.group_places(places, limits):
-            reach = np.array([series.bar_extent(panels[place].maps, shown) for place in group])
-            limit, cut = sheet.find_limit(reach, limits, 0.0)
-            notes = [self.unit, sheet.say_limits(group, len(places), limits), cut]
+        for group in sheet.group_places(list(panels), limits):
+            reach = [find_reach(self.frame, panels[place].maps, shown) for place in group]
+            limit, cut = sheet.find_limit(np.concatenate(reach), limits, 0.0)
+            notes = [self.unit, sheet.say_limits(group, len(panels), limits), cut]
             if any(len(panels[place].maps) > 1 for place in group):
                 notes.append("mean; thin line ± 1 standard deviation, tick mean |relevance|")
-            if len(places) > 1:
+            if len(panels) > 1:
                 notes.append("features in the order of all panels together")
             if rest > 0:
                 notes.append(f"{100 * rest:.2g}\u00a0% of |relevance| on features not shown")
             for place in group:
                 ax, artists = self._axes_of(*place)
-                self._set_title(ax, panels[place].view, panels[place])
-                artists.update(
-                    series.draw_bars(
-                        ax, panels[place].maps, shown, [names[i] for i in shown], cmap
-                    )
-                )
                 self.limits_[place] = limit
-                ax.set_xlim(-1.05 * limit, 1.05 * limit)
+                options: dict[str, Any] = {"limit": limit, "cmap": cmap, "features": shown}
+                artists.update(draw_map(ax, self.frame, panels[place].maps, **options))
                 label = "; ".join(note for note in notes if note)
                 ax.set_xlabel(sheet.wrap(label, sheet.size_of(ax)[0]), fontsize="small")
 
     def _draw_maps(
-        self,
-        places: list[sheet.Place],
-        limits: str | float,
-        clip: float,
-        cmap: str,
-        n_contours: int,
+        self, panels: dict[sheet.Place, Panel], limits: str | float, clip: float, cmap: str
     ) -> None:
-        panels = {place: self.panels[place[1]][place[0]] for place in places}
-        levels = np.array([])
-        if n_contours:
-            levels = fields.find_levels(
-                [panel.mean_sample for panel in panels.values()],
-                6 if n_contours == 1 else n_contours,
-            )
-        for group in sheet.group_places(places, limits):
-            values = np.concatenate([np.abs(panels[place].mean).ravel() for place in group])
-            limit, cut = sheet.find_limit(values, limits, clip)
+        """Draw fields or sequences, groups of panels with the same limits."""
+        for group in sheet.group_places(list(panels), limits):
+            reach = [find_reach(self.frame, panels[place].maps) for place in group]
+            limit, _ = sheet.find_limit(np.concatenate(reach), limits, clip)
             for place in group:
                 ax, artists = self._axes_of(*place)
-                panel = panels[place]
-                self._set_title(ax, panel.view, panel)
                 self.limits_[place] = limit
-                if self.layout == "sequence":
-                    self._draw_sequence(ax, panel, limit, cmap, artists)
-                    continue
-                self._draw_field(ax, panel.mean, cmap, -limit, limit, artists)
-                if n_contours:
-                    artists["contours"] = fields.draw_contours(
-                        ax, panel.mean_sample, self.lat, self.lon, levels
-                    )
-            views = {view for _, view in group}
-            hidden = (
-                max((self.hidden[view] for view in views), default=0.0) if self.hidden else 0.0
-            )
-            notes = [self.unit, sheet.say_limits(group, len(places), limits), cut]
+                options: dict[str, Any] = {"limit": limit, "cmap": cmap, "outline": self.outline}
+                panel = panels[place]
+                artists.update(draw_map(ax, self.frame, panel.maps, panel.samples, **options))
+
+    def _draw_contours(self, panels: dict[sheet.Place, Panel], n_contours: int) -> float | None:
+        """Draw contours of the input over fields; return their step, None where there are none."""
+        samples = {place: panel.mean_sample for place, panel in panels.items()}
+        levels = fields.find_levels(list(samples.values()), 6 if n_contours == 1 else n_contours)
+        for place, values in samples.items():
+            ax, artists = self._axes_of(*place)
+            artists["contours"] = fields.draw_contours(ax, values, *self.frame.centres, levels)
+        return float(levels[-1] - levels[-2]) if len(levels) > 1 else None
+
+    def _add_colorbars(
+        self,
+        panels: dict[sheet.Place, Panel],
+        limits: str | float,
+        clip: float,
+        step: float | None,
+    ) -> None:
+        """Add a colour bar for each group of panels, which says what the colours mean."""
+        for group in sheet.group_places(list(panels), limits):
+            reach = [find_reach(self.frame, panels[place].maps) for place in group]
+            values = np.concatenate(reach)
+            _, cut = sheet.find_limit(values, limits, clip)
+            notes = [self.unit, sheet.say_limits(group, len(panels), limits), cut]
             if not np.isfinite(values).all():
-                means = not self.hidden and any(len(panels[place].maps) > 1 for place in group)
-                grey = "land" if self.hidden else "missing"
-                notes.append(f"grey: {grey}{' in at least one map' if means else ''}")
-            if hidden >= 0.0005:
-                most = "up to " if len(views) > 1 else ""
-                notes.append(f"{most}{100 * hidden:.2g}\u00a0% of |relevance| on land, not shown")
-            if any(self._axes_of(*place)[1].get("contours") for place in group):
-                step = levels[-1] - levels[-2]
+                notes.append(self._say_grey(any(len(panels[place].maps) > 1 for place in group)))
+            views = {view for _, view in group}
+            notes.append(self._say_hidden(views))
+            if step is not None and any(self._axes_of(*place)[1]["contours"] for place in group):
                 notes.append(f"contours: input every {step:g}, none at 0, dashed below")
             self.colorbars_.append(
                 sheet.add_colorbar(
@@ -541,29 +503,19 @@ class RelevanceDisplay:
                 )
             )
 
-    def _draw_field(
-        self, ax: Any, values: NDArray, cmap: str, low: float, high: float, artists: dict[str, Any]
-    ) -> None:
-        edges = fields.find_edges(values.shape, self.lat, self.lon)
-        artists["image"] = fields.draw_field(ax, values, edges, cmap, low, high)
-        if self.outline is not None:
-            artists["outline"] = fields.draw_outline(ax, self.outline, edges)
-        fields.dress_axes(ax, self.lat is not None, edges)
+    def _say_grey(self, of_means: bool) -> str:
+        """Say what grey cells are."""
+        if self.hidden is not None:
+            return "grey: land"
+        return f"grey: missing{' in at least one map' if of_means else ''}"
 
-    def _draw_sequence(
-        self, ax: Any, panel: Panel, limit: float, cmap: str, artists: dict[str, Any]
-    ) -> None:
-        steps = np.arange(panel.maps.shape[-1]) if self.steps is None else self.steps
-        if panel.maps.ndim == 3:
-            artists["image"], artists["lines"] = series.draw_variables(
-                ax, panel.mean_sample, panel.mean, steps, self.names, cmap, limit
-            )
-        else:
-            artists["image"], artists["line"] = series.draw_signal(
-                ax, panel.mean_sample, panel.mean, steps, cmap, limit
-            )
-            ax.set_ylabel("relevance" if panel.samples is None else "input")
-        ax.set_xlabel("step")
+    def _say_hidden(self, views: set[int]) -> str:
+        """Say how much relevance land hides, if it is not next to nothing."""
+        share = max((self.hidden[view] for view in views), default=0.0) if self.hidden else 0.0
+        if share < 0.0005:
+            return ""
+        most = "up to " if len(views) > 1 else ""
+        return f"{most}{100 * share:.2g}\u00a0% of |relevance| on land, not shown"
 
     def _draw_inputs(self) -> None:
         """Draw the input of each row on the left, all with the same limits."""
@@ -576,9 +528,57 @@ class RelevanceDisplay:
         drawn: dict[str, Any] = {}
         for row, values in inputs.items():
             ax, drawn = self.axes_[row, 0], self.artists_[row * self.axes_.shape[1]]
-            self._draw_field(ax, values, cmap, low, high, drawn)
-            self._set_title(ax, "input", self.panels[0][row])
+            drawn.update(draw_cells(ax, self.frame, values, cmap, low, high, self.outline))
+            ax.set_title(f"input\n{self.panels[0][row].title}", fontsize="medium")
         axes = list(self.axes_[:, 0])
         self.colorbars_.append(
             sheet.add_colorbar(axes, drawn["image"], "input", "neither", "left")
         )
+
+
+def _say_whose(target: Any, has_classes: bool) -> str:
+    """Say for what the relevance is."""
+    if target is None:
+        return f"relevance for the {'predicted class' if has_classes else 'output'}"
+    if np.ndim(target):
+        return "relevance for the classes given as target"
+    return f"relevance for {'class' if has_classes else 'output'} {target}"
+
+
+def _prepare(
+    views: list[View], kind: str, unit: str, normalize: str | None, outline: Any
+) -> dict[str, Any]:
+    """Return what a display keeps of views, which must be alike."""
+    frame = views[0].frame
+    kinds = sorted({(view.frame.layout, view.frame.shape) for view in views})
+    if len(kinds) > 1:
+        raise ValueError(
+            f"samples of different forms cannot be drawn side by side: {kinds}. Give shape, the "
+            "shape that rows have as samples."
+        )
+    if frame.has_degrees:
+        _check_places([view.frame for view in views])
+    if normalize is not None:
+        unit += ", share of its map's sum of absolute values"
+    if frame.is_field and frame.n_channels > 1:
+        unit += f", summed over {frame.n_channels} channels"
+    return {
+        "panels": make_panels(views, kind),
+        "frame": frame,
+        "unit": unit,
+        "outline": None if outline is None else frame.take_field(outline, "outline"),
+        "hidden": None if frame.land is None else [view.hidden for view in views],
+    }
+
+
+def _check_places(frames: list[Frame]) -> None:
+    """Raise an error if fields cannot be drawn at their places, or have different ones."""
+    for name, known, *others in zip(
+        ("latitudes", "longitudes"), *(frame.centres for frame in frames), strict=True
+    ):
+        for other in others:
+            if other is not None and not np.allclose(known, other, rtol=0, atol=1e-3):
+                raise ValueError(
+                    f"samples of different {name} cannot be drawn side by side, {known[:3]}... "
+                    f"and {other[:3]}...: draw one display for each grid."
+                )

@@ -66,24 +66,53 @@ def read_grid(source: Any) -> Grid | None:
     return Grid(cells, latitude, longitude, None if land is None else np.asarray(land, bool))
 
 
+def move_grid(grid: Grid | None, lat: Any, lon: Any) -> Grid | None:
+    """Return a grid with latitudes and longitudes that are given."""
+    if lat is None and lon is None:
+        return grid
+    latitude, longitude = lat, lon
+    if grid is not None:
+        latitude = grid.latitude if lat is None else lat
+        longitude = grid.longitude if lon is None else lon
+    if latitude is None or longitude is None:
+        raise ValueError("lat and lon go together: give both or none.")
+    latitude, longitude = np.asarray(latitude), np.asarray(longitude)
+    if grid is None:
+        return Grid((latitude.size, longitude.size), latitude, longitude)
+    return grid._replace(latitude=latitude, longitude=longitude)
+
+
+def find_degrees(field: Any) -> tuple[NDArray, NDArray] | None:
+    """Return latitudes and longitudes of a DataArray, None of anything without them."""
+    dims = _find_dims(field)
+    return None if dims is None else (field.coords[dims[0]].values, field.coords[dims[1]].values)
+
+
 def take_degrees(field: Any) -> tuple[Any, NDArray | None, NDArray | None]:
-    """Return the values of a field of xarray, latitude and longitude last, and both coordinates.
+    """Return the values of a DataArray, latitude and longitude last, and both coordinates.
 
     Of anything else, or where it is open which dimensions they are, the data itself and None.
     """
-    if not is_field(field) or is_dataset(field):
+    dims = _find_dims(field)
+    if dims is None:
         return field, None, None
-    try:
-        lat, lon = (find_coordinate(field, kind) for kind in ("latitude", "longitude"))
-    except ValueError:  # a sequence or a table
-        return field, None, None
-    others = [dim for dim in field.dims if dim not in (lat, lon)]
+    others = [dim for dim in field.dims if dim not in dims]
     if len(others) > 1:
         with contextlib.suppress(ValueError):  # its first dimension, as in an array
             samples = find_sample_dim(field, None)
             others = [samples, *(dim for dim in others if dim != samples)]
-    values = field.transpose(*others, lat, lon).values
-    return values, field.coords[lat].values, field.coords[lon].values
+    values = field.transpose(*others, *dims).values
+    return values, field.coords[dims[0]].values, field.coords[dims[1]].values
+
+
+def _find_dims(field: Any) -> tuple[str, str] | None:
+    """Return the names of latitude and longitude, None of a sequence, a table or an array."""
+    if not is_field(field) or is_dataset(field):
+        return None
+    try:
+        return find_coordinate(field, "latitude"), find_coordinate(field, "longitude")
+    except ValueError:  # there is none, or it is open which it is
+        return None
 
 
 def check_centres(values: ArrayLike | None, name: str, n_cells: int) -> NDArray | None:
@@ -163,10 +192,7 @@ def _grid_of_field(field: Any) -> Grid | None:
 
 def _find_space(field: Any, space: tuple[Any, ...]) -> tuple[Any, Any, bool]:
     """Return the degrees of two dimensions, and whether longitude is the first of them."""
-    try:
-        lat, lon = (find_coordinate(field, kind) for kind in ("latitude", "longitude"))
-    except ValueError:  # it has not both, or it is open which they are
+    dims = _find_dims(field)
+    if dims is None or space not in (dims, dims[::-1]):
         return None, None, False
-    if space not in ((lat, lon), (lon, lat)):
-        return None, None, False
-    return field.coords[lat].values, field.coords[lon].values, space == (lon, lat)
+    return field.coords[dims[0]].values, field.coords[dims[1]].values, space != dims

@@ -1,0 +1,271 @@
+"""The views of a relevance display: the maps of one rule, of one model, or of one given array.
+
+`explain_views` explains samples, `given_views` takes maps that are there already. Both bring maps
+and samples into the form that their frame draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklrp import _models
+from sklrp._frame import frame_of, make_frame
+from sklrp.drawing.panels import View, check_kind, say_class
+from sklrp.geo.coordinates import is_dataset, is_field
+from sklrp.geo.places import Grid, find_degrees, find_places, move_grid, read_grid, take_degrees
+from sklrp.geo.relevance_fields import TARGET
+from sklrp.propagation import explain
+
+_NORMALIZE = (None, "l1")
+
+
+def explain_views(
+    models: Any,
+    X: Any,
+    y: Any,
+    *,
+    kind: str,
+    rule: Any,
+    normalize: str | None,
+    place: dict[str, Any],
+    params: dict[str, Any],
+) -> list[View]:
+    """Explain samples by each rule, or by each model.
+
+    `place` are the parameters of `frame_of`, `params` those of `sklrp.explain`.
+    """
+    models, rules = name_several(models, "estimator"), name_several(rule, "rule")
+    if len(models) > 1 and len(rules) > 1:
+        raise ValueError(
+            f"Of estimator and rule only one may be several, got {len(models)} estimators and "
+            f"{len(rules)} rules: draw one display for each estimator."
+        )
+    views = []
+    for model_name, given in models.items():
+        model = _models.unwrap(given)
+        entering = model.enter(X)
+        frame = frame_of(model, X, entering, **place)
+        n_samples = _models.count_samples(entering)
+        check_kind(kind, n_samples, len(models) * len(rules))  # before what takes time
+        labels = _predict_classes(model, entering)
+        true = _check_true(y, labels, n_samples)
+        for rule_name, its_rule in rules.items():
+            maps = explain(model.network, entering, rule=its_rule, **params)
+            view = View(
+                name=model_name if len(models) > 1 else rule_name if len(rules) > 1 else "",
+                frame=frame,
+                maps=check_relevance(maps),
+                samples=np.asarray(entering, dtype=np.float64),
+                labels=labels,
+                true=true,
+                prefix="predicted " if y is None else "",
+            )
+            views.append(_bring(view, normalize))
+    return views
+
+
+def given_views(
+    relevance: Any,
+    X: Any,
+    labels: Any,
+    *,
+    normalize: str | None,
+    grid: Any,
+    lat: Any,
+    lon: Any,
+    **place: Any,
+) -> list[View]:
+    """Take maps that have been computed, one view for each entry of a dict or Dataset.
+
+    `place` are the parameters of `make_frame`.
+    """
+    several = isinstance(relevance, Mapping) and not _is_composite(relevance)
+    named = relevance if several else {"": relevance}
+    if not named:
+        raise ValueError("relevance is empty: pass at least one array of maps.")
+    known, strict = _find_grid(list(named.values()), X, grid)
+    views = []
+    samples = None
+    for name, given in named.items():
+        given, titles = _name_maps(given)
+        maps = check_relevance(_take_values(given, known, str(name) or "relevance"))
+        if isinstance(X, Mapping) or (X is not None and samples is None):
+            samples = _take_values(X[name] if isinstance(X, Mapping) else X, known, "X")
+            samples = np.asarray(samples, dtype=np.float64)
+        if samples is not None and samples.shape != maps.shape:
+            raise ValueError(
+                f"X must have the shape of relevance, {maps.shape}, got {samples.shape}."
+            )
+        frame = make_frame(
+            maps.shape[1:], grid=move_grid(known, lat, lon), strict=strict or lat is not None,
+            **place,
+        )  # fmt: skip
+        view = View(
+            name=str(name),
+            frame=frame,
+            maps=maps,
+            samples=samples,
+            labels=_check_labels(labels, len(maps)),
+            titles=titles if labels is None else None,
+        )
+        views.append(_bring(view, normalize))
+    return views
+
+
+def name_several(several: Any, what: str) -> dict[str, Any]:
+    """Return one or several models or rules by name."""
+    if isinstance(several, Mapping):
+        named = {str(name): one for name, one in several.items()}
+    elif isinstance(several, (list, tuple)):
+        named = {}
+        for one in several:
+            name = one if isinstance(one, str) else _describe(one, what)
+            if name in named:
+                raise ValueError(
+                    f"{what} holds {name!r} twice: pass a dict of names to tell them apart."
+                )
+            named[name] = one
+    else:
+        named = {"": several}
+    if not named:
+        raise ValueError(f"{what} is empty: pass at least one.")
+    return named
+
+
+def check_relevance(relevance: Any) -> NDArray[np.float64]:
+    """Return maps as floats, in which NaN marks missing cells."""
+    maps = np.asarray(relevance)
+    if maps.ndim < 2 or maps.size == 0:
+        raise ValueError(
+            "relevance must be an array of shape (n_samples, ...) with at least one value, got "
+            f"the shape {maps.shape}; of a single sample, pass relevance[np.newaxis]."
+        )
+    if maps.dtype.kind not in "buif":
+        raise ValueError(f"relevance must hold real numbers, got dtype {maps.dtype}.")
+    maps = maps.astype(np.float64)
+    if np.isinf(maps).any():
+        raise ValueError("relevance has infinite values: no colour shows them.")
+    if np.isnan(maps).all():
+        raise ValueError("relevance has no value but NaN: there is nothing to draw.")
+    return maps
+
+
+def _bring(view: View, normalize: str | None) -> View:
+    """Return a view with its maps and samples in the form that is drawn."""
+    frame, maps = view.frame, _share_out(view.maps, normalize)
+    drawn = frame.bring(maps)
+    if frame.layout == "table" and np.isnan(drawn).any():
+        raise ValueError("relevance of a table has NaN: only cells of fields can be missing.")
+    samples = None if view.samples is None else frame.bring(view.samples, "mean")
+    return view._replace(maps=drawn, samples=samples, hidden=frame.share_on_land(maps))
+
+
+def _share_out(maps: NDArray, normalize: str | None) -> NDArray:
+    """Return maps as they are, or divided by their sum of absolute values."""
+    if normalize not in _NORMALIZE:
+        raise ValueError(f"normalize must be one of {_NORMALIZE}, got {normalize!r}.")
+    if normalize is None:
+        return maps
+    axes = tuple(range(1, maps.ndim))
+    total = np.nansum(np.abs(maps), axis=axes, keepdims=True)
+    return maps / np.where(total > 0, total, 1.0)
+
+
+def _predict_classes(model: _models.Model, entering: Any) -> NDArray | None:
+    """Return the class that a model predicts for each sample, None of a regression."""
+    if model.classes_for(entering) is None:
+        return None
+    return np.asarray(model.predict(entering))
+
+
+def _check_true(y: Any, labels: NDArray | None, n_samples: int) -> NDArray | None:
+    """Return the classes that samples are of, None if they are not given."""
+    if y is None:
+        return None
+    if labels is None:
+        raise ValueError(
+            "y tells which samples are predicted correctly, but the network has no classes: pass "
+            "y=None."
+        )
+    if np.shape(y) != labels.shape:
+        raise ValueError(
+            f"y must hold one label for each of {n_samples} samples, got the shape {np.shape(y)}."
+        )
+    return np.asarray(y)
+
+
+def _check_labels(labels: Any, n_samples: int) -> NDArray | None:
+    """Return labels that are given along with maps."""
+    if labels is None:
+        return None
+    classes = np.asarray(labels)
+    if classes.shape != (n_samples,):
+        raise ValueError(
+            f"labels must hold one label for each of {n_samples} samples, got the shape "
+            f"{classes.shape}."
+        )
+    return classes
+
+
+def _describe(one: Any, what: str) -> str:
+    return repr(one) if what == "rule" else _models.unwrap(one, fitted=False).name
+
+
+def _is_composite(maps: Any) -> bool:
+    """Tell whether data is what `sklrp.geo.composites` returns."""
+    return is_dataset(maps) and {"mean", "std", "count"} <= set(maps.data_vars)
+
+
+def _name_maps(maps: Any) -> tuple[Any, list[str] | None]:
+    """Return maps and, where each is a class's, a title for each."""
+    counts = None
+    if _is_composite(maps):
+        maps, counts = maps["mean"], maps["count"].values.tolist()
+    if not is_field(maps) or not maps.dims or maps.dims[0] != TARGET or TARGET not in maps.coords:
+        return maps, None
+    titles = [say_class(group) for group in maps[TARGET].values.tolist()]
+    if counts is not None:
+        titles = [f"{t} (n = {n} correct)" for t, n in zip(titles, counts, strict=True)]
+    return maps, titles
+
+
+def _find_grid(views: list[Any], X: Any, grid: Any) -> tuple[Grid | None, bool]:
+    """Return the grid that maps are on, and whether it must fit them.
+
+    A grid that is given comes first, then the first of the maps in degrees, then the samples.
+    """
+    degrees = next(filter(None, (find_degrees(_name_maps(maps)[0]) for maps in views)), None)
+    given = None if grid is None else read_grid(grid)
+    if degrees is not None and given is None:
+        return Grid((len(degrees[0]), len(degrees[1])), *degrees), True
+    if degrees is not None and given is not None:  # maps are turned to latitude by longitude
+        cells = given.cells[::-1] if given.turned else given.cells
+        given = given._replace(cells=cells, valid=None, turned=False)
+    if given is not None:
+        return given, True
+    one = next(iter(X.values()), None) if isinstance(X, Mapping) else X
+    return read_grid(one), False
+
+
+def _take_values(field: Any, grid: Grid | None, name: str) -> Any:
+    """Return maps or samples as an array, their cells in the order of the grid."""
+    if is_field(field) and TARGET in field.dims[1:]:
+        raise ValueError(
+            f"relevance has the dimension {TARGET!r}, a map of every class for each sample: draw "
+            f"one class at a time, relevance.sel({TARGET}=...)."
+        )
+    values, latitude, longitude = take_degrees(field)
+    if latitude is None or longitude is None:
+        return values
+    if values.ndim == 2:
+        values = values[np.newaxis]
+    if grid is None or grid.latitude is None or grid.longitude is None:
+        return values
+    rows = find_places(latitude, grid.latitude, name, "latitudes")
+    columns = find_places(longitude, grid.longitude, name, "longitudes")
+    values = values[..., rows[:, np.newaxis], columns]
+    return values.swapaxes(-1, -2) if grid.turned else values
