@@ -98,11 +98,8 @@ def param_names(cls: Any) -> list[str]:
 
 
 def make_visual_block(kind: str, estimators: Any, **kwargs: Any) -> Any:
-    """Return a block of scikit-learn's diagram of estimators.
-
-    Imported at the call: should it move, the diagram alone is affected, and scikit-learn draws the
-    estimator by itself.
-    """
+    """Return a block of scikit-learn's diagram of estimators."""
+    # Imported at the call: should it move, scikit-learn draws the estimator by itself.
     try:
         from sklearn.utils._repr_html.estimator import _VisualBlock
     except ImportError:  # before scikit-learn 1.7

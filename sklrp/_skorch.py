@@ -14,11 +14,8 @@ from skorch import NeuralNet
 
 
 def named_callbacks(net: NeuralNet) -> Iterator[tuple[str, Any]]:
-    """Yield the callbacks of a net that is not initialised yet, by the names it will give them.
-
-    Without it a misspelt ``callbacks__<name>`` is refused only when skorch initialises the net,
-    and without a suggestion.
-    """
+    """Yield the callbacks of a net that is not initialised, by the names it will give them."""
+    # Without it a misspelt `callbacks__<name>` is refused late, and without a suggestion.
     return net._uniquely_named_callbacks()
 
 

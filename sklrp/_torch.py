@@ -34,10 +34,8 @@ THRESHOLD = "_threshold"
 
 
 def get_children(module: nn.Module) -> Mapping[str, nn.Module | None]:
-    """Return the children of a module by name.
-
-    Unlike ``named_children`` it names a child twice that is used twice, and those that are None.
-    """
+    """Return the children of a module by name."""
+    # `named_children` leaves out a child that is used for the second time.
     return module._modules
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,44 +20,12 @@ from torch import Tensor, nn
 from sklrp._sklearn import StrOptions, check_sample_weight, fit_context
 from sklrp.classifiers.diagram import network_block
 from sklrp.classifiers.net import TrainingNet
+from sklrp.classifiers.parameters import ParameterFields, param
 from sklrp.classifiers.sample_shapes import check_finite, flatten_samples, write_shape
 from sklrp.composites import Composite
 from sklrp.propagation.run import explain_network
 from sklrp.propagation.targets import encode_target
 from sklrp.rules import Rule
-
-SHARED_PARAMETERS = """\
-class_weight : dict, "balanced" or None, default=None
-    Weight of each class's samples in the loss, 1 for classes that the dict does not name.
-    ``"balanced"`` gives every class the same total weight among the samples given.
-device : str or torch.device, default="auto"
-    ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"auto"``, which is CUDA if there is such
-    a device, else the CPU.
-dtype : {"auto", "float32", "float64"}, default="auto"
-    Floating dtype of the network. ``"auto"`` is that of X on the CPU (float64 if X holds
-    integers), float32 on an accelerator.
-random_state : int, RandomState instance or None, default=None
-    Seed of all that is drawn: the initial parameters and, in training by gradient, the order of
-    the samples, dropout and the validation split. Torch's and NumPy's global generators are left
-    as they are. None draws a new seed.\
-"""
-
-SHARED_ATTRIBUTES = """\
-classes_ : ndarray of shape (n_classes,)
-    The class labels, sorted, in the order of the network's logits.
-n_features_in_ : int
-    Number of values of a sample.
-feature_names_in_ : ndarray of shape (n_features_in_,)
-    Names of the features, if X is a DataFrame of named columns.
-input_shape_ : tuple of int
-    Shape in which the network takes a sample.
-input_range_ : tuple of float
-    Smallest and largest value of the training data, the default bounds of `ZBox`.
-net_ : skorch.NeuralNetClassifier
-    The trained net, on encoded labels ``0, ..., n_classes - 1``.
-module_ : torch.nn.Sequential
-    Its network: takes ``(n_samples, n_features_in_)``, returns logits ``(n_samples, n_classes)``.\
-"""
 
 # How scikit-learn validates X; `check_finite` tells more about NaN than it does.
 _FORMAT: dict[str, Any] = {
@@ -85,51 +52,57 @@ def undone_on_error(method: _Method) -> _Method:
     return wrapper  # type: ignore[return-value]
 
 
-class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore=PR01
-    """Base of the classifiers: validation, prediction and explanation.
+class NetworkClassifier(  # numpydoc ignore=PR02
+    ClassifierMixin, ParameterFields, BaseEstimator, ABC
+):
+    """Base of the classifiers: validation, labels and weights, prediction and explanation.
 
-    A subclass stores the parameters of its network, names their constraints and defines
-    `_find_input_shape`, `_network`, `_make_net` and `_train`. In its docstring, ``_doc_parts``
-    stands for what it shares with other classifiers.
+    A subclass declares the parameters of its network and defines `_find_input_shape`, `_network`,
+    `_make_net` and `_train`.
+
+    Parameters
+    ----------
+    class_weight : dict, "balanced" or None, default=None
+        Weight of each class's samples in the loss, 1 for classes that the dict does not name.
+        ``"balanced"`` gives every class the same total weight among the samples given.
+    device : str or torch.device, default="auto"
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"auto"``, which is CUDA if there is
+        such a device, else the CPU.
+    dtype : {"auto", "float32", "float64"}, default="auto"
+        Floating dtype of the network. ``"auto"`` is that of X on the CPU (float64 if X holds
+        integers), float32 on an accelerator.
+    random_state : int, RandomState instance or None, default=None
+        Seed of all that is drawn: the initial parameters and, in training by gradient, the order
+        of the samples, dropout and the validation split. Torch's and NumPy's global generators
+        are left as they are. None draws a new seed.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The class labels, sorted, in the order of the network's logits.
+    n_features_in_ : int
+        Number of values of a sample.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X is a DataFrame of named columns.
+    input_shape_ : tuple of int
+        Shape in which the network takes a sample.
+    input_range_ : tuple of float
+        Smallest and largest value of the training data, the default bounds of `ZBox`.
+    net_ : skorch.NeuralNetClassifier
+        The trained net, on encoded labels ``0, ..., n_classes - 1``.
+    module_ : torch.nn.Sequential
+        Its network: takes ``(n_samples, n_features_in_)``, returns logits
+        ``(n_samples, n_classes)``.
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "class_weight": [dict, StrOptions({"balanced"}), None],
-        "device": [str, torch.device],
-        "dtype": [str, type, np.dtype, torch.dtype],
-        "random_state": ["random_state"],
-    }
-    _doc_parts: ClassVar[dict[str, str]] = {
-        "class_weight, device, dtype, random_state\n    As all classifiers have them.": (
-            SHARED_PARAMETERS
-        ),
-        "classes_, ..., module_\n    As all classifiers have them.": SHARED_ATTRIBUTES,
-    }
-
-    classes_: NDArray
-    input_range_: tuple[float, float]
-    input_shape_: tuple[int, ...]
-    net_: TrainingNet
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        doc = inspect.cleandoc(cls.__doc__ or "")
-        for placeholder, text in cls._doc_parts.items():
-            doc = doc.replace(placeholder, text)
-        cls.__doc__ = doc
-
-    def __init__(
-        self,
-        *,
-        class_weight: Mapping[Any, float] | str | None,
-        device: str | torch.device,
-        dtype: Any,
-        random_state: int | np.random.RandomState | None,
-    ) -> None:
-        self.class_weight = class_weight
-        self.device = device
-        self.dtype = dtype
-        self.random_state = random_state
+    class_weight: Mapping[Any, float] | str | None = param(
+        default=None, allowed=[dict, StrOptions({"balanced"}), None], may_change=True
+    )
+    device: str | torch.device = param(default="auto", allowed=[str, torch.device])
+    dtype: Any = param(default="auto", allowed=[str, type, np.dtype, torch.dtype])
+    random_state: int | np.random.RandomState | None = param(
+        default=None, allowed=["random_state"], may_change=True
+    )
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "net_")
@@ -277,7 +250,10 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator, ABC):  # numpydoc ignore
     def _keep(self, net: TrainingNet, X: NDArray, classes: NDArray, *, resume: bool) -> None:
         """Remember what the training gave."""
         low, high = self.input_range_ if resume else (math.inf, -math.inf)
-        self.input_range_ = (min(low, float(X.min())), max(high, float(X.max())))
+        self.input_range_: tuple[float, float] = (
+            min(low, float(X.min())),
+            max(high, float(X.max())),
+        )
         self.classes_ = classes
         self.net_ = net
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, ClassVar
 
-import numpy as np
-import torch
 from torch import nn
 
 from sklrp._sklearn import Interval, StrOptions
 from sklrp.classifiers.gradient import GradientClassifier
+from sklrp.classifiers.parameters import COUNT, param
 from sklrp.classifiers.sample_shapes import check_input_shape, check_sizes, write_shape
 from sklrp.modules import CONV_POOLINGS, PADDING_MODES, make_cnn
 
 
-class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR01
+class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR02
     """Convolutional network that explains its predictions.
 
     Use it for images and signals whose patterns may lie anywhere. Each convolution is followed by
@@ -45,6 +43,11 @@ class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR01
     pool_size : int or tuple of int, default=2
         Extent of the pooling windows, which do not overlap. Rows of features that are taken as
         signals are no longer pooled where less than a window is left of them.
+    padding_mode : {"zeros", "reflect", "replicate", "circular"} or tuple, default="zeros"
+        What the padding holds, along every axis or one for each: ``("zeros", "circular")`` closes
+        the longitudes of a globe but not its latitudes.
+    batch_norm : bool, default=False
+        Whether each convolution is followed by batch normalisation.
     hidden_layer_sizes : int or sequence of int, default=(64,)
         Units of each dense layer between the convolutions and the logits.
     activation : str, default="relu"
@@ -56,15 +59,6 @@ class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR01
         absorb but not create it [1]_.
     dropout : float, default=0.0
         Probability with which a unit is dropped in training, after pooling and in dense layers.
-    padding_mode : {"zeros", "reflect", "replicate", "circular"} or tuple, default="zeros"
-        What the padding holds, along every axis or one for each: ``("zeros", "circular")`` closes
-        the longitudes of a globe but not its latitudes.
-    batch_norm : bool, default=False
-        Whether each convolution is followed by batch normalisation.
-    lr : float, default=0.003
-        Learning rate of the optimizer.
-    **kwargs : dict
-        The parameters that all classifiers share.
 
     References
     ----------
@@ -81,97 +75,27 @@ class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR01
     (3, 8, 8)
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **GradientClassifier._parameter_constraints,
-        "channels": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "input_shape": ["array-like", None],
-        "kernel_size": [Interval(Integral, 1, None, closed="left"), "array-like"],
-        "stride": [Interval(Integral, 1, None, closed="left"), "array-like"],
-        "padding": [
+    channels: int | Sequence[int] = param(
+        default=(16, 32), allowed=["array-like", COUNT], kw_only=False
+    )
+    input_shape: Sequence[int] | None = param(default=None, allowed=["array-like", None])
+    kernel_size: int | Sequence[int] = param(default=3, allowed=[COUNT, "array-like"])
+    stride: int | Sequence[int] = param(default=1, allowed=[COUNT, "array-like"])
+    padding: str | int | Sequence[int] = param(
+        default="same",
+        allowed=[
             StrOptions({"same", "valid"}),
             Interval(Integral, 0, None, closed="left"),
             "array-like",
         ],
-        "pooling": [StrOptions(set(CONV_POOLINGS)), None],
-        "pool_size": [Interval(Integral, 1, None, closed="left"), "array-like"],
-        "padding_mode": [StrOptions(set(PADDING_MODES)), "array-like"],
-        "batch_norm": ["boolean"],
-    }
-
-    def __init__(
-        self,
-        channels: int | Sequence[int] = (16, 32),
-        *,
-        input_shape: Sequence[int] | None = None,
-        kernel_size: int | Sequence[int] = 3,
-        stride: int | Sequence[int] = 1,
-        padding: str | int | Sequence[int] = "same",
-        pooling: str | None = "max",
-        pool_size: int | Sequence[int] = 2,
-        hidden_layer_sizes: int | Sequence[int] = (64,),
-        activation: str = "relu",
-        bias: bool | str = True,
-        dropout: float = 0.0,
-        padding_mode: str | Sequence[str] = "zeros",
-        batch_norm: bool = False,
-        lr: float = 0.003,
-        max_epochs: int = 50,
-        batch_size: int | str = "auto",
-        optimizer: str | type[torch.optim.Optimizer] = "adam",
-        weight_decay: float = 0.0,
-        l1: float = 0.0,
-        l1_first: float = 0.0,
-        l2_first: float = 0.0,
-        input_noise: float = 0.0,
-        input_dropout: float = 0.0,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        patience: int = 10,
-        callbacks: Sequence[Any] | None = None,
-        warm_start: bool = False,
-        class_weight: Mapping[Any, float] | str | None = None,
-        device: str | torch.device = "auto",
-        dtype: Any = "auto",
-        random_state: int | np.random.RandomState | None = None,
-        verbose: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            lr=lr,
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            weight_decay=weight_decay,
-            l1=l1,
-            l1_first=l1_first,
-            l2_first=l2_first,
-            input_noise=input_noise,
-            input_dropout=input_dropout,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            callbacks=callbacks,
-            warm_start=warm_start,
-            class_weight=class_weight,
-            device=device,
-            dtype=dtype,
-            random_state=random_state,
-            verbose=verbose,
-            skorch_params=kwargs,
-        )
-        self.channels = channels
-        self.input_shape = input_shape
-        self.kernel_size = kernel_size
-        self.stride = stride
-        self.padding = padding
-        self.pooling = pooling
-        self.pool_size = pool_size
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.bias = bias
-        self.dropout = dropout
-        self.padding_mode = padding_mode
-        self.batch_norm = batch_norm
+    )
+    pooling: str | None = param(default="max", allowed=[StrOptions(set(CONV_POOLINGS)), None])
+    pool_size: int | Sequence[int] = param(default=2, allowed=[COUNT, "array-like"])
+    padding_mode: str | Sequence[str] = param(
+        default="zeros", allowed=[StrOptions(set(PADDING_MODES)), "array-like"]
+    )
+    batch_norm: bool = param(default=False, allowed=["boolean"])
+    hidden_layer_sizes: int | Sequence[int] = param(default=(64,))
 
     def _find_input_shape(self, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
         if self.input_shape is not None:
@@ -185,7 +109,7 @@ class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR01
         is_signal = len(sample_shape) == 2 and sample_shape[0] == 1
         return sample_shape if is_signal or len(sample_shape) == 3 else (1, *sample_shape)
 
-    def _network(self, n_outputs: int) -> Callable[[], nn.Module]:
+    def _architecture(self, n_outputs: int) -> functools.partial[nn.Sequential]:
         if self.batch_norm and self.bias == "nonpositive":
             raise ValueError(
                 "bias='nonpositive' does not bound the shift of a batch normalisation: set "
@@ -203,11 +127,5 @@ class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR01
             pooling=self.pooling,
             pool_size=self.pool_size,
             batch_norm=self.batch_norm,
-            hidden_layer_sizes=check_sizes("hidden_layer_sizes", self.hidden_layer_sizes),
-            activation=self.activation,
-            bias=bool(self.bias),
-            dropout=self.dropout,
-            input_noise=self.input_noise,
-            input_dropout=self.input_dropout,
             clip=self.input_shape is None and len(self.input_shape_) == 2,
         )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,14 +15,17 @@ from sklrp._sklearn import Interval, StrOptions
 from sklrp.classifiers.base import NetworkClassifier, draw_seed
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.net import TrainingNet
+from sklrp.classifiers.parameters import COUNT, NOT_NEGATIVE, POSITIVE, param
 from sklrp.classifiers.random_stream import RandomStream
 from sklrp.classifiers.ridge import fit_ridge
 from sklrp.classifiers.sample_shapes import find_sequence_shape
 from sklrp.classifiers.settings import check_device, check_dtype
 from sklrp.modules import LEAK_SPLITS, STATE_POOLINGS, SWEEPS, make_esn
 
+_SHARE = Interval(Real, 0, 1, closed="right")
 
-class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR04
+
+class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR02
     r"""Echo state network that explains its predictions.
 
     Use it for sequences, and for images read as a sequence of rows or columns, where a fixed
@@ -81,13 +83,9 @@ class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR04
         How the relevance of a state is split between the state before and the activation: in
         proportion to what they contribute, or as ``1 - leak_rate`` to ``leak_rate`` [2]_.
         Predictions do not depend on it.
-    class_weight, device, dtype, random_state
-        As all classifiers have them.
 
     Attributes
     ----------
-    classes_, ..., module_
-        As all classifiers have them.
     ridge_ : float
         The penalty of the readout.
 
@@ -108,68 +106,20 @@ class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR04
     (3, 64)
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **NetworkClassifier._parameter_constraints,
-        "n_reservoir": [Interval(Integral, 1, None, closed="left")],
-        "leak_rate": [Interval(Real, 0, 1, closed="right")],
-        "spectral_radius": [Interval(Real, 0, None, closed="left")],
-        "density": [Interval(Real, 0, 1, closed="right")],
-        "input_scale": [Interval(Real, 0, None, closed="neither")],
-        "bias_scale": [Interval(Real, 0, None, closed="left")],
-        "ridge": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "fit_intercept": ["boolean"],
-        "input_shape": ["array-like", None],
-        "sweep": [StrOptions(set(SWEEPS))],
-        "pooling": [StrOptions(set(STATE_POOLINGS))],
-        "washout": [Interval(Integral, 0, None, closed="left")],
-        "leak_first_step": ["boolean"],
-        "leak_split": [StrOptions(set(LEAK_SPLITS))],
-    }
-
-    ridge_: float
-
-    def __init__(
-        self,
-        n_reservoir: int = 300,
-        *,
-        leak_rate: float = 0.1,
-        spectral_radius: float = 0.8,
-        density: float = 0.3,
-        input_scale: float = 0.1,
-        bias_scale: float = 0.1,
-        ridge: float | str = 1e-6,
-        fit_intercept: bool = True,
-        input_shape: Sequence[int] | None = None,
-        sweep: str = "down",
-        pooling: str = "last",
-        washout: int = 0,
-        leak_first_step: bool = True,
-        leak_split: str = "contribution",
-        class_weight: Mapping[Any, float] | str | None = None,
-        device: str | torch.device = "auto",
-        dtype: Any = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            class_weight=class_weight,
-            device=device,
-            dtype=dtype,
-            random_state=random_state,
-        )
-        self.n_reservoir = n_reservoir
-        self.leak_rate = leak_rate
-        self.spectral_radius = spectral_radius
-        self.density = density
-        self.input_scale = input_scale
-        self.bias_scale = bias_scale
-        self.ridge = ridge
-        self.fit_intercept = fit_intercept
-        self.input_shape = input_shape
-        self.sweep = sweep
-        self.pooling = pooling
-        self.washout = washout
-        self.leak_first_step = leak_first_step
-        self.leak_split = leak_split
+    n_reservoir: int = param(default=300, allowed=[COUNT], kw_only=False)
+    leak_rate: float = param(default=0.1, allowed=[_SHARE])
+    spectral_radius: float = param(default=0.8, allowed=[NOT_NEGATIVE])
+    density: float = param(default=0.3, allowed=[_SHARE])
+    input_scale: float = param(default=0.1, allowed=[POSITIVE])
+    bias_scale: float = param(default=0.1, allowed=[NOT_NEGATIVE])
+    ridge: float | str = param(default=1e-6, allowed=[NOT_NEGATIVE, StrOptions({"auto"})])
+    fit_intercept: bool = param(default=True, allowed=["boolean"])
+    input_shape: Sequence[int] | None = param(default=None, allowed=["array-like", None])
+    sweep: str = param(default="down", allowed=[StrOptions(set(SWEEPS))])
+    pooling: str = param(default="last", allowed=[StrOptions(set(STATE_POOLINGS))])
+    washout: int = param(default=0, allowed=[Interval(Integral, 0, None, closed="left")])
+    leak_first_step: bool = param(default=True, allowed=["boolean"])
+    leak_split: str = param(default="contribution", allowed=[StrOptions(set(LEAK_SPLITS))])
 
     def _find_input_shape(self, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
         return find_sequence_shape(self.input_shape, sample_shape, type(self).__name__)

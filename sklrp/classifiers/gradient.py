@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
-from typing import Any, ClassVar
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,19 +18,15 @@ from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 from sklearn.utils.metaestimators import available_if
 from skorch.callbacks import EarlyStopping
 from skorch.history import History
-from torch import Tensor
+from torch import Tensor, nn
 
 from sklrp._sklearn import Interval, StrOptions, check_own_params, fit_context
-from sklrp.classifiers.base import (
-    SHARED_ATTRIBUTES,
-    SHARED_PARAMETERS,
-    NetworkClassifier,
-    draw_seed,
-    undone_on_error,
-)
+from sklrp.classifiers.base import NetworkClassifier, draw_seed, undone_on_error
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.net import TrainingNet
+from sklrp.classifiers.parameters import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, param
 from sklrp.classifiers.random_stream import RandomStream
+from sklrp.classifiers.sample_shapes import check_sizes
 from sklrp.classifiers.settings import (
     check_callbacks,
     check_device,
@@ -38,97 +36,6 @@ from sklrp.classifiers.settings import (
     optimizer_params,
 )
 from sklrp.modules import ACTIVATIONS
-
-_TRAINING_PARAMETERS = f"""\
-max_epochs : int, default=50
-    Number of passes over the training data in `fit`; `partial_fit` makes one.
-batch_size : int or "auto", default="auto"
-    Number of samples in a step of the optimizer. ``"auto"`` is a tenth of the samples, at least
-    32 and at most 200.
-optimizer : str or subclass of torch.optim.Optimizer, default="adam"
-    ``"adadelta"``, ``"adagrad"``, ``"adam"``, ``"adamax"``, ``"adamw"``, ``"lbfgs"``,
-    ``"nadam"``, ``"radam"``, ``"rmsprop"``, ``"sgd"`` or a class. Its arguments are parameters
-    ``optimizer__<name>``.
-weight_decay : float, default=0.0
-    L2 penalty, as the optimizer defines it.
-l1 : float, default=0.0
-    Factor of the sum of all absolute weights (biases left out) in the training loss.
-l1_first : float, default=0.0
-    The same for the weights of the first weighted layer alone; of an LSTM those of its first layer
-    by which it takes the input. It keeps the network from leaning on inputs that it can do
-    without.
-l2_first : float, default=0.0
-    Factor of the sum of the squares of these weights. It spreads what the network looks at over
-    inputs that say the same.
-input_noise : float, default=0.0
-    Standard deviation of Gaussian noise that is added to the input in training, in units of X. It
-    makes weights on single inputs costly, and so spreads and smooths what a network looks at.
-input_dropout : float, default=0.0
-    Probability with which a value of the input is dropped in training, so that a network cannot
-    rest on few of them.
-early_stopping : bool, default=False
-    Whether to set samples aside, to stop when the loss on them no longer falls and to restore the
-    parameters of the best epoch.
-validation_fraction : float, default=0.1
-    Share of the samples that are set aside, stratified by class where the classes are large
-    enough. Only with ``early_stopping=True``.
-patience : int, default=10
-    Number of epochs without a better loss after which the training stops. Only with
-    ``early_stopping=True``.
-callbacks : list or None, default=None
-    Callbacks of skorch, or tuples ``(name, callback)``; copied. They see the classes as numbers
-    from 0. Their arguments are parameters ``callbacks__<name>__<argument>``.
-warm_start : bool, default=False
-    Whether another `fit` goes on with the network, the optimizer's state and the callbacks of
-    the one before. It takes the present `lr`, `batch_size`, `max_epochs`, `l1`, `l1_first`,
-    `l2_first`, `class_weight`, `validation_fraction` and `verbose`, draws only the validation
-    split from `random_state`, and ignores `callbacks`. Any other parameter that has changed is an
-    error, as in `partial_fit`.
-{SHARED_PARAMETERS}
-verbose : int, default=0
-    Whether skorch prints a line per epoch.
-**kwargs : dict
-    skorch's double-underscore parameters: ``optimizer__<name>``, ``callbacks__<name>``,
-    ``callbacks__<name>__<argument>``, ``iterator_train__batch_size``,
-    ``iterator_train__shuffle``, ``iterator_train__drop_last``, ``iterator_train__device``,
-    ``iterator_valid__batch_size``, ``criterion__label_smoothing``. They are parameters like any
-    other, also in `GridSearchCV`.
-
-Attributes
-----------
-{SHARED_ATTRIBUTES}
-history_ : skorch.history.History
-    Losses and times of each epoch.
-n_iter_ : int
-    Number of epochs of training so far.
-
-Notes
------
-The loss is the cross-entropy, averaged over a batch with the samples' weights, which `fit` scales
-to a mean of one. With a single batch per epoch, a weight of two is the same as giving a sample
-twice; with several it is so on average only, as the batches differ.
-
-The training data is moved to a CUDA device once, if it takes at most half of the free memory
-there, and else batch by batch, as with ``iterator_train__device="cpu"``.\
-"""
-
-# What may change between two trainings of the same network.
-_MAY_CHANGE = frozenset(
-    {
-        "batch_size",
-        "callbacks",
-        "class_weight",
-        "l1",
-        "l1_first",
-        "l2_first",
-        "lr",
-        "max_epochs",
-        "random_state",
-        "validation_fraction",
-        "verbose",
-        "warm_start",
-    }
-)
 
 
 def _makes_single_epochs(classifier: GradientClassifier) -> bool:
@@ -141,94 +48,128 @@ def _makes_single_epochs(classifier: GradientClassifier) -> bool:
     return True
 
 
-class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
+class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
     """Base of the classifiers whose parameters are all trained by gradient, with skorch.
 
-    A subclass stores the parameters of its network, names their constraints and defines
-    `_find_input_shape` and `_network`. In its docstring, the parameter ``**kwargs`` stands for
-    those that all of them share.
+    A subclass declares the parameters of its network, changes the defaults of shared ones, and
+    defines `_find_input_shape` and `_architecture`.
+
+    Parameters
+    ----------
+    lr : float, default=0.003
+        Learning rate of the optimizer.
+    max_epochs : int, default=50
+        Number of passes over the training data in `fit`; `partial_fit` makes one.
+    batch_size : int or "auto", default="auto"
+        Number of samples in a step of the optimizer. ``"auto"`` is a tenth of the samples, at
+        least 32 and at most 200.
+    optimizer : str or subclass of torch.optim.Optimizer, default="adam"
+        ``"adadelta"``, ``"adagrad"``, ``"adam"``, ``"adamax"``, ``"adamw"``, ``"lbfgs"``,
+        ``"nadam"``, ``"radam"``, ``"rmsprop"``, ``"sgd"`` or a class. Its arguments are parameters
+        ``optimizer__<name>``.
+    weight_decay : float, default=0.0
+        L2 penalty, as the optimizer defines it.
+    l1 : float, default=0.0
+        Factor of the sum of all absolute weights (biases left out) in the training loss.
+    l1_first : float, default=0.0
+        The same for the weights of the first weighted layer alone; of an LSTM those of its first
+        layer by which it takes the input. It keeps the network from leaning on inputs that it can
+        do without.
+    l2_first : float, default=0.0
+        Factor of the sum of the squares of these weights. It spreads what the network looks at
+        over inputs that say the same.
+    input_noise : float, default=0.0
+        Standard deviation of Gaussian noise that is added to the input in training, in units of X.
+        It makes weights on single inputs costly, and so spreads and smooths what a network looks
+        at.
+    input_dropout : float, default=0.0
+        Probability with which a value of the input is dropped in training, so that a network
+        cannot rest on few of them.
+    early_stopping : bool, default=False
+        Whether to set samples aside, to stop when the loss on them no longer falls and to restore
+        the parameters of the best epoch.
+    validation_fraction : float, default=0.1
+        Share of the samples that are set aside, stratified by class where the classes are large
+        enough. Only with ``early_stopping=True``.
+    patience : int, default=10
+        Number of epochs without a better loss after which the training stops. Only with
+        ``early_stopping=True``.
+    callbacks : list or None, default=None
+        Callbacks of skorch, or tuples ``(name, callback)``; copied. They see the classes as
+        numbers from 0. Their arguments are parameters ``callbacks__<name>__<argument>``.
+    warm_start : bool, default=False
+        Whether another `fit` goes on with the network, the optimizer's state and the callbacks of
+        the one before. It takes the present `lr`, `batch_size`, `max_epochs`, `l1`, `l1_first`,
+        `l2_first`, `class_weight`, `validation_fraction` and `verbose`, draws only the validation
+        split from `random_state`, and ignores `callbacks`. Any other parameter that has changed is
+        an error, as in `partial_fit`.
+    verbose : int, default=0
+        Whether skorch prints a line per epoch.
+    **kwargs : dict
+        Double-underscore parameters of skorch: ``optimizer__<name>``, ``callbacks__<name>``,
+        ``callbacks__<name>__<argument>``, ``iterator_train__batch_size``,
+        ``iterator_train__shuffle``, ``iterator_train__drop_last``, ``iterator_train__device``,
+        ``iterator_valid__batch_size``, ``criterion__label_smoothing``. They are parameters like
+        any other, also in `GridSearchCV`.
+
+    Attributes
+    ----------
+    history_ : skorch.history.History
+        Losses and times of each epoch.
+    n_iter_ : int
+        Number of epochs of training so far.
+
+    Notes
+    -----
+    The loss is the cross-entropy, averaged over a batch with the samples' weights, which `fit`
+    scales to a mean of one. With a single batch per epoch, a weight of two is the same as giving
+    a sample twice; with several it is so on average only, as the batches differ.
+
+    The training data is moved to a CUDA device once, if it takes at most half of the free memory
+    there, and else batch by batch, as with ``iterator_train__device="cpu"``.
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **NetworkClassifier._parameter_constraints,
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS))],
-        "bias": ["boolean", StrOptions({"nonpositive"})],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "lr": [Interval(Real, 0, None, closed="neither")],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "optimizer": [str, type],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "l1": [Interval(Real, 0, None, closed="left")],
-        "l1_first": [Interval(Real, 0, None, closed="left")],
-        "l2_first": [Interval(Real, 0, None, closed="left")],
-        "input_noise": [Interval(Real, 0, None, closed="left")],
-        "input_dropout": [Interval(Real, 0, 1, closed="left")],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "patience": [Interval(Integral, 1, None, closed="left")],
-        "callbacks": [list, tuple, None],
-        "warm_start": ["boolean"],
-        "verbose": ["verbose"],
-    }
-    _doc_parts: ClassVar[dict[str, str]] = {
-        "**kwargs : dict\n    The parameters that all classifiers share.": _TRAINING_PARAMETERS,
-    }
+    hidden_layer_sizes: int | Sequence[int] = param(default=(), allowed=["array-like", COUNT])
+    activation: str = param(default="relu", allowed=[StrOptions(set(ACTIVATIONS))])
+    bias: bool | str = param(default=True, allowed=["boolean", StrOptions({"nonpositive"})])
+    dropout: float = param(default=0.0, allowed=[PROBABILITY])
+    lr: float = param(default=0.003, allowed=[POSITIVE], may_change=True)
+    max_epochs: int = param(default=50, allowed=[COUNT], may_change=True)
+    batch_size: int | str = param(
+        default="auto", allowed=[StrOptions({"auto"}), COUNT], may_change=True
+    )
+    optimizer: str | type[torch.optim.Optimizer] = param(default="adam", allowed=[str, type])
+    weight_decay: float = param(default=0.0, allowed=[NOT_NEGATIVE])
+    l1: float = param(default=0.0, allowed=[NOT_NEGATIVE], may_change=True)
+    l1_first: float = param(default=0.0, allowed=[NOT_NEGATIVE], may_change=True)
+    l2_first: float = param(default=0.0, allowed=[NOT_NEGATIVE], may_change=True)
+    input_noise: float = param(default=0.0, allowed=[NOT_NEGATIVE])
+    input_dropout: float = param(default=0.0, allowed=[PROBABILITY])
+    early_stopping: bool = param(default=False, allowed=["boolean"])
+    validation_fraction: float = param(
+        default=0.1, allowed=[Interval(Real, 0, 1, closed="neither")], may_change=True
+    )
+    patience: int = param(default=10, allowed=[COUNT])
+    callbacks: Sequence[Any] | None = param(
+        default=None, allowed=[list, tuple, None], may_change=True
+    )
+    warm_start: bool = param(default=False, allowed=["boolean"], may_change=True)
+    verbose: int = param(default=0, allowed=["verbose"], may_change=True)
 
-    bias: bool | str
-    n_iter_: int
-    _fixed_params: dict[str, str]
-    _random_stream_state: dict[str, Tensor]
+    @abstractmethod
+    def _architecture(self, n_outputs: int) -> functools.partial[nn.Sequential]:
+        """Return what builds the network, with the arguments that other classes do not have."""
 
-    def __init__(
-        self,
-        *,
-        lr: float,
-        max_epochs: int,
-        batch_size: int | str,
-        optimizer: str | type[torch.optim.Optimizer],
-        weight_decay: float,
-        l1: float,
-        l1_first: float,
-        l2_first: float,
-        input_noise: float,
-        input_dropout: float,
-        early_stopping: bool,
-        validation_fraction: float,
-        patience: int,
-        callbacks: Sequence[Any] | None,
-        warm_start: bool,
-        class_weight: Mapping[Any, float] | str | None,
-        device: str | torch.device,
-        dtype: Any,
-        random_state: int | np.random.RandomState | None,
-        verbose: int,
-        skorch_params: dict[str, Any],
-    ) -> None:
-        super().__init__(
-            class_weight=class_weight,
-            device=device,
-            dtype=dtype,
-            random_state=random_state,
+    def _network(self, n_outputs: int) -> Callable[[], nn.Module]:
+        return functools.partial(
+            self._architecture(n_outputs),
+            hidden_layer_sizes=check_sizes("hidden_layer_sizes", self.hidden_layer_sizes),
+            activation=self.activation,
+            bias=bool(self.bias),
+            dropout=self.dropout,
+            input_noise=self.input_noise,
+            input_dropout=self.input_dropout,
         )
-        self.lr = lr
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.weight_decay = weight_decay
-        self.l1 = l1
-        self.l1_first = l1_first
-        self.l2_first = l2_first
-        self.input_noise = input_noise
-        self.input_dropout = input_dropout
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.callbacks = callbacks
-        self.warm_start = warm_start
-        self.verbose = verbose
-        self._skorch_params = skorch_params
 
     def _own_callbacks(self) -> list[tuple[str, Any]]:
         """Return the callbacks that the parameters ask for."""
@@ -237,6 +178,10 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
         return [("early_stopping", EarlyStopping(patience=self.patience, load_best=True))]
 
     # Parameters
+
+    def _keep_kwargs(self, kwargs: dict[str, Any]) -> None:
+        """Keep skorch's double-underscore parameters; `fit` refuses those that do not exist."""
+        self._skorch_params = kwargs
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters, skorch's double-underscore ones included.
@@ -386,7 +331,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
             net.train(dataset(rows), epochs or self.max_epochs, valid)
         self._keep(net, X, classes, resume=resume)
         self.n_iter_ = len(net.history)
-        self._random_stream_state = stream.state
+        self._random_stream_state: dict[str, Tensor] = stream.state
         self._fixed_params = self._describe_fixed_params()
         return self
 
@@ -462,7 +407,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR01
         """Return in words the parameters that may not change while the training goes on."""
         described = {}
         for name, value in self.get_params(deep=False).items():
-            if name not in _MAY_CHANGE:
+            if name not in self._fields or not self._fields[name].may_change:
                 text = str(value) if name in ("device", "dtype") else repr(value)
                 described[name] = re.sub(" at 0x[0-9a-f]+", "", text)  # differs after unpickling
         return described

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
 
-import numpy as np
-import torch
 from skorch.callbacks import GradientNormClipping
 from torch import nn
 
 from sklrp._sklearn import Interval, StrOptions
 from sklrp.classifiers.gradient import GradientClassifier
-from sklrp.classifiers.sample_shapes import check_sizes, find_sequence_shape
+from sklrp.classifiers.parameters import COUNT, POSITIVE, param
+from sklrp.classifiers.sample_shapes import find_sequence_shape
 from sklrp.modules import STATE_POOLINGS, SWEEPS, make_lstm
 
 
-class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR01
+class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR02
     """Long short-term memory network that explains its predictions.
 
     Use it for sequences, and for images read as a sequence of rows or columns.
@@ -40,11 +39,6 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR01
         What the steps are: ``"down"`` goes along the first axis (the time of a sequence, the rows
         of an image), ``"up"`` the same backwards, ``"right"`` along the second axis (the columns
         of an image from left to right), ``"left"`` the same backwards.
-    hidden_layer_sizes : int or sequence of int, default=()
-        Units of each dense layer between the state and the logits.
-    dropout : float, default=0.0
-        Probability with which a unit is dropped in training: between recurrent layers, of the
-        pooled state and of dense layers.
     pooling : {"last", "mean", "max"}, default="last"
         Whether the logits are read from the last state or from the mean or largest of all states.
     forget_bias : float, "auto" or None, default="auto"
@@ -52,6 +46,10 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR01
         ``"auto"`` is the logarithm of the number of steps, at least 1, so that the first step can
         still be seen after the last [2]_; None keeps torch's, of about 0, which forgets in two
         steps. Networks of ``bias=False`` have none.
+    gradient_clip_value : float or None, default=1.0
+        Largest norm of the gradient in a step; None does not limit it.
+    hidden_layer_sizes : int or sequence of int, default=()
+        Units of each dense layer between the state and the logits.
     activation : str, default="relu"
         Activation of the dense layers: ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"``,
         ``"silu"``, ``"tanh"``, ``"sigmoid"`` or ``"identity"``.
@@ -59,12 +57,11 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR01
         Whether the layers have a bias. With ``"nonpositive"`` the biases of the candidate and of
         the dense layers are kept at most 0 after every step of the optimizer [1]_. The gates keep
         theirs of any sign: they receive no relevance, and the forget gate's is what remembers.
-    gradient_clip_value : float or None, default=1.0
-        Largest norm of the gradient in a step; None does not limit it.
+    dropout : float, default=0.0
+        Probability with which a unit is dropped in training: between recurrent layers, of the
+        pooled state and of dense layers.
     lr : float, default=0.002
         Learning rate of the optimizer.
-    **kwargs : dict
-        The parameters that all classifiers share.
 
     References
     ----------
@@ -83,90 +80,18 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR01
     (3, 64)
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **GradientClassifier._parameter_constraints,
-        "hidden_size": [Interval(Integral, 1, None, closed="left")],
-        "num_layers": [Interval(Integral, 1, None, closed="left")],
-        "bidirectional": ["boolean"],
-        "input_shape": ["array-like", None],
-        "sweep": [StrOptions(set(SWEEPS))],
-        "pooling": [StrOptions(set(STATE_POOLINGS))],
-        "forget_bias": [Interval(Real, None, None, closed="neither"), StrOptions({"auto"}), None],
-        "gradient_clip_value": [Interval(Real, 0, None, closed="neither"), None],
-    }
-
-    def __init__(
-        self,
-        hidden_size: int = 64,
-        *,
-        num_layers: int = 1,
-        bidirectional: bool = False,
-        input_shape: Sequence[int] | None = None,
-        sweep: str = "down",
-        hidden_layer_sizes: int | Sequence[int] = (),
-        dropout: float = 0.0,
-        pooling: str = "last",
-        forget_bias: float | str | None = "auto",
-        activation: str = "relu",
-        bias: bool | str = True,
-        gradient_clip_value: float | None = 1.0,
-        lr: float = 0.002,
-        max_epochs: int = 50,
-        batch_size: int | str = "auto",
-        optimizer: str | type[torch.optim.Optimizer] = "adam",
-        weight_decay: float = 0.0,
-        l1: float = 0.0,
-        l1_first: float = 0.0,
-        l2_first: float = 0.0,
-        input_noise: float = 0.0,
-        input_dropout: float = 0.0,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        patience: int = 10,
-        callbacks: Sequence[Any] | None = None,
-        warm_start: bool = False,
-        class_weight: Mapping[Any, float] | str | None = None,
-        device: str | torch.device = "auto",
-        dtype: Any = "auto",
-        random_state: int | np.random.RandomState | None = None,
-        verbose: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            lr=lr,
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            weight_decay=weight_decay,
-            l1=l1,
-            l1_first=l1_first,
-            l2_first=l2_first,
-            input_noise=input_noise,
-            input_dropout=input_dropout,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            callbacks=callbacks,
-            warm_start=warm_start,
-            class_weight=class_weight,
-            device=device,
-            dtype=dtype,
-            random_state=random_state,
-            verbose=verbose,
-            skorch_params=kwargs,
-        )
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.bidirectional = bidirectional
-        self.input_shape = input_shape
-        self.sweep = sweep
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.dropout = dropout
-        self.pooling = pooling
-        self.forget_bias = forget_bias
-        self.activation = activation
-        self.bias = bias
-        self.gradient_clip_value = gradient_clip_value
+    hidden_size: int = param(default=64, allowed=[COUNT], kw_only=False)
+    num_layers: int = param(default=1, allowed=[COUNT])
+    bidirectional: bool = param(default=False, allowed=["boolean"])
+    input_shape: Sequence[int] | None = param(default=None, allowed=["array-like", None])
+    sweep: str = param(default="down", allowed=[StrOptions(set(SWEEPS))])
+    pooling: str = param(default="last", allowed=[StrOptions(set(STATE_POOLINGS))])
+    forget_bias: float | str | None = param(
+        default="auto",
+        allowed=[Interval(Real, None, None, closed="neither"), StrOptions({"auto"}), None],
+    )
+    gradient_clip_value: float | None = param(default=1.0, allowed=[POSITIVE, None])
+    lr: float = param(default=0.002)
 
     def _own_callbacks(self) -> list[tuple[str, Any]]:
         callbacks = super()._own_callbacks()
@@ -178,7 +103,7 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR01
     def _find_input_shape(self, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
         return find_sequence_shape(self.input_shape, sample_shape, type(self).__name__)
 
-    def _network(self, n_outputs: int) -> Callable[[], nn.Module]:
+    def _architecture(self, n_outputs: int) -> functools.partial[nn.Sequential]:
         n_steps = self.input_shape_[1 if self.sweep in ("right", "left") else 0]
         forget_bias: Any = self.forget_bias
         if forget_bias == "auto":
@@ -193,10 +118,4 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR01
             sweep=self.sweep,
             pooling=self.pooling,
             forget_bias=forget_bias,
-            hidden_layer_sizes=check_sizes("hidden_layer_sizes", self.hidden_layer_sizes),
-            activation=self.activation,
-            bias=bool(self.bias),
-            dropout=self.dropout,
-            input_noise=self.input_noise,
-            input_dropout=self.input_dropout,
         )

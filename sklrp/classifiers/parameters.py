@@ -1,0 +1,194 @@
+"""Parameters of estimators, declared as fields of their classes.
+
+A class writes ``lr: float = param(default=0.003, allowed=[...])``, as a dataclass does, and says
+in its docstring what the parameter means. `ParameterFields`, a base of all classifiers, makes of
+the fields and docstrings of a class and its bases a constructor with its signature, the
+constraints that scikit-learn checks, and one docstring that lists every parameter. Editors and
+type checkers read the same signature from the fields, by `typing.dataclass_transform`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any, ClassVar, dataclass_transform
+
+from sklrp._checks import suggest
+from sklrp._sklearn import Interval
+
+# What many parameters may be.
+COUNT = Interval(Integral, 1, None, closed="left")
+POSITIVE = Interval(Real, 0, None, closed="neither")
+NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
+PROBABILITY = Interval(Real, 0, 1, closed="left")  # of dropping, so never 1
+
+_HEADING = re.compile(r"^(\w[\w ]*)\n-+\n", flags=re.MULTILINE)
+_ENTRY = re.compile(r"^(?=\S)", flags=re.MULTILINE)  # the line of an entry is not indented
+_LISTS = ("Parameters", "Attributes")  # sections that go on with the entries of the base class
+_PLACES = {"Parameters": 0, "Attributes": 1, "References": 3, "Examples": 4}  # others between
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a class says of one of its parameters, see `param`."""
+
+    default: Any
+    allowed: Sequence[Any] | None
+    kw_only: bool
+    may_change: bool | None
+    annotation: Any = inspect.Parameter.empty
+
+
+def param(
+    *,
+    default: Any,
+    allowed: Sequence[Any] | None = None,
+    kw_only: bool = True,
+    may_change: bool | None = None,
+) -> Any:
+    """Declare a parameter of an estimator, in the body of its class.
+
+    Parameters
+    ----------
+    default : object
+        The default value.
+    allowed : sequence or None, default=None
+        What the value may be, in the words of scikit-learn's parameter constraints. None
+        (default): as in the base class that declares the parameter.
+    kw_only : bool, default=True
+        Whether the parameter can be given by name only.
+    may_change : bool or None, default=None
+        Whether a training can go on after the value has changed. None (default): as in the base
+        class, else False.
+
+    Returns
+    -------
+    Field
+        The declaration; typed as Any, as the annotation beside it is the type of the value.
+    """
+    return Field(default, allowed, kw_only, may_change)
+
+
+@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(param,))
+class ParameterFields:
+    """Base of estimators whose parameters are declared by `param`.
+
+    The constructor takes the positional parameter first, then the fields of the class, then what
+    its bases declare. A field that a base has too changes that one's default, or whatever else it
+    names. A class with a method ``_keep_kwargs`` takes any other keyword, and hands it to this
+    method. A class that defines ``__init__`` keeps its own.
+    """
+
+    _fields: ClassVar[Mapping[str, Field]] = {}
+    _parameter_constraints: ClassVar[dict[str, list[Any]]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        declared = _take_fields(cls)
+        if declared:
+            inherited = cls._fields
+            new = {name: field for name, field in declared.items() if name not in inherited}
+            old = {name: _update(f, declared.get(name)) for name, f in inherited.items()}
+            fields = {**new, **old}
+            cls._fields = dict(sorted(fields.items(), key=lambda item: item[1].kw_only))
+            cls._parameter_constraints = {
+                name: list(field.allowed or ["no_validation"])
+                for name, field in cls._fields.items()
+            }
+            if "__init__" not in vars(cls):
+                cls.__init__ = _make_init(cls)  # type: ignore[method-assign]
+        if cls.__doc__ and hasattr(cls.__init__, "__signature__"):
+            cls.__doc__ = _complete_doc(cls)
+
+
+def _take_fields(cls: type) -> dict[str, Field]:
+    """Take the fields out of a class: its instances alone have the attributes."""
+    annotations = inspect.get_annotations(cls)
+    fields = {name: value for name, value in vars(cls).items() if isinstance(value, Field)}
+    for name in fields:
+        delattr(cls, name)
+    return {name: replace(f, annotation=annotations[name]) for name, f in fields.items()}
+
+
+def _update(old: Field, new: Field | None) -> Field:
+    """Return the field of a base, changed by what a class says of it."""
+    if new is None:
+        return old
+    return replace(
+        new,
+        allowed=old.allowed if new.allowed is None else new.allowed,
+        may_change=old.may_change if new.may_change is None else new.may_change,
+    )
+
+
+def _make_init(cls: type[ParameterFields]) -> Any:
+    """Return a constructor that stores the parameters and does no more, as scikit-learn asks."""
+    takes_more = hasattr(cls, "_keep_kwargs")
+    by_name, by_place = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter("self", by_place)]
+    parameters += [
+        inspect.Parameter(
+            name,
+            by_name if field.kw_only else by_place,
+            default=field.default,
+            annotation=field.annotation,
+        )
+        for name, field in cls._fields.items()
+    ]
+    if takes_more:
+        kind = inspect.Parameter.VAR_KEYWORD
+        parameters.append(inspect.Parameter("kwargs", kind, annotation="Any"))
+    signature = inspect.Signature(parameters, return_annotation="None")
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError as error:
+            unknown = next((name for name in kwargs if name not in cls._fields), "")
+            hint = suggest(unknown, cls._fields) or f" Name them: {', '.join(cls._fields)}."
+            raise TypeError(f"{type(self).__name__}: {error}.{hint}") from None
+        bound.apply_defaults()
+        for name in cls._fields:
+            setattr(self, name, bound.arguments[name])
+        if takes_more:
+            self._keep_kwargs(bound.arguments["kwargs"])
+
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    __init__.__qualname__ = f"{cls.__qualname__}.__init__"
+    __init__.__module__ = cls.__module__
+    return __init__
+
+
+def _complete_doc(cls: type[ParameterFields]) -> str:
+    """Return the docstring of a class, with the parameters and attributes of its base."""
+    intro, sections = _split_doc(cls)
+    base = next(base for base in cls.__mro__[1:] if "_fields" in vars(base))
+    inherited = _split_doc(base)[1]
+    for name in _LISTS:
+        own, other = (_split_list(part.get(name, "")) for part in (sections, inherited))
+        entries = {**own, **{key: entry for key, entry in other.items() if key not in own}}
+        if entries:
+            order = [key for key in cls._fields if key in entries]
+            order += [key for key in entries if key not in order]  # **kwargs, attributes
+            sections[name] = "\n".join(entries[key] for key in order)
+    if "Notes" in inherited:
+        sections.setdefault("Notes", inherited["Notes"])
+    parts = [intro.strip()]
+    for name in sorted(sections, key=lambda name: _PLACES.get(name, 2)):
+        parts.append(f"{name}\n{'-' * len(name)}\n{sections[name].strip()}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _split_doc(cls: type) -> tuple[str, dict[str, str]]:
+    """Return what comes before the sections of a docstring, and the sections by their names."""
+    intro, *rest = _HEADING.split(inspect.cleandoc(cls.__doc__ or ""))
+    return intro, dict(zip(rest[::2], rest[1::2], strict=True))
+
+
+def _split_list(section: str) -> dict[str, str]:
+    """Return the entries of a list of parameters or attributes, by name."""
+    entries = _ENTRY.split(section.strip())
+    return {entry.partition(" :")[0]: entry.rstrip() for entry in entries if entry}
