@@ -20,6 +20,7 @@ from sklrp.modules import EchoState, StatePooling
 from sklrp.propagation.handlers.norms import scale_and_shift
 from sklrp.propagation.nested import find_signals
 from sklrp.propagation.recording.recorder import Recorder
+from sklrp.propagation.recording.refusals import OTHER_WAY
 from sklrp.propagation.registry import HEADS, Entry, check_hooks, find_entry, find_head, runs_as
 from sklrp.propagation.sharing import channelwise
 from sklrp.propagation.tape import Record, Step, Tape
@@ -202,7 +203,7 @@ def _compile_recorded(
     ways = [[(r.step.name, r.step.handler) for r in tape.records] for tape in tapes]
     names = [[name for name, _ in recorder.constants] for recorder in recorders]
     if ways[0] != ways[1] or names[0] != names[1]:
-        raise TypeError(str(recorders[0].other_way()))
+        raise TypeError(OTHER_WAY)
     for (name, one), (_, other) in zip(*(r.constants for r in recorders), strict=True):
         if not _same(one, other):
             raise TypeError(

@@ -92,11 +92,11 @@ def make_twin(module: nn.Module, path: str, recorder: Any, memo: dict[int, Any])
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         if twin.training:
-            raise recorder.training_mode(path, twin)
+            raise recorder.refusals.training_mode(path, twin)
         if layer is not None and recorder.depends(args, kwargs):
-            with recorder.at(path, twin), DisableTorchFunction():
+            with recorder.refusals.at(path, twin), DisableTorchFunction():
                 return recorder.layer(path, layer, args, kwargs)
-        with recorder.at(path, twin):
+        with recorder.refusals.at(path, twin):
             return run(*args, **kwargs)
 
     state["forward"] = forward

@@ -1,0 +1,80 @@
+"""Where the samples are: on which axis of the network's tensors, and how handlers get them first.
+
+A handler of a layer takes the samples on the first axis, whatever axis the network has them on;
+a handler of a function takes the network's own layout. The tape writer moves the axis to and fro.
+While the network is probed, each value carries the number of its sample, and the axis of the
+samples in a function's output is read off from these numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sklrp.propagation.tape import Pull
+from sklrp.rules import Signal
+
+
+def number_samples(x: Tensor, axis: int, n_samples: int) -> Tensor | None:
+    """Return the sample of each value of ``x``; None if ``axis`` cannot be that of the samples.
+
+    The axis may be a multiple of the samples long, with the parts of a sample side by side.
+    """
+    if x.shape[axis] % n_samples:
+        return None
+    one = torch.arange(n_samples, device=x.device, dtype=torch.double)
+    one = one.repeat_interleave(x.shape[axis] // n_samples)
+    return one.reshape(-1, *(1,) * (x.dim() - axis - 1)).expand(x.shape).contiguous()
+
+
+def find_batch_axis(signal: Signal, n_samples: int) -> int | None:
+    """Return the axis along which the samples of a probed signal are in order; None if on none."""
+    samples = signal.samples
+    if samples is None:
+        return signal.axis
+    for axis, n in enumerate(samples.shape):
+        expected = number_samples(signal.x, axis, n_samples) if n else None
+        # Negative numbers are of constants, which belong to no sample.
+        if expected is not None and bool(((samples == expected) | (samples < 0)).all()):
+            return axis
+    return None
+
+
+def move_axis(signal: Signal, source: int, destination: int) -> Signal:
+    """Return a signal with an axis moved, where ``axis`` stays what it was."""
+    if source == destination:
+        return signal
+
+    def move(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.movedim(source, destination)
+
+    return replace(
+        signal,
+        x=signal.x.movedim(source, destination),
+        low=move(signal.low),
+        high=move(signal.high),
+        seen=move(signal.seen),
+    )
+
+
+def move_pull(pull: Pull, input_axes: tuple[int, ...], output_axes: tuple[int, ...]) -> Pull:
+    """Let a pull of a layer, with samples first, act in the network's own layout."""
+
+    def moved_pull(relevance: Any, kept: Any) -> Any:
+        passed = pull(_move_relevance(relevance, output_axes, to_front=True), kept)
+        return _move_relevance(passed, input_axes, to_front=False)
+
+    return moved_pull
+
+
+def _move_relevance(relevance: Any, axes: tuple[int, ...], to_front: bool) -> Any:
+    """Move the samples of relevance, which has the targets before all axes."""
+    parts = relevance if isinstance(relevance, tuple) else (relevance,)
+    moved = tuple(
+        r if r is None or not axis else r.movedim(*((axis + 1, 1) if to_front else (1, axis + 1)))
+        for r, axis in zip(parts, axes, strict=True)
+    )
+    return moved if len(moved) > 1 else moved[0]

@@ -1,0 +1,298 @@
+"""Writing the tape of a recorded run: running a handler, and noting it as a step.
+
+The recorder says what is to be run, as an :class:`Operation`; the writer gives its handler the
+signals of the arguments, records the step, and returns tensors to the network. While the network
+is probed it makes the steps; afterwards it follows the steps of the plan, and a network that takes
+another way is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sklrp.propagation.nested import find_signals, find_tensors, rebuild, swap_signals
+from sklrp.propagation.recording.batch_axes import (
+    find_batch_axis,
+    move_axis,
+    move_pull,
+    number_samples,
+)
+from sklrp.propagation.recording.memory import Memory, storage_of
+from sklrp.propagation.recording.nodes import Node, Nodes
+from sklrp.propagation.recording.refusals import Refusals
+from sklrp.propagation.registry import HANDLERS, NUMERIC, PASSING, Entry, find_head
+from sklrp.propagation.tape import Pull, Record, Step, Tape
+from sklrp.rules import Signal
+
+# What stands for a batch normalisation that is folded into its neighbour.
+_IDENTITY = HANDLERS[nn.Identity].handler
+
+MakeStep = Callable[[str, Any, Entry], Step]
+
+
+class Operation(NamedTuple):
+    """A layer or a torch function that is to become a step."""
+
+    name: str
+    layer: Any
+    entry: Entry
+    is_layer: bool = True  # its handler takes the samples first; a function's, as they lie
+
+    @property
+    def takes_packed(self) -> bool:
+        """Whether it takes packed sequences: recurrent layers alone do."""
+        return self.is_layer and self.entry.kind == "recurrent"
+
+
+class TapeWriter:
+    """The steps of one run, and the network's tensors between them.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network.
+    n_samples : int
+        The number of samples of the chunk.
+    refusals : Refusals
+        The words of what is refused.
+    steps : sequence of Step or None
+        The steps of the plan, which the run must follow; None while the network is probed.
+    make_step : callable or None
+        While probing, what makes a step from its name, its layer and its entry.
+
+    Attributes
+    ----------
+    nodes : Nodes
+        The tensors that depend on the input.
+    memory : Memory
+        What is known of the memory of tensors.
+    owners : dict
+        The storages of the network's parameters mapped to their names.
+    constants : list of (str, Tensor)
+        The constants that steps refer to, while probing, with the names of the steps.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        n_samples: int,
+        refusals: Refusals,
+        steps: Sequence[Step] | None,
+        make_step: MakeStep | None,
+    ) -> None:
+        self.n_samples = n_samples
+        self.refusals = refusals
+        self.steps = steps
+        self.make_step = make_step
+        self.nodes = Nodes()
+        self.memory = Memory()
+        self.owners = {storage_of(p): name for name, p in network.named_parameters()}
+        self.constants: list[tuple[str, Tensor]] = []
+        self._records: list[Record] = []
+        self._starts: list[int] = []
+        self._before_heads: dict[int, Node] = {}
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether there is no plan yet."""
+        return self.steps is None
+
+    def start(self, signal: Signal) -> Tensor:
+        """Return the tensor that the network gets for an input."""
+        tensor = signal.x.detach()
+        if self.is_probing:
+            signal = replace(signal, samples=self._number("X", tensor, 0))
+        node = self.nodes.add(tensor, signal, tensor.is_floating_point())
+        self._starts.append(node.number)
+        return tensor
+
+    def apply(self, operation: Operation, args: Any, kwargs: Any = None) -> Any:
+        """Run a handler on the signals of the arguments, and record it as a step."""
+        nodes: list[Node] = []
+        args = [self._to_signals(operation, v, nodes) for v in args]
+        kwargs = {k: self._to_signals(operation, v, nodes) for k, v in (kwargs or {}).items()}
+        name, layer, entry, is_layer = operation
+        step = self._next_step(name, layer, entry)
+        try:
+            handler = _IDENTITY if step.merged else entry.handler
+            outputs, pull = handler(step, *args, **kwargs)
+        except (RuntimeError, IndexError) as error:
+            shapes = [tuple(node.signal.x.shape) for node in nodes]
+            kind = str(layer) if isinstance(layer, nn.Module) else "a function"
+            raise ValueError(
+                f"X does not fit {name!r} ({kind}), which got shapes {shapes}: {error}"
+            ) from error
+        except TypeError as error:
+            # Handlers of layers refuse in whole sentences, handlers of functions say why.
+            refusal = self.refusals.because(str(error)) if is_layer else None
+            raise refusal or self.refusals.unsupported(_function_of(name), str(error)) from error
+        return self._record(step, pull, nodes, outputs, is_layer)
+
+    def note(self, name: str, value: Any) -> None:
+        """Remember a constant, while probing: it must not depend on the input.
+
+        Parameters do not. Others may have been computed from the input outside torch; the plan
+        compares them between two probes.
+        """
+        if self.is_probing:
+            for tensor in find_tensors(value):
+                if storage_of(tensor) not in self.owners:
+                    self.constants.append((name, tensor.detach().clone()))
+
+    def finish(self, output: Tensor) -> Tape:
+        """Return the tape, and let go of all tensors."""
+        node = self.nodes.get(output)
+        if node is None or node.signal.x.dtype == torch.bool:
+            raise ValueError(
+                "The network's output does not depend on its input in any way that relevance can "
+                "follow; there is nothing to explain."
+            )
+        if self.steps is not None and len(self._records) != len(self.steps):
+            raise TypeError(str(self.refusals.other_way()))
+        before, head = self._before_head(node)
+        x = before.signal.x
+        n_axes = (0, 1, 2) if self.n_samples == 1 else (1, 2)  # one sample may be squeezed
+        if node.signal.axis or node.signal.x.dim() not in n_axes or x.numel() % self.n_samples:
+            raise ValueError(
+                "The network must return scores of shape (n_samples, n_outputs), got "
+                f"{tuple(output.shape)} for {self.n_samples} samples; pool or flatten its output."
+            )
+        scores = x.reshape(self.n_samples, -1)
+        records, self._records = self._records, []
+        # Forward's closures know the writer and the writer knows the tensors: break the circle.
+        self.nodes.clear()
+        self._before_heads.clear()
+        return Tape(
+            records, tuple(self._starts), before.number, x.shape, scores, head, self.nodes.largest
+        )
+
+    def _before_head(self, node: Node) -> tuple[Node, str | None]:
+        """Return what enters a softmax or sigmoid at the end, and what is stepped over."""
+        makers = {record.outputs[0]: record for record in self._records}
+        record = makers.get(node.number)
+        while record is not None and record.step.handler in PASSING:
+            record = makers.get(record.inputs[0])
+        head = None if record is None else find_head(record.step.layer)
+        if record is None or head is None:
+            return node, None
+        before = self._before_heads[record.inputs[0]]
+        same = before.signal.axis == 0 and before.signal.x.numel() == node.signal.x.numel()
+        return (before, head) if same else (node, None)
+
+    def _to_signals(self, operation: Operation, value: Any, nodes: list[Node]) -> Any:
+        """Return nested arguments with signals in place of tensors, whose nodes are collected."""
+        if isinstance(value, Tensor):
+            node = self.nodes.get(value)
+            if node is None:
+                self.note(operation.name, value)
+                self.memory.use(value)
+                return value.detach()
+            if node.is_packed and not operation.takes_packed:
+                raise self.refusals.unsupported(
+                    operation.name, "of a packed sequence; unpack it before"
+                )
+            nodes.append(node)
+            return self._with_samples_first(operation, node.signal)
+        if isinstance(value, tuple | list):
+            return rebuild(value, (self._to_signals(operation, v, nodes) for v in value))
+        if isinstance(value, dict):
+            return {k: self._to_signals(operation, v, nodes) for k, v in value.items()}
+        if isinstance(value, int | float) and operation.entry.handler in NUMERIC:
+            self.note(operation.name, torch.tensor(float(value)))
+        return value
+
+    def _with_samples_first(self, operation: Operation, signal: Signal) -> Signal:
+        """Return a signal with the samples on the first axis, as handlers of layers take it."""
+        name, layer, entry, is_layer = operation
+        if not is_layer:
+            return signal
+        if isinstance(layer, nn.Linear) and signal.axis == signal.x.dim() - 1:
+            raise self.refusals.unsupported(name, "it acts along the axis of the samples")
+        signal = replace(signal, samples=None)
+        if signal.axis and not entry.any_axis and entry.kind != "recurrent":
+            raise self.refusals.unsupported(
+                name, "the samples are not on the first axis; permute its input"
+            )
+        return move_axis(signal, signal.axis, 0)
+
+    def _next_step(self, name: str, layer: Any, entry: Entry) -> Step:
+        """Return a new step while probing, else the plan's next one, which must be the same."""
+        if self.steps is None:
+            assert self.make_step is not None
+            return self.make_step(name, layer, entry)
+        position = len(self._records)
+        if position >= len(self.steps):
+            raise self.refusals.other_way()
+        step = self.steps[position]
+        if step.name != name or step.handler is not entry.handler:
+            raise self.refusals.other_way()
+        if step.layer is None:  # a function, which is not sent to another process
+            step.layer = layer
+        return step
+
+    def _record(
+        self, step: Step, pull: Pull, nodes: list[Node], outputs: Any, is_layer: bool
+    ) -> Any:
+        """Record a step that was run, and return its outputs as the network is to see them."""
+        signals = find_signals(outputs)
+        input_axes = tuple(node.signal.axis for node in nodes)
+        if self.is_probing:
+            step.axes = self._output_axes(step.name, signals, input_axes, is_layer)
+        active = is_layer or any(node.active for node in nodes)
+        numbers, tensors = [], {}
+        for signal, axis in zip(signals, step.axes, strict=True):
+            tensor, node = self._hand_out(step.name, signal, axis, is_layer, active)
+            tensors[id(signal)] = tensor
+            numbers.append(node.number)
+        if is_layer and (any(input_axes) or any(step.axes)):
+            pull = move_pull(pull, input_axes, step.axes)
+        if find_head(step.layer) is not None:
+            self._before_heads[nodes[0].number] = nodes[0]
+        inputs = tuple(node.number for node in nodes)
+        kept_axis = 0 if is_layer else step.axes[0]
+        self._records.append(Record(step, pull, inputs, tuple(numbers), input_axes, kept_axis))
+        result = swap_signals(outputs, lambda signal: tensors[id(signal)])
+        # x.max(1) returns a named tuple, whose .values forward may ask for.
+        named = getattr(torch.return_types, _function_of(step.name), None)
+        return named(result) if named is not None and isinstance(result, tuple) else result
+
+    def _output_axes(
+        self, name: str, signals: list[Signal], input_axes: tuple[int, ...], is_layer: bool
+    ) -> tuple[int, ...]:
+        """Return where the network is to have the samples in the outputs of a probed step."""
+        if is_layer:  # its handler says so, else where they are in the input
+            moved = input_axes[0] if len(signals) == 1 and len(set(input_axes)) == 1 else 0
+            return tuple(signal.axis or moved for signal in signals)
+        axes = [find_batch_axis(signal, self.n_samples) for signal in signals]
+        if None in axes:
+            raise self.refusals.unsupported(name, "it mixes or reorders samples")
+        return tuple(axis for axis in axes if axis is not None)
+
+    def _hand_out(
+        self, name: str, signal: Signal, axis: int, is_layer: bool, active: bool
+    ) -> tuple[Tensor, Node]:
+        """Return the network's own tensor of an output, and its node."""
+        out = replace(signal, axis=axis)
+        if is_layer:
+            out = move_axis(out, 0, axis)
+        if self.is_probing and (is_layer or out.samples is not None):
+            out = replace(out, samples=self._number(name, out.x, axis))
+        tensor = out.x.detach()
+        return tensor, self.nodes.add(tensor, out, active)
+
+    def _number(self, name: str, x: Tensor, axis: int) -> Tensor:
+        """Return the sample of each value, of which the axis of the samples must hold as many."""
+        samples = number_samples(x, axis, self.n_samples)
+        if samples is None:
+            raise self.refusals.unsupported(name, "its output has no axis of the samples")
+        return samples
+
+
+def _function_of(name: str) -> str:
+    """Return the name of the function at the end of a path."""
+    return name.rpartition(".")[2]
