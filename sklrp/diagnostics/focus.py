@@ -1,8 +1,10 @@
-"""How a parameter of an estimator steers where its relevance lies."""
+"""How a parameter of an estimator steers where its relevance lies: `focus_curve`.
+
+It trains clones; the other diagnostics are about a model that is fitted.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
@@ -12,27 +14,28 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone, is_classifier
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
-from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, indexable
 from sklearn.utils.parallel import Parallel, delayed
+from torch import nn
 from tqdm.std import tqdm
 
 from sklrp._checks import check_mask, import_optional, suggest
+from sklrp._frame import frame_of
+from sklrp._models import Model, unwrap
 from sklrp._sklearn import (
-    HasMethods,
     Interval,
     InvalidParameterError,
     StrOptions,
     check_method_params,
     check_own_params,
     has_constraints,
-    num_samples,
     safe_indexing,
     validate_params,
 )
 from sklrp.composites import check_rule
 from sklrp.diagnostics.profiles import axis_profiles
 from sklrp.metrics.maps import relevance_mass
+from sklrp.propagation import explain
 
 
 class FocusCurve(Bunch):  # numpydoc ignore=PR02
@@ -69,6 +72,8 @@ class FocusCurve(Bunch):  # numpydoc ignore=PR02
         position, see `axis_profiles`.
     input_profiles : tuple of ndarray of shape (n_positions,)
         The same for the input's absolute values, mean over values and folds.
+    axis_names : tuple of str
+        What these axes are, such as ``("latitude", "longitude")``.
     """
 
     def __repr__(self) -> str:
@@ -118,7 +123,7 @@ class FocusCurve(Bunch):  # numpydoc ignore=PR02
 
 @validate_params(
     {
-        "estimator": [HasMethods(["fit"])],
+        "estimator": "no_validation",
         "param_name": [str],
         "part": [StrOptions({"positive", "absolute", "signed"})],
         "epsilon": [Interval(Real, 0, None, closed="left")],
@@ -150,6 +155,7 @@ def focus_curve(
     params: dict[str, Any] | None = None,
     n_jobs: int | None = None,
     progress: bool = False,
+    grid: Any = None,
 ) -> FocusCurve:
     """Show what a parameter does to the score and to the place of the relevance.
 
@@ -162,9 +168,9 @@ def focus_curve(
 
     Parameters
     ----------
-    estimator : estimator
-        A classifier with ``explain``, or a pipeline whose last step is one. Only clones of it are
-        trained. Of a pipeline, the maps are of what enters the last step.
+    estimator : estimator, skorch net, Pipeline or search
+        What `sklrp.explain` takes and can be trained; it may be fitted or not, as only clones of
+        it are trained. Of a pipeline, the maps are of what enters the last step.
     param_name : str
         The parameter, of a pipeline ``"<step>__<parameter>"``.
     param_range : iterable
@@ -172,14 +178,16 @@ def focus_curve(
     X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
         The samples.
     y : array-like of shape (n_samples,)
-        Their class labels.
-    mask : array-like of bool or None, default=None
-        True where relevance belongs: of the shape of a map, or of all of them, for a mask of each
-        sample. None records profiles only.
+        Their class labels, or the values of a regression.
+    mask : DataArray, array-like of bool or None, default=None
+        True where relevance belongs: of the shape of a map, or of a field, such as
+        `sklrp.geo.box_mask` returns, also where rows of its cells enter the network; or of all of
+        them, for a mask of each sample. None (default): profiles only.
     part : {"absolute", "positive", "signed"}, default="absolute"
         Which relevance counts for the share on the mask, see `sklrp.metrics.relevance_mass`.
-    target : None or label, default=None
-        The class explained: None the predicted class of each sample.
+    target : None, label or int, default=None
+        What is explained: a label, or the index of an output. None (default): the predicted class
+        of each sample, or the only output.
     rule : str, Rule or Composite, default="auto"
         How relevance is passed on, see `sklrp.check_rule`.
     epsilon : float, default=1e-6
@@ -200,6 +208,8 @@ def focus_curve(
         Number of joblib's workers, over values and folds; None is one.
     progress : bool, default=False
         Whether to show a progress bar.
+    grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
+        Where the cells of fields are. None (default): what the estimator or X says.
 
     Returns
     -------
@@ -214,7 +224,8 @@ def focus_curve(
         is malformed, or the rule is unknown; before anything is trained. If the maps have another
         shape for each value, so that they have no common profile.
     TypeError
-        If the estimator does not explain, before anything is trained.
+        If there is no network in the estimator, or none that can be trained; before anything is
+        trained.
 
     See Also
     --------
@@ -235,8 +246,8 @@ def focus_curve(
     candidates = [_set_param(estimator, param_name, value) for value in values]
     check_rule(rule)
     X, y, groups = indexable(X, y, groups)
-    _check_target(target, y)
-    masks = None if mask is None else _check_mask(mask, X, estimator)
+    _check_label(target, y, estimator)
+    masks = None if mask is None else _take_mask(mask, candidates[0], X, y, grid)
     folds = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y, groups))
     scorer = check_scoring(estimator, scoring=scoring)
     explain_params = {
@@ -248,7 +259,7 @@ def focus_curve(
 
     jobs = Parallel(n_jobs=n_jobs, return_as="generator")(
         delayed(_grade)(
-            clone(candidate), X, y, fold, scorer, params or {}, masks, part, explain_params
+            clone(candidate), X, y, fold, scorer, params or {}, mask, grid, part, explain_params
         )
         for candidate in candidates
         for fold in folds
@@ -256,10 +267,9 @@ def focus_curve(
     total = len(candidates) * len(folds)
     grades = list(tqdm(jobs, total=total, unit="fit", desc="focus_curve", disable=not progress))
     curve = _collect(grades, param_name, values, masks)
-    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
     score = "accuracy" if scoring is None and is_classifier(estimator) else "score"
     return FocusCurve(
-        estimator_name=type(last).__name__,
+        estimator_name=unwrap(estimator, fitted=False).name,
         score_name=scoring if isinstance(scoring, str) else score,
         **curve,
     )
@@ -272,7 +282,8 @@ def _grade(
     fold: tuple[NDArray, NDArray],
     scorer: Any,
     params: dict[str, Any],
-    masks: NDArray[np.bool_] | None,
+    mask: Any,
+    grid: Any,
     part: str,
     explain_params: dict[str, Any],
 ) -> Bunch:
@@ -281,23 +292,24 @@ def _grade(
     X_train, y_train = safe_indexing(X, train), safe_indexing(y, train)
     X_test, y_test = safe_indexing(X, test), safe_indexing(y, test)
     estimator.fit(X_train, y_train, **check_method_params(X, params, indices=train))
-    network, entering = estimator, X_test
-    if isinstance(estimator, Pipeline):
-        network = estimator[-1]
-        entering = estimator[:-1].transform(X_test) if len(estimator) > 1 else X_test
+    model = unwrap(estimator)
+    entering = model.enter(X_test)
+    frame = frame_of(model, X_test, entering, grid=grid)
     samples = np.asarray(entering, dtype=np.float64)
-    maps = np.asarray(network.explain(entering, **explain_params))
+    maps = np.asarray(explain(model.network, entering, **explain_params))
     grade = Bunch(
         test_score=scorer(estimator, X_test, y_test),
         train_score=scorer(estimator, X_train, y_train),
         mass=np.nan,
         input_mass=np.nan,
+        axis_names=frame.axis_names,
     )
-    if masks is not None:
-        mask = masks[0] if len(masks) == 1 else masks[test]
-        grade.mass = relevance_mass(maps, mask, part=part).mean()
-        grade.input_mass = relevance_mass(samples, mask, part="absolute").mean()
-    shape = (len(maps), *_find_axes(maps.shape[1:], network))
+    if mask is not None:
+        taken = frame.take_mask(mask)
+        taken = taken[test] if taken.ndim == maps.ndim else taken
+        grade.mass = relevance_mass(maps, taken, part=part).mean()
+        grade.input_mass = relevance_mass(samples, taken, part="absolute").mean()
+    shape = (len(maps), *frame.axes)
     grade.profiles = axis_profiles(maps.reshape(shape))
     grade.input_profiles = axis_profiles(samples.reshape(shape))
     return grade
@@ -337,19 +349,9 @@ def _collect(
         "mass": None if masks is None else stack("mass"),
         "mass_chance": chance,
         "profiles": tuple(stack_profiles("profiles")),
+        "axis_names": grades[0].axis_names,
         "input_profiles": tuple(a.mean(axis=(0, 1)) for a in stack_profiles("input_profiles")),
     }
-
-
-def _find_axes(shape: tuple[int, ...], network: Any) -> tuple[int, ...]:
-    """Return the lengths of a map's axes, those of length one left out.
-
-    Rows are laid out as the network takes them.
-    """
-    input_shape = tuple(getattr(network, "input_shape_", shape))
-    if len(shape) == 1 and math.prod(input_shape) == shape[0]:
-        shape = input_shape
-    return tuple(n for n in shape if n > 1) or (1,)
 
 
 def _list_values(param_range: Any) -> list[Any]:
@@ -364,13 +366,12 @@ def _list_values(param_range: Any) -> list[Any]:
 
 def _set_param(estimator: Any, name: str, value: Any) -> Any:
     """Return a clone with another value of the parameter, after all its parameters are checked."""
-    candidate = clone(estimator)
-    steps = [step for _, step in candidate.steps] if isinstance(candidate, Pipeline) else []
-    if not hasattr(steps[-1] if steps else candidate, "explain"):
+    if isinstance(unwrap(estimator, fitted=False).network, nn.Module):
         raise TypeError(
-            f"{type(steps[-1] if steps else candidate).__name__} does not explain: pass a "
-            "classifier with explain, such as sklrp.MLPClassifier, or a pipeline that ends in one."
+            f"focus_curve trains clones, but {type(estimator).__name__} has no fit: wrap the "
+            "module in a skorch net."
         )
+    candidate = clone(estimator)
     known = candidate.get_params()
     try:
         candidate.set_params(**{name: value})
@@ -380,7 +381,9 @@ def _set_param(estimator: Any, name: str, value: Any) -> Any:
         owner = type(candidate).__name__
         hint = suggest(name, known, n=3, inline=True) or f"; use one of {sorted(known)}."
         raise ValueError(f"param_name={name!r} is no parameter of {owner}{hint}") from error
-    for part in [candidate, *steps]:
+    model = unwrap(candidate, fitted=False)
+    before = [] if model.before is None else [step for _, step in model.before.steps]
+    for part in [candidate, *before, model.network]:
         if has_constraints(part):
             try:
                 check_own_params(part)
@@ -389,9 +392,9 @@ def _set_param(estimator: Any, name: str, value: Any) -> Any:
     return candidate
 
 
-def _check_target(target: Any, y: Any) -> None:
-    """Raise an error unless the target is None or a class."""
-    if target is None:
+def _check_label(target: Any, y: Any, estimator: Any) -> None:
+    """Raise an error unless the target is None, a class or, of a regression, an output."""
+    if target is None or not is_classifier(estimator):
         return
     classes = np.unique(y).tolist()
     if np.ndim(target) or target not in classes:
@@ -401,14 +404,19 @@ def _check_target(target: Any, y: Any) -> None:
         )
 
 
-def _check_mask(mask: Any, X: Any, estimator: Any) -> NDArray[np.bool_]:
-    """Return the mask as rows of features, one row or one per sample."""
-    maps_shape = np.shape(X)
-    mask = np.asarray(mask)
-    changes_shape = isinstance(estimator, Pipeline) and len(estimator) > 1
-    if changes_shape and mask.size not in (math.prod(maps_shape), math.prod(maps_shape[1:])):
-        maps_shape = (num_samples(X), *mask.shape)  # known when the first map is
-    masks = check_mask(mask, maps_shape)
+def _take_mask(mask: Any, candidate: Any, X: Any, y: Any, grid: Any) -> NDArray[np.bool_]:
+    """Return the mask of what enters the network, before any network is trained.
+
+    Of a pipeline the steps before the network are fitted for that, which takes little time.
+    """
+    model = unwrap(candidate, fitted=False)
+    entering = X
+    if model.before is not None:
+        before = clone(model.before)
+        entering = before.fit_transform(X, y)
+        model = Model(before, model.network)
+    taken = frame_of(model, X, entering, grid=grid).take_mask(mask)
+    masks = check_mask(taken, np.shape(entering))
     if masks.all():
         raise ValueError(
             "mask marks every cell, so that all relevance lies on it: mark those where relevance "

@@ -1,4 +1,7 @@
-"""The picture of a focus curve."""
+"""The picture of a focus curve: score, share on the mask and profiles over a parameter.
+
+Users make it from an estimator, or from what `focus_curve` found.
+"""
 
 from __future__ import annotations
 
@@ -74,8 +77,8 @@ class FocusCurveDisplay:
 
         Parameters
         ----------
-        estimator : estimator
-            A classifier with ``explain``, or a pipeline whose last step is one.
+        estimator : estimator, skorch net, Pipeline or search
+            What `sklrp.diagnostics.focus_curve` takes.
         param_name : str
             The parameter.
         param_range : iterable
@@ -259,8 +262,7 @@ class FocusCurveDisplay:
         labels = ["input", *(_write(value) for value in curve.param_range)]
         panel.set_xticks(range(len(labels)), labels)
         panel.set_xlabel(f"the input, and the maps for each {curve.param_name}")
-        position = ("row", "column")[axis] if len(curve.profiles) == 2 else "position"
-        panel.set_ylabel(f"{position} (axis {axis} of a sample)")
+        panel.set_ylabel(f"{curve.axis_names[axis]} (axis {axis} of a sample)")
         said = f"\n{n_beyond} of {shares.size} values beyond are clipped" if n_beyond else ""
         panel.figure.colorbar(
             self.image_,
