@@ -1,151 +1,17 @@
-"""Drawing of fields: cells, coordinates in degrees, outlines; and the limits of colours."""
+"""Drawing of fields: cells, coordinates in degrees, outlines and contours of the input.
+
+What `picture` and `RelevanceDisplay` draw fields with.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from sklrp.geo import GridVectorizer
-from sklrp.geo.coordinates import find_coordinate, find_sample_dim, is_dataset, is_field
-from sklrp.geo.relevance_fields import TARGET
+from numpy.typing import NDArray
 
 MISSING = "0.72"  # the grey of land and missing cells
-
-
-def check_coordinate(values: ArrayLike | None, name: str, n_cells: int) -> NDArray | None:
-    """Return the centres of cells, in order; longitudes in one turn, wherever it begins."""
-    if values is None:
-        return None
-    centres = np.asarray(values, dtype=np.float64)
-    if centres.shape != (n_cells,):
-        raise ValueError(
-            f"{name} must hold the centres of {n_cells} cells, got the shape {centres.shape}."
-        )
-    if not np.isfinite(centres).all():
-        raise ValueError(f"{name} has NaN or infinite values: cells need a place.")
-    if name == "lon":
-        centres = np.unwrap(centres, period=360)
-        centres -= 360 * np.floor((centres.min() + 180) / 360)  # the first is in [-180, 180)
-    elif np.abs(centres).max() > 90:
-        raise ValueError(f"lat must be within -90 and 90, got up to {np.abs(centres).max():g}.")
-    steps = np.diff(centres)
-    if not ((steps > 0).all() or (steps < 0).all()):
-        order = "go eastward or westward" if name == "lon" else "rise or fall"
-        box = "; those of a box across the date line by lon % 360" if name == "lon" else ""
-        raise ValueError(
-            f"{name} must {order} from cell to cell, got {np.asarray(values)}: sort the "
-            f"cells{box}."
-        )
-    return centres
-
-
-def find_degrees(field: Any) -> tuple[Any, Any, Any]:
-    """Return the values of an xarray field, latitude and longitude last, and both coordinates."""
-    if not is_field(field):
-        return field, None, None
-    if TARGET in field.dims[1:]:
-        raise ValueError(
-            f"relevance has the dimension {TARGET!r}, a map of every class for each sample: draw "
-            f"one class at a time, relevance.sel({TARGET}=...)."
-        )
-    try:
-        lat, lon = (find_coordinate(field, kind) for kind in ("latitude", "longitude"))
-    except ValueError:  # a sequence or a table, or it is open which they are
-        return field, None, None
-    others = [dim for dim in field.dims if dim not in (lat, lon)]
-    if len(others) > 1:
-        with contextlib.suppress(ValueError):  # of its first dimension, as in an array
-            samples = find_sample_dim(field, None)
-            others = [samples, *(dim for dim in others if dim != samples)]
-    values = field.transpose(*others, lat, lon).values
-    return (
-        values if others else values[np.newaxis],
-        field.coords[lat].values,
-        field.coords[lon].values,
-    )
-
-
-def take_places(field: Any, grid: tuple[Any, Any], name: str) -> Any:
-    """Return the values of a field, in the order of the axes of a grid with the same places."""
-    values, *its_grid = find_degrees(field)
-    check_places(its_grid, grid, name)
-    return values
-
-
-def check_places(its_grid: Sequence[Any], grid: tuple[Any, Any], name: str) -> None:
-    """Raise an error if a field has other places than a grid, where both are known."""
-    if its_grid[0] is None:
-        return
-    for kind, its, known in zip(("latitudes", "longitudes"), its_grid, grid, strict=True):
-        if known is not None and not (
-            len(its) == len(known) and np.allclose(its, known, rtol=0, atol=1e-3)
-        ):
-            raise ValueError(
-                f"{name} has other {kind} than relevance, {its[:3]}... and {known[:3]}..., and "
-                f"would be drawn in the wrong places: {name}.reindex_like(relevance)."
-            )
-
-
-def take_mask(mask: Any, grid: tuple[Any, Any], name: str) -> Any:
-    """Return a mask of cells, in the order of the axes of a grid with the same places."""
-    values = take_places(mask, grid, name)
-    return values[0] if is_field(mask) and mask.ndim == 2 and values.ndim == 3 else values
-
-
-def find_vectorizer(estimator: Any) -> GridVectorizer | None:
-    """Return the vectorizer among the steps of a pipeline or of a search, if there is one."""
-    steps = getattr(getattr(estimator, "best_estimator_", estimator), "steps", [])
-    return next((step for _, step in steps if isinstance(step, GridVectorizer)), None)
-
-
-def find_grid(estimator: Any, X: Any) -> tuple[Any, Any, Any]:
-    """Return latitudes, longitudes and land that the samples or a vectorizer know, else None."""
-    vectorizer = find_vectorizer(estimator)
-    land: Any = None
-    if vectorizer is not None and np.ndim(vectorizer.mask_) in (2, 3):
-        X = vectorizer.mask_
-        land = ~np.asarray(X)
-        land = land.all(axis=0) if land.ndim == 3 else land  # valid in no variable
-    if not is_field(X) or is_dataset(X):
-        return None, None, land
-    try:
-        names = tuple(find_coordinate(X, kind) for kind in ("latitude", "longitude"))
-    except ValueError:  # it has not both
-        return None, None, land
-    if X.dims[-2:] != names:
-        return None, None, land
-    return X.coords[names[0]].values, X.coords[names[1]].values, land
-
-
-def unfold(estimator: Any, values: NDArray) -> NDArray:
-    """Return rows of the valid cells of several variables as fields with channels first."""
-    vectorizer = find_vectorizer(estimator)
-    if vectorizer is None or vectorizer.layout == "grid" or np.ndim(vectorizer.mask_) != 3:
-        return values
-    mask = np.asarray(vectorizer.mask_)
-    full = np.full((len(values), *mask.shape), np.nan)
-    full[:, mask] = values
-    return full
-
-
-def is_composite(maps: Any) -> bool:
-    """Tell whether data is what `sklrp.geo.composites` returns."""
-    return is_dataset(maps) and {"mean", "std", "count"} <= set(maps.data_vars)
-
-
-def name_classes(maps: Any) -> tuple[Any, list[Any] | None, list[int] | None]:
-    """Return maps and, where they are composites, the class and the number behind each."""
-    counts = None
-    if is_composite(maps):
-        maps, counts = maps["mean"], maps["count"].values.tolist()
-    if not is_field(maps) or not maps.dims or maps.dims[0] != TARGET or TARGET not in maps.coords:
-        return maps, None, None
-    return maps, maps[TARGET].values.tolist(), counts
 
 
 def cell_edges(centres: NDArray) -> NDArray:

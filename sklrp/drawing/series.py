@@ -1,4 +1,7 @@
-"""Drawing of signals over their relevance, and of features as bars: what `picture` draws with."""
+"""Drawing of signals over their relevance, and of features as bars.
+
+What `picture` draws sequences and tables with.
+"""
 
 from __future__ import annotations
 

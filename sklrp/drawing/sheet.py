@@ -1,4 +1,7 @@
-"""Panels on a sheet: their axes, which of them share limits, colour bars that say so."""
+"""Panels on a sheet: their axes, which of them share limits, colour bars that say so.
+
+`RelevanceDisplay` lays out its panels here.
+"""
 
 from __future__ import annotations
 
