@@ -1,4 +1,4 @@
-"""Settings of the whole test session."""
+"""Settings of the whole test session, and the fixture that undoes registrations."""
 
 import os
 
@@ -8,8 +8,20 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["SCIPY_ARRAY_API"] = "1"  # else scikit-learn skips its checks of array-API input
 
 import hypothesis
+import pytest
 import torch
+
+from sklrp.propagation.registry import HANDLERS
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("sklrp", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("sklrp")
+
+
+@pytest.fixture
+def handlers_restored():
+    """Take away the handlers that the test registers."""
+    known = dict(HANDLERS)
+    yield
+    HANDLERS.clear()
+    HANDLERS.update(known)

@@ -20,7 +20,6 @@ from sklrp.composites import Composite
 from sklrp.modules import StatePooling
 from sklrp.propagation import explain, register
 from sklrp.propagation.recording.as_layers import LAYERS
-from sklrp.propagation.registry import HANDLERS
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
 from tests.helpers.comparing import assert_close, assert_same_to_rounding
 from tests.helpers.parameters import randomised
@@ -874,6 +873,7 @@ class Stretch(nn.Module):
         return torch.sinh(x)
 
 
+@pytest.mark.usefixtures("handlers_restored")
 def test_a_handler_can_be_registered():
     model, X = mlp(nn.Tanh()), samples(4)
     stretched = nn.Sequential(*model, Stretch())
@@ -882,10 +882,7 @@ def test_a_handler_can_be_registered():
     register(Stretch)(
         lambda step, signal: (signal.apply(step.layer.forward), lambda relevance, kept: relevance)
     )
-    try:
-        relevance, details = explain(stretched, X, target=1, return_details=True)
-    finally:
-        HANDLERS.pop(Stretch)
+    relevance, details = explain(stretched, X, target=1, return_details=True)
     score = np.sinh(explain(model, X, target=1, return_details=True)[1].score)
     np.testing.assert_allclose(details.score, score, rtol=1e-12)
     assert relevance.shape == X.shape
@@ -960,6 +957,7 @@ def test_box_bounds_pass_through_a_batch_norm_that_stays_alone(scale):
 @pytest.mark.parametrize(
     "layer", [nn.GELU(), nn.SiLU(), nn.Mish(), nn.Hardswish(), nn.PReLU(init=-0.3), nn.Tanh()]
 )
+@pytest.mark.usefixtures("handlers_restored")
 def test_bounds_of_deeper_boxes_follow_from_those_of_the_input(layer):
     """z-box without bounds on a hidden layer: no value leaves the box that it is given."""
     torch.manual_seed(0)
@@ -980,11 +978,8 @@ def test_bounds_of_deeper_boxes_follow_from_those_of_the_input(layer):
     dense = [nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 12), Watch(), layer, Watch()]
     lstm = [nn.Unflatten(1, (6, 2)), nn.LSTM(2, 4, batch_first=True), StatePooling("mean")]
     net = nn.Sequential(*conv, *dense, *lstm, Watch(), nn.Linear(4, 2))
-    try:
-        rule = Composite([("first", ZBox(-1.0, 2.0), "first"), ("rest", ZBox(), "all")])
-        relevance, details = explain(net.double().eval(), X, rule=rule, return_details=True)
-    finally:
-        HANDLERS.pop(Watch)
+    rule = Composite([("first", ZBox(-1.0, 2.0), "first"), ("rest", ZBox(), "all")])
+    relevance, details = explain(net.double().eval(), X, rule=rule, return_details=True)
     assert len(boxes) == 5
     assert all(boxes.values())
     kept = sum(layer.epsilon + layer.initial_state for layer in details.layers)

@@ -14,7 +14,6 @@ from torch import nn
 import sklrp
 from sklrp import explain
 from sklrp.cli import main
-from sklrp.propagation.registry import HANDLERS
 
 PACKAGE = Path(sklrp.__file__).parent
 README = Path(__file__).parents[1] / "README.md"
@@ -68,25 +67,22 @@ def test_pages_are_found():
     assert {"networks.md", "adding_a_layer.md", "adding_a_rule.md"} < set(PAGES)
 
 
+@pytest.mark.usefixtures("handlers_restored")
 @pytest.mark.parametrize("page", PAGES)
 def test_code_of_pages_runs_and_prints_what_they_say(page, tmp_path, monkeypatch, capsys):
     """Blocks of Python and of the command line run; one without a language was printed."""
     monkeypatch.chdir(tmp_path)
-    namespace, known = {"__name__": page}, dict(HANDLERS)
-    try:
-        for language, block in blocks_of(page):
-            if language == "python":
-                exec(compile(block, page, "exec"), namespace)
-            elif language == "bash" and block.startswith("python -m sklrp"):
-                for line in block.replace("\\\n", "").splitlines():
-                    run_command(line)
-            elif not language:
-                assert capsys.readouterr().out == block
-        if page == "adding_a_layer.md":
-            check_added_layers(namespace)
-    finally:
-        HANDLERS.clear()
-        HANDLERS.update(known)
+    namespace = {"__name__": page}
+    for language, block in blocks_of(page):
+        if language == "python":
+            exec(compile(block, page, "exec"), namespace)
+        elif language == "bash" and block.startswith("python -m sklrp"):
+            for line in block.replace("\\\n", "").splitlines():
+                run_command(line)
+        elif not language:
+            assert capsys.readouterr().out == block
+    if page == "adding_a_layer.md":
+        check_added_layers(namespace)
 
 
 def test_reference_lists_all_that_is_public_once():
