@@ -223,24 +223,22 @@ def unwrap(model: Any, *, fitted: bool = True) -> Model:
         If it must be fitted and is not.
     """
     steps: list[tuple[str, Any]] = []
-    network, is_frozen = model, False
-    while True:
-        if isinstance(network, FrozenEstimator):
-            network, is_frozen = network.estimator, True
-        elif isinstance(network, Pipeline):
-            if not network.steps or network.steps[-1][1] in (None, "passthrough"):
+    network, path, is_frozen = model, "model", False
+    while (inside := _one_deeper(network)) is not None:
+        if isinstance(network, Pipeline):
+            if inside[0] is None or isinstance(inside[0], str):
                 raise TypeError(
                     "model is a Pipeline that does not end in a network: its last step is "
-                    f"{network.steps[-1][1] if network.steps else None!r}."
+                    f"{inside[0]!r}."
                 )
             steps += network.steps[:-1]
-            network = network.steps[-1][1]
-        elif _is_search(network):
-            network = _found_by(network) if fitted else _searched_over(network)
-        else:
-            break
+        elif isinstance(network, FrozenEstimator):
+            is_frozen = True
+        elif fitted:
+            _check_search(network)
+        network, path = inside[0], path + inside[1]
     if not _is_network(network):
-        raise TypeError(_say_no_network(model, network))
+        raise TypeError(_say_no_network(model, network, path))
     if fitted and not isinstance(network, nn.Module):
         if hasattr(network, "explain"):
             check_is_fitted(network)
@@ -250,6 +248,18 @@ def unwrap(model: Any, *, fitted: bool = True) -> Model:
             )
     named = [(f"{i}-{name}", step) for i, (name, step) in enumerate(steps)]
     return Model(Pipeline(named) if named else None, network, is_frozen)
+
+
+def holds_network(model: Any) -> bool:
+    """Tell whether a model is a network or holds one: `unwrap` opens it, or says where it is."""
+    try:
+        unwrap(model, fitted=False)
+    except TypeError:
+        last = model
+        while (inside := _one_deeper(last)) is not None:
+            last = inside[0]
+        return _network_inside(last) is not None
+    return True
 
 
 def without_wrapper(module: nn.Module) -> nn.Module:
@@ -309,29 +319,21 @@ def _is_search(model: Any) -> bool:
     return hasattr(model, "best_estimator_") or all(hasattr(model, name) for name in parameters)
 
 
-def _found_by(search: Any) -> Any:
-    """Return the best estimator of a fitted search."""
-    best = getattr(search, "best_estimator_", None)
-    if best is None:
-        if hasattr(search, "cv_results_"):
-            raise TypeError(
-                f"{type(search).__name__} was fitted with refit=False and holds no network: fit "
-                "it with refit=True, or fit an estimator with best_params_."
-            )
-        raise NotFittedError(f"This {type(search).__name__} is not fitted yet; call fit.")
-    return best
+def _check_search(search: Any) -> None:
+    """Raise an error unless a search holds the estimator that it has found."""
+    if hasattr(search, "best_estimator_"):
+        return
+    if hasattr(search, "cv_results_"):
+        raise TypeError(
+            f"{type(search).__name__} was fitted with refit=False and holds no network: fit "
+            "it with refit=True, or fit an estimator with best_params_."
+        )
+    raise NotFittedError(f"This {type(search).__name__} is not fitted yet; call fit.")
 
 
-def _searched_over(search: Any) -> Any:
-    return getattr(search, "best_estimator_", search.estimator)
-
-
-def _say_no_network(model: Any, network: Any) -> str:
+def _say_no_network(model: Any, network: Any, path: str) -> str:
     """Say what a model must be, and by which line a network in it is reached."""
     kind = type(network).__name__
-    path = "model"
-    if network is not model:
-        path = _path_to(model, network)
     inside = _network_inside(network)
     if inside is not None:
         return (
@@ -353,19 +355,16 @@ def _say_no_network(model: Any, network: Any) -> str:
     return f"model must be {wanted}, got {what}."
 
 
-def _path_to(model: Any, network: Any) -> str:
-    """Return the expression that reaches the last estimator of nested pipelines and searches."""
-    path = "model"
-    while model is not network:
-        if isinstance(model, FrozenEstimator):
-            model, path = model.estimator, f"{path}.estimator"
-        elif isinstance(model, Pipeline):
-            model, path = model.steps[-1][1], f"{path}[-1]"
-        elif hasattr(model, "best_estimator_"):
-            model, path = model.best_estimator_, f"{path}.best_estimator_"
-        else:
-            model, path = model.estimator, f"{path}.estimator"
-    return path
+def _one_deeper(model: Any) -> tuple[Any, str] | None:
+    """Return what a pipeline, search or frozen estimator ends in, and how it is reached."""
+    if isinstance(model, FrozenEstimator):
+        return model.estimator, ".estimator"
+    if isinstance(model, Pipeline):
+        return (model.steps[-1][1] if model.steps else None), "[-1]"
+    if _is_search(model):
+        where = "best_estimator_" if hasattr(model, "best_estimator_") else "estimator"
+        return getattr(model, where), f".{where}"
+    return None
 
 
 def _network_inside(model: Any) -> str | None:
