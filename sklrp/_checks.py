@@ -202,15 +202,19 @@ def make_rng(random_state: int | np.random.RandomState | None) -> np.random.Gene
     return np.random.default_rng(random_state)
 
 
-def as_samples(X: Any) -> NDArray:
-    """Return samples as an array, in their own floating dtype or else in float64."""
+def as_samples(X: Any, *, integers: bool = False) -> NDArray:
+    """Return samples as an array, in their own floating dtype or else in float64.
+
+    With `integers`, integers stay what they are, such as the indices of words.
+    """
     samples = np.asarray(X)
     if samples.ndim < 2 or samples.size == 0:
         raise ValueError(
             "X must be an array of shape (n_samples, ...) with at least one value per sample, got "
             f"the shape {samples.shape}; of a single sample, pass X[np.newaxis]."
         )
-    return samples if samples.dtype.kind == "f" else samples.astype(np.float64)
+    stays = samples.dtype.kind == "f" or (integers and samples.dtype.kind in "iu")
+    return samples if stays else samples.astype(np.float64)
 
 
 def like(X: Any, samples: NDArray) -> Any:

@@ -39,6 +39,7 @@ from sklrp.metrics import (
     relevance_rank,
     sparseness,
 )
+from sklrp.metrics.catalogue import METRICS, show_metrics
 from sklrp.metrics.similarity import compare_maps
 
 PARTS = {
@@ -46,17 +47,7 @@ PARTS = {
     "absolute": abs,
     "signed": lambda r: r,
 }
-ALL_METRICS = [
-    "class_sensitivity",
-    "conservation_error",
-    "faithfulness_correlation",
-    "max_sensitivity",
-    "pixel_flipping",
-    "randomization_similarity",
-    "relevance_mass",
-    "relevance_rank",
-    "sparseness",
-]
+ALL_METRICS = sorted(METRICS)
 
 
 def random_maps(shape, seed=0):
@@ -668,7 +659,7 @@ def test_bad_input_of_flipping(linear, squares):
         curve(lambda X: X, X, X)
     with pytest.raises(TypeError, match="LinearClassifier has no predict_proba"):
         curve(linear, X, X, response="predict_proba")
-    with pytest.raises(ValueError, match="'estimator' parameter"):
+    with pytest.raises(TypeError, match="StandardScaler does not explain itself"):
         curve(StandardScaler(), X, X)
     with pytest.raises(ValueError, match="reference must be"):
         pixel_flipping_score(linear, X, X, reference="zero")
@@ -989,12 +980,9 @@ def test_bad_input_of_explaining(mlp, linear, squares):
         class_sensitivity(single, X)
     with pytest.raises(TypeError, match="LinearClassifier has no network to randomise"):
         randomization_similarity(linear, X)
-    with pytest.raises(
-        TypeError, match=r"LinearNet has no method explain: pass explain=sklrp\.exp"
-    ):
-        randomization_similarity(LinearNet(), X)
-    with pytest.raises(ValueError, match="target=None needs an estimator with predict"):
-        randomization_similarity(LinearNet(), X, explain=sklrp.explain)
+    for metric in (class_sensitivity, randomization_similarity):
+        with pytest.raises(TypeError, match=r"model must be .* got function"):
+            metric(lambda X: X, X)
     with pytest.raises(ValueError, match="no layer with parameters"):
         randomization_similarity(nn.ReLU(), X, target=0, explain=sklrp.explain)
     with pytest.raises(ValueError, match="'order' parameter"):
@@ -1340,6 +1328,9 @@ def test_a_sample_does_not_depend_on_the_others(mlp, squares):
 
 
 def test_every_metric_says_what_is_better_and_where_it_is_from():
+    assert show_metrics() in metrics.__doc__
+    listed = {metric.function.__name__ for metric in METRICS.values()}
+    assert set(metrics.__all__) == {*listed, "make_relevance_scorer", "pixel_flipping_curve"}
     for name in set(metrics.__all__) - {"make_relevance_scorer"}:
         text = getattr(metrics, name).__doc__
         assert "References\n" in text, name
@@ -1350,6 +1341,9 @@ def test_every_metric_says_what_is_better_and_where_it_is_from():
             "higher is spars",
         )
         assert any(b in text.lower() for b in better) or name == "pixel_flipping_curve", name
+    for metric in METRICS.values():  # the table and the docstrings say the same
+        way = {"near 0": "closer to 0"}.get(metric.better, metric.better)
+        assert f"{way} is " in metric.function.__doc__.lower(), metric
 
 
 # Another implementation: Quantus, where it is installed

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from sklrp._models import unwrap
+from sklrp.metrics import make_relevance_scorer
+from sklrp.metrics.catalogue import METRICS
 from sklrp.propagation import explain
-from tests.helpers.models import MODELS, REFUSED, SINGLE, make
+from tests.helpers.models import MODELS, REFUSED, SINGLE, make, refused
 
 
 @pytest.mark.parametrize("name", [*MODELS, *SINGLE])
@@ -32,14 +34,14 @@ def test_the_network_of_every_kind_of_model(name):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_model(name):
-    build, error, message = REFUSED[name]
+    _, error, message = REFUSED[name]
     with pytest.raises(error, match=message):
-        unwrap(build())
+        unwrap(refused(name))
 
 
 def test_the_line_that_reaches_a_network_reaches_it():
     for name in ("voting", "bagging", "calibrated", "calibrated in a pipeline", "tuned threshold"):
-        model = REFUSED[name][0]()
+        model = refused(name)
         with pytest.raises(TypeError, match="pass one network") as caught:
             unwrap(model)
         line = str(caught.value).rpartition("pass one network, ")[2].rstrip(".")
@@ -57,3 +59,84 @@ def test_a_module_keeps_its_mode():
     kind = make("module in training mode")
     unwrap(kind.model).outputs(kind.X)
     assert kind.model.training
+
+
+# Few draws, as many models are graded. Cosines, as the ranks of nearly equal values are others in
+# single precision.
+COSINE = {"similarity": "cosine", "random_state": 0}
+SETTINGS = {
+    "class_sensitivity": COSINE,
+    "faithfulness_correlation": {"n_subsets": 5, "random_state": 0},
+    "max_sensitivity": {"n_draws": 2, "random_state": 0},
+    "pixel_flipping": {"steps": 3, "random_state": 0},
+    "randomization_similarity": COSINE,
+    "relevance_mass": {"mask": [1, 1, 0, 0]},
+    "relevance_rank": {"mask": [1, 1, 0, 0]},
+}
+OF_MODELS = [name for name, metric in METRICS.items() if "model" in metric.takes]
+
+
+def grade(name, model, X, **params):
+    """Return the values of a metric that takes a model, and its maps where it takes them too."""
+    metric = METRICS[name]
+    if metric.takes == "model and maps":
+        params["relevance"] = explain(unwrap(model).network, unwrap(model).enter(X))
+    values = metric.function(model, X, **SETTINGS[name], **params)
+    return values if metric.entry is None else values[metric.entry]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_metrics_of_every_kind_of_model(name):
+    kind = make(name)
+    network, entered = kind.network, kind.entered.astype(np.float64)
+    for metric in OF_MODELS:
+        for target, index in ((None, None), (kind.labels[1], 1)):
+            found = grade(metric, kind.model, kind.X, target=target)
+            expected = grade(metric, network, entered, target=index)
+            np.testing.assert_allclose(found, expected, atol=1e-3, err_msg=metric)
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_metrics_of_a_single_output(name):
+    kind = make(name)
+    for metric in OF_MODELS:
+        if metric == "class_sensitivity":
+            with pytest.raises(ValueError, match="has a single output: there is no other"):
+                grade(metric, kind.model, kind.X)
+        else:
+            found = grade(metric, kind.model, kind.X)
+            expected = grade(metric, kind.network, kind.entered)
+            np.testing.assert_allclose(found, expected, atol=1e-3, err_msg=metric)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_metrics_and_scorers_refuse_what_is_no_model(name):
+    model, X = refused(name), make("estimator").X
+    _, error, message = REFUSED[name]
+    for metric in OF_MODELS:
+        kwargs = {"relevance": X} if METRICS[metric].takes == "model and maps" else {}
+        if not kwargs or "another estimator" not in name:  # whose scores are enough
+            with pytest.raises(error, match=message):
+                METRICS[metric].function(model, X, **kwargs)
+    for metric in METRICS:
+        with pytest.raises(error, match=message):
+            make_relevance_scorer(metric, **SETTINGS.get(metric, {}))(model, X)
+
+
+@pytest.mark.parametrize("name", [*MODELS, *SINGLE])
+def test_scorers_grade_every_kind_of_model(name):
+    kind = make(name)
+    network, entered = kind.network, kind.entered.astype(np.float64)
+    for metric in METRICS:
+        if metric != "class_sensitivity" or kind.labels is not None:
+            scorer = make_relevance_scorer(metric, **SETTINGS.get(metric, {}))
+            expected = scorer(network, entered)
+            assert scorer(kind.model, kind.X) == pytest.approx(expected, abs=1e-3), metric
+
+
+def test_names_of_features_travel_into_a_network():
+    kind = make("pipeline of tables")
+    for metric in OF_MODELS:  # a network that was fitted on a table warns where names are lost
+        grade(metric, kind.model, kind.X)
+    with pytest.raises(ValueError, match="feature names"):
+        grade("max_sensitivity", kind.model, kind.X.rename(columns={"sst": "ice"}))

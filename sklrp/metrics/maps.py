@@ -1,4 +1,7 @@
-"""Metrics of the maps alone: conservation, relevance on a mask, sparseness."""
+"""Metrics of maps alone: conservation, relevance on a mask, sparseness.
+
+They take arrays and know of no network; scorers and the diagnostics call them.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import check_maps, check_mask, check_weights
 from sklrp._sklearn import StrOptions, validate_params
+from sklrp.metrics.catalogue import metric
+
+__all__ = ["conservation_error", "relevance_mass", "relevance_rank", "sparseness"]
 
 _PARTS = {"part": [StrOptions({"positive", "absolute", "signed"})]}
 
 
+@metric("maps and score", "lower", "does the relevance sum to the explained score?")
 @validate_params(
     {"relevance": ["array-like"], "score": ["array-like"], "relative": ["boolean"]},
     prefer_skip_nested_validation=True,
@@ -76,6 +83,7 @@ def conservation_error(
     return np.divide(error, size, out=unbounded, where=size > 0)
 
 
+@metric("maps", "higher", "how much relevance lies on a known mask?")
 @validate_params(
     {
         "relevance": ["array-like"],
@@ -154,6 +162,7 @@ def relevance_mass(
     return np.divide(mass, total, out=np.zeros(len(maps)), where=total > 0)
 
 
+@metric("maps", "higher", "do the most relevant features lie on it?")
 @validate_params(
     {"relevance": ["array-like"], "mask": ["array-like"], **_PARTS},
     prefer_skip_nested_validation=True,
@@ -216,6 +225,7 @@ def relevance_rank(
     return hits / size
 
 
+@metric("maps", "higher", "how few features hold the relevance?")
 @validate_params({"relevance": ["array-like"]}, prefer_skip_nested_validation=True)
 def sparseness(relevance: ArrayLike) -> NDArray[np.float64]:
     r"""Return the Gini index of each map: how few features hold the relevance.

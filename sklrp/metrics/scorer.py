@@ -1,50 +1,28 @@
-"""Metrics as scorers of scikit-learn: choose a rule by the quality of its maps."""
+"""Metrics as scorers of scikit-learn: choose a rule by the quality of its maps.
+
+Searches and cross-validation call a scorer with a fitted model and the samples of a fold; it
+explains them, calls the metric and turns the sign so that greater is better.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from sklearn import get_config
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
-from sklearn.utils import Bunch
 from sklearn.utils.metadata_routing import MetadataRequest
+from sklearn.utils.validation import check_is_fitted
 
 from sklrp._checks import suggest
-from sklrp.metrics.flipping import (
-    faithfulness_correlation,
-    pixel_flipping_curve,
-    pixel_flipping_score,
-)
-from sklrp.metrics.maps import conservation_error, relevance_mass, relevance_rank, sparseness
-from sklrp.metrics.sensitivity import (
-    class_sensitivity,
-    max_sensitivity,
-    randomization_similarity,
-)
+from sklrp._frame import frame_of
+from sklrp._models import unwrap
+from sklrp.metrics.catalogue import METRICS, Metric
+from sklrp.metrics.subject import Subject, explain_by
 
-
-class _Metric(NamedTuple):
-    """How a metric is called, and whether its higher values are the better ones."""
-
-    function: Callable[..., Any]
-    inputs: str  # "maps", "maps and score", "network and maps" or "network"
-    sign: int
-
-
-_METRICS = {
-    "class_sensitivity": _Metric(class_sensitivity, "network", -1),
-    "conservation_error": _Metric(conservation_error, "maps and score", -1),
-    "faithfulness_correlation": _Metric(faithfulness_correlation, "network and maps", 1),
-    "max_sensitivity": _Metric(max_sensitivity, "network", -1),
-    "pixel_flipping": _Metric(pixel_flipping_score, "network and maps", 1),
-    "randomization_similarity": _Metric(randomization_similarity, "network", -1),
-    "relevance_mass": _Metric(relevance_mass, "maps", 1),
-    "relevance_rank": _Metric(relevance_rank, "maps", 1),
-    "sparseness": _Metric(sparseness, "maps", 1),
-}
 _GIVEN = {"X", "estimator", "explain", "orders", "relevance", "score"}  # by the scorer
 _EXPLAIN_PARAMS = ("rule", "epsilon", "contrast")  # of a scorer for a classifier
 _TRANSFORMER_PARAMS = (*_EXPLAIN_PARAMS, "target", "batch_size", "n_jobs")
@@ -56,26 +34,25 @@ def make_relevance_scorer(
     """Make a scikit-learn scorer that grades the relevance maps of an estimator.
 
     Use it as ``scoring`` of :class:`~sklearn.model_selection.GridSearchCV` or
-    :func:`~sklearn.model_selection.cross_validate`, on a :class:`~sklrp.RelevanceTransformer`, on
-    a classifier with ``explain``, or on a pipeline with either of them. The maps are explained by
-    the transformer's own ``rule``, ``epsilon``, ``contrast`` and ``target``, before ``aggregate``
-    and ``normalize``. Greater is always better: metrics of which less is better are negated.
+    :func:`~sklearn.model_selection.cross_validate`. It grades a
+    :class:`~sklrp.RelevanceTransformer`, alone or in a pipeline, and every model that
+    :func:`sklrp.explain` takes. The maps are explained by the transformer's own ``rule``,
+    ``epsilon``, ``contrast`` and ``target``, before ``aggregate`` and ``normalize``. Greater is
+    always better: metrics of which less is better are negated.
 
     Parameters
     ----------
     metric : str or callable
-        ``"class_sensitivity"``, ``"conservation_error"``, ``"faithfulness_correlation"``,
-        ``"max_sensitivity"``, ``"pixel_flipping"``, ``"randomization_similarity"`` (mean
-        absolute similarity over the layers), ``"relevance_mass"``, ``"relevance_rank"`` or
-        ``"sparseness"``; one of these functions; or a function ``metric(relevance, **kwargs)`` of
-        the maps of all samples that returns one number or one per sample.
+        A function of :mod:`sklrp.metrics` or its name, such as ``"relevance_mass"``; or a function
+        ``metric(relevance, **kwargs)`` of the maps of all samples that returns one number or one
+        per sample. ``"randomization_similarity"`` is the mean absolute similarity over the layers.
     greater_is_better : bool or None, default=None
-        Whether higher values of the metric are better; None what is known of a metric of this
-        module, and True for others.
+        Whether higher values of the metric are better. None (default): as the table of
+        :mod:`sklrp.metrics` says, and True for a function of your own.
     **kwargs : dict
-        Parameters of the metric, such as ``steps`` or a ``mask`` for all samples; ``target``, the
-        class explained; and, to grade a classifier, which has no such parameters of its own,
-        ``rule``, ``epsilon`` and ``contrast``.
+        Parameters of the metric, such as ``steps`` or a ``mask`` for all samples, which may be of
+        a field's cells, latitude by longitude; ``target``, the class explained; and ``rule``,
+        ``epsilon`` and ``contrast`` to grade a model that is no transformer with its own.
 
     Returns
     -------
@@ -134,7 +111,7 @@ class RelevanceScorer:
         self.greater_is_better = greater_is_better
         self.kwargs = dict(kwargs)
         self._metric = _find_metric(metric)
-        self._known = _name_parameters(self._metric.function)
+        self._known = _name_parameters(self._metric)
         self._check_names(self.kwargs)
         self._requests: dict[str, bool | str | None] = {}
         if self._takes_mask() and "mask" not in self.kwargs:
@@ -145,9 +122,9 @@ class RelevanceScorer:
 
         Parameters
         ----------
-        estimator : estimator
-            A fitted `RelevanceTransformer`, classifier with ``explain``, or pipeline or search
-            with one of them.
+        estimator : model
+            A fitted `RelevanceTransformer`, alone or in a pipeline or search; or any model that
+            `sklrp.explain` takes.
         X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
             The samples.
         y : ignored
@@ -165,7 +142,7 @@ class RelevanceScorer:
         ValueError
             If a parameter is missing, is given twice or is invalid.
         TypeError
-            If nothing in the estimator explains.
+            If there is no network in the model, or several of them.
         """
         twice = sorted(set(metadata) & set(self.kwargs))
         if twice:
@@ -182,7 +159,16 @@ class RelevanceScorer:
                 "enable_metadata_routing=True), scorer.set_score_request(mask=True) and "
                 "cross_validate(..., params={'mask': masks}) or search.fit(X, y, mask=masks)."
             )
-        network, X, settings = _find_network(estimator, X)
+        settings: dict[str, Any] = {}
+        found = _find_transformer(estimator)
+        if found is not None:
+            transformer, steps = found
+            check_is_fitted(transformer)
+            for step in steps:
+                X = step.transform(X)
+            params = transformer.get_params(deep=False)
+            settings = {name: params[name] for name in _TRANSFORMER_PARAMS if name in params}
+            estimator = transformer.estimator_
         for name in (*_EXPLAIN_PARAMS, "target"):
             if name in kwargs and name in settings:
                 raise ValueError(
@@ -197,11 +183,12 @@ class RelevanceScorer:
                 "target='all' makes a map of every class, but a scorer grades one map per sample: "
                 "set target=None, for the predicted class, or a label."
             )
-        labels = network.predict(X) if target is None else target
-        values = self._grade(network, X, labels, settings, kwargs)
+        subject = Subject(unwrap(estimator), X)
+        values = self._grade(subject, target, settings, kwargs)
         better = self.greater_is_better
-        sign = self._metric.sign if better is None else 2 * bool(better) - 1
-        return float(sign * np.mean(values))
+        if better is None:
+            better = self._metric.better == "higher"
+        return float(np.mean(values) if better else -np.mean(values))
 
     def set_score_request(self, **requests: bool | str | None) -> RelevanceScorer:
         """Ask for metadata, such as a mask for each sample: ``set_score_request(mask=True)``.
@@ -268,25 +255,33 @@ class RelevanceScorer:
 
     def _grade(
         self,
-        network: Any,
-        X: Any,
-        labels: Any,
+        subject: Subject,
+        target: Any,
         settings: dict[str, Any],
         kwargs: dict[str, Any],
     ) -> Any:
         """Return the values of the metric."""
-        function, inputs = self._metric.function, self._metric.inputs
-        if inputs == "network":
-            values = function(network, X, target=labels, **kwargs, **settings)
-            # The same map with another sign has survived the randomisation just as well.
-            return np.abs(values.similarity) if isinstance(values, Bunch) else values
-        if inputs == "maps and score":
-            maps, details = network.explain(X, target=labels, return_details=True, **settings)
-            return function(maps, details["score"], **kwargs)
-        maps = network.explain(X, target=labels, **settings)
-        if inputs == "maps":
-            return function(maps, **kwargs)
-        return function(network, X, maps, target=labels, **kwargs)
+        metric, network = self._metric, subject.network
+        X, labels = subject.given(subject.samples), subject.choose(target)
+        if "mask" in kwargs:
+            frame = frame_of(subject.model, subject.X, X[:1])
+            kwargs = {**kwargs, "mask": frame.take_mask(kwargs["mask"])}
+        if metric.takes == "model":
+            values = metric.function(network, X, target=labels, **kwargs, **settings)
+        elif metric.takes == "maps and score":
+            settings = {**settings, "target": labels, "return_details": True}
+            maps, details = explain_by(network)(X, **settings)
+            values = metric.function(maps, details["score"], **kwargs)
+        else:
+            maps = subject.maps(subject.samples, labels, settings)
+            if metric.takes == "maps":
+                values = metric.function(maps, **kwargs)
+            else:
+                values = metric.function(network, X, maps, target=labels, **kwargs)
+        if metric.entry is not None:
+            values = values[metric.entry]
+        # A map that only changes its sign has survived just as well.
+        return np.abs(values) if metric.better == "near 0" else values
 
     @property
     def _name(self) -> str:
@@ -307,55 +302,49 @@ class RelevanceScorer:
                 )
 
 
-def _find_metric(metric: Any) -> _Metric:
+def _find_metric(metric: Any) -> Metric:
     """Return a metric given by its name, the name of its function, or a function."""
-    named = {**_METRICS, **{m.function.__name__: m for m in _METRICS.values()}}
+    named = {**METRICS, **{m.function.__name__: m for m in METRICS.values()}}
     if isinstance(metric, str) and metric in named:
         return named[metric]
     if callable(metric):
-        known = [m for m in _METRICS.values() if m.function is metric]
-        return known[0] if known else _Metric(metric, "maps", 1)
+        known = [m for m in METRICS.values() if m.function is metric]
+        return known[0] if known else Metric(metric, "maps", "higher", "")
     hint = suggest(metric, named) if isinstance(metric, str) else ""
     raise ValueError(
-        f"metric must be one of {sorted(_METRICS)} or a function of maps, got {metric!r}.{hint}"
+        f"metric must be one of {sorted(METRICS)} or a function of maps, got {metric!r}.{hint}"
     )
 
 
-def _name_parameters(function: Callable[..., Any]) -> set[str] | None:
-    """Return what may be set of a metric of this module; None, anything, of other functions."""
-    if all(function is not metric.function for metric in _METRICS.values()):
+def _name_parameters(metric: Metric) -> set[str] | None:
+    """Return what may be set of a metric of this package; None, anything, of other functions."""
+    if metric not in METRICS.values():
         return None
-    functions = [function]
-    if function is pixel_flipping_score:
-        functions.append(pixel_flipping_curve)
     names = {
         name
-        for one in functions
-        for name, parameter in inspect.signature(one).parameters.items()
+        for function in (metric.function, *metric.more)
+        for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is not parameter.VAR_KEYWORD
     }
     return (names | {*_EXPLAIN_PARAMS, "target"}) - _GIVEN
 
 
-def _find_network(estimator: Any, X: Any) -> tuple[Any, Any, dict[str, Any]]:
-    """Return the network that explains, its input, and the settings of a transformer around it."""
-    estimator = getattr(estimator, "best_estimator_", estimator)
-    if isinstance(estimator, Pipeline):
-        for _, step in estimator.steps:
-            if any(hasattr(e, "explain") for e in (step, getattr(step, "estimator_", None))):
-                return _find_network(step, X)
-            if step not in (None, "passthrough") and hasattr(step, "transform"):
-                X = step.transform(X)
-    if hasattr(estimator, "explain"):
-        return estimator, X, {}
-    network = getattr(estimator, "estimator_", None)
-    if not hasattr(network, "explain"):
-        raise TypeError(
-            f"{type(estimator).__name__} does not explain: a relevance scorer grades a fitted "
-            "RelevanceTransformer, a classifier with explain, or a pipeline with one of them."
-        )
-    params = estimator.get_params(deep=False)
-    return network, X, {n: params[n] for n in _TRANSFORMER_PARAMS if n in params}
+def _find_transformer(model: Any) -> tuple[Any, list[Any]] | None:
+    """Return the transformer in a model that makes relevance, and the steps before it."""
+    if isinstance(model, FrozenEstimator):
+        return _find_transformer(model.estimator)
+    if hasattr(model, "best_estimator_"):
+        return _find_transformer(model.best_estimator_)
+    if isinstance(model, Pipeline):
+        steps = [step for _, step in model.steps if step not in (None, "passthrough")]
+        for i, step in enumerate(steps):
+            found = _find_transformer(step)
+            if found is not None:
+                return found[0], [*steps[:i], *found[1]]
+        return None
+    # Of all that transforms, relevance alone is propagated by a rule.
+    makes_relevance = all(hasattr(model, name) for name in ("estimator", "rule", "transform"))
+    return (model, []) if makes_relevance and not isinstance(model, type) else None
 
 
 def _shorten(value: Any) -> str:

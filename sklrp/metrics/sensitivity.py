@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
@@ -14,17 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 from torch import nn
 
-from sklrp._checks import (
-    as_samples,
-    check_maps,
-    choose_batch_size,
-    encode_labels,
-    like,
-    make_rng,
-)
-from sklrp._sklearn import HasMethods, Interval, StrOptions, validate_params
+from sklrp._checks import choose_batch_size, encode_labels, make_rng
+from sklrp._models import unwrap
+from sklrp._sklearn import Interval, StrOptions, validate_params
+from sklrp.metrics.catalogue import metric
 from sklrp.metrics.randomise import list_layers, randomise
 from sklrp.metrics.similarity import SIMILARITIES, Similarity, compare_maps
+from sklrp.metrics.subject import Subject
+
+__all__ = ["class_sensitivity", "max_sensitivity", "randomization_similarity"]
 
 _COMPARISON: dict[str, list[Any] | str] = {
     "X": "no_validation",
@@ -35,9 +32,10 @@ _COMPARISON: dict[str, list[Any] | str] = {
 }
 
 
+@metric("model", "lower", "how far does a map move with its sample?")
 @validate_params(
     {
-        "estimator": [HasMethods("explain"), callable],
+        "estimator": "no_validation",
         "X": "no_validation",
         "target": "no_validation",
         "radius": [Interval(Real, 0, None, closed="neither")],
@@ -68,13 +66,16 @@ def max_sensitivity(
 
     Parameters
     ----------
-    estimator : estimator or callable
-        A fitted classifier with ``explain`` and ``predict``, or a function that returns the maps
-        of samples; it is called with ``target``, if given, and the explain parameters.
+    estimator : model or callable
+        Any model that `sklrp.explain` takes: an estimator of this package, a skorch net, a torch
+        module, or a pipeline, search or FrozenEstimator with one of them inside. Or a
+        function that returns the maps of samples; it is called with ``target``, if given, and the
+        parameters of ``explain``.
     X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
-        The samples.
+        The samples, as the model takes them. Maps are of what enters the network.
     target : None, label or array-like of shape (n_samples,), default=None
-        The class explained: None the predicted class of each sample.
+        The class explained. None (default): the predicted class of each sample, or the only
+        output.
     radius : float, default=0.1
         The largest change of a feature, in units of X.
     n_draws : int, default=10
@@ -111,10 +112,15 @@ def max_sensitivity(
     >>> print(max_sensitivity(lambda X: np.ones_like(X), X, random_state=0))
     [0. 0.]
     """
-    samples = as_samples(X)
-    rng = make_rng(random_state)
-    explain, target = _fix_target(estimator, X, target)
-    maps = _explain(explain, X, target, explain_params)
+    subject = Subject(estimator, X)
+    samples, rng = subject.samples, make_rng(random_state)
+    if samples.dtype.kind in "iu":
+        raise ValueError(
+            "X holds integers that the network looks up, and these cannot be moved a little: use "
+            "another metric, or explain what comes behind the embedding."
+        )
+    target = subject.choose(target)
+    maps = subject.maps(samples, target, explain_params)
     maps = maps.reshape(len(maps), -1)
     largest = np.zeros(len(samples))
     n_rows = max(1, choose_batch_size(samples[0].size) // n_draws)
@@ -123,10 +129,9 @@ def max_sensitivity(
         block = samples[rows]
         noise = rng.uniform(-radius, radius, size=(len(block), n_draws, *samples.shape[1:]))
         moved = (block[:, None] + noise).astype(samples.dtype, copy=False)
-        moved = like(X, moved.reshape(-1, *samples.shape[1:]))
+        moved = moved.reshape(-1, *samples.shape[1:])
         targets = None if target is None else np.repeat(target[rows], n_draws)
-        others = _explain(explain, moved, targets, explain_params)
-        others = others.reshape(len(block), n_draws, -1)
+        others = subject.maps(moved, targets, explain_params).reshape(len(block), n_draws, -1)
         distance = np.linalg.norm(others - maps[rows, None], axis=2)
         largest[rows] = distance.max(axis=1)
     if not relative:
@@ -135,10 +140,11 @@ def max_sensitivity(
     return np.divide(largest, size, out=np.where(largest == 0, 0.0, np.inf), where=size > 0)
 
 
+@metric("model", "lower", "is the map of another class the same?")
 @validate_params(
     {
         **_COMPARISON,
-        "estimator": [HasMethods("explain")],
+        "estimator": "no_validation",
         "other": "no_validation",
     },
     prefer_skip_nested_validation=True,
@@ -163,14 +169,16 @@ def class_sensitivity(
 
     Parameters
     ----------
-    estimator : estimator
-        A fitted classifier with ``explain``, ``predict`` and ``classes_``.
+    estimator : model
+        Any model that `sklrp.explain` takes: an estimator of this package, a skorch net, a torch
+        module, or a pipeline, search or FrozenEstimator with one of them inside.
     X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
-        The samples.
+        The samples, as the model takes them. Maps are of what enters the network.
     target : None, label or array-like of shape (n_samples,), default=None
-        The class explained: None the predicted class of each sample.
+        The class explained. None (default): the predicted class of each sample, or the only
+        output.
     other : None, label or array-like of shape (n_samples,), default=None
-        The class compared with: None another one, drawn at random for each sample.
+        The class compared with. None (default): another one, drawn at random for each sample.
     similarity : {"spearman", "pearson", "cosine", "ssim"} or callable, default="spearman"
         How maps are compared: correlation of ranks or of values, cosine, structural similarity; or
         a function of two arrays of maps that returns one value per sample. Two constant maps have
@@ -208,11 +216,13 @@ def class_sensitivity(
     >>> similarity.shape, bool(similarity.mean() < 0)
     ((150,), True)
     """
-    explain, labels = _fix_target(estimator, X, target)
-    classes, n_samples = np.asarray(estimator.classes_), len(labels)
+    subject = Subject(unwrap(estimator), X)
+    labels, classes = subject.choose(target), subject.labels
+    if classes is None or len(classes) < 2 or labels is None:
+        only = "has a single output" if classes is None else f"knows the class {classes[0]!r} only"
+        raise ValueError(f"estimator {only}: there is no other to compare with.")
+    n_samples = len(labels)
     codes = encode_labels("target", labels, classes, n_samples)
-    if len(classes) < 2:
-        raise ValueError(f"estimator knows the class {classes[0]!r} only: there is no other.")
     if other is None:
         shift = make_rng(random_state).integers(1, len(classes), size=n_samples)
         others = (codes + shift) % len(classes)
@@ -224,11 +234,14 @@ def class_sensitivity(
                 f"other is the target of {same.size} samples, the first at {same[0]}: give "
                 "another class, or leave other=None for one drawn at random."
             )
-    maps = _explain(explain, X, labels, explain_params)
-    other_maps = _explain(explain, X, classes[others], explain_params)
+    maps, other_maps = (
+        subject.maps(subject.samples, target, explain_params)
+        for target in (labels, classes[others])
+    )
     return compare_maps(maps, other_maps, similarity, absolute=absolute)
 
 
+@metric("model", "near 0", "does the map survive the loss of what was learnt?", entry="similarity")
 @validate_params(
     {
         **_COMPARISON,
@@ -264,13 +277,14 @@ def randomization_similarity(
 
     Parameters
     ----------
-    estimator : estimator
-        A fitted classifier with ``explain``, ``predict`` and the network as ``module_``. With
-        `explain`, also a ``torch.nn.Module`` or a skorch net.
+    estimator : model
+        Any model that `sklrp.explain` takes: an estimator of this package, a skorch net, a torch
+        module, or a pipeline, search or FrozenEstimator with one of them inside.
     X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
-        The samples.
+        The samples, as the model takes them. Maps are of what enters the network.
     target : None, label or array-like of shape (n_samples,), default=None
-        The class explained: None the class of each sample that the trained network predicts.
+        The class explained. None (default): the one of each sample that the trained network
+        predicts, or the only output.
     order : {"top_down", "bottom_up", "independent"}, default="top_down"
         ``"top_down"`` from the last layer to the first, each beside those before; ``"bottom_up"``
         from the first to the last; ``"independent"`` each layer alone. Layers are in the order in
@@ -284,8 +298,8 @@ def randomization_similarity(
     random_state : int, RandomState instance or None, default=None
         Determines the new parameters. Torch's generators are left as they are.
     explain : callable or None, default=None
-        What explains: ``explain(estimator, X, target=..., **explain_params)``, such as
-        :func:`sklrp.explain`; None the estimator's own method.
+        What explains: ``explain(network, X, target=..., **explain_params)``, given the network
+        inside the model and what enters it. None (default): :func:`sklrp.explain`.
     **explain_params : dict
         Parameters of ``explain``, such as ``rule``.
 
@@ -298,7 +312,7 @@ def randomization_similarity(
     Raises
     ------
     TypeError
-        If there is no network, or nothing that explains it.
+        If there is no network in the model, or several of them.
     ValueError
         If the network has no layer with parameters, or a map is not finite.
 
@@ -318,77 +332,38 @@ def randomization_similarity(
     >>> result.layers, result.similarity.shape
     (['output', 'dense1'], (2, 150))
     """
-    if explain is None and not hasattr(estimator, "explain"):
-        raise TypeError(
-            f"{type(estimator).__name__} has no method explain: pass explain=sklrp.explain, or a "
-            "function explain(estimator, X, target=...)."
-        )
-    n_layers = len(_layers_of(estimator))
-    if not n_layers:
-        raise ValueError(
-            f"the network of {type(estimator).__name__} has no layer with parameters."
-        )
-    _, labels = _fix_target(estimator, X, target)
-    if labels is None:
-        raise ValueError(
-            f"target=None needs an estimator with predict, which {type(estimator).__name__} is "
-            "not: give the labels to explain, so that every network explains the same class."
-        )
+    subject = Subject(unwrap(estimator), X)
+    network = subject.network
+    _check_layers(network)
+    n_layers = len(list_layers(unwrap(network).module))
+    labels = subject.choose(target)
 
-    def maps_of(one: Any) -> NDArray:
-        method = one.explain if explain is None else functools.partial(explain, one)
-        return _explain(method, X, labels, explain_params)
+    def maps_of(network: Any) -> NDArray:
+        return subject.maps(
+            subject.samples, labels, explain_params, network=network, explain=explain
+        )
 
     # A seed for each layer, so that it gets the same parameters in any order.
     seeds = make_rng(random_state).integers(2**62, size=n_layers)
-    maps = maps_of(estimator)
-    random = copy.deepcopy(estimator)
+    maps = maps_of(network)
+    random = copy.deepcopy(network)
     names, values = [], []
     for i in reversed(range(n_layers)) if order == "top_down" else range(n_layers):
         if order == "independent":
-            random = copy.deepcopy(estimator)
-        name, layer = _layers_of(random)[i]
+            random = copy.deepcopy(network)
+        name, layer = list_layers(unwrap(random).module)[i]
         randomise(layer, torch.Generator().manual_seed(int(seeds[i])))
         names.append(name)
         values.append(compare_maps(maps, maps_of(random), similarity, absolute=absolute))
     return Bunch(similarity=np.stack(values), layers=names)
 
 
-def _fix_target(estimator: Any, X: Any, target: Any) -> tuple[Callable[..., Any], Any]:
-    """Return what explains samples, and the class of each; None leaves it to a function."""
-    explain = getattr(estimator, "explain", estimator)
-    if target is not None:
-        labels = np.asarray(target)
-        if labels.shape not in ((), (len(X),)):
-            raise ValueError(
-                f"target must be None, one label or {len(X)} labels, one per sample, got an array "
-                f"of shape {labels.shape}."
-            )
-        return explain, np.broadcast_to(labels, len(X))
-    if hasattr(estimator, "predict"):
-        return explain, np.asarray(estimator.predict(X))
-    return explain, None
-
-
-def _explain(explain: Callable[..., Any], X: Any, target: Any, params: dict[str, Any]) -> NDArray:
-    """Return the maps of samples, checked, in their own dtype."""
-    if target is not None:
-        params = {**params, "target": target}
-    maps = np.asarray(explain(X, **params))
-    check_maps(maps)
-    if len(maps) != len(X):
-        raise ValueError(
-            f"explain must return one map for each of {len(X)} samples, got {len(maps)}."
-        )
-    return maps
-
-
-def _layers_of(estimator: Any) -> list[tuple[str, nn.Module]]:
-    """Return the layers that have parameters of their own, with their names."""
-    module = getattr(estimator, "module_", estimator)
-    if not isinstance(module, nn.Module):
+def _check_layers(network: Any) -> None:
+    """Raise an error unless a network has layers whose parameters can be drawn anew."""
+    if not isinstance(network, nn.Module) and not hasattr(network, "module_"):
         raise TypeError(
-            f"{type(estimator).__name__} has no network to randomise: pass a fitted estimator "
-            "with the torch.nn.Module as module_, or the module itself."
+            f"{type(network).__name__} has no network to randomise: pass a model with a "
+            "torch.nn.Module as module_, or the module itself."
         )
-    return list_layers(module)
+    if not list_layers(unwrap(network).module):
+        raise ValueError(f"the network of {type(network).__name__} has no layer with parameters.")

@@ -2,7 +2,8 @@
 
 Each kind holds the same network, or says which one it holds: what is computed of the model must
 equal what is computed of the bare network and of what enters it. `make(name)` builds a kind once;
-`MODELS` and `SINGLE` name the kinds of three outputs and of one, `REFUSED` what is no model.
+`MODELS` and `SINGLE` name the kinds of three outputs and of one, `REFUSED` what is no model, which
+`refused(name)` builds.
 """
 
 from __future__ import annotations
@@ -305,3 +306,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "class of modules": (lambda: nn.Linear, TypeError, "the class Linear"),
     "nothing": (lambda: None, TypeError, "NoneType"),
 }
+
+
+@functools.cache
+def refused(name: str) -> Any:
+    """Return what is no model, one of `REFUSED`, built once."""
+    return REFUSED[name][0]()
