@@ -1,4 +1,7 @@
-"""Metrics that replace features and watch the network's score."""
+"""Metrics that replace features and watch the network's score.
+
+Users, scorers and the displays call them; the copies are made in `replacement`.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +150,7 @@ def pixel_flipping_curve(
     flips = Replacement(estimator, X, relevance, target, groups, baseline, response, batch_size)
     n_flipped = _count_steps(steps, flips.n_groups)
     ties = rng.random(flips.relevance.shape)
-    most = _rank(np.lexsort((ties, -flips.relevance), axis=1))
+    most = _places_in(np.lexsort((ties, -flips.relevance), axis=1))
 
     curves: dict[str, Any] = {}
     for order in _ORDERS:
@@ -363,7 +366,7 @@ def _count_steps(steps: Any, n_groups: int) -> NDArray[np.intp]:
     return np.union1d([0], counts).astype(np.intp)
 
 
-def _rank(order: NDArray) -> NDArray:
+def _places_in(order: NDArray) -> NDArray:
     """Return the place of each group in an order of groups, row by row."""
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(order.shape[1])[None], axis=1)

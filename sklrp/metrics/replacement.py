@@ -51,7 +51,9 @@ class Replacement:
             )
         self.codes, self.n_groups = find_groups(groups, shape[1:])
         self.samples = samples.reshape(len(samples), n_features)
-        self.relevance = _sum_groups(maps.reshape(self.samples.shape), self.codes, self.n_groups)
+        self.relevance = _sum_relevance(
+            maps.reshape(self.samples.shape), self.codes, self.n_groups
+        )
         self.batch_size = batch_size or choose_batch_size(n_features)
         self._restore = lambda rows: like(entered, rows.reshape(-1, *shape[1:]))
         self._choose_target(target, classes)
@@ -219,7 +221,7 @@ class Replacement:
         return pool.astype(dtype)
 
 
-def _sum_groups(maps: NDArray, codes: NDArray, n_groups: int) -> NDArray:
+def _sum_relevance(maps: NDArray, codes: NDArray, n_groups: int) -> NDArray:
     """Return the relevance of each group of features, (n_samples, n_groups)."""
     if n_groups == len(codes):
         return maps[:, np.argsort(codes)]

@@ -1,4 +1,7 @@
-"""Metrics that explain again: other inputs, other parameters, other classes."""
+"""Metrics that explain again: other inputs, other parameters, other classes.
+
+Users and scorers call them with a model; what they draw anew is in `randomise`.
+"""
 
 from __future__ import annotations
 

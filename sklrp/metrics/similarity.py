@@ -1,4 +1,7 @@
-"""Similarity of two maps of each sample."""
+"""Similarity of two maps of each sample.
+
+The metrics that explain again compare maps by it, as does the test of randomised layers.
+"""
 
 from __future__ import annotations
 
@@ -71,13 +74,13 @@ def compare_maps(
         raise ValueError(
             f"similarity must be one of {SIMILARITIES} or a function, got {similarity!r}."
         )
-    one, other = _scale(one), _scale(other)
+    one, other = _to_largest(one), _to_largest(other)
     if similarity == "ssim":
         return _structural(one, other)
     one, other = one.reshape(len(one), -1), other.reshape(len(other), -1)
     if similarity == "cosine":
         empty = [~maps.any(axis=1) for maps in (one, other)]
-        values = _cosine(one, other)
+        values = _angles(one, other)
     else:
         empty = [is_constant(one, 1.0, dtypes[0])[:, 0], is_constant(other, 1.0, dtypes[1])[:, 0]]
         rank = similarity == "spearman"
@@ -87,7 +90,7 @@ def compare_maps(
 
 def correlate(one: NDArray, other: NDArray) -> NDArray[np.float64]:
     """Return Pearson's correlation of each pair of rows, 0 where one of them is constant."""
-    return _cosine(_centre(one), _centre(other))
+    return _angles(_centre(one), _centre(other))
 
 
 def is_constant(values: NDArray, size: Any, dtype: np.dtype) -> NDArray[np.bool_]:
@@ -99,16 +102,16 @@ def is_constant(values: NDArray, size: Any, dtype: np.dtype) -> NDArray[np.bool_
 def _centre(rows: NDArray) -> NDArray:
     """Return rows less their mean, scaled; zero where they are constant but for rounding."""
     flat = is_constant(rows, np.abs(rows).max(axis=1, keepdims=True), rows.dtype)
-    return np.where(flat, 0.0, _scale(rows - rows.mean(axis=1, keepdims=True)))
+    return np.where(flat, 0.0, _to_largest(rows - rows.mean(axis=1, keepdims=True)))
 
 
-def _scale(maps: NDArray) -> NDArray:
+def _to_largest(maps: NDArray) -> NDArray:
     """Return maps divided by their largest absolute value, those of zeros as they are."""
     size = np.abs(maps).max(axis=tuple(range(1, maps.ndim)), keepdims=True)
     return maps / np.where(size == 0, 1.0, size)
 
 
-def _cosine(one: NDArray, other: NDArray) -> NDArray[np.float64]:
+def _angles(one: NDArray, other: NDArray) -> NDArray[np.float64]:
     """Return the cosine of each pair of rows, 0 where one of them is zero."""
     size = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     dot = (one * other).sum(axis=1)
