@@ -80,7 +80,7 @@ def compare_maps(
     one, other = one.reshape(len(one), -1), other.reshape(len(other), -1)
     if similarity == "cosine":
         empty = [~maps.any(axis=1) for maps in (one, other)]
-        values = _angles(one, other)
+        values = _row_cosines(one, other)
     else:
         empty = [is_constant(one, 1.0, dtypes[0])[:, 0], is_constant(other, 1.0, dtypes[1])[:, 0]]
         rank = similarity == "spearman"
@@ -90,7 +90,7 @@ def compare_maps(
 
 def correlate(one: NDArray, other: NDArray) -> NDArray[np.float64]:
     """Return Pearson's correlation of each pair of rows, 0 where one of them is constant."""
-    return _angles(_centre(one), _centre(other))
+    return _row_cosines(_centre(one), _centre(other))
 
 
 def is_constant(values: NDArray, size: Any, dtype: np.dtype) -> NDArray[np.bool_]:
@@ -111,7 +111,7 @@ def _to_largest(maps: NDArray) -> NDArray:
     return maps / np.where(size == 0, 1.0, size)
 
 
-def _angles(one: NDArray, other: NDArray) -> NDArray[np.float64]:
+def _row_cosines(one: NDArray, other: NDArray) -> NDArray[np.float64]:
     """Return the cosine of each pair of rows, 0 where one of them is zero."""
     size = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     dot = (one * other).sum(axis=1)
