@@ -241,7 +241,8 @@ def unwrap(model: Any, *, fitted: bool = True) -> Model:
         raise TypeError(_say_no_network(model, network, path))
     if fitted and not isinstance(network, nn.Module):
         if hasattr(network, "explain"):
-            check_is_fitted(network)
+            if hasattr(network, "fit"):  # what only explains has nothing to fit
+                check_is_fitted(network)
         elif not isinstance(getattr(network, "module_", None), nn.Module):
             raise NotFittedError(
                 f"This {type(network).__name__} is not fitted yet; call fit, or initialize."

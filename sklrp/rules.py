@@ -77,7 +77,7 @@ class Signal:
         Whether ``x`` is known to be nowhere negative, as after a ReLU; products with its negative
         part are then left out.
     low, high : Tensor of shape (1, ...) or None, default=None
-        The bounds of ``x`` for :class:`ZBox`.
+        The bounds of ``x``, where the rule of the layer that takes it is :class:`ZBox`.
     seen : Tensor of shape (1, ...) or None, default=None
         Ones, and zeros where ``x`` is padding; None where nothing is.
     gate : bool, default=False
@@ -102,9 +102,8 @@ class Signal:
     samples: Tensor | None = None
 
     def apply(self, function: Callable[[Tensor], Tensor], nonnegative: bool = False) -> Signal:
-        """Return the signal behind a monotone elementwise, pooling or reshaping ``function``."""
-        low, high = (None if v is None else function(v) for v in (self.low, self.high))
-        return Signal(function(self.x), nonnegative, low, high)
+        """Return the signal behind a function, of which nothing else is known."""
+        return Signal(function(self.x), nonnegative)
 
 
 InputMap = Callable[[Signal], Tensor | None]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sklrp import Composite, explain
-from sklrp.propagation import sharing
+from sklrp.propagation import fast, formula
 from sklrp.rules import AlphaBeta, Gamma, Rule, Signed, ZPlus
 from tests.helpers.parameters import randomised
 from tests.helpers.reference import assert_explained
@@ -86,8 +86,8 @@ def test_parts_without_relevance_are_left_out(monkeypatch):
         model[0].bias.fill_(9.0)
         model[2].weight.abs_()
     divisions = []
-    divide = sharing.divide
-    monkeypatch.setattr(sharing, "divide", lambda *args: divisions.append(args) or divide(*args))
+    divide = formula.divide
+    monkeypatch.setattr(formula, "divide", lambda *args: divisions.append(args) or divide(*args))
     explain(model, np.ones((2, 4)), rule=Composite([("all", Gamma(), "all")]))
     assert len(divisions) == 2
 
@@ -105,7 +105,7 @@ def test_rounding_is_no_contribution():
     _, negative = AlphaBeta().parts()
     z = torch.tensor([1.0, 1.0], dtype=torch.float64)
     size = z + torch.tensor([4 * torch.finfo(z.dtype).eps, 1e-9], dtype=torch.float64)
-    found = sharing.by_magnitude(negative, z, size)
+    found = fast.by_magnitude(negative, z, size)
     assert found[0] == 0.0
     np.testing.assert_allclose(found[1], -5e-10, rtol=1e-6)
 

@@ -24,7 +24,6 @@ from sklrp.classifiers.parameters import ParameterFields, param
 from sklrp.classifiers.sample_shapes import check_finite, flatten_samples, write_shape
 from sklrp.composites import Composite
 from sklrp.propagation.run import explain_network
-from sklrp.propagation.targets import encode_target
 from sklrp.rules import Rule
 
 # How scikit-learn validates X; `check_finite` tells more about NaN than it does.
@@ -427,9 +426,11 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         result = explain_network(
             self.module_,
             X,
-            target=encode_target(target, self.classes_, len(X)),
+            target=target,
+            classes=self.classes_,
             rule=rule,
             bounds=self.input_range_,
+            finite=True,
             epsilon=epsilon,
             contrast=contrast,
             batch_size=batch_size,
@@ -441,10 +442,7 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         relevance = relevance.reshape(*relevance.shape[:-1], *sample_shape).astype(
             dtype, copy=False
         )
-        if details is None:
-            return relevance
-        details.target = self.classes_[details.target]
-        return relevance, details
+        return (relevance, details) if return_details else relevance
 
 
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:

@@ -13,8 +13,11 @@ beside activations ``(n_samples, ...)``, so that all classes share one forward p
 elementwise formula is written once.
 
 A layer type or a torch function is supported when a handler is registered for it; see
-:func:`register`. Everything else is refused with a ``TypeError`` that names it: wrong relevance is
-never returned in silence.
+:func:`register`. What else is here serves handlers: :func:`affine` for layers with weights,
+:func:`activate` for elementwise ones, :func:`contribute` for linear maps without a rule,
+:func:`share_product` for gates, :func:`linear`, :func:`monotone` and :func:`turning` for what a
+layer does to bounds. Everything else is refused with a ``TypeError`` that names it: wrong
+relevance is never returned in silence.
 
 References
 ----------
@@ -23,9 +26,13 @@ References
 """
 
 from sklrp.propagation import handlers as _handlers  # noqa: F401  (registers all handlers)
+from sklrp.propagation.bounds import linear, monotone, turning
 from sklrp.propagation.explaining import explain, plan
+from sklrp.propagation.formula import divide, stabilize
+from sklrp.propagation.handlers.activations import activate
 from sklrp.propagation.planning import Plan
 from sklrp.propagation.registry import register, supported
+from sklrp.propagation.sharing import affine, contribute, share_product
 from sklrp.propagation.tape import Kept, Step
 from sklrp.propagation.targets import encode_target
 
@@ -33,9 +40,18 @@ __all__ = [
     "Kept",
     "Plan",
     "Step",
+    "activate",
+    "affine",
+    "contribute",
+    "divide",
     "encode_target",
     "explain",
+    "linear",
+    "monotone",
     "plan",
     "register",
+    "share_product",
+    "stabilize",
     "supported",
+    "turning",
 ]

@@ -1,27 +1,18 @@
-"""The public entry: explain a model, or show its plan."""
+"""The public entry: explain a model of any kind, or show its plan."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import NotFittedError
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sklrp._checks import check_number
-from sklrp._models import without_wrapper
-from sklrp.propagation.inputs import Inputs
+from sklrp._models import Model, unwrap, without_wrapper
+from sklrp.propagation.inputs import Inputs, Intake
 from sklrp.propagation.planning import Plan, compile_plan
-from sklrp.propagation.run import (
-    _Call,
-    _dtype_and_device,
-    _has_embeddings,
-    _plain_arithmetic,
-    explain_network,
-)
-from sklrp.propagation.targets import encode_target
+from sklrp.propagation.prepared import plain_arithmetic
+from sklrp.propagation.run import explain_network
 
 
 def explain(
@@ -45,9 +36,12 @@ def explain(
 
     Parameters
     ----------
-    model : estimator, skorch net or torch.nn.Module
+    model : estimator, skorch net, torch.nn.Module, Pipeline, search or FrozenEstimator
         A fitted classifier of this package, a fitted skorch ``NeuralNet``, or any module whose
-        ``forward`` is made of supported layers and functions (``sklrp.propagation.supported()``).
+        ``forward`` is made of supported layers and functions (``sklrp.propagation.supported()``);
+        or a pipeline that ends in one of them, a search over them, a ``FrozenEstimator``.
+        Relevance is that of what enters the network: behind a pipeline's steps that is what they
+        return, whose features may be others than those of ``X``.
     X : array-like or Tensor of shape (n_samples, ...), tuple or dict of them
         The input, as the model takes it: a tuple for ``forward(*X)``, a dict for ``forward(**X)``.
     target : None, label, array-like of shape (n_samples,) or "all", default=None
@@ -73,7 +67,7 @@ def explain(
 
     Returns
     -------
-    relevance : ndarray or Tensor of X's shape
+    relevance : ndarray or Tensor of X's shape, or of the shape of what enters the network
         The relevance, in X's floating dtype (the model's, if X holds integers). With
         ``target="all"`` of shape (n_samples, n_classes, ...). A tensor if X is one; of several
         inputs a tuple or a dict, as they came.
@@ -88,11 +82,12 @@ def explain(
     Raises
     ------
     TypeError
-        If a layer or a function is not supported; it is named, with the layer that calls it.
+        If a layer or a function is not supported; it is named, with the layer that calls it. Or
+        if the model holds no network, or several, as ensembles do.
     ValueError
         If ``X``, ``target`` or another parameter is malformed.
     NotFittedError
-        If a skorch net is not initialized.
+        If the model is not fitted.
 
     Notes
     -----
@@ -120,34 +115,18 @@ def explain(
         "batch_size": batch_size, "n_jobs": n_jobs, "progress": progress,
         "return_details": return_details,
     }  # fmt: skip
-    if hasattr(model, "explain") and not isinstance(model, nn.Module):
-        return model.explain(X, **options)
-    module = _find_module(model)
-    classes = np.asarray(() if module is model else getattr(model, "classes_", ()))
-    if classes.dtype.kind in "iufb":  # skorch's own labels are the indices of outputs
-        return explain_network(module, X, **options)
-    first = next(iter(X.values())) if isinstance(X, Mapping) else X
-    options["target"] = encode_target(target, classes, len(first))
-    result = explain_network(module, X, **options)
-    if return_details:
-        result[1].target = classes[result[1].target]
-    return result
+    found = unwrap(model)
+    samples = found.enter(X)
+    if found.has_explain:
+        return found.network.explain(samples, **options)
+    return explain_network(found.module, samples, classes=_classes(found), **options)
 
 
-def _find_module(model: Any) -> nn.Module:
-    """Return the network of a model."""
-    if isinstance(model, nn.Module):
-        return model
-    if not hasattr(model, "module"):
-        raise TypeError(
-            "model must be a classifier of sklrp, a skorch net or a torch.nn.Module, got "
-            f"{type(model).__name__}."
-        )
-    if not isinstance(getattr(model, "module_", None), nn.Module):
-        raise NotFittedError(
-            f"This {type(model).__name__} is not fitted yet; call fit, or initialize."
-        )
-    return model.module_
+def _classes(model: Model) -> np.ndarray | None:
+    """Return the labels of a net's outputs, None where targets are indices of outputs."""
+    # The labels that skorch itself takes in training are the indices of outputs.
+    classes = None if isinstance(model.network, nn.Module) else model.classes
+    return None if classes is None or classes.dtype.kind in "iufb" else classes
 
 
 def plan(model: Any, rule: Any = "auto", X: Any = None, *, epsilon: float = 1e-6) -> Plan:
@@ -157,13 +136,13 @@ def plan(model: Any, rule: Any = "auto", X: Any = None, *, epsilon: float = 1e-6
 
     Parameters
     ----------
-    model : estimator, skorch net or torch.nn.Module
+    model : estimator, skorch net, torch.nn.Module, Pipeline, search or FrozenEstimator
         As in :func:`explain`.
     rule : str, Rule or Composite, default="auto"
         As in :func:`explain`.
     X : array-like, tuple or dict of them, or None, default=None
-        A few samples, needed where the network is not an ``nn.Sequential`` of supported layers:
-        its ``forward`` is run on the first of them.
+        A few samples, as the model takes them, needed where the network is not an
+        ``nn.Sequential`` of supported layers: its ``forward`` is run on the first of them.
     epsilon : float, default=1e-6
         As in :func:`explain`.
 
@@ -189,22 +168,16 @@ def plan(model: Any, rule: Any = "auto", X: Any = None, *, epsilon: float = 1e-6
     1      ReLU
     2      Linear  Gamma()
     """
-    is_estimator = not isinstance(model, nn.Module) and hasattr(model, "explain")
-    if is_estimator and not hasattr(model, "module_"):
-        check_is_fitted(model)
-    module = without_wrapper(model.module_ if is_estimator else _find_module(model))
     check_number("epsilon", epsilon, minimum=0.0)
-    dtype, device = _dtype_and_device(module)
-    sample = None
-    if X is not None and not is_estimator:
-        inputs = Inputs(X, integers=_has_embeddings(module))
-        call = _Call(
-            None, inputs.names, inputs.integers, dtype, device, False, False, None
-        )  # fmt: skip
+    found = unwrap(model)
+    module, sample = without_wrapper(found.module), None
+    inputs = None if X is None or found.has_explain else Inputs(found.enter(X))
+    intake = Intake.of(module, inputs)
+    if inputs is not None:
 
-        def sample(n: int) -> Any:
-            return call.signals(inputs.probe(n))
+        def sample(n_samples: int) -> Any:
+            return intake.to_signals(inputs.probe(n_samples))
 
-    with _plain_arithmetic(device):
-        bounds = getattr(model, "input_range_", None)
+    bounds = getattr(found.network, "input_range_", None)
+    with plain_arithmetic(intake.device):
         return compile_plan(module, rule, float(epsilon), bounds, sample, strict=False)

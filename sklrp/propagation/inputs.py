@@ -1,14 +1,21 @@
-"""The inputs of a network: arrays or tensors, one or several, checked and taken in chunks."""
+"""The inputs of a network: arrays or tensors, one or several, checked and taken in chunks.
+
+:class:`Inputs` holds all samples as the caller gave them; :class:`Intake` turns a chunk of them
+into what the network takes. :mod:`sklrp.propagation.run` makes both, once per call.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from sklrp.rules import Signal
 
 NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
@@ -16,7 +23,7 @@ NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 class Inputs:
     """The inputs of a network: one array, a tuple of them, or a dict of them by name."""
 
-    def __init__(self, X: Any, integers: bool) -> None:
+    def __init__(self, X: Any, finite: bool = False) -> None:
         self.names: list[str] | None = list(X) if isinstance(X, Mapping) else None
         self.single = not isinstance(X, tuple | Mapping)
         values = list(X.values()) if isinstance(X, Mapping) else [X] if self.single else list(X)
@@ -25,11 +32,9 @@ class Inputs:
         labels = [f"X[{name!r}]" for name in self.names or range(len(values))]
         self.labels = ["X"] if self.single else labels
         self.arrays = [
-            _check_input(value, label, single=self.single)
+            _check_input(value, label, self.single, finite)
             for value, label in zip(values, self.labels, strict=True)
         ]
-        # One array of integers is taken as numbers, unless the network looks embeddings up.
-        self.integers = integers or not self.single
         lengths = {label: len(a) for label, a in zip(self.labels, self.arrays, strict=True)}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"The inputs must have equally many samples, got {lengths}.")
@@ -72,7 +77,7 @@ def is_floating(array: Any) -> bool:
     return array.is_floating_point() if isinstance(array, Tensor) else array.dtype.kind == "f"
 
 
-def _check_input(X: Any, label: str = "X", single: bool = True) -> Any:
+def _check_input(X: Any, label: str, single: bool, finite: bool) -> Any:
     """Return an input as an array or tensor of finite real numbers, with at least one sample."""
     if scipy.sparse.issparse(X):
         raise TypeError(f"{label} is sparse, but relevance is dense; pass {label}.toarray().")
@@ -91,10 +96,10 @@ def _check_input(X: Any, label: str = "X", single: bool = True) -> Any:
             f"{label} must have shape (n_samples, ...) with at least one sample and feature, got "
             f"{tuple(X.shape)}."
         )
-    if not is_finite(X):
-        finite = X.isfinite() if isinstance(X, Tensor) else np.isfinite(X)
+    if not finite and not is_finite(X):
+        good = X.isfinite() if isinstance(X, Tensor) else np.isfinite(X)
         raise ValueError(
-            f"{label} has {int((~finite).sum())} values that are NaN or infinite; impute or mask "
+            f"{label} has {int((~good).sum())} values that are NaN or infinite; impute or mask "
             "them before explaining."
         )
     return X
@@ -106,3 +111,69 @@ def is_finite(values: Any) -> bool:
         return bool(values.sum().isfinite()) or bool(values.isfinite().all())
     with np.errstate(all="ignore"):
         return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
+
+
+@dataclass(frozen=True)
+class Intake:
+    """How a network takes its inputs.
+
+    Parameters
+    ----------
+    names : list of str or None
+        The names of the arguments of ``forward``; None if they go by position.
+    integers : bool
+        Whether integers stay integers, as indices; else they are taken as numbers.
+    dtype : torch.dtype
+        The floating dtype of the network.
+    device : torch.device
+        Its device.
+    """
+
+    names: list[str] | None
+    integers: bool
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, module: nn.Module, inputs: Inputs | None) -> Intake:
+        """Return how a network takes given inputs; it raises for a network of mixed dtypes."""
+        dtype, device = _dtype_and_device(module)
+        looks_up = any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in module.modules())
+        several = inputs is not None and not inputs.single
+        return cls(None if inputs is None else inputs.names, looks_up or several, dtype, device)
+
+    def to_tensor(self, chunk: Any) -> Tensor:
+        """Return a chunk of an input as the network takes it."""
+        dtype = self.dtype if is_floating(chunk) or not self.integers else None
+        if not isinstance(chunk, Tensor):  # a copy: never an alias of the user's memory
+            kind = chunk.dtype if dtype is None else NUMPY_DTYPES[dtype]
+            chunk = torch.from_numpy(np.array(chunk, dtype=kind, order="C"))
+        return chunk.detach().to(device=self.device, dtype=dtype)
+
+    def to_signals(self, chunk: Sequence[Any]) -> tuple[list[Signal], Any, dict[str, Any]]:
+        """Return the inputs as signals, and as the arguments of forward."""
+        signals = [Signal(x, gate=not x.is_floating_point()) for x in map(self.to_tensor, chunk)]
+        if self.names is None:
+            return signals, tuple(signals), {}
+        return signals, (), dict(zip(self.names, signals, strict=True))
+
+
+def _dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """Return the one floating dtype and the one device of a network."""
+    dtypes = {p.dtype for p in module.parameters()} or {torch.float64}
+    devices = {p.device for p in module.parameters()} or {torch.device("cpu")}
+    if len(dtypes) > 1 or not dtypes <= set(NUMPY_DTYPES):
+        raise TypeError(
+            f"The network's parameters must be of float32 or float64, and all of the same, got "
+            f"{sorted(map(str, dtypes))}; call .float() or .double() on a copy of it."
+        )
+    if len(devices) > 1:
+        raise ValueError(
+            f"The network's parameters must be on one device, got {sorted(map(str, devices))}; "
+            "move it with .to(device)."
+        )
+    if torch.device("meta") in devices:
+        raise ValueError(
+            "The network's parameters are on the device 'meta' and hold no values; load them."
+        )
+    return dtypes.pop(), devices.pop()

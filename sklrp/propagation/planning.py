@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,20 +16,16 @@ from torch.nn.utils.parametrize import is_parametrized
 from sklrp._torch import get_children
 from sklrp.composites import Composite, check_rule, with_bounds
 from sklrp.modules import EchoState, StatePooling
-from sklrp.propagation.handlers.norms import scale_and_shift
+from sklrp.propagation.bounds import follow
+from sklrp.propagation.folding import fold_back, fold_forward, fold_recorded
 from sklrp.propagation.nested import find_signals
 from sklrp.propagation.recording.recorder import Recorder
 from sklrp.propagation.recording.refusals import OTHER_WAY
 from sklrp.propagation.registry import HEADS, Entry, check_hooks, find_entry, find_head, runs_as
-from sklrp.propagation.sharing import channelwise
-from sklrp.propagation.tape import Record, Step, Tape
+from sklrp.propagation.tape import Call, Record, Step, Tape, run_handler
 from sklrp.rules import AlphaBeta, Flat, Rule, Signal, ZBox, ZPlus
 
 _SEQUENCE = (nn.LSTM, nn.GRU, nn.RNN, EchoState)
-_AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_WEIGHTED = (*_AFFINE, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_NORM_OF = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
-_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(repr=False)
@@ -45,14 +40,15 @@ class Plan:
         The network if its ``forward`` is to be run, None if it is a chain of the steps' layers.
     head : str or None
         The layer at the end that is stepped over, such as a softmax.
-    probe : Tape or None
-        What the network did with two samples, if its ``forward`` is to be run.
+    sizes : (int, int) or None
+        The number of outputs and of values in the largest tensor, of one sample; None where only
+        a run tells.
     """
 
     steps: list[Step]
     network: nn.Module | None = None
     head: str | None = None
-    probe: Tape | None = None
+    sizes: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
         """Return a table of the steps."""
@@ -81,22 +77,7 @@ class Plan:
         if self.network is not None:
             recorder = Recorder(self.network, len(inputs[0].x), self.steps)
             return recorder.run(inputs, args, kwargs)
-        value: Any = inputs[0]
-        records, n_values, largest = [], 1, value.x.numel()
-        sources: tuple[int, ...] = (0,)
-        for step in self.steps:
-            try:
-                value, pull = step.handler(step, value)
-            except (RuntimeError, IndexError) as error:
-                raise ValueError(
-                    f"X with samples of shape {tuple(inputs[0].x.shape[1:])} does not fit layer "
-                    f"{step.name!r} ({step.layer}): {error}"
-                ) from error
-            signals = find_signals(value)
-            outputs = tuple(range(n_values, n_values + len(signals)))
-            records.append(Record(step, pull, sources, outputs, (0,) * len(sources)))
-            sources, n_values = outputs, n_values + len(signals)
-            largest = max(largest, *(signal.x.numel() for signal in signals))
+        value, records, largest = _run_chain(self.steps, inputs[0], run_handler)
         if not isinstance(value, Signal) or value.x.dim() not in (1, 2):
             shape = tuple(value.x.shape) if isinstance(value, Signal) else type(value).__name__
             raise ValueError(
@@ -104,7 +85,56 @@ class Plan:
                 "pool or flatten its output."
             )
         scores = value.x.reshape(len(value.x), -1)  # one output may come without its axis
-        return Tape(records, (0,), sources[0], value.x.shape, scores, self.head, largest)
+        output = records[-1].outputs[0]
+        return Tape(records, (0,), output, value.x.shape, scores, self.head, largest)
+
+    @property
+    def lacks_boxes(self) -> bool:
+        """Whether a z-box rule needs bounds that follow from those of the network's input."""
+        return any(
+            isinstance(step.rule, ZBox)
+            and (step.rule.low is None or step.rule.high is None or (step.first and k > 0))
+            for k, step in enumerate(self.steps)
+        )
+
+    def find_boxes(
+        self,
+        inputs: Sequence[Signal],
+        args: Any,
+        kwargs: dict[str, Any],
+        first_from_input: bool,
+    ) -> None:
+        """Run the network on the corners of a box, and give z-box rules the bounds they lack.
+
+        The inputs hold two corners in place of samples; see :mod:`sklrp.propagation.bounds`.
+        """
+        call = partial(follow, first_from_input=first_from_input)
+        if self.network is not None:
+            Recorder(self.network, 2, self.steps, call=call).run(inputs, args, kwargs)
+            return
+        last = max(k for k, step in enumerate(self.steps) if isinstance(step.rule, ZBox))
+        _run_chain(self.steps[: last + 1], inputs[0], call)
+
+
+def _run_chain(steps: Sequence[Step], start: Signal, call: Call) -> tuple[Any, list[Record], int]:
+    """Run steps one after the other; return the last value, the records, the largest value."""
+    value: Any = start
+    records, n_values, largest = [], 1, start.x.numel()
+    sources: tuple[int, ...] = (0,)
+    for step in steps:
+        try:
+            value, pull = call(step, step.handler, (value,), {})
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(
+                f"X with samples of shape {tuple(start.x.shape[1:])} does not fit layer "
+                f"{step.name!r} ({step.layer}): {error}"
+            ) from error
+        signals = find_signals(value)
+        outputs = tuple(range(n_values, n_values + len(signals)))
+        records.append(Record(step, pull, sources, outputs, (0,) * len(sources)))
+        sources, n_values = outputs, n_values + len(signals)
+        largest = max(largest, *(signal.x.numel() for signal in signals))
+    return value, records, largest
 
 
 def compile_plan(
@@ -175,9 +205,9 @@ def _compile_chain(
                 "recurrent layer returns a tuple, and sklrp.modules.StatePooling takes one; in an "
                 "nn.Sequential the one must follow the other directly."
             )
-        if previous is not None and isinstance(layer, _BATCH_NORM) and _fold_back(previous, step):
+        if previous is not None and fold_back(previous, step):
             continue
-        if previous is not None and _fold_forward(previous, step):
+        if previous is not None and fold_forward(previous, step):
             steps.pop()
         steps.append(step)
     if steps and isinstance(steps[-1].layer, _SEQUENCE):
@@ -212,8 +242,13 @@ def _compile_recorded(
                 "custom code), which relevance cannot follow."
             )
     steps = [record.step for record in tapes[0].records]
-    _fold_recorded(tapes[0].records)
-    return Plan(steps, module, tapes[0].head, tapes[0])
+    fold_recorded(tapes[0].records)
+    return Plan(steps, module, tapes[0].head, measure(tapes[0]))
+
+
+def measure(tape: Tape) -> tuple[int, int]:
+    """Return the number of outputs and of values in the largest tensor, of one sample."""
+    return tape.scores[0].numel(), -(-tape.largest // len(tape.scores))
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -229,31 +264,28 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other)
 
 
-def _fold_recorded(records: Sequence[Record]) -> None:
-    """Fold batch normalisations into the affine steps that feed them alone, or they feed alone."""
-    makers = {index: record for record in records for index in record.outputs}
-    users = Counter(index for record in records for index in record.inputs)
-    for record in records:
-        before = makers.get(record.inputs[0]) if record.inputs else None
-        if before is None or users[record.inputs[0]] > 1 or len(before.outputs) > 1:
-            continue
-        one, other = before.step, record.step
-        if isinstance(other.layer, _BATCH_NORM) and not one.merged:
-            other.merged = _fold_back(one, other)
-        elif isinstance(one.layer, _BATCH_NORM) and not one.merged:
-            one.merged = _fold_forward(one, other)
-
-
 def make_step(name: str, layer: Any, entry: Entry | None, epsilon: float) -> Step:
     """Return the step of a layer or a function, without its rule."""
     assert entry is not None
-    step = Step(name, layer, entry.handler, entry.kind, epsilon=epsilon)
-    if isinstance(layer, _BATCH_NORM):
-        step.weight, step.bias = _batch_norm_affine(step)
-    elif isinstance(layer, _WEIGHTED):
-        step.weight = layer.weight.detach()
-        step.bias = None if layer.bias is None else layer.bias.detach()
-    return step
+    weight = bias = None
+    if entry.weights is not None:
+        try:
+            weight, bias = entry.weights(layer)
+        except TypeError as error:
+            raise TypeError(
+                f"Relevance through {type(layer).__name__} {name!r} is not supported: {error}."
+            ) from error
+    return Step(
+        name,
+        layer,
+        entry.handler,
+        entry.kind,
+        epsilon=epsilon,
+        weight=None if weight is None else weight.detach(),
+        bias=None if bias is None else bias.detach(),
+        fold=entry.fold,
+        bounds=entry.bounds,
+    )
 
 
 def _assign_rules(
@@ -272,13 +304,19 @@ def _assign_rules(
             "explain."
         )
     resolved = composite.resolve([(step.name, step.layer, step.kind or "") for step in weighted])
+    resolved[0] = with_bounds(resolved[0], bounds)
     for step, rule in zip(weighted, resolved, strict=True):
         step.first = step is weighted[0]
-        if step.first:
-            rule = with_bounds(rule, bounds)
         step.rule, step.epsilon = rule, rule.resolve_epsilon(epsilon)
-        known = bounds is not None or _has_bounds(weighted[0].rule)
-        if isinstance(rule, ZBox) and not known and not _has_bounds(rule):
+    if bounds is None and not _has_bounds(resolved[0]):
+        _check_boxes(weighted, strict)
+    _warn_of_degenerate_maps(weighted, strict)
+
+
+def _check_boxes(weighted: Sequence[Step], strict: bool) -> None:
+    """Refuse, or warn of, z-box rules without bounds where the input has none either."""
+    for step in weighted:
+        if isinstance(step.rule, ZBox) and not _has_bounds(step.rule):
             problem = (
                 f"The z-box rule on layer {step.name!r} needs the bounds of the input; pass "
                 "ZBox(low=..., high=...), or explain a classifier of this package, which "
@@ -287,15 +325,17 @@ def _assign_rules(
             if strict:
                 raise ValueError(problem)
             _warn(problem)
-    if isinstance(resolved[0], Flat) and weighted[0].kind == "dense":
+
+
+def _warn_of_degenerate_maps(weighted: Sequence[Step], strict: bool) -> None:
+    first, last = weighted[0], weighted[-1]
+    if isinstance(first.rule, Flat) and first.kind == "dense":
         _warn(
-            f"The flat rule on the dense first layer {weighted[0].name!r} gives every input the "
-            "same relevance, whatever the network learned; use 'epsilon', 'w_square' or 'z_box' "
-            "there."
+            f"The flat rule on the dense first layer {first.name!r} gives every input the same "
+            "relevance, whatever the network learned; use 'epsilon', 'w_square' or 'z_box' there."
         )
-    last = weighted[-1].weight
-    one_output = last is not None and len(last) == 1
-    if not strict and one_output and all(map(_is_z_plus, resolved)):
+    one_output = last.weight is not None and len(last.weight) == 1
+    if not strict and one_output and all(_is_z_plus(step.rule) for step in weighted):
         _warn(
             "The z-plus rule on every layer of a network with one output looks at what speaks for "
             "a large output alone, whatever the output's sign: on regression it hides what speaks "
@@ -304,7 +344,7 @@ def _assign_rules(
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=6)
+    warnings.warn(message, UserWarning, stacklevel=7)
 
 
 def _is_z_plus(rule: Rule) -> bool:
@@ -324,65 +364,3 @@ def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
                 yield from _leaves(child, f"{path}.{name}" if path else name)
     else:
         yield path, module
-
-
-def _batch_norm_affine(step: Step) -> tuple[Tensor, Tensor]:
-    """Return scale and shift of a batch normalisation in evaluation mode."""
-    layer: Any = step.layer
-    if layer.running_mean is None or layer.running_var is None:
-        raise TypeError(
-            f"Relevance through {type(layer).__name__} {step.name!r} is not supported: it keeps "
-            "no running statistics, so a sample's output depends on its batch; set "
-            "track_running_stats=True."
-        )
-    return scale_and_shift(layer)
-
-
-def _fold_back(affine: Step, norm: Step) -> bool:
-    """Fold a batch normalisation into the affine step before it, on copies."""
-    if not _share_channels(affine, norm, axis=0):
-        return False
-    behind = (1,) * (affine.weight.dim() - 2)
-    if isinstance(affine.layer, _AFFINE):
-        affine.weight = affine.weight * norm.weight.reshape(-1, 1, *behind)
-    else:  # transposed: inputs first, those of all groups, then the outputs of one group
-        groups = affine.layer.groups
-        scale = norm.weight.reshape(groups, 1, -1, *behind)
-        affine.weight = (affine.weight.unflatten(0, (groups, -1)) * scale).flatten(0, 1)
-    affine.bias = norm.bias if affine.bias is None else affine.bias * norm.weight + norm.bias
-    affine.folded = True
-    return True
-
-
-def _fold_forward(norm: Step, affine: Step) -> bool:
-    """Fold a batch normalisation into the affine step after it, unless padding is between."""
-    layer: Any = affine.layer
-    if not isinstance(layer, _AFFINE):
-        return False
-    padding = getattr(layer, "padding", "valid")
-    unpadded = padding == "valid" or (not isinstance(padding, str) and not any(padding))
-    if (
-        not unpadded
-        or getattr(layer, "groups", 1) > 1
-        or not _share_channels(affine, norm, axis=1)
-    ):
-        return False
-    n_spatial = affine.weight.dim() - 2
-    shift = (affine.weight * channelwise(norm.bias, n_spatial)).flatten(1).sum(1)
-    affine.weight = affine.weight * channelwise(norm.weight, n_spatial)
-    affine.bias = shift if affine.bias is None else affine.bias + shift
-    affine.folded = True
-    return True
-
-
-def _share_channels(affine: Step, norm: Step, axis: int) -> bool:
-    """Return whether the channels of a batch normalisation are those of an affine step."""
-    layer: Any = affine.layer
-    if not isinstance(layer, _WEIGHTED) or not isinstance(norm.layer, _BATCH_NORM):
-        return False
-    is_affine = isinstance(layer, _AFFINE)
-    n_channels = affine.weight.shape[axis] if is_affine else layer.out_channels
-    return (
-        isinstance(norm.layer, _NORM_OF[affine.weight.dim()])
-        and n_channels == norm.weight.shape[0]
-    )

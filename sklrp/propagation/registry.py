@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from sklrp._torch import CONV_FORWARD, has_global_hooks, has_hooks
 from sklrp.propagation.tape import Handler
+
+Weights = Callable[[Any], tuple[Tensor | None, Tensor | None]]
 
 
 def supported() -> list[str]:
@@ -84,6 +87,9 @@ class Entry(NamedTuple):
     handler: Handler
     kind: str | None = None
     any_axis: bool = False
+    weights: Weights | None = None
+    bounds: Callable[..., Any] | None = None
+    fold: str | None = None
 
 
 HANDLERS: dict[Any, Entry] = {}
@@ -102,7 +108,12 @@ REFUSING: set[Handler] = set()  # handlers that refuse a layer by name
 
 
 def register(
-    *operations: Any, kind: str | None = None, any_axis: bool = False
+    *operations: Any,
+    kind: str | None = None,
+    any_axis: bool = False,
+    weights: Weights | None = None,
+    bounds: Callable[..., Any] | None = None,
+    fold: str | None = None,
 ) -> Callable[[Handler], Handler]:
     """Register the decorated function as the handler of layer types or torch functions.
 
@@ -129,6 +140,18 @@ def register(
     any_axis : bool, default=False
         Whether the layer does the same to a tensor whose samples are not on the first axis: it
         acts on single values, or on the last axis alone.
+    weights : callable or None, default=None
+        ``weights(layer)`` returns the weight and the bias (or None) of an affine layer. It is
+        called once per plan; the handler finds them as ``step.weight`` and ``step.bias``.
+    bounds : callable or None, default=None
+        What the layer does to the box that its input lies in, for z-box rules behind it:
+        :func:`monotone`, :func:`turning` or :func:`linear`, or a function of its own (see
+        :mod:`sklrp.propagation.bounds`). None (default): the bounds of the output are unknown.
+    fold : {"rows", "columns", "scale"} or None, default=None
+        How a batch normalisation is folded into the weights of its neighbour: ``"rows"`` for a
+        layer whose weight has outputs on the first axis and inputs on the second, ``"columns"``
+        for one that has them the other way round, ``"scale"`` for the normalisation, whose weight
+        is a factor of each channel. None (default): it is not folded.
 
     Returns
     -------
@@ -138,19 +161,20 @@ def register(
     Examples
     --------
     >>> from torch import nn
-    >>> from sklrp.propagation import register
+    >>> from sklrp.propagation import monotone, register
     >>> class Negate(nn.Module):
     ...     def forward(self, x):
     ...         return -x
-    >>> @register(Negate)
+    >>> @register(Negate, bounds=monotone)
     ... def negate(step, signal):
     ...     return signal.apply(step.layer.forward), lambda relevance, kept: relevance
     """
+    entry = partial(Entry, kind=kind, any_axis=any_axis, weights=weights, bounds=bounds, fold=fold)
 
     def decorate(handler: Handler) -> Handler:
         for operation in operations:
             known = isinstance(operation, str | type)
-            HANDLERS[operation if known else operation.__name__] = Entry(handler, kind, any_axis)
+            HANDLERS[operation if known else operation.__name__] = entry(handler)
         return handler
 
     return decorate

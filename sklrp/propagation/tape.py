@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -37,7 +37,14 @@ class Step:
     epsilon : float, default=0.0
         The stabiliser: the rule's own or the call's.
     weight, bias : Tensor or None, default=None
-        The weights of an affine layer, with an adjacent batch normalisation folded in.
+        The weights of an affine layer, as it was registered to read them, once per plan; an
+        adjacent batch normalisation is folded in. Handlers leave them as they are.
+    fold : {"rows", "columns", "scale"} or None, default=None
+        How a batch normalisation is folded; see :func:`register`.
+    bounds : callable or None, default=None
+        What the layer does to a box; see :func:`register`.
+    box : (Tensor, Tensor) or None, default=None
+        The bounds of the input of a layer with the z-box rule, where they follow from others.
     product : {"all", "prop", "abs", "half"}, default="all"
         How a product of a gate and a signal shares its relevance; see
         :class:`~sklrp.Composite`.
@@ -61,12 +68,15 @@ class Step:
     epsilon: float = 0.0
     weight: Any = None
     bias: Any = None
+    fold: str | None = None
+    bounds: Callable[..., Any] | None = None
+    box: tuple[Tensor, Tensor] | None = None
     product: str = "all"
     axes: tuple[int, ...] = (0,)
     folded: bool = False
     merged: bool = False
     first: bool = False
-    maps: dict[Any, Tensor] = field(default_factory=dict)
+    maps: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -77,14 +87,20 @@ class Step:
 
     def map_weight(self, key: Any, function: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
         """Return ``function(weight)``, computed once per call of :func:`explain`."""
-        if key not in self.maps:
-            self.maps[key] = function(weight)
-        return self.maps[key]
+        known = self.maps.get(key)
+        if known is None or not _is_same(known[0], weight):
+            known = self.maps[key] = weight, function(weight)
+        return known[1]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what another process computes itself, and functions, which do not pickle."""
         layer = self.layer if isinstance(self.layer, nn.Module) else None
-        return {**self.__dict__, "maps": {}, "layer": layer}
+        return {**self.__dict__, "maps": {}, "layer": layer, "bounds": None}
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are the same memory, as views of one layer's weights are."""
+    return one is other or (one.data_ptr() == other.data_ptr() and one.shape == other.shape)
 
 
 class Kept(dict[str, Tensor]):
@@ -115,6 +131,20 @@ def total(relevance: Tensor, n_samples: int, axis: int = 0) -> Tensor:
     return first.reshape(len(relevance), n_samples, -1).sum(2)
 
 
+Call = Callable[[Step, Handler, Any, dict[str, Any]], tuple[Any, Pull]]
+
+
+def run_handler(
+    step: Step, handler: Handler, args: Any, kwargs: dict[str, Any]
+) -> tuple[Any, Pull]:
+    """Run a step on a chunk, as opposed to the corners of a box."""
+    return handler(step, *args, **kwargs)
+
+
+# What is told of a record: the relevance of its inputs, (n_targets, n_samples), and what it kept.
+Layer = tuple[Tensor, Kept]
+
+
 class Record(NamedTuple):
     """A step as it was run on one chunk: between which values, and how relevance is pulled."""
 
@@ -139,7 +169,7 @@ class Tape(NamedTuple):
 
     def pull(
         self, relevance: Tensor, details: bool
-    ) -> tuple[list[Tensor | None], list[tuple[Tensor, Kept] | None]]:
+    ) -> tuple[list[Tensor | None], list[Layer | None]]:
         """Pull relevance from the scores back to the inputs.
 
         Parameters
@@ -157,30 +187,40 @@ class Tape(NamedTuple):
             For each record the relevance of its inputs, (n_targets, n_samples), and what it kept;
             None for one that the relevance does not reach. Empty without details.
         """
-        n_samples = len(self.scores)
         waiting = {self.output: relevance.reshape(len(relevance), *self.shape)}
-        layers: list[tuple[Tensor, Kept] | None] = []
+        layers: list[Layer | None] = []
         for record in reversed(self.records):
             arrived = [waiting.pop(index, None) for index in record.outputs]
             if all(r is None for r in arrived):
                 layers.append(None)
                 continue
-            kept = Kept(n_samples, record.kept_axis) if details else None
+            kept = Kept(len(self.scores), record.kept_axis) if details else None
             passed = record.pull(arrived[0] if len(arrived) == 1 else tuple(arrived), kept)
             passed = passed if isinstance(passed, tuple) else (passed,)
-            for index, r in zip(record.inputs, passed, strict=True):
-                if r is not None and index < 0:
-                    raise TypeError(
-                        f"Relevance reaches {record.step.name!r} from integers that were computed "
-                        "from the input in a way that it cannot follow; pass them as an input."
-                    )
-                if r is not None:
-                    waiting[index] = waiting[index] + r if index in waiting else r
+            _hand_on(record, passed, waiting)
             if kept is not None:
-                amounts = (
-                    total(r, n_samples, axis)
-                    for r, axis in zip(passed, record.input_axes, strict=True)
-                    if r is not None
-                )
-                layers.append((sum(amounts, relevance.new_zeros(len(relevance), n_samples)), kept))
+                layers.append((self._amount(record, passed, relevance), kept))
         return [waiting.get(index) for index in self.inputs], layers[::-1] if details else []
+
+    def _amount(self, record: Record, passed: Sequence[Any], relevance: Tensor) -> Tensor:
+        """Return how much relevance the inputs of a record got, ``(n_targets, n_samples)``."""
+        n_samples = len(self.scores)
+        amounts = (
+            total(r, n_samples, axis)
+            for r, axis in zip(passed, record.input_axes, strict=True)
+            if r is not None
+        )
+        return sum(amounts, relevance.new_zeros(len(relevance), n_samples))
+
+
+def _hand_on(record: Record, passed: Sequence[Any], waiting: dict[int, Tensor]) -> None:
+    """Add what a record passes on to what its inputs have received from other records."""
+    for index, r in zip(record.inputs, passed, strict=True):
+        if r is None:
+            continue
+        if index < 0:
+            raise TypeError(
+                f"Relevance reaches {record.step.name!r} from integers that were computed from "
+                "the input in a way that it cannot follow; pass them as an input."
+            )
+        waiting[index] = waiting[index] + r if index in waiting else r

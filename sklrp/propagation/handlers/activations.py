@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklrp.modules import GaussianNoise
+from sklrp.propagation.bounds import box, corners, is_known, monotone, turning, unknown
 from sklrp.propagation.handlers.reshaping import base_name, own_dim
 from sklrp.propagation.registry import register
 from sklrp.propagation.sharing import share_product
@@ -26,49 +27,55 @@ def pass_on(relevance: Tensor, kept: Kept | None) -> Tensor:
 def activate(
     signal: Signal,
     function: Callable[[Tensor], Tensor],
-    nonnegative: bool,
-    turn: float | None = None,
+    nonnegative: bool = False,
     gate: bool = False,
 ) -> tuple[Signal, Pull]:
-    """Apply an elementwise function that is monotone, or monotone on either side of ``turn``."""
-    low, high = signal.low, signal.high
-    if low is not None and high is not None:
-        ends = [function(low), function(high)]
-        if turn is not None:  # or the end of the interval that is nearest to it
-            ends.append(function(torch.maximum(low, high.clamp(max=turn))))
-        low, high = torch.stack(ends).aminmax(dim=0)
-    out = replace(
-        signal,
-        x=function(signal.x),
-        nonnegative=nonnegative,
-        low=low,
-        high=high,
-        gate=gate or signal.gate,
-    )
-    return out, pass_on
+    """Apply an elementwise function, which passes relevance on; what its handler returns.
+
+    Parameters
+    ----------
+    signal : Signal
+        The input.
+    function : callable
+        The function, which leaves its argument as it is.
+    nonnegative : bool, default=False
+        Whether the output is nowhere negative.
+    gate : bool, default=False
+        Whether the output is a gate: in a product with a signal, the signal takes all relevance.
+
+    Returns
+    -------
+    out : Signal
+        The output.
+    pull : callable
+        What passes relevance on as it is.
+    """
+    x, gate = function(signal.x), gate or signal.gate
+    return replace(signal, x=x, nonnegative=nonnegative, gate=gate, low=None, high=None), pass_on
 
 
 @register(
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
-    nn.FeatureAlphaDropout, GaussianNoise, any_axis=True,
+    nn.FeatureAlphaDropout, GaussianNoise, any_axis=True, bounds=monotone,
 )  # fmt: skip
 def _identity(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     return signal, pass_on
 
 
-@register(nn.ReLU, nn.ReLU6, nn.Softplus, any_axis=True)
+@register(nn.ReLU, nn.ReLU6, nn.Softplus, any_axis=True, bounds=monotone)
 def _nonnegative_activation(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     return activate(signal, _out_of_place(step.layer), getattr(step.layer, "beta", 1.0) > 0)
 
 
-@register(nn.Sigmoid, nn.Hardsigmoid, any_axis=True)
+@register(nn.Sigmoid, nn.Hardsigmoid, any_axis=True, bounds=monotone)
 def _gate(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     return activate(signal, _out_of_place(step.layer), True, gate=True)
 
 
 @register(
-    nn.Hardshrink, nn.SELU, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink, any_axis=True
-)
+    nn.Hardshrink, nn.SELU, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink,
+    any_axis=True, bounds=monotone,
+)  # fmt: skip
 def _signed_activation(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     return activate(signal, _out_of_place(step.layer), signal.nonnegative)
 
@@ -83,23 +90,29 @@ _TURNS = {
 _TURN_OF_GELU_BY_TANH = -0.7524614220710162
 
 
-@register(nn.CELU, nn.ELU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.Mish, nn.SiLU, any_axis=True)
+def _turn(layer: Any) -> float:
+    if getattr(layer, "approximate", "none") == "tanh":
+        return _TURN_OF_GELU_BY_TANH
+    return _TURNS.get(base_name(layer), 0.0)
+
+
+@register(
+    nn.CELU, nn.ELU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.Mish, nn.SiLU,
+    any_axis=True, bounds=turning(_turn),
+)  # fmt: skip
 def _turning_activation(step: Step, signal: Signal) -> tuple[Signal, Pull]:
-    turn = _TURNS.get(base_name(step.layer), 0.0)
-    if getattr(step.layer, "approximate", "none") == "tanh":
-        turn = _TURN_OF_GELU_BY_TANH
-    return activate(signal, _out_of_place(step.layer), signal.nonnegative, turn)
+    return activate(signal, _out_of_place(step.layer), signal.nonnegative)
 
 
-@register(nn.RReLU, any_axis=True)
+@register(nn.RReLU, any_axis=True, bounds=turning(0.0))
 def _rrelu(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     """Apply the mean slope, as evaluation does, whatever the mode of the layer."""
     layer: Any = step.layer
     slope = (layer.lower + layer.upper) / 2.0
-    return activate(signal, lambda x: F.leaky_relu(x, slope), signal.nonnegative, 0.0)
+    return activate(signal, lambda x: F.leaky_relu(x, slope), signal.nonnegative)
 
 
-@register(nn.PReLU, any_axis=True)
+@register(nn.PReLU, any_axis=True, bounds=turning(0.0))
 def _prelu(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     weight: Any = step.layer.weight
     if weight.numel() > 1 and signal.axis != 0:
@@ -108,29 +121,33 @@ def _prelu(step: Step, signal: Signal) -> tuple[Signal, Pull]:
             "where the samples are not on the first axis; permute its input."
         )
     weight = weight.detach()
-    return activate(signal, lambda x: F.prelu(x, weight), signal.nonnegative, 0.0)
+    return activate(signal, lambda x: F.prelu(x, weight), signal.nonnegative)
 
 
-@register(nn.LogSigmoid, any_axis=True)
+@register(nn.LogSigmoid, any_axis=True, bounds=monotone)
 def _log_sigmoid(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     return activate(signal, step.layer.forward, False)
 
 
-@register(nn.Hardtanh, any_axis=True)
+@register(nn.Hardtanh, any_axis=True, bounds=monotone)
 def _hardtanh(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     nonnegative = layer.min_val >= 0 or (signal.nonnegative and layer.max_val >= 0)
     return activate(signal, _out_of_place(layer), nonnegative)
 
 
-@register(nn.Threshold, any_axis=True)
+def _threshold_bounds(step: Step, signal: Signal) -> Signal:
+    layer: Any = step.layer
+    if layer.value > layer.threshold:  # it falls where the threshold is passed
+        return unknown(step.handler(step, signal)[0])
+    return monotone(step, signal)
+
+
+@register(nn.Threshold, any_axis=True, bounds=_threshold_bounds)
 def _threshold(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     nonnegative = layer.value >= 0 and (signal.nonnegative or layer.threshold >= 0)
-    out, pull = activate(signal, _out_of_place(layer), nonnegative)
-    if layer.value > layer.threshold:  # it falls where it is passed
-        out = replace(out, low=None, high=None)
-    return out, pull
+    return activate(signal, _out_of_place(layer), nonnegative)
 
 
 @register(nn.Softmax, nn.Softmax2d, nn.Softmin, any_axis=True)
@@ -168,28 +185,34 @@ def _refuse_relevance(step: Step) -> Pull:
     return pull
 
 
-@register(nn.GLU, any_axis=True)
+def _glu_bounds(step: Step, signal: Signal) -> Signal:
+    """Bound a product: the lower end by the gate that makes it least, the upper likewise."""
+    out, _ = step.handler(step, signal)
+    if not is_known(signal):
+        return unknown(out)
+    dim = own_dim(step, signal, step.layer.dim)
+    (low, least), (high, most) = (_halves(end, dim) for end in corners(signal))
+    low = torch.minimum(low * least, low * most)
+    return box(out, low, torch.maximum(high * least, high * most))
+
+
+def _halves(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    one, other = x.chunk(2, dim)
+    return one, other.sigmoid()
+
+
+@register(nn.GLU, any_axis=True, bounds=_glu_bounds)
 def _glu(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     """Multiply one half by the sigmoid of the other: a signal and its gate."""
     dim = own_dim(step, signal, step.layer.dim)
-
-    def halves(x: Tensor) -> tuple[Tensor, Tensor]:
-        one, other = x.chunk(2, dim)
-        return one, other.sigmoid()
-
     z = F.glu(signal.x, dim)
-    x, gate = halves(signal.x)
-    low, high = signal.low, signal.high
-    if low is not None and high is not None:
-        (low, least), (high, most) = halves(low), halves(high)
-        low = torch.minimum(low * least, low * most)
-        high = torch.maximum(high * least, high * most)
+    x, gate = _halves(signal.x, dim)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
         to_gate = relevance * share_product(step, gate, x)
         return torch.cat([relevance - to_gate, to_gate], dim + 1)
 
-    return Signal(z, signal.nonnegative, low, high), pull
+    return Signal(z, signal.nonnegative), pull
 
 
 def _out_of_place(layer: Any) -> Callable[[Tensor], Tensor]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sklrp.propagation.bounds import linear
 from sklrp.propagation.handlers.reshaping import spatial_shape, unpad
 from sklrp.propagation.registry import register
 from sklrp.propagation.sharing import affine
@@ -16,7 +17,12 @@ from sklrp.propagation.tape import Pull, Step
 from sklrp.rules import Signal
 
 
-@register(nn.Linear, kind="dense")
+def own_weights(layer: Any) -> tuple[Tensor, Tensor | None]:
+    """Return the weight and the bias that a layer calls so."""
+    return layer.weight, layer.bias
+
+
+@register(nn.Linear, kind="dense", weights=own_weights, bounds=linear, fold="rows")
 def _linear(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     if step.folded and signal.x.dim() != 2:
         raise TypeError(
@@ -34,7 +40,10 @@ _CONV = {
 }
 
 
-@register(nn.Conv1d, nn.Conv2d, nn.Conv3d, kind="conv")
+@register(
+    nn.Conv1d, nn.Conv2d, nn.Conv3d,
+    kind="conv", weights=own_weights, bounds=linear, fold="rows",
+)  # fmt: skip
 def _conv(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     size, kernel = spatial_shape(step, signal), layer.kernel_size
@@ -90,7 +99,10 @@ def _explicit_pads(layer: Any) -> list[int]:
     return [p for pair in reversed(pairs) for p in pair]
 
 
-@register(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, kind="conv")
+@register(
+    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+    kind="conv", weights=own_weights, bounds=linear, fold="columns",
+)  # fmt: skip
 def _conv_transpose(
     step: Step, signal: Signal, output_size: Sequence[int] | None = None
 ) -> tuple[Signal, Pull]:

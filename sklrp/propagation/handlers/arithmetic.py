@@ -8,13 +8,15 @@ this module registers the handlers; the recorder finds them by the functions' na
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sklrp.propagation.bounds import box, corners, monotone, unknown
+from sklrp.propagation.formula import Split, account
 from sklrp.propagation.handlers.activations import pass_on
 from sklrp.propagation.handlers.operands import (
     adjoint_at,
@@ -26,22 +28,38 @@ from sklrp.propagation.handlers.operands import (
 )
 from sklrp.propagation.nested import find_signals, swap_signals
 from sklrp.propagation.registry import NUMERIC, SOURCED, register
-from sklrp.propagation.sharing import Split, account, contribute, share_product
+from sklrp.propagation.sharing import contribute, share_product
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
 
 
-@register("add")
+def _sum_bounds(step: Step, a: Any, b: Any, *, alpha: float = 1) -> Signal:
+    """Bound a sum: an operand with a negative factor has its least value at its upper bound."""
+    name = function_name(step)
+    factors = {"add": (1, alpha), "sub": (1, -alpha), "rsub": (-alpha, 1)}[name]
+    turned = (
+        _swap_corners(v) if isinstance(v, Signal) and factor < 0 else v
+        for v, factor in zip((a, b), factors, strict=True)
+    )
+    return monotone(step, *turned, alpha=alpha)
+
+
+def _swap_corners(signal: Signal) -> Signal:
+    low, high = corners(signal, signal.axis)
+    return box(signal, high, low, signal.axis)
+
+
+@register("add", bounds=_sum_bounds)
 def _add(step: Step, a: Any, b: Any, *, alpha: float = 1) -> tuple[Signal, Pull]:
     return _combine(step, a, b, 1, alpha)
 
 
-@register("sub")
+@register("sub", bounds=_sum_bounds)
 def _sub(step: Step, a: Any, b: Any, *, alpha: float = 1) -> tuple[Signal, Pull]:
     return _combine(step, a, b, 1, -alpha)
 
 
-@register("rsub")
+@register("rsub", bounds=_sum_bounds)
 def _rsub(step: Step, a: Any, b: Any, *, alpha: float = 1) -> tuple[Signal, Pull]:
     return _combine(step, b, a, 1, -alpha)
 
@@ -69,30 +87,21 @@ def _combine(step: Step, a: Any, b: Any, *factors: float) -> tuple[Signal, Pull]
         back = tuple(sum_to(ratio * value, v.x.shape) for v, value in signals)
         return back if len(back) > 1 else back[0]
 
-    low, high = _sum_bounds(operands, factors)
     nonnegative = all(map(is_nonnegative, operands)) and all(factor >= 0 for factor in factors)
     sources = [v for v, _ in signals]
     gate = all(v.gate for v in sources)
     samples = broadcast_samples(z.shape, *sources)
-    return Signal(z, nonnegative, low, high, gate=gate, samples=samples), pull
+    return Signal(z, nonnegative, gate=gate, samples=samples), pull
 
 
-def _sum_bounds(operands: Any, factors: Sequence[float]) -> tuple[Any, Any]:
-    """Return the bounds of a sum; None where a bound is unknown or a factor is not positive."""
-    known = all(v.low is not None and v.high is not None for v in find_signals(operands))
-    if not known or not all(factor > 0 for factor in factors):
-        return None, None
-    low, high = (
-        sum(
-            (getattr(v, end) if isinstance(v, Signal) else v) * factor
-            for v, factor in zip(operands, factors, strict=True)
-        )
-        for end in ("low", "high")
-    )
-    return low, high
+def _scaled_bounds(step: Step, a: Any, b: Any, **kwargs: Any) -> Signal:
+    """Bound what is scaled by constants; the product of two signals is not bounded."""
+    if isinstance(a, Signal) and isinstance(b, Signal):
+        return unknown(step.handler(step, a, b, **kwargs)[0])
+    return monotone(step, a, b, **kwargs)
 
 
-@register("mul")
+@register("mul", bounds=_scaled_bounds)
 def _mul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
     if not isinstance(a, Signal) or not isinstance(b, Signal):
         source, factor = (a, b) if isinstance(a, Signal) else (b, a)
@@ -100,7 +109,7 @@ def _mul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
     return _product(step, a, b, a.x * b.x, (a.x, b.x))
 
 
-@register("div")
+@register("div", bounds=_scaled_bounds)
 def _div(step: Step, a: Any, b: Any, *, rounding_mode: str | None = None) -> tuple[Signal, Pull]:
     if rounding_mode is not None:
         raise TypeError("a division that rounds passes no relevance")
@@ -111,7 +120,7 @@ def _div(step: Step, a: Any, b: Any, *, rounding_mode: str | None = None) -> tup
     raise TypeError("it divides by a signal; only a gate may divide")
 
 
-@register("neg")
+@register("neg", bounds=monotone)
 def _neg(step: Step, source: Signal) -> tuple[Signal, Pull]:
     return _scale(source, torch.neg, False)
 
@@ -125,8 +134,6 @@ def _scale(source: Signal, function: Callable[[Tensor], Tensor], increasing: boo
         gate=source.gate,
         samples=broadcast_samples(x.shape, source),
     )
-    if increasing and source.low is not None and source.high is not None:
-        out = replace(out, low=function(source.low), high=function(source.high))
     return out, lambda relevance, kept: sum_to(relevance, shape)
 
 
@@ -163,7 +170,7 @@ def _product(
     return Signal(z, nonnegative, gate=both, samples=broadcast_samples(z.shape, a, b)), pull
 
 
-@register("clamp", "clamp_min", "clamp_max")
+@register("clamp", "clamp_min", "clamp_max", bounds=monotone)
 def _clamp(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     out = source.apply(lambda x: step.layer(x, *args, **kwargs))
     nonnegative = source.nonnegative or bool(

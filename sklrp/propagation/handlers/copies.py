@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklrp._torch import PAD_PACKED
+from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.operands import adjoint_at, value_of
 from sklrp.propagation.handlers.reshaping import pull_gradients
 from sklrp.propagation.nested import find_signals, swap_signals
@@ -27,6 +28,7 @@ from sklrp.rules import Signal
 @register(
     "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "clone",
     "detach", "data", "view_as", "reshape_as", "ravel", "alias", "positive", "real",
+    bounds=monotone,
 )  # fmt: skip
 def _view(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     # The affine step lays images out with channels last; the network's own are not, and its
@@ -43,6 +45,7 @@ def _view(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal
     "roll", "rot90", "narrow", "select", "index_select", "gather", "take_along_dim",
     "__getitem__", "expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave",
     "unfold", "diagonal", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "tril", "triu",
+    bounds=monotone,
 )  # fmt: skip
 def _rearrange(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any, Pull]:
     out = _copied(step, source, *args, **kwargs)
@@ -62,7 +65,8 @@ def _with_others(adjoint: Callable[[Any], Tensor], args: Any, kwargs: Any) -> Pu
     return pull
 
 
-@register("split", "chunk", "tensor_split", "unbind", "split_with_sizes", "unsafe_chunk")
+@register("split", "chunk", "tensor_split", "unbind", "split_with_sizes", "unsafe_chunk",
+          bounds=monotone)  # fmt: skip
 def _split(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any, Pull]:
     pieces = _copied(step, source, *args, **kwargs)
     adjoint = adjoint_at(lambda x: step.layer(x, *args, **kwargs), source.x)
@@ -77,22 +81,15 @@ def _copied(step: Step, source: Signal, *args: Any, **kwargs: Any) -> Any:
         return None if tensor is None else step.layer(tensor, *args, **kwargs)
 
     out, samples = apply(source.x), apply(source.samples)
-    low, high = (
-        None if v is None else apply(v.expand_as(source.x).contiguous())
-        for v in (source.low, source.high)
-    )
 
     def signal(i: Any) -> Signal:
-        parts: list[Any] = [out, low, high, samples]
-        x, bottom, top, whose = (v if v is None or i is None else v[i] for v in parts)
-        return replace(
-            source, x=x, low=bottom, high=top, samples=whose, seen=None, lengths=None, axis=0
-        )
+        x, whose = (v if v is None or i is None else v[i] for v in (out, samples))
+        return replace(source, x=x, samples=whose, seen=None, lengths=None, axis=0)
 
     return signal(None) if isinstance(out, Tensor) else tuple(map(signal, range(len(out))))
 
 
-@register("cat", "stack", "hstack", "vstack", "dstack", "column_stack")
+@register("cat", "stack", "hstack", "vstack", "dstack", "column_stack", bounds=monotone)
 def _join(step: Step, pieces: Any, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     signals = find_signals(pieces)
 
@@ -108,10 +105,6 @@ def _join(step: Step, pieces: Any, *args: Any, **kwargs: Any) -> tuple[Signal, P
             return torch.full_like(v, -1, dtype=torch.double)
 
         samples = apply(lambda s: nobody(s.x) if s.samples is None else s.samples, nobody)
-    low = high = None
-    if all(s.low is not None and s.high is not None for s in signals):
-        low = apply(lambda s: s.low.expand_as(s.x), value_of)  # type: ignore[union-attr]
-        high = apply(lambda s: s.high.expand_as(s.x), value_of)  # type: ignore[union-attr]
     nonnegative = len(signals) == len(pieces) and all(s.nonnegative for s in signals)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Any:
@@ -126,10 +119,10 @@ def _join(step: Step, pieces: Any, *args: Any, **kwargs: Any) -> tuple[Signal, P
         return back if len(back) > 1 else back[0]
 
     gate = all(s.gate for s in signals)
-    return Signal(out, nonnegative, low, high, gate=gate, samples=samples), pull
+    return Signal(out, nonnegative, gate=gate, samples=samples), pull
 
 
-@register("pad")
+@register("pad", bounds=monotone)
 def _pad_function(
     step: Step, source: Signal, pad: Any, mode: str = "constant", value: float | None = None
 ) -> tuple[Signal, Pull]:
@@ -153,18 +146,18 @@ def _pad_function(
     return replace(out, gate=source.gate), pull
 
 
-@register("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda")
+@register("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda",
+          bounds=monotone)  # fmt: skip
 def _convert(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     x = source.x
     values = swap_signals((args, kwargs), value_of)
     out = step.layer(x, *values[0], **values[1])
     if not isinstance(out, Tensor) or (x.is_floating_point() and not out.is_floating_point()):
         raise TypeError("a conversion to integers passes no relevance")
-    low, high = (None if v is None else v.to(out) for v in (source.low, source.high))
     pull = _with_others(
         lambda relevance: relevance.to(device=x.device, dtype=x.dtype), args, kwargs
     )
-    return replace(source, x=out, low=low, high=high), pull
+    return replace(source, x=out), pull
 
 
 @register(PAD_PACKED)

@@ -25,19 +25,26 @@ import torch
 from torch import Tensor
 
 from sklrp.modules import EchoState
-from sklrp.propagation.handlers.recurrent import check_sequence, pass_on, reshape, run_layers
+from sklrp.propagation.bounds import boxed
+from sklrp.propagation.formula import divide, stabilize
+from sklrp.propagation.handlers.recurrent import (
+    bounds_of_states,
+    check_sequence,
+    pass_on,
+    reshape,
+    run_layers,
+)
 from sklrp.propagation.handlers.recurrent_run import Flow, Kernels, Run, linear
 from sklrp.propagation.registry import register
-from sklrp.propagation.sharing import bounded, divide, stabilize
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
 
 
-@register(EchoState, kind="recurrent")
+@register(EchoState, kind="recurrent", bounds=bounds_of_states)
 def _reservoir(step: Step, sequence: Signal) -> tuple[tuple[Signal, Signal], Pull]:
     check_sequence(step, sequence, 3, 0)
     washout = step.layer.washout
-    out, (last,), pull_back = run_layers(step, bounded(step, sequence), [], [[""]], ReservoirRun)
+    out, (last,), pull_back = run_layers(step, boxed(step, sequence), [], [[""]], ReservoirRun)
 
     def pull(relevance: Any, kept: Kept | None) -> Any:
         of_states, of_last = relevance

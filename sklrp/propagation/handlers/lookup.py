@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sklrp.propagation.bounds import box, corners
 from sklrp.propagation.registry import register
 from sklrp.propagation.sharing import contribute
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
 
 
-@register(nn.Embedding, any_axis=True)
+def _extremes(step: Step, tokens: Signal) -> Signal:
+    """Bound the vectors by the smallest and largest of all tokens, whatever the token."""
+    out, _ = step.handler(step, tokens)
+    low, high = corners(out)
+    weight = step.layer.weight.detach()
+    return box(out, weight.amin(0).expand_as(low), weight.amax(0).expand_as(high))
+
+
+@register(nn.Embedding, any_axis=True, bounds=_extremes)
 def _embedding(step: Step, tokens: Signal) -> tuple[Signal, Pull]:
     return _look_up(step, tokens), lambda relevance, kept: relevance.sum(-1)
 
@@ -65,7 +73,7 @@ def _embedding_bag(
 
 
 def _look_up(step: Step, tokens: Signal) -> Signal:
-    """Return the vectors of tokens; of their bounds, if bounds are asked for at all."""
+    """Return the vectors of tokens."""
     layer: Any = step.layer
     if layer.max_norm is not None:
         raise TypeError(
@@ -73,9 +81,4 @@ def _look_up(step: Step, tokens: Signal) -> Signal:
             f"{layer.max_norm} is not supported: it changes its weights when it is called. Call "
             "it once on all tokens, and set max_norm=None."
         )
-    weight = layer.weight.detach()
-    out = Signal(F.embedding(tokens.x, weight), axis=tokens.axis)
-    if tokens.low is None:
-        return out
-    shape = (1, *out.x.shape[1:])
-    return replace(out, low=weight.amin(0).expand(shape), high=weight.amax(0).expand(shape))
+    return Signal(F.embedding(tokens.x, layer.weight.detach()), axis=tokens.axis)

@@ -22,28 +22,68 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sklrp.propagation.bounds import box, linear
+from sklrp.propagation.formula import channelwise
 from sklrp.propagation.handlers.reshaping import base_name, spatial_shape
 from sklrp.propagation.registry import register
-from sklrp.propagation.sharing import channelwise, contribute
+from sklrp.propagation.sharing import contribute
 from sklrp.propagation.tape import Pull, Step
 from sklrp.rules import Signal
 
 
-@register(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+def running_scale(layer: Any) -> tuple[Tensor, Tensor]:
+    """Return a normalisation with running statistics as a scale and a shift of each channel."""
+    if layer.running_mean is None or layer.running_var is None:
+        raise TypeError(
+            "it keeps no running statistics, so a sample's output depends on its batch; set "
+            "track_running_stats=True"
+        )
+    scale = torch.rsqrt(layer.running_var + layer.eps)
+    if layer.weight is not None:
+        scale = scale * layer.weight.detach()
+    shift = -layer.running_mean * scale
+    if layer.bias is not None:
+        shift = shift + layer.bias.detach()
+    return scale, shift
+
+
+@register(
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
+    weights=running_scale, bounds=linear, fold="scale",
+)  # fmt: skip
 def _batch_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     if signal.x.dim() > 2:
         spatial_shape(step, signal)
-    return _scale(step, signal, step.weight, step.bias)
+    return _scale(step, signal)
 
 
-@register(nn.LayerNorm, any_axis=True)
+def _within_reach(step: Step, signal: Signal) -> Signal:
+    """Bound a normalisation of samples, whatever its input is."""
+    out, _ = step.handler(step, signal)
+    layer: Any = step.layer
+    n_values, weight, bias = out.x[0].numel(), layer.weight, getattr(layer, "bias", None)
+    if hasattr(layer, "normalized_shape"):
+        n_values = math.prod(layer.normalized_shape)
+    else:
+        n_values //= getattr(layer, "num_groups", out.x.shape[1])
+        weight, bias = _of_channels(layer, out.x.dim() - 2)
+    # Of m centred values none is further from their mean than sqrt(m - 1) deviations; of m values
+    # that are not centred, none is larger than sqrt(m) times their root mean square.
+    centred = base_name(layer) != "RMSNorm"
+    reach = torch.full_like(out.x, math.sqrt(n_values - centred))
+    reach = reach if weight is None else reach * weight.detach().abs()
+    middle = torch.zeros_like(reach) if bias is None else torch.zeros_like(reach) + bias.detach()
+    half = len(out.x) // 2  # the same for both corners
+    return box(out, (middle - reach)[:half], (middle + reach)[:half])
+
+
+@register(nn.LayerNorm, any_axis=True, bounds=_within_reach)
 def _layer_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     dims = _trailing(step, signal)
@@ -51,7 +91,7 @@ def _layer_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     return _standardise(step, signal, z, signal.x.shape, dims, layer.weight, layer.bias)
 
 
-@register(nn.GroupNorm)
+@register(nn.GroupNorm, bounds=_within_reach)
 def _group_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     x = signal.x
@@ -61,12 +101,23 @@ def _group_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     return _standardise(step, signal, z, grouped, range(2, x.dim() + 1), weight, bias)
 
 
-@register(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+def _scale_if_running(layer: Any) -> tuple[Tensor | None, Tensor | None]:
+    return running_scale(layer) if layer.track_running_stats else (None, None)
+
+
+def _instance_norm_bounds(step: Step, signal: Signal) -> Signal:
+    return _within_reach(step, signal) if step.weight is None else linear(step, signal)
+
+
+@register(
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+    weights=_scale_if_running, bounds=_instance_norm_bounds,
+)  # fmt: skip
 def _instance_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     x, n_spatial = signal.x, len(spatial_shape(step, signal))
-    if layer.track_running_stats:
-        return _scale(step, signal, *scale_and_shift(layer))
+    if step.weight is not None:
+        return _scale(step, signal)
     z = F.instance_norm(x, weight=layer.weight, bias=layer.bias, eps=layer.eps)
     weight, bias = _of_channels(layer, n_spatial)
     return _standardise(step, signal, z, x.shape, range(2, x.dim()), weight, bias)
@@ -74,7 +125,7 @@ def _instance_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
 
 if hasattr(nn, "RMSNorm"):  # since torch 2.4
 
-    @register(nn.RMSNorm, any_axis=True)
+    @register(nn.RMSNorm, any_axis=True, bounds=_within_reach)
     def _rms_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
         layer: Any = step.layer
         x, dims = signal.x, _trailing(step, signal)
@@ -104,25 +155,11 @@ def _of_channels(layer: Any, n_spatial: int) -> tuple[Tensor | None, Tensor | No
     )
 
 
-def scale_and_shift(layer: Any) -> tuple[Tensor, Tensor]:
-    """Return a normalisation with running statistics as a scale and a shift of each channel."""
-    scale = torch.rsqrt(layer.running_var + layer.eps)
-    if layer.weight is not None:
-        scale = scale * layer.weight.detach()
-    shift = -layer.running_mean * scale
-    if layer.bias is not None:
-        shift = shift + layer.bias.detach()
-    return scale, shift
-
-
-def _scale(step: Step, signal: Signal, scale: Tensor, shift: Tensor) -> tuple[Signal, Pull]:
+def _scale(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     """Scale and shift the channels; the shift has its share as a bias."""
     n_spatial = signal.x.dim() - 2
-    scale, shift = channelwise(scale, n_spatial), channelwise(shift, n_spatial)
+    scale, shift = channelwise(step.weight, n_spatial), channelwise(step.bias, n_spatial)
     out = signal.apply(lambda x: x * scale + shift)
-    if out.low is not None and out.high is not None:  # a negative scale swaps the bounds
-        low, high = torch.minimum(out.low, out.high), torch.maximum(out.low, out.high)
-        out = replace(out, low=low, high=high)
     return out, contribute(step, signal.x, out.x, lambda ratio: ratio * scale, bias=shift)
 
 
@@ -138,7 +175,6 @@ def _standardise(
 ) -> tuple[Signal, Pull]:
     """Share what standardised ``signal``, viewed in ``shape``, over ``dims``, and gave ``z``."""
     x, layer = signal.x.reshape(shape), step.layer
-    n_values = math.prod(x.shape[dim] for dim in dims)
     eps: Any = torch.finfo(x.dtype).eps if layer.eps is None else layer.eps
 
     def adjoint(ratio: Tensor) -> Tensor:
@@ -152,10 +188,4 @@ def _standardise(
             back = back - back.mean([dim + 1 for dim in dims], keepdim=True)
         return back.reshape(ratio.shape)
 
-    out = Signal(z)
-    if signal.low is not None:  # of m values none is further from the mean than sqrt(m - 1) sigma
-        reach = z.new_full((1, *z.shape[1:]), math.sqrt(n_values - centred))
-        reach = reach if weight is None else reach * weight.abs()
-        middle = 0.0 if bias is None else bias
-        out = replace(out, low=middle - reach, high=middle + reach)
-    return out, contribute(step, signal.x, z, adjoint, bias)
+    return Signal(z), contribute(step, signal.x, z, adjoint, bias)

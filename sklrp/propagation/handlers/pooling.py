@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sklrp.propagation.bounds import monotone, unknown
 from sklrp.propagation.handlers.reshaping import (
     adjoint_of,
     base_name,
@@ -30,6 +31,7 @@ from sklrp.rules import Signal, x_one
     nn.AdaptiveMaxPool1d,
     nn.AdaptiveMaxPool2d,
     nn.AdaptiveMaxPool3d,
+    bounds=monotone,
 )
 def _max_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
@@ -51,12 +53,11 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     with torch.enable_grad():  # the gradient gives all to the winner
         x = signal.x.detach().requires_grad_()
         out = pool(x, **options)
-    low, high = (None if v is None else pool(v, **options) for v in (signal.low, signal.high))
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
         return pull_gradients(out, x, relevance)[0]
 
-    return Signal(out.detach(), signal.nonnegative, low, high, gate=signal.gate), pull
+    return Signal(out.detach(), signal.nonnegative, gate=signal.gate), pull
 
 
 @register(
@@ -66,13 +67,20 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     nn.AdaptiveAvgPool1d,
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveAvgPool3d,
+    bounds=monotone,
 )
 def _avg_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     spatial_shape(step, signal)
     return _share(step, signal, step.layer.forward)
 
 
-@register(nn.Upsample)
+def _upsampled_bounds(step: Step, signal: Signal) -> Signal:
+    if step.layer.mode == "bicubic":  # it has negative weights, and leaves the box
+        return unknown(step.handler(step, signal)[0])
+    return monotone(step, signal)
+
+
+@register(nn.Upsample, bounds=_upsampled_bounds)
 def _upsample(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     """Copy to the nearest, or interpolate: a linear map, shared by contribution."""
     layer: Any = step.layer
@@ -81,17 +89,17 @@ def _upsample(step: Step, signal: Signal) -> tuple[Signal, Pull]:
         return copied(signal, layer.forward), lambda relevance, kept: adjoint(relevance)
     out, pull = _share(step, signal, layer.forward)
     if layer.mode == "bicubic":  # it has negative weights
-        out = replace(out, nonnegative=False, low=None, high=None)
+        out = replace(out, nonnegative=False)
     return out, pull
 
 
-@register(nn.Fold)
+@register(nn.Fold, bounds=monotone)
 def _fold(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     """Overlay blocks: a sum, shared by contribution."""
     return _share(step, signal, step.layer.forward)
 
 
-@register(nn.Unfold)
+@register(nn.Unfold, bounds=monotone)
 def _unfold(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     """Copy the values of each window; relevance of its padding is kept."""
     function = step.layer.forward

@@ -10,14 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from sklrp.modules import StatePooling
+from sklrp.propagation.bounds import box, boxed, monotone, unknown
 from sklrp.propagation.handlers.recurrent_run import Run
+from sklrp.propagation.nested import swap_signals
 from sklrp.propagation.registry import register
-from sklrp.propagation.sharing import bounded, contribute
+from sklrp.propagation.sharing import contribute
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
 
 
-@register(nn.LSTM, nn.GRU, nn.RNN, kind="recurrent")
+def bounds_of_states(step: Step, *args: Any) -> Any:
+    """Return the bounds that a cell sets to its states, whatever its input is."""
+
+    def states(signal: Signal) -> Signal:
+        low, high = signal.low, signal.high
+        if low is None or high is None:
+            return unknown(signal)
+        one = signal.x[: len(signal.x) // 2]
+        return box(signal, low.amin(0).expand_as(one), high.amax(0).expand_as(one))
+
+    return swap_signals(step.handler(step, *args)[0], states)
+
+
+@register(nn.LSTM, nn.GRU, nn.RNN, kind="recurrent", bounds=bounds_of_states)
 def _layer(step: Step, sequence: Any, hx: Any = None) -> tuple[Any, Pull]:
     layer, given = step.layer, [sequence, *_states(hx)]
     axis = 0 if layer.batch_first else 1
@@ -28,7 +43,7 @@ def _layer(step: Step, sequence: Any, hx: Any = None) -> tuple[Any, Pull]:
     starts = [v.x.transpose(0, 1) if isinstance(v, Signal) else v for v in given[1:]]
     ways = ("", "_reverse") if layer.bidirectional else ("",)
     suffixes = [[f"_l{k}{way}" for way in ways] for k in range(layer.num_layers)]
-    sequences = bounded(step, _as_signal(sequence, axis))
+    sequences = boxed(step, _as_signal(sequence, axis))
     out, ends, pull_back = run_layers(step, sequences, starts, suffixes)
     out, ends = replace(out, axis=axis), tuple(replace(end, axis=1) for end in ends)
 
@@ -38,13 +53,13 @@ def _layer(step: Step, sequence: Any, hx: Any = None) -> tuple[Any, Pull]:
     return (out, ends if isinstance(layer, nn.LSTM) else ends[0]), pull
 
 
-@register(nn.LSTMCell, nn.GRUCell, nn.RNNCell, kind="recurrent")
+@register(nn.LSTMCell, nn.GRUCell, nn.RNNCell, kind="recurrent", bounds=bounds_of_states)
 def _cell(step: Step, x: Any, hx: Any = None) -> tuple[Any, Pull]:
     given = [x, *_states(hx)]
     for value in given:
         check_sequence(step, value, 2, 0)
     starts = [(v.x if isinstance(v, Signal) else v)[None] for v in given[1:]]
-    sequences = reshape(bounded(step, _as_signal(x, 0)), lambda v: v.unsqueeze(1))
+    sequences = reshape(boxed(step, _as_signal(x, 0)), lambda v: v.unsqueeze(1))
     _, ends, pull_back = run_layers(step, sequences, starts, [[""]])
     ends = tuple(reshape(end, lambda v: v.squeeze(1)) for end in ends)
 
@@ -199,7 +214,12 @@ def _refusal(step: Step, why: str) -> TypeError:
     return TypeError(f"Relevance through {name} {step.name!r} is not supported: {why}.")
 
 
-@register(StatePooling)
+def _pooled_bounds(step: Step, states: Any) -> Signal:
+    out, ends = states
+    return monotone(step, (out, ends[0] if isinstance(ends, tuple) else ends))  # no cell states
+
+
+@register(StatePooling, bounds=_pooled_bounds)
 def _state_pooling(step: Step, states: Any) -> tuple[Signal, Pull]:
     try:
         out, ends = states
@@ -221,11 +241,10 @@ def _state_pooling(step: Step, states: Any) -> tuple[Signal, Pull]:
 
         return reshape(replace(h, axis=0), lambda v: v[:, -n_runs:].flatten(1)), last
 
-    low, high = (None if v is None else v[:, 0] for v in (out.low, out.high))
     if pooling == "mean":
         z, n_steps = x.mean(1), x.shape[1]
         share = contribute(step, x, z, lambda ratio: ratio[:, :, None] / n_steps)
-        return Signal(z, out.nonnegative, low, high), lambda r, kept: (share(r, kept), None, *none)
+        return Signal(z, out.nonnegative), lambda r, kept: (share(r, kept), None, *none)
     z, index = x.max(dim=1, keepdim=True)
 
     def winners(relevance: Tensor, kept: Kept | None) -> Any:
@@ -233,4 +252,4 @@ def _state_pooling(step: Step, states: Any) -> tuple[Signal, Pull]:
         places = index.expand(len(relevance), *index.shape)
         return back.scatter_(2, places, relevance[:, :, None]), None, *none
 
-    return Signal(z[:, 0], out.nonnegative, low, high), winners
+    return Signal(z[:, 0], out.nonnegative), winners

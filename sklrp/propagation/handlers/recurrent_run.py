@@ -34,16 +34,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklrp.modules import EchoState
-from sklrp.propagation.sharing import (
-    Operand,
-    Split,
-    account,
-    divide,
-    gather,
-    prepare,
-    share_product,
-    stabilize,
-)
+from sklrp.propagation.formula import Operand, Split, account, divide, stabilize
+from sklrp.propagation.sharing import gather, prepare, share_product
 from sklrp.propagation.tape import Kept, Step
 from sklrp.rules import Signal, ZBox, x_one
 

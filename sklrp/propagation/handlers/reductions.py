@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.operands import function_name
 from sklrp.propagation.registry import SOURCED, register
 from sklrp.propagation.sharing import contribute
@@ -21,7 +21,7 @@ from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
 
 
-@register("mean", "sum")
+@register("mean", "sum", bounds=monotone)
 def _sum(
     step: Step, source: Signal, dim: Any = None, keepdim: bool = False, *,
     axis: Any = None, dtype: Any = None,
@@ -37,9 +37,6 @@ def _sum(
     n = math.prod(x.shape[i] for i in dims) if mean else 1
     samples = _reduced_samples(source, dims, keepdim)
     out = Signal(z, source.nonnegative, gate=source.gate, samples=samples)
-    if source.low is not None and source.high is not None and source.axis == 0:
-        low, high = (apply(v.expand(len(v), *x.shape[1:])) for v in (source.low, source.high))
-        out = replace(out, low=low, high=high)
 
     def adjoint(ratio: Tensor) -> Tensor:
         return (ratio.reshape(len(ratio), *kept_shape) / n).expand(len(ratio), *x.shape)
@@ -47,7 +44,7 @@ def _sum(
     return out, contribute(step, x, z, adjoint)
 
 
-@register("amax", "amin", "max", "min")
+@register("amax", "amin", "max", "min", bounds=monotone)
 def _extreme(
     step: Step, source: Signal, dim: Any = None, keepdim: bool = False, *, axis: Any = None
 ) -> tuple[Any, Pull]:
@@ -76,15 +73,8 @@ def _extreme(
     def shaped(v: Tensor) -> Tensor:
         return v.reshape(shape) if keepdim else v
 
-    low = high = None
-    if source.low is not None and source.high is not None and source.axis == 0:
-        extreme = torch.amax if name.endswith("max") else torch.amin
-        low, high = (
-            extreme(v.expand(len(v), *x.shape[1:]), dims, keepdim)
-            for v in (source.low, source.high)
-        )
     samples = _reduced_samples(source, dims, keepdim)
-    values = Signal(shaped(z), source.nonnegative, low, high, gate=source.gate, samples=samples)
+    values = Signal(shaped(z), source.nonnegative, gate=source.gate, samples=samples)
     if name.startswith("a"):
         return values, pull
     places = Signal(shaped(index[..., 0]), True, gate=True, samples=samples)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklrp.modules import Sweep
+from sklrp.propagation.bounds import monotone
 from sklrp.propagation.registry import HANDLERS, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal, x_one
@@ -19,9 +20,8 @@ from sklrp.rules import Signal, x_one
 
 def copied(signal: Signal, function: Callable[[Tensor], Tensor]) -> Signal:
     """Return the signal behind a function that copies values: what is known goes with them."""
-    known = {name: getattr(signal, name) for name in ("x", "low", "high", "seen")}
-    moved: Any = {name: function(v) for name, v in known.items() if v is not None}
-    return replace(signal, **moved, lengths=None)
+    seen = None if signal.seen is None else function(signal.seen)
+    return replace(signal, x=function(signal.x), seen=seen, low=None, high=None, lengths=None)
 
 
 def pull_gradients(outs: Any, leaves: Any, relevance: Any) -> tuple[Tensor, ...]:
@@ -62,7 +62,7 @@ def adjoint_of(function: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Ten
     return adjoint
 
 
-@register(nn.Flatten, nn.Unflatten)
+@register(nn.Flatten, nn.Unflatten, bounds=monotone)
 def _reshape(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     shape = signal.x.shape
     out = copied(signal, step.layer.forward)
@@ -74,7 +74,7 @@ def _reshape(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     return out, lambda relevance, kept: relevance.reshape(-1, *shape)
 
 
-@register(nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)
+@register(nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, bounds=monotone)
 def _shuffle(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     if signal.x.dim() < 3:
         raise ValueError(
@@ -86,7 +86,7 @@ def _shuffle(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     return copied(signal, step.layer.forward), lambda relevance, kept: adjoint(relevance)
 
 
-@register(Sweep)
+@register(Sweep, bounds=monotone)
 def _sweep(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     return copied(signal, layer.forward), lambda relevance, kept: layer.inverse(
@@ -108,6 +108,7 @@ _MODES = {
     nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d,
     nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d,
     nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d,
+    bounds=monotone,
 )  # fmt: skip
 def _pad(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer

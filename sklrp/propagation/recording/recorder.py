@@ -32,7 +32,7 @@ from sklrp.propagation.recording.refusals import FOREIGN, Refusal, Refusals
 from sklrp.propagation.recording.tape_writer import MakeStep, Operation, TapeWriter
 from sklrp.propagation.recording.twin import make_twin
 from sklrp.propagation.registry import find_entry
-from sklrp.propagation.tape import Step, Tape
+from sklrp.propagation.tape import Call, Step, Tape, run_handler
 from sklrp.rules import Signal
 
 
@@ -49,6 +49,8 @@ class Recorder(TorchFunctionMode):
         The steps of the compiled network, which the run must follow; None while it is probed.
     make_step : callable or None, default=None
         While probing, what makes a step from its name, its layer and its entry.
+    call : callable, default=run_handler
+        What runs a step: on a chunk, or on the corners of a box to find bounds.
     """
 
     def __init__(
@@ -57,11 +59,12 @@ class Recorder(TorchFunctionMode):
         n_samples: int,
         steps: Sequence[Step] | None = None,
         make_step: MakeStep | None = None,
+        call: Call = run_handler,
     ) -> None:
         super().__init__()
         self.twin = make_twin(network, "", self, {})
         self.refusals = Refusals(self.twin)
-        self.writer = TapeWriter(network, n_samples, self.refusals, steps, make_step)
+        self.writer = TapeWriter(network, n_samples, self.refusals, steps, make_step, call)
         self.constants = self.writer.constants
 
     def run(self, inputs: Sequence[Signal], args: Any, kwargs: dict[str, Any]) -> Tape:

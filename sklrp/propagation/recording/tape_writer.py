@@ -26,7 +26,7 @@ from sklrp.propagation.recording.memory import Memory, storage_of
 from sklrp.propagation.recording.nodes import Node, Nodes
 from sklrp.propagation.recording.refusals import Refusals
 from sklrp.propagation.registry import HANDLERS, NUMERIC, PASSING, Entry, find_head
-from sklrp.propagation.tape import Pull, Record, Step, Tape
+from sklrp.propagation.tape import Call, Pull, Record, Step, Tape
 from sklrp.rules import Signal
 
 # What stands for a batch normalisation that is folded into its neighbour.
@@ -64,6 +64,8 @@ class TapeWriter:
         The steps of the plan, which the run must follow; None while the network is probed.
     make_step : callable or None
         While probing, what makes a step from its name, its layer and its entry.
+    call : callable
+        What runs a step.
 
     Attributes
     ----------
@@ -84,11 +86,13 @@ class TapeWriter:
         refusals: Refusals,
         steps: Sequence[Step] | None,
         make_step: MakeStep | None,
+        call: Call,
     ) -> None:
         self.n_samples = n_samples
         self.refusals = refusals
         self.steps = steps
         self.make_step = make_step
+        self.call = call
         self.nodes = Nodes()
         self.memory = Memory()
         self.owners = {storage_of(p): name for name, p in network.named_parameters()}
@@ -120,7 +124,7 @@ class TapeWriter:
         step = self._next_step(name, layer, entry)
         try:
             handler = _IDENTITY if step.merged else entry.handler
-            outputs, pull = handler(step, *args, **kwargs)
+            outputs, pull = self.call(step, handler, args, kwargs)
         except (RuntimeError, IndexError) as error:
             shapes = [tuple(node.signal.x.shape) for node in nodes]
             kind = str(layer) if isinstance(layer, nn.Module) else "a function"

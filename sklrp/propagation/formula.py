@@ -1,0 +1,232 @@
+r"""The formula of LRP on an affine map, for every rule; docs/theory.md shows it.
+
+A rule is a sum of parts, and an affine map has one input or several (a recurrent layer has two:
+its inputs and its states). With the maps of a part's terms written :math:`f(x)` and :math:`g(w)`,
+
+.. math:: d_j = \sum_{\text{terms}} \sum_i f(x)_i\, g(w)_{ij} + g(b)_j, \qquad
+          R_i = \sum_{\text{parts}} \sum_{\text{terms}} f(x)_i \sum_j g(w)_{ij}\,
+          \mathrm{share}_j \frac{R_j}{s(d_j)} .
+
+:func:`split` is the left equation, :meth:`Split.ratio` the fraction and :func:`gather` the right
+one. :mod:`sklrp.propagation.sharing` calls them, or their faster twins in
+:mod:`sklrp.propagation.fast`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sklrp.propagation.tape import Kept, Step
+from sklrp.rules import InputMap, Part, Signal, WeightMap
+
+Terms = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One input of an affine map: ``forward(x, weight, bias)`` and its adjoint in ``x``.
+
+    The adjoint returns a tensor of its own.
+    """
+
+    signal: Signal
+    weight: Tensor
+    forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    adjoint: Callable[[Tensor, Tensor], Tensor]
+    maps: dict[InputMap, Tensor | None] = field(default_factory=dict)
+
+    def map_input(self, function: InputMap) -> Tensor | None:
+        """Return a map of the input, computed once."""
+        if function not in self.maps:
+            self.maps[function] = function(self.signal)
+        return self.maps[function]
+
+
+@dataclass
+class Split:
+    """A part of a rule on given activations: its denominator, and its terms for each operand.
+
+    The denominator is computed when it is needed.
+    """
+
+    share: float | Tensor
+    denominator: Callable[[], Tensor]
+    epsilon: float
+    bias: Tensor | None = None
+    terms: Sequence[Terms] = ()
+
+    @cached_property
+    def stable(self) -> Tensor:
+        """The denominator, with epsilon added."""
+        return stabilize(self.denominator(), self.epsilon)
+
+    def acts_on(self, relevance: Tensor) -> bool:
+        """Return whether there is relevance where the part acts."""
+        if not isinstance(self.share, Tensor):
+            return True
+        return bool((self.share * relevance).abs_().sum())
+
+    def ratio(self, relevance: Tensor, at: Any = ...) -> Tensor:
+        """Return the share of ``relevance`` over the denominator, at an index of it."""
+        share = self.share[at] if isinstance(self.share, Tensor) else self.share
+        if isinstance(share, Tensor) or share != 1.0:
+            relevance = share * relevance
+        return divide(relevance, self.stable[at], self.epsilon)
+
+
+def split(
+    step: Step,
+    key: str,
+    operands: Sequence[Operand],
+    bias: Tensor | None,
+    z: Tensor,
+    n_spatial: int,
+) -> list[Split]:
+    """Return the parts of the step's rule on an affine map of ``operands`` to ``z``.
+
+    ``key`` tells the maps of several affine maps of one step apart.
+    """
+    splits = []
+    for p, part in enumerate(step.rule.parts()):
+        terms = [find_terms(step, (key, p, k), part.terms, o) for k, o in enumerate(operands)]
+        b = map_bias(part, bias, n_spatial)
+        denominator = partial(sum_products, operands, terms, b)
+        epsilon = step.epsilon if part.stabilize else 0.0
+        splits.append(Split(share_of(part, z), denominator, epsilon, b, terms))
+    return splits
+
+
+def find_terms(
+    step: Step, key: Any, pairs: Sequence[tuple[InputMap, WeightMap]], operand: Operand
+) -> Terms:
+    """Return the maps of the input and of the weights whose products make up a numerator."""
+    return [
+        (mapped, step.map_weight((*key, t), weight_map, operand.weight))
+        for t, (input_map, weight_map) in enumerate(pairs)
+        if (mapped := operand.map_input(input_map)) is not None
+    ]
+
+
+def map_bias(part: Part, bias: Tensor | None, n_spatial: int) -> Tensor | None:
+    """Return what the bias adds to the denominator of a part, None for nothing."""
+    if part.bias is None or bias is None:
+        return None
+    return part.bias(channelwise(bias, n_spatial))
+
+
+def share_of(part: Part, z: Tensor) -> float | Tensor:
+    """Return the share of a part: a number, or one for each output if it acts on one sign."""
+    if not part.sign:
+        return part.share
+    acts = ((z > 0) if part.sign > 0 else (z < 0)).to(z.dtype)
+    return acts if part.share == 1.0 else part.share * acts
+
+
+def known(denominator: Tensor) -> Callable[[], Tensor]:
+    """Return a function that returns a denominator that is there already."""
+    return lambda: denominator
+
+
+def sum_products(
+    operands: Sequence[Operand], terms: Sequence[Terms], bias: Tensor | None
+) -> Tensor:
+    """Return the sum of the products of all terms, and the bias."""
+    products = [
+        operand.forward(mapped, weight, None)
+        for operand, pairs in zip(operands, terms, strict=True)
+        for mapped, weight in pairs
+    ]
+    return sum(products[1:], start=products[0] if bias is None else products[0] + bias)
+
+
+def gather(splits: Sequence[Split], ratios: Sequence[Tensor], k: int, operand: Operand) -> Tensor:
+    """Return the relevance of operand ``k``: input map times the adjoint of the ratios."""
+    pulled = [
+        (mapped, weight, ratio)
+        for split, ratio in zip(splits, ratios, strict=True)
+        for mapped, weight in split.terms[k]
+    ]
+    return sum_adjoints(pulled, operand)
+
+
+def sum_adjoints(pulled: Sequence[tuple[Tensor, Tensor, Tensor]], operand: Operand) -> Tensor:
+    """Return the sum of ``mapped * adjoint(ratio, weight)`` over ``(mapped, weight, ratio)``."""
+    (mapped, weight, ratio), *others = pulled
+    passed = operand.adjoint(ratio, weight).mul_(mapped)
+    for mapped, weight, ratio in others:
+        passed.addcmul_(operand.adjoint(ratio, weight), mapped)
+    return passed
+
+
+def account(
+    kept: Kept, relevance: Tensor, splits: Sequence[Split], ratios: Sequence[Tensor]
+) -> None:
+    """Add to ``kept`` what biases and epsilon took of ``relevance``, and what passed nowhere."""
+    # Of R_j = ratio_j s(d_j), with s(d) = d + epsilon sign(d), the terms of d take what is passed,
+    # the bias's term takes ratio_j g(b)_j, and the last term is what epsilon absorbs.
+    dropped = relevance
+    for split, ratio in zip(splits, ratios, strict=True):
+        dropped = dropped - ratio * split.stable
+        if split.bias is not None:
+            kept.add("bias", ratio * split.bias)
+        if split.epsilon:
+            kept.add("epsilon", split.epsilon * torch.where(split.stable < 0, -ratio, ratio))
+    kept.add("dropped", dropped)
+
+
+def stabilize(z: Tensor, epsilon: float) -> Tensor:
+    """Return ``z + epsilon * sign(z)``, with sign(0) = +1.
+
+    Parameters
+    ----------
+    z : Tensor
+        Denominators.
+    epsilon : float
+        The stabiliser, at least 0.
+
+    Returns
+    -------
+    Tensor of z's shape
+        The stabilised denominators; ``z`` itself for an epsilon of 0.
+    """
+    # A Python scalar in torch.where would become a float32 epsilon, wrong by 1e-9 in float64.
+    return torch.copysign(z.new_tensor(epsilon), z).add_(z) if epsilon else z
+
+
+def divide(relevance: Tensor, stable: Tensor, epsilon: float) -> Tensor:
+    """Return ``relevance / stable``, and 0 where that is 0/0 or not representable.
+
+    Parameters
+    ----------
+    relevance : Tensor of shape (n_targets, ...)
+        The numerators.
+    stable : Tensor
+        The denominators, from :func:`stabilize`.
+    epsilon : float
+        The epsilon that they were stabilised with.
+
+    Returns
+    -------
+    Tensor of shape (n_targets, ...)
+        The ratios.
+    """
+    ratio = relevance / stable
+    if epsilon > 1e-12:
+        return ratio
+    limit = math.sqrt(torch.finfo(ratio.dtype).max)
+    size = ratio.abs()
+    if size.device.type == "cpu" and size.sum() < limit:  # nearly always, and quick to see there
+        return ratio
+    return ratio.masked_fill_(~(size < limit), 0.0)
+
+
+def channelwise(bias: Tensor, n_spatial: int) -> Tensor:
+    """Return a value per channel in a shape that broadcasts over ``n_spatial`` axes behind."""
+    return bias.reshape(-1, *(1,) * n_spatial) if n_spatial else bias

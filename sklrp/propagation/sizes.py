@@ -1,0 +1,94 @@
+"""Sizes of a chain's values without a run: how many outputs it has, and its largest value.
+
+The plan asks, to choose the samples per chunk before anything is computed. Where a chain holds a
+layer that is not in the table, one sample is run instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from sklrp.propagation.tape import Step
+
+Shape = tuple[int, ...]
+
+
+def find_sizes(steps: Sequence[Step], shape: Shape) -> tuple[int, int] | None:
+    """Return the number of outputs and of values in the largest tensor, of one sample.
+
+    None if a layer's sizes are unknown, or the sample does not fit: a run says what is wrong.
+    """
+    largest = math.prod(shape)
+    for step in steps:
+        found = next((_SIZES[t] for t in type(step.layer).__mro__ if t in _SIZES), None)
+        after = None if found is None else found(step.layer, shape)
+        if after is None or min(after, default=1) < 1:
+            return None
+        shape, largest = after, max(largest, math.prod(after))
+    return (math.prod(shape), largest) if len(shape) < 2 else None
+
+
+def _same(layer: Any, shape: Shape) -> Shape:
+    return shape
+
+
+def _linear(layer: Any, shape: Shape) -> Shape | None:
+    fits = bool(shape) and shape[-1] == layer.in_features
+    return (*shape[:-1], layer.out_features) if fits else None
+
+
+def _conv(layer: Any, shape: Shape) -> Shape | None:
+    channels, *size = shape
+    if channels != layer.in_channels or len(size) != len(layer.kernel_size):
+        return None
+    if layer.padding == "same":
+        return layer.out_channels, *size
+    padding = 0 if layer.padding == "valid" else layer.padding
+    return layer.out_channels, *_slide(layer, size, padding, layer.dilation)
+
+
+def _pool(layer: Any, shape: Shape) -> Shape | None:
+    channels, *size = shape
+    if layer.ceil_mode or len(size) != int(type(layer).__name__[-2]):
+        return None
+    return channels, *_slide(layer, size, layer.padding, getattr(layer, "dilation", 1))
+
+
+def _slide(layer: Any, size: Sequence[int], padding: Any, dilation: Any) -> list[int]:
+    """Return how often a window fits along each axis."""
+
+    def each(value: Any) -> Any:
+        return value if isinstance(value, tuple) else (value,) * len(size)
+
+    rows = zip(
+        size, each(padding), each(dilation), each(layer.kernel_size), each(layer.stride),
+        strict=True,
+    )  # fmt: skip
+    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in rows]
+
+
+def _flatten(layer: Any, shape: Shape) -> Shape | None:
+    return (math.prod(shape),) if (layer.start_dim, layer.end_dim) == (1, -1) else None
+
+
+def _unflatten(layer: Any, shape: Shape) -> Shape | None:
+    size = layer.unflattened_size
+    fits = len(shape) == layer.dim == 1 and math.prod(size) == shape[0]
+    return tuple(size) if fits and isinstance(size, tuple | list) else None
+
+
+_SIZES: dict[type[nn.Module], Callable[[Any, Shape], Shape | None]] = {
+    nn.Linear: _linear,
+    nn.Flatten: _flatten,
+    nn.Unflatten: _unflatten,
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _conv),
+    **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _pool),
+    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _pool),
+    **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _same),
+    **dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh), _same),
+    **dict.fromkeys((nn.Sigmoid, nn.Softplus), _same),
+}
