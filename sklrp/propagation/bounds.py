@@ -46,7 +46,7 @@ def monotone(step: Step, *args: Any, **kwargs: Any) -> Any:
     if not is_known((args, kwargs)):
         return unknown(outputs)
     signals = find_signals(outputs)
-    axes = dict(zip(map(id, signals), _axes(step, signals), strict=True))
+    axes = dict(zip(map(id, signals), _sample_axes(step, signals), strict=True))
 
     def ordered(signal: Signal) -> Signal:
         low, high = corners(signal, axes[id(signal)])
@@ -241,7 +241,7 @@ def unknown(outputs: Any) -> Any:
     return swap_signals(outputs, blank)
 
 
-def _axes(step: Step, signals: list[Signal]) -> tuple[int, ...]:
+def _sample_axes(step: Step, signals: list[Signal]) -> tuple[int, ...]:
     """Return the axis of the samples in each output of a handler."""
     if isinstance(step.layer, torch.nn.Module) or len(step.axes) != len(signals):
         return (0,) * len(signals)

@@ -60,7 +60,7 @@ class PreparedCall:
         relevance, score = self._start(tape.scores, targets)
         arrived, layers = tape.pull(relevance, self.details)
         passed = self._fill(arrived, signals, len(targets))
-        return passed, _details(score, targets, layers) if self.details else None
+        return passed, _to_arrays(score, targets, layers) if self.details else None
 
     def _start(self, scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the relevance of the outputs, and the explained scores."""
@@ -117,7 +117,7 @@ def _targets(scores: Tensor, target: np.ndarray | str | None) -> Tensor:
     return torch.tensor(target, device=scores.device)[None]
 
 
-def _details(score: Tensor, targets: Tensor, layers: Sequence[Layer | None]) -> dict[str, Any]:
+def _to_arrays(score: Tensor, targets: Tensor, layers: Sequence[Layer | None]) -> dict[str, Any]:
     """Return the details of a chunk as arrays."""
     zeros = np.zeros(targets.shape)
     return {

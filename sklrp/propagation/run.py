@@ -109,11 +109,13 @@ def explain_network(
             total=inputs.n_samples, unit="sample", desc="explain", disable=not progress
         ) as bar:
             for span, (parts, record) in zip(spans, results, strict=True):
-                _write(out, span, parts, every)
+                _put_chunk(out, span, parts, every)
                 records.append(record)
                 bar.update(span.stop - span.start)
     relevance = inputs.join(out)
-    return (relevance, _details(plan, records, every, classes)) if return_details else relevance
+    return (
+        (relevance, _join_details(plan, records, every, classes)) if return_details else relevance
+    )
 
 
 def _prepare_plan(
@@ -195,7 +197,7 @@ def _explain_in_worker(call: PreparedCall, chunk: Any, target: Any, n_threads: i
         return call.explain(chunk, target)
 
 
-def _write(out: Sequence[Any], span: slice, parts: Sequence[Tensor], every: bool) -> None:
+def _put_chunk(out: Sequence[Any], span: slice, parts: Sequence[Tensor], every: bool) -> None:
     """Write the relevance of a chunk where it belongs, samples first."""
     for array, relevance in zip(out, parts, strict=True):
         relevance = relevance.movedim(0, 1) if every else relevance[0]
@@ -203,7 +205,7 @@ def _write(out: Sequence[Any], span: slice, parts: Sequence[Tensor], every: bool
         array[span] = relevance.to(array) if is_tensor else relevance.cpu().numpy()
 
 
-def _details(
+def _join_details(
     plan: Plan, records: Sequence[Any], every_target: bool, classes: np.ndarray | None
 ) -> Bunch:
     """Join the details of the chunks."""

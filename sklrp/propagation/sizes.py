@@ -36,12 +36,12 @@ def _same(layer: Any, shape: Shape) -> Shape:
     return shape
 
 
-def _linear(layer: Any, shape: Shape) -> Shape | None:
+def _after_linear(layer: Any, shape: Shape) -> Shape | None:
     fits = bool(shape) and shape[-1] == layer.in_features
     return (*shape[:-1], layer.out_features) if fits else None
 
 
-def _conv(layer: Any, shape: Shape) -> Shape | None:
+def _after_conv(layer: Any, shape: Shape) -> Shape | None:
     channels, *size = shape
     if channels != layer.in_channels or len(size) != len(layer.kernel_size):
         return None
@@ -51,7 +51,7 @@ def _conv(layer: Any, shape: Shape) -> Shape | None:
     return layer.out_channels, *_slide(layer, size, padding, layer.dilation)
 
 
-def _pool(layer: Any, shape: Shape) -> Shape | None:
+def _after_pool(layer: Any, shape: Shape) -> Shape | None:
     channels, *size = shape
     if layer.ceil_mode or len(size) != int(type(layer).__name__[-2]):
         return None
@@ -71,23 +71,23 @@ def _slide(layer: Any, size: Sequence[int], padding: Any, dilation: Any) -> list
     return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in rows]
 
 
-def _flatten(layer: Any, shape: Shape) -> Shape | None:
+def _after_flatten(layer: Any, shape: Shape) -> Shape | None:
     return (math.prod(shape),) if (layer.start_dim, layer.end_dim) == (1, -1) else None
 
 
-def _unflatten(layer: Any, shape: Shape) -> Shape | None:
+def _after_unflatten(layer: Any, shape: Shape) -> Shape | None:
     size = layer.unflattened_size
     fits = len(shape) == layer.dim == 1 and math.prod(size) == shape[0]
     return tuple(size) if fits and isinstance(size, tuple | list) else None
 
 
 _SIZES: dict[type[nn.Module], Callable[[Any, Shape], Shape | None]] = {
-    nn.Linear: _linear,
-    nn.Flatten: _flatten,
-    nn.Unflatten: _unflatten,
-    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _conv),
-    **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _pool),
-    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _pool),
+    nn.Linear: _after_linear,
+    nn.Flatten: _after_flatten,
+    nn.Unflatten: _after_unflatten,
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _after_conv),
+    **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _after_pool),
+    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _after_pool),
     **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _same),
     **dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh), _same),
     **dict.fromkeys((nn.Sigmoid, nn.Softplus), _same),

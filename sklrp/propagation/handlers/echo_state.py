@@ -34,7 +34,7 @@ from sklrp.propagation.handlers.recurrent import (
     reshape,
     run_layers,
 )
-from sklrp.propagation.handlers.recurrent_run import Flow, Kernels, Run, linear
+from sklrp.propagation.handlers.recurrent_run import Flow, Kernels, Run, linear_of_steps
 from sklrp.propagation.registry import register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
@@ -69,7 +69,7 @@ class ReservoirRun(Run):
     def _forward(self) -> Sequence[Tensor]:
         """Return the states; keep the pre-activations and ``leak * tanh(z)``."""
         recurrent = self.w_hh.t()
-        self.z = linear(self.signal.x, self.w_ih, self.b_ih).contiguous()
+        self.z = linear_of_steps(self.signal.x, self.w_ih, self.b_ih).contiguous()
         self.new = torch.empty_like(self.z)
         first, rest = self.step.layer.leaks
         self.leaks = self.z.new_full((len(self.z),), rest)

@@ -164,7 +164,7 @@ class Run:
         """Return the pre-activations of some gates, by one product for inputs and states."""
         inputs = torch.cat([self.signal.x, self.h_prev.x], dim=-1)
         weight = torch.cat([self.w_ih, self.w_hh], dim=1)
-        return [linear(inputs, weight[rows], self._bias(rows)) for rows in slices]
+        return [linear_of_steps(inputs, weight[rows], self._bias(rows)) for rows in slices]
 
     @cached_property
     def trace(self) -> Trace:
@@ -218,8 +218,8 @@ class Run:
         b_x, b_h = (None if b is None else b[rows] for b in (self.b_ih, self.b_hh))
         (gates,) = self._affine(slice(2 * size))
         r, z = gates.sigmoid().chunk(2, dim=-1)
-        recurrent = linear(h_prev, self.w_hh[rows], b_h)
-        candidate = linear(self.signal.x, self.w_ih[rows], b_x).addcmul_(r, recurrent)
+        recurrent = linear_of_steps(h_prev, self.w_hh[rows], b_h)
+        candidate = linear_of_steps(self.signal.x, self.w_ih[rows], b_x).addcmul_(r, recurrent)
         bias = None if b_x is None or b_h is None else torch.addcmul(b_x, r, b_h)
         n = _tanh(candidate)
         new, prev = torch.addcmul(n, z, n, value=-1), z * h_prev
@@ -319,11 +319,11 @@ class Run:
         """Return the inputs and the states as the operands of the affine map."""
 
         def recurrent(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            z = linear(x, weight, bias)
+            z = linear_of_steps(x, weight, bias)
             return z if reset is None else z * reset
 
         operands = [
-            Operand(self.signal, self.w_ih[flow.rows], linear, _adjoint),
+            Operand(self.signal, self.w_ih[flow.rows], linear_of_steps, _adjoint),
             Operand(self.h_prev, self.w_hh[flow.rows], recurrent, _adjoint),
         ]
         if isinstance(self.step.rule, ZBox) and any(o.signal.low is None for o in operands):
@@ -446,10 +446,10 @@ def _on_cpu(v: Tensor) -> bool:
     return v.device.type == "cpu"
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear_of_steps(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``F.linear`` of (n_steps, n_samples, n_inputs), on a CPU as a convolution."""
     if bias is not None and bias.dim() > 1:  # a GRU's depends on its reset gate
-        return linear(x, weight).add_(bias)
+        return linear_of_steps(x, weight).add_(bias)
     # oneDNN, which does those, is twice as fast as what torch takes for F.linear on AMD's CPUs.
     if x.dtype != torch.float32 or not _on_cpu(x) or not torch.backends.mkldnn.is_available():
         return F.linear(x, weight, bias)
@@ -458,8 +458,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _adjoint(ratio: Tensor, weight: Tensor) -> Tensor:
-    """Return the adjoint of ``linear``, for (n_targets, n_steps, n_samples, n_outputs)."""
-    return linear(ratio.flatten(0, 1), weight.t()).unflatten(0, ratio.shape[:2])
+    """Return the adjoint of that map, for (n_targets, n_steps, n_samples, n_outputs)."""
+    return linear_of_steps(ratio.flatten(0, 1), weight.t()).unflatten(0, ratio.shape[:2])
 
 
 def _is_blind(rule: Any) -> bool:
