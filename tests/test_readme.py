@@ -67,6 +67,15 @@ def test_pages_are_found():
     assert {"networks.md", "adding_a_layer.md", "adding_a_rule.md"} < set(PAGES)
 
 
+def assert_printed(text, expected):
+    """Hold text against what a page says: trained numbers differ a little among processors."""
+    numbers = r"(?<![\w.])-?\d+\.\d+"
+    assert re.sub(numbers, "#.#", text) == re.sub(numbers, "#.#", expected)
+    for found, said in zip(*(re.findall(numbers, t) for t in (text, expected)), strict=True):
+        last_digit = 10.0 ** -len(said.partition(".")[2])
+        assert float(found) == pytest.approx(float(said), rel=0.02, abs=1.5 * last_digit), text
+
+
 @pytest.mark.usefixtures("handlers_restored")
 @pytest.mark.parametrize("page", PAGES)
 def test_code_of_pages_runs_and_prints_what_they_say(page, tmp_path, monkeypatch, capsys):
@@ -80,7 +89,7 @@ def test_code_of_pages_runs_and_prints_what_they_say(page, tmp_path, monkeypatch
             for line in block.replace("\\\n", "").splitlines():
                 run_command(line)
         elif not language:
-            assert capsys.readouterr().out == block
+            assert_printed(capsys.readouterr().out, block)
     if page == "adding_a_layer.md":
         check_added_layers(namespace)
 

@@ -355,9 +355,9 @@ def test_rewrite_is_torch(kind):
         out, state = layer(tensor(x), hx if kind == "LSTM" else hx[0])
     for b in range(2):
         plain = PlainLayers(layer, kind, x[b], [s[b] for s in starts], None)
-        assert_close(plain.out, out[b], 1e-14)
+        assert_close(plain.out, out[b], 1e-12)
         for mine, theirs in zip(plain.ends, flat(state), strict=True):
-            assert_close(mine, theirs[:, b], 1e-14)
+            assert_close(mine, theirs[:, b], 1e-12)
 
 
 @pytest.mark.parametrize(("kind", "product", "rule"), CASES)
@@ -398,12 +398,12 @@ def test_cells(kind, bias):
                 )  # fmt: skip
                 for mine, theirs in zip(outputs, expected[0][1:], strict=True):
                     assert mine.axis == 0
-                    assert_close(mine.x, theirs.x[:, 0], 1e-15)
+                    assert_close(mine.x, theirs.x[:, 0], 1e-12)
                 for mine, theirs in zip(passed, expected[1], strict=True):
-                    assert_close(mine, theirs[:, :, 0], 1e-15)
+                    assert_close(mine, theirs[:, :, 0], 1e-12)
                 assert kept.keys() == expected[2].keys()
                 for cause, amount in kept.items():
-                    assert_close(amount, expected[2][cause], 1e-15)
+                    assert_close(amount, expected[2][cause], 1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -458,7 +458,7 @@ def test_outputs_are_those_of_torch(kind, batch_first):
         assert (signals[0].lengths is None) == (given is None)
         assert signals[0].nonnegative == (kind == "relu")
         for signal, expected in zip(signals, out, strict=True):
-            assert_close(signal.x, expected, 1e-14)
+            assert_close(signal.x, expected, 1e-12)
             if signal.low is not None:
                 assert (signal.low <= signal.x).all()
                 assert (signal.x <= signal.high).all()
@@ -578,7 +578,7 @@ def test_outputs_without_relevance():
                     run_handler(layer, x, relevance=r, product=product)[1][0]
                     for r in (given, sparse)
                 )
-                assert_close(one, other, 1e-14)
+                assert_close(one, other, 1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -657,20 +657,20 @@ def test_gru_by_hand():
     x, start, n = np.ones((1, 1, 2)), np.full((1, 1, 1), 2.0), np.tanh(5.0) / 2.0
     relevance = [np.full((1, 1, 1, 1), n + 1.0), None]
     _, (r_x, r_start), kept = run_handler(layer, x, None, [start], Zero(), relevance)
-    assert_close(r_x.ravel(), [0.4 * n, -0.2 * n], 1e-15)
-    assert_close(r_start.ravel(), [1.0 + 0.6 * n], 1e-15)
-    assert_close(kept["bias"], [[0.2 * n]], 1e-15)
+    assert_close(r_x.ravel(), [0.4 * n, -0.2 * n], 1e-12)
+    assert_close(r_start.ravel(), [1.0 + 0.6 * n], 1e-12)
+    assert_close(kept["bias"], [[0.2 * n]], 1e-12)
     _, (r_x, r_start), _ = run_handler(layer, x, None, [start], Flat(), relevance, epsilon=0.0)
-    assert_close(r_x.ravel(), [n / 3.0] * 2, 1e-15)
-    assert_close(r_start.ravel(), [1.0 + n / 3.0], 1e-15)
+    assert_close(r_x.ravel(), [n / 3.0] * 2, 1e-12)
+    assert_close(r_start.ravel(), [1.0 + n / 3.0], 1e-12)
     # half: r takes half of what the candidate gives h_0, and z half of n and half of the past,
     # but their pre-activations are 0: dropped at epsilon 0.
     _, (r_x, r_start), kept = run_handler(
         layer, x, None, [start], Zero(), relevance, product="half"
     )
-    assert_close(r_x.ravel(), [0.2 * n, -0.1 * n], 1e-15)
-    assert_close(r_start.ravel(), [0.5 + 0.15 * n], 1e-15)
-    assert_close(kept["dropped"], [[0.5 + 0.5 * n + 0.15 * n]], 1e-15)
+    assert_close(r_x.ravel(), [0.2 * n, -0.1 * n], 1e-12)
+    assert_close(r_start.ravel(), [0.5 + 0.15 * n], 1e-12)
+    assert_close(kept["dropped"], [[0.5 + 0.5 * n + 0.15 * n]], 1e-12)
 
 
 def test_lstm_products_by_hand():
@@ -683,15 +683,15 @@ def test_lstm_products_by_hand():
     layer = constant_layer("LSTM", weight_ih_l0=([0, 2], [[1.0, 0.0], [0.0, 1.0]]))
     x, relevance = np.ones((1, 1, 2)), [np.ones((1, 1, 1, 1)), None, None]
     _, (r_x,), kept = run_handler(layer, x, None, (), Zero(), relevance, product="half")
-    assert_close(r_x.ravel(), [0.25, 0.25], 1e-15)
-    assert_close(kept["dropped"], [[0.5]], 1e-15)
+    assert_close(r_x.ravel(), [0.25, 0.25], 1e-12)
+    assert_close(kept["dropped"], [[0.5]], 1e-12)
     i, g = sigmoid(1.0), np.tanh(1.0)
     to_cell = np.tanh(i * g) / (0.5 + np.tanh(i * g))
     for product in ("abs", "prop"):  # all values are positive: the same
         _, (r_x,), _ = run_handler(layer, x, None, (), Zero(), relevance, product=product)
-        assert_close(r_x.ravel(), [to_cell * i / (i + g), to_cell * g / (i + g)], 1e-15)
+        assert_close(r_x.ravel(), [to_cell * i / (i + g), to_cell * g / (i + g)], 1e-12)
     _, (r_x,), _ = run_handler(layer, x, None, (), Zero(), relevance, product="all")
-    assert_close(r_x.ravel(), [0.0, 1.0], 1e-15)
+    assert_close(r_x.ravel(), [0.0, 1.0], 1e-12)
 
 
 def test_rnn_by_hand():
@@ -700,7 +700,7 @@ def test_rnn_by_hand():
     x = np.array([[[0.5, 9.0], [1.0, 9.0]]])
     past = 2.0 * np.tanh(0.5)
     _, (r_x,), _ = run_handler(layer, x, None, (), Zero(), [None, np.ones((1, 1, 1, 1))])
-    assert_close(r_x[0, 0], [[past / (1.0 + past), 0.0], [1.0 / (1.0 + past), 0.0]], 1e-15)
+    assert_close(r_x[0, 0], [[past / (1.0 + past), 0.0], [1.0 / (1.0 + past), 0.0]], 1e-12)
 
 
 # --- What else must hold --------------------------------------------------------------------

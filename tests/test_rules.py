@@ -151,17 +151,17 @@ def test_rule_by_hand(rule, bias, relevance, kept):
         rule=Composite([("all", rule, lambda name, layer: True)]),
         return_details=True,
     )
-    np.testing.assert_allclose(given, [relevance], rtol=0, atol=1e-14)
+    np.testing.assert_allclose(given, [relevance], rtol=0, atol=1e-12)
     assert details.score.tolist() == [2.0 + bias]
     layer = details.layers[0]
     for cause in ("bias", "epsilon", "padding", "initial_state", "dropped"):
-        assert layer[cause][0] == pytest.approx(kept.get(cause, 0.0), abs=1e-14)
+        assert layer[cause][0] == pytest.approx(kept.get(cause, 0.0), abs=1e-12)
     neurons = [Neuron(np.arange(4), w[0].double().numpy(), bias, 0)]
     limits = (
         (np.asarray(rule.low), np.asarray(rule.high)) if isinstance(rule, ZBox) else (None, None)
     )
     by_reference, _ = affine_relevance(rule, neurons, x[0], np.array([2.0 + bias]), 1e-6, *limits)
-    assert_close(by_reference, relevance, 1e-14)
+    assert_close(by_reference, relevance, 1e-12)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
