@@ -7,14 +7,19 @@ from types import SimpleNamespace
 import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+import sklrp
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
+from sklrp._models import take_rows, unwrap
+from sklrp.datasets import load_pacific_sst
 from sklrp.diagnostics.findings import Finding
 from sklrp.drawing.fields import cell_edges, write_latitude, write_longitude
+from sklrp.drawing.panels import say_class
 from sklrp.geo import GridVectorizer, composites
 from sklrp.geo.places import check_centres
 from sklrp.metrics import pixel_flipping_curve
@@ -24,6 +29,7 @@ from sklrp.plotting import (
     PixelFlippingDisplay,
     RelevanceDisplay,
 )
+from tests.helpers import models
 
 mpl.use("Agg")
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -565,6 +571,135 @@ def test_networks_of_all_kinds_are_drawn_alike():
     assert RelevanceDisplay.from_estimator(nets, rows[:2], shape=(6, 5)).axes_.shape == (2, 4)
 
 
+# Models of every kind
+
+
+@pytest.mark.parametrize("name", [*models.MODELS, *models.SINGLE])
+def test_any_model_is_drawn(name):
+    """The maps are those of the bare network inside, for what enters it."""
+    kind = models.make(name)
+    rows = slice(3)
+    display = RelevanceDisplay.from_estimator(kind.model, take_rows(kind.X, rows), rule="epsilon")
+    expected = sklrp.explain(kind.network, kind.entered[rows], rule="epsilon")
+    for row, panel in enumerate(display.panels[0]):
+        np.testing.assert_allclose(panel.maps[0], expected[row], rtol=1e-4, atol=1e-6)
+    assert display.frame.names == kind.names
+    titles = [ax.get_title() for ax in display.axes_.ravel()]
+    unit = display.axes_[0, 0].get_xlabel().replace("\n", " ")
+    if kind.labels is None:
+        assert titles == ["sample 0", "sample 1", "sample 2"]
+        assert unit.startswith("relevance for the output;")
+        return
+    with torch.no_grad():
+        outputs = kind.network(torch.from_numpy(kind.entered[rows]).double()).numpy()
+    labels = [say_class(label) for label in kind.labels[outputs.argmax(axis=1)]]
+    assert titles == [f"sample {i}: {label}" for i, label in enumerate(labels)]
+    assert unit.startswith("relevance for the predicted class (logits);")
+
+
+@pytest.mark.parametrize("name", models.REFUSED)
+def test_models_that_are_refused(name):
+    build, error, message = models.REFUSED[name]
+    model = build()
+    for draw in (RelevanceDisplay.from_estimator, PixelFlippingDisplay.from_estimator):
+        with pytest.raises(error, match=message):
+            draw(model, models.X)
+    with pytest.raises(error, match=message):
+        HistoryDisplay.from_estimator(model)
+
+
+def test_a_network_without_classes():
+    kind = models.make("one output: module")
+    with pytest.raises(ValueError, match=r"y tells which samples .* pass y=None"):
+        RelevanceDisplay.from_estimator(kind.model, kind.X[:2], [0, 1])
+    with pytest.raises(ValueError, match="kind='class_mean' needs to know the class"):
+        RelevanceDisplay.from_estimator(kind.model, kind.X[:2], kind="class_mean")
+
+
+# Sources that know a grid
+
+SOURCES = [
+    "array",
+    "rows and a Bunch",
+    "field",
+    "field southward",
+    "field turned",
+    "pipeline",
+    "pipeline southward",
+    "pipeline turned",
+    "pipeline of images turned",
+]
+
+
+def make_source(source):
+    """Return a model, samples and what else is passed, of one task from each source of a grid."""
+    sst = load_pacific_sst(fill_land=0.1)
+    X, y = sst.data[:8], sst.target[:8]
+    net = MLPClassifier((3,), max_epochs=1, random_state=0)
+    if source == "array":
+        return net.fit(X, y), X, {}
+    if source == "rows and a Bunch":
+        rows = np.asarray(X).reshape(8, -1)
+        return net.fit(rows, y), rows, {"grid": sst}
+    xr = pytest.importorskip("xarray")
+    coords = {"time": np.arange(8), "lat": sst.latitude, "lon": sst.longitude}
+    values = np.where(sst.land_mask, np.nan, np.asarray(X))
+    samples = xr.DataArray(values, coords, dims=("time", "lat", "lon"))
+    samples = samples[:, ::-1] if "southward" in source else samples
+    samples = samples.transpose("time", "lon", "lat") if "turned" in source else samples
+    first = FunctionTransformer(lambda field: field.fillna(0.1).values)
+    if "pipeline" in source:
+        first = GridVectorizer(layout="grid" if "images" in source else "features")
+    return make_pipeline(first, net).fit(samples, y), samples, {}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_fields_from_every_source_are_north_up(source):
+    """Every cell of a map is drawn where its latitude and longitude are, and land is grey."""
+    sst = load_pacific_sst()
+    model, X, given = make_source(source)
+    display = RelevanceDisplay.from_estimator(model, X[:2], **given)
+    assert display.layout == "field"
+    relevance = sklrp.explain(unwrap(model).network, unwrap(model).enter(X[:2]))[1]
+    places = np.indices((18, 30))  # the row and column of each value, in the samples' order
+    places = places[:, ::-1] if "southward" in source else places
+    places = places.swapaxes(1, 2) if "turned" in source else places
+    if "pipeline" in source and "images" not in source:
+        places = places[:, ~sst.land_mask[tuple(places)]]
+    expected = np.full((18, 30), np.nan)
+    expected[tuple(places.reshape(2, -1))] = relevance.ravel()
+    expected[sst.land_mask] = np.nan
+
+    values, _ = image_of(display, 1)
+    corners = display.artists_[1]["image"].get_coordinates()
+    east, north = np.moveaxis(corners[1:, 1:] + corners[:-1, :-1], -1, 0) / 2
+    columns = np.round((east % 360 - sst.longitude[0]) / 5).astype(int)
+    rows = np.round((north - sst.latitude[0]) / 5).astype(int)
+    drawn = np.full((18, 30), 99.0)
+    drawn[rows, columns] = values
+    np.testing.assert_allclose(drawn, expected, rtol=1e-5)
+    ax = display.axes_[1, 0]
+    assert ax.get_ylim() == (-25, 65)
+    assert ax.yaxis.get_major_formatter()(60) == "60°N"
+    assert "grey: land" in said(display.colorbars_[0])
+
+
+def test_relevance_on_the_grid_of_its_samples():
+    sst = load_pacific_sst()
+    relevance = np.asarray(sst.data[:2])
+    ocean = np.where(sst.land_mask, np.nan, relevance[0])
+    for given in ({"X": sst.data[:2]}, {"grid": sst}):
+        display = RelevanceDisplay.from_relevance(relevance, **given)
+        np.testing.assert_array_equal(display.lat, sst.latitude)
+        np.testing.assert_array_equal(image_of(display)[0], ocean)
+    display = RelevanceDisplay.from_relevance(relevance, grid=(sst.latitude, sst.longitude))
+    np.testing.assert_array_equal(image_of(display)[0], relevance[0])
+    rows = relevance[:, ~sst.land_mask]
+    display = RelevanceDisplay.from_relevance(rows, grid=sst, outline=sst.nino34_mask)
+    np.testing.assert_array_equal(image_of(display)[0], ocean)
+    np.testing.assert_array_equal(display.outline, sst.nino34_mask)
+
+
 # Sequences
 
 
@@ -599,6 +734,7 @@ def test_sequences_of_classifiers():
 
 @pytest.mark.parametrize("where", ["first", "last"])
 def test_variables_of_a_sequence(where):
+    """Each variable is a signal over the colours of its relevance."""
     relevance = np.random.default_rng(0).normal(size=(1, 3, 7))
     given = relevance if where == "first" else relevance.transpose(0, 2, 1)
     display = RelevanceDisplay.from_relevance(
@@ -606,6 +742,13 @@ def test_variables_of_a_sequence(where):
     )
     np.testing.assert_array_equal(image_of(display)[0], relevance[0])
     assert [text.get_text() for text in display.axes_[0, 0].get_yticklabels()] == ["u", "v", "w"]
+    assert display.artists_[0]["lines"] == []
+    X = 10 * given + 3
+    display = RelevanceDisplay.from_relevance(given, X, layout="sequence", channels=where)
+    for row, line in enumerate(display.artists_[0]["lines"]):
+        heights = line.get_ydata() - row  # downwards, as the axis is
+        assert np.corrcoef(heights, relevance[0, row])[0, 1] == pytest.approx(-1)
+        assert (heights.min(), heights.max()) == pytest.approx((-0.4, 0.4))
 
 
 # Tables
