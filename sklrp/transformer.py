@@ -40,6 +40,8 @@ from sklrp._sklearn import (
     safe_indexing,
 )
 from sklrp.classifiers.diagram import nested_block
+from sklrp.classifiers.sample_shapes import is_positive_integer
+from sklrp.classifiers.saved import are_labels, is_shape
 from sklrp.composites import check_rule
 
 _AXES = ("channel", "row", "column", "time")
@@ -165,6 +167,12 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     ['relevance__rule']
     """
 
+    # What `sklrp.save` keeps of a fitted transformer beside its network, and the form of each.
+    _saved: ClassVar[dict[str, Any]] = {
+        "classes_": are_labels,
+        "n_features_in_": is_positive_integer,
+        "sample_shape_": is_shape,
+    }
     _parameter_constraints: ClassVar[dict[str, list[Any] | str]] = {
         "estimator": [HasMethods(["fit"])],
         "target": "no_validation",

@@ -6,7 +6,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,13 @@ from sklrp._sklearn import StrOptions, check_sample_weight, fit_context
 from sklrp.classifiers.diagram import network_block
 from sklrp.classifiers.net import TrainingNet
 from sklrp.classifiers.parameters import ParameterFields, param
-from sklrp.classifiers.sample_shapes import check_finite, flatten_samples, write_shape
+from sklrp.classifiers.sample_shapes import (
+    check_finite,
+    flatten_samples,
+    is_positive_integer,
+    write_shape,
+)
+from sklrp.classifiers.saved import are_labels, is_range, is_shape
 from sklrp.composites import Composite
 from sklrp.propagation.run import explain_network
 from sklrp.rules import Rule
@@ -103,6 +109,14 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         default=None, allowed=["random_state"], may_change=True
     )
 
+    # What `sklrp.save` keeps of a fitted classifier beside its net, and the form of each.
+    _saved: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
+        "classes_": are_labels,
+        "n_features_in_": is_positive_integer,
+        "input_shape_": is_shape,
+        "input_range_": is_range,
+    }
+
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "net_")
 
@@ -136,6 +150,14 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         resume: bool,
     ) -> NetworkClassifier:
         """Train a new network, or the one that there is, on validated data; call `_keep`."""
+
+    @abstractmethod
+    def _check_unchanged(self) -> None:
+        """Raise an error if the fitted network no longer goes with the parameters."""
+
+    def _restore(self, net: TrainingNet, history: list[dict[str, Any]]) -> None:
+        """Take back a net that `sklrp.load` has built; the saved attributes are there already."""
+        self.net_ = net
 
     def _resumes(self) -> bool:
         """Tell whether `fit` goes on with the network that there is."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from sklrp.classifiers.parameters import COUNT, NOT_NEGATIVE, POSITIVE, param
 from sklrp.classifiers.random_stream import RandomStream
 from sklrp.classifiers.ridge import fit_ridge
 from sklrp.classifiers.sample_shapes import find_sequence_shape
+from sklrp.classifiers.saved import is_penalty
 from sklrp.classifiers.settings import check_device, check_dtype
 from sklrp.modules import LEAK_SPLITS, STATE_POOLINGS, SWEEPS, make_esn
 
@@ -121,6 +123,11 @@ class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR02
     leak_first_step: bool = param(default=True, allowed=["boolean"])
     leak_split: str = param(default="contribution", allowed=[StrOptions(set(LEAK_SPLITS))])
 
+    _saved: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
+        **NetworkClassifier._saved,
+        "ridge_": is_penalty,
+    }
+
     def _find_input_shape(self, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
         return find_sequence_shape(self.input_shape, sample_shape, type(self).__name__)
 
@@ -176,6 +183,17 @@ class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR02
             leak_split=self.leak_split,
             bias=self.fit_intercept,
         )
+
+    def _check_unchanged(self) -> None:
+        networks: list[Any] = [self._network(len(self.classes_)), self.net_.module]
+        now, before = (network.keywords for network in networks)
+        name = next((name for name in now if now[name] != before[name]), None)
+        if name is not None:
+            parameter = "fit_intercept" if name == "bias" else name
+            raise ValueError(
+                f"{parameter} was changed after the training, from {before[name]!r} to "
+                f"{now[name]!r}: set it back, or fit anew, before the estimator is saved."
+            )
 
     def _make_net(self, X_dtype: np.dtype, n_outputs: int) -> TrainingNet:
         """Return a new net, not initialised."""

@@ -7,9 +7,9 @@ import functools
 import math
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,8 +25,9 @@ from sklrp.classifiers.base import NetworkClassifier, draw_seed, undone_on_error
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.net import TrainingNet
 from sklrp.classifiers.parameters import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, param
-from sklrp.classifiers.random_stream import RandomStream
-from sklrp.classifiers.sample_shapes import check_sizes
+from sklrp.classifiers.random_stream import RandomStream, fit_state
+from sklrp.classifiers.sample_shapes import check_sizes, is_positive_integer
+from sklrp.classifiers.saved import is_random_state
 from sklrp.classifiers.settings import (
     check_callbacks,
     check_device,
@@ -156,6 +157,12 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
     warm_start: bool = param(default=False, allowed=["boolean"], may_change=True)
     verbose: int = param(default=0, allowed=["verbose"], may_change=True)
 
+    _saved: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
+        **NetworkClassifier._saved,
+        "n_iter_": is_positive_integer,
+        "_random_stream_state": is_random_state,
+    }
+
     @abstractmethod
     def _architecture(self, n_outputs: int) -> functools.partial[nn.Sequential]:
         """Return what builds the network, with the arguments that other classes do not have."""
@@ -227,7 +234,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
         """Tell whether `fit` goes on with the network that there is, unchanged."""
         resume = self.warm_start and hasattr(self, "net_")
         if resume:
-            self._check_fixed_params()
+            self._check_unchanged()
         return resume
 
     @available_if(_makes_single_epochs)
@@ -271,7 +278,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
         resume = hasattr(self, "net_")
         if resume:
             check_own_params(self)  # scikit-learn does so in the first call only
-            self._check_fixed_params()
+            self._check_unchanged()
         X, y, sample_weight = self._check_training_data(X, y, sample_weight, reset=not resume)
         known = self.classes_ if resume else np.unique(y if classes is None else classes)
         if resume and classes is not None and not np.array_equal(np.unique(classes), known):
@@ -412,7 +419,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
                 described[name] = re.sub(" at 0x[0-9a-f]+", "", text)  # differs after unpickling
         return described
 
-    def _check_fixed_params(self) -> None:
+    def _check_unchanged(self) -> None:
         """Raise an error if a parameter has changed that a trained net cannot take."""
         before, now = self._fixed_params, self._describe_fixed_params()
         for name in {**now, **before}:
@@ -422,6 +429,13 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
                     f"{name}={new} differs from {name}={old} of the training so far, which "
                     "cannot go on with it: set it back, or fit anew with warm_start=False."
                 )
+
+    def _restore(self, net: TrainingNet, history: list[dict[str, Any]]) -> None:
+        super()._restore(net, history)
+        net.history_ = History(history)
+        device = torch.device(net.device)
+        self._random_stream_state = fit_state(self._random_stream_state, device)
+        self._fixed_params = self._describe_fixed_params()
 
     @property
     def history_(self) -> History:

@@ -72,3 +72,14 @@ class RandomStream:
         if self.device.type in state and self.device.type != "cpu":
             module = getattr(torch, self.device.type)
             module.set_rng_state(state[self.device.type], *self._arguments())
+
+
+def fit_state(state: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Return a state with the device's generator, which is seeded by the CPU's if it is new."""
+    cpu = torch.Generator().set_state(state["cpu"])
+    with RandomStream(device, cpu.initial_seed()) as stream:
+        pass
+    kept = {kind: state[kind] for kind in stream.state if kind in state}
+    if device.type in kept:
+        torch.Generator(device).set_state(kept[device.type])
+    return {**stream.state, **kept}

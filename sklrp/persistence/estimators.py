@@ -11,41 +11,24 @@ import numpy as np
 import torch
 from sklearn.frozen import FrozenEstimator
 
+from sklrp import classifiers
 from sklrp._sklearn import OUTPUT_CONFIG, check_own_params, param_names
 from sklrp._version import __version__
-from sklrp.classifiers import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.classifiers.base import NetworkClassifier
-from sklrp.classifiers.gradient import GradientClassifier
-from sklrp.classifiers.sample_shapes import is_positive_integer
 from sklrp.persistence.container import read, write
-from sklrp.persistence.nets import build_net, pack_net
+from sklrp.persistence.nets import pack_net, restore_net
 from sklrp.persistence.values import Arrays, pack, unpack
 from sklrp.transformer import RelevanceTransformer
 
 FORMAT = 1
-_ESTIMATORS: dict[str, Any] = {
-    cls.__name__: cls
-    for cls in (
-        CNNClassifier,
-        ESNClassifier,
-        LSTMClassifier,
-        MLPClassifier,
-        RelevanceTransformer,
-        FrozenEstimator,
-    )
+_CLASSIFIERS: dict[str, Any] = {name: getattr(classifiers, name) for name in classifiers.__all__}
+_ESTIMATORS = {
+    **_CLASSIFIERS,
+    "RelevanceTransformer": RelevanceTransformer,
+    "FrozenEstimator": FrozenEstimator,
 }
-_CAN_BE_SAVED = (
-    "MLPClassifier, CNNClassifier, LSTMClassifier, ESNClassifier, and RelevanceTransformer around "
-    "one of them"
-)
-# Attributes that every fitted estimator of a class has, beside its classes and its number of
-# features, and those that it may have.
-_NEEDED: dict[type, set[str]] = {
-    GradientClassifier: {"input_shape_", "input_range_", "n_iter_", "_random_stream_state"},
-    ESNClassifier: {"input_shape_", "input_range_", "ridge_"},
-    RelevanceTransformer: {"sample_shape_"},
-}
-_OPTIONAL = {"feature_names_in_", OUTPUT_CONFIG}
+_NAMES = ", ".join(sorted(_CLASSIFIERS, reverse=True))
+_CAN_BE_SAVED = f"{_NAMES}, or a RelevanceTransformer around one of them"
 _MANIFEST = {"format", "versions", "estimator"}
 _PARTS = {"class", "params", "attributes", "net", "estimator", "estimator_"}
 _NAMED = ("device", "dtype")  # parameters that are saved by name
@@ -71,9 +54,8 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     estimator : estimator
-        An `MLPClassifier`, `CNNClassifier`, `LSTMClassifier` or `ESNClassifier`, or a
-        `RelevanceTransformer` around one of them, fitted or not. A pipeline is none: save its last
-        step.
+        A classifier of this package, such as `MLPClassifier`, or a `RelevanceTransformer` around
+        one, fitted or not. Pipelines are not supported; save the last step.
     path : str or path-like
         The file, by custom ``*.safetensors``; it is replaced only when the new one is complete.
 
@@ -187,7 +169,7 @@ def _pack_estimator(estimator: Any, prefix: str, arrays: Arrays) -> dict[str, An
     apart = {*param_names(type(estimator)), "_skorch_params", "_fixed_params"}
     attributes = {k: v for k, v in vars(estimator).items() if k not in apart}
     net, network = attributes.pop("net_", None), attributes.pop("estimator_", None)
-    if unknown := set(attributes) - _needed(estimator) - _OPTIONAL:
+    if unknown := set(attributes) - {*estimator._saved, *_OPTIONAL}:
         raise TypeError(
             f"{kind} has the attribute {min(unknown)!r}, which a file does not hold: delete it, "
             "and set it anew after loading."
@@ -233,7 +215,7 @@ def _build(packed: dict[str, Any], prefix: str, arrays: Arrays, device: Any) -> 
     _check_params(estimator)
     attributes = {k: unpack(v, f"{prefix}{k}", arrays) for k, v in packed["attributes"].items()}
     fitted = not {"net", "estimator_"}.isdisjoint(packed) or "classes_" in attributes
-    _check_attributes(attributes, _needed(estimator) if fitted else set(), estimator)
+    _check_attributes(attributes, estimator, fitted=fitted)
     vars(estimator).update(attributes)
     if isinstance(estimator, RelevanceTransformer) and fitted:
         if "estimator_" in packed or not isinstance(estimator.estimator, FrozenEstimator):
@@ -242,7 +224,7 @@ def _build(packed: dict[str, Any], prefix: str, arrays: Arrays, device: Any) -> 
             network = estimator.estimator
         estimator.estimator_ = network
     if isinstance(estimator, NetworkClassifier) and fitted:
-        estimator.net_ = build_net(estimator, packed["net"], prefix, arrays)
+        restore_net(estimator, packed["net"], prefix, arrays)
     return estimator
 
 
@@ -268,7 +250,7 @@ def _check_manifest(manifest: dict[str, Any]) -> None:
 def _check_names(cls: Any, names: Iterable[str]) -> None:
     """Raise an error if there are parameters that a class does not have."""
     own = param_names(cls)
-    takes_more = issubclass(cls, GradientClassifier)  # skorch's double-underscore parameters
+    takes_more = hasattr(cls, "_keep_kwargs")  # skorch's double-underscore parameters
     if unknown := [n for n in names if n not in own and not (takes_more and "__" in n)]:
         raise ValueError(f"{cls.__name__} has no parameters {unknown}")
 
@@ -286,23 +268,17 @@ def _check_params(estimator: Any) -> None:
         check_own_params(estimator)
 
 
-def _needed(estimator: Any) -> set[str]:
-    """Return the names of the attributes that an estimator has if it is fitted."""
-    of_class = next(names for cls, names in _NEEDED.items() if isinstance(estimator, cls))
-    return {"classes_", "n_features_in_", *of_class}
-
-
-def _check_attributes(attributes: dict[str, Any], needed: set[str], estimator: Any) -> None:
+def _check_attributes(attributes: dict[str, Any], estimator: Any, *, fitted: bool) -> None:
     """Raise an error if fitted attributes are missing, unknown, malformed or contradictory."""
-    kind = type(estimator).__name__
+    kind, needed = type(estimator).__name__, estimator._saved if fitted else {}
     for problem, names in (
-        ("lacks", needed - set(attributes)),
-        ("has the unknown", set(attributes) - needed - _OPTIONAL),
+        ("lacks", set(needed) - set(attributes)),
+        ("has the unknown", set(attributes) - {*needed, *_OPTIONAL}),
     ):
         if names:
             raise ValueError(f"{kind} {problem} attributes {sorted(names)}")
     for name, value in attributes.items():
-        if not _FORMS[name](value):
+        if not {**needed, **_OPTIONAL}[name](value):
             raise ValueError(f"{name} of {kind} is malformed: {str(value)[:80]}")
     n_features = attributes.get("n_features_in_")
     for name, size in (
@@ -314,32 +290,12 @@ def _check_attributes(attributes: dict[str, Any], needed: set[str], estimator: A
             raise ValueError(f"{name} of {kind} does not go with n_features_in_={n_features}")
 
 
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and all(map(is_positive_integer, value))
-
-
-def _is_range(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and all(map(math.isfinite, value))
-
-
-def _are_labels(value: Any) -> bool:
-    is_vector = isinstance(value, np.ndarray) and value.ndim == 1 and len(value) > 1
-    return is_vector and np.array_equal(np.unique(value), value)
-
-
 def _are_names(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype == object
 
 
-_FORMS: dict[str, Callable[[Any], bool]] = {
-    "classes_": _are_labels,
+# What a fitted estimator of any class may have.
+_OPTIONAL: dict[str, Callable[[Any], bool]] = {
     "feature_names_in_": _are_names,
-    "input_range_": _is_range,
-    "input_shape_": _is_shape,
-    "n_features_in_": is_positive_integer,
-    "n_iter_": is_positive_integer,
-    "ridge_": lambda value: isinstance(value, float) and value >= 0,
-    "sample_shape_": _is_shape,
-    "_random_stream_state": lambda value: isinstance(value, dict) and "cpu" in value,
     OUTPUT_CONFIG: lambda value: isinstance(value, dict),
 }

@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from skorch.history import History
 from torch import Tensor
 
 from sklrp.classifiers.base import NetworkClassifier
-from sklrp.classifiers.gradient import GradientClassifier
-from sklrp.classifiers.net import TrainingNet
 from sklrp.classifiers.random_stream import RandomStream
 from sklrp.classifiers.sample_shapes import is_positive_integer
 from sklrp.classifiers.settings import check_device, check_dtype
@@ -37,14 +34,14 @@ def pack_net(estimator: NetworkClassifier, prefix: str, arrays: Arrays) -> dict[
     Returns
     -------
     dict
-        What `build_net` takes.
+        What `restore_net` takes.
 
     Raises
     ------
     ValueError
         If a parameter is no longer that of the training.
     """
-    _check_unchanged(estimator)
+    estimator._check_unchanged()
     net = estimator.net_
     optimizer = net.optimizer_.state_dict()
     options = {"params", *net.optimizer_.defaults}  # schedulers add others
@@ -60,10 +57,10 @@ def pack_net(estimator: NetworkClassifier, prefix: str, arrays: Arrays) -> dict[
     }
 
 
-def build_net(
+def restore_net(
     estimator: NetworkClassifier, packed: dict[str, Any], prefix: str, arrays: Arrays
-) -> TrainingNet:
-    """Return the trained net of an estimator, on the estimator's device.
+) -> None:
+    """Give an estimator the trained net of a file, on the estimator's device.
 
     Parameters
     ----------
@@ -75,11 +72,6 @@ def build_net(
         Of the names of its tensors.
     arrays : dict of str to ndarray
         The arrays of the file that nothing has taken yet.
-
-    Returns
-    -------
-    TrainingNet
-        The net.
 
     Raises
     ------
@@ -112,31 +104,11 @@ def build_net(
     _check_tensors("module", module, expected)
     with RandomStream(device, 0):
         net.initialize()
-    if isinstance(estimator, GradientClassifier):
-        net.history_ = History(history)
-        estimator._random_stream_state = _check_stream(estimator._random_stream_state, device)
-        estimator._fixed_params = estimator._describe_fixed_params()
     groups = unpack(packed["groups"], f"{prefix}optimizer", arrays)
     state = unpack(packed["optimizer"], f"{prefix}optimizer", arrays)
     _load_optimizer(net.optimizer_, groups, state)
     net.module_.load_state_dict(module)
-    return net
-
-
-def _check_unchanged(estimator: NetworkClassifier) -> None:
-    """Raise an error if a parameter of a trained network is no longer that of its training."""
-    if isinstance(estimator, GradientClassifier):
-        estimator._check_fixed_params()
-        return
-    networks: list[Any] = [estimator._network(len(estimator.classes_)), estimator.net_.module]
-    now, before = (network.keywords for network in networks)
-    name = next((name for name in now if now[name] != before[name]), None)
-    if name is not None:
-        parameter = "fit_intercept" if name == "bias" else name
-        raise ValueError(
-            f"{parameter} was changed after the training, from {before[name]!r} to "
-            f"{now[name]!r}: set it back, or fit anew, before the estimator is saved."
-        )
+    estimator._restore(net, history)
 
 
 def _load_optimizer(
@@ -195,14 +167,3 @@ def _check_tensors(what: str, given: dict[str, Any], expected: dict[str, Any]) -
         ]
         if forms[0] != forms[1]:
             raise ValueError(f"the tensor {what}.{name} is {forms[0]}, but should be {forms[1]}")
-
-
-def _check_stream(state: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Return the state of the generators of the CPU and a device; one that is new is seeded."""
-    cpu = torch.Generator().set_state(state["cpu"])
-    with RandomStream(device, cpu.initial_seed()) as stream:
-        pass
-    kept = {kind: state[kind] for kind in stream.state if kind in state}
-    if device.type in kept:
-        torch.Generator(device).set_state(kept[device.type])
-    return {**stream.state, **kept}

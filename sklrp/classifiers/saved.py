@@ -1,0 +1,40 @@
+"""What a fitted attribute must look like in a file.
+
+A class lists in ``_saved`` the attributes that `sklrp.save` keeps when it is fitted, each with one
+of these tests; `sklrp.load` refuses a file whose values fail them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from sklrp.classifiers.sample_shapes import is_positive_integer
+
+
+def is_shape(value: Any) -> bool:
+    """Tell whether a value is the shape of a sample."""
+    return isinstance(value, tuple) and all(map(is_positive_integer, value))
+
+
+def is_range(value: Any) -> bool:
+    """Tell whether a value is a pair of finite numbers."""
+    return isinstance(value, tuple) and len(value) == 2 and all(map(math.isfinite, value))
+
+
+def are_labels(value: Any) -> bool:
+    """Tell whether a value is an array of two or more labels, sorted."""
+    is_vector = isinstance(value, np.ndarray) and value.ndim == 1 and len(value) > 1
+    return is_vector and np.array_equal(np.unique(value), value)
+
+
+def is_random_state(value: Any) -> bool:
+    """Tell whether a value may be the state of torch's generators, by device."""
+    return isinstance(value, dict) and "cpu" in value
+
+
+def is_penalty(value: Any) -> bool:
+    """Tell whether a value is a float of at least 0."""
+    return isinstance(value, float) and value >= 0
