@@ -26,7 +26,8 @@ from torch.utils.checkpoint import checkpoint
 import sklrp
 from sklrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
 from sklrp.modules import StatePooling
-from sklrp.propagation import run
+from sklrp.propagation import register, run
+from sklrp.propagation.registry import HANDLERS
 from tests.helpers.comparing import assert_same_to_rounding
 from tests.helpers.networks import NETWORKS, arrays_of, build, call, draw, on_each
 from tests.helpers.unchanged import assert_unchanged, snapshot
@@ -1704,6 +1705,57 @@ def test_modules_are_refused_by_name(block, message):
     with pytest.raises(TypeError, match=rf"(?s)(?=.*\bblock\b).*({message})"):
         explain(model, X)
     assert_unchanged(before, snapshot(model, X))
+
+
+class Catches(nn.Module):
+    """Falls back on its input where the block fails."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x):
+        try:
+            return self.block(x)
+        except Exception:
+            return x
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (Calls(lambda self, x: x @ x.transpose(1, 2)), "matmul"),
+        (Calls(lambda self, x: self.bilinear(x, x), bilinear=nn.Bilinear(4, 4, 4)), "Bilinear"),
+        (Projected(), "proj_size"),
+    ],
+)
+def test_what_forward_catches_is_refused_all_the_same(block, message):
+    model, X = (
+        Host(Catches(block)).double().eval(),
+        np.random.default_rng(0).normal(size=(3, 4, 4)),
+    )
+    with pytest.raises(TypeError, match=message):
+        explain(model, X)
+
+
+def test_the_cause_of_a_refusal_stays_attached():
+    """What went wrong inside a handler can be traced."""
+
+    class Doubled(nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    @register(Doubled)
+    def handler(step, signal):
+        return len(signal.x.dim())
+
+    try:
+        with pytest.raises(TypeError, match="has no len") as caught:
+            explain(Host(Doubled()).double().eval(), np.zeros((3, 4, 4)))
+    finally:
+        del HANDLERS[Doubled]
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert caught.value.__cause__.__traceback__ is not None
 
 
 @pytest.mark.parametrize(
