@@ -247,12 +247,12 @@ def _is_mask(v: Any) -> bool:
 def _matmul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
     if function_name(step) == "rmatmul":
         a, b = b, a
-    signals = [s for s in (a, b) if isinstance(s, Signal)]
+    signals = find_signals((a, b))
     if len(signals) == 2 and not (a.gate or b.gate):
         raise TypeError("it multiplies two signals, neither of which is a gate")
     if any(s.axis != 0 or s.x.dim() < 3 for s in signals):
         raise TypeError("its samples must be on the first of three axes or more")
-    source = next((s for s in signals if not s.gate), signals[0])
+    source = next((s for s in signals if not s.gate), signals[0])  # the other one is held fixed
     z = torch.matmul(value_of(a), value_of(b))
 
     def function(x: Tensor) -> Tensor:
@@ -264,13 +264,16 @@ def _matmul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
         back = share(relevance, kept)
         return tuple(back if s is source else None for s in signals) if len(signals) > 1 else back
 
-    samples = None
-    if any(s.samples is not None for s in signals):
-        # The samples are on the first axis of the output, whatever its other axes are.
-        first = source.samples if source.samples is not None else signals[-1].samples
-        assert first is not None
-        samples = first.flatten(1)[:, :1].reshape(-1, *(1,) * (z.dim() - 1)).expand(z.shape)
+    samples = _samples_in_front([source, *signals], z.shape)
     return Signal(z, gate=all(s.gate for s in signals), samples=samples), pull
+
+
+def _samples_in_front(signals: list[Signal], shape: torch.Size) -> Tensor | None:
+    """Return the samples of an output that has them on the first axis, None when not probing."""
+    samples = next((s.samples for s in signals if s.samples is not None), None)
+    if samples is None:
+        return None
+    return samples.flatten(1)[:, :1].reshape(-1, *(1,) * (len(shape) - 1)).expand(shape)
 
 
 NUMERIC.update((_add, _sub, _rsub, _mul, _div, _clamp, _where))

@@ -1,12 +1,20 @@
 r"""Relevance through one direction of one recurrent layer: the recursion back in time.
 
+The handlers in :mod:`.recurrent` and :mod:`.echo_state` make a :class:`Run` for each direction of
+each layer: the constructor runs it forward on a chunk, ``pull`` takes relevance back through it.
+
 To relevance all cells are alike. A state is the sum of a candidate and of what is left of the
-state before: :math:`c_t = i_t g_t + f_t c_{t-1}` in an LSTM, :math:`h_t = (1 - z_t) n_t + z_t
-h_{t-1}` in a GRU, the candidate alone in a plain RNN. The relevance of a state is split by
-contribution; the candidate's part passes its activation and is shared by the rule among the
-inputs :math:`(x_t, h_{t-1})` of the affine map before it. Gates get nothing unless
-``step.product`` says so; then their part passes the sigmoid and is shared in the same way. In a
-GRU the recurrent contributions to the candidate are :math:`r_j w_{ij} h_i`.
+state before:
+
+.. math:: c_t = i_t g_t + f_t c_{t-1} \text{ (LSTM)}, \quad h_t = (1 - z_t) n_t + z_t h_{t-1}
+          \text{ (GRU)}, \quad h_t = \tanh z_t \text{ (RNN: the candidate alone)}.
+
+Its relevance is split by contribution, :math:`R_{g_t} = i_t g_t / s(c_t) \, R_{c_t}` and
+:math:`R_{c_{t-1}} = f_t c_{t-1} / s(c_t) \, R_{c_t}`. The candidate's part passes its activation
+and is shared by the rule among the inputs :math:`(x_t, h_{t-1})` of the affine map before it. An
+LSTM's output passes its gate and its tanh: :math:`R_{c_t} \mathrel{+}= R_{h_t}`. Gates get nothing
+unless ``step.product`` says so; then their part passes the sigmoid and is shared in the same way.
+In a GRU the recurrent contributions to the candidate are :math:`r_j w_{ij} h_i`.
 
 All of this is linear in the relevance of the states, with coefficients that are known beforehand.
 So whatever does not depend on the step behind is done at once for all steps: torch's fused kernel
@@ -116,20 +124,32 @@ class Run:
         zero = x.new_zeros(x.shape[1], self.size)
         self.starts = list(starts) or [zero] * (2 if self.mode == "LSTM" else 1)
         states, *last = self._forward()
-        positive, low, high = self.mode == "relu", None, None
-        if not positive:
-            # LSTM and tanh stay within (-1, 1), a GRU between that and its initial state.
-            high = self.starts[0].abs().clamp(min=1.0) if starts else x.new_ones(1, self.size)
-            low = -high
-        box = (None if low is None else low[None], None if high is None else high[None])
+
+        positive = self.mode == "relu"
+        low, high = self._bounds(given=bool(starts))
+        box = (None, None) if low is None or high is None else (low[None], high[None])
         self.h = Signal(self._turn(states), positive, *box)
+        # The recursion takes h_{t-1} at step t: the states one step later, the initial one first.
         before = torch.cat([self.starts[0][None], states[:-1]])
         self.h_prev = Signal(before, positive and bool((self.starts[0] >= 0).all()), *box)
-        if self.last is not None:
-            traces = [states, self.trace.cells[1:]] if self.mode == "LSTM" else [states]
-            last = [v.take_along_dim(self.last[None, :, None], 0) for v in traces]
-        end, *cell = [v[0] for v in last]
+        end, *cell = [v[0] for v in self._at_the_end(states, last)]
         self.ends = [Signal(end, positive, low, high), *map(Signal, cell)]
+
+    def _bounds(self, given: bool) -> tuple[Tensor | None, Tensor | None]:
+        """Return the bounds that the cell sets to its states, whatever its input is."""
+        if self.mode == "relu":
+            return None, None
+        # LSTM and tanh stay within (-1, 1), a GRU between that and its initial state.
+        start = self.starts[0]
+        high = start.abs().clamp(min=1.0) if given else start.new_ones(1, self.size)
+        return -high, high
+
+    def _at_the_end(self, states: Tensor, last: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the last state, and an LSTM's last cell state, of each sample's own length."""
+        if self.last is None:
+            return last
+        traces = [states, self.trace.cells[1:]] if self.mode == "LSTM" else [states]
+        return [v.take_along_dim(self.last[None, :, None], 0) for v in traces]
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Return the weights of inputs and of states, and the biases of both."""
@@ -170,6 +190,7 @@ class Run:
     def trace(self) -> Trace:
         """What an LSTM computed: ``c = i * g + f * c_prev``."""
         size = self.size
+        # i and f, then g; the output gate is not needed to follow the cell.
         opening, z = self._affine(slice(2 * size), slice(2 * size, 3 * size))
         i, f = opening.sigmoid_().chunk(2, dim=-1)
         new = _tanh(z).mul_(i)
@@ -192,7 +213,11 @@ class Run:
         return Flow(slice(None), z, self._bias(slice(None)), torch.ones_like(z).unsqueeze(-2))
 
     def _flow_of_lstm(self) -> Flow:
-        """Gates i, f, g, o: ``c = i * g + f * c_prev``, ``h = o * tanh(c)``."""
+        """Gates i, f, g, o: ``c = i * g + f * c_prev``, ``h = o * tanh(c)``.
+
+        By default ``R_g = i * g / s(c) * R_c`` and ``R_c_prev = f * c_prev / s(c) * R_c``. Where
+        gates take a share q of a product, i takes ``q * R_g``, f ``q * R_c_prev``, o ``q * R_h``.
+        """
         step, size, (i, f, z, new, cells) = self.step, self.size, self.trace
         c, c_prev, rows = cells[1:], cells[:-1], slice(2 * size, 3 * size)
         stable = stabilize(c, step.epsilon)
@@ -212,7 +237,11 @@ class Run:
         )
 
     def _flow_of_gru(self) -> Flow:
-        """Gates r, z, n: ``n = tanh(.. + r * (u h_prev + c))``, ``h = (1 - z) n + z h_prev``."""
+        """Gates r, z, n: ``n = tanh(w x + b + r * (u h_prev + c))``, ``h = (1 - z) n + z h_prev``.
+
+        By default ``R_n = (1 - z) n / s(h) * R_h`` and ``R_h_prev = z h_prev / s(h) * R_h``. Where
+        gates take a share, z takes one of both, and r one of the recurrent part of ``R_n``.
+        """
         step, size, h_prev = self.step, self.size, self.h_prev.x
         rows = slice(2 * size, 3 * size)
         b_x, b_h = (None if b is None else b[rows] for b in (self.b_ih, self.b_hh))
@@ -271,25 +300,66 @@ class Run:
             The relevance of the initial state, and of the cell's.
         """
         step, flow = self.step, self.flow()
+        # Rules that look at the weights alone do not see that the reset gate scales some.
         reset = None if _is_blind(step.rule) else flow.reset
         operands = self._operands(flow, reset)
         splits = prepare(step, self.suffix, operands, flow.bias, flow.z)
-        new, factor = flow.new, reset
+        new, factor = self._give_reset_gate(flow, reset, operands[1], splits)
+        # What one unit of a state's relevance becomes at the pre-activations, over s(z): the
+        # affine map behind gives each input its contribution times that.
         coefficients = [split.ratio(new.flatten(-2)) for split in splits]
-        if flow.reset_share is not None:
-            # The reset gate takes its share of what the candidate gives its recurrent part.
-            candidate = slice(2 * self.size, None)
-            part = sum(
-                coefficient[..., candidate] * operands[1].forward(v, weight, None)[..., candidate]
-                for coefficient, split in zip(coefficients, splits, strict=True)
-                for v, weight in split.terms[1]
-            )
-            new = new.clone()
-            new[..., 0, :] = flow.reset_share * part
-            coefficients = [split.ratio(new.flatten(-2)) for split in splits]
-            factor = torch.ones_like(flow.z) if reset is None else reset.clone()
-            factor[..., candidate] *= 1.0 - flow.reset_share
 
+        hidden, cells = self._arrived(flow, n_targets, relevance, ends)
+        starts = [torch.zeros_like(hidden[0]) for _ in self.starts]
+        backward = coefficients if factor is None else [c * factor for c in coefficients]
+        _recur(flow, splits, backward, hidden, cells, starts)
+
+        # Now the relevance of all states is known, and the inputs get theirs in one product.
+        sources = cells.unsqueeze(-2)  # the state that gives relevance to each gate
+        if flow.keep is not None:  # i, f and g get theirs from the cell, o from the state
+            sources = torch.stack([cells, cells, cells, hidden], dim=-2)
+        sources = sources.movedim(0, 1)
+        ratios = [(c.unflatten(-1, new.shape[-2:]) * sources).flatten(-2) for c in coefficients]
+        if kept is not None:
+            account(kept, (new * sources).flatten(-2), splits, ratios)
+            self._account_for_cells(kept, flow, cells)
+        return self._turn(gather(splits, ratios, 0, operands[0]), 1), starts
+
+    def _give_reset_gate(
+        self, flow: Flow, reset: Tensor | None, recurrent: Operand, splits: Sequence[Split]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the shares of the gates, and what the state before gets of each one's part.
+
+        Where ``step.product`` gives gates a share, a GRU's reset gate takes its own of what the
+        candidate gives its recurrent part.
+        """
+        if flow.reset_share is None:
+            return flow.new, reset
+        candidate = slice(2 * self.size, None)
+        coefficients = [split.ratio(flow.new.flatten(-2)) for split in splits]
+        part = sum(
+            coefficient[..., candidate] * recurrent.forward(v, weight, None)[..., candidate]
+            for coefficient, split in zip(coefficients, splits, strict=True)
+            for v, weight in split.terms[1]
+        )
+        new = flow.new.clone()
+        new[..., 0, :] = flow.reset_share * part
+        factor = torch.ones_like(flow.z) if reset is None else reset.clone()
+        factor[..., candidate] *= 1.0 - flow.reset_share
+        return new, factor
+
+    def _arrived(
+        self,
+        flow: Flow,
+        n_targets: int,
+        relevance: Tensor | None,
+        ends: Sequence[Tensor | None],
+    ) -> tuple[Tensor, Tensor]:
+        """Return the relevance that states and cell states get from outside the recursion.
+
+        The two are the same tensor where the output gate takes nothing: the state's relevance is
+        the cell's.
+        """
         n_steps, n_samples, _ = self.h.x.shape
         hidden = flow.z.new_zeros(n_steps, n_targets, n_samples, self.size)
         if relevance is not None:
@@ -298,22 +368,15 @@ class Run:
         for states, end in zip((hidden, cells), ends, strict=False):
             if end is not None:
                 self._inject(states, end)
-        starts = [torch.zeros_like(hidden[0]) for _ in self.starts]
-        backward = coefficients if factor is None else [c * factor for c in coefficients]
-        _recur(flow, splits, backward, hidden, cells, starts)
+        return hidden, cells
 
-        sources = cells.unsqueeze(-2)  # the state that gives relevance to each gate
-        if flow.keep is not None:
-            sources = torch.stack([cells, cells, cells, hidden], dim=-2)
-        sources = sources.movedim(0, 1)
-        ratios = [(c.unflatten(-1, new.shape[-2:]) * sources).flatten(-2) for c in coefficients]
-        if kept is not None:
-            account(kept, (new * sources).flatten(-2), splits, ratios)
-            if flow.prev is not None:
-                of_cell = flow.new if flow.keep is None else flow.new[..., :-1, :]
-                lost = 1.0 - of_cell.sum(-2) - flow.prev
-                kept.add("epsilon" if step.epsilon else "dropped", lost * cells.movedim(0, 1))
-        return self._turn(gather(splits, ratios, 0, operands[0]), 1), starts
+    def _account_for_cells(self, kept: Kept, flow: Flow, cells: Tensor) -> None:
+        """Add to ``kept`` what is lost where a state is split: epsilon's share of s(c_t)."""
+        if flow.prev is None:  # nothing is split
+            return
+        of_cell = flow.new if flow.keep is None else flow.new[..., :-1, :]
+        lost = 1.0 - of_cell.sum(-2) - flow.prev
+        kept.add("epsilon" if self.step.epsilon else "dropped", lost * cells.movedim(0, 1))
 
     def _operands(self, flow: Flow, reset: Tensor | None) -> list[Operand]:
         """Return the inputs and the states as the operands of the affine map."""
@@ -391,10 +454,11 @@ def _recur(
     ]
     with np.errstate(all="ignore"):
         for t in range(n_steps - 1, -1, -1):
+            # c[t + 1] is the state behind step t; c[0] and h[0] are the initial ones.
             cell = c[t + 1]
-            if keep is not None:
+            if keep is not None:  # R_c += keep * R_h; without it they are one tensor
                 kernels.add_product(cell, keep[t], h[t + 1], out=cell)
-            if prev is not None:
+            if prev is not None:  # R_c_prev += prev * R_c
                 kernels.add_product(c[t], prev[t], cell, out=c[t])
             for coefficient, terms in parts:
                 if keep is None:
@@ -402,7 +466,7 @@ def _recur(
                 else:
                     kernels.multiply(coefficient[t][:, :-1], cell, out=ratio_view[..., :-1, :])
                     kernels.multiply(coefficient[t][:, -1:], h[t + 1], out=ratio_view[..., -1:, :])
-                for v, weight in terms:
+                for v, weight in terms:  # R_h_prev += map(h_prev) * (ratio @ map(w))
                     torch.mm(ratio, weight, out=product)
                     kernels.add_product(h[t], v[t], product_view, out=h[t])
 
