@@ -1,10 +1,13 @@
-"""The shared products of gamma and alpha-beta, and the layout of convolutions, change nothing.
+"""The shortcut of the engine changes nothing: products by magnitudes, and the layout of images.
 
-Layers of 300 inputs, where alpha-beta's denominators follow from the sum of magnitudes; rules of
-other input and weight maps, which the engine must take as they are.
+All rules on all layers with it and without; layers of 300 inputs, where alpha-beta's denominators
+follow from the sum of magnitudes; rules of other input and weight maps, which the engine must take
+as they are.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,8 +15,10 @@ import torch
 from torch import nn
 
 from sklrp import Composite, explain
+from sklrp.modules import StatePooling
 from sklrp.propagation import fast, formula
 from sklrp.rules import AlphaBeta, Gamma, Rule, Signed, ZPlus
+from tests.helpers.affine_layers import LAYERS, RULES
 from tests.helpers.parameters import randomised
 from tests.helpers.reference import assert_explained
 
@@ -129,3 +134,68 @@ def test_blank_samples_of_huge_relevance():
         model, np.array([[2.0, 1.0]], np.float32), rule=Composite([("all", Gamma(), "all")])
     )
     assert np.isfinite(relevance).all()
+
+
+# --- Everything without the shortcut --------------------------------------------------------
+
+RECURRENT = {
+    "lstm": (lambda: nn.LSTM(3, 4, batch_first=True), (5, 3)),
+    "bidirectional": (lambda: nn.LSTM(3, 2, 2, batch_first=True, bidirectional=True), (4, 3)),
+    "gru": (lambda: nn.GRU(3, 4, batch_first=True), (5, 3)),
+    "rnn": (lambda: nn.RNN(3, 4, batch_first=True), (5, 3)),
+}
+WIDE = {
+    "wide": (lambda: nn.Linear(300, 3), (300,)),
+    "wide convolution": (lambda: nn.Conv2d(30, 2, 3, padding=1), (30, 4, 4)),
+    "transposed": (lambda: nn.ConvTranspose1d(2, 3, 3, stride=2, padding=1), (2, 4)),
+}
+CELLS = {name: (partial(make, True), shape) for name, (make, shape) in LAYERS.items()}
+
+
+def explain_both_ways(monkeypatch, rule, name):
+    """Return relevance and details of a layer below a head, with the shortcut and without."""
+    make, shape = (CELLS | WIDE | RECURRENT)[name]
+    torch.manual_seed(0)
+    behind = StatePooling("mean") if name in RECURRENT else nn.Flatten()
+    X = np.random.default_rng(0).normal(size=(2, *shape))
+    body = nn.Sequential(make(), behind).double()
+    with torch.no_grad():
+        width = body(torch.from_numpy(X)).shape[1]
+    # An activation before the layer makes its input known to be nonnegative, or not.
+    found = []
+    for activation in (nn.Identity(), nn.ReLU()):
+        net = randomised(nn.Sequential(activation, *body, nn.Linear(width, 2)), 1)
+        for enabled in (True, False):
+            monkeypatch.setattr(fast, "ENABLED", enabled)
+            found.append(explain(net, X, rule=rule, target="all", return_details=True))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:The flat rule on the dense first layer")
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("name", CELLS | WIDE | RECURRENT)
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_all_rules_and_layers_without_the_shortcut(monkeypatch, rule, name):
+    signed, signed_off, positive, positive_off = explain_both_ways(monkeypatch, rule, name)
+    for (one, details), (other, expected) in ((signed, signed_off), (positive, positive_off)):
+        scale = max(1.0, np.abs(other).max())
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11 * scale)
+        for layer, same in zip(details.layers, expected.layers, strict=True):
+            for cause in ("bias", "epsilon", "padding", "initial_state", "dropped"):
+                scale = max(1.0, np.abs(same[cause]).max())
+                np.testing.assert_allclose(
+                    layer[cause], same[cause], rtol=1e-9, atol=1e-10 * scale
+                )
+
+
+def test_the_switch_turns_the_shortcut_off(monkeypatch):
+    """Without it, the magnitudes are not computed, nor is z taken for a denominator."""
+    calls = []
+    monkeypatch.setattr(fast, "magnitude", lambda *args: calls.append(args))
+    net = randomised(nn.Sequential(nn.Linear(300, 3)))
+    monkeypatch.setattr(fast, "ENABLED", False)
+    explain(net, inputs(300), rule="alpha_beta")
+    assert not calls
+    monkeypatch.setattr(fast, "ENABLED", True)
+    explain(net, inputs(300), rule="alpha_beta")
+    assert calls

@@ -1,19 +1,24 @@
 """The code of the README and of the documentation's pages runs as it stands, block after block."""
 
+import gc
 import importlib
+import pickle
 import re
 import shlex
 from collections import defaultdict
 from pathlib import Path
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import sklrp
-from sklrp import explain
+from sklrp import Composite, MLPClassifier, RelevanceTransformer, ZBox, explain
 from sklrp.cli import main
+from sklrp.propagation import register
+from tests.helpers.comparing import assert_close
 
 PACKAGE = Path(sklrp.__file__).parent
 README = Path(__file__).parents[1] / "README.md"
@@ -92,6 +97,8 @@ def test_code_of_pages_runs_and_prints_what_they_say(page, tmp_path, monkeypatch
             assert_printed(capsys.readouterr().out, block)
     if page == "adding_a_layer.md":
         check_added_layers(namespace)
+    if page == "adding_a_rule.md":
+        check_added_rule(namespace["Power"], tmp_path)
 
 
 def test_reference_lists_all_that_is_public_once():
@@ -138,9 +145,66 @@ def check_added_layers(namespace):
     same = nn.Sequential(nn.Linear(4, 6, bias=False), namespace["Tent"](), net[2]).double()
     with torch.no_grad():
         same[0].weight.copy_(2 * net[0].weight)
-    X = np.random.default_rng(0).normal(size=(5, 4))
-    for rule in ("epsilon", "gamma", "alpha_beta", "w_square"):
+    X = np.random.default_rng(0).uniform(-1, 1, size=(5, 4))
+    boxes = Composite([("first", ZBox(-1.0, 1.0), "first"), ("rest", ZBox(), "all")])
+    for rule in ("epsilon", "gamma", "alpha_beta", "w_square", boxes):
         relevance, details = explain(net, X, rule=rule, return_details=True)
         np.testing.assert_allclose(relevance, explain(same, X, rule=rule), rtol=1e-12)
         kept = sum(layer.epsilon + layer.dropped for layer in details.layers)
         np.testing.assert_allclose(relevance.sum(1) + kept, details.score, rtol=1e-9)
+        in_processes = explain(net, X, rule=rule, n_jobs=2, batch_size=1)
+        np.testing.assert_allclose(in_processes, relevance, rtol=1e-9)
+    copied = pickle.loads(cloudpickle.dumps(net))
+    assert_close(explain(copied, X, rule="gamma"), explain(net, X, rule="gamma"))
+    check_box_behind_the_tent(namespace["Tent"]())
+    check_flat_memory(namespace["Scaled"])
+
+
+def check_box_behind_the_tent(tent):
+    """By hand: the tent of (.6, .9) is (.4, .1), and in [0, 1] of an input in [-2, 2].
+
+    With weights (2, -2) the numerators are 2 * .4 - 0 and -2 * .1 + 2 * 1, so that the score of .6
+    is shared .8 to 1.8.
+    """
+    net = nn.Sequential(tent, nn.Linear(2, 1, bias=False)).double()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[2.0, -2.0]]))
+    relevance = explain(net, np.array([[0.6, 0.9]]), rule=ZBox(-2.0, 2.0))
+    np.testing.assert_allclose(relevance, [[0.6 * 0.8 / 2.6, 0.6 * 1.8 / 2.6]], rtol=1e-12)
+
+
+def check_flat_memory(scaled):
+    """Weights of 4 MiB are read once: over 200 chunks no copy of them is left."""
+    chunks, seen = [], []
+
+    class Probe(nn.Identity):
+        def forward(self, x):
+            return x
+
+    @register(Probe)
+    def probe(step, signal):
+        chunks.append(len(signal.x))
+        if len(chunks) in (100, 200):
+            seen.append(sum(t.numel() for t in gc.get_objects() if type(t) is torch.Tensor))
+        return signal, lambda relevance, kept: relevance
+
+    net = nn.Sequential(scaled(1024, 1024), Probe(), nn.Linear(1024, 2))
+    X = np.random.default_rng(0).normal(size=(200, 1024)).astype(np.float32)
+    explain(net, X, rule="gamma", target=0, batch_size=1)
+    early, late = seen
+    assert late - early < 1024 * 1024
+
+
+def check_added_rule(power, folder):
+    """The how-to's rule goes to other processes; a file does not hold it, and says why."""
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+    X = np.random.default_rng(0).normal(size=(6, 4))
+    in_processes = explain(net, X, rule=power(2.0), n_jobs=2, batch_size=2)
+    np.testing.assert_allclose(in_processes, explain(net, X, rule=power(2.0)), rtol=1e-9)
+    assert pickle.loads(cloudpickle.dumps(power(2.0))).p == 2.0
+    network = MLPClassifier((2,), max_epochs=1, random_state=0)
+    transformer = RelevanceTransformer(network, rule=power(2.0)).fit(X, np.arange(6) % 2)
+    with pytest.raises(
+        TypeError, match="rules of your own cannot be stored.*each call of explain"
+    ):
+        sklrp.save(transformer, folder / "transformer.safetensors")
