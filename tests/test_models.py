@@ -7,7 +7,7 @@ import torch
 from sklrp._models import unwrap
 from sklrp.metrics import make_relevance_scorer
 from sklrp.metrics.catalogue import METRICS
-from sklrp.propagation import explain
+from sklrp.propagation import explain, plan
 from tests.helpers.models import MODELS, REFUSED, SINGLE, make, refused
 
 
@@ -32,11 +32,30 @@ def test_the_network_of_every_kind_of_model(name):
     np.testing.assert_allclose(relevance, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [*MODELS, *SINGLE])
+def test_every_kind_of_model_is_explained_and_planned(name):
+    """Relevance is of what enters the network, labels are the model's own."""
+    kind = make(name)
+    options = {"target": "all", "rule": "gamma", "return_details": True}
+    relevance, details = explain(kind.model, kind.X, **options)
+    expected, same = explain(kind.network, kind.entered.astype(np.float64), **options)
+    np.testing.assert_allclose(relevance, expected, atol=1e-5)
+    assert [layer.name for layer in details.layers] == [layer.name for layer in same.layers]
+    assert details.target.shape == same.target.shape
+    labels = getattr(unwrap(kind.model).network, "classes_", None)
+    if labels is not None and np.asarray(labels).dtype.kind not in "iufb":
+        assert (details.target == np.asarray(labels)[same.target]).all()
+        one = explain(kind.model, kind.X, target=labels[1], rule="gamma")
+        np.testing.assert_allclose(one, expected[:, 1], atol=1e-5)
+    assert repr(plan(kind.model, "gamma", kind.X)) == repr(plan(kind.network, "gamma"))
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_model(name):
     _, error, message = REFUSED[name]
-    with pytest.raises(error, match=message):
-        unwrap(refused(name))
+    for function in (unwrap, plan, lambda model: explain(model, np.ones((2, 4)))):
+        with pytest.raises(error, match=message):
+            function(refused(name))
 
 
 def test_the_line_that_reaches_a_network_reaches_it():
