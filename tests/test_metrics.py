@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 import scipy.stats
 import torch
+import xarray as xr
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.exceptions import NotFittedError
 from sklearn.feature_selection import SelectKBest
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -26,6 +28,7 @@ from torch import nn
 import sklrp
 from sklrp import CNNClassifier, LSTMClassifier, MLPClassifier, RelevanceTransformer, metrics
 from sklrp.datasets import make_squares
+from sklrp.geo import GridVectorizer, box_mask
 from sklrp.metrics import (
     class_sensitivity,
     conservation_error,
@@ -957,6 +960,75 @@ def test_randomization_of_foreign_networks(squares):
     np.testing.assert_allclose(bare.similarity, result.similarity, atol=1e-6)
 
 
+class Words(nn.Module):
+    """Three scores of sentences of six words, by the mean of their vectors."""
+
+    def __init__(self):
+        super().__init__()
+        self.vectors, self.output = nn.Embedding(20, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.output(self.vectors(x).mean(1))
+
+
+def test_networks_that_look_words_up():
+    words = np.random.default_rng(0).integers(1, 20, size=(5, 6))
+    network = Words().double()
+    maps = sklrp.explain(network, words)
+    curve = pixel_flipping_curve(network, words, maps, steps=[1, 6], orders=("most",))
+    first = words.copy()
+    first[np.arange(5), maps.argmax(axis=1)] = 0
+    for samples, scores in zip((words, first, 0 * words), curve.most.T, strict=True):
+        outputs = network(torch.from_numpy(samples)).detach().numpy()
+        np.testing.assert_allclose(scores, outputs[np.arange(5), curve.target])
+    assert class_sensitivity(network, words).shape == (5,)
+    assert randomization_similarity(network, words).layers == ["output", "vectors"]
+    with pytest.raises(ValueError, match="X holds integers that the network looks up"):
+        max_sensitivity(network, words)
+    with pytest.raises(ValueError, match="baseline must hold integers"):
+        pixel_flipping_score(network, words, maps, baseline=0.5)
+
+
+class Sum(nn.Module):
+    """The sum of the scores of two inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.output = nn.Linear(3, 2).double()
+
+    def forward(self, one, other):
+        return self.output(one) + self.output(other)
+
+
+def test_networks_of_several_inputs_are_refused():
+    one = random_maps((4, 3))
+    for X in ((one, one), {"one": one, "other": one}):
+        for call in (
+            lambda X: max_sensitivity(Sum(), X),
+            lambda X: pixel_flipping_curve(Sum(), X, one),
+            lambda X: make_relevance_scorer("sparseness")(Sum(), X),
+        ):
+            with pytest.raises(ValueError, match=r"X holds 2 inputs.*grade the maps of each"):
+                call(X)
+
+
+def test_probabilities_of_a_skorch_net(squares):
+    X, y, _ = squares
+    X = X.reshape(60, 81).astype(np.float32)
+    net = NeuralNetClassifier(
+        LinearNet, criterion=nn.CrossEntropyLoss, max_epochs=1, train_split=None, verbose=0
+    ).fit(X, np.unique(y, return_inverse=True)[1])
+    start = {"steps": 1, "orders": ("most",)}
+    doubles = X.astype(np.float64)  # which the net itself does not take
+    curve = pixel_flipping_curve(net, doubles, X, response="predict_proba", **start)
+    np.testing.assert_allclose(curve.most[:, 0], net.predict_proba(X).max(axis=1), rtol=1e-5)
+    curve = pixel_flipping_curve(net, doubles, X, **start)
+    outputs = net.module_(torch.from_numpy(X)).detach().numpy()
+    np.testing.assert_allclose(curve.most[:, 0], outputs.max(axis=1), rtol=1e-5)
+    with pytest.raises(TypeError, match="LinearNet has no predict_proba"):
+        pixel_flipping_curve(net.module_, doubles, X, response="predict_proba")
+
+
 def test_a_degenerate_map_survives_randomization(mlp, squares):
     X = squares[0][:10]
     with pytest.warns(UserWarning, match="flat rule"):
@@ -1092,6 +1164,52 @@ def test_scorers_look_into_pipelines_and_searches(squares):
     selection = make_pipeline(SelectKBest(k=9), LinearClassifier()).fit(X, y)
     kept = selection[0].transform(X)
     assert scorer(selection, X) == pytest.approx(scorer(selection[1], kept))
+
+
+def test_scorers_open_what_a_transformer_explains(squares):
+    X, y, _ = squares
+    X = X.reshape(60, 81)
+    scaled = StandardScaler().fit_transform(X)
+    clf = MLPClassifier((4,), max_epochs=2, random_state=0).fit(scaled, y)
+    net = NeuralNetClassifier(copy.deepcopy(clf.module_), train_split=None, verbose=0).initialize()
+    scaler = StandardScaler().fit(X)
+    for transformer, samples in (
+        (RelevanceTransformer(FrozenEstimator(clf)), scaled),
+        (RelevanceTransformer(FrozenEstimator(clf), rule="epsilon"), scaled),
+        (FrozenEstimator(RelevanceTransformer(FrozenEstimator(clf)).fit(scaled, y)), scaled),
+        (make_pipeline(make_pipeline(scaler, RelevanceTransformer(FrozenEstimator(clf)))), X),
+    ):
+        fitted = transformer.fit(samples, y)
+        for name in ("max_sensitivity", "pixel_flipping"):
+            scorer = make_relevance_scorer(name, random_state=0)
+            rule = {"rule": "epsilon"} if getattr(transformer, "rule", "") == "epsilon" else {}
+            plain = make_relevance_scorer(name, random_state=0, **rule)
+            assert scorer(fitted, samples) == pytest.approx(plain(clf, scaled))
+            assert plain(net, scaled) == pytest.approx(plain(clf, scaled))
+    with pytest.raises(NotFittedError, match="RelevanceTransformer"):
+        make_relevance_scorer("sparseness")(RelevanceTransformer(clf), scaled)
+
+
+def test_scorers_take_masks_of_fields(squares):
+    values, y, _ = squares
+    field = xr.DataArray(
+        values,
+        dims=("time", "lat", "lon"),
+        coords={"time": np.arange(60), "lat": np.linspace(20, -20, 9), "lon": 10.0 * np.arange(9)},
+    )
+    field = field.where((field.lat < 0) | (field.lon < 60))  # land in the north-east
+    model = make_pipeline(GridVectorizer(), MLPClassifier((4,), max_epochs=2, random_state=0))
+    model.fit(field, y)
+    mask = box_mask(field, lat=(-10, 10), lon=(10, 50))
+    entered = model[0].transform(field)
+    cells = mask.to_numpy()[np.isfinite(field[0]).to_numpy()]
+    assert entered.shape[1] == cells.size < 81
+    maps = model[-1].explain(entered)
+    for metric in ("relevance_mass", "relevance_rank"):
+        expected = getattr(metrics, metric)(maps, cells).mean()
+        for given in (mask, mask.to_numpy(), mask[::-1], cells):
+            scorer = make_relevance_scorer(metric, mask=given)
+            assert scorer(model, field) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("metric", ["pixel_flipping", "relevance_mass", "conservation_error"])
