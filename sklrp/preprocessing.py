@@ -90,8 +90,7 @@ class InputCapper(_InputTransformer):
     Parameters
     ----------
     low, high : float or None, default=None
-        The bounds, in units of X; None does not cap on that side. Without any bound X stays as it
-        is.
+        The bounds, in units of X. None (default): no cap on that side.
     quantile : float or None, default=None
         Instead of `low` and `high`: cap at this quantile of the training values and, below, at the
         quantile of ``1 - quantile``. Above 0.5 and at most 1, which are the largest and smallest
@@ -211,7 +210,7 @@ class InputCapper(_InputTransformer):
         NotFittedError
             If the transformer is not fitted.
         ValueError
-            If the samples are malformed or not those of `fit`.
+            If the samples are malformed or have another shape than in `fit`.
         """
         check_is_fitted(self)
         rows = self._check_samples(X, reset=False)
@@ -357,8 +356,8 @@ class InputMasker(_InputTransformer):
         NotFittedError
             If the transformer is not fitted.
         ValueError
-            If the samples are malformed or not those of `fit`, or if kept cells have missing
-            values, unless ``partly_missing="keep"``.
+            If the samples are malformed or have another shape than in `fit`, or if kept cells have
+            missing values, unless ``partly_missing="keep"``.
         """
         check_is_fitted(self)
         rows = self._check_samples(X, reset=False)

@@ -63,8 +63,8 @@ def pixel_flipping_curve(
     """Return how the score falls while features are replaced in the order of their relevance.
 
     A faithful map names features whose loss the network feels: the curve of the most relevant
-    first falls fast, that of the least relevant first stays high, and both are apart from that of
-    a random order. Where features tie, their order is random.
+    first falls fast, the curve of the least relevant first stays high, and a random order lies
+    between them. Where features tie, their order is random.
 
     All perturbed copies of all samples go through the network in large batches. A copy that equals
     the one before, because what was replaced had the baseline's value already, is not computed
@@ -202,7 +202,7 @@ def pixel_flipping_score(
         Their maps, as in `pixel_flipping_curve`.
     reference : {"start", "random", "least"}, default="start"
         What the curve is compared with: ``"start"`` the score of the unperturbed sample (AOPC);
-        ``"random"`` the curve of a random order; ``"least"`` that of the least relevant first
+        ``"random"`` the curve of a random order; ``"least"`` the least relevant first
         (area between the perturbation curves, ABPC).
     **curve_params : dict
         Parameters of `pixel_flipping_curve`, all but ``orders``.
@@ -212,7 +212,7 @@ def pixel_flipping_score(
     ndarray of shape (n_samples,)
         The mean difference, in units of the score, unbounded; with ``response="predict_proba"`` in
         [-1, 1]. Scores of different networks are comparable only as far as their outputs are. For
-        a constant map, such as one of zeros, it is that of a random order.
+        a constant map, such as one of zeros, it is what a random order gets.
 
     Raises
     ------

@@ -120,8 +120,8 @@ def relevance_mass(
         a share of all, :math:`\sum_{mask} R \,/\, \sum |R|`.
     weights : array-like of the shape of one map or None, default=None
         What a feature counts, such as the area of its cell (`sklrp.geo.cosine_weights`), where
-        relevance is taken as a density; None counts all features alike, as relevance is a share
-        of the score already.
+        relevance is taken as a density. None (default): all features count alike, as relevance is
+        a share of the score already.
 
     Returns
     -------
@@ -220,7 +220,9 @@ def relevance_rank(
     ranked = np.sort(values, axis=1)[:, ::-1]
     threshold = ranked[np.arange(len(ranked)), size - 1][:, None]
     above, tied = values > threshold, values == threshold
-    places = size - above.sum(axis=1)  # that are left to those that tie, of whom there is one
+    # The places that are left go to the features that tie, at least one, in random order: each of
+    # them has the same chance, so the expected number of hits is exact.
+    places = size - above.sum(axis=1)
     hits = (above & inside).sum(axis=1) + places * (tied & inside).sum(axis=1) / tied.sum(axis=1)
     return hits / size
 

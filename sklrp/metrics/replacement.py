@@ -45,9 +45,8 @@ class Replacement:
         n_features = samples[0].size
         if maps.shape not in (shape, (len(samples), n_features)):
             raise ValueError(
-                f"relevance has the shape {maps.shape}, but must have that of X, {shape}, or be "
-                f"flat, {(len(samples), n_features)}: a value for each value of what enters the "
-                "network."
+                f"relevance has the shape {maps.shape}, but must have the shape of X, {shape}, or "
+                f"be flat, {(len(samples), n_features)}: a value for each that enters the network."
             )
         self.codes, self.n_groups = find_groups(groups, shape[1:])
         self.samples = samples.reshape(len(samples), n_features)
@@ -78,16 +77,19 @@ class Replacement:
         """Return the scores after replacing the first groups by rank, for several numbers."""
         (n_samples, n_features), n_points = self.samples.shape, len(n_flipped)
         baseline = np.broadcast_to(baseline, self.samples.shape)
-        # The point at which each value changes, if it does: sorted by it, few values are written
-        # between one point and the next, and a sample without any has the score of the one before.
+        # points[i, g]: the first point of the curve at which group g of sample i is replaced; then
+        # the same for each value. Ranks count from 0: rank r is among the first r + 1 groups.
         points = np.searchsorted(n_flipped, ranks, side="right").astype(
             np.min_scalar_type(n_points)
         )
         points = points[:, self.codes].ravel()
+        # The values that change at all, in the order in which they do: between one point and the
+        # next only a few are written into the copies.
         cells = np.flatnonzero((self.samples != baseline).ravel() & (points < n_points))
         cells = cells[np.argsort(points[cells], kind="stable")]
         put = baseline.ravel()[cells]
         ends = np.searchsorted(points[cells], np.arange(n_points), side="right")
+        # A copy in which nothing has changed since the last point is not computed again.
         new = np.zeros((n_points, n_samples), dtype=bool)
         new[points[cells], cells // n_features] = True
         new[0] = True
@@ -102,6 +104,7 @@ class Replacement:
 
         scores = np.empty((n_points, n_samples))
         scores[new] = self._score(blocks(), int(new.sum()))
+        # Where there is no new score, the latest one still holds.
         latest = np.maximum.accumulate(np.where(new, np.arange(n_points)[:, None], 0), axis=0)
         return np.take_along_axis(scores, latest, axis=0).T
 
@@ -208,7 +211,7 @@ class Replacement:
                 pool = pool.reshape(len(pool), 1, n_features)
             else:
                 raise ValueError(
-                    f"baseline has the shape {pool.shape}, but must have that of one sample, "
+                    f"baseline has the shape {pool.shape}, but must have the shape of one sample, "
                     f"{samples.shape[1:]}, or of several, (n, *{samples.shape[1:]})."
                 )
         if not np.isfinite(pool).all():
@@ -216,7 +219,7 @@ class Replacement:
         if dtype.kind in "iu" and (pool != pool.round()).any():
             raise ValueError(
                 "baseline must hold integers, as X does: the network looks them up. Give the "
-                "index that stands for nothing, such as that of a padding."
+                "index that stands for nothing, such as the padding's."
             )
         return pool.astype(dtype)
 

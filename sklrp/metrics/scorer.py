@@ -144,51 +144,27 @@ class RelevanceScorer:
         TypeError
             If there is no network in the model, or several of them.
         """
-        twice = sorted(set(metadata) & set(self.kwargs))
-        if twice:
-            raise ValueError(
-                f"{', '.join(twice)} is a parameter of {self!r} and was passed as metadata too: "
-                "leave out one of them."
-            )
-        self._check_names(metadata)
-        kwargs = {**self.kwargs, **metadata}
-        if self._takes_mask() and kwargs.get("mask") is None:
-            raise ValueError(
-                f"{self!r} needs a mask: one for all samples as make_relevance_scorer(..., "
-                "mask=mask); or one for each as metadata, with set_config("
-                "enable_metadata_routing=True), scorer.set_score_request(mask=True) and "
-                "cross_validate(..., params={'mask': masks}) or search.fit(X, y, mask=masks)."
-            )
-        settings: dict[str, Any] = {}
-        found = _find_transformer(estimator)
-        if found is not None:
-            transformer, steps = found
-            check_is_fitted(transformer)
-            for step in steps:
-                X = step.transform(X)
-            params = transformer.get_params(deep=False)
-            settings = {name: params[name] for name in _TRANSFORMER_PARAMS if name in params}
-            estimator = transformer.estimator_
+        params = self._join(metadata)
+        model, X, settings = _open(estimator, X)
         for name in (*_EXPLAIN_PARAMS, "target"):
-            if name in kwargs and name in settings:
+            if name in params and name in settings:
                 raise ValueError(
                     f"{name} is a parameter of {self!r} and of the transformer that it grades: "
                     "set it there only."
                 )
-            if name in kwargs:
-                settings[name] = kwargs.pop(name)
+            if name in params:
+                settings[name] = params.pop(name)
         target = settings.pop("target", None)
         if isinstance(target, str) and target == "all":
             raise ValueError(
                 "target='all' makes a map of every class, but a scorer grades one map per sample: "
                 "set target=None, for the predicted class, or a label."
             )
-        subject = Subject(unwrap(estimator), X)
-        values = self._grade(subject, target, settings, kwargs)
+        value = float(np.mean(self._grade(Subject(unwrap(model), X), target, settings, params)))
         better = self.greater_is_better
         if better is None:
             better = self._metric.better == "higher"
-        return float(np.mean(values) if better else -np.mean(values))
+        return value if better else -value
 
     def set_score_request(self, **requests: bool | str | None) -> RelevanceScorer:
         """Ask for metadata, such as a mask for each sample: ``set_score_request(mask=True)``.
@@ -252,6 +228,25 @@ class RelevanceScorer:
         metric = repr(self.metric) if isinstance(self.metric, str) else self._name
         words = [metric, *(f"{name}={value}" for name, value in shown.items())]
         return f"make_relevance_scorer({', '.join(words)})"
+
+    def _join(self, metadata: dict[str, Any]) -> dict[str, Any]:
+        """Return the scorer's own parameters and those passed as metadata, checked."""
+        twice = sorted(set(metadata) & set(self.kwargs))
+        if twice:
+            raise ValueError(
+                f"{', '.join(twice)} is a parameter of {self!r} and was passed as metadata too: "
+                "leave out one of them."
+            )
+        self._check_names(metadata)
+        params = {**self.kwargs, **metadata}
+        if self._takes_mask() and params.get("mask") is None:
+            raise ValueError(
+                f"{self!r} needs a mask: one for all samples as make_relevance_scorer(..., "
+                "mask=mask); or one for each as metadata, with set_config("
+                "enable_metadata_routing=True), scorer.set_score_request(mask=True) and "
+                "cross_validate(..., params={'mask': masks}) or search.fit(X, y, mask=masks)."
+            )
+        return params
 
     def _grade(
         self,
@@ -317,7 +312,7 @@ def _find_metric(metric: Any) -> Metric:
 
 
 def _name_parameters(metric: Metric) -> set[str] | None:
-    """Return what may be set of a metric of this package; None, anything, of other functions."""
+    """Return the parameters of a metric of this package, None of a function of the user's."""
     if metric not in METRICS.values():
         return None
     names = {
@@ -327,6 +322,20 @@ def _name_parameters(metric: Metric) -> set[str] | None:
         if parameter.kind is not parameter.VAR_KEYWORD
     }
     return (names | {*_EXPLAIN_PARAMS, "target"}) - _GIVEN
+
+
+def _open(estimator: Any, X: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """Return the model to grade, its samples, and the settings of a transformer around it."""
+    found = _find_transformer(estimator)
+    if found is None:
+        return estimator, X, {}
+    transformer, steps = found
+    check_is_fitted(transformer)
+    for step in steps:
+        X = step.transform(X)
+    params = transformer.get_params(deep=False)
+    settings = {name: params[name] for name in _TRANSFORMER_PARAMS if name in params}
+    return transformer.estimator_, X, settings
 
 
 def _find_transformer(model: Any) -> tuple[Any, list[Any]] | None:

@@ -64,8 +64,8 @@ def max_sensitivity(
     .. math:: \max_{\|\delta\|_\infty \le r} \|R(x + \delta) - R(x)\|_2 \; / \; \|R(x)\|_2
 
     Lower is better: maps of nearly equal samples should be nearly equal. A map that never changes
-    has the best value and explains nothing. The maximum is that of random draws, uniform in the
-    cube, and grows with their number. The class explained is that of the unmoved sample.
+    has the best value and explains nothing. The maximum is taken over random draws,
+    uniform in the cube, and grows with their number. The class of the unmoved sample is explained.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def class_sensitivity(
     random_state: int | np.random.RandomState | None = None,
     **explain_params: Any,
 ) -> NDArray[np.float64]:
-    """Return how similar the map of a class is to that of another class.
+    """Return how similar the maps of two classes are.
 
     Lower is better: a map that is the same whichever class it explains does not explain the class.
     The test is also known as *random logit*. Of two classes the scores are often each other's
@@ -185,7 +185,7 @@ def class_sensitivity(
     similarity : {"spearman", "pearson", "cosine", "ssim"} or callable, default="spearman"
         How maps are compared: correlation of ranks or of values, cosine, structural similarity; or
         a function of two arrays of maps that returns one value per sample. Two constant maps have
-        a similarity of 1, a constant map and another one of 0.
+        a similarity of 1; a constant map and another have 0.
     absolute : bool, default=False
         Whether to compare absolute values.
     random_state : int, RandomState instance or None, default=None
@@ -295,7 +295,7 @@ def randomization_similarity(
     similarity : {"spearman", "pearson", "cosine", "ssim"} or callable, default="spearman"
         How maps are compared: correlation of ranks or of values, cosine, structural similarity; or
         a function of two arrays of maps that returns one value per sample. Two constant maps have
-        a similarity of 1, a constant map and another one of 0.
+        a similarity of 1; a constant map and another have 0.
     absolute : bool, default=False
         Whether to compare absolute values; the paper shows both.
     random_state : int, RandomState instance or None, default=None

@@ -29,10 +29,10 @@ def compare_maps(
 ) -> NDArray[np.float64]:
     """Return how similar two maps of each sample are.
 
-    A map that is constant has no order and no direction. Two such maps say the same and have a
-    similarity of 1, a constant one and another have one of 0; for the cosine, this holds for maps
-    of zeros. Differences within the rounding of the maps' dtype count as none. Structural
-    similarity is made for maps of one sign, and may call a map similar to its negative.
+    A constant map has no order and no direction. Two constant maps say the same: their similarity
+    is 1. A constant map and another have a similarity of 0. For the cosine this holds for maps of
+    zeros. Differences within the rounding of the maps' dtype count as none. Structural similarity
+    is made for maps of one sign, and may call a map similar to its negative.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def _centre(rows: NDArray) -> NDArray:
 
 
 def _to_largest(maps: NDArray) -> NDArray:
-    """Return maps divided by their largest absolute value, those of zeros as they are."""
+    """Return maps divided by their largest absolute value; maps of zeros stay as they are."""
     size = np.abs(maps).max(axis=tuple(range(1, maps.ndim)), keepdims=True)
     return maps / np.where(size == 0, 1.0, size)
 
