@@ -64,7 +64,7 @@ def train_network(
         key = _identify(network, X, y, fit_params)
         _, own_code = _dump(network)
     except Exception as error:  # pickling runs the parameters' own code, which may raise anything
-        _warn(
+        _warn_uncached(
             f"The {type(network).__name__} is trained without the cache of memory, because its "
             "parameters, its data or its fit parameters cannot be hashed",
             error,
@@ -78,7 +78,7 @@ def train_network(
             try:
                 return _Unpickler(io.BytesIO(store.load_item(item)), own_code).load()
             except Exception as error:
-                _warn(f"The {type(network).__name__} of {memory} cannot be read", error)
+                _warn_uncached(f"The {type(network).__name__} of {memory} cannot be read", error)
         fit()
         try:
             trained, code = _dump(network)
@@ -86,13 +86,15 @@ def train_network(
                 names = [code[name].__qualname__ for name in code.keys() - own_code.keys()]
                 raise pickle.PicklingError(f"no other process can import {names}")
         except Exception as error:
-            _warn(f"The trained {type(network).__name__} cannot be kept in {memory}", error)
+            _warn_uncached(
+                f"The trained {type(network).__name__} cannot be kept in {memory}", error
+            )
         else:
             store.dump_item(item, trained)
     return network
 
 
-def _warn(fact: str, error: Exception) -> None:
+def _warn_uncached(fact: str, error: Exception) -> None:
     """Warn that a network will be trained again, and say what helps."""
     warnings.warn(
         f"{fact} ({type(error).__name__}: {error}). Use parameters that can be pickled, with "

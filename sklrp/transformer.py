@@ -647,7 +647,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         """Return the group of each input feature, by number, and the names of the groups."""
         if self.aggregate is None:
             return None, []
-        shape, axes = _find_axes(estimator, self.sample_shape_)
+        shape, axes = _axes_by_name(estimator, self.sample_shape_)
         if isinstance(self.aggregate, str):
             if self.aggregate not in axes:
                 setting = "set input_shape in the estimator, "
@@ -680,7 +680,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         return codes, _name_labels(labels, "region")
 
 
-def _find_axes(
+def _axes_by_name(
     estimator: Any, sample_shape: tuple[int, ...]
 ) -> tuple[tuple[int, ...], dict[str, int]]:
     """Return the shape in which an estimator takes samples, and its axes by name.

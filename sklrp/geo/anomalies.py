@@ -143,7 +143,7 @@ class AnomalyTransformer(  # type: ignore[call-arg]
 
         check_field(X, "AnomalyTransformer")
         time = find_dates(X)
-        _check_variables(X, time)
+        _check_over_time(X, time)
         reference = find_period(X, time, self.reference, "reference")
         codes = self._encode_times(X[time])
         groups = np.unique(codes[reference])
@@ -375,7 +375,7 @@ def _restore(
     return fields
 
 
-def _check_variables(X: DataArray | Dataset, time: str) -> None:
+def _check_over_time(X: DataArray | Dataset, time: str) -> None:
     """Raise an error unless all variables are numbers over time."""
     for field in _variables(X):
         if time not in field.dims or field.dtype.kind not in "fiub":

@@ -264,7 +264,7 @@ def _explain_lazily(data: Any, *, target: Any, steps: Any, **known: Any) -> Any:
         data,
         labels,
         kwargs={"steps": steps, "target": target, **known},
-        template=_describe(template.assign_attrs(data.attrs), known["attrs"]),
+        template=_with_attributes(template.assign_attrs(data.attrs), known["attrs"]),
     )
 
 
@@ -349,10 +349,10 @@ def relevance_to_xarray(
             f"grid must be a GridVectorizer or a DataArray, got {type(grid).__name__}."
             + (" Of a Dataset, pass the vectorizer." if is_dataset(grid) else "")
         )
-    return result if isinstance(result, np.ndarray) else _describe(result, attrs or {})
+    return result if isinstance(result, np.ndarray) else _with_attributes(result, attrs or {})
 
 
-def _describe(result: Any, attrs: dict[str, Any]) -> Any:
+def _with_attributes(result: Any, attrs: dict[str, Any]) -> Any:
     """Return fields with the attributes of relevance, a DataArray with its name."""
     known = {
         "long_name": "relevance",

@@ -30,7 +30,9 @@ _DTYPES = {
 }
 
 
-def write(path: str | os.PathLike[str], manifest: dict[str, Any], arrays: Arrays) -> None:
+def write_container(
+    path: str | os.PathLike[str], manifest: dict[str, Any], arrays: Arrays
+) -> None:
     """Write a manifest and arrays as one safetensors file, with a checksum over both.
 
     Parameters
@@ -57,8 +59,8 @@ def write(path: str | os.PathLike[str], manifest: dict[str, Any], arrays: Arrays
         os.fsync(file.fileno())
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
-    """Read what `write` has written.
+def read_container(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
+    """Read what `write_container` has written.
 
     Parameters
     ----------
@@ -77,7 +79,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays]:
     OSError
         If there is no such file, or it cannot be read.
     ValueError
-        If it is none of `write`, or not as `write` left it.
+        If it is none of `write_container`, or not as `write_container` left it.
     """
     from safetensors import SafetensorError, deserialize
 

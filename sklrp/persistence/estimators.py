@@ -15,7 +15,7 @@ from sklrp import classifiers
 from sklrp._sklearn import OUTPUT_CONFIG, check_own_params, param_names
 from sklrp._version import __version__
 from sklrp.classifiers.base import NetworkClassifier
-from sklrp.persistence.container import read, write
+from sklrp.persistence.container import read_container, write_container
 from sklrp.persistence.nets import pack_net, restore_net
 from sklrp.persistence.values import Arrays, pack, unpack
 from sklrp.transformer import RelevanceTransformer
@@ -92,7 +92,7 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
         "versions": {"sklrp": __version__, "torch": torch.__version__, "numpy": np.__version__},
         "estimator": _pack_estimator(estimator, "", arrays),
     }
-    write(path, manifest, arrays)
+    write_container(path, manifest, arrays)
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device | None = None) -> Any:
@@ -128,7 +128,7 @@ def load(path: str | os.PathLike[str], device: str | torch.device | None = None)
     --------
     save : Save an estimator, with an example.
     """
-    manifest, arrays = read(path)
+    manifest, arrays = read_container(path)
     try:
         _check_manifest(manifest)
         estimator = _build(manifest["estimator"], "", arrays, device)
@@ -165,7 +165,7 @@ def _pack_estimator(estimator: Any, prefix: str, arrays: Arrays) -> dict[str, An
         for name, value in estimator.get_params(deep=False).items()
         if name != "estimator"
     }
-    _check_names(type(estimator), packed["params"])
+    _check_parameters(type(estimator), packed["params"])
     apart = {*param_names(type(estimator)), "_skorch_params", "_fixed_params"}
     attributes = {k: v for k, v in vars(estimator).items() if k not in apart}
     net, network = attributes.pop("net_", None), attributes.pop("estimator_", None)
@@ -206,7 +206,7 @@ def _build(packed: dict[str, Any], prefix: str, arrays: Arrays, device: Any) -> 
     if cls is FrozenEstimator:
         return cls(**inner)
     params = {k: unpack(v, f"{prefix}{k}", arrays) for k, v in packed["params"].items()}
-    _check_names(cls, params)
+    _check_parameters(cls, params)
     estimator = cls(**inner, **params)
     if device is not None and isinstance(estimator, NetworkClassifier):
         estimator.device = str(device)
@@ -247,7 +247,7 @@ def _check_manifest(manifest: dict[str, Any]) -> None:
 # Both ways
 
 
-def _check_names(cls: Any, names: Iterable[str]) -> None:
+def _check_parameters(cls: Any, names: Iterable[str]) -> None:
     """Raise an error if there are parameters that a class does not have."""
     own = param_names(cls)
     takes_more = hasattr(cls, "_keep_kwargs")  # skorch's double-underscore parameters

@@ -134,9 +134,9 @@ def unpack(packed: Any, name: str, arrays: Arrays) -> Any:
         case "float", "inf" | "-inf" | "nan":
             return float(content)
         case "tensor", str(key):
-            return torch.from_numpy(_take(key, name, arrays))
+            return torch.from_numpy(_pop_array(key, name, arrays))
         case "array", str(key):
-            return _take(key, name, arrays)
+            return _pop_array(key, name, arrays)
         case "texts", [str(dtype), list(shape), list(texts)] if re.fullmatch(_TEXTS, dtype):
             items = [unpack(text, name, arrays) for text in texts]
             code = "O" if dtype == "object" else f"U{int(dtype[3:]) // 32}"  # 32 bits a letter
@@ -159,7 +159,7 @@ def _put(array: NDArray, name: str, arrays: Arrays) -> str:
     return name
 
 
-def _take(key: str, name: str, arrays: Arrays) -> NDArray:
+def _pop_array(key: str, name: str, arrays: Arrays) -> NDArray:
     if key not in arrays:
         raise ValueError(f"the tensor {key!r} of {name} is missing")
     return arrays.pop(key)

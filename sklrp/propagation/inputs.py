@@ -137,7 +137,7 @@ class Intake:
     @classmethod
     def of(cls, module: nn.Module, inputs: Inputs | None) -> Intake:
         """Return how a network takes given inputs; it raises for a network of mixed dtypes."""
-        dtype, device = _dtype_and_device(module)
+        dtype, device = _one_dtype_and_device(module)
         looks_up = any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in module.modules())
         several = inputs is not None and not inputs.single
         return cls(None if inputs is None else inputs.names, looks_up or several, dtype, device)
@@ -158,7 +158,7 @@ class Intake:
         return signals, (), dict(zip(self.names, signals, strict=True))
 
 
-def _dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
+def _one_dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
     """Return the one floating dtype and the one device of a network."""
     dtypes = {p.dtype for p in module.parameters()} or {torch.float64}
     devices = {p.device for p in module.parameters()} or {torch.device("cpu")}

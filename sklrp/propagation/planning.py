@@ -235,7 +235,7 @@ def _compile_recorded(
     if ways[0] != ways[1] or names[0] != names[1]:
         raise TypeError(OTHER_WAY)
     for (name, one), (_, other) in zip(*(r.constants for r in recorders), strict=True):
-        if not _same(one, other):
+        if not _same_constant(one, other):
             raise TypeError(
                 f"A tensor that enters {name!r} changes with the network's input, but was "
                 "computed from it by something other than torch functions (NumPy, scripted or "
@@ -251,7 +251,7 @@ def measure(tape: Tape) -> tuple[int, int]:
     return tape.scores[0].numel(), -(-tape.largest // len(tape.scores))
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def _same_constant(one: Tensor, other: Tensor) -> bool:
     """Return whether a constant is the same with two samples as with three."""
     if one.dim() != other.dim():
         return False

@@ -32,7 +32,7 @@ def find_sizes(steps: Sequence[Step], shape: Shape) -> tuple[int, int] | None:
     return (math.prod(shape), largest) if len(shape) < 2 else None
 
 
-def _same(layer: Any, shape: Shape) -> Shape:
+def _keeps_shape(layer: Any, shape: Shape) -> Shape:
     return shape
 
 
@@ -88,7 +88,9 @@ _SIZES: dict[type[nn.Module], Callable[[Any, Shape], Shape | None]] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _after_conv),
     **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _after_pool),
     **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _after_pool),
-    **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _same),
-    **dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh), _same),
-    **dict.fromkeys((nn.Sigmoid, nn.Softplus), _same),
+    **dict.fromkeys(
+        (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _keeps_shape
+    ),
+    **dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh), _keeps_shape),
+    **dict.fromkeys((nn.Sigmoid, nn.Softplus), _keeps_shape),
 }

@@ -30,7 +30,7 @@ from sklrp.propagation.formula import divide, stabilize
 from sklrp.propagation.handlers.recurrent import (
     bounds_of_states,
     check_sequence,
-    pass_on,
+    hand_back,
     reshape,
     run_layers,
 )
@@ -51,7 +51,7 @@ def _reservoir(step: Step, sequence: Signal) -> tuple[tuple[Signal, Signal], Pul
         if of_states is not None and washout:
             zeros = of_states.new_zeros(*of_states.shape[:2], washout, of_states.shape[-1])
             of_states = torch.cat([zeros, of_states], dim=2)
-        return pass_on([sequence], pull_back(of_states, [of_last], kept), kept)
+        return hand_back([sequence], pull_back(of_states, [of_last], kept), kept)
 
     return (reshape(out, lambda v: v[:, washout:]), replace(last, axis=1)), pull
 

@@ -60,7 +60,7 @@ def running_scale(layer: Any) -> tuple[Tensor, Tensor]:
 def _batch_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     if signal.x.dim() > 2:
         spatial_shape(step, signal)
-    return _scale(step, signal)
+    return _scale_and_shift(step, signal)
 
 
 def _within_reach(step: Step, signal: Signal) -> Signal:
@@ -117,7 +117,7 @@ def _instance_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     x, n_spatial = signal.x, len(spatial_shape(step, signal))
     if step.weight is not None:
-        return _scale(step, signal)
+        return _scale_and_shift(step, signal)
     z = F.instance_norm(x, weight=layer.weight, bias=layer.bias, eps=layer.eps)
     weight, bias = _of_channels(layer, n_spatial)
     return _standardise(step, signal, z, x.shape, range(2, x.dim()), weight, bias)
@@ -155,7 +155,7 @@ def _of_channels(layer: Any, n_spatial: int) -> tuple[Tensor | None, Tensor | No
     )
 
 
-def _scale(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+def _scale_and_shift(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     """Scale and shift the channels; the shift has its share as a bias."""
     n_spatial = signal.x.dim() - 2
     scale, shift = channelwise(step.weight, n_spatial), channelwise(step.bias, n_spatial)

@@ -40,7 +40,7 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
             f"Layer {step.name!r} ({layer}) returns indices beside its output; set "
             "return_indices=False."
         )
-    pool = getattr(F, _snake(type_name := base_name(layer)))
+    pool = getattr(F, _name_of_function(type_name := base_name(layer)))
     options = (
         {"output_size": layer.output_size}
         if type_name.startswith("Adaptive")
@@ -122,6 +122,6 @@ def _share(
     return out, contribute(step, signal.x, out.x, adjoint_of(function, signal.x))
 
 
-def _snake(name: str) -> str:
+def _name_of_function(name: str) -> str:
     """Return the functional's name of a pooling layer: ``MaxPool2d`` is ``max_pool2d``."""
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")

@@ -48,7 +48,7 @@ def _layer(step: Step, sequence: Any, hx: Any = None) -> tuple[Any, Pull]:
     out, ends = replace(out, axis=axis), tuple(replace(end, axis=1) for end in ends)
 
     def pull(relevance: Any, kept: Kept | None) -> Any:
-        return pass_on(given, pull_back(relevance[0], relevance[1:], kept), kept)
+        return hand_back(given, pull_back(relevance[0], relevance[1:], kept), kept)
 
     return (out, ends if isinstance(layer, nn.LSTM) else ends[0]), pull
 
@@ -66,7 +66,7 @@ def _cell(step: Step, x: Any, hx: Any = None) -> tuple[Any, Pull]:
     def pull(relevance: Any, kept: Kept | None) -> Any:
         r_ends = relevance if isinstance(relevance, tuple) else (relevance,)
         passed = pull_back(None, [None if r is None else r.unsqueeze(2) for r in r_ends], kept)
-        return pass_on(given, [r.squeeze(2) for r in passed], kept)
+        return hand_back(given, [r.squeeze(2) for r in passed], kept)
 
     return (ends if isinstance(step.layer, nn.LSTMCell) else ends[0]), pull
 
@@ -114,9 +114,11 @@ def run_layers(
             for d, suffix in enumerate(row)
         ]
         levels.append(runs)
-        x = _join([run.h for run in runs], -1)
+        x = _side_by_side([run.h for run in runs], -1)
     states = zip(*(run.ends for runs in levels for run in runs), strict=True)
-    ends = tuple(_join([reshape(s, lambda v: v.unsqueeze(1)) for s in kind], 1) for kind in states)
+    ends = tuple(
+        _side_by_side([reshape(s, lambda v: v.unsqueeze(1)) for s in kind], 1) for kind in states
+    )
     valid: Any = None
     if lengths is not None:
         valid = (torch.arange(n_steps, device=lengths.device)[:, None] < lengths)[..., None]
@@ -173,7 +175,7 @@ def reshape(signal: Signal, function: Callable[[Tensor], Tensor]) -> Signal:
     return replace(signal, x=x, low=low, high=high, seen=seen)
 
 
-def _join(signals: Sequence[Signal], dim: int) -> Signal:
+def _side_by_side(signals: Sequence[Signal], dim: int) -> Signal:
     """Return the states of several runs side by side."""
 
     def cat(values: Sequence[Any]) -> Any:
@@ -185,7 +187,7 @@ def _join(signals: Sequence[Signal], dim: int) -> Signal:
     return Signal(x, all(s.nonnegative for s in signals), low, high)
 
 
-def pass_on(given: Sequence[Any], passed: Sequence[Tensor], kept: Kept | None) -> Any:
+def hand_back(given: Sequence[Any], passed: Sequence[Tensor], kept: Kept | None) -> Any:
     """Return the relevance of the signals among what the layer got; the rest keeps its own."""
     back = []
     for k, relevance in enumerate(passed):

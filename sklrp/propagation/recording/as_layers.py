@@ -136,7 +136,7 @@ def _tuple(value: Any, n: int) -> tuple[int, ...]:
     "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
     "feature_alpha_dropout",
 )  # fmt: skip
-def _dropout(
+def _as_dropout(
     input: Any, p: float = 0.5, training: bool = True, inplace: bool = False, train: Any = None
 ) -> Any:
     if training if train is None else train:  # `train` in torch.dropout, `training` in F.dropout
@@ -145,12 +145,12 @@ def _dropout(
 
 
 @_translates("prelu")
-def _prelu(input: Any, weight: Tensor) -> Any:
+def _as_prelu(input: Any, weight: Tensor) -> Any:
     return _bare(nn.PReLU, weight=weight, num_parameters=weight.numel()), (input,)
 
 
 @_translates("linear")
-def _linear(input: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
+def _as_linear(input: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
     n_out, n_in = weight.shape
     layer = _bare(nn.Linear, weight=weight, bias=bias, in_features=n_in, out_features=n_out)
     return layer, (input,)
@@ -161,7 +161,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @_translates("conv1d", "conv2d", "conv3d")
-def _convolution(
+def _as_convolution(
     input: Any, weight: Tensor, bias: Tensor | None = None,
     stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
 ) -> Any:  # fmt: skip
@@ -172,7 +172,7 @@ def _convolution(
 
 
 @_translates("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-def _transposed_convolution(
+def _as_transposed_convolution(
     input: Any, weight: Tensor, bias: Tensor | None = None,
     stride: Any = 1, padding: Any = 0, output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
 ) -> Any:  # fmt: skip
@@ -208,12 +208,12 @@ _INSTANCE_NORMS = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNor
 
 
 @_translates("batch_norm", like=F.batch_norm)
-def _batch_norm(input: Any, training: bool, **given: Any) -> Any:
+def _as_batch_norm(input: Any, training: bool, **given: Any) -> Any:
     return _bare_channel_norm(_BATCH_NORMS, input, not training, **given), (input,)
 
 
 @_translates("instance_norm", like=F.instance_norm)
-def _instance_norm(input: Any, use_input_stats: bool, **given: Any) -> Any:
+def _as_instance_norm(input: Any, use_input_stats: bool, **given: Any) -> Any:
     return _bare_channel_norm(_INSTANCE_NORMS, input, not use_input_stats, **given), (input,)
 
 
@@ -233,12 +233,12 @@ def _bare_channel_norm(
 
 
 @_translates("layer_norm", like=F.layer_norm)
-def _layer_norm(input: Any, **given: Any) -> Any:
+def _as_layer_norm(input: Any, **given: Any) -> Any:
     return _bare_shape_norm(nn.LayerNorm, **given), (input,)
 
 
 @_translates("rms_norm", like=F.rms_norm)
-def _rms_norm(input: Any, **given: Any) -> Any:
+def _as_rms_norm(input: Any, **given: Any) -> Any:
     return _bare_shape_norm(nn.RMSNorm, **given), (input,)
 
 
@@ -253,14 +253,14 @@ def _bare_shape_norm(
 
 
 @_translates("group_norm", like=F.group_norm)
-def _group_norm(input: Any, weight: Tensor | None, **given: Any) -> Any:
+def _as_group_norm(input: Any, weight: Tensor | None, **given: Any) -> Any:
     n_channels, affine = input.shape[1], weight is not None
     layer = _bare(nn.GroupNorm, num_channels=n_channels, weight=weight, affine=affine, **given)
     return layer, (input,)
 
 
 @_translates("embedding", like=F.embedding)
-def _embedding(input: Any, weight: Any, **given: Any) -> Any:
+def _as_embedding(input: Any, weight: Any, **given: Any) -> Any:
     if not isinstance(input, Tensor):
         raise TypeError("embedding takes a tensor of indices.")
     if input.is_floating_point():  # torch.embedding takes the weights first, F.embedding second
@@ -273,7 +273,7 @@ def _embedding(input: Any, weight: Any, **given: Any) -> Any:
 
 
 @_translates("embedding_bag", like=F.embedding_bag)
-def _embedding_bag(
+def _as_embedding_bag(
     input: Any, weight: Tensor, offsets: Any, per_sample_weights: Any, **given: Any
 ) -> Any:
     n_rows, n_columns = weight.shape
