@@ -50,7 +50,7 @@ class Subject:
             self.model = model
         elif not is_function(model):
             self.model = unwrap(model)
-        self._entered = X if self.model is None else _enter(self.model, X)
+        self._entered = X if self.model is None else _enter_array(self.model, X)
         integers = self.model is not None and self.model.takes_integers
         self.samples = as_samples(self._entered, integers=integers)
         self.network = model if self.model is None else self.model.network
@@ -125,7 +125,7 @@ class Subject:
         return maps
 
 
-def _enter(model: Model, X: Any) -> Any:
+def _enter_array(model: Model, X: Any) -> Any:
     """Return what enters a network, which must be one array."""
     entered = model.enter(X)
     if isinstance(entered, Mapping) or (isinstance(entered, tuple) and not model.has_explain):
@@ -188,7 +188,7 @@ def find_scores(model: Any, X: Any, response: str) -> Scores:
     if is_classifier and not isinstance(model, type) and not holds_network(model):
         return _ask(model, X, response)
     opened = unwrap(model)
-    entered, network, integers = _enter(opened, X), opened.network, opened.takes_integers
+    entered, network, integers = _enter_array(opened, X), opened.network, opened.takes_integers
     if opened.has_explain and (
         response != "auto" or any(hasattr(network, name) for name in RESPONSES)
     ):
