@@ -1,4 +1,8 @@
-"""Layer-wise relevance propagation (LRP) through scikit-learn's API."""
+"""Layer-wise relevance propagation (LRP) through scikit-learn's API.
+
+What users import: the classifiers, `explain` and `plan`, rules and composites, `save` and `load`,
+and the modules of the other topics.
+"""
 
 from sklrp import datasets, diagnostics, geo, metrics, plotting, preprocessing, rules
 from sklrp._version import __version__

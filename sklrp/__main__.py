@@ -1,4 +1,7 @@
-"""The command line, as ``python -m sklrp``."""
+"""The command line, as ``python -m sklrp``.
+
+Python calls it; all else is in `sklrp.cli`.
+"""
 
 from sklrp.cli import main
 

@@ -1,4 +1,7 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all.
+
+Everything that writes a file of the user's calls it: `save`, reports, fields, the command line.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,6 @@
-"""The version of the package."""
+"""The version of the package.
+
+The build reads it, and `save` notes it in its files.
+"""
 
 __version__ = "0.1.0.dev0"

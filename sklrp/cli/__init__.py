@@ -1,4 +1,8 @@
-"""The command line: ``sklrp`` or ``python -m sklrp``."""
+"""The command line: ``sklrp`` or ``python -m sklrp``.
+
+It reads arguments and prints; `.samples` reads and writes files, `.runs` explains chunk by chunk,
+and `.demo` is the first command that a newcomer runs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The main job from beginning to end: train, explain, draw, save."""
+"""The main job from beginning to end: train, explain, draw, save.
+
+The command ``sklrp demo`` calls it.
+"""
 
 from __future__ import annotations
 

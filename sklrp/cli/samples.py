@@ -1,4 +1,7 @@
-"""Samples, labels and masks in files, and relevance written in the form of the samples."""
+"""Samples, labels and masks in files, and relevance written in the form of the samples.
+
+The commands read what users give them by it, and `.runs` writes by it.
+"""
 
 from __future__ import annotations
 

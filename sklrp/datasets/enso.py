@@ -1,4 +1,7 @@
-"""El Niño and La Niña in a file of sea-surface temperature that the user has."""
+"""El Niño and La Niña in a file of sea-surface temperature that the user has.
+
+Users call `load_enso`.
+"""
 
 from __future__ import annotations
 
@@ -149,7 +152,7 @@ def load_enso(
     >>> sst = load_enso("sst.mnmean.nc")  # doctest: +SKIP
     >>> X, y = sst.data, sst.target_names[sst.target]  # doctest: +SKIP
     """
-    source, dataset = _open(path, chunks)
+    source, dataset = _open_dataset(path, chunks)
     try:
         name, field = _find_variable(dataset, variable)
         field = _arrange(name, field)
@@ -237,7 +240,7 @@ def load_enso(
     )
 
 
-def _open(path: Any, chunks: Any) -> tuple[str | None, Any]:
+def _open_dataset(path: Any, chunks: Any) -> tuple[str | None, Any]:
     """Return the path as text and the dataset."""
     if is_field(path):
         return None, path if is_dataset(path) else path.to_dataset(name=path.name or "sst")

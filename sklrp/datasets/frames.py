@@ -1,4 +1,7 @@
-"""Images of square and round frames, whose areas decide the class."""
+"""Images of square and round frames, whose areas decide the class.
+
+Users call `make_frames` to grade maps against a truth that is known.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The Niño 3.4 index, by which winters and months are called El Niño or La Niña."""
+"""The Niño 3.4 index, by which winters and months are called El Niño or La Niña.
+
+The loaders of sea-surface temperature call it.
+"""
 
 from __future__ import annotations
 

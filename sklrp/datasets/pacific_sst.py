@@ -1,4 +1,7 @@
-"""Real fields of the ocean: anomalies of the Pacific's sea-surface temperature."""
+"""Real fields of the ocean: anomalies of the Pacific's sea-surface temperature.
+
+Users call `load_pacific_sst`, and so do the demo and the examples.
+"""
 
 from __future__ import annotations
 

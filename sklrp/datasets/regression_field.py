@@ -1,4 +1,7 @@
-"""Fields whose target is a sum of one known function per cell."""
+"""Fields whose target is a sum of one known function per cell.
+
+Users call `make_attribution_benchmark` to grade maps against a truth that is known.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Images of two classes that differ in one known square."""
+"""Images of two classes that differ in one known square.
+
+Users call `make_squares`; tests and examples train on it.
+"""
 
 from __future__ import annotations
 

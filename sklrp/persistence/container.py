@@ -1,4 +1,7 @@
-"""The files of estimators, read with nothing believed before it is checked."""
+"""The files of estimators, read with nothing believed before it is checked.
+
+`.estimators` writes its JSON and arrays by it, and reads them.
+"""
 
 from __future__ import annotations
 

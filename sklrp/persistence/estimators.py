@@ -1,4 +1,7 @@
-"""Estimators as JSON and arrays, and built anew from them."""
+"""Estimators as JSON and arrays, and built anew from them.
+
+`save` and `load` are here; they leave the nets to `.nets` and single values to `.values`.
+"""
 
 from __future__ import annotations
 

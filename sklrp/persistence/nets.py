@@ -1,4 +1,7 @@
-"""Trained nets as JSON and arrays, and built anew from them."""
+"""Trained nets as JSON and arrays, and built anew from them.
+
+`.estimators` calls it for each classifier with a net.
+"""
 
 from __future__ import annotations
 
