@@ -1,4 +1,8 @@
-"""The public entry: explain a model of any kind, or show its plan."""
+"""The public entry: explain a model of any kind, or show its plan.
+
+A model is taken apart by :func:`sklrp._models.unwrap`; an estimator of this package explains
+itself, any other network is explained by :mod:`sklrp.propagation.run`.
+"""
 
 from __future__ import annotations
 

@@ -73,12 +73,11 @@ class Split:
             return True
         return bool((self.share * relevance).abs_().sum())
 
-    def ratio(self, relevance: Tensor, at: Any = ...) -> Tensor:
-        """Return the share of ``relevance`` over the denominator, at an index of it."""
-        share = self.share[at] if isinstance(self.share, Tensor) else self.share
-        if isinstance(share, Tensor) or share != 1.0:
-            relevance = share * relevance
-        return divide(relevance, self.stable[at], self.epsilon)
+    def ratio(self, relevance: Tensor) -> Tensor:
+        """Return the part's share of ``relevance`` over the denominator: share R_j / s(d_j)."""
+        if isinstance(self.share, Tensor) or self.share != 1.0:
+            relevance = self.share * relevance
+        return divide(relevance, self.stable, self.epsilon)
 
 
 def split(

@@ -1,9 +1,13 @@
-"""Compilation: from a network and a rule to steps."""
+"""Compilation: from a network and a rule to steps.
+
+:mod:`sklrp.propagation.run` and :mod:`sklrp.propagation.explaining` call :func:`compile_plan`. A
+nested ``nn.Sequential`` of supported layers is a chain, compiled from its layers alone; any other
+network is run under a recorder on few samples.
+"""
 
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,16 +18,17 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from sklrp._torch import get_children
-from sklrp.composites import Composite, check_rule, with_bounds
+from sklrp.composites import check_rule
 from sklrp.modules import EchoState, StatePooling
+from sklrp.propagation.assigning import assign_rules
 from sklrp.propagation.bounds import follow
 from sklrp.propagation.folding import fold_back, fold_forward, fold_recorded
 from sklrp.propagation.nested import find_signals
 from sklrp.propagation.recording.recorder import Recorder
 from sklrp.propagation.recording.refusals import OTHER_WAY
 from sklrp.propagation.registry import HEADS, Entry, check_hooks, find_entry, find_head, runs_as
-from sklrp.propagation.tape import Call, Record, Step, Tape, run_handler
-from sklrp.rules import AlphaBeta, Flat, Rule, Signal, ZBox, ZPlus
+from sklrp.propagation.tape import Call, Record, Step, Tape
+from sklrp.rules import Signal, ZBox
 
 _SEQUENCE = (nn.LSTM, nn.GRU, nn.RNN, EchoState)
 
@@ -77,7 +82,7 @@ class Plan:
         if self.network is not None:
             recorder = Recorder(self.network, len(inputs[0].x), self.steps)
             return recorder.run(inputs, args, kwargs)
-        value, records, largest = _run_chain(self.steps, inputs[0], run_handler)
+        value, records, largest = _run_chain(self.steps, inputs[0])
         if not isinstance(value, Signal) or value.x.dim() not in (1, 2):
             shape = tuple(value.x.shape) if isinstance(value, Signal) else type(value).__name__
             raise ValueError(
@@ -116,14 +121,19 @@ class Plan:
         _run_chain(self.steps[: last + 1], inputs[0], call)
 
 
-def _run_chain(steps: Sequence[Step], start: Signal, call: Call) -> tuple[Any, list[Record], int]:
+def _run_chain(
+    steps: Sequence[Step], start: Signal, call: Call | None = None
+) -> tuple[Any, list[Record], int]:
     """Run steps one after the other; return the last value, the records, the largest value."""
     value: Any = start
     records, n_values, largest = [], 1, start.x.numel()
     sources: tuple[int, ...] = (0,)
     for step in steps:
         try:
-            value, pull = call(step, step.handler, (value,), {})
+            if call is None:
+                value, pull = step.handler(step, value)
+            else:
+                value, pull = call(step, step.handler, (value,), {})
         except (RuntimeError, IndexError) as error:
             raise ValueError(
                 f"X with samples of shape {tuple(start.x.shape[1:])} does not fit layer "
@@ -170,8 +180,9 @@ def compile_plan(
     """
     composite = check_rule(rule)
     leaves, head = list(_leaves(module, "")), None
+    # Scores are taken before a softmax or a sigmoid at the end: relevance starts at the logits.
     while leaves and isinstance(leaves[-1][1], (*HEADS, nn.Dropout, nn.Identity)) and head is None:
-        head = find_head(leaves.pop()[1])  # scores are taken before a softmax
+        head = find_head(leaves.pop()[1])
     entries = [find_entry(layer) for _, layer in leaves]
     if all(entry is not None for entry in entries):
         plan = Plan(_compile_chain(leaves, entries, epsilon), None, head)
@@ -184,7 +195,7 @@ def compile_plan(
         plan = _compile_recorded(module, epsilon, sample)
     for step in plan.steps:
         step.product = composite.product
-    _assign_rules(module, plan.steps, composite, epsilon, bounds, strict)
+    assign_rules(module, plan.steps, composite, epsilon, bounds, strict)
     return plan
 
 
@@ -205,6 +216,8 @@ def _compile_chain(
                 "recurrent layer returns a tuple, and sklrp.modules.StatePooling takes one; in an "
                 "nn.Sequential the one must follow the other directly."
             )
+        # A normalisation is folded into the layer before it, else into the one after it, else it
+        # stays a step of its own.
         if previous is not None and fold_back(previous, step):
             continue
         if previous is not None and fold_forward(previous, step):
@@ -224,6 +237,8 @@ def _compile_recorded(
     sample: Callable[[int], tuple[Sequence[Signal], Any, dict[str, Any]]],
 ) -> Plan:
     """Compile a network by running it on few samples, twice, to tell constants from values."""
+    # Whatever differs between two samples and three, moved a little, depends on the input or on
+    # the number of samples. A constant must not, nor the way that forward takes.
     recorders, tapes = [], []
     for n_samples in (2, 3):
         make = partial(make_step, epsilon=epsilon)
@@ -286,73 +301,6 @@ def make_step(name: str, layer: Any, entry: Entry | None, epsilon: float) -> Ste
         fold=entry.fold,
         bounds=entry.bounds,
     )
-
-
-def _assign_rules(
-    module: nn.Module,
-    steps: list[Step],
-    composite: Composite,
-    epsilon: float,
-    bounds: tuple[Any, Any] | None,
-    strict: bool,
-) -> None:
-    """Give each step with weights its rule and its epsilon, and warn of degenerate choices."""
-    weighted = [step for step in steps if step.kind is not None]
-    if not weighted:
-        raise TypeError(
-            f"The network {type(module).__name__} has no layer with weights; there is nothing to "
-            "explain."
-        )
-    resolved = composite.resolve([(step.name, step.layer, step.kind or "") for step in weighted])
-    resolved[0] = with_bounds(resolved[0], bounds)
-    for step, rule in zip(weighted, resolved, strict=True):
-        step.first = step is weighted[0]
-        step.rule, step.epsilon = rule, rule.resolve_epsilon(epsilon)
-    if bounds is None and not _has_bounds(resolved[0]):
-        _check_boxes(weighted, strict)
-    _warn_of_degenerate_maps(weighted, strict)
-
-
-def _check_boxes(weighted: Sequence[Step], strict: bool) -> None:
-    """Refuse, or warn of, z-box rules without bounds where the input has none either."""
-    for step in weighted:
-        if isinstance(step.rule, ZBox) and not _has_bounds(step.rule):
-            problem = (
-                f"The z-box rule on layer {step.name!r} needs the bounds of the input; pass "
-                "ZBox(low=..., high=...), or explain a classifier of this package, which "
-                "remembers them."
-            )
-            if strict:
-                raise ValueError(problem)
-            _warn(problem)
-
-
-def _warn_of_degenerate_maps(weighted: Sequence[Step], strict: bool) -> None:
-    first, last = weighted[0], weighted[-1]
-    if isinstance(first.rule, Flat) and first.kind == "dense":
-        _warn(
-            f"The flat rule on the dense first layer {first.name!r} gives every input the same "
-            "relevance, whatever the network learned; use 'epsilon', 'w_square' or 'z_box' there."
-        )
-    one_output = last.weight is not None and len(last.weight) == 1
-    if not strict and one_output and all(_is_z_plus(step.rule) for step in weighted):
-        _warn(
-            "The z-plus rule on every layer of a network with one output looks at what speaks for "
-            "a large output alone, whatever the output's sign: on regression it hides what speaks "
-            "against it; use 'epsilon' on the dense layers."
-        )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=7)
-
-
-def _is_z_plus(rule: Rule) -> bool:
-    return isinstance(rule, ZPlus) or (isinstance(rule, AlphaBeta) and rule.beta == 0)
-
-
-def _has_bounds(rule: Rule) -> bool:
-    return isinstance(rule, ZBox) and rule.low is not None and rule.high is not None
 
 
 def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:

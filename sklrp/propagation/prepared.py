@@ -53,6 +53,7 @@ class PreparedCall:
         self, chunk: Sequence[Any], target: np.ndarray | str | None
     ) -> tuple[list[Tensor], dict[str, Any] | None]:
         """Return the relevance of a chunk's inputs, targets first, and the details."""
+        # Forward, all relevance on the scores of the targets, and back: the whole of LRP.
         signals, args, kwargs = self.intake.to_signals(chunk)
         tape = self.plan.run(signals, args, kwargs)
         _check_scores(tape.scores)

@@ -1,4 +1,7 @@
-"""What is supported: handlers of layer types and torch functions, and how they are found."""
+"""What is supported: handlers of layer types and torch functions, and how they are found.
+
+Handlers enter by :func:`register`; the plan and the recorder look them up.
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,6 @@ from sklrp.rules import ZBox
 # The largest activation of a chunk stays within the caches of a CPU, and far below a GPU's memory.
 _CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 
-
 # Products of single states, of which a recurrence over many steps consists, are slow for fewer.
 _RECURRENT_ROWS = 8
 
@@ -150,6 +149,7 @@ def _find_boxes(plan: Plan, bounds: Any, inputs: Inputs, intake: Intake) -> None
 
 def _choose_batch_size(plan: Plan, intake: Intake, n_values: int) -> int:
     """Return how many samples, with tensors of at most ``n_values`` each, a chunk is to have."""
+    # Relevance of all targets lies side by side, so n_values is that of a tensor times them.
     budget = _CHUNK_BYTES["cpu" if intake.device.type == "cpu" else "cuda"]
     n_bytes = n_values * intake.dtype.itemsize
     batch_size = budget // n_bytes

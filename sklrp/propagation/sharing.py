@@ -37,7 +37,7 @@ def prepare(
 
 def gather(splits: Sequence[Split], ratios: Sequence[Tensor], k: int, operand: Operand) -> Tensor:
     """Return the relevance of operand ``k`` from the ratios of all splits."""
-    way = fast if fast.ENABLED else formula
+    way = fast if isinstance(splits[0], fast.MirroredSplit) else formula
     return way.gather(splits, ratios, k, operand)
 
 
@@ -90,6 +90,7 @@ def affine(
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
         splits = prepare(step, "", [operand], step.bias, z, n_spatial)
+        # Behind a ReLU no relevance comes to outputs below zero: half of gamma is left out.
         splits = [split for split in splits if split.acts_on(relevance)]
         ratios = [split.ratio(relevance) for split in splits]
         if kept is not None:
@@ -128,8 +129,8 @@ def contribute(
     """
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
-        split = Split(1.0, lambda: z, step.epsilon, bias)
-        ratio = split.ratio(relevance)
+        split = Split(1.0, known(z), step.epsilon, bias)
+        ratio = split.ratio(relevance)  # R_j / s(z_j)
         if kept is not None:
             account(kept, relevance, [split], [ratio])
         return x * adjoint(ratio)

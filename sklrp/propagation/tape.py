@@ -1,4 +1,9 @@
-"""What a run of a network leaves: its steps in order, and how relevance is pulled back."""
+"""What a run of a network leaves: its steps in order, and how relevance is pulled back.
+
+A :class:`Step` is a layer of the compiled network, which a handler is given. A :class:`Tape` is
+one run on a chunk, of the chain or by the recorder, and pulls relevance from its scores to its
+inputs.
+"""
 
 from __future__ import annotations
 
@@ -131,14 +136,8 @@ def total(relevance: Tensor, n_samples: int, axis: int = 0) -> Tensor:
     return first.reshape(len(relevance), n_samples, -1).sum(2)
 
 
+# What runs a step in place of its handler alone, on the handler and its arguments.
 Call = Callable[[Step, Handler, Any, dict[str, Any]], tuple[Any, Pull]]
-
-
-def run_handler(
-    step: Step, handler: Handler, args: Any, kwargs: dict[str, Any]
-) -> tuple[Any, Pull]:
-    """Run a step on a chunk, as opposed to the corners of a box."""
-    return handler(step, *args, **kwargs)
 
 
 # What is told of a record: the relevance of its inputs, (n_targets, n_samples), and what it kept.
@@ -187,6 +186,8 @@ class Tape(NamedTuple):
             For each record the relevance of its inputs, (n_targets, n_samples), and what it kept;
             None for one that the relevance does not reach. Empty without details.
         """
+        # What a value has received so far, from all steps behind it that use it: R_i is a sum over
+        # them. Records are in order of execution, so all of it has come when the value's turn is.
         waiting = {self.output: relevance.reshape(len(relevance), *self.shape)}
         layers: list[Layer | None] = []
         for record in reversed(self.records):

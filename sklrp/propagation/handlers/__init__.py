@@ -1,4 +1,7 @@
-"""What relevance passes through: importing this package registers all handlers."""
+"""What relevance passes through. Importing this package registers all handlers.
+
+`sklrp.propagation` imports it; nothing else needs to.
+"""
 
 from sklrp.propagation.handlers import (  # noqa: F401  (these modules register their handlers)
     activations,

@@ -1,4 +1,8 @@
-"""Handlers of the elementwise layers, which pass relevance on, and of softmax and GLU."""
+"""Handlers of the elementwise layers, which pass relevance on, and of softmax and GLU.
+
+A softmax and the sigmoid of a GLU are gates: in a product with a signal, the signal takes all.
+Importing this module registers the handlers.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,14 @@ from torch import Tensor, nn
 
 from sklrp.modules import GaussianNoise
 from sklrp.propagation.bounds import box, corners, is_known, monotone, turning, unknown
-from sklrp.propagation.handlers.reshaping import base_name, own_dim
+from sklrp.propagation.handlers.layer_shapes import base_name, own_dim
 from sklrp.propagation.registry import register
 from sklrp.propagation.sharing import share_product
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
 
 
-def pass_on(relevance: Tensor, kept: Kept | None) -> Tensor:
+def pass_all(relevance: Tensor, kept: Kept | None) -> Tensor:
     """Pull relevance through a layer that passes all of it on."""
     return relevance
 
@@ -51,7 +55,7 @@ def activate(
         What passes relevance on as it is.
     """
     x, gate = function(signal.x), gate or signal.gate
-    return replace(signal, x=x, nonnegative=nonnegative, gate=gate, low=None, high=None), pass_on
+    return replace(signal, x=x, nonnegative=nonnegative, gate=gate, low=None, high=None), pass_all
 
 
 @register(
@@ -59,7 +63,7 @@ def activate(
     nn.FeatureAlphaDropout, GaussianNoise, any_axis=True, bounds=monotone,
 )  # fmt: skip
 def _identity(step: Step, signal: Signal) -> tuple[Signal, Pull]:
-    return signal, pass_on
+    return signal, pass_all
 
 
 @register(nn.ReLU, nn.ReLU6, nn.Softplus, any_axis=True, bounds=monotone)

@@ -1,4 +1,8 @@
-"""Handlers of the layers with weights that are affine maps."""
+"""Handlers of the layers with weights that are affine maps: dense layers and convolutions.
+
+Each gives the map and its adjoint to :func:`sklrp.propagation.sharing.affine`, which applies the
+rule. Importing this module registers the handlers.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklrp.propagation.bounds import linear
-from sklrp.propagation.handlers.reshaping import spatial_shape, unpad
+from sklrp.propagation.handlers.layer_shapes import spatial_shape
+from sklrp.propagation.handlers.reshaping import unpad
 from sklrp.propagation.registry import register
 from sklrp.propagation.sharing import affine
 from sklrp.propagation.tape import Pull, Step
@@ -48,8 +53,7 @@ def _conv(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     size, kernel = spatial_shape(step, signal), layer.kernel_size
     forward_op, adjoint_op = _CONV[len(size)]
-    # Padding that torch's convolution cannot do by itself, nor its adjoint undo, is done before
-    # it.
+    # Padding that torch's convolution cannot do by itself, nor its adjoint undo, is done before.
     if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
         pads, padding = None, layer.padding
     else:
@@ -60,6 +64,7 @@ def _conv(step: Step, signal: Signal) -> tuple[Signal, Pull]:
         if pads is None
         else [n + pads[-2 * i - 2] + pads[-2 * i - 1] for i, n in enumerate(size)]
     )
+    # What the stride leaves over at the end, which the transposed convolution must add again.
     extra = [
         (n + 2 * p - d * (k - 1) - 1) % s
         for n, p, d, k, s in zip(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sklrp.propagation.bounds import box, corners, monotone, unknown
 from sklrp.propagation.formula import Split, account
-from sklrp.propagation.handlers.activations import pass_on
+from sklrp.propagation.handlers.activations import pass_all
 from sklrp.propagation.handlers.operands import (
     adjoint_at,
     broadcast_samples,
@@ -105,7 +105,7 @@ def _scaled_bounds(step: Step, a: Any, b: Any, **kwargs: Any) -> Signal:
 def _mul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
     if not isinstance(a, Signal) or not isinstance(b, Signal):
         source, factor = (a, b) if isinstance(a, Signal) else (b, a)
-        return _scale(source, lambda x: x * factor, is_nonnegative(factor))
+        return _scaled(source, lambda x: x * factor, is_nonnegative(factor))
     return _product(step, a, b, a.x * b.x, (a.x, b.x))
 
 
@@ -114,7 +114,7 @@ def _div(step: Step, a: Any, b: Any, *, rounding_mode: str | None = None) -> tup
     if rounding_mode is not None:
         raise TypeError("a division that rounds passes no relevance")
     if not isinstance(b, Signal):
-        return _scale(a, lambda x: x / b, bool(torch.as_tensor(b).min() > 0))
+        return _scaled(a, lambda x: x / b, bool(torch.as_tensor(b).min() > 0))
     if isinstance(a, Signal) and b.gate:
         return _product(step, a, b, a.x / b.x, (a.x, b.x.reciprocal()))
     raise TypeError("it divides by a signal; only a gate may divide")
@@ -122,10 +122,10 @@ def _div(step: Step, a: Any, b: Any, *, rounding_mode: str | None = None) -> tup
 
 @register("neg", bounds=monotone)
 def _neg(step: Step, source: Signal) -> tuple[Signal, Pull]:
-    return _scale(source, torch.neg, False)
+    return _scaled(source, torch.neg, False)
 
 
-def _scale(source: Signal, function: Callable[[Tensor], Tensor], increasing: bool) -> Any:
+def _scaled(source: Signal, function: Callable[[Tensor], Tensor], increasing: bool) -> Any:
     """Scale by constants, which passes all relevance."""
     x, shape = function(source.x), source.x.shape
     out = Signal(
@@ -176,7 +176,9 @@ def _clamp(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signa
     nonnegative = source.nonnegative or bool(
         (out.x >= 0).all() and _floor(step, args, kwargs) >= 0
     )
-    return replace(out, nonnegative=nonnegative, gate=source.gate, samples=source.samples), pass_on
+    return replace(
+        out, nonnegative=nonnegative, gate=source.gate, samples=source.samples
+    ), pass_all
 
 
 def _floor(step: Step, args: Any, kwargs: Any) -> float:

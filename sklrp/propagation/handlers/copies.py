@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from sklrp._torch import PAD_PACKED
 from sklrp.propagation.bounds import monotone
+from sklrp.propagation.handlers.adjoints import pull_gradients
 from sklrp.propagation.handlers.operands import adjoint_at, value_of
-from sklrp.propagation.handlers.reshaping import pull_gradients
 from sklrp.propagation.nested import find_signals, swap_signals
 from sklrp.propagation.registry import HANDLERS, PASSING, SOURCED, register
 from sklrp.propagation.tape import Kept, Pull, Step

@@ -1,4 +1,8 @@
-"""Handlers of embeddings: the relevance of a token is the sum over the axis of its vector."""
+"""Handlers of embeddings.
+
+The relevance of a token is the sum over the axis of its vector. Importing this module registers
+the handlers.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sklrp.propagation.handlers.reshaping import pull_gradients
+from sklrp.propagation.handlers.adjoints import pull_gradients
 from sklrp.rules import Signal
 
 

@@ -1,4 +1,8 @@
-"""Handlers of the layers that pool, resample, unfold and fold."""
+"""Handlers of the layers that pool, resample, unfold and fold.
+
+A maximum gives all to the winner, an average or an interpolation shares by contribution. Importing
+this module registers the handlers.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklrp.propagation.bounds import monotone, unknown
-from sklrp.propagation.handlers.reshaping import (
-    adjoint_of,
-    base_name,
-    copied,
-    pull_gradients,
-    spatial_shape,
-)
+from sklrp.propagation.handlers.adjoints import adjoint_of, pull_gradients
+from sklrp.propagation.handlers.layer_shapes import base_name, spatial_shape
+from sklrp.propagation.handlers.reshaping import copied
 from sklrp.propagation.registry import register
 from sklrp.propagation.sharing import contribute
 from sklrp.propagation.tape import Kept, Pull, Step

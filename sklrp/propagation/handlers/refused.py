@@ -1,4 +1,7 @@
-"""Layers that are refused, with what to use instead."""
+"""Layers that are refused by name, each with what to use instead.
+
+Importing this module registers a handler for them that raises the error.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Handlers of the layers that move, copy and pad values, and what handlers ask of shapes."""
+"""Handlers of the layers that move, copy and pad values.
+
+Each value of the output is one of the input, or padding; relevance goes back to where the value
+came from. Importing this module registers the handlers.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,9 @@ from torch import Tensor, nn
 
 from sklrp.modules import Sweep
 from sklrp.propagation.bounds import monotone
-from sklrp.propagation.registry import HANDLERS, register
+from sklrp.propagation.handlers.adjoints import adjoint_of
+from sklrp.propagation.handlers.layer_shapes import base_name, spatial_shape
+from sklrp.propagation.registry import register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal, x_one
 
@@ -22,44 +28,6 @@ def copied(signal: Signal, function: Callable[[Tensor], Tensor]) -> Signal:
     """Return the signal behind a function that copies values: what is known goes with them."""
     seen = None if signal.seen is None else function(signal.seen)
     return replace(signal, x=function(signal.x), seen=seen, low=None, high=None, lengths=None)
-
-
-def pull_gradients(outs: Any, leaves: Any, relevance: Any) -> tuple[Tensor, ...]:
-    """Pull relevance with leading targets through an autograd graph, to each leaf.
-
-    Parameters
-    ----------
-    outs, leaves : Tensor or list of Tensor
-        The ends of the graph. The gradient of a linear map is its adjoint, that of a maximum gives
-        all to the winner.
-    relevance : Tensor or list of Tensor, each of shape (n_targets, *out.shape)
-        The relevance of ``outs``.
-
-    Returns
-    -------
-    tuple of Tensor, each of shape (n_targets, *leaf.shape)
-        The relevance of ``leaves``.
-    """
-    arrived = [relevance] if isinstance(relevance, Tensor) else relevance
-    rows = [
-        torch.autograd.grad(outs, leaves, list(target), retain_graph=True)
-        for target in zip(*arrived, strict=True)
-    ]
-    parts = zip(*rows, strict=True)
-    return tuple(part[0][None] if len(part) == 1 else torch.stack(part) for part in parts)
-
-
-def adjoint_of(function: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the adjoint of a function that is linear in each sample, for samples like x's."""
-
-    def adjoint(relevance: Tensor) -> Tensor:
-        flat = relevance.flatten(0, 1)
-        with torch.enable_grad():  # the gradient of a linear map is its adjoint
-            anywhere = x.new_zeros(flat.shape[0], *x.shape[1:]).requires_grad_()
-            (grad,) = torch.autograd.grad(function(anywhere), anywhere, flat)
-        return grad.unflatten(0, relevance.shape[:2])
-
-    return adjoint
 
 
 @register(nn.Flatten, nn.Unflatten, bounds=monotone)
@@ -139,31 +107,3 @@ def unpad(padded: Tensor, pads: Sequence[int], mode: str, size: Sequence[int]) -
     flat = padded.flatten(-n_spatial)
     out = flat.new_zeros(*flat.shape[:-1], n_cells).index_add_(-1, source, flat)
     return out.unflatten(-1, tuple(size))
-
-
-def spatial_shape(step: Step, signal: Signal) -> torch.Size:
-    """Return the shape behind the axes of samples and channels, as the layer's type has it."""
-    n_spatial, shape = int(base_name(step.layer)[-2]), signal.x.shape
-    if len(shape) != n_spatial + 2:
-        raise ValueError(
-            f"Layer {step.name!r} ({base_name(step.layer)}) takes samples of {n_spatial + 1} "
-            f"axes, channels first, got {len(shape) - 1}, of shape {tuple(shape[1:])}; put "
-            "nn.Unflatten before it."
-        )
-    return shape[2:]
-
-
-def own_dim(step: Step, signal: Signal, dim: int) -> int:
-    """Return where a handler, which has the samples first, finds an axis of the network's."""
-    dim = range(signal.x.dim())[dim]
-    if dim == signal.axis:
-        raise TypeError(
-            f"Relevance through {base_name(step.layer)} {step.name!r} is not supported: with "
-            f"dim={dim} it acts along the axis of the samples; choose another axis."
-        )
-    return dim + 1 if dim < signal.axis else dim
-
-
-def base_name(layer: nn.Module) -> str:
-    """Return the name of the registered type that a layer is of."""
-    return next(c.__name__ for c in type(layer).__mro__ if c in HANDLERS)

@@ -32,7 +32,7 @@ from sklrp.propagation.recording.refusals import FOREIGN, Refusal, Refusals
 from sklrp.propagation.recording.tape_writer import MakeStep, Operation, TapeWriter
 from sklrp.propagation.recording.twin import make_twin
 from sklrp.propagation.registry import find_entry
-from sklrp.propagation.tape import Call, Step, Tape, run_handler
+from sklrp.propagation.tape import Call, Step, Tape
 from sklrp.rules import Signal
 
 
@@ -49,8 +49,8 @@ class Recorder(TorchFunctionMode):
         The steps of the compiled network, which the run must follow; None while it is probed.
     make_step : callable or None, default=None
         While probing, what makes a step from its name, its layer and its entry.
-    call : callable, default=run_handler
-        What runs a step: on a chunk, or on the corners of a box to find bounds.
+    call : callable or None, default=None
+        What runs a step in place of its handler alone, to find bounds.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Recorder(TorchFunctionMode):
         n_samples: int,
         steps: Sequence[Step] | None = None,
         make_step: MakeStep | None = None,
-        call: Call = run_handler,
+        call: Call | None = None,
     ) -> None:
         super().__init__()
         self.twin = make_twin(network, "", self, {})

@@ -64,8 +64,8 @@ class TapeWriter:
         The steps of the plan, which the run must follow; None while the network is probed.
     make_step : callable or None
         While probing, what makes a step from its name, its layer and its entry.
-    call : callable
-        What runs a step.
+    call : callable or None
+        What runs a step in place of its handler alone.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ class TapeWriter:
         refusals: Refusals,
         steps: Sequence[Step] | None,
         make_step: MakeStep | None,
-        call: Call,
+        call: Call | None,
     ) -> None:
         self.n_samples = n_samples
         self.refusals = refusals
@@ -124,7 +124,10 @@ class TapeWriter:
         step = self._next_step(name, layer, entry)
         try:
             handler = _IDENTITY if step.merged else entry.handler
-            outputs, pull = self.call(step, handler, args, kwargs)
+            if self.call is None:
+                outputs, pull = handler(step, *args, **kwargs)
+            else:
+                outputs, pull = self.call(step, handler, args, kwargs)
         except (RuntimeError, IndexError) as error:
             shapes = [tuple(node.signal.x.shape) for node in nodes]
             kind = str(layer) if isinstance(layer, nn.Module) else "a function"
