@@ -279,7 +279,7 @@ class Frame:
 
     def with_names(self, names: Any) -> Frame:
         """Return the frame with other names of features, or of the variables of a sequence."""
-        return replace(self, names=_check_names(names, self))
+        return replace(self, names=_check_feature_names(names, self))
 
     def _laid_names(self) -> tuple[str, ...]:
         """Name the axes that are drawn, in the order of samples."""
@@ -475,7 +475,7 @@ def make_frame(
         grid = None
     if layout == "auto":
         layout = _find_layout(full, grid)
-    laid, channel_axis = _find_axes(full, layout, channels, grid)
+    laid, channel_axis = _find_laid(full, layout, channels, grid)
     if layout != "field" and (given_land is not None or (grid is not None and strict)):
         raise ValueError(
             f"lat, lon, land and outline are of fields, but samples are drawn as a {layout}: give "
@@ -493,7 +493,7 @@ def make_frame(
     if layout == "field":
         frame = _place_cells(frame, grid, given_land)
     if steps is not None:
-        frame = replace(frame, steps=_check_steps(steps, frame))
+        frame = replace(frame, steps=_check_positions(steps, frame))
     return frame if names is None else frame.with_names(names)
 
 
@@ -625,7 +625,7 @@ def _find_layout(full: tuple[int, ...], grid: Grid | None) -> str:
     return "sequence" if len(_long(full)) == 1 else "field"
 
 
-def _find_axes(
+def _find_laid(
     full: tuple[int, ...], layout: str, channels: str, grid: Grid | None
 ) -> tuple[tuple[int, ...], int | None]:
     """Return the axes that are drawn, and which of them counts channels or variables."""
@@ -670,7 +670,7 @@ def _place_cells(frame: Frame, grid: Grid | None, land: NDArray[np.bool_] | None
     return replace(frame, land=land)
 
 
-def _check_names(names: Any, frame: Frame) -> list[str] | None:
+def _check_feature_names(names: Any, frame: Frame) -> list[str] | None:
     """Return a name for each feature of a table, or variable of a sequence, if these have any."""
     if names is None or frame.is_field or (frame.layout != "table" and len(frame.shape) == 1):
         return None
@@ -679,7 +679,7 @@ def _check_names(names: Any, frame: Frame) -> list[str] | None:
     return [str(name) for name in names]
 
 
-def _check_steps(steps: Any, frame: Frame) -> NDArray:
+def _check_positions(steps: Any, frame: Frame) -> NDArray:
     """Return where the steps of a sequence are, rising."""
     if frame.layout != "sequence":
         raise ValueError(f"steps are of sequences, but samples are drawn as a {frame.layout}.")

@@ -1,4 +1,7 @@
-"""Displays: pictures that keep their data, in the manner of scikit-learn. They need matplotlib."""
+"""Displays: pictures that keep their data, in the manner of scikit-learn.
+
+They need matplotlib: ``pip install 'sklrp[plot]'``. This file only makes them public.
+"""
 
 from sklrp.diagnostics.artifact_display import ArtifactDisplay
 from sklrp.diagnostics.focus_display import FocusCurveDisplay

@@ -2,15 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
+from torch import nn
 
+import sklrp
 from sklrp import CNNClassifier, Epsilon, Gamma, MLPClassifier, metrics
 from sklrp.geo import (
     AnomalyTransformer,
@@ -27,6 +32,7 @@ from sklrp.geo import (
     select_box,
     write,
 )
+from tests.helpers import models
 from tests.helpers.comparing import assert_same_to_rounding
 from tests.helpers.fields import LAND, assert_same_fields, make_field, two_variables
 
@@ -293,6 +299,57 @@ def test_relevance_is_that_of_the_arrays_in_its_place(fitted, tmp_path):
     alone = explain(pipeline[-1], field, vectorizer=vectorizer)
     expected = pipeline[-1].explain(vectorizer.transform(field))
     assert_same_to_rounding(alone.values[:, ~LAND], expected)
+
+
+def make_nets():
+    """Return networks of the 9 ocean cells, and the labels of their outputs."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(9, 4), nn.Tanh(), nn.Linear(4, 3))
+        single = nn.Sequential(nn.Linear(9, 4), nn.Tanh(), nn.Linear(4, 1))
+    classifier = NeuralNetClassifier(module).initialize()
+    classifier.classes_inferred_ = np.array(["a", "b", "c"])
+    return {
+        "module": (module, [0, 1, 2]),
+        "module of one output": (single, [0]),
+        "skorch net": (NeuralNet(module, nn.MSELoss).initialize(), [0, 1, 2]),
+        "skorch classifier": (classifier, ["a", "b", "c"]),
+        "skorch regressor": (NeuralNetRegressor(single).initialize(), [0]),
+    }
+
+
+@pytest.mark.parametrize("name", make_nets())
+@pytest.mark.parametrize("target", [None, "all", "last"])
+def test_relevance_of_any_network(fitted, name, target):
+    """A net or a module may stand at the end of a pipeline, in a frozen one or in none."""
+    field, _, pipeline = fitted
+    net, labels = make_nets()[name]
+    steps = pipeline[:-1].steps
+    target = labels[-1] if target == "last" else target
+    expected = sklrp.explain(net, pipeline[:-1].transform(field), target=target)
+    model = FrozenEstimator(Pipeline([*steps, ("net", net)]))
+    for data in (field, field.chunk(time=20)):
+        found = explain(model, data, target=target)
+        assert_same_to_rounding(found.values[..., ~LAND], expected)
+        assert (found.attrs["estimator"], found.attrs["units"]) == (
+            type(net).__name__,
+            "unit of the prediction" if name == "skorch regressor" else "logit",
+        )
+        if target == "all":
+            assert found.target.values.tolist() == labels
+    anomalies = pipeline[0].transform(field)
+    found = explain(net, anomalies, vectorizer=pipeline[1], target=target)
+    alone = sklrp.explain(net, pipeline[1].transform(anomalies), target=target)
+    assert_same_to_rounding(found.values[..., ~LAND], alone)
+    with pytest.raises(ValueError, match=r"unknown label 'Modoki'|target"):
+        explain(model, field.chunk(time=20), target="Modoki")
+
+
+@pytest.mark.parametrize("name", models.REFUSED)
+def test_models_that_are_refused(name, fitted):
+    build, error, message = models.REFUSED[name]
+    with pytest.raises(error, match=message):
+        explain(build(), fitted[0], vectorizer=fitted[2][1])
 
 
 @pytest.mark.parametrize("target", [None, "La Niña", "all", "labels"])

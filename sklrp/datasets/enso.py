@@ -1,6 +1,6 @@
 """El Niño and La Niña in a file of sea-surface temperature that the user has.
 
-Users call `load_enso`.
+`load_enso` reads it; index and labels are computed as for `load_pacific_sst`.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ def load_enso(
         A NetCDF file or a zarr store, or a Dataset that is open already, such as one from
         ``xarray.open_mfdataset``.
     variable : str or None, default=None
-        Name of the temperature; None finds it by its standard name or a common name such as
-        ``"sst"``, or takes the only variable over time, latitude and longitude.
+        Name of the temperature. None (default) finds it by its standard name or a common name
+        such as ``"sst"``, or takes the only variable over time, latitude and longitude.
     region : dict or None, default=None
         A box to cut the fields to, such as ``{"lat": (-30, 30), "lon": (120, 290)}``, see
-        :func:`sklrp.geo.select_box`; None leaves them whole. The index is taken before.
+        :func:`sklrp.geo.select_box`. None (default) leaves them whole. The index is taken before.
     base_period : (date, date) or None, default=("1980", "2009")
         First and last date of the period whose monthly means are subtracted, both included. None
         is all of the file.
@@ -152,42 +152,9 @@ def load_enso(
     >>> sst = load_enso("sst.mnmean.nc")  # doctest: +SKIP
     >>> X, y = sst.data, sst.target_names[sst.target]  # doctest: +SKIP
     """
-    source, dataset = _open_dataset(path, chunks)
-    try:
-        name, field = _find_variable(dataset, variable)
-        field = _arrange(name, field)
-        time, lat, lon = field.dims
-        if chunks is None and not is_field(path):
-            field = field.load()
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{name!r} of {str(path)!r} cannot be read: {error}") from error
-    finally:
-        if chunks is None and not is_field(path):
-            dataset.close()
-
-    base = find_period(field, time, base_period, "base_period")
-    nino34 = box_mean(field, lat=NINO34_LAT, lon=NINO34_LON).compute()
-    if nino34.isnull().any():
-        raise ValueError(
-            f"{name!r} has no value in the Niño 3.4 box at "
-            f"{nino34[time].values[np.flatnonzero(nino34.isnull())[0]]} (and "
-            f"{int(nino34.isnull().sum()) - 1} other times): leave these times out, or look at "
-            "how the file marks missing values."
-        )
-    climatology = AnomalyTransformer(reference=base_period)
-    index = climatology.fit(nino34).transform(nino34)
-    if normalize:
-        spread = float(index[base].std())
-        if not spread > 0:
-            raise ValueError(
-                f"the index does not vary over base_period={base_period!r}, so that it cannot be "
-                "normalised: take a longer period, or normalize=False."
-            )
-        index = index / spread
-    index = index.rename("nino34").assign_attrs(
-        long_name="Niño 3.4 index", units="1" if normalize else "K"
-    )
-
+    source, name, field = _read(path, variable, chunks)
+    time, lat, lon = field.dims
+    index = _compute_index(name, field, base_period, normalize)
     if region is not None:
         if not set(region) <= {"lat", "lon"}:
             raise ValueError(
@@ -208,8 +175,11 @@ def load_enso(
             f"{months!r}). Lower threshold, or set neutral=True."
         )
     latitude, longitude = field[lat].values, field[lon].values
-    first, last = (str(field[time].values[i])[:10] for i in (at[0], at[-1]))
-    title = f"El Niño and La Niña in {source or 'a dataset'}"
+    params: dict[str, Any] = {
+        "base_period": base_period,
+        "threshold": threshold,
+        "normalize": normalize,
+    }
     return Bunch(
         data=anomalies.isel({time: at}),
         sst=field.isel({time: at}),
@@ -220,23 +190,87 @@ def load_enso(
         longitude=longitude,
         land_mask=land,
         nino34_mask=nino34_mask(latitude, longitude),
-        DESCR=_DESCR.format(
-            source=source or "a dataset",
-            line="-" * len(title),
-            n_samples=len(at),
-            variable=name,
-            first=first,
-            last=last,
-            n_lat=len(latitude),
-            n_lon=len(longitude),
-            n_land=np.count_nonzero(land),
-            period="all years" if base_period is None else "{} to {}".format(*base_period),
-            capped="" if cap is None else f", set to ±{cap:g} K beyond",
-            normalized=", divided by its standard deviation there" if normalize else "",
-            threshold=f"{threshold:g}",
-            rest=', those between "neutral"' if neutral else "; those between are left out",
+        DESCR=_describe_fields(
+            source, name, field.isel({time: at}), land, cap=cap, neutral=neutral, **params
         ),
         filename=source,
+    )
+
+
+def _read(path: Any, variable: str | None, chunks: Any) -> tuple[str | None, str, Any]:
+    """Return the path as text, the name of the temperature and its field, in memory or lazy."""
+    source, dataset = _open_dataset(path, chunks)
+    closes = chunks is None and not is_field(path)  # what this function has opened, in memory
+    try:
+        name, field = _find_variable(dataset, variable)
+        field = _arrange(name, field)
+        if closes:
+            field = field.load()
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{name!r} of {str(path)!r} cannot be read: {error}") from error
+    finally:
+        if closes:
+            dataset.close()
+    return source, name, field
+
+
+def _compute_index(name: str, field: Any, base_period: Any, normalize: bool) -> Any:
+    """Return the Niño 3.4 index of fields, minus its monthly means over the base period."""
+    time = field.dims[0]
+    base = find_period(field, time, base_period, "base_period")
+    nino34 = box_mean(field, lat=NINO34_LAT, lon=NINO34_LON).compute()
+    if nino34.isnull().any():
+        raise ValueError(
+            f"{name!r} has no value in the Niño 3.4 box at "
+            f"{nino34[time].values[np.flatnonzero(nino34.isnull())[0]]} (and "
+            f"{int(nino34.isnull().sum()) - 1} other times): leave these times out, or look at "
+            "how the file marks missing values."
+        )
+    climatology = AnomalyTransformer(reference=base_period)
+    index = climatology.fit(nino34).transform(nino34)
+    if normalize:
+        spread = float(index[base].std())
+        if not spread > 0:
+            raise ValueError(
+                f"the index does not vary over base_period={base_period!r}, so that it cannot be "
+                "normalised: take a longer period, or normalize=False."
+            )
+        index = index / spread
+    return index.rename("nino34").assign_attrs(
+        long_name="Niño 3.4 index", units="1" if normalize else "K"
+    )
+
+
+def _describe_fields(
+    source: str | None,
+    name: str,
+    field: Any,
+    land: np.ndarray,
+    *,
+    base_period: Any,
+    threshold: float,
+    normalize: bool,
+    cap: float | None,
+    neutral: bool,
+) -> str:
+    """Return the description of the data."""
+    times = field[field.dims[0]].values
+    title = f"El Niño and La Niña in {source or 'a dataset'}"
+    return _DESCR.format(
+        source=source or "a dataset",
+        line="-" * len(title),
+        n_samples=len(times),
+        variable=name,
+        first=str(times[0])[:10],
+        last=str(times[-1])[:10],
+        n_lat=land.shape[0],
+        n_lon=land.shape[1],
+        n_land=np.count_nonzero(land),
+        period="all years" if base_period is None else "{} to {}".format(*base_period),
+        capped="" if cap is None else f", set to ±{cap:g} K beyond",
+        normalized=", divided by its standard deviation there" if normalize else "",
+        threshold=f"{threshold:g}",
+        rest=', those between "neutral"' if neutral else "; those between are left out",
     )
 
 

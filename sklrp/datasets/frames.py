@@ -1,6 +1,6 @@
 """Images of square and round frames, whose areas decide the class.
 
-Users call `make_frames` to grade maps against a truth that is known.
+`sklrp.datasets` makes `make_frames` public.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The Niño 3.4 index, by which winters and months are called El Niño or La Niña.
 
-The loaders of sea-surface temperature call it.
+`load_pacific_sst` and `load_enso` label their fields here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Real fields of the ocean: anomalies of the Pacific's sea-surface temperature.
 
-Users call `load_pacific_sst`, and so do the demo and the examples.
+`load_pacific_sst` reads them from a file of the package eofs; examples and tests start with them.
 """
 
 from __future__ import annotations

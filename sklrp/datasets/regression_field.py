@@ -1,6 +1,6 @@
 """Fields whose target is a sum of one known function per cell.
 
-Users call `make_attribution_benchmark` to grade maps against a truth that is known.
+`sklrp.datasets` makes `make_attribution_benchmark` public.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Images of two classes that differ in one known square.
 
-Users call `make_squares`; tests and examples train on it.
+`sklrp.datasets` makes `make_squares` public; most tests of maps use it.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""Pictures of relevance: the panels that the displays are made of. See `sklrp.plotting`."""
+"""Pictures of relevance: the displays, and the picture of a map that all of them draw.
+
+`sklrp.plotting` makes the displays public. The displays of findings are in `sklrp.diagnostics`.
+"""

@@ -123,7 +123,7 @@ def name_several(several: Any, what: str) -> dict[str, Any]:
     elif isinstance(several, (list, tuple)):
         named = {}
         for one in several:
-            name = one if isinstance(one, str) else _describe(one, what)
+            name = one if isinstance(one, str) else _name_one(one, what)
             if name in named:
                 raise ValueError(
                     f"{what} holds {name!r} twice: pass a dict of names to tell them apart."
@@ -211,7 +211,7 @@ def _check_labels(labels: Any, n_samples: int) -> NDArray | None:
     return classes
 
 
-def _describe(one: Any, what: str) -> str:
+def _name_one(one: Any, what: str) -> str:
     return repr(one) if what == "rule" else _models.unwrap(one, fitted=False).name
 
 

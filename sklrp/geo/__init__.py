@@ -1,7 +1,6 @@
 """Geoscience: gridded fields of xarray in and out, anomalies, areas, relevance as fields.
 
-xarray is imported by the functions that need it: ``pip install 'sklrp[geo]'``. Estimators are
-known by their ``explain`` alone.
+xarray is imported by the functions that need it: ``pip install 'sklrp[geo]'``.
 """
 
 from sklrp.geo.anomalies import AnomalyTransformer

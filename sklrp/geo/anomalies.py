@@ -1,4 +1,7 @@
-"""Anomalies of fields: what is left of them without season, trend and scale."""
+"""Anomalies of fields: what is left of them without season, trend and scale.
+
+`AnomalyTransformer` is the first step of a pipeline on fields; `load_enso` uses it too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Boxes of latitude and longitude, weights of area, and means and sums over them."""
+"""Boxes of latitude and longitude, weights of area, and means and sums over them.
+
+`sklrp.geo` makes these functions public; the data sets take their index and their box here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Mean relevance maps of classes."""
+"""Mean relevance maps of classes, with their spread and their count.
+
+`sklrp.geo` makes `composites` public; `RelevanceDisplay` draws what it returns.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Which coordinate is time, latitude or longitude, and whether times are dates."""
+"""Which coordinate is time, latitude or longitude, and whether times are dates.
+
+Everything that takes fields of xarray asks here, by CF attributes first and common names last.
+"""
 
 from __future__ import annotations
 

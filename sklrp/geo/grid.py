@@ -1,4 +1,7 @@
-"""The cells of a grid in order: from the axes of a container to one axis of cells, and back."""
+"""The cells of a grid in order: from the axes of a container to one axis of cells, and back.
+
+`GridVectorizer` keeps one of these grids; `AnomalyTransformer` compares grids by `check_grid`.
+"""
 
 from __future__ import annotations
 
@@ -283,7 +286,7 @@ def _say_difference(old: DataArray, new: DataArray) -> str:
         shorter = f"The first {first} values of {name!r} are the same; select the fitted ones."
     else:
         shorter = ""
-        if was.ndim == 1 and _same(np.sort(was), np.sort(now)).all():
+        if was.ndim == 1 and _same_values(np.sort(was), np.sort(now)).all():
             advice = f"It has the same values in another order: data.sel({name}=fitted.{name})."
         elif was.ndim == 1 and _same_meridians(old, new):
             start = 180 if was.min() < 0 else 0
@@ -292,7 +295,7 @@ def _say_difference(old: DataArray, new: DataArray) -> str:
                 "It has the same meridians in another convention: "
                 f"data.assign_coords({name}={turned}).sel({name}=fitted.{name})."
             )
-    different = np.argwhere(~_same(was, now))
+    different = np.argwhere(~_same_values(was, now))
     if not len(different):
         return shorter
     at = tuple(different[0])
@@ -308,7 +311,7 @@ def _same_meridians(old: DataArray, new: DataArray) -> bool:
     return bool(np.allclose(np.sort(one), np.sort(other), rtol=0, atol=0.002))
 
 
-def _same(one: NDArray, other: NDArray) -> NDArray[np.bool_]:
+def _same_values(one: NDArray, other: NDArray) -> NDArray[np.bool_]:
     """Tell which values are the same, but for the last digits of float32."""
     if one.dtype.kind == "f" and other.dtype.kind in "fiu":
         return np.isclose(one, other, rtol=1e-6, atol=1e-6, equal_nan=True)

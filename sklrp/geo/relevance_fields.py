@@ -1,16 +1,19 @@
-"""Relevance as fields: explain gridded data, put maps back on their grid."""
+"""Relevance as fields: explain gridded data, put maps back on their grid.
+
+`sklrp.geo` makes `explain` and `relevance_to_xarray` public; the command line calls them too.
+"""
 
 from __future__ import annotations
 
 import copy
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from sklrp import _models, propagation
 from sklrp._checks import check_number, import_optional
 from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, is_dataset, is_field
@@ -37,25 +40,27 @@ def explain(
 ) -> Any:
     """Return the relevance of gridded fields for a class, as fields on the same grid.
 
-    What is explained is what enters the classifier: in a pipeline of anomalies, vectorizer,
-    scaler and classifier the relevance of a cell is that of its scaled anomaly, put back in the
-    cell's place. It is in units of the explained score (logits), not of the data.
+    What enters the network is explained: in a pipeline of anomalies, vectorizer, scaler and
+    classifier a cell has the relevance of its scaled anomaly, put back in the cell's place. It is
+    in units of the explained score (logits, or what a regression predicts), not of the data.
 
     Parameters
     ----------
-    estimator : estimator object
-        A fitted classifier with ``explain``, such as :class:`~sklrp.CNNClassifier`, or a fitted
-        :class:`~sklearn.pipeline.Pipeline` that ends in one and has a :class:`GridVectorizer`
-        among its steps. Steps before that take fields, such as :class:`AnomalyTransformer`; steps
-        after it must keep features in place, as scalers do. Of a search, its best estimator.
+    estimator : estimator, skorch net, nn.Module, pipeline, search or FrozenEstimator
+        A fitted model, as :func:`sklrp.explain` takes it: a pipeline with a
+        :class:`GridVectorizer` among its steps, or a model of the features that `vectorizer`
+        gives. Steps before the vectorizer take fields, such as :class:`AnomalyTransformer`; steps
+        after it must keep features in place, as scalers do.
     data : DataArray or Dataset
         The fields, on the grid of those in ``fit``.
     vectorizer : GridVectorizer or None, default=None
-        The fitted vectorizer whose features `estimator` was fitted on; None is the pipeline's.
+        The fitted vectorizer whose features `estimator` was fitted on. None (default): the
+        pipeline's.
     target : None, label, array-like of shape (n_samples,) or "all", default=None
-        The class to explain: None the predicted one of each sample, one label for all samples,
-        one for each, or every class, which adds a dimension ``"target"`` after that of the
-        samples.
+        The class to explain: one label for all samples, one for each, or every class, which adds a
+        dimension ``"target"`` after that of the samples. None (default): the predicted class of
+        each sample, or the only output. The labels of modules, and of skorch nets of numbered
+        classes, are the indices of their outputs.
     rule : str, Rule or Composite, default="auto"
         How relevance is passed on, see :func:`sklrp.check_rule`.
     epsilon : float, default=1e-6
@@ -64,23 +69,23 @@ def explain(
     contrast : bool, default=False
         Whether to explain the target's logit minus the largest of the others.
     batch_size : int or None, default=None
-        Number of samples that are explained at once; None takes what keeps memory low.
+        Number of samples that are explained at once. None (default) takes what keeps memory low.
     n_jobs : int or None, default=None
-        Number of joblib's workers; None is one.
+        Number of joblib's workers. None (default): one.
     progress : bool, default=False
-        Whether to show a progress bar. Of data in dask, use dask's own.
+        Whether to show a progress bar. For dask input, use dask's own.
 
     Returns
     -------
     DataArray or Dataset
         The relevance, with the dimensions and coordinates of `data`, NaN in cells that are not
-        valid; of a Dataset one variable for each of its own. The attributes say what it is:
+        valid; for a Dataset, one variable for each of its own. The attributes say what it is:
         ``long_name``, ``units``, ``rule``, ``epsilon``, ``target``, ``contrast``, ``estimator``
         and ``sklrp_version``; ``to_netcdf``, ``to_zarr`` and :func:`write` keep them.
 
-        Of data in dask it is in dask too, and computed chunk by chunk over the samples when it is
-        needed or written, by a copy of `estimator` as it is now. Each chunk of samples is loaded
-        over the whole grid; chunks that part the grid are merged first.
+        For dask input the result is lazy, computed chunk by chunk over the samples with a copy of
+        the model taken now. Each chunk of samples is loaded over the whole grid; chunks that part
+        the grid are merged first.
 
     Raises
     ------
@@ -112,18 +117,12 @@ def explain(
     (('time', 'lat', 'lon'), 'logit', 'epsilon')
     """
     check_field(data, "explain")
-    before, vectorizer, after, classifier = _take_apart(estimator, vectorizer)
-    check_is_fitted(vectorizer)
-    if not isinstance(getattr(vectorizer.grid_, "sample_dim", None), str):
-        raise TypeError(
-            "the GridVectorizer was fitted on an array, so that the grid of the data cannot be "
-            "compared: fit it on a DataArray or Dataset."
-        )
-    _check_in_place(vectorizer, after)
+    before, chain = _take_apart(estimator, vectorizer)
     for step in before:
         data = step.transform(data)
         check_field(data, f"the step after {type(step).__name__}")
-    vectorizer.grid_.check(data)
+    chain.vectorizer.grid_.check(data)
+    labels = _list_labels(chain, data, target)
     settings = {
         "rule": rule,
         "epsilon": epsilon,
@@ -137,29 +136,42 @@ def explain(
         "epsilon": float(epsilon),
         "target": _describe_target(target),
         "contrast": int(contrast),
-        "estimator": type(classifier).__name__,
+        "estimator": chain.model.name,
     }
-    steps = (vectorizer, after, classifier)
+    if _models.is_regression(chain.model.network):
+        attrs["units"] = "unit of the prediction"
+    known: dict[str, Any] = {
+        "target": target,
+        "classes": labels if _wants_all(target) else None,
+        "settings": settings,
+        "attrs": attrs,
+    }
     if not data.chunks:
-        return _explain_fields(data, steps=steps, target=target, settings=settings, attrs=attrs)
-    _check_call(classifier, target, rule, epsilon)
-    steps = copy.deepcopy(steps)
-    return _explain_lazily(data, steps=steps, target=target, settings=settings, attrs=attrs)
+        return _explain_fields(data, chain=chain, **known)
+    _check_call(labels, target, rule, epsilon)
+    return _explain_lazily(data, chain=copy.deepcopy(chain), **known)
 
 
-def _take_apart(estimator: Any, vectorizer: Any) -> tuple[list[Any], GridVectorizer, list, Any]:
-    """Return the steps before the vectorizer, itself, those after it, and the classifier."""
-    estimator = getattr(estimator, "best_estimator_", estimator)
-    steps = [estimator]
-    if isinstance(estimator, Pipeline):
-        steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
-    *steps, classifier = steps
-    if not hasattr(classifier, "explain"):
-        raise TypeError(
-            f"{type(classifier).__name__} has no method explain: pass a classifier of sklrp or a "
-            "pipeline that ends in one. The relevance that sklrp.explain gives for other networks "
-            "becomes a field with relevance_to_xarray."
-        )
+class _Chain(NamedTuple):
+    """What turns fields into what enters a network, and the model."""
+
+    vectorizer: GridVectorizer
+    after: list[Any]
+    model: _models.Model
+
+    def enter(self, data: Any) -> Any:
+        """Return what enters the network."""
+        X: Any = self.vectorizer.transform(data)
+        for step in self.after:
+            X = step.transform(X)
+        return X
+
+
+def _take_apart(estimator: Any, vectorizer: Any) -> tuple[list[Any], _Chain]:
+    """Return the steps before the vectorizer, which take fields, and the rest of a model."""
+    model = _models.unwrap(estimator)
+    steps = [] if model.before is None else [step for _, step in model.before.steps]
+    steps = [step for step in steps if step not in (None, "passthrough")]
     at = [i for i, step in enumerate(steps) if isinstance(step, GridVectorizer)]
     if len(at) + (vectorizer is not None) != 1:
         raise TypeError(
@@ -168,14 +180,23 @@ def _take_apart(estimator: Any, vectorizer: Any) -> tuple[list[Any], GridVectori
             "nothing says which cell a feature is."
         )
     if vectorizer is not None:
-        return [], vectorizer, steps, classifier
-    return steps[: at[0]], steps[at[0]], steps[at[0] + 1 :], classifier
+        before, chain = [], _Chain(vectorizer, steps, model)
+    else:
+        before, chain = steps[: at[0]], _Chain(steps[at[0]], steps[at[0] + 1 :], model)
+    check_is_fitted(chain.vectorizer)
+    if not isinstance(getattr(chain.vectorizer.grid_, "sample_dim", None), str):
+        raise TypeError(
+            "the GridVectorizer was fitted on an array, so that the grid of the data cannot be "
+            "compared: fit it on a DataArray or Dataset."
+        )
+    _check_in_place(chain)
+    return before, chain
 
 
-def _check_in_place(vectorizer: GridVectorizer, after: list[Any]) -> None:
+def _check_in_place(chain: _Chain) -> None:
     """Raise an error unless the steps after the vectorizer keep its features in their places."""
-    for step in after:
-        if moves_features(vectorizer, step) is not False:
+    for step in chain.after:
+        if moves_features(chain.vectorizer, step) is not False:
             raise TypeError(
                 f"{type(step).__name__} is between GridVectorizer and the classifier, but does "
                 "not keep features in place (its get_feature_names_out does not return the names "
@@ -184,27 +205,40 @@ def _check_in_place(vectorizer: GridVectorizer, after: list[Any]) -> None:
             )
 
 
+def _list_labels(chain: _Chain, data: Any, target: Any) -> list[Any]:
+    """Return the labels of the outputs, [] where `target` asks for none."""
+    if target is None:
+        return []
+    classes = chain.model.classes
+    if classes is None:  # labels are the indices of outputs, which one sample counts
+        first = data.isel({chain.vectorizer.grid_.sample_dim: slice(1)})
+        classes = chain.model.classes_for(chain.enter(first))
+    return [0] if classes is None else np.asarray(classes).tolist()
+
+
+def _wants_all(target: Any) -> bool:
+    return isinstance(target, str) and target == "all"
+
+
 def _describe_target(target: Any) -> str:
     """Say in words which class is explained."""
     if target is None:
         return "the predicted class of each sample"
-    if isinstance(target, str) and target == "all":
+    if _wants_all(target):
         return "every class"
     return "a class given for each sample" if np.ndim(target) else str(target)
 
 
-def _check_call(classifier: Any, target: Any, rule: Any, epsilon: float) -> None:
+def _check_call(labels: list[Any], target: Any, rule: Any, epsilon: float) -> None:
     """Raise now what would else be raised later, when half of a file may be written."""
-    check_is_fitted(classifier)
     check_rule(rule)
     check_number("epsilon", epsilon, minimum=0)
-    if target is None or (isinstance(target, str) and target == "all"):
+    if target is None or _wants_all(target):
         return
-    known = np.asarray(classifier.classes_).tolist()
-    unknown = [label for label in np.unique(np.asarray(target)).tolist() if label not in known]
+    unknown = [label for label in np.unique(np.asarray(target)).tolist() if label not in labels]
     if unknown:
         raise ValueError(
-            f"target has the unknown label {unknown[0]!r}; the classes are {known}, or 'all', or "
+            f"target has the unknown label {unknown[0]!r}; the classes are {labels}, or 'all', or "
             "None for the predicted class."
         )
 
@@ -213,32 +247,24 @@ def _explain_fields(
     data: Any,
     given: Any = None,
     *,
-    steps: tuple[GridVectorizer, list[Any], Any],
+    chain: _Chain,
     target: Any,
+    classes: list[Any] | None,
     settings: dict[str, Any],
     attrs: dict[str, Any],
 ) -> Any:
     """Return the relevance of fields in memory; `given` are the labels of a chunk, if given."""
-    vectorizer, after, classifier = steps
-    X: Any = vectorizer.transform(data)
-    for step in after:
-        X = step.transform(X)
-    relevance = classifier.explain(X, target=target if given is None else given.values, **settings)
-    classes = classifier.classes_ if isinstance(target, str) and target == "all" else None
-    return relevance_to_xarray(relevance, vectorizer, like=data, classes=classes, attrs=attrs)
+    target = target if given is None else given.values
+    maps = propagation.explain(chain.model.network, chain.enter(data), target=target, **settings)
+    return relevance_to_xarray(maps, chain.vectorizer, like=data, classes=classes, attrs=attrs)
 
 
-def _explain_lazily(data: Any, *, target: Any, steps: Any, **known: Any) -> Any:
+def _explain_lazily(data: Any, *, chain: _Chain, target: Any, classes: Any, **known: Any) -> Any:
     """Return the relevance of fields in dask, chunk by chunk over the samples."""
     xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
-    vectorizer, _, classifier = steps
-    sample_dim = vectorizer.grid_.sample_dim
-    space = [dim for dim in data.dims if dim != sample_dim]
-    parted = any(len(data.chunksizes.get(dim, ())) > 1 for dim in space)
-    chunks: dict[Any, Any] = dict.fromkeys(space, -1)
-    data = data.unify_chunks() if is_dataset(data) else data
-    data = data.chunk({**chunks, sample_dim: "auto"} if parted else chunks)
+    sample_dim = chain.vectorizer.grid_.sample_dim
+    data = _chunk_samples(data, sample_dim)
     labels = []
     if target is not None and np.ndim(target):
         if len(target) != data.sizes[sample_dim]:
@@ -248,24 +274,39 @@ def _explain_lazily(data: Any, *, target: Any, steps: Any, **known: Any) -> Any:
             )
         of_samples = {sample_dim: data.chunksizes[sample_dim]}
         labels = [xr.DataArray(np.asarray(target), dims=sample_dim).chunk(of_samples)]
-    fields = list(data.data_vars.values()) if is_dataset(data) else [data]
-    dtype = np.result_type(*(f.dtype if f.dtype.kind == "f" else np.float64 for f in fields))
-    classes = {}
-    if isinstance(target, str) and target == "all":
-        classes = {TARGET: list(classifier.classes_)}
-
-    def form(field: DataArray) -> DataArray:
-        zeros = xr.zeros_like(field, dtype=dtype)
-        return zeros.expand_dims(classes, field.dims.index(sample_dim) + 1) if classes else zeros
-
-    template = data.map(form) if is_dataset(data) else form(data)
+    template = _make_template(data, sample_dim, classes)
     return xr.map_blocks(
         _explain_fields,
         data,
         labels,
-        kwargs={"steps": steps, "target": target, **known},
+        kwargs={"chain": chain, "target": target, "classes": classes, **known},
         template=_with_attributes(template.assign_attrs(data.attrs), known["attrs"]),
     )
+
+
+def _chunk_samples(data: Any, sample_dim: str) -> Any:
+    """Return data in dask in chunks of whole fields."""
+    space = [dim for dim in data.dims if dim != sample_dim]
+    parted = any(len(data.chunksizes.get(dim, ())) > 1 for dim in space)
+    chunks: dict[Any, Any] = dict.fromkeys(space, -1)
+    data = data.unify_chunks() if is_dataset(data) else data
+    return data.chunk({**chunks, sample_dim: "auto"} if parted else chunks)
+
+
+def _make_template(data: Any, sample_dim: str, classes: list[Any] | None) -> Any:
+    """Return lazy fields of the form that the relevance of data has."""
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
+
+    fields = list(data.data_vars.values()) if is_dataset(data) else [data]
+    dtype = np.result_type(*(f.dtype if f.dtype.kind == "f" else np.float64 for f in fields))
+
+    def form(field: DataArray) -> DataArray:
+        zeros = xr.zeros_like(field, dtype=dtype)
+        if classes is None:
+            return zeros
+        return zeros.expand_dims({TARGET: classes}, field.dims.index(sample_dim) + 1)
+
+    return data.map(form) if is_dataset(data) else form(data)
 
 
 def relevance_to_xarray(

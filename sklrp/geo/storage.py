@@ -1,4 +1,7 @@
-"""Fields to files, whole or not at all."""
+"""Fields to files, whole or not at all.
+
+`sklrp.geo` makes `write` public; the command line stores fields by it.
+"""
 
 from __future__ import annotations
 

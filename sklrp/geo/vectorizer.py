@@ -1,4 +1,8 @@
-"""Gridded fields as samples of features, and back."""
+"""Gridded fields as samples of features, and back.
+
+`GridVectorizer` is the step of a pipeline that turns fields into what enters a network. The frame
+of a sample reads its grid, and `sklrp.geo.explain` puts relevance back by it.
+"""
 
 from __future__ import annotations
 
