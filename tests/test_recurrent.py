@@ -752,7 +752,7 @@ def test_single_precision(kind):
             _, pull = handler(step, Signal(tensor(x).float()))
             actual = pull((tensor(given).float(), *relevance[1:]), None)
         assert actual.dtype == torch.float32
-        assert np.linalg.norm(actual.numpy() - expected) < 1e-4 * np.linalg.norm(expected)
+        assert np.linalg.norm(actual.numpy() - expected) < 1e-3 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize(
