@@ -1,4 +1,7 @@
-"""Profiles of maps along the axes of a sample."""
+"""Profiles of maps along the axes of a sample.
+
+`focus_curve` and the tests of positions call it.
+"""
 
 from __future__ import annotations
 

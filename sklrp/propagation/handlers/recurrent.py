@@ -1,4 +1,7 @@
-"""Handlers of recurrent layers, of single cells, and of the pooling of states."""
+"""Handlers of recurrent layers, of single cells, and of the pooling of states.
+
+The engine finds them in its registry; each direction of a layer is a run of `.recurrent_run`.
+"""
 
 from __future__ import annotations
 

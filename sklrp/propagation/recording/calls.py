@@ -1,4 +1,7 @@
-"""One call of a torch function, as the recorder decides on it."""
+"""One call of a torch function, as the recorder decides on it.
+
+`.recorder` makes one of every function that a network calls, and asks it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Twins of modules: what a recorded network runs on, in place of the user's own."""
+"""Twins of modules: what a recorded network runs on, in place of the user's own.
+
+`.recorder` makes one for a run, so that nothing of the user's module is touched.
+"""
 
 from __future__ import annotations
 
