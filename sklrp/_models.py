@@ -197,7 +197,7 @@ class Model:
         return out.detach().cpu().numpy()
 
 
-def unwrap(model: Any, *, fitted: bool = True) -> Model:
+def unwrap(model: Any, *, fitted: bool = True, name: str = "model") -> Model:
     """Take a model apart.
 
     Parameters
@@ -209,6 +209,8 @@ def unwrap(model: Any, *, fitted: bool = True) -> Model:
     fitted : bool, default=True
         Whether the model must be fitted. If not, the steps of a pipeline may be unfitted too, and
         a search is taken for the estimator that it would fit.
+    name : str, default="model"
+        What errors call it: the parameter that the model was passed as.
 
     Returns
     -------
@@ -223,12 +225,12 @@ def unwrap(model: Any, *, fitted: bool = True) -> Model:
         If it must be fitted and is not.
     """
     steps: list[tuple[str, Any]] = []
-    network, path, is_frozen = model, "model", False
+    network, path, is_frozen = model, name, False
     while (inside := _one_deeper(network)) is not None:
         if isinstance(network, Pipeline):
             if inside[0] is None or isinstance(inside[0], str):
                 raise TypeError(
-                    "model is a Pipeline that does not end in a network: its last step is "
+                    f"{name} is a Pipeline that does not end in a network: its last step is "
                     f"{inside[0]!r}."
                 )
             steps += network.steps[:-1]
@@ -238,7 +240,7 @@ def unwrap(model: Any, *, fitted: bool = True) -> Model:
             _check_search(network)
         network, path = inside[0], path + inside[1]
     if not _is_network(network):
-        raise TypeError(_say_no_network(model, network, path))
+        raise TypeError(_say_no_network(model, network, name, path))
     if fitted and not isinstance(network, nn.Module):
         if hasattr(network, "explain"):
             if hasattr(network, "fit"):  # what only explains has nothing to fit
@@ -247,7 +249,7 @@ def unwrap(model: Any, *, fitted: bool = True) -> Model:
             raise NotFittedError(
                 f"This {type(network).__name__} is not fitted yet; call fit, or initialize."
             )
-    named = [(f"{i}-{name}", step) for i, (name, step) in enumerate(steps)]
+    named = [(f"{i}-{step_name}", step) for i, (step_name, step) in enumerate(steps)]
     return Model(Pipeline(named) if named else None, network, is_frozen)
 
 
@@ -332,7 +334,7 @@ def _check_search(search: Any) -> None:
     raise NotFittedError(f"This {type(search).__name__} is not fitted yet; call fit.")
 
 
-def _say_no_network(model: Any, network: Any, path: str) -> str:
+def _say_no_network(model: Any, network: Any, name: str, path: str) -> str:
     """Say what a model must be, and by which line a network in it is reached."""
     kind = type(network).__name__
     inside = _network_inside(network)
@@ -349,11 +351,11 @@ def _say_no_network(model: Any, network: Any, path: str) -> str:
     if isinstance(model, Pipeline) and isinstance(network, BaseEstimator):
         return (
             f"The last step of the Pipeline does not explain itself: {kind} has no method "
-            f"explain. model must be {wanted}."
+            f"explain. {name} must be {wanted}."
         )
     if isinstance(network, BaseEstimator):
-        return f"{kind} does not explain itself: model must be {wanted}."
-    return f"model must be {wanted}, got {what}."
+        return f"{kind} does not explain itself: {name} must be {wanted}."
+    return f"{name} must be {wanted}, got {what}."
 
 
 def _one_deeper(model: Any) -> tuple[Any, str] | None:

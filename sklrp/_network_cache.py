@@ -22,9 +22,9 @@ from filelock import FileLock
 from joblib import Memory
 from joblib.hashing import NumpyHasher
 from numpy.typing import NDArray
-from sklearn.frozen import FrozenEstimator
-from sklearn.utils.validation import check_array, check_memory
+from sklearn.utils.validation import check_memory
 
+from sklrp._models import unwrap
 from sklrp._sklearn import get_feature_names
 
 
@@ -58,7 +58,7 @@ def train_network(
     memory = check_memory(str(memory) if isinstance(memory, Path) else memory)
     store = getattr(memory, "store_backend", None)
     keeps = not isinstance(memory, Memory) or store is not None
-    if not keeps or isinstance(network, FrozenEstimator):
+    if not keeps:
         return fit()
     try:
         key = _identify(network, X, y, fit_params)
@@ -110,15 +110,17 @@ def _identify(network: Any, X: Any, y: NDArray[Any], fit_params: dict[str, Any])
     difference. Data are hashed as contiguous arrays, since equal data frames, memory maps and
     slices differ; the columns' names count where they are feature names, all strings.
     """
+    inside = type(unwrap(network, fitted=False).network)
     packages = {base.__module__.partition(".")[0] for base in type(network).__mro__}
-    packages |= {"numpy", "skorch", "torch"}
+    packages |= {base.__module__.partition(".")[0] for base in inside.__mro__}
+    packages |= {"numpy", "sklearn", "skorch", "torch"}
     parts = {
         "class": type(network),
         "versions": {
             name: str(getattr(sys.modules.get(name), "__version__", None)) for name in packages
         },
         "columns": None if (names := get_feature_names(X)) is None else names.tolist(),
-        "X": X if isinstance(X, np.ndarray) else check_array(X),
+        "X": np.asarray(X),
         "y": y,
         **{f"parameter {name}": value for name, value in network.get_params(deep=False).items()},
         **{f"fit parameter {name}": value for name, value in fit_params.items()},

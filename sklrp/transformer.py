@@ -1,19 +1,29 @@
-"""Relevance maps as features of a pipeline."""
+"""Relevance maps as features of a pipeline: `RelevanceTransformer`.
+
+It trains the network through `sklrp._network_cache`, explains it as `sklrp.explain` does, and sums
+and scales the maps.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from joblib import Memory
 from numpy.typing import ArrayLike, NDArray
 from sklearn import get_config
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, TransformerMixin, clone
+from sklearn.base import (
+    BaseEstimator,
+    MetaEstimatorMixin,
+    TransformerMixin,
+    clone,
+    is_classifier,
+)
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import check_cv
 from sklearn.utils import Bunch, get_tags
@@ -22,12 +32,17 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import (
     check_array,
+    check_consistent_length,
     check_is_fitted,
     check_random_state,
     check_X_y,
+    column_or_1d,
     validate_data,
 )
+from torch import nn
 
+from sklrp._feature_groups import group_features, join_names, name_labels, sum_groups
+from sklrp._models import Model, is_regression, take_rows, unwrap
 from sklrp._network_cache import train_network
 from sklrp._sklearn import (
     HasMethods,
@@ -43,6 +58,7 @@ from sklrp.classifiers.diagram import nested_block
 from sklrp.classifiers.sample_shapes import is_positive_integer
 from sklrp.classifiers.saved import are_labels, is_shape
 from sklrp.composites import check_rule
+from sklrp.propagation import explain
 
 _AXES = ("channel", "row", "column", "time")
 
@@ -58,10 +74,13 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
 
     Parameters
     ----------
-    estimator : estimator object
-        A classifier with ``explain``, such as :class:`~sklrp.MLPClassifier`. It is cloned, not
-        changed. In a :class:`~sklearn.frozen.FrozenEstimator` a fitted one is explained as it is
-        and nothing is trained; that is right only for a network that was trained on other data.
+    estimator : estimator, skorch net, nn.Module, Pipeline, search or FrozenEstimator
+        What :func:`sklrp.explain` takes, such as :class:`~sklrp.MLPClassifier`. It is cloned and
+        trained, not changed. A pipeline gives the relevance of what enters its network; a search
+        is run, and its best network explained; a skorch net gets ``X`` in its own dtype. In a
+        :class:`~sklearn.frozen.FrozenEstimator` a fitted one is explained as it is and nothing is
+        trained; that is right only for a network that was trained on other data. A bare module
+        cannot be trained here, so it is always taken as it is.
     target : None, class label or "all", default=None
         The class to explain: ``None`` the predicted class of each sample, a label that class for
         every sample, ``"all"`` every class in turn, which gives ``n_classes`` times the features,
@@ -115,15 +134,21 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     Attributes
     ----------
     estimator_ : estimator object
-        The network trained on all samples, or ``estimator`` itself where frozen.
-    classes_ : ndarray of shape (n_classes,)
-        The class labels.
+        The estimator trained on all samples, or ``estimator`` itself where nothing is trained.
+    classes_ : ndarray of shape (n_classes,) or None
+        The class labels: those of a module are the indices of its outputs, and a network of a
+        single output, or a regressor, has none.
     n_features_in_ : int
         Number of values per sample seen in ``fit``, over all axes of a shaped sample.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the columns, only where ``X`` had names that are all strings.
     sample_shape_ : tuple of int
         The shape of one sample of ``X`` in ``fit``.
+    map_shape_ : tuple of int
+        The shape of what enters the network for one sample: that of its relevance map. It differs
+        from ``sample_shape_`` where the steps of a pipeline come before the network.
+    n_outputs_ : int
+        The number of outputs, only where there are no classes.
 
     See Also
     --------
@@ -172,9 +197,10 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         "classes_": are_labels,
         "n_features_in_": is_positive_integer,
         "sample_shape_": is_shape,
+        "map_shape_": is_shape,
     }
     _parameter_constraints: ClassVar[dict[str, list[Any] | str]] = {
-        "estimator": [HasMethods(["fit"])],
+        "estimator": [HasMethods(["fit"]), nn.Module],
         "target": "no_validation",
         "rule": "no_validation",
         "epsilon": [Interval(Real, 0, np.inf, closed="left")],
@@ -227,7 +253,8 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
             The samples.
         y : array-like of shape (n_samples,)
-            The class labels; may be left out where ``estimator`` is frozen.
+            The class labels, or what else the network is trained on; may be left out where
+            nothing is trained.
         **fit_params : dict
             What ``estimator.fit`` takes besides, such as ``sample_weight``; arrays have one entry
             per sample.
@@ -242,7 +269,8 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         ValueError
             If a parameter or the data are invalid; before anything is trained.
         TypeError
-            If ``estimator`` cannot explain or ``rule`` is none; before anything is trained.
+            If there is no network in ``estimator``, or several, or ``rule`` is not a rule; before
+            anything is trained.
         """
         with self._all_or_nothing():
             self._fit(X, y, self._route("fit", fit_params).estimator.fit)
@@ -258,7 +286,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
             The samples.
         y : array-like of shape (n_samples,)
-            The class labels; may be left out where ``estimator`` is frozen.
+            As in ``fit``.
         **fit_params : dict
             As in ``fit``, and ``groups`` for the splitter of ``cv``.
 
@@ -315,8 +343,9 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         self._check_params()
-        self._check_target(np.asarray(self.classes_))
-        return self._explain(self.estimator_, self._check_data(X, reset=False))
+        self._check_target(self.classes_)
+        model = unwrap(self.estimator_)
+        return self._explain(self.estimator_, self._check_data(X, model=model, reset=False))
 
     def score(self, X: ArrayLike, y: ArrayLike, **score_params: Any) -> float:
         """Return the score of the network, for a classifier its accuracy.
@@ -341,18 +370,26 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             If the transformer is not fitted.
         ValueError
             If ``X`` is invalid, or ``y`` holds labels that were not in that of ``fit``.
+        TypeError
+            If the network has no score, as a bare module has none.
         """
         check_is_fitted(self)
         routed = self._route("score", score_params)
-        unknown = {*np.ravel(y).tolist()} - {*np.asarray(self.classes_).tolist()}
-        if unknown:
+        if not hasattr(self.estimator_, "score"):
+            raise TypeError(
+                f"{type(self).__name__} has no score, as {type(self.estimator_).__name__} has "
+                "none: grade its maps with scoring=sklrp.metrics.make_relevance_scorer(...)."
+            )
+        model = unwrap(self.estimator_)
+        known = None if self.classes_ is None else self.classes_.tolist()
+        if known is not None and (unknown := {*np.ravel(y).tolist()} - {*known}):
             raise ValueError(
                 f"y has the labels {sorted(unknown, key=repr)}, which are not among the classes "
-                f"{np.asarray(self.classes_).tolist()} that {type(self).__name__} was fitted on. "
-                "In a cross-validation or a search, pass stratified folds: "
-                "cv=StratifiedKFold(...)."
+                f"{known} that {type(self).__name__} was fitted on. In a cross-validation or a "
+                "search, pass stratified folds: cv=StratifiedKFold(...)."
             )
-        return self.estimator_.score(self._check_data(X, reset=False), y, **routed.estimator.score)
+        X = _take_dtype(self.estimator_, self._check_data(X, model=model, reset=False))
+        return self.estimator_.score(X, y, **routed.estimator.score)
 
     def get_feature_names_out(
         self, input_features: ArrayLike | None = None
@@ -383,11 +420,19 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             features would have one name.
         """
         check_is_fitted(self)
-        names = check_feature_names_in(self, input_features)
+        names: Any = check_feature_names_in(self, input_features)
+        model = unwrap(self.estimator_)
+        if model.before is not None:
+            n_features = int(np.prod(self.map_shape_))
+            names = model.feature_names(None, n_features) or [f"x{i}" for i in range(n_features)]
         if self.aggregate is not None:
-            names = self._find_groups(self.estimator_)[1]
+            names = group_features(self.aggregate, model.network, self.map_shape_)[1]
         if self._explains_all():
-            names = _join_names(_name_labels(self.classes_, "class"), names)
+            if self.classes_ is None:
+                labels = [f"output{i}" for i in range(self.n_outputs_)]
+            else:
+                labels = name_labels(self.classes_, "class")
+            names = join_names(labels, names)
         return np.asarray(names, dtype=object)
 
     def set_params(self, **params: Any) -> RelevanceTransformer:
@@ -439,7 +484,9 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         """Return the tags: ``y`` is required to train, floats keep their precision."""
         tags = super().__sklearn_tags__()
-        tags.target_tags.required = not isinstance(self.estimator, FrozenEstimator)
+        with suppress(TypeError):  # of what is no network, which fit tells
+            model = unwrap(self.estimator, fitted=False)
+            tags.target_tags.required = not _is_frozen(self.estimator, model)
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         if hasattr(self.estimator, "__sklearn_tags__"):
             tags.non_deterministic = get_tags(self.estimator).non_deterministic
@@ -482,52 +529,71 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         split_params: dict[str, Any] | None = None,
     ) -> tuple[Any, NDArray[Any], list[tuple[NDArray[Any], NDArray[Any]]] | None]:
         """Check everything, then train; return the data and, given ``split_params``, the folds."""
-        self._check_params()
-        frozen = isinstance(self.estimator, FrozenEstimator)
+        model = self._check_params()
+        frozen = _is_frozen(self.estimator, model)
         if frozen and y is None:
-            X = self._check_data(X)
+            X = self._check_data(X, model=model)
         else:
-            X, y = self._check_data(X, y)
-        if frozen:
-            check_is_fitted(self.estimator)
-            self._check_frozen(X)
-        else:
-            check_classification_targets(y)
-        classes = np.asarray(self.estimator.classes_) if frozen else np.unique(y)
-        self._check_target(classes)
-        self._find_groups(self.estimator)
+            X, y = self._check_data(X, y, model=model)
+        self._check_before_training(model, X, y, frozen)
         folds = None
         if self.cv is not None and split_params is not None and not frozen:
-            folds = self._split(X, y, split_params)
-        self.estimator_ = train_network(self._make_network(), X, y, fit_params, self.memory)
-        self.classes_ = self.estimator_.classes_
-        self._find_groups(self.estimator_)
+            folds = self._split(X, y, split_params, _has_classes(model))
+        if frozen:
+            self.estimator_ = self.estimator
+        else:
+            self.estimator_ = self._train(self._make_network(), X, y, fit_params)
+        self._read_network(X)
         return X, y, folds
 
-    def _check_params(self) -> None:
-        """Raise if a parameter is invalid, as far as that can be known without data."""
-        check_own_params(self)
-        is_class = isinstance(self.estimator, type)
-        if is_class or not hasattr(self.estimator, "explain"):
-            cls = self.estimator if is_class else type(self.estimator)
-            raise TypeError(
-                f"estimator of {type(self).__name__} must be an object with the methods fit and "
-                "explain, such as MLPClassifier(), CNNClassifier() or LSTMClassifier(), or one of "
-                f"them in a FrozenEstimator; got {'the class' if is_class else 'an object of'} "
-                f"{cls.__name__}. Other steps, such as a scaler, go before the "
-                f"{type(self).__name__} into the Pipeline; a skorch classifier gets the method by "
-                "def explain(self, X, **params): return sklrp.explain(self.module_, X, **params)."
-            )
-        check_rule(self.rule)
+    def _check_before_training(self, model: Model, X: Any, y: Any, frozen: bool) -> None:
+        """Raise if the data or a parameter that depends on them is invalid, as far as known."""
+        classes = model.classes
+        if frozen:
+            self._check_frozen(X)
+        elif _has_classes(model):
+            check_classification_targets(y)
+            classes = np.unique(y)
+        self._check_target(classes)
+        if model.before is None and self.aggregate is not None:
+            group_features(self.aggregate, model.network, self.sample_shape_)
 
-    def _check_data(self, X: Any, y: Any = "no_validation", *, reset: bool = True) -> Any:
-        """Return ``X`` as the network shall see it, with its column names if any, and ``y``."""
+    def _read_network(self, X: Any) -> None:
+        """Set what the trained network tells of its maps, and raise if they cannot be made."""
+        model = unwrap(self.estimator_)
+        entered = model.enter(take_rows(X, slice(1)))
+        self.map_shape_ = tuple(np.shape(entered)[1:])
+        self.classes_ = model.classes_for(entered)
+        if self.classes_ is None:
+            self.n_outputs_ = model.outputs(entered).shape[1]
+        self._check_target(self.classes_)
+        if self.aggregate is not None:
+            group_features(self.aggregate, model.network, self.map_shape_)
+
+    def _check_params(self) -> Model:
+        """Take the estimator apart; raise if a parameter is invalid, as far as is known yet."""
+        check_own_params(self)
+        check_rule(self.rule)
+        return unwrap(self.estimator, fitted=False, name="estimator")
+
+    def _check_data(
+        self, X: Any, y: Any = "no_validation", *, model: Model, reset: bool = True
+    ) -> Any:
+        """Return ``X`` as the model shall see it, with its column names if any, and ``y``."""
         validate_data(self, X, y, reset=reset, skip_check_array=True, ensure_2d=False)
-        if isinstance(y, str):
-            array, y = check_array(X, allow_nd=True, estimator=self, input_name="X"), None
-        else:
+        has_y = not isinstance(y, str)
+        has_labels = has_y and _has_classes(model)
+        if model.before is not None:  # whose steps check the samples, which may be texts or gaps
+            array = X if hasattr(X, "shape") else np.asarray(X)
+            y = column_or_1d(y) if has_labels else y
+        elif has_labels:
             array, y = check_X_y(X, y, allow_nd=True, estimator=self)
-        shape = array.shape[1:]
+        else:
+            array = check_array(X, allow_nd=True, estimator=self, input_name="X")
+        if has_y:
+            y = np.asarray(y)
+            check_consistent_length(array, y)
+        shape = tuple(array.shape[1:])
         n_features = int(np.prod(shape))
         if reset:
             self.sample_shape_ = shape
@@ -538,8 +604,10 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
                 f"{self.n_features_in_} features as input; samples of shape {shape}, fitted on "
                 f"{self.sample_shape_}."
             )
-        X = array if get_feature_names(X) is None else X
-        return X if y is None else (X, y)
+        takes_names = model.has_explain or model.before is not None
+        if get_feature_names(X) is None or not takes_names:
+            X = array
+        return (X, y) if has_y else X
 
     def _check_frozen(self, X: Any) -> None:
         """Raise if the frozen estimator was fitted on samples of another size."""
@@ -550,9 +618,9 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
                 f"{n_features} features as input."
             )
 
-    def _check_target(self, classes: NDArray[Any]) -> None:
-        """Raise if ``target`` is neither None, nor "all", nor one of the classes."""
-        if self.target is None or self._explains_all():
+    def _check_target(self, classes: NDArray[Any] | None) -> None:
+        """Raise if ``target`` is neither None, nor "all", nor one of the classes, if any."""
+        if self.target is None or self._explains_all() or classes is None:
             return
         if not np.isscalar(self.target) or self.target not in classes.tolist():
             raise ValueError(
@@ -564,18 +632,20 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         return isinstance(self.target, str) and self.target == "all"
 
     def _split(
-        self, X: Any, y: NDArray[Any], split_params: dict[str, Any]
+        self, X: Any, y: NDArray[Any], split_params: dict[str, Any], known: bool
     ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        """Return the folds of ``cv``, each sample in one test fold and each class in all
-        others."""
-        folds = list(check_cv(self.cv, y, classifier=True).split(X, y, **split_params))
+        """Return the folds of ``cv``: each sample is in one test fold, each class in all others.
+
+        ``known`` says whether ``y`` holds classes.
+        """
+        folds = list(check_cv(self.cv, y, classifier=known).split(X, y, **split_params))
         tested = np.sort(np.concatenate([test for _, test in folds]))
         if not np.array_equal(tested, np.arange(len(y))):
             raise ValueError(
                 f"cv must put each sample into exactly one test fold, which {self.cv!r} does not; "
                 "use one that partitions, such as StratifiedKFold or GroupKFold."
             )
-        for i, (seen, _) in enumerate(folds):
+        for i, (seen, _) in enumerate(folds if known else []):
             missing = np.setdiff1d(y, y[seen])
             if missing.size:
                 raise ValueError(
@@ -608,14 +678,19 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     ) -> NDArray[np.floating]:
         """Train a network on one part of the samples and explain another."""
         params = check_method_params(X, fit_params, train)
-        network = train_network(network, safe_indexing(X, train), y[train], params, self.memory)
+        network = self._train(network, safe_indexing(X, train), y[train], params)
         return self._explain(network, safe_indexing(X, test))
+
+    def _train(self, network: Any, X: Any, y: NDArray[Any], fit_params: dict[str, Any]) -> Any:
+        return train_network(network, _take_dtype(network, X), y, fit_params, self.memory)
 
     def _explain(self, network: Any, X: Any) -> NDArray[np.floating]:
         """Return the features of samples: explained, summed by group, normalised and flat."""
         by_score = self.normalize == "score"
-        result = network.explain(
-            X,
+        model = unwrap(network)
+        result = explain(
+            model.network,
+            model.enter(X),
             target=self.target,
             rule=self.rule,
             epsilon=self.epsilon,
@@ -625,13 +700,12 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             return_details=by_score,
         )
         relevance, details = result if by_score else (result, None)
-        n_maps = len(network.classes_) if self._explains_all() else 1
-        relevance = np.asarray(relevance).reshape(len(X), n_maps, self.n_features_in_)
-        codes, _ = self._find_groups(network)
-        if codes is not None:
-            order = np.argsort(codes, kind="stable")
-            starts = np.searchsorted(codes[order], np.arange(codes.max() + 1))
-            relevance = np.add.reduceat(relevance[..., order], starts, axis=-1)
+        relevance = np.asarray(relevance)
+        n_samples, n_maps = len(relevance), relevance.shape[1] if self._explains_all() else 1
+        relevance = relevance.reshape(n_samples, n_maps, -1)
+        if self.aggregate is not None:
+            codes, _ = group_features(self.aggregate, model.network, self.map_shape_)
+            relevance = sum_groups(relevance, codes)
         if self.normalize is not None:
             if details is not None:
                 size = np.asarray(details["score"])
@@ -639,93 +713,33 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
                 size = np.abs(relevance).sum(axis=-1)
             else:
                 size = np.abs(relevance).max(axis=-1)
-            size = size.reshape(len(X), n_maps, 1).astype(relevance.dtype, copy=False)
+            size = size.reshape(n_samples, n_maps, 1).astype(relevance.dtype, copy=False)
             relevance = relevance / np.where(size == 0, 1, size)
-        return relevance.reshape(len(X), -1)
-
-    def _find_groups(self, estimator: Any) -> tuple[NDArray[np.intp] | None, list[str]]:
-        """Return the group of each input feature, by number, and the names of the groups."""
-        if self.aggregate is None:
-            return None, []
-        shape, axes = _axes_by_name(estimator, self.sample_shape_)
-        if isinstance(self.aggregate, str):
-            if self.aggregate not in axes:
-                setting = "set input_shape in the estimator, "
-                raise ValueError(
-                    f"aggregate={self.aggregate!r} needs samples with such an axis; these have "
-                    f"the shape {shape} with the axes {list(axes)}. Pass X of shape (n_samples, "
-                    f"height, width), {setting if hasattr(estimator, 'input_shape') else ''}or "
-                    "give region labels."
-                )
-            axis = axes[self.aggregate]
-            codes = np.indices(shape, sparse=True)[axis]
-            names = [f"{self.aggregate}{i}" for i in range(shape[axis])]
-            return np.broadcast_to(codes, shape).ravel(), names
-        regions = np.asarray(self.aggregate)
-        if regions.shape not in ((self.n_features_in_,), self.sample_shape_, shape):
-            raise ValueError(
-                f"aggregate must hold one label per feature, in the shape {self.sample_shape_} of "
-                f"a sample or flat, ({self.n_features_in_},); got the shape {regions.shape}."
-            )
-        try:
-            labels, codes = np.unique(regions.ravel(), return_inverse=True)
-            missing = bool(np.any(labels != labels))
-        except TypeError:
-            missing = True
-        if missing:
-            raise ValueError(
-                "aggregate must hold labels that can be ordered, all strings or all numbers and "
-                "none of them missing; give what is in no region its own label, such as 'rest'."
-            )
-        return codes, _name_labels(labels, "region")
+        return relevance.reshape(n_samples, -1)
 
 
-def _axes_by_name(
-    estimator: Any, sample_shape: tuple[int, ...]
-) -> tuple[tuple[int, ...], dict[str, int]]:
-    """Return the shape in which an estimator takes samples, and its axes by name.
-
-    An estimator with ``input_shape`` is recurrent if it has a ``sweep`` and else convolutional.
-    """
-    shaped, recurrent = hasattr(estimator, "input_shape"), hasattr(estimator, "sweep")
-    shape = getattr(estimator, "input_shape_", None)
-    if shape is None:
-        shape = getattr(estimator, "input_shape", None)
-    n_features = int(np.prod(sample_shape))
-    if shape is None and recurrent and len(sample_shape) == 1:
-        shape = (n_features, 1)
-    elif shape is None and recurrent and sample_shape[0] == 1:
-        shape = sample_shape[1:]
-    elif shape is None and shaped and len(sample_shape) < 3:
-        shape = (1, *sample_shape)
-    if shape is None or len(shape) < 2 or int(np.prod(shape)) != n_features:
-        shape = sample_shape
-    names: dict[int, dict[str, int]] = {
-        2: {"row": 0, "time": 0, "column": 1, "channel": 1},
-        3: {"channel": 0, "row": 1, "column": 2},
-        4: {"channel": 0, "time": 1, "row": 2, "column": 3},
-    }
-    if shaped and not recurrent:
-        names[2] = {"channel": 0, "time": 1}
-    elif getattr(estimator, "sweep", None) in ("right", "left"):
-        names[2] = {"row": 0, "channel": 0, "column": 1, "time": 1}
-    return tuple(shape), names.get(len(shape), {})
+def _is_frozen(estimator: Any, model: Model) -> bool:
+    """Tell whether an estimator is taken as it is: at the user's word, or as it cannot train."""
+    return isinstance(estimator, FrozenEstimator) or isinstance(model.network, nn.Module)
 
 
-def _name_labels(labels: NDArray[Any], prefix: str) -> list[str]:
-    """Return labels as names: strings as they are, others behind a prefix."""
-    return [label if isinstance(label, str) else f"{prefix}{label}" for label in labels.tolist()]
+def _has_classes(model: Model) -> bool:
+    """Tell whether a network is trained on the labels of classes."""
+    network = model.network
+    if isinstance(network, nn.Module) or is_regression(network):
+        return False
+    return model.has_explain or is_classifier(network)
 
 
-def _join_names(classes: list[str], names: Any) -> list[str]:
-    """Return the names of all pairs of a class and a feature, if these are as many."""
-    joined = [f"{label}_{name}" for label in classes for name in names]
-    if len({*joined}) < len(classes) * len({*names}):
-        clash = Counter(joined).most_common(1)[0][0]
-        pairs = [(label, str(name)) for label in classes for name in names]
-        pairs = [pair for pair, name in zip(pairs, joined, strict=True) if name == clash]
-        raise ValueError(
-            f"With target='all' the name {clash!r} would stand for the features {pairs}, each "
-            "given as (class, feature). Rename the classes or the features."
-        )
-    return joined
+def _take_dtype(estimator: Any, X: Any) -> Any:
+    """Return samples in the dtype of a skorch net, which takes no other in training."""
+    model = unwrap(estimator, fitted=False)
+    if model.has_explain or isinstance(model.network, nn.Module):
+        return X
+    if model.before is not None and not isinstance(X, np.ndarray):
+        return X
+    net = model.network
+    if not isinstance(getattr(net, "module_", None), nn.Module):
+        with torch.random.fork_rng(devices=[]):  # the training draws what it would have drawn
+            net = clone(net).initialize()
+    return Model(None, net).typed(X)

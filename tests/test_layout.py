@@ -25,12 +25,12 @@ FLOORS = [
     "plotting",  # re-exports all displays, those of the diagnostics too
     "diagnostics persistence",
     "drawing transformer",
-    "classifiers metrics",
+    "_feature_groups classifiers metrics",
     "_frame datasets",
     "geo",
     "propagation",
-    "composites",
-    "_models _network_cache modules preprocessing rules",
+    "_network_cache composites",
+    "_models modules preprocessing rules",
     "_checks _files _sklearn _skorch _streams _torch _version",
 ]
 # Names that several files define, with the reason.
@@ -100,7 +100,6 @@ KNOWN = {
         "sklrp.propagation.sharing",
         "sklrp.propagation.tape",
         "sklrp.propagation.targets",
-        "sklrp.transformer",
     },
 }
 

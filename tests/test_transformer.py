@@ -17,11 +17,14 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn import config_context
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import make_classification
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import (
     GridSearchCV,
@@ -33,11 +36,13 @@ from sklearn.model_selection import (
     cross_val_score,
 )
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils import Bunch, check_random_state, get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
+from skorch import NeuralNet, NeuralNetClassifier
 from skorch.callbacks import Callback
+from torch import nn
 
 import sklrp
 from sklrp import (
@@ -50,7 +55,9 @@ from sklrp import (
     RelevanceTransformer,
     ZPlus,
 )
+from sklrp._models import unwrap
 from sklrp._network_cache import _Hasher, _identify, _lock
+from tests.helpers import models
 from tests.helpers.comparing import assert_same_to_rounding
 
 RULES = [
@@ -117,6 +124,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         contrast=False,
         batch_size=None,
         n_jobs=None,
+        progress=False,
         return_details=False,
     ):
         score = self.decision_function(X)
@@ -834,7 +842,7 @@ class Network(ClassifierMixin, BaseEstimator):
         return self
 
     def explain(self, X, *, target=None, rule="auto", epsilon=1e-6, contrast=False,
-                batch_size=None, n_jobs=None, return_details=False):
+                batch_size=None, n_jobs=None, progress=False, return_details=False):
         return self.scale(X) * self.linear_.coef_[0] * len(rule)
 
 if __name__ == "__main__":
@@ -990,11 +998,11 @@ BAD_PARAMS = [
     (
         {"estimator": LogisticRegression()},
         TypeError,
-        "methods fit and explain.*LogisticRegression",
+        "LogisticRegression does not explain itself: estimator must be",
     ),
-    ({"estimator": LinearClassifier}, TypeError, "must be an object"),
-    ({"estimator": FrozenEstimator(LogisticRegression())}, TypeError, "methods fit and explain"),
-    ({"estimator": make_pipeline(StandardScaler())}, TypeError, "before the RelevanceTransformer"),
+    ({"estimator": LinearClassifier}, TypeError, "got the class LinearClassifier itself"),
+    ({"estimator": FrozenEstimator(LogisticRegression())}, TypeError, "does not explain itself"),
+    ({"estimator": make_pipeline(StandardScaler())}, TypeError, "StandardScaler has no method"),
     ({"estimator": None}, ValueError, "'estimator' parameter"),
     ({"rule": "zplus"}, ValueError, "rule must be one of.*got 'zplus'"),
     ({"rule": 3}, TypeError, "rule must be one of"),
@@ -1253,3 +1261,146 @@ def test_networks_take_weights(network, memory):
         transformer.set_params(estimator=clone(network).set_fit_request(sample_weight=True))
         features = transformer.fit_transform(X, y, sample_weight=weights)
     assert_same_to_rounding(features, plain.explain(X))
+
+
+# Every kind of model
+
+
+def labels_for(kind):
+    """Return what a kind is trained on: labels, their numbers, or values for each output."""
+    network = unwrap(kind.model).network
+    if isinstance(network, NeuralNet) and not is_classifier(network):
+        return np.eye(3)[np.arange(60) % 3][:, : 1 if kind.labels is None else 3]
+    if kind.labels is None:
+        return (np.arange(60) % 2).astype(float)
+    return kind.labels[np.arange(60) % 3]
+
+
+@pytest.mark.parametrize("target", [None, "all"])
+@pytest.mark.parametrize("name", models.MODELS + models.SINGLE)
+def test_every_kind_of_model_is_taken_as_it_is(name, target):
+    kind = models.make(name)
+    is_module = isinstance(kind.model, nn.Module)
+    frozen = kind.model if is_module else FrozenEstimator(kind.model)
+    transformer = RelevanceTransformer(frozen, target=target).fit(kind.X)
+    assert transformer.estimator_ is frozen
+    expected = sklrp.explain(kind.network, kind.entered, target=target)
+    features = transformer.transform(kind.X)
+    np.testing.assert_allclose(features, expected.reshape(60, -1), rtol=1e-3, atol=1e-5)
+    if kind.labels is None:
+        assert transformer.classes_ is None
+    else:
+        np.testing.assert_array_equal(transformer.classes_, kind.labels)
+    names = kind.names or [f"x{i}" for i in range(4)]
+    if target == "all":
+        of_class = "" if kind.labels is not None and kind.labels.dtype.kind == "U" else "class"
+        classes = ["output0"] if kind.labels is None else [f"{of_class}{c}" for c in kind.labels]
+        names = [f"{label}_{name}" for label in classes for name in names]
+    assert transformer.get_feature_names_out().tolist() == names
+    table = clone(transformer).set_output(transform="pandas").fit_transform(kind.X)
+    np.testing.assert_array_equal(table, features)
+    assert [*table.columns] == names
+
+
+@pytest.mark.parametrize("name", models.MODELS + models.SINGLE)
+def test_every_kind_of_model_is_trained(name, memory):
+    kind = models.make(name)
+    targets = labels_for(kind)
+    transformer = RelevanceTransformer(kind.model, memory=memory).fit(kind.X, targets)
+    if "module" in name or name.startswith("frozen"):
+        assert transformer.estimator_ is kind.model
+        return
+    assert transformer.estimator_ is not kind.model
+    with joblib.parallel_config(n_jobs=1):
+        alone = clone(kind.model).fit(kind.X, targets)
+    model = unwrap(alone)
+    expected = sklrp.explain(model.network, model.enter(kind.X))
+    features = transformer.transform(kind.X)
+    np.testing.assert_allclose(features, expected.reshape(60, -1), rtol=1e-6, atol=1e-9)
+    assert len(transformer.get_feature_names_out()) == 4
+    again = clone(transformer).fit(kind.X, targets)  # from the memory
+    np.testing.assert_array_equal(again.transform(kind.X), features)
+    if "halving" not in name:  # which has too few samples in a fold
+        folds = clone(transformer).set_params(cv=2).fit_transform(kind.X, targets)
+        assert folds.shape == (60, 4)
+    if hasattr(alone, "score"):
+        assert transformer.score(kind.X, targets) == pytest.approx(alone.score(kind.X, targets))
+    else:
+        with pytest.raises(TypeError, match="make_relevance_scorer"):
+            transformer.score(kind.X, targets)
+
+
+@pytest.mark.parametrize("name", models.REFUSED)
+def test_what_is_no_model_is_refused(name):
+    build, error, message = models.REFUSED[name]
+    estimator = build()
+    if error is NotFittedError or "refit" in name:  # is trained, or trained with another setting
+        return
+    message = message.replace("model", "estimator")
+    if estimator is None or estimator is nn.Linear:  # have no method fit either
+        message = "'estimator' parameter of RelevanceTransformer must be an object"
+    with pytest.raises(error, match=message):
+        RelevanceTransformer(estimator).fit(models.X, models.y)
+
+
+def test_a_search_must_refit():
+    search = GridSearchCV(MLPClassifier(max_epochs=1), {"lr": [0.1]}, cv=2, refit=False)
+    with pytest.raises(TypeError, match="refit=False"):
+        RelevanceTransformer(search).fit(X, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_net_is_trained_in_its_dtype(dtype, memory):
+    """A module that is a class, whose dtype is known only once it is made."""
+    net = NeuralNetClassifier(
+        ThreeClasses, module__dtype=dtype, max_epochs=2, train_split=None, verbose=0
+    )
+    torch.manual_seed(0)
+    alone = clone(net).fit(X.astype(str(dtype).removeprefix("torch.")), y)
+    torch.manual_seed(0)
+    transformer = RelevanceTransformer(net, memory=memory).fit(X, y)
+    features = transformer.transform(X)
+    assert features.dtype == np.float64
+    np.testing.assert_array_equal(features, sklrp.explain(alone, X))
+    assert transformer.score(X, y) == alone.score(X.astype(str(dtype).removeprefix("torch.")), y)
+    assert not hasattr(net, "module_")
+
+
+class ThreeClasses(nn.Sequential):
+    def __init__(self, dtype):
+        super().__init__(nn.Linear(12, 3, dtype=dtype))
+
+
+def test_steps_may_take_what_a_network_does_not(memory):
+    """Texts and gaps, and fewer features inside than outside."""
+    frame = pd.DataFrame(X[:, :3], columns=["a", "b", "c"]).assign(kind=LABELS[y])
+    frame.loc[3, "a"] = np.nan
+    steps = ColumnTransformer(
+        [("gaps", SimpleImputer(), ["a", "b"]), ("kinds", OneHotEncoder(), ["kind"])]
+    )
+    network = MLPClassifier((4,), max_epochs=2, random_state=0)
+    transformer = RelevanceTransformer(
+        make_pipeline(steps, network), aggregate=[0, 0, 1, 1, 1], memory=memory
+    )
+    assert transformer.fit(frame, y).transform(frame).shape == (90, 2)
+    transformer.set_params(aggregate=None)
+    features = transformer.transform(frame)
+    entered = steps.fit_transform(frame)
+    expected = clone(network).fit(entered, y).explain(entered)
+    np.testing.assert_array_equal(features, expected)
+    assert transformer.n_features_in_ == 4
+    assert transformer.map_shape_ == (5,)
+    names = ["gaps__a", "gaps__b", "kinds__kind_cold", "kinds__kind_mild", "kinds__kind_warm"]
+    assert transformer.get_feature_names_out().tolist() == names
+    with pytest.raises(ValueError, match=r"one label per feature, in the shape \(5,\)"):
+        clone(transformer).set_params(aggregate=[0, 1, 0, 1]).fit(frame, y)
+
+
+def test_axes_of_a_module():
+    module = nn.Sequential(nn.Conv1d(2, 3, 3), nn.Flatten(), nn.Linear(12, 2)).double()
+    signals = X.reshape(90, 2, 6)
+    transformer = RelevanceTransformer(module, aggregate="time").fit(signals)
+    expected = sklrp.explain(module, signals).sum(axis=1)
+    np.testing.assert_allclose(transformer.transform(signals), expected, atol=1e-12)
+    with pytest.raises(ValueError, match="needs samples with such an axis"):
+        RelevanceTransformer(module, aggregate="row").fit(signals)

@@ -287,6 +287,7 @@ def _check_attributes(attributes: dict[str, Any], estimator: Any, *, fitted: boo
     for name, size in (
         ("input_shape_", math.prod),
         ("sample_shape_", math.prod),
+        ("map_shape_", math.prod),
         ("feature_names_in_", len),
     ):
         if name in attributes and size(attributes[name]) != n_features:
