@@ -1,7 +1,9 @@
-"""Transformers of the input that steer what a network can look at: caps and masks.
+"""Steer what a network can look at: cap the input, or mask cells of it.
 
-Both keep the shape of X, of two, three or four dimensions, and so stand in a
-:class:`~sklearn.pipeline.Pipeline` before a classifier or a :class:`~sklrp.RelevanceTransformer`.
+`InputCapper` and `InputMasker` keep the shape of X, which may have two, three or four dimensions.
+They stand in a :class:`~sklearn.pipeline.Pipeline` before a classifier or a
+:class:`~sklrp.RelevanceTransformer`. They are for arrays and tables. For fields of xarray,
+:class:`~sklrp.geo.GridVectorizer` masks land and :class:`~sklrp.geo.AnomalyTransformer` caps.
 """
 
 from __future__ import annotations
@@ -79,13 +81,14 @@ def _shaped(X: Any) -> tuple[int, ...] | None:
 class InputCapper(_InputTransformer):
     r"""Cap the values of the input.
 
-    Use it where few outlier cells, such as the edge of sea ice, draw a network's attention and its
-    relevance, as relevance by contribution grows with the value: the forerunner of this package
-    capped anomalies of the sea-surface temperature at ±5 K. A value x becomes
+    Use it where a few outlier cells, such as the edge of sea ice, draw a network's attention.
+    They draw its relevance as well, since relevance by contribution grows with the value. The
+    forerunner of this package capped anomalies of the sea-surface temperature at ±5 K. A value x
+    becomes
 
     .. math:: \min(\max(x, low), high)
 
-    with bounds that are given or learned from the training data. NaN stays NaN.
+    with bounds that are given, or learned from the training data. NaN stays NaN.
 
     Parameters
     ----------
@@ -93,8 +96,8 @@ class InputCapper(_InputTransformer):
         The bounds, in units of X. None (default): no cap on that side.
     quantile : float or None, default=None
         Instead of `low` and `high`: cap at this quantile of the training values and, below, at the
-        quantile of ``1 - quantile``. Above 0.5 and at most 1, which are the largest and smallest
-        value. In a pipeline or a search these are values of the training folds alone.
+        quantile of ``1 - quantile``. Above 0.5 and at most 1; with 1 the bounds are the largest
+        and the smallest training value. In a pipeline or a search only training folds count.
     symmetric : bool, default=False
         With `quantile`: cap at plus and minus the quantile of the absolute values instead, so that
         anomalies keep their zero in the middle.
@@ -237,25 +240,26 @@ class InputMasker(_InputTransformer):
     """Set cells of the input to a constant, so that a network cannot look at them.
 
     Use it for cells that hold no data, such as land, and to take a region away: what does a
-    network rest on if the tropics are removed? A cell that holds 0 contributes nothing, so that
-    every rule that shares relevance by contribution (zero, epsilon, gamma, alpha-beta, z-plus)
-    gives it a relevance of exactly 0. The rules ``"w_square"``, ``"flat"`` and ``"z_box"`` look at
-    weights or bounds instead: where they act on the first layer, they put relevance on masked
-    cells all the same, which says nothing about the data. So does every rule with another
-    `fill_value`.
+    network rest on if the tropics are removed?
+
+    A cell that holds 0 contributes nothing. Every rule that shares relevance by contribution
+    (zero, epsilon, gamma, alpha-beta, z-plus) gives it a relevance of exactly 0. The rules
+    ``"w_square"``, ``"flat"`` and ``"z_box"`` look at weights or bounds instead. On the first
+    layer they put relevance on masked cells, which says nothing about the data. With another
+    `fill_value`, so does every rule.
 
     Parameters
     ----------
     mask : array-like of bool or None, default=None
-        True for the cells to keep, of the shape of a sample or flat. None masks those that are NaN
-        in all training samples.
+        True for the cells to keep, of the shape of a sample or flat. None (default): all cells but
+        those that are NaN in every training sample.
     fill_value : float, default=0.0
-        The value of masked cells. Where data is standardised first, 0 is the mean; a scaler of
-        features that comes after leaves constant zeros as they are.
+        The value of masked cells. After standardisation 0 is the mean. A scaler of features behind
+        this step leaves constant zeros as they are.
     partly_missing : {"error", "mask", "keep"}, default="error"
-        What to do with cells outside the mask that are NaN in some training samples, such as
-        those with sea ice in winter: raise an error that counts them; mask them, as a network
-        could else tell samples apart by what is missing; or keep NaN for an imputer that follows.
+        What to do with kept cells that are NaN in some training samples, such as cells with sea
+        ice in winter. ``"error"`` counts them in an error; ``"mask"`` masks them, as a network
+        could tell samples apart by what is missing; ``"keep"`` leaves NaN to an imputer behind.
 
     Attributes
     ----------
@@ -382,7 +386,7 @@ class InputMasker(_InputTransformer):
             )
         if not same_layout(mask.shape, self.sample_shape_):
             raise ValueError(
-                f"mask has the shape {mask.shape}, but must have that of a sample, "
+                f"mask has the shape {mask.shape}, but must have the shape of a sample, "
                 f"{self.sample_shape_}, or be flat."
             )
         return mask.ravel()
