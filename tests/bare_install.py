@@ -54,7 +54,9 @@ def main():
         report.to_html(Path(folder, "report.html"))
         for args in (["--help"], ["explain", model, samples, "-o", Path(folder, "out.npy")]):
             subprocess.run([sys.executable, "-m", "sklrp", *args], check=True, cwd=folder)
-        assert np.array_equal(np.load(Path(folder, "out.npy")), relevance)
+        np.testing.assert_allclose(
+            np.load(Path(folder, "out.npy")), relevance, rtol=1e-4, atol=1e-6
+        )
 
     expect("plot", "Drawing", lambda: sklrp.plotting.RelevanceDisplay.from_relevance(relevance))
     expect("plot", "HistoryDisplay", lambda: sklrp.plotting.HistoryDisplay.from_estimator(clf))

@@ -13,6 +13,7 @@ import torch
 
 from sklrp.propagation.registry import HANDLERS
 
+pytest.register_assert_rewrite("tests.helpers")  # else its asserts fail without a word
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("sklrp", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("sklrp")
