@@ -2,7 +2,7 @@
 
 A map can conserve the score to the last digit and still show the architecture, the rule or the
 coding of the data instead of what was learned (arXiv 2302.12317). The tests here compare maps with
-those of networks that have learned nothing, and look for the patterns that architectures leave.
+maps of networks that have learned nothing, and look for the patterns that architectures leave.
 `diagnose` runs them all and gives a verdict; each is also a function of its own.
 `focus_curve` shows what a parameter of the estimator does to its maps.
 """

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
 from sklrp._frame import Frame, make_frame
+from sklrp.diagnostics.borders import EDGE
 from sklrp.diagnostics.fact_map import artifact_map
 from sklrp.diagnostics.findings import Finding, drawn_by
-from sklrp.diagnostics.positions import EDGE
 from sklrp.drawing.fields import write_latitude, write_longitude
 from sklrp.drawing.picture import draw_map
 from sklrp.geo.places import Grid
@@ -30,10 +30,10 @@ class ArtifactDisplay:
     """The picture of a `Finding`.
 
     Make it with `from_estimator` or `from_finding`. A finding of `artifact_map` shows the mean
-    map, what of it is fact and what is artifact, with the same limits, symmetric about zero; one
-    with profiles those of the map, the input and untrained networks, with what the test looks at
-    marked; one with layers how similarity falls as they are randomised; any other its statistic
-    and interval beside the null.
+    map, what of it is fact and what is artifact, with the same limits, symmetric about zero. One
+    with profiles shows how the map, the input and untrained maps are shared out along each axis,
+    and marks what the test looks at; one with layers, how similarity falls as they are
+    randomised; any other, its statistic and interval beside the null.
 
     Parameters
     ----------

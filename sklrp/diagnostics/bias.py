@@ -1,4 +1,4 @@
-"""How much of the score does not reach the input, and which layers keep it?
+"""Ask how much of the score does not reach the input, and which layers keep it.
 
 `diagnose` shows it as a caution; `bias_share` is it alone.
 """
@@ -48,7 +48,7 @@ def bias_share(
         What is explained: a label, or the index of an output. None (default): the predicted class
         of each sample, or the only output.
     max_samples : int or None, default=100
-        At most so many samples are explained, drawn at random; None explains all.
+        At most so many samples are explained, drawn at random. None: all.
     random_state : int, RandomState instance or None, default=None
         Determines which.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None

@@ -1,4 +1,4 @@
-"""The common form of maps, in which those of different networks are compared.
+"""The common form in which maps of different networks are compared.
 
 Networks that learned different things have scores of different sizes and signs. Divided by their
 sums of absolute values, and with the sign of the score, maps tell how relevance is shared out.

@@ -1,6 +1,6 @@
-"""Does relevance lie on cells that hardly differ between samples, such as land or fill values?
+"""Ask whether relevance lies on cells that hardly differ, such as land or fill values.
 
-Such cells tell no classes apart. `diagnose` asks.
+Such cells tell no classes apart. `diagnose` runs this test.
 """
 
 from __future__ import annotations

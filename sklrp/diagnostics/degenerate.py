@@ -1,4 +1,4 @@
-"""Do maps say anything? Constant ones, and maps that are equal for all samples, do not.
+"""Ask whether maps say anything: constant ones, or equal for all samples, do not.
 
 `diagnose` runs this test; `degeneracy` is it alone.
 """
@@ -33,9 +33,9 @@ def degeneracy(
     """Test whether maps say anything: constant ones, or equal for all samples, do not.
 
     The statistic is the largest of four shares of the samples: those whose map is zero; constant;
-    nearly (cosine above 0.99) that of the next sample of the same class while the samples
+    nearly (cosine above 0.99) the map of the next sample of the same class while the samples
     themselves differ more; nearly the input or its absolute values; and, of three or more classes,
-    nearly that of the next class. The verdict is artifact above one half and fact below a
+    nearly the map of the next class. The verdict is artifact above one half and fact below a
     quarter: among few features some maps are alike by chance.
 
     Parameters
@@ -48,7 +48,7 @@ def degeneracy(
         What is explained: a label, or the index of an output. None (default): the predicted class
         of each sample, or the only output.
     max_samples : int or None, default=100
-        At most so many samples are explained, drawn at random; None explains all.
+        At most so many samples are explained, drawn at random. None: all.
     random_state : int, RandomState instance or None, default=None
         Determines which.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
@@ -140,7 +140,7 @@ def _absent(values: NDArray) -> NDArray:
 
 
 def _equal_samples(explained: Explained, maps: NDArray, samples: NDArray) -> NDArray[np.bool_]:
-    """Tell which maps equal that of the next sample of the class, though the samples differ."""
+    """Tell which maps equal the next sample's of the class, though the samples differ."""
     same = np.zeros(len(maps), dtype=bool)
     target = np.zeros(len(maps)) if explained.target is None else explained.target
     for label in np.unique(target):
@@ -154,7 +154,7 @@ def _equal_samples(explained: Explained, maps: NDArray, samples: NDArray) -> NDA
 
 
 def _equal_classes(explained: Explained) -> NDArray[np.bool_]:
-    """Tell which maps equal, but for their sign, that of another class; of two, none does."""
+    """Tell which maps equal, but for their sign, the map of another of three or more classes."""
     classes, n = explained.classes, len(explained.X)
     if classes is None or len(classes) < 3 or explained.target is None:
         return np.zeros(n, dtype=bool)

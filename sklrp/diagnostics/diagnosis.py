@@ -121,9 +121,9 @@ def diagnose(
         Number of clones that are trained on permuted labels, on flipped samples and on samples as
         they are, each; 0 leaves out the tests that train.
     max_samples : int or None, default=100
-        At most so many samples are explained, drawn at random; None explains all.
+        At most so many samples are explained, drawn at random. None: all.
     n_jobs : int or None, default=None
-        Number of joblib's workers for null models; None is one.
+        Number of joblib's workers for null models. None (default): one.
     progress : bool, default=False
         Whether to show a progress bar.
     random_state : int, RandomState instance or None, default=None

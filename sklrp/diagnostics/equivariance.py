@@ -1,4 +1,4 @@
-"""Does relevance follow the object? Samples are moved, explained and moved back.
+"""Ask whether relevance follows the object: samples are moved, explained and moved back.
 
 `diagnose` shows it as a caution; `equivariance_test` is it alone, with other moves.
 """
@@ -71,8 +71,8 @@ def equivariance_test(
         draws another order of its positions; a recurrent network keeps its place only in the
         first two, a dense one in all.
     axis : int or None, default=None
-        Axis of a sample, 0 for its rows or steps, 1 for its columns. None is that which a sweep
-        goes along, else the last.
+        Axis of a sample, 0 for its rows or steps, 1 for its columns. None (default): the axis that
+        a sweep goes along, else the last.
     refit : bool, default=True
         Whether to train clones on the moved samples. ``refit=False`` asks whether the network
         itself is equivariant, as one of convolutions without padding is, and a dense one is not;
@@ -83,9 +83,9 @@ def equivariance_test(
         What is explained: a label, or the index of an output. None (default): the predicted class
         of each sample, or the only output.
     max_samples : int or None, default=100
-        At most so many samples are explained, drawn at random; None explains all.
+        At most so many samples are explained, drawn at random. None: all.
     n_jobs : int or None, default=None
-        Number of joblib's workers; None is one.
+        Number of joblib's workers. None (default): one.
     random_state : int, RandomState instance or None, default=None
         Determines transformations and clones.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
@@ -139,7 +139,7 @@ def equivariance_test(
 def follow_moves(
     explained: Explained, transform: str, axis: int | None, refit: bool, n_refits: int
 ) -> Finding:
-    """Compare maps with those of moved samples, moved back."""
+    """Compare maps with the maps of moved samples, moved back."""
     if not explained.frame.has_positions:
         raise ValueError(
             f"samples of shape {explained.X.shape[1:]} have no neighbouring positions to move: "
@@ -206,7 +206,7 @@ def _draw_order(transform: str, n: int, seed: int) -> NDArray[np.intp]:
 def _similarity(
     explained: Explained, order: NDArray, axis: int, refit: bool, seed: int
 ) -> NDArray[np.float64]:
-    """Return, per sample, how alike its map and that of the moved sample are."""
+    """Return, per sample, how alike its map and the moved sample's map are."""
 
     def move(samples: NDArray, order: NDArray) -> NDArray:
         grid = np.take(explained.on_axes(samples), order, axis=1 + axis)

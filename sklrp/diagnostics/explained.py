@@ -62,7 +62,7 @@ class Explained:
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
         Where the cells of fields are. None (default): what the model or X says.
     max_samples : int or None, default=None
-        At most so many samples are explained, drawn at random; None explains all.
+        At most so many samples are explained, drawn at random. None: all.
     random_state : int, RandomState instance or None, default=None
         Determines all that is drawn.
     n_jobs : int or None, default=None

@@ -1,4 +1,4 @@
-"""Which part of the mean map exceeds the maps of networks that learned nothing, cell by cell?
+"""Split the mean map, cell by cell, into what networks that learned nothing show and the rest.
 
 `diagnose` shows it as a caution, and `ArtifactReport.plot` draws it; `artifact_map` is it alone.
 """
@@ -43,7 +43,7 @@ def artifact_map(
     grid: Any = None,
     **explain_params: Any,
 ) -> Finding:
-    r"""Split the mean map into what exceeds that of null models and what does not.
+    r"""Split the mean map into what exceeds the maps of null models and what does not.
 
     Maps are divided by their sum of absolute values, take the sign of the explained score, and are
     averaged over samples. Per cell, the mean map T is compared with the mean maps of K null models
@@ -75,9 +75,9 @@ def artifact_map(
     n_permutations : int, default=50
         Number of null models, at least 3; few of them have little power.
     max_samples : int or None, default=100
-        At most so many samples are explained, drawn at random; None explains all.
+        At most so many samples are explained, drawn at random. None: all.
     n_jobs : int or None, default=None
-        Number of joblib's workers; None is one.
+        Number of joblib's workers. None (default): one.
     random_state : int, RandomState instance or None, default=None
         Determines the null models.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
@@ -162,7 +162,7 @@ def split_map(explained: Explained, null: str, n_draws: int, alpha: float = 0.05
     interval = (statistic - half, statistic + half)
     return explained.finding(
         name="map",
-        question="How much of the mean map exceeds that of networks that learned nothing?",
+        question="How much of the mean map exceeds the maps of networks that learned nothing?",
         statistic=statistic,
         interval=interval,
         null=np.array([share_of(m) for m in nulls]),
@@ -173,7 +173,7 @@ def split_map(explained: Explained, null: str, n_draws: int, alpha: float = 0.05
         advice=""
         if statistic > 0.25
         else (
-            "Little of the mean map can be told from that of untrained networks: read the fact "
+            "Little of the mean map differs from the maps of untrained networks: read the fact "
             "map instead of the map, explain more samples, or choose another rule."
         ),
         mean=mean,

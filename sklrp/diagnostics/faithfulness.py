@@ -1,6 +1,6 @@
-"""Does the network miss what the map names, more than what any map names?
+"""Ask whether the network misses what the map names, more than what other maps name.
 
-`diagnose` asks, by pixel flipping.
+`diagnose` runs this test, which flips pixels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sklrp.metrics import pixel_flipping_score
 
 
 def faithfulness(explained: Explained, n_draws: int) -> Finding:
-    """Compare the pixel-flipping score with that of null maps; mean values replace cells."""
+    """Compare the pixel-flipping score with the null maps' score; mean values replace cells."""
     n_cells = int(np.prod(explained.X.shape[1:][-2:]))
     edge = max(1, round((n_cells / 300) ** 0.5)) if explained.X.ndim > 2 else None
     # Of a single output maps follow its value, which may be negative; of classes their score.
@@ -50,8 +50,8 @@ def faithfulness(explained: Explained, n_draws: int) -> Finding:
         null=null.mean(axis=1) - null.mean(),
         verdict=verdict,
         reading=(
-            "of the score falls, on average, when the map's order is followed instead of that of "
-            "untrained networks"
+            "of the score falls, on average, when the map's order is followed instead of the "
+            "order of untrained networks"
         ),
         advice=""
         if verdict == "fact"

@@ -51,7 +51,7 @@ class FocusCurve(Bunch):  # numpydoc ignore=PR02
     Attributes
     ----------
     estimator_name : str
-        Name of the estimator's class, of a pipeline that of its last step.
+        Name of the network's class.
     score_name : str
         Name of the score.
     param_name : str
@@ -200,12 +200,12 @@ def focus_curve(
     cv : int, cross-validation generator, iterable or None, default=None
         The folds, the same for all values of the parameter; None makes five, stratified.
     scoring : str, callable or None, default=None
-        The score; None is the estimator's ``score``, the accuracy.
+        The score. None (default): the estimator's ``score``, such as the accuracy.
     params : dict or None, default=None
         Parameters of ``fit``, such as ``sample_weight``; arrays of one entry per sample are split
         as X is.
     n_jobs : int or None, default=None
-        Number of joblib's workers, over values and folds; None is one.
+        Number of joblib's workers, over values and folds. None (default): one.
     progress : bool, default=False
         Whether to show a progress bar.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None

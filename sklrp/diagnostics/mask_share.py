@@ -1,6 +1,6 @@
-"""Does more relevance lie on a mask, where it belongs, than without learning?
+"""Ask whether more relevance lies on a mask, where it belongs, than without learning.
 
-`diagnose` asks if it is given a mask.
+`diagnose` runs this test if it is given a mask.
 """
 
 from __future__ import annotations

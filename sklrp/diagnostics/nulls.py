@@ -34,7 +34,7 @@ class NullModel(ABC):
     lost : str
         What such networks have lost, in words that follow "networks".
     advice : str
-        What to change where the map is that of such networks.
+        What to change where the map is such a network's.
     artifact_above, fact_below : float
         The map is an artifact where its likeness to theirs, the mean absolute cosine, is above
         the first, and a fact where it is below the second.

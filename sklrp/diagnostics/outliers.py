@@ -1,6 +1,7 @@
-"""Do a few cells of large values hold the relevance, whatever was learned?
+"""Ask whether a few cells of large values hold the relevance, whatever was learned.
 
-Rules that share by contribution follow large values, such as the edge of sea ice. `diagnose` asks.
+Rules that share by contribution follow large values, such as the edge of sea ice. `diagnose` runs
+this test.
 """
 
 from __future__ import annotations

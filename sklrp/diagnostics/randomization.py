@@ -1,4 +1,4 @@
-"""Does the map depend on what was learned? It is compared with those of null models.
+"""Ask whether the map depends on what was learned: it is compared with null models' maps.
 
 `diagnose` runs this test with each null model; `randomization_test` runs it with one.
 """
@@ -37,7 +37,7 @@ def randomization_test(
     grid: Any = None,
     **explain_params: Any,
 ) -> Finding:
-    r"""Test whether maps differ from those of networks that have learned nothing.
+    r"""Test whether maps differ from the maps of networks that have learned nothing.
 
     .. math:: s = \frac{1}{KN} \sum_{k=1}^K \sum_{n=1}^N \left| \cos(R(x_n), R_k(x_n)) \right|
 
@@ -64,9 +64,9 @@ def randomization_test(
     n_permutations : int, default=20
         Number of null models.
     max_samples : int or None, default=100
-        At most so many samples are explained, drawn at random; None explains all.
+        At most so many samples are explained, drawn at random. None: all.
     n_jobs : int or None, default=None
-        Number of joblib's workers; None is one.
+        Number of joblib's workers. None (default): one.
     random_state : int, RandomState instance or None, default=None
         Determines the null models.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
@@ -136,7 +136,7 @@ def compare_with_null(explained: Explained, null: NullModel, n_draws: int) -> Fi
     else:  # no null model has any relevance: nothing to compare with
         statistic, interval = float("nan"), (0.0, 1.0)
     reading = (
-        f"mean |cosine| of maps with those of {alive.sum()} networks {null.lost}"
+        f"mean |cosine| with the maps of {alive.sum()} networks {null.lost}"
         f" ({statistic**2:.0%} of the squared map is shown by them)"
     )
     if not alive.all():
@@ -144,7 +144,7 @@ def compare_with_null(explained: Explained, null: NullModel, n_draws: int) -> Fi
     verdict = judge(interval, artifact_above=null.artifact_above, fact_below=null.fact_below)
     finding = explained.finding(
         name=null.finding,
-        question=f"Is the map that of networks {null.lost}?",
+        question=f"Do networks {null.lost} give the same map?",
         statistic=statistic,
         interval=interval,
         null=_between(others),

@@ -1,6 +1,6 @@
-"""Does the network predict better than chance? One that learned nothing has maps of nothing.
+"""Ask whether the network predicts better than chance: else there is nothing to explain.
 
-`diagnose` asks this first, on samples that the network was not trained on.
+`diagnose` runs this test first, on samples that the network was not trained on.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ _LEAST = 0.3  # of the way from chance to a perfect score
 
 
 def skill(explained: Explained, n_draws: int = 999) -> Finding:
-    """Compare the score of the predictions with that on permuted labels.
-
-    The score is the balanced accuracy or, of a regression and of a single output, the correlation.
-    """
+    """Compare balanced accuracy, or correlation with values, with the same on permuted labels."""
     truth, predicted = explained.truth, explained.predict()
     rng = explained.rng("skill")
     n = len(truth)
