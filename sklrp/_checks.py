@@ -37,13 +37,7 @@ def check_maps(relevance: ArrayLike, name: str = "relevance") -> NDArray[np.floa
 
 def check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return a mask of maps of `shape` as rows of features, one row or one per sample."""
-    found = np.asarray(mask)
-    if not _holds_flags(found):
-        raise ValueError(
-            "mask must hold booleans, or 0 and 1, got other values of dtype "
-            f"{found.dtype}: pass a comparison such as mask > 0.5."
-        )
-    found = found.astype(bool)
+    found = as_booleans(mask, "mask")
     per_sample = len(found) == shape[0] if found.ndim else False
     if same_layout(found.shape, shape[1:]):
         found = found.reshape(1, -1)
@@ -62,6 +56,17 @@ def check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
             "Mark at least one, or leave such samples out."
         )
     return found
+
+
+def as_booleans(mask: ArrayLike, name: str) -> NDArray[np.bool_]:
+    """Return a mask as an array of booleans."""
+    found = np.asarray(mask)
+    if not _holds_flags(found):
+        raise ValueError(
+            f"{name} must hold booleans, or 0 and 1, got other values of dtype {found.dtype}: "
+            f"pass a comparison such as {name} > 0.5."
+        )
+    return found.astype(bool)
 
 
 def check_field_mask(mask: ArrayLike | None, name: str) -> NDArray[np.bool_] | None:

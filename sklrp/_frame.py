@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from sklrp import _models
-from sklrp._checks import same_layout
+from sklrp._checks import as_booleans, check_field_mask, same_layout
 from sklrp.geo.places import (
     Grid,
     check_centres,
@@ -30,6 +30,10 @@ from sklrp.geo.places import (
 from sklrp.geo.vectorizer import GridVectorizer, moves_features
 
 LAYOUTS = ("auto", "field", "sequence", "table")
+_NO_FIELD = (
+    "lat, lon, land and outline are of fields, but samples are drawn as a {}: give shape or "
+    "layout='field'."
+)
 _MOST_VARIABLES = 4  # times as many steps as variables make a sequence, not an image
 
 
@@ -267,10 +271,7 @@ class Frame:
             If the mask is of other cells, or holds anything but 0 and 1.
         """
         if not self.is_field:
-            raise ValueError(
-                f"lat, lon, land and outline are of fields, but samples are drawn as a "
-                f"{self.layout}: give shape or layout='field'."
-            )
+            raise ValueError(_NO_FIELD.format(self.layout))
         found = as_booleans(self._in_order(mask, name), name)
         found = found.T if self.turned else found
         if found.shape != self.shape:
@@ -394,8 +395,8 @@ def frame_of(
             found = move_grid(found, *grid)
     else:
         found = read_grid(grid)
-    taken, kind, channels = _read_network(model.network, sample_shape)
-    seen = taken if shape is None else None
+    seen = _find_seen(model.network, sample_shape) if shape is None else None
+    kind, channels = _read_network(model.network, seen or sample_shape)
     if layout == "auto" and shape is None and kind is not None:
         layout = kind
     frame = make_frame(
@@ -464,28 +465,23 @@ def make_frame(
     ValueError
         If what is given does not fit the samples.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {LAYOUTS}, got {layout!r}.")
-    if channels not in ("first", "last"):
-        raise ValueError(f"channels must be 'first' or 'last', got {channels!r}.")
+    _check_choice("layout", layout, LAYOUTS)
+    _check_choice("channels", channels, ("first", "last"))
     given_land = _take_land(land, grid)
-    known_land = grid.land if given_land is None and grid is not None else given_land
-    full, valid = _find_full(sample_shape, shape, seen, grid, known_land)
+    full, valid = _find_full(sample_shape, shape, seen, grid, given_land)
     if grid is not None and not strict and not _fits(grid, full, channels):
         grid = None
     if layout == "auto":
         layout = _find_layout(full, grid)
-    laid, channel_axis = _find_laid(full, layout, channels, grid)
     if layout != "field" and (given_land is not None or (grid is not None and strict)):
-        raise ValueError(
-            f"lat, lon, land and outline are of fields, but samples are drawn as a {layout}: give "
-            "shape or layout='field'."
-        )
-    rows = len(sample_shape) == 1 and valid is None
+        raise ValueError(_NO_FIELD.format(layout))
+    laid, channel_axis = _find_laid(full, layout, channels, grid)
+    if seen is None:
+        seen = full if len(sample_shape) == 1 and valid is None else sample_shape
     frame = Frame(
         layout=layout,
         entering=sample_shape,
-        seen=seen or (full if rows else sample_shape),
+        seen=seen,
         laid=laid,
         channel_axis=channel_axis,
         valid=None if valid is None else valid.reshape(laid),
@@ -494,7 +490,7 @@ def make_frame(
         frame = _place_cells(frame, grid, given_land)
     if steps is not None:
         frame = replace(frame, steps=_check_positions(steps, frame))
-    return frame if names is None else frame.with_names(names)
+    return frame.with_names(names)
 
 
 def name_axes(
@@ -547,15 +543,9 @@ def _default_shape(recurrent: bool, sample_shape: tuple[int, ...]) -> tuple[int,
     return sample_shape[1:] if sample_shape[0] == 1 else None
 
 
-def as_booleans(mask: ArrayLike, name: str) -> NDArray[np.bool_]:
-    """Return a mask as booleans, or raise an error that names it."""
-    found = np.asarray(mask)
-    if found.dtype != bool and not np.isin(found, (0, 1)).all():
-        raise ValueError(
-            f"{name} must hold booleans, or 0 and 1, got other values of dtype {found.dtype}: "
-            f"pass a comparison such as {name} > 0.5."
-        )
-    return found.astype(bool)
+def _check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {known}, got {value!r}.")
 
 
 def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -585,21 +575,24 @@ def _fits_rows(vectorizer: GridVectorizer, sample_shape: tuple[int, ...]) -> boo
     return math.prod(sample_shape) == size
 
 
-def _read_network(
-    network: Any, sample_shape: tuple[int, ...]
-) -> tuple[tuple[int, ...] | None, str | None, str]:
-    """Return the shape in which a network sees samples, what they are, and where channels are."""
+def _find_seen(network: Any, sample_shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the shape in which a network sees samples, None if it does not say another one."""
     taken = getattr(network, "input_shape_", None)
     if taken is None or len(taken) < 2 or math.prod(taken) != math.prod(sample_shape):
-        taken = None
-    seen = sample_shape if taken is None else tuple(taken)
+        return None
+    return tuple(taken)
+
+
+def _read_network(network: Any, seen: tuple[int, ...]) -> tuple[str | None, str]:
+    """Return what samples are to a network, None if it does not say, and where channels are."""
     if _is_recurrent(network):
+        # An image is swept too: many steps of few variables tell a sequence from it.
         along_columns = getattr(network, "sweep", "down") in ("right", "left")
         is_long = len(seen) == 2 and seen[0] >= _MOST_VARIABLES * seen[1]
-        return taken, "sequence" if is_long and not along_columns else None, "last"
+        return "sequence" if is_long and not along_columns else None, "last"
     if len(seen) == 2 and _has_layer(network, nn.Conv1d):
-        return taken, "sequence", "first"
-    return taken, None, "first"
+        return "sequence", "first"
+    return None, "first"
 
 
 def _is_recurrent(network: Any) -> bool:
@@ -617,19 +610,16 @@ def _take_land(land: Any, grid: Grid | None) -> NDArray[np.bool_] | None:
     if land is None:
         return None
     values, latitude, longitude = take_degrees(land)
-    found = np.asarray(values)
-    if found.ndim != 2 or not np.isin(found, (0, 1)).all():
-        raise ValueError(
-            "land must be a boolean array of the shape of a field, (n_rows, n_columns), got "
-            f"{found.dtype} of shape {found.shape}."
-        )
-    if latitude is None or longitude is None:
-        return found.astype(bool).T if grid is not None and grid.turned else found.astype(bool)
-    if grid is not None and grid.latitude is not None and grid.longitude is not None:
+    found = check_field_mask(values, "land")
+    if found is None or grid is None:
+        return found
+    if latitude is None or longitude is None:  # in the order of the samples' axes
+        return found.T if grid.turned else found
+    if grid.latitude is not None and grid.longitude is not None:
         rows = find_places(latitude, grid.latitude, "land", "latitudes")
         columns = find_places(longitude, grid.longitude, "land", "longitudes")
         found = found[rows[:, np.newaxis], columns]
-    return found.astype(bool)
+    return found
 
 
 def _find_full(
@@ -644,25 +634,40 @@ def _find_full(
     valid = grid.valid if grid is not None and shape is None else None
     if valid is not None and size == np.count_nonzero(valid):  # rows of the valid cells
         return valid.shape, None if valid.all() else valid
-    here: NDArray[np.bool_] | None = None  # the cells that are not land, in the samples' order
-    if land is not None:
-        here = ~land.T if grid is not None and grid.turned else ~land
-    cells = here.shape if here is not None else grid.cells if grid is not None else None
-    full = sample_shape if seen is None else seen
+    ocean = _find_ocean(grid, land)
     if shape is not None:
         full = tuple(shape)
-    elif len(full) == 1 and cells is not None:
-        counts = [math.prod(cells)] if here is None else [here.size, np.count_nonzero(here)]
-        full = cells if size in counts else full
+    else:
+        full = sample_shape if seen is None else seen
+        if len(full) == 1:
+            full = _unfold_rows(full, grid, ocean)
     if size == math.prod(full):
         return full, None
-    if here is not None and full == here.shape and size == np.count_nonzero(here):
-        return full, here
+    if ocean is not None and full == ocean.shape and size == np.count_nonzero(ocean):
+        return full, ocean
     raise ValueError(
         f"samples of shape {sample_shape} cannot take the shape {full}: they have {size} values "
         f"each, neither one for each of {math.prod(full)} cells nor one for each cell that is "
         "not missing."
     )
+
+
+def _find_ocean(grid: Grid | None, land: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """Return the cells that are not land, in the order of the samples' axes."""
+    if land is None and grid is not None:
+        land = grid.land
+    if land is None:
+        return None
+    return ~land.T if grid is not None and grid.turned else ~land
+
+
+def _unfold_rows(
+    row: tuple[int, ...], grid: Grid | None, ocean: NDArray[np.bool_] | None
+) -> tuple[int, ...]:
+    """Return the cells of a field if rows hold all of them, or all of the ocean, else the row."""
+    if ocean is not None and row[0] in (ocean.size, np.count_nonzero(ocean)):
+        return ocean.shape
+    return grid.cells if grid is not None and row[0] == math.prod(grid.cells) else row
 
 
 def _fits(grid: Grid, full: tuple[int, ...], channels: str) -> bool:

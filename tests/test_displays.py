@@ -1,5 +1,6 @@
 """Displays: what their artists hold, what labels say, and what is refused."""
 
+import copy
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -804,7 +805,7 @@ def test_given_axes(maps):
         ({"kind": "median"}, r"kind must be one of .*, got 'median'"),
         ({"kind": "class_mean"}, "kind='class_mean' needs to know the class"),
         ({"layout": "cube"}, r"layout must be one of .*, got 'cube'"),
-        ({"channels": "middle"}, "channels must be 'first' or 'last', got 'middle'"),
+        ({"channels": "middle"}, r"channels must be one of \('first', 'last'\), got 'middle'"),
         ({"shape": (5, 5)}, r"cannot take the shape \(5, 5\): they have 12 values"),
         ({"normalize": "l2"}, r"normalize must be one of .*, got 'l2'"),
         ({"limits": "row"}, r"limits must be one of .* or a number, got 'row'"),
@@ -941,6 +942,24 @@ def test_flipping_of_estimators():
     assert display.ax_.get_xlabel() == "groups of features replaced"
 
 
+@pytest.mark.parametrize("name", [*models.MODELS, *models.SINGLE])
+def test_flipping_of_any_model(name):
+    """The curves are those of the bare network inside, for what enters it."""
+    kind = models.make(name)
+    params = {"random_state": 0, "steps": 2, "orders": ("most",)}
+    display = PixelFlippingDisplay.from_estimator(
+        kind.model, take_rows(kind.X, slice(5)), **params
+    )
+    entered = kind.entered[:5]
+    expected = pixel_flipping_curve(
+        kind.network, entered, sklrp.explain(kind.network, entered), **params
+    )
+    np.testing.assert_allclose(display.curves["auto"].most, expected.most, rtol=1e-4, atol=1e-5)
+    what = "logit" if unwrap(kind.model).has_explain else "output"
+    of_what = "network" if kind.labels is None else "explained class"
+    assert display.ax_.get_ylabel() == f"{what} of the {of_what}"
+
+
 @pytest.mark.parametrize("curve", [{}, {"a": {"most": [1]}}])
 def test_no_flipping_curve(curve):
     with pytest.raises(ValueError, match="curve must be what pixel_flipping_curve returns"):
@@ -972,6 +991,13 @@ def test_history_of_estimators():
     np.testing.assert_allclose(
         display.lines_["valid"].get_ydata(), [e["valid_loss"] for e in pipeline[-1].history_]
     )
+    model = copy.deepcopy(models.make("pipeline with a skorch net").model)
+    net = unwrap(model).network.set_params(max_epochs=2)
+    net.partial_fit(model[:-1].transform(models.X), np.arange(60) % 3)
+    display = HistoryDisplay.from_estimator(model)
+    np.testing.assert_allclose(display.lines_["train"].get_ydata(), net.history[:, "train_loss"])
+    with pytest.raises(TypeError, match="Sequential has no history_"):
+        HistoryDisplay.from_estimator(torch.nn.Sequential(torch.nn.Linear(2, 2)))
     esn = ESNClassifier(10, random_state=0).fit(X, X[:, 0] > 0)
     with pytest.raises(TypeError, match="ESNClassifier has no history_"):
         HistoryDisplay.from_estimator(esn)

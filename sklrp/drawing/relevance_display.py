@@ -14,7 +14,7 @@ from sklrp._frame import Frame
 from sklrp.drawing import fields, series, sheet
 from sklrp.drawing.panels import Panel, View, make_panels
 from sklrp.drawing.picture import DIVERGING, draw_cells, draw_map, find_reach
-from sklrp.drawing.views import explain_views, given_views
+from sklrp.drawing.views import check_alike, explain_views, given_views
 
 _MOST_COLUMNS = {"field": 3, "sequence": 1, "table": 3}  # of panels, where there is one view
 
@@ -549,15 +549,8 @@ def _prepare(
     views: list[View], kind: str, unit: str, normalize: str | None, outline: Any
 ) -> dict[str, Any]:
     """Return what a display keeps of views, which must be alike."""
+    check_alike(views)
     frame = views[0].frame
-    kinds = sorted({(view.frame.layout, view.frame.shape) for view in views})
-    if len(kinds) > 1:
-        raise ValueError(
-            f"samples of different forms cannot be drawn side by side: {kinds}. Give shape, the "
-            "shape that rows have as samples."
-        )
-    if frame.has_degrees:
-        _check_places([view.frame for view in views])
     if normalize is not None:
         unit += ", share of its map's sum of absolute values"
     if frame.is_field and frame.n_channels > 1:
@@ -569,16 +562,3 @@ def _prepare(
         "outline": None if outline is None else frame.take_field(outline, "outline"),
         "hidden": None if frame.land is None else [view.hidden for view in views],
     }
-
-
-def _check_places(frames: list[Frame]) -> None:
-    """Raise an error if fields cannot be drawn at their places, or have different ones."""
-    for name, known, *others in zip(
-        ("latitudes", "longitudes"), *(frame.centres for frame in frames), strict=True
-    ):
-        for other in others:
-            if other is not None and not np.allclose(known, other, rtol=0, atol=1e-3):
-                raise ValueError(
-                    f"samples of different {name} cannot be drawn side by side, {known[:3]}... "
-                    f"and {other[:3]}...: draw one display for each grid."
-                )

@@ -116,6 +116,27 @@ def given_views(
     return views
 
 
+def check_alike(views: list[View]) -> None:
+    """Raise an error unless views can be drawn side by side, each field at its own places."""
+    kinds = sorted({(view.frame.layout, view.frame.shape) for view in views})
+    if len(kinds) > 1:
+        raise ValueError(
+            f"samples of different forms cannot be drawn side by side: {kinds}. Give shape, the "
+            "shape that rows have as samples."
+        )
+    frames = [view.frame for view in views if view.frame.has_degrees]
+    for name, centres in zip(
+        ("latitudes", "longitudes"), zip(*(f.centres for f in frames), strict=True), strict=False
+    ):
+        known: Any = centres[0]
+        for other in centres[1:]:
+            if not np.allclose(known, other, rtol=0, atol=1e-3):
+                raise ValueError(
+                    f"samples of different {name} cannot be drawn side by side, {known[:3]}... "
+                    f"and {other[:3]}...: draw one display for each grid."
+                )
+
+
 def name_several(several: Any, what: str) -> dict[str, Any]:
     """Return one or several models or rules by name."""
     if isinstance(several, Mapping):
