@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from sklrp._torch import is_compiled, unwrap_compiled
 
+_NO_STEP = (None, "passthrough")
 _ROWS = 256  # samples in one forward pass of a bare module
 
 # Where estimators that hold several networks, or change what one of them says, keep them.
@@ -50,11 +51,14 @@ class Model:
         The network: an estimator with ``explain``, a skorch net, or a bare module.
     is_frozen : bool, default=False
         Whether the network was in a `FrozenEstimator`, so that it must not be trained anew.
+    path : str, default="model"
+        The expression that reaches the network, for errors: ``model[-1]`` in a pipeline.
     """
 
     before: Pipeline | None
     network: Any
     is_frozen: bool = False
+    path: str = "model"
 
     @property
     def name(self) -> str:
@@ -233,7 +237,7 @@ def unwrap(model: Any, *, fitted: bool = True, name: str = "model") -> Model:
                     f"{name} is a Pipeline that does not end in a network: its last step is "
                     f"{inside[0]!r}."
                 )
-            steps += network.steps[:-1]
+            steps += [(n, step) for n, step in network.steps[:-1] if step not in _NO_STEP]
         elif isinstance(network, FrozenEstimator):
             is_frozen = True
         elif fitted:
@@ -250,7 +254,7 @@ def unwrap(model: Any, *, fitted: bool = True, name: str = "model") -> Model:
                 f"This {type(network).__name__} is not fitted yet; call fit, or initialize."
             )
     named = [(f"{i}-{step_name}", step) for i, (step_name, step) in enumerate(steps)]
-    return Model(Pipeline(named) if named else None, network, is_frozen)
+    return Model(Pipeline(named) if named else None, network, is_frozen, path)
 
 
 def holds_network(model: Any) -> bool:

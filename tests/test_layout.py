@@ -68,7 +68,6 @@ KNOWN = {
         "sklrp.modules.regularisation",
         "sklrp.persistence",
         "sklrp.persistence.container",
-        "sklrp.persistence.estimators",
         "sklrp.persistence.nets",
         "sklrp.propagation.explaining",
         "sklrp.propagation.handlers",

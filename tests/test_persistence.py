@@ -14,14 +14,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from sklearn.ensemble import BaggingClassifier
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from skorch import NeuralNetClassifier
 from skorch.callbacks import EarlyStopping
 from torch import nn
 
@@ -338,7 +341,11 @@ def test_parameters_that_cannot_be_saved(params, message, tmp_path):
         ({"rule": Halved()}, r"rule=Halved\(\) cannot be saved.*rules of your own"),
         ({"cv": StratifiedKFold(3)}, "cv=.*number of folds"),
         ({"memory": "cache"}, r"memory='cache'.*set_params\(memory=None\)"),
-        ({"estimator": make_pipeline(MLPClassifier())}, "must be an object with|cannot be saved"),
+        (
+            {"estimator": make_pipeline(StandardScaler(), MLPClassifier())},
+            r"estimator has steps .*sklrp\.save\(estimator\[-1\], path\)",
+        ),
+        ({"estimator": NeuralNetClassifier(nn.Linear)}, r"save_model\(estimator\.module_, path\)"),
     ],
 )
 def test_transformers_that_cannot_be_saved(params, message, tmp_path):
@@ -348,19 +355,59 @@ def test_transformers_that_cannot_be_saved(params, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "estimator",
+    ("estimator", "message"),
     [
-        make_pipeline(StandardScaler(), MLPClassifier()),
-        StandardScaler(),
-        nn.Linear(2, 2),
-        type("MLPClassifier", (MLPClassifier,), {})(),
-        FrozenEstimator(MLPClassifier()),
+        (
+            make_pipeline(StandardScaler(), MLPClassifier()),
+            r"steps before its network.*sklrp\.save\(estimator\[-1\], path\)",
+        ),
+        (
+            GridSearchCV(make_pipeline(StandardScaler(), MLPClassifier()), {}),
+            r"sklrp\.save\(estimator\.estimator\[-1\], path\)",
+        ),
+        (StandardScaler(), "estimator must be an estimator of sklrp"),
+        (nn.Linear(2, 2), r"safetensors\.torch\.save_model\(estimator, path\)"),
+        (NeuralNetClassifier(nn.Linear), r"save_model\(estimator\.module_, path\)"),
+        (
+            BaggingClassifier(MLPClassifier(max_epochs=1), 2).fit(X, Y),
+            r"pass one network, estimator\.estimators_\[0\]",
+        ),
+        (type("MLPClassifier", (MLPClassifier,), {})(), "a file holds an MLPClassifier, "),
     ],
     ids=lambda e: type(e).__name__,
 )
-def test_what_is_no_estimator_of_the_package(estimator, tmp_path):
-    with pytest.raises(TypeError, match=r"a file holds an MLPClassifier, .*Of a pipeline, save"):
+def test_what_cannot_be_saved(estimator, message, tmp_path):
+    with pytest.raises(TypeError, match=message):
         sklrp.save(estimator, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_holds_one_network_is_saved_as_that(tmp_path):
+    network = MLPClassifier((4,), max_epochs=2, random_state=0)
+    alone = pickle.loads(pickle.dumps(network)).fit(X, Y)
+    search = GridSearchCV(network, {"lr": [network.lr]}, cv=2)
+    for model in (
+        search.fit(X, Y),
+        FrozenEstimator(alone),
+        make_pipeline(network).fit(X, Y),
+        FrozenEstimator(make_pipeline(None, search)),
+    ):
+        loaded = through_file(model, tmp_path)
+        assert type(loaded) is MLPClassifier
+        same(loaded.explain(X), alone.explain(X))
+    transformer = RelevanceTransformer(search).fit(X, Y)
+    loaded = through_file(transformer, tmp_path)
+    assert type(loaded.estimator_) is MLPClassifier
+    same(loaded.transform(X), transformer.transform(X))
+    unfitted = through_file(GridSearchCV(network, {}), tmp_path)
+    assert repr(unfitted) == repr(network)
+
+
+def test_the_line_for_other_networks_works(tmp_path):
+    module, again = nn.Linear(3, 2), nn.Linear(3, 2)
+    safetensors.torch.save_model(module, tmp_path / "module.safetensors")
+    safetensors.torch.load_model(again, tmp_path / "module.safetensors")
+    assert torch.equal(again.weight, module.weight)
 
 
 def test_changed_after_the_training(tmp_path):

@@ -3,6 +3,7 @@
 Users call `save` and `load`, and so does the command line.
 """
 
-from sklrp.persistence.estimators import load, save
+from sklrp.persistence.loading import load
+from sklrp.persistence.saving import save
 
 __all__ = ["load", "save"]
