@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklrp._frame import name_axes
+from sklrp._sample_axes import name_axes
 
 
 def group_features(

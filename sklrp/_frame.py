@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
 
 from sklrp import _models
 from sklrp._checks import as_booleans, check_field_mask, same_layout
+from sklrp._sample_axes import find_seen, read_layout
 from sklrp.geo.places import (
     Grid,
     check_centres,
@@ -34,7 +34,6 @@ _NO_FIELD = (
     "lat, lon, land and outline are of fields, but samples are drawn as a {}: give shape or "
     "layout='field'."
 )
-_MOST_VARIABLES = 4  # times as many steps as variables make a sequence, not an image
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -395,8 +394,8 @@ def frame_of(
             found = move_grid(found, *grid)
     else:
         found = read_grid(grid)
-    seen = _find_seen(model.network, sample_shape) if shape is None else None
-    kind, channels = _read_network(model.network, seen or sample_shape)
+    seen = find_seen(model.network, sample_shape) if shape is None else None
+    kind, channels = read_layout(model.network, seen or sample_shape)
     if layout == "auto" and shape is None and kind is not None:
         layout = kind
     frame = make_frame(
@@ -493,56 +492,6 @@ def make_frame(
     return frame.with_names(names)
 
 
-def name_axes(
-    network: Any, sample_shape: tuple[int, ...]
-) -> tuple[tuple[int, ...], dict[str, int]]:
-    """Find out in which shape a network takes samples, and what their axes may be called.
-
-    Parameters
-    ----------
-    network : estimator, skorch net or nn.Module
-        The network, fitted or not. An estimator with ``input_shape`` is recurrent if it has a
-        ``sweep``, and else convolutional.
-    sample_shape : tuple of int
-        The shape of a sample that enters it.
-
-    Returns
-    -------
-    shape : tuple of int
-        The shape in which it takes a sample.
-    axes : dict of str to int
-        The number of the axis behind each of "channel", "row", "column" and "time" that the sample
-        has; the rows of an image are the steps of a sequence.
-    """
-    recurrent = _is_recurrent(network)
-    shape = getattr(network, "input_shape_", None)
-    if shape is None:
-        shape = getattr(network, "input_shape", None)
-    if shape is None and hasattr(network, "input_shape"):
-        shape = _default_shape(recurrent, sample_shape)
-    if shape is None or len(shape) < 2 or math.prod(shape) != math.prod(sample_shape):
-        shape = sample_shape
-    names: dict[int, dict[str, int]] = {
-        2: {"row": 0, "time": 0, "column": 1, "channel": 1},
-        3: {"channel": 0, "row": 1, "column": 2},
-        4: {"channel": 0, "time": 1, "row": 2, "column": 3},
-    }
-    if not recurrent and (hasattr(network, "input_shape") or _has_layer(network, nn.Conv1d)):
-        names[2] = {"channel": 0, "time": 1}
-    elif getattr(network, "sweep", None) in ("right", "left"):
-        names[2] = {"row": 0, "channel": 0, "column": 1, "time": 1}
-    return tuple(shape), names.get(len(shape), {})
-
-
-def _default_shape(recurrent: bool, sample_shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the shape that an estimator without `input_shape` gives to samples."""
-    if not recurrent:
-        return (1, *sample_shape) if len(sample_shape) < 3 else None
-    if len(sample_shape) == 1:
-        return (*sample_shape, 1)
-    return sample_shape[1:] if sample_shape[0] == 1 else None
-
-
 def _check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ValueError(f"{name} must be one of {known}, got {value!r}.")
@@ -573,36 +522,6 @@ def _fits_rows(vectorizer: GridVectorizer, sample_shape: tuple[int, ...]) -> boo
     mask = np.asarray(vectorizer.mask_)
     size = mask.size if vectorizer.layout == "grid" else np.count_nonzero(mask)
     return math.prod(sample_shape) == size
-
-
-def _find_seen(network: Any, sample_shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the shape in which a network sees samples, None if it does not say another one."""
-    taken = getattr(network, "input_shape_", None)
-    if taken is None or len(taken) < 2 or math.prod(taken) != math.prod(sample_shape):
-        return None
-    return tuple(taken)
-
-
-def _read_network(network: Any, seen: tuple[int, ...]) -> tuple[str | None, str]:
-    """Return what samples are to a network, None if it does not say, and where channels are."""
-    if _is_recurrent(network):
-        # An image is swept too: many steps of few variables tell a sequence from it.
-        along_columns = getattr(network, "sweep", "down") in ("right", "left")
-        is_long = len(seen) == 2 and seen[0] >= _MOST_VARIABLES * seen[1]
-        return "sequence" if is_long and not along_columns else None, "last"
-    if len(seen) == 2 and _has_layer(network, nn.Conv1d):
-        return "sequence", "first"
-    return None, "first"
-
-
-def _is_recurrent(network: Any) -> bool:
-    return hasattr(network, "sweep") or _has_layer(network, nn.RNNBase)
-
-
-def _has_layer(network: Any, kind: type[nn.Module]) -> bool:
-    """Tell whether a network has a layer of a kind; what is not fitted has none yet."""
-    module = network if isinstance(network, nn.Module) else getattr(network, "module_", None)
-    return isinstance(module, nn.Module) and any(isinstance(m, kind) for m in module.modules())
 
 
 def _take_land(land: Any, grid: Grid | None) -> NDArray[np.bool_] | None:
