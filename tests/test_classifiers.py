@@ -41,7 +41,8 @@ from sklrp.classifiers import (
     batches,
 )
 from sklrp.classifiers import net as net_module
-from sklrp.classifiers.net import TrainingNet, WeightedCrossEntropy
+from sklrp.classifiers.losses import WeightedCrossEntropy
+from sklrp.classifiers.net import TrainingNet
 from tests.helpers.comparing import assert_same_to_rounding
 
 SMALL = {
@@ -515,12 +516,12 @@ def test_data_is_moved_to_the_device_once(blobs, monkeypatch):
         assert [[len(part) for part in batch] for batch in given] == [[90] * 3]
         return {part.device for part in (*iterator.X.values(), iterator.y, *given[0])}
 
-    assert batches._find_home(data, there) is None  # torch does not tell its free memory
+    assert batches.find_home(data, there) is None  # torch does not tell its free memory
     n_bytes = 90 * (6 + 1 + 1) * 8
     for free, home in ((2 * n_bytes, there), (2 * n_bytes - 1, None)):
-        monkeypatch.setattr(batches, "_free_memory", lambda device, free=free: free)
-        assert batches._find_home(data, there) == home
-    monkeypatch.setattr(net_module, "_find_home", lambda dataset, device: there)
+        monkeypatch.setattr(batches, "free_memory", lambda device, free=free: free)
+        assert batches.find_home(data, there) == home
+    monkeypatch.setattr(net_module, "find_home", lambda dataset, device: there)
     net.batch_size = 90
     assert places(net.get_iterator(data, training=True)) == {there}
     assert places(net.get_iterator(data)) == {here}  # a prediction

@@ -1,9 +1,8 @@
 """Classifiers on neural networks, with skorch inside, that explain their predictions.
 
-`base` holds what all classifiers have in common, `gradient` what those do that are trained by
-gradient, `ridge` the fit of a readout in closed form, `training` the skorch net and its loop,
-`shapes` the forms in which samples may come; a classifier's own module holds its parameters and
-builds its network.
+Users import the classes from `sklrp`. `base` holds what all of them have in common, `gradient`
+what those have that are trained by gradient; a classifier's own module declares its parameters
+and names what builds its network. `__all__` is the list of the classifiers: `sklrp.save` reads it.
 """
 
 from sklrp.classifiers.cnn import CNNClassifier

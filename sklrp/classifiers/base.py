@@ -1,4 +1,7 @@
-"""What the network classifiers have in common: validation, labels, weights, prediction."""
+"""The base of every classifier: validation, labels and weights, prediction, explanation.
+
+`ESNClassifier` derives from it directly, the others by way of `GradientClassifier`.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ from sklrp.classifiers.net import TrainingNet
 from sklrp.classifiers.parameters import ParameterFields, param
 from sklrp.classifiers.sample_shapes import (
     check_finite,
+    check_sample_shape,
     flatten_samples,
     is_positive_integer,
-    write_shape,
 )
 from sklrp.classifiers.saved import are_labels, is_range, is_shape
 from sklrp.composites import Composite
@@ -367,16 +370,7 @@ class NetworkClassifier(  # numpydoc ignore=PR02
 
     def _check_sample_shape(self, sample_shape: tuple[int, ...]) -> None:
         """Raise an error unless samples of this shape can be laid out as the network's input."""
-        shape, flat = self.input_shape_, (math.prod(self.input_shape_),)
-        if sample_shape in (shape, (1, *shape), flat) or (1, *sample_shape) == shape:
-            return
-        forms = [("n_samples", *flat), ("n_samples", *shape)]
-        raise ValueError(
-            f"X has shape {write_shape(('n_samples', *sample_shape))}, but "
-            f"input_shape={self.input_shape_} of {type(self).__name__} expects "
-            f"{' or '.join(map(write_shape, forms))}, where a channel axis of length 1 may be "
-            "left out: reshape X or change input_shape."
-        )
+        check_sample_shape(sample_shape, self.input_shape_, type(self).__name__)
 
     # Explanation
 

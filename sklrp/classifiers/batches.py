@@ -1,4 +1,8 @@
-"""Batches that are sliced from tensors, and where the tensors lie."""
+"""The data of a training as tensors: the dataset, its batches, and where it lies.
+
+Classifiers make the dataset; `TrainingNet` slices its batches, and moves it to the accelerator
+once where there is room.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +61,7 @@ class BatchIterator:
             rows: Any = slice(i * self.batch_size, (i + 1) * self.batch_size)
             if order is not None:
                 rows = order[rows]
-            take = functools.partial(_take, rows=rows)
+            take = functools.partial(_pick, rows=rows)
             yield _map(take, self.X), None if self.y is None else take(self.y)
 
 
@@ -84,14 +88,14 @@ def make_dataset(X: Tensor, y: np.ndarray, sample_weight: np.ndarray | None = No
     return Dataset({"X": X, "sample_weight": torch.tensor(sample_weight, dtype=X.dtype)}, labels)
 
 
-def _find_home(dataset: Dataset, device: torch.device) -> torch.device | None:
+def find_home(dataset: Dataset, device: torch.device) -> torch.device | None:
     """Return the accelerator if the data takes at most half of its free memory, else None."""
     parts = [*_parts(dataset.X), *_parts(dataset.y)]
     n_bytes = sum(getattr(part, "nbytes", 0) for part in parts)
-    return device if 2 * n_bytes <= _free_memory(device) else None
+    return device if 2 * n_bytes <= free_memory(device) else None
 
 
-def _free_memory(device: torch.device) -> int:
+def free_memory(device: torch.device) -> int:
     """Return how many bytes of an accelerator can be had, 0 where torch does not tell."""
     if device.type != "cuda":
         return 0
@@ -109,7 +113,7 @@ def _map(function: Callable[[Any], Any], X: Any) -> Any:
     return {k: function(v) for k, v in X.items()} if isinstance(X, Mapping) else function(X)
 
 
-def _take(x: Any, rows: Any) -> Any:
+def _pick(x: Any, rows: Any) -> Any:
     """Return rows of an array; `index_select` is the fastest for those in any order."""
     if isinstance(x, Tensor) and isinstance(rows, Tensor):
         return x.index_select(0, rows)

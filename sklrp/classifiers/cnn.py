@@ -1,4 +1,7 @@
-"""The convolutional network."""
+"""The convolutional network, as a classifier.
+
+It declares the parameters of its network; `sklrp.modules.make_cnn` builds it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torch import nn
 from sklrp._sklearn import Interval, StrOptions
 from sklrp.classifiers.gradient import GradientClassifier
 from sklrp.classifiers.parameters import COUNT, param
-from sklrp.classifiers.sample_shapes import check_input_shape, check_sizes, write_shape
+from sklrp.classifiers.sample_shapes import check_sizes, find_image_shape
 from sklrp.modules import CONV_POOLINGS, PADDING_MODES, make_cnn
 
 
@@ -98,16 +101,7 @@ class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR02
     hidden_layer_sizes: int | Sequence[int] = param(default=(64,))
 
     def _find_input_shape(self, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
-        if self.input_shape is not None:
-            return check_input_shape(self.input_shape, "(C, L) or (C, H, W)", n_axes=(2, 3))
-        if len(sample_shape) > 3:
-            raise ValueError(
-                f"X has shape {write_shape(('n_samples', *sample_shape))}, but CNNClassifier "
-                "takes signals or images, of at most 4 dimensions: reshape X and name its "
-                "input_shape."
-            )
-        is_signal = len(sample_shape) == 2 and sample_shape[0] == 1
-        return sample_shape if is_signal or len(sample_shape) == 3 else (1, *sample_shape)
+        return find_image_shape(self.input_shape, sample_shape, type(self).__name__)
 
     def _architecture(self, n_outputs: int) -> functools.partial[nn.Sequential]:
         if self.batch_norm and self.bias == "nonpositive":

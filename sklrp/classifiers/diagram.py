@@ -1,4 +1,7 @@
-"""A network and the rules of its layers, as blocks of scikit-learn's diagram of estimators."""
+"""What scikit-learn's diagram of estimators shows of a network: its layers and their rules.
+
+Classifiers call it for themselves, `RelevanceTransformer` for the classifier inside it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The echo state network."""
+"""The echo state network, as a classifier.
+
+Its reservoir is drawn by `sklrp.modules.make_esn` and never trained; `fit_ridge` fits the readout.
+"""
 
 from __future__ import annotations
 

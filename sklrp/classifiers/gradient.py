@@ -1,4 +1,8 @@
-"""What the classifiers that are trained by gradient have in common."""
+"""The base of the classifiers that are trained by gradient: their parameters and their training.
+
+`MLPClassifier`, `CNNClassifier` and `LSTMClassifier` derive from it and add their network. A
+training parameter is declared here, once, for all of them.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +36,8 @@ from sklrp.classifiers.settings import (
     check_callbacks,
     check_device,
     check_dtype,
-    check_names,
     check_optimizer,
+    check_skorch_names,
     optimizer_params,
 )
 from sklrp.modules import ACTIVATIONS
@@ -391,7 +395,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
             **optimizer_params(optimizer, params, self.weight_decay, device),
         )
         own = super().get_params(deep=False)
-        check_names(net, params, own, type(self).__name__)
+        check_skorch_names(net, params, own, type(self).__name__)
         data_device = params.pop("iterator_train__device", "auto")
         if data_device not in ("auto", None):
             params["iterator_train__device"] = check_device(data_device, "iterator_train__device")

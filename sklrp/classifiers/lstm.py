@@ -1,4 +1,7 @@
-"""The long short-term memory network."""
+"""The long short-term memory network, as a classifier.
+
+It declares the parameters of its network; `sklrp.modules.make_lstm` builds it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The multilayer perceptron."""
+"""The multilayer perceptron, as a classifier.
+
+It declares the parameters of its network; `sklrp.modules.make_mlp` builds it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The skorch net that is trained: logits, weights in the batch, penalties, a quiet loop."""
+"""The skorch net inside every classifier: logits, sample weights, penalties, a quiet loop.
+
+A classifier makes it, trains it with `TrainingNet.train` and predicts with skorch's
+``forward_iter``; everything else in it is called by skorch.
+"""
 
 from __future__ import annotations
 
@@ -10,58 +14,26 @@ from typing import Any
 import numpy as np
 import torch
 from skorch import NeuralNetClassifier
-from skorch.callbacks import Callback, EpochScoring, PrintLog
+from skorch.callbacks import Callback
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from sklrp._skorch import LazyModes
-from sklrp.classifiers.batches import BatchIterator, _find_home
-from sklrp.modules import bound_biases, first_weights, widest_activation
+from sklrp.classifiers.batches import BatchIterator, find_home
+from sklrp.classifiers.callbacks import (
+    QuietPrintLog,
+    StopTraining,
+    follows_batches,
+    make_accuracy,
+    raised_by,
+)
+from sklrp.classifiers.losses import WeightedCrossEntropy, add_penalties
+from sklrp.modules import bound_biases, widest_activation
 
-# Elements of the widest activation in one chunk of a prediction: 4 MiB of float32 stays in a
+# Elements of the widest activation in one chunk of a prediction: 4 MiB of float32 stay in a
 # processor's cache; an accelerator wants more at once.
-_CHUNK_ELEMENTS = {"cpu": 2**20}
-
-
-_CHUNK_ELEMENTS_ACCELERATOR = 2**26
-
-
-class StopTraining(KeyboardInterrupt):
-    """A callback ends the training. Apart from it, an interrupt is the user's and is passed on."""
-
-
-class WeightedCrossEntropy(nn.CrossEntropyLoss):
-    """Cross-entropy, averaged over a batch with each sample's weight.
-
-    Parameters
-    ----------
-    label_smoothing : float, default=0.0
-        Share of each label that is spread over all classes.
-    """
-
-    def __init__(self, label_smoothing: float = 0.0) -> None:
-        super().__init__(label_smoothing=label_smoothing)
-
-    def forward(
-        self, logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None
-    ) -> Tensor:
-        """Return the mean of the samples' losses, each times its weight if there are weights."""
-        if sample_weight is None:
-            return super().forward(logits, labels)
-        smoothing = self.label_smoothing
-        losses = cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
-        return (losses * sample_weight).mean()
-
-
-class QuietPrintLog(PrintLog):
-    """Print a line per epoch, and do not even format it where nobody would see it."""
-
-    def on_epoch_end(self, net: NeuralNetClassifier, **kwargs: Any) -> None:
-        """Print the line if the net is verbose or there is a sink of the user's."""
-        if net.verbose or self.sink is not print:
-            super().on_epoch_end(net, **kwargs)
+_CHUNK_ON_CPU, _CHUNK_ON_ACCELERATOR = 2**20, 2**26
 
 
 class TrainingNet(LazyModes, NeuralNetClassifier):
@@ -167,9 +139,8 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
 
     def get_default_callbacks(self) -> list[tuple[str, Callback]]:
         """Return skorch's, with cheaper ones for the accuracy and for the printing."""
-        accuracy = EpochScoring(_accuracy, name="valid_acc", lower_is_better=False)
-        callbacks = dict(super().get_default_callbacks())
-        return list({**callbacks, "valid_acc": accuracy, "print_log": QuietPrintLog()}.items())
+        cheaper = {"valid_acc": make_accuracy(), "print_log": QuietPrintLog()}
+        return list({**dict(super().get_default_callbacks()), **cheaper}.items())
 
     def initialize_module(self) -> TrainingNet:
         """Build the network in the net's dtype."""
@@ -187,15 +158,15 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
         elif "batch_size" not in kwargs:
             X = dataset.X["X"] if isinstance(dataset.X, Mapping) else dataset.X
             self.set_evaluating()
-            device_type = torch.device(self.device).type
-            budget = _CHUNK_ELEMENTS.get(device_type, _CHUNK_ELEMENTS_ACCELERATOR)
+            on_cpu = torch.device(self.device).type == "cpu"
+            budget = _CHUNK_ON_CPU if on_cpu else _CHUNK_ON_ACCELERATOR
             n_rows = budget // widest_activation(self.module_, X.shape[1])
             kwargs["batch_size"] = max(32, n_rows)
         if kwargs["batch_size"] == -1:  # skorch's word for all
             kwargs["batch_size"] = len(dataset)
         validating = self.train_split is not None  # every epoch; a prediction takes a row once
         if "device" not in kwargs and (training or validating):
-            kwargs["device"] = _find_home(dataset, torch.device(self.device))
+            kwargs["device"] = find_home(dataset, torch.device(self.device))
         return (self.iterator_train if training else self.iterator_valid)(dataset, **kwargs)
 
     def infer(self, x: Any, **fit_params: Any) -> Tensor:
@@ -217,14 +188,10 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
         """Return the weighted mean cross-entropy of one batch, in training with the penalties."""
         weight = X["sample_weight"].to(self.device) if isinstance(X, Mapping) else None
         loss = self.criterion_(y_pred, y_true.to(self.device), weight)
-        if training and self.l1:
-            weights = (p for p in self.module_.parameters() if p.ndim > 1)
-            loss = loss + self.l1 * sum(weight.abs().sum() for weight in weights)
-        if training and (self.l1_first or self.l2_first):
-            for weight in first_weights(self.module_):
-                loss = loss + self.l1_first * weight.abs().sum()
-                loss = loss + self.l2_first * weight.square().sum()
-        return loss
+        if not training:
+            return loss
+        factors = {"l1": self.l1, "l1_first": self.l1_first, "l2_first": self.l2_first}
+        return add_penalties(loss, self.module_, **factors)
 
     def run_single_epoch(
         self,
@@ -235,7 +202,7 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
         **params: Any,
     ) -> None:
         """Run skorch's loop, or the same without a notification and a record for every batch."""
-        if iterator is None or any(_listens(cb, training) for _, cb in self.callbacks_):
+        if iterator is None or any(follows_batches(cb, training) for _, cb in self.callbacks_):
             super().run_single_epoch(iterator, training, prefix, step_fn, **params)
             return
         losses, sizes = [], []
@@ -256,34 +223,6 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
             try:
                 getattr(callback, method_name)(self, **cb_kwargs)
             except KeyboardInterrupt as interrupt:
-                if _raised_by(callback, interrupt):
+                if raised_by(callback, interrupt):
                     raise StopTraining from None
                 raise
-
-
-def _accuracy(net: NeuralNetClassifier, X: Any, y: np.ndarray) -> float:
-    """Return the share of right predictions, without checks that take longer than the count."""
-    predictions = [logits.argmax(1) for logits in net.forward_iter(X)]
-    return float((torch.cat(predictions).numpy() == y).mean())
-
-
-def _listens(callback: Callback, training: bool) -> bool:
-    """Tell whether a callback takes part in the batches of the training or the validation."""
-    if isinstance(callback, EpochScoring) and callback.on_train != training:
-        return False
-    return any(
-        getattr(type(callback), method) is not getattr(Callback, method)
-        for method in ("on_batch_begin", "on_batch_end")
-    )
-
-
-def _raised_by(callback: Callback, interrupt: KeyboardInterrupt) -> bool:
-    """Tell whether one of the callback's own methods raised the interrupt to end the training.
-
-    Ctrl-C arrives wherever Python happens to be, and practically never in the few lines of a
-    callback itself.
-    """
-    traceback = interrupt.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return traceback is not None and traceback.tb_frame.f_locals.get("self") is callback

@@ -1,4 +1,8 @@
-"""Torch's generators, lent to one training and put back."""
+"""Torch's generators, lent to one training and put back afterwards.
+
+Every training of a classifier runs inside a `RandomStream`, so that the user's generators are left
+alone and a training can be resumed where it stopped.
+"""
 
 from __future__ import annotations
 

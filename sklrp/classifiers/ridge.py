@@ -1,4 +1,7 @@
-"""Ridge regression in closed form, for readouts."""
+"""Ridge regression in closed form, with generalised cross-validation of the penalty.
+
+`ESNClassifier` fits its readout with it.
+"""
 
 from __future__ import annotations
 

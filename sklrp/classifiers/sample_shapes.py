@@ -1,4 +1,8 @@
-"""The forms in which samples may come, and sizes of layers."""
+"""The forms in which samples may come, and the shapes in which networks take them.
+
+Every classifier turns X into a table by `flatten_samples`, finds the shape of its network's input
+by a ``find_*_shape`` function, and checks later samples by `check_sample_shape`.
+"""
 
 from __future__ import annotations
 
@@ -49,10 +53,59 @@ def check_finite(X: np.ndarray) -> None:
         )
 
 
-def check_input_shape(
+def check_sample_shape(
+    sample_shape: tuple[int, ...], input_shape: tuple[int, ...], owner: str
+) -> None:
+    """Raise an error unless samples of a shape can be laid out as a network's input."""
+    flat = (math.prod(input_shape),)
+    if sample_shape in (input_shape, (1, *input_shape), flat) or (1, *sample_shape) == input_shape:
+        return
+    forms = [("n_samples", *flat), ("n_samples", *input_shape)]
+    raise ValueError(
+        f"X has shape {_write_shape(('n_samples', *sample_shape))}, but "
+        f"input_shape={input_shape} of {owner} expects {' or '.join(map(_write_shape, forms))}, "
+        "where a channel axis of length 1 may be left out: reshape X or change input_shape."
+    )
+
+
+def find_sequence_shape(
+    input_shape: Sequence[int] | None, sample_shape: tuple[int, ...], owner: str
+) -> tuple[int, ...]:
+    """Return the two axes of a sequence or an image, given or found from those of a sample."""
+    if input_shape is not None:
+        return _check_input_shape(input_shape, "(T, F) or (H, W)", n_axes=(2,))
+    if len(sample_shape) == 1:
+        return (*sample_shape, 1)
+    is_image = len(sample_shape) == 3 and sample_shape[0] == 1
+    shape = sample_shape[1:] if is_image else sample_shape
+    if len(shape) > 2:
+        raise ValueError(
+            f"X has shape {_write_shape(('n_samples', *sample_shape))}, but {owner} takes "
+            "sequences (n_samples, n_steps, n_step_features) or images (n_samples, height, "
+            "width): reshape X and name its input_shape."
+        )
+    return shape
+
+
+def find_image_shape(
+    input_shape: Sequence[int] | None, sample_shape: tuple[int, ...], owner: str
+) -> tuple[int, ...]:
+    """Return the channels and axes of a signal or an image, given or found from a sample's."""
+    if input_shape is not None:
+        return _check_input_shape(input_shape, "(C, L) or (C, H, W)", n_axes=(2, 3))
+    if len(sample_shape) > 3:
+        raise ValueError(
+            f"X has shape {_write_shape(('n_samples', *sample_shape))}, but {owner} takes signals "
+            "or images, of at most 4 dimensions: reshape X and name its input_shape."
+        )
+    is_signal = len(sample_shape) == 2 and sample_shape[0] == 1
+    return sample_shape if is_signal or len(sample_shape) == 3 else (1, *sample_shape)
+
+
+def _check_input_shape(
     input_shape: Sequence[int], forms: str, n_axes: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Return the parameter as a tuple, or raise an error if it is none of the forms."""
+    """Return the parameter as a tuple, or raise an error if it has another form."""
     shape = tuple(input_shape)
     if len(shape) not in n_axes or not all(map(is_positive_integer, shape)):
         raise ValueError(
@@ -61,23 +114,9 @@ def check_input_shape(
     return tuple(int(n) for n in shape)
 
 
-def find_sequence_shape(
-    input_shape: Sequence[int] | None, sample_shape: tuple[int, ...], owner: str
-) -> tuple[int, ...]:
-    """Return the two axes of a sequence or an image, given or found from those of a sample."""
-    if input_shape is not None:
-        return check_input_shape(input_shape, "(T, F) or (H, W)", n_axes=(2,))
-    if len(sample_shape) == 1:
-        return (*sample_shape, 1)
-    is_image = len(sample_shape) == 3 and sample_shape[0] == 1
-    shape = sample_shape[1:] if is_image else sample_shape
-    if len(shape) > 2:
-        raise ValueError(
-            f"X has shape {write_shape(('n_samples', *sample_shape))}, but {owner} takes "
-            "sequences (n_samples, n_steps, n_step_features) or images (n_samples, height, "
-            "width): reshape X and name its input_shape."
-        )
-    return shape
+def _write_shape(axes: Sequence[Any]) -> str:
+    """Write a shape whose first axis has a name."""
+    return f"({', '.join(map(str, axes))})"
 
 
 def check_sizes(name: str, sizes: Any, *, some: bool = False) -> tuple[int, ...]:
@@ -92,8 +131,3 @@ def check_sizes(name: str, sizes: Any, *, some: bool = False) -> tuple[int, ...]
 def is_positive_integer(value: Any) -> bool:
     """Tell whether a value is an integer of at least 1, of Python or NumPy."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
-
-
-def write_shape(axes: Sequence[Any]) -> str:
-    """Write a shape whose first axis has a name."""
-    return f"({', '.join(map(str, axes))})"

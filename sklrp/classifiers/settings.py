@@ -1,4 +1,7 @@
-"""The settings of a training, checked: device, dtype, optimizer, callbacks, names."""
+"""Checks of the settings of a training: device, dtype, optimizer, callbacks, skorch's names.
+
+Classifiers call them in `fit`, before anything is trained, and `sklrp.load` for what a file says.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +30,8 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
 }
-
-
+# Optimizers with a fused step, and the options that exclude it.
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
-
-
 _FUSED_ALTERNATIVES = ("fused", "foreach", "differentiable", "capturable")
 
 
@@ -228,15 +228,15 @@ def check_callbacks(callbacks: Any) -> list[Any]:
     return copy.deepcopy(list(callbacks))
 
 
-def check_names(
+def check_skorch_names(
     net: TrainingNet, params: Mapping[str, Any], own: Iterable[str], owner: str
 ) -> None:
-    """Raise an error if a parameter is none that the net understands.
+    """Raise an error if the net does not understand one of skorch's double-underscore names.
 
     Parameters
     ----------
     net : TrainingNet
-        The net that has been given ``params``, not initialised yet.
+        The net, not initialised yet.
     params : mapping of str to object
         Parameters beside the estimator's own.
     own : iterable of str
@@ -251,6 +251,18 @@ def check_names(
     """
     if not params:
         return
+    known, open_prefixes = _find_names(net)
+    unknown = [n for n in sorted(params) if n not in known and not n.startswith(open_prefixes)]
+    if unknown:
+        name = unknown[0]
+        alike = sorted(n for n in known if n.startswith(f"{name.partition('__')[0]}__"))
+        hint = f" Known are {alike}." if alike else ""
+        close = suggest(name, {*known, *own}, inline=True) or "."
+        raise ValueError(f"{owner} got an unexpected parameter {name!r}{close}{hint}")
+
+
+def _find_names(net: TrainingNet) -> tuple[set[str], tuple[str, ...]]:
+    """Return the names that a net takes, and the prefixes of parts that take any name."""
     known = {"criterion__label_smoothing", "iterator_valid__batch_size", "optimizer__param_groups"}
     options = ("batch_size", "shuffle", "drop_last", "device")
     known |= {f"iterator_train__{name}" for name in options}
@@ -261,17 +273,11 @@ def check_names(
             known |= {f"callbacks__{name}__{key}" for key in callback.get_params(deep=False)}
         else:
             parts[f"callbacks__{name}"] = callback
-    anything: tuple[str, ...] = ()
+    open_prefixes = []
     for prefix, part in parts.items():
         for argument in inspect.signature(part).parameters.values():
             if argument.kind is argument.VAR_KEYWORD:
-                anything = (*anything, f"{prefix}__")
+                open_prefixes.append(f"{prefix}__")
             elif argument.name != "params":
                 known.add(f"{prefix}__{argument.name}")
-    for name in sorted(set(params) - known):
-        if name.startswith(anything):
-            continue
-        alike = sorted(n for n in known if n.startswith(f"{name.partition('__')[0]}__"))
-        hint = f" Known are {alike}." if alike else ""
-        close = suggest(name, {*known, *own}, inline=True) or "."
-        raise ValueError(f"{owner} got an unexpected parameter {name!r}{close}{hint}")
+    return known, tuple(open_prefixes)
