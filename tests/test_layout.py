@@ -51,8 +51,6 @@ KNOWN = {
         "sklrp.cli.demo",
         "sklrp.cli.runs",
         "sklrp.cli.samples",
-        "sklrp.modules.networks",
-        "sklrp.modules.regularisation",
         "sklrp.persistence",
         "sklrp.persistence.container",
         "sklrp.persistence.nets",

@@ -5,21 +5,12 @@ logits ``(n_samples, n_classes)``; reshaping and sweeping are layers like any ot
 relevance is carried back through them to the features of ``X``.
 """
 
-from sklrp.modules.networks import (
-    ACTIVATIONS,
-    CONV_POOLINGS,
-    PADDING_MODES,
-    STATE_POOLINGS,
-    SWEEPS,
-    StatePooling,
-    Sweep,
-    make_cnn,
-    make_lstm,
-    make_mlp,
-    widest_activation,
-)
+from sklrp.modules.convolution import CONV_POOLINGS, PADDING_MODES, make_cnn
+from sklrp.modules.perceptron import ACTIVATIONS, make_mlp
 from sklrp.modules.regularisation import GaussianNoise, bound_biases, first_weights
 from sklrp.modules.reservoir import LEAK_SPLITS, EchoState, make_esn
+from sklrp.modules.sequences import STATE_POOLINGS, SWEEPS, StatePooling, Sweep, make_lstm
+from sklrp.modules.widths import widest_activation
 
 __all__ = [
     "ACTIVATIONS",

@@ -1,4 +1,8 @@
-"""What acts on a network in training alone: noise on its input, bounds of its biases."""
+"""What acts on a network in training alone: noise on its input, bounds of its biases.
+
+The builders of networks put `input_layers` first; `TrainingNet` bounds the biases after every step
+and penalises the first weights.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 r"""The echo state network: a fixed random reservoir of leaky units, read out linearly.
 
+`ESNClassifier` builds its network by `make_esn`. The layer is
+
 .. math:: z_t = W_\mathrm{in} u_t + W_\mathrm{res} x_{t-1} + b, \qquad
           x_t = (1 - \alpha) x_{t-1} + \alpha \tanh z_t, \qquad x_0 = 0 .
 
@@ -18,7 +20,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from sklrp.modules.networks import StatePooling, Sweep
+from sklrp.modules.sequences import StatePooling, Sweep
 
 LEAK_SPLITS = ("contribution", "leak_rate")
 
@@ -97,7 +99,7 @@ class EchoState(nn.Module):
 
     @property
     def leaks(self) -> tuple[float, float]:
-        """The leak rate of the first step, and that of all others."""
+        """The leak rates of the first step and of all others."""
         return self.leak_rate if self.leak_first_step else 1.0, self.leak_rate
 
     def forward(self, sequence: Tensor) -> tuple[Tensor, Tensor]:

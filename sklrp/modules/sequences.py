@@ -1,0 +1,181 @@
+"""Layers that read an image or a sequence step by step, and the LSTM network made of them.
+
+`LSTMClassifier` builds its network by `make_lstm`; the echo state network of `reservoir.py` has
+the same sweep and the same pooling of states.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sklrp.modules.perceptron import dense_layers
+from sklrp.modules.regularisation import input_layers
+
+SWEEPS = ("down", "up", "right", "left")
+STATE_POOLINGS = ("last", "mean", "max")
+
+
+class Sweep(nn.Module):
+    """Turn an image into a sequence of rows or columns.
+
+    Parameters
+    ----------
+    sweep : {"down", "up", "right", "left"}, default="down"
+        What the steps of the sequence are: ``"down"`` the rows from the first to the last (the
+        time steps of a sequence), ``"up"`` the rows backwards, ``"right"`` the columns from left
+        to right, ``"left"`` the columns from right to left.
+    """
+
+    def __init__(self, sweep: str = "down") -> None:
+        super().__init__()
+        if sweep not in SWEEPS:
+            raise ValueError(f"sweep must be one of {SWEEPS}, got {sweep!r}.")
+        self.sweep = sweep
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the steps of images, ``(n, height, width) -> (n, n_steps, n_step_features)``."""
+        if self.sweep in ("right", "left"):
+            x = x.transpose(1, 2)
+        return x.flip(1) if self.sweep in ("up", "left") else x
+
+    def inverse(self, steps: Tensor) -> Tensor:
+        """Return images from steps, ``(n, n_steps, n_step_features) -> (n, height, width)``."""
+        if self.sweep in ("up", "left"):
+            steps = steps.flip(1)
+        return steps.transpose(1, 2) if self.sweep in ("right", "left") else steps
+
+    def extra_repr(self) -> str:
+        """Show the direction in the network's ``repr``."""
+        return repr(self.sweep)
+
+
+class StatePooling(nn.Module):
+    """Reduce the states of a recurrent layer over time to one vector.
+
+    Parameters
+    ----------
+    pooling : {"last", "mean", "max"}, default="last"
+        ``"last"`` takes the state after the last step (of a bidirectional layer: after the last
+        step of either direction), ``"mean"`` and ``"max"`` pool the states of all steps.
+    """
+
+    def __init__(self, pooling: str = "last") -> None:
+        super().__init__()
+        if pooling not in STATE_POOLINGS:
+            raise ValueError(f"pooling must be one of {STATE_POOLINGS}, got {pooling!r}.")
+        self.pooling = pooling
+
+    def forward(self, output_and_state: tuple[Tensor, Any]) -> Tensor:
+        """Return the pooled states of a recurrent layer, ``(n, n_directions * hidden_size)``."""
+        output, state = output_and_state
+        if isinstance(state, tuple):  # an nn.LSTM's comes with its cell's
+            state = state[0]
+        if self.pooling == "mean":
+            return output.mean(1)
+        if self.pooling == "max":
+            return output.amax(1)
+        n_directions = output.shape[-1] // state.shape[-1]
+        return torch.cat(tuple(state[-n_directions:]), dim=-1)
+
+    def extra_repr(self) -> str:
+        """Show the kind of pooling in the network's ``repr``."""
+        return repr(self.pooling)
+
+
+def make_lstm(
+    input_shape: tuple[int, ...],
+    n_outputs: int,
+    *,
+    hidden_size: int = 64,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    sweep: str = "down",
+    pooling: str = "last",
+    forget_bias: float | None = None,
+    hidden_layer_sizes: Sequence[int] = (),
+    activation: str = "relu",
+    bias: bool = True,
+    dropout: float = 0.0,
+    input_noise: float = 0.0,
+    input_dropout: float = 0.0,
+) -> nn.Sequential:
+    """Build a long short-term memory network for sequences or images.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        ``(n_steps, n_step_features)`` of a sequence or ``(height, width)`` of an image.
+    n_outputs : int
+        Number of logits.
+    hidden_size : int, default=64
+        Units of the recurrent state, per layer and direction.
+    num_layers : int, default=1
+        Number of recurrent layers.
+    bidirectional : bool, default=False
+        Whether the sequence is read in both directions.
+    sweep : {"down", "up", "right", "left"}, default="down"
+        What the steps are, see `Sweep`.
+    pooling : {"last", "mean", "max"}, default="last"
+        How the states are reduced over the steps, see `StatePooling`.
+    forget_bias : float or None, default=None
+        Bias from which every forget gate starts; ``None`` keeps torch's initialisation.
+    hidden_layer_sizes : sequence of int, default=()
+        Units of each dense layer between the state and the logits.
+    activation : str, default="relu"
+        Name of the dense layers' activation, a key of ``ACTIVATIONS``.
+    bias : bool, default=True
+        Whether the recurrent and dense layers have a bias.
+    dropout : float, default=0.0
+        Probability with which a unit is dropped in training: between recurrent layers, of the
+        pooled state and of dense layers.
+    input_noise : float, default=0.0
+        Standard deviation of the noise that is added to the input in training.
+    input_dropout : float, default=0.0
+        Probability with which a value of the input is dropped in training.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        Network that maps ``(n_samples, n_features)``, the flattened sequences, to logits
+        ``(n_samples, n_outputs)``.
+    """
+    n_step_features = input_shape[0 if sweep in ("right", "left") else 1]
+    lstm = nn.LSTM(
+        n_step_features,
+        hidden_size,
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        bias=bias,
+        dropout=dropout if num_layers > 1 else 0.0,
+        batch_first=True,
+    )
+    if bias and forget_bias is not None:
+        _set_forget_bias(lstm, forget_bias)
+    layers = input_layers(input_noise, input_dropout)
+    layers += [
+        ("sequence", nn.Unflatten(1, tuple(input_shape))),
+        ("sweep", Sweep(sweep)),
+        ("lstm", lstm),
+        ("state", StatePooling(pooling)),
+    ]
+    if dropout:
+        layers.append(("dropout", nn.Dropout(dropout)))
+    n_units = hidden_size * (2 if bidirectional else 1)
+    layers += dense_layers(n_units, n_outputs, hidden_layer_sizes, activation, bias, dropout)
+    return nn.Sequential(OrderedDict(layers))
+
+
+def _set_forget_bias(lstm: nn.LSTM, forget_bias: float) -> None:
+    """Start every forget gate, the second of torch's four, from ``forget_bias``."""
+    forget = slice(lstm.hidden_size, 2 * lstm.hidden_size)
+    with torch.no_grad():
+        for name, bias in lstm.named_parameters():
+            if name.startswith("bias_ih"):
+                bias[forget] = forget_bias
+            elif name.startswith("bias_hh"):
+                bias[forget] = 0.0
