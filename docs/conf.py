@@ -45,7 +45,7 @@ autosummary_context = {
         for module in vars(sklrp).values()
         if inspect.ismodule(module)
         for name in getattr(module, "__all__", ())
-        if getattr(sklrp, name, None) is getattr(module, name)
+        if name in sklrp.__all__ and getattr(sklrp, name) is getattr(module, name)
     ]
 }
 autodoc_member_order = "groupwise"
