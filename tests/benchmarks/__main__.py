@@ -27,6 +27,7 @@ SECTIONS: dict[str, list[Callable[..., list[Row]]]] = {
         engine.bench_presets,
         engine.bench_lstm,
         engine.bench_ways,
+        engine.bench_shortcut,
         rows.bench_lstm_loop,
         esn.bench_esn,
     ],

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sklrp import MLPClassifier, check_rule, explain
 from sklrp.modules import StatePooling
+from sklrp.propagation import fast
 
 from .measure import Row, median_times, threads
 
@@ -317,6 +318,42 @@ def bench_ways(quick: bool = False) -> list[Row]:
     case = f"{name}, {n_many} samples, 2 threads"
     rows.append(_row(what, case, t["yardstick"] / t["ours"], "≥ 0.9", "epsilon"))
     return rows
+
+
+def bench_shortcut(quick: bool = False) -> list[Row]:
+    """Return the time of the formula as it is written over that of its shortcut.
+
+    Parameters
+    ----------
+    quick : bool, default=False
+        Whether to take two samples and one repeat.
+
+    Returns
+    -------
+    list of dict
+        Rows of ``what``, ``case``, ``rule``, ``ratio`` and ``reach``.
+    """
+    rows = []
+    for case in list(make_cases(quick))[:3]:
+        model, X = case.model.eval().requires_grad_(False), case.X
+        for rule, reach in (("epsilon", "≥ 1.2"), ("gamma", "≥ 1"), ("alpha_beta", "≥ 1")):
+            functions = {
+                "with": partial(explain, model, X, rule=rule),
+                "without": partial(without_shortcut, model, X, rule=rule),
+            }
+            t = median_times(functions, 1 if quick else 7)
+            what = "without the shortcut / with it"
+            rows.append(_row(what, case.name, t["without"] / t["with"], reach, rule))
+    return rows
+
+
+def without_shortcut(model: nn.Module, X: np.ndarray, rule: str) -> np.ndarray:
+    """Explain by the formula alone."""
+    fast.ENABLED = False
+    try:
+        return explain(model, X, rule=rule)
+    finally:
+        fast.ENABLED = True
 
 
 def _row(what: str, case: str, ratio: float, reach: str, rule: str, unit: str = "") -> Row:
