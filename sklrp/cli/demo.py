@@ -1,10 +1,11 @@
 """The main job from beginning to end: train, explain, draw, save.
 
-The command ``sklrp demo`` calls it.
+It is the command ``sklrp demo``, the first that a newcomer runs.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,31 @@ from numpy.typing import NDArray
 import sklrp
 from sklrp._checks import import_optional
 from sklrp._files import replacing
+from sklrp.cli.options import file_path
+
+
+@click.command(short_help="Train on El Niño and La Niña, explain, and leave files to go on with.")
+@click.option(
+    "--out",
+    type=file_path(file_okay=False),
+    default=Path("sklrp-demo"),
+    show_default=True,
+    help="The folder to write to.",
+)
+def demo(out: Path) -> None:  # numpydoc ignore=PR01
+    """Train on El Niño and La Niña, explain, and write what the other commands take.
+
+    The data comes with the package eofs (pip install 'sklrp[examples]'); without it, images of
+    squares take its place. Takes some seconds.
+
+    \b
+    Example:
+      python -m sklrp demo --out demo
+    """
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not os.access(existing, os.W_OK):
+        raise PermissionError(f"{existing} cannot be written to: choose another folder.")
+    run_demo(out)
 
 
 def run_demo(folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""Explaining chunk by chunk, into a file that an interrupted run leaves to be gone on with."""
+"""Explain chunk by chunk into a partial file, so that an interrupted run can be resumed.
+
+The command ``sklrp explain`` works through a `PartialRun`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ CHUNK_BYTES = 16 * 2**20  # of samples, read and explained before the next are
 
 
 class PartialRun:
-    """The relevance of the samples so far, beside the file that is to hold that of all.
+    """The relevance of the samples so far, beside the file for the relevance of all samples.
 
     ``OUT.part`` is a npy file in the shape of the whole result, ``OUT.part.json`` says how many
     samples are done, with what model and settings, and holds a checksum of these samples, which a

@@ -1,11 +1,10 @@
-"""Samples, labels and masks in files, and relevance written in the form of the samples.
+"""Samples in files, and relevance written in the form of the samples.
 
 The commands read what users give them by it, and `.runs` writes by it.
 """
 
 from __future__ import annotations
 
-import csv
 import zipfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
 from sklrp._files import replacing
+from sklrp.cli.tables import read_csv, write_csv
 from sklrp.geo.storage import store
 
 FORMS = {
@@ -28,9 +28,6 @@ FORMS = {
     ".zarr": "zarr",
     ".csv": "CSV",
 }
-
-
-_MISSING = ("", "na", "n/a", "nan", "null")  # in a CSV file, in lower case
 
 
 class Samples:
@@ -82,7 +79,7 @@ class Samples:
         elif variable is not None and self.form != "npz":
             raise ValueError(f"--variable {variable}: {path} holds one array, which has no name.")
         elif self.form == "CSV":
-            self._array, self.header = _read_csv(path, columns, fill)
+            self._array, self.header = read_csv(path, columns, fill)
         else:
             self._open_numpy()
         self.shape: tuple[int, ...] = tuple(self._array.shape)
@@ -133,7 +130,7 @@ class Samples:
             if self.form in ("NetCDF", "zarr"):
                 self._write_xarray(part, relevance, classes, about)
             elif self.form == "CSV":
-                _write_csv(part, relevance, self.header, classes)
+                write_csv(part, relevance, self.header, classes)
             else:
                 with open(part, "xb") as file:
                     if self.form == "npz":
@@ -142,7 +139,7 @@ class Samples:
                         np.save(file, relevance)
 
     def _open_numpy(self) -> None:
-        loaded = _load_numpy(self.path)
+        loaded = load_numpy(self.path)
         if isinstance(loaded, np.ndarray):
             self._array = loaded
             return
@@ -214,84 +211,7 @@ def form_of(path: Path) -> str:
         ) from None
 
 
-def read_labels(path: Path, classes: NDArray[Any], n_samples: int) -> NDArray[Any]:
-    """Return labels from a npy file, or from a text file of one label per line.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-    classes : ndarray of shape (n_classes,)
-        The classes of the model.
-    n_samples : int
-        Number of labels that there should be; a text file may have a line above them.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        The labels, as the model has them.
-    """
-    if path.suffix.lower() == ".npy":
-        given = _load_numpy(path).ravel().tolist()
-    else:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is neither a .npy file nor a text file: {error}") from error
-        given = [line.strip() for line in text.splitlines()]
-        given = [line.strip("\"'") for line in given if line]
-        if len(given) == n_samples + 1 and given[0] not in map(str, classes):
-            del given[0]
-    if len(given) != n_samples:
-        raise ValueError(f"{path} holds {len(given)} labels, but there are {n_samples} samples.")
-    return np.array([find_class(label, classes, str(path)) for label in given], classes.dtype)
-
-
-def find_class(label: Any, classes: NDArray[Any], owner: str) -> Any:
-    """Return the class that is a label, or is written as it.
-
-    Parameters
-    ----------
-    label : object
-        The label, or its text.
-    classes : ndarray of shape (n_classes,)
-        The classes of the model.
-    owner : str
-        Where the label comes from, for the error.
-
-    Returns
-    -------
-    object
-        The class.
-    """
-    known = classes.tolist()
-    found = [c for c in known if c == label] or [c for c in known if str(c) == str(label)]
-    if not found:
-        raise ValueError(f"{owner}: {label!r} is none of the model's classes {known}.")
-    return found[0]
-
-
-def read_mask(path: Path) -> NDArray[np.bool_]:
-    """Return a mask in the shape of a sample, from a file of zeros and ones.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-
-    Returns
-    -------
-    ndarray of bool
-        The mask.
-    """
-    with Samples(path) as file:
-        mask = file.read()
-    if not np.isin(mask, (0, 1)).all():
-        raise ValueError(f"{path} must hold zeros and ones, or False and True, got other values.")
-    return mask.astype(bool)
-
-
-def _load_numpy(path: Path) -> Any:
+def load_numpy(path: Path) -> Any:
     """Return the array of a npy file, mapped to memory, or the arrays of a npz file."""
     try:
         if form_of(path) == "npz" and not zipfile.is_zipfile(path):
@@ -310,73 +230,3 @@ def _write_npz(file: IO[bytes], name: str, array: NDArray) -> None:
         archive.open(f"{name}.npy", "w", force_zip64=True) as member,
     ):
         np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-
-
-def _read_csv(
-    path: Path, columns: Sequence[str] | None, fill: float | None
-) -> tuple[NDArray[np.float64], list[str] | None]:
-    """Return the table of a CSV file and its header, of the given columns if it has one."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        try:
-            lines = [line for line in csv.reader(file, skipinitialspace=True) if line]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no readable CSV file: {error}") from error
-    if not lines:
-        raise ValueError(f"{path} is empty.")
-    is_sample = all(_is_number(text) or _is_missing(text) for text in lines[0])
-    header = None if is_sample else lines.pop(0)
-    n_fields = len(header or lines[0])
-    places = list(range(n_fields))
-    if header is not None and columns is not None:
-        for problem, names in (
-            ("lacks the columns", [name for name in columns if name not in header]),
-            ("has more than one of the columns", [n for n in columns if header.count(n) > 1]),
-        ):
-            if names:
-                raise ValueError(
-                    f"{path} {problem} {names} that the model was trained on; it has {header}."
-                )
-        places = [header.index(name) for name in columns]
-    first = 1 if header is None else 2
-    table = np.empty((len(lines), len(places)))
-    for i, line in enumerate(lines):
-        if len(line) != n_fields:
-            raise ValueError(
-                f"{path}, line {i + first}: {len(line)} fields, but the first line has {n_fields}."
-            )
-        for j, place in enumerate(places):
-            text = line[place]
-            if _is_missing(text) and fill is not None:
-                table[i, j] = fill
-            elif _is_number(text) and not _is_missing(text):
-                table[i, j] = float(text)
-            else:
-                name = place + 1 if header is None else repr(header[place])
-                raise ValueError(
-                    f"{path}, line {i + first}, column {name}: {text!r} is no number"
-                    + ("; --fill says what to put there." if _is_missing(text) else ".")
-                )
-    return table, None if header is None else [header[place] for place in places]
-
-
-def _write_csv(
-    path: Path, relevance: NDArray, header: list[str] | None, classes: Sequence[Any] | None
-) -> None:
-    with open(path, "x", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if header is not None:
-            labels = [""] if classes is None else [f"{label}_" for label in classes]
-            writer.writerow([f"{label}{name}" for label in labels for name in header])
-        writer.writerows(relevance.reshape(len(relevance), -1).tolist())
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_missing(text: str) -> bool:
-    return text.strip().lower() in _MISSING

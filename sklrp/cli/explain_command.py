@@ -1,0 +1,142 @@
+"""The command ``sklrp explain``: relevance of samples in a file, chunk by chunk, to a file.
+
+`sklrp.cli.main` has it as a command. What is done is kept by `.runs`, so that it can be resumed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+import sklrp
+from sklrp.cli.labels import find_class
+from sklrp.cli.options import (
+    CONTRAST,
+    DEVICE,
+    EPSILON,
+    EXISTING,
+    FILL,
+    RULE,
+    SAMPLES,
+    VARIABLE,
+    check_out,
+    check_samples,
+    file_path,
+    load_model,
+    shows_progress,
+)
+from sklrp.cli.runs import PartialRun, checksum
+from sklrp.cli.samples import Samples, form_of
+
+
+@click.command(short_help="Write the relevance of each value of DATA for a class.")
+@click.argument("model", type=EXISTING)
+@click.argument("data", type=SAMPLES)
+@click.option("-o", "--out", type=file_path(), required=True, help="Where the relevance goes.")
+@RULE
+@EPSILON
+@click.option(
+    "--target",
+    metavar="LABEL",
+    help="The class to explain, or all for an axis of classes after that of the samples; the "
+    "predicted class of each sample by default.",
+)
+@CONTRAST
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Samples explained at once; what keeps memory low by default.",
+)
+@VARIABLE
+@FILL
+@DEVICE
+@click.option(
+    "--resume", is_flag=True, help="Go on with what an interrupted run has left, if there is any."
+)
+def explain(  # numpydoc ignore=PR01
+    model: Path,
+    data: Path,
+    out: Path,
+    rule: str,
+    epsilon: float,
+    target: str | None,
+    contrast: bool,
+    batch_size: int | None,
+    variable: str | None,
+    fill: float | None,
+    device: str | None,
+    resume: bool,
+) -> None:
+    """Write the relevance of each value of DATA for a class.
+
+    DATA is a .npy, .npz, NetCDF (.nc), .zarr or .csv file; OUT has the same form, shape, names and
+    coordinates. The first axis is that of the samples. Of a .csv file with a header, the columns
+    that the model was trained on are taken by name. Samples are read and explained in chunks, so
+    that a .npy, NetCDF or zarr file may be larger than memory.
+
+    What is done is kept in OUT.part, with OUT.part.json beside it; --resume goes on there after
+    an interruption. OUT itself appears when it is complete.
+
+    \b
+    Example:
+      python -m sklrp explain model.safetensors samples.npy -o relevance.npy --rule epsilon_plus
+    """
+    if form_of(out) != form_of(data):
+        raise ValueError(
+            f"OUT must have the form of DATA, {form_of(data)}, got {out.name}: change its suffix "
+            f"to {data.suffix}."
+        )
+    check_out(out, model, data)
+    if out.is_symlink():  # what is done is kept beside the file that it names
+        out = out.resolve()
+    sklrp.check_rule(rule)
+    classifier, classes = load_model(model, device)
+    label: Any = target
+    if target is not None and target != "all":
+        label = find_class(target, classes, "--target")
+    settings = {
+        "version of sklrp": sklrp.__version__,
+        "model": checksum(model),
+        "rule": rule,
+        "epsilon": epsilon,
+        "target": target,
+        "contrast": contrast,
+        "batch size": batch_size,
+        "variable": variable,
+        "fill": fill,
+    }
+    columns = getattr(classifier, "feature_names_in_", None)
+    with Samples(data, variable, columns, fill) as samples:
+        check_samples(samples)
+        run = PartialRun(out, {**settings, "shape of the data": samples.shape}, resume)
+
+        def explain_part(X: np.ndarray) -> np.ndarray:
+            return sklrp.explain(
+                classifier,
+                X,
+                target=label,
+                rule=rule,
+                epsilon=epsilon,
+                contrast=contrast,
+                batch_size=batch_size,
+            )
+
+        try:
+            relevance = run.explain(explain_part, samples, progress=shows_progress())
+        except KeyboardInterrupt:
+            if run.done:
+                click.echo(
+                    f"{run.done} of {samples.shape[0]} samples are done; --resume goes on.",
+                    err=True,
+                )
+            raise
+        if samples.form == "npy":
+            os.replace(run.path, out)
+        else:
+            about = f"LRP by sklrp {sklrp.__version__}, rule {rule}, epsilon {epsilon:g}"
+            samples.write(out, relevance, classes.tolist() if target == "all" else None, about)
+        run.finish()

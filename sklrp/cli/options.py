@@ -1,0 +1,107 @@
+"""What the commands share: options, and checks of what is read and where is written.
+
+`.explain_command` and `.diagnose_command` put their options together from here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+from numpy.typing import NDArray
+from sklearn.exceptions import NotFittedError
+
+import sklrp
+from sklrp._models import unwrap
+from sklrp.cli.samples import Samples
+
+
+def file_path(**kwargs: Any) -> click.Path:
+    """Return the type of an argument that names a file."""
+    return click.Path(path_type=Path, **kwargs)
+
+
+EXISTING = file_path(exists=True, dir_okay=False)
+SAMPLES = file_path(exists=True)  # a zarr store is a folder
+RULE = click.option(
+    "--rule",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help=f"How relevance is passed on: {', '.join(sklrp.available_rules())}.",
+)
+EPSILON = click.option(
+    "--epsilon",
+    type=click.FloatRange(min=0),
+    default=1e-6,
+    show_default=True,
+    help="Stabiliser of the rules that have none of their own, in units of pre-activations.",
+)
+CONTRAST = click.option(
+    "--contrast", is_flag=True, help="Explain the logit minus the largest of the other classes."
+)
+VARIABLE = click.option(
+    "--variable", metavar="NAME", help="Which array of DATA, where it holds several."
+)
+FILL = click.option(
+    "--fill",
+    type=float,
+    metavar="NUMBER",
+    help="What to put in place of missing values, such as 0 on land; they are an error by "
+    "default.",
+)
+DEVICE = click.option(
+    "--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; that of the model by default."
+)
+
+
+def shows_progress() -> bool:
+    """Tell whether a person looks at stderr."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def load_model(path: Path, device: str | None) -> tuple[Any, NDArray]:
+    """Return the fitted classifier of a file, and its classes.
+
+    Its features need no names: the columns of a file are taken by name already.
+    """
+    loaded = sklrp.load(path, device)
+    try:
+        model = unwrap(loaded)
+        classes = model.classes
+    except (TypeError, NotFittedError):
+        classes = None
+    if classes is None:
+        raise ValueError(
+            f"{path} holds {type(loaded).__name__}, but must hold a fitted classifier; of a "
+            "RelevanceTransformer, save its estimator_."
+        )
+    warnings.filterwarnings("ignore", "X does not have valid feature names")
+    return model.network, classes
+
+
+def check_samples(samples: Samples) -> None:
+    if len(samples.shape) < 2 or not all(samples.shape):
+        raise ValueError(
+            f"{samples.path} has the shape {samples.shape}, but must hold samples along the first "
+            "axis and their values along others."
+        )
+
+
+def check_out(out: Path, *inputs: Path) -> None:
+    """Raise an error, before anything takes time, if a file cannot be written or must not be."""
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"{out.parent} is no folder: make it, or choose another for {out}")
+    if not os.access(out.parent, os.W_OK):
+        raise PermissionError(f"{out.parent} cannot be written to: choose another for {out}")
+    if out.resolve() in [path.resolve() for path in inputs]:
+        raise ValueError(f"{out} is an input too: choose another name for what is written.")
+    is_store = any((out / name).is_file() for name in ("zarr.json", ".zgroup"))
+    if out.is_dir() and not is_store:
+        raise IsADirectoryError(f"{out} is a folder: choose another name, or remove it.")
+    if out.exists() and (is_store or not out.is_file()) != (out.suffix.lower() == ".zarr"):
+        raise ValueError(f"{out} is there, as something else: choose another name, or remove it.")

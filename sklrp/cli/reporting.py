@@ -1,0 +1,94 @@
+"""Errors and warnings of the command line: single lines on stderr, and the status.
+
+`Commands` is the class of the group `sklrp.cli.main`.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from typing import Any, NoReturn
+
+import click
+
+_INTERRUPTED = 130
+_BAD_INPUT = (
+    ValueError,
+    TypeError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+
+
+class Failure(click.ClickException):
+    """An error in one line, with status 1.
+
+    Parameters
+    ----------
+    error : Exception
+        What went wrong.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+
+
+class BadInput(click.ClickException):
+    """An error of the call or its input in one line, with status 2.
+
+    Parameters
+    ----------
+    error : Exception
+        What is wrong.
+    """
+
+    exit_code = 2
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+
+
+class Commands(click.Group):
+    """The group of commands, whose errors and warnings are single lines on stderr."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; without ``--debug`` no error shows a traceback."""
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
+            try:
+                return super().invoke(ctx)
+            except (click.ClickException, click.exceptions.Exit, click.Abort):
+                raise
+            except BrokenPipeError:  # as of head, which has seen enough: click says nothing
+                raise
+            except Exception as error:
+                if ctx.params["debug"]:
+                    traceback.print_exc()
+                kind = BadInput if isinstance(error, _BAD_INPUT) else Failure
+                raise kind(error) from error
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run the command line, and leave with its status."""
+        kwargs["standalone_mode"] = False
+        try:
+            status = super().main(*args, **kwargs)
+        except click.Abort:
+            status = _fail("interrupted", _INTERRUPTED)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            status = error.exit_code
+        except click.ClickException as error:
+            status = _fail(error.format_message(), error.exit_code)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> int:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    return status
+
+
+def _show_warning(message: Warning | str, *args: Any) -> None:
+    click.echo(f"warning: {' '.join(str(message).split())}", err=True)

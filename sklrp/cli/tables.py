@@ -1,0 +1,101 @@
+"""CSV files: tables of numbers, with a header or without.
+
+`.samples` reads and writes them.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MISSING = ("", "na", "n/a", "nan", "null")  # in a CSV file, in lower case
+
+
+def read_csv(
+    path: Path, columns: Sequence[str] | None, fill: float | None
+) -> tuple[NDArray[np.float64], list[str] | None]:
+    """Return the table of a CSV file and its header, of the given columns if it has one."""
+    lines = _read_lines(path)
+    is_sample = all(_is_number(text) or _is_missing(text) for text in lines[0])
+    header = None if is_sample else lines.pop(0)
+    n_fields = len(header or lines[0])
+    places = list(range(n_fields))
+    if header is not None and columns is not None:
+        places = _find_columns(path, header, columns)
+    first = 1 if header is None else 2
+    table = np.empty((len(lines), len(places)))
+    for i, line in enumerate(lines):
+        if len(line) != n_fields:
+            raise ValueError(
+                f"{path}, line {i + first}: {len(line)} fields, but the first line has {n_fields}."
+            )
+        for j, place in enumerate(places):
+            name = place + 1 if header is None else repr(header[place])
+            where = f"{path}, line {i + first}, column {name}"
+            table[i, j] = _read_number(line[place], fill, where)
+    return table, None if header is None else [header[place] for place in places]
+
+
+def write_csv(
+    path: Path, relevance: NDArray, header: list[str] | None, classes: Sequence[Any] | None
+) -> None:
+    """Write maps as rows, below a header of the names, for each class if there are several."""
+    with open(path, "x", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if header is not None:
+            labels = [""] if classes is None else [f"{label}_" for label in classes]
+            writer.writerow([f"{label}{name}" for label in labels for name in header])
+        writer.writerows(relevance.reshape(len(relevance), -1).tolist())
+
+
+def _read_lines(path: Path) -> list[list[str]]:
+    """Return the fields of the lines that are not empty, of which there is at least one."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        try:
+            lines = [line for line in csv.reader(file, skipinitialspace=True) if line]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no readable CSV file: {error}") from error
+    if not lines:
+        raise ValueError(f"{path} is empty.")
+    return lines
+
+
+def _find_columns(path: Path, header: list[str], columns: Sequence[str]) -> list[int]:
+    """Return the places of columns, each of which must be there once."""
+    for problem, names in (
+        ("lacks the columns", [name for name in columns if name not in header]),
+        ("has more than one of the columns", [n for n in columns if header.count(n) > 1]),
+    ):
+        if names:
+            raise ValueError(
+                f"{path} {problem} {names} that the model was trained on; it has {header}."
+            )
+    return [header.index(name) for name in columns]
+
+
+def _read_number(text: str, fill: float | None, where: str) -> float:
+    """Return the number that a field holds, or `fill` if it is missing."""
+    missing = _is_missing(text)
+    if missing and fill is not None:
+        return fill
+    if missing or not _is_number(text):
+        remedy = "; --fill says what to put there." if missing else "."
+        raise ValueError(f"{where}: {text!r} is no number{remedy}")
+    return float(text)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_missing(text: str) -> bool:
+    return text.strip().lower() in _MISSING
