@@ -88,9 +88,27 @@ def split(
     z: Tensor,
     n_spatial: int,
 ) -> list[Split]:
-    """Return the parts of the step's rule on an affine map of ``operands`` to ``z``.
+    """Return the parts of the step's rule on an affine map.
 
-    ``key`` tells the maps of several affine maps of one step apart.
+    Parameters
+    ----------
+    step : Step
+        The step, with its rule and epsilon.
+    key : str
+        What tells the maps of several affine maps of one step apart.
+    operands : list of Operand
+        The inputs of the map.
+    bias : Tensor or None
+        The bias.
+    z : Tensor
+        The output.
+    n_spatial : int
+        The number of axes behind the channels in ``z``.
+
+    Returns
+    -------
+    list of Split
+        One for each part.
     """
     splits = []
     for p, part in enumerate(step.rule.parts()):

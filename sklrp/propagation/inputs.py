@@ -117,7 +117,7 @@ def is_finite(values: Any) -> bool:
 class Intake:
     """How a network takes its inputs.
 
-    Parameters
+    Attributes
     ----------
     names : list of str or None
         The names of the arguments of ``forward``; None if they go by position.

@@ -109,9 +109,16 @@ class Plan:
         kwargs: dict[str, Any],
         first_from_input: bool,
     ) -> None:
-        """Run the network on the corners of a box, and give z-box rules the bounds they lack.
+        """Give z-box rules the bounds they lack; see :mod:`sklrp.propagation.bounds`.
 
-        The inputs hold two corners in place of samples; see :mod:`sklrp.propagation.bounds`.
+        Parameters
+        ----------
+        inputs : list of Signal
+            The inputs, which hold the two corners of a box in place of samples.
+        args, kwargs : object
+            The inputs as the arguments of ``forward``.
+        first_from_input : bool
+            Whether the box of the inputs comes from the first layer's own rule.
         """
         call = partial(follow, first_from_input=first_from_input)
         if self.network is not None:

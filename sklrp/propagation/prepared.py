@@ -32,7 +32,7 @@ def plain_arithmetic(device: torch.device) -> Iterator[None]:
 class PreparedCall:
     """What all chunks of one call share; it travels to workers.
 
-    Parameters
+    Attributes
     ----------
     plan : Plan
         The compiled network.

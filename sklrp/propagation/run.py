@@ -101,20 +101,17 @@ def explain_network(
         spans = _split_evenly(inputs.n_samples, int(batch_size))
         call = PreparedCall(plan, intake, bool(contrast), bool(return_details))
         results = _explain_chunks(call, inputs, target, spans, n_jobs, jobs, module)
-
         out = inputs.make_outputs((n_targets,) if every else (), intake.dtype)
-        records = []
         with tqdm(
             total=inputs.n_samples, unit="sample", desc="explain", disable=not progress
         ) as bar:
-            for span, (parts, record) in zip(spans, results, strict=True):
-                _put_chunk(out, span, parts, every)
-                records.append(record)
-                bar.update(span.stop - span.start)
+            records = [
+                _put_chunk(out, *pair, every, bar) for pair in zip(spans, results, strict=True)
+            ]
     relevance = inputs.join(out)
-    return (
-        (relevance, _join_details(plan, records, every, classes)) if return_details else relevance
-    )
+    if not return_details:
+        return relevance
+    return relevance, _join_details(plan, records, every, classes)
 
 
 def _prepare_plan(
@@ -197,12 +194,15 @@ def _explain_in_worker(call: PreparedCall, chunk: Any, target: Any, n_threads: i
         return call.explain(chunk, target)
 
 
-def _put_chunk(out: Sequence[Any], span: slice, parts: Sequence[Tensor], every: bool) -> None:
-    """Write the relevance of a chunk where it belongs, samples first."""
+def _put_chunk(out: Sequence[Any], span: slice, result: Any, every: bool, bar: tqdm) -> Any:
+    """Write the relevance of a chunk where it belongs, samples first; return its details."""
+    parts, details = result
     for array, relevance in zip(out, parts, strict=True):
         relevance = relevance.movedim(0, 1) if every else relevance[0]
         is_tensor = isinstance(array, Tensor)
         array[span] = relevance.to(array) if is_tensor else relevance.cpu().numpy()
+    bar.update(span.stop - span.start)
+    return details
 
 
 def _join_details(

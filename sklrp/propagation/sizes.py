@@ -20,7 +20,18 @@ Shape = tuple[int, ...]
 def find_sizes(steps: Sequence[Step], shape: Shape) -> tuple[int, int] | None:
     """Return the number of outputs and of values in the largest tensor, of one sample.
 
-    None if a layer's sizes are unknown, or the sample does not fit: a run says what is wrong.
+    Parameters
+    ----------
+    steps : list of Step
+        The steps of a chain.
+    shape : tuple of int
+        The shape of a sample.
+
+    Returns
+    -------
+    (int, int) or None
+        The numbers; None if a layer's sizes are unknown, or the sample does not fit: a run says
+        what is wrong.
     """
     largest = math.prod(shape)
     for step in steps:

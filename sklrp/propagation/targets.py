@@ -64,7 +64,19 @@ def decode_target(
 ) -> np.ndarray | str | None:
     """Return None, ``"all"`` or one output index per sample.
 
-    ``target`` is given in labels if there are ``classes``, else in indices of outputs.
+    Parameters
+    ----------
+    target : object
+        The target, in labels if there are ``classes``, else in indices of outputs.
+    classes : ndarray of shape (n_outputs,) or None
+        The labels of the outputs.
+    n_samples, n_outputs : int
+        The numbers of samples and of outputs.
+
+    Returns
+    -------
+    None, "all" or ndarray of shape (n_samples,)
+        The target.
     """
     if _is_open(target):
         return target
