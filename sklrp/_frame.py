@@ -394,6 +394,11 @@ def frame_of(
             found = move_grid(found, *grid)
     else:
         found = read_grid(grid)
+        if found is None:
+            raise ValueError(
+                "grid must be a fitted GridVectorizer, a DataArray with latitude and longitude, a "
+                f"Bunch or a pair (latitude, longitude); {type(grid).__name__} has no grid."
+            )
     seen = find_seen(model.network, sample_shape) if shape is None else None
     kind, channels = read_layout(model.network, seen or sample_shape)
     if layout == "auto" and shape is None and kind is not None:

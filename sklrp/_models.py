@@ -71,6 +71,11 @@ class Model:
         return not isinstance(self.network, nn.Module) and hasattr(self.network, "explain")
 
     @property
+    def is_net(self) -> bool:
+        """Whether the network is a net of skorch, also one that explains itself."""
+        return _is_net(self.network)
+
+    @property
     def takes_integers(self) -> bool:
         """Whether samples may be indices, such as those of words, that a module looks up."""
         return not self.has_explain and _has_embeddings(self.module)
@@ -156,7 +161,7 @@ class Model:
 
     def outputs(self, samples: Any) -> NDArray:
         """Return the scores, ``(n_samples, n_outputs)``, of samples that enter the network."""
-        if self.has_explain:
+        if self.has_explain and not self.is_net:
             if not hasattr(self.network, "decision_function"):
                 return np.asarray(self.network.predict(samples)).reshape(len(samples), -1)
             scores = np.asarray(self.network.decision_function(samples))

@@ -1,5 +1,7 @@
 """Every kind of model is diagnosed, and findings know the grid of what was explained."""
 
+import pickle
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -7,10 +9,10 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import Bunch
-from skorch import NeuralNetRegressor
+from skorch import NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
-from sklrp import CNNClassifier, LSTMClassifier, MLPClassifier
+from sklrp import CNNClassifier, LSTMClassifier, MLPClassifier, explain
 from sklrp.datasets import load_pacific_sst
 from sklrp.diagnostics import (
     artifact_map,
@@ -20,6 +22,9 @@ from sklrp.diagnostics import (
     focus_curve,
     randomization_test,
 )
+from sklrp.diagnostics.explained import Explained
+from sklrp.diagnostics.nulls import NULLS
+from sklrp.diagnostics.report import CAUTIONS
 from sklrp.geo import GridVectorizer, box_mask
 from sklrp.plotting import ArtifactDisplay
 from tests.helpers import models
@@ -112,7 +117,23 @@ def test_tests_that_train_are_left_out_where_nothing_can_be_trained(name, reason
             ask()
 
 
-def test_samples_that_a_clone_cannot_be_trained_on():
+class ExplainedNet(NeuralNetClassifier):
+    def explain(self, X, **params):
+        return explain(self.module_, X, **params)
+
+
+def test_a_net_that_explains_itself():
+    net = models.make("skorch classifier").model
+    own = ExplainedNet(net.module_, train_split=None, verbose=0).initialize()
+    own.classes_inferred_ = models.INDICES
+    one, other = (
+        diagnose(model, models.SCALED, CODES, n_refits=1, **FEW).tests for model in (own, net)
+    )
+    for name, test in one.items():
+        np.testing.assert_allclose(drawn_values(test), drawn_values(other[name]), rtol=1e-6)
+
+
+def test_moves_of_what_cannot_be_trained():
     signals = np.random.default_rng(0).normal(size=(12, 3, 20))
     net = nn.Sequential(nn.Flatten(), nn.Linear(60, 2)).double()
     with pytest.raises(TypeError, match="refit=True trains clones"):
@@ -248,6 +269,14 @@ def test_fields_that_know_their_grid_and_arrays_that_are_told(fields):
         plt.close("all")
 
 
+@pytest.mark.parametrize("grid", ["north", np.zeros((9, 12)), GridVectorizer])
+def test_what_is_no_grid_is_refused(fields, grid):
+    data, y, _ = fields
+    clf = mlp().fit(data.fillna(0.0).values, y)
+    with pytest.raises(ValueError, match="grid must be a fitted GridVectorizer"):
+        degeneracy(clf, data.fillna(0.0).values, grid=grid)
+
+
 def test_the_pacific_knows_its_grid():
     pytest.importorskip("eofs")
     pacific = load_pacific_sst()
@@ -377,7 +406,26 @@ def test_a_test_does_not_depend_on_the_others(reports):
         np.testing.assert_array_equal(drawn_values(test), drawn_values(every[name]))
 
 
-def test_workers_draw_the_same(reports):
-    one, other = reports(1).tests, reports(1, n_jobs=2).tests
-    for name, test in one.items():
-        np.testing.assert_allclose(drawn_values(test), drawn_values(other[name]), rtol=1e-6)
+# Null models
+
+
+@pytest.mark.parametrize("null", NULLS.values(), ids=list(NULLS))
+def test_a_null_model_has_lost_something(null):
+    """What is asked of each of them: another network, words, and a place in the report."""
+    kind = models.make("estimator")
+    before = pickle.dumps(kind.model)
+    explained = Explained(kind.model, kind.X, truth(kind), random_state=0)
+    one, same, other = (null.draw(explained.model, seed, explained.train) for seed in (1, 1, 2))
+    weights = [
+        np.concatenate([p.detach().numpy().ravel() for p in clf.module_.parameters()])
+        for clf in (kind.model, one, same, other)
+    ]
+    np.testing.assert_array_equal(weights[1], weights[2])
+    for i, j in ((0, 1), (1, 3)):
+        assert not np.array_equal(weights[i], weights[j])
+    assert pickle.dumps(kind.model) == before
+    report = diagnose(kind.model, kind.X, truth(kind), n_refits=1, **FEW)
+    found = report.tests[null.finding]
+    assert null.lost in found.reading
+    assert found.advice in ("", null.advice)
+    assert (null.finding in CAUTIONS) == (not null.convicts)

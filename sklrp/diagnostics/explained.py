@@ -259,11 +259,11 @@ class Explained:
         new = clone(self.model.network)
         known = new.get_params()
         settings = {"random_state": seed, "warm_start": False}
-        if not self.model.has_explain:  # a skorch net, which prints each epoch
+        if self.model.is_net:  # it prints each epoch
             settings["verbose"] = 0
         new.set_params(**{name: v for name, v in settings.items() if name in known})
         samples = self.given(self.all_X if X is None else X)
-        if self.model.has_explain:
+        if not self.model.is_net:
             return new.fit(samples, y)
         samples = self.model.typed(samples)
         if is_regression(self.model.network):
