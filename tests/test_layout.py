@@ -103,14 +103,15 @@ def says_too_little(files):
 
 
 FILES = find_files(Path(sklrp.__file__).parent)
+GRAPH = import_graph(FILES)
 
 
 def test_no_circles():
-    assert not circles(import_graph(FILES))
+    assert not circles(GRAPH)
 
 
 def test_imports_run_downward():
-    assert not floors_broken(import_graph(FILES))
+    assert not floors_broken(GRAPH)
 
 
 def test_names_are_of_one_file():
