@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
@@ -72,17 +71,18 @@ class NetworkClassifier(  # numpydoc ignore=PR02
     ----------
     class_weight : dict, "balanced" or None, default=None
         Weight of each class's samples in the loss, 1 for classes that the dict does not name.
-        ``"balanced"`` gives every class the same total weight among the samples given.
+        ``"balanced"`` gives every class the same total weight in the training data. None
+        (default): all weights are 1.
     device : str or torch.device, default="auto"
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"auto"``, which is CUDA if there is
         such a device, else the CPU.
     dtype : {"auto", "float32", "float64"}, default="auto"
-        Floating dtype of the network. ``"auto"`` is that of X on the CPU (float64 if X holds
-        integers), float32 on an accelerator.
+        Floating dtype of the network. ``"auto"``: on the CPU the dtype of X (float64 if X holds
+        integers), on an accelerator float32.
     random_state : int, RandomState instance or None, default=None
-        Seed of all that is drawn: the initial parameters and, in training by gradient, the order
-        of the samples, dropout and the validation split. Torch's and NumPy's global generators
-        are left as they are. None draws a new seed.
+        Seed of everything that is drawn: the initial parameters and, in training by gradient, the
+        order of the samples, dropout and the validation split. Torch's and NumPy's global
+        generators are left as they are. None (default): a new seed at every fit.
 
     Attributes
     ----------
@@ -152,7 +152,7 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         *,
         resume: bool,
     ) -> NetworkClassifier:
-        """Train a new network, or the one that there is, on validated data; call `_keep`."""
+        """Train a new network, or go on with the present one; then call `_keep`."""
 
     @abstractmethod
     def _check_unchanged(self) -> None:
@@ -163,10 +163,8 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         self.net_ = net
 
     def _resumes(self) -> bool:
-        """Tell whether `fit` goes on with the network that there is."""
+        """Tell whether `fit` continues the training of the present network."""
         return False
-
-    # Training
 
     @fit_context(prefer_skip_nested_validation=True)
     @undone_on_error
@@ -182,7 +180,7 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         y : array-like of shape (n_samples,)
             Their class labels, of at least two classes.
         sample_weight : array-like of shape (n_samples,) or None, default=None
-            Weights of the samples, not negative; None weighs all samples the same.
+            Weights of the samples, not negative. None (default): all samples weigh the same.
 
         Returns
         -------
@@ -281,8 +279,6 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         self.classes_ = classes
         self.net_ = net
 
-    # Prediction
-
     @property
     def module_(self) -> nn.Sequential:
         """The trained network."""
@@ -372,8 +368,6 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         """Raise an error unless samples of this shape can be laid out as the network's input."""
         check_sample_shape(sample_shape, self.input_shape_, type(self).__name__)
 
-    # Explanation
-
     def explain(
         self,
         X: ArrayLike,
@@ -397,8 +391,9 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         X : array-like of shape (n_samples, n_features) or (n_samples, *input_shape)
             The samples.
         target : None, label, array-like of shape (n_samples,) or "all", default=None
-            The class that is explained: None the predicted class of each sample, one label for
-            all samples, one label for each, or every class (also where a class is named "all").
+            The class that is explained: one label for all samples, one label for each, or every
+            class (also where a class is named "all"). None (default): each sample's predicted
+            class.
         rule : str, Rule or Composite, default="auto"
             How relevance is passed on. ``"auto"`` is the z-plus rule on convolutions and the
             epsilon rule on other layers; see `sklrp.available_rules` for the other names.
@@ -410,7 +405,7 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         batch_size : int or None, default=None
             Number of samples that are explained at once; None takes what keeps memory low.
         n_jobs : int or None, default=None
-            Number of joblib's workers; None is one.
+            Number of joblib's workers. None (default): one.
         progress : bool, default=False
             Whether to show a progress bar.
         return_details : bool, default=False
@@ -459,10 +454,3 @@ class NetworkClassifier(  # numpydoc ignore=PR02
             dtype, copy=False
         )
         return (relevance, details) if return_details else relevance
-
-
-def draw_seed(random_state: int | np.random.RandomState | None) -> int:
-    """Return a seed for torch, without touching NumPy's global generator."""
-    if random_state is None:
-        return int(np.random.SeedSequence().generate_state(1)[0])
-    return int(check_random_state(random_state).randint(2**31 - 1))

@@ -30,7 +30,7 @@ class BatchIterator:
     drop_last : bool, default=False
         Whether to leave out a last batch that is smaller than the others.
     device : torch.device, str or None, default=None
-        Where the data is kept; it is moved there once. None leaves it where it is.
+        Where the data is kept; it is moved there once. None (default): it stays where it is.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ def _map(function: Callable[[Any], Any], X: Any) -> Any:
 
 
 def _pick(x: Any, rows: Any) -> Any:
-    """Return rows of an array; `index_select` is the fastest for those in any order."""
+    """Return rows of an array, in any order by the fastest function there is."""
     if isinstance(x, Tensor) and isinstance(rows, Tensor):
         return x.index_select(0, rows)
     return x[rows]

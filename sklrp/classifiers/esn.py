@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sklrp._sklearn import Interval, StrOptions
-from sklrp.classifiers.base import NetworkClassifier, draw_seed
+from sklrp.classifiers.base import NetworkClassifier
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.net import TrainingNet
 from sklrp.classifiers.parameters import COUNT, NOT_NEGATIVE, POSITIVE, param
-from sklrp.classifiers.random_stream import RandomStream
+from sklrp.classifiers.random_stream import RandomStream, draw_seed
 from sklrp.classifiers.ridge import fit_ridge
 from sklrp.classifiers.sample_shapes import find_sequence_shape
 from sklrp.classifiers.saved import is_penalty
@@ -65,14 +65,14 @@ class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR02
         L2 penalty of the readout, at least 0, in the units of `alpha` in
         `sklearn.linear_model.Ridge`. ``"auto"`` chooses it by generalised cross-validation,
         in which a sample counts once whatever it weighs; with a given penalty a weight of two is
-        the same as giving a sample twice. Of fewer samples than units it may find that next to no
-        penalty is best: look at `ridge_`, and compare with given ones in a search.
+        the same as giving a sample twice. With fewer samples than units, cross-validation may
+        choose almost no penalty: check `ridge_`, and compare with given ones in a search.
     fit_intercept : bool, default=True
         Whether the readout has a bias, which is not penalised.
     input_shape : tuple of int or None, default=None
         ``(n_steps, n_step_features)`` of a sequence or ``(height, width)`` of an image. None
-        takes the rows of a two-dimensional X as univariate sequences and a three-dimensional X as
-        it is.
+        takes the rows of a two-dimensional X as univariate sequences, and a three-dimensional X
+        unchanged.
     sweep : {"down", "up", "right", "left"}, default="down"
         What the steps are: ``"down"`` goes along the first axis (the time of a sequence, the rows
         of an image), ``"up"`` the same backwards, ``"right"`` along the second axis (the columns

@@ -25,11 +25,11 @@ from skorch.history import History
 from torch import Tensor, nn
 
 from sklrp._sklearn import Interval, StrOptions, check_own_params, fit_context
-from sklrp.classifiers.base import NetworkClassifier, draw_seed, undone_on_error
+from sklrp.classifiers.base import NetworkClassifier, undone_on_error
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.net import TrainingNet
 from sklrp.classifiers.parameters import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, param
-from sklrp.classifiers.random_stream import RandomStream, fit_state
+from sklrp.classifiers.random_stream import RandomStream, draw_seed, fit_state
 from sklrp.classifiers.sample_shapes import check_sizes, is_positive_integer
 from sklrp.classifiers.saved import is_random_state
 from sklrp.classifiers.settings import (
@@ -77,9 +77,8 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
     l1 : float, default=0.0
         Factor of the sum of all absolute weights (biases left out) in the training loss.
     l1_first : float, default=0.0
-        The same for the weights of the first weighted layer alone; of an LSTM those of its first
-        layer by which it takes the input. It keeps the network from leaning on inputs that it can
-        do without.
+        The same for the weights of the first weighted layer alone; in an LSTM, the input weights
+        of its first layer. It keeps the network from leaning on inputs that it can do without.
     l2_first : float, default=0.0
         Factor of the sum of the squares of these weights. It spreads what the network looks at
         over inputs that say the same.
@@ -100,8 +99,9 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
         Number of epochs without a better loss after which the training stops. Only with
         ``early_stopping=True``.
     callbacks : list or None, default=None
-        Callbacks of skorch, or tuples ``(name, callback)``; copied. They see the classes as
-        numbers from 0. Their arguments are parameters ``callbacks__<name>__<argument>``.
+        Callbacks of skorch, or tuples ``(name, callback)``; `fit` copies them. They see the
+        classes as numbers from 0. Their arguments are parameters
+        ``callbacks__<name>__<argument>``. None (default): no callbacks.
     warm_start : bool, default=False
         Whether another `fit` goes on with the network, the optimizer's state and the callbacks of
         the one before. It takes the present `lr`, `batch_size`, `max_epochs`, `l1`, `l1_first`,
@@ -188,8 +188,6 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
             return []
         return [("early_stopping", EarlyStopping(patience=self.patience, load_best=True))]
 
-    # Parameters
-
     def _keep_kwargs(self, kwargs: dict[str, Any]) -> None:
         """Keep skorch's double-underscore parameters; `fit` refuses those that do not exist."""
         self._skorch_params = kwargs
@@ -232,8 +230,6 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
         self._skorch_params = {**self._skorch_params, **{k: params[k] for k in extra}}
         return self
 
-    # Training
-
     def _resumes(self) -> bool:
         """Tell whether `fit` goes on with the network that there is, unchanged."""
         resume = self.warm_start and hasattr(self, "net_")
@@ -253,9 +249,9 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
     ) -> GradientClassifier:
         """Go on training for one epoch over the given samples.
 
-        Use it for data that arrives in parts; there is none with ``early_stopping=True``. On an
-        estimator that is not fitted yet it starts the training; n calls with the same samples
-        train as ``fit`` with ``max_epochs=n`` does.
+        Use it for data that arrives in parts; it is not available with ``early_stopping=True``.
+        On an estimator that is not fitted yet it starts the training; n calls with the same
+        samples train as ``fit`` with ``max_epochs=n`` does.
 
         Parameters
         ----------
@@ -309,7 +305,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
         resume: bool,
         epochs: int | None = None,
     ) -> GradientClassifier:
-        """Train a new network, or the one that there is, for all of `max_epochs` or for some."""
+        """Train a new network, or go on with the present one, for `epochs` or `max_epochs`."""
         if epochs is None and weight is not None:
             weight = weight * (len(weight) / weight.sum())
         seed = draw_seed(self.random_state)
@@ -349,10 +345,8 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
     def _split(
         self, codes: NDArray[np.int64], weight: NDArray | None, seed: int
     ) -> tuple[NDArray | None, NDArray | None]:
-        """Return the rows to train on and those to validate on, or None for all and for none.
-
-        Samples of weight zero tell nothing of the loss, and are left to the training.
-        """
+        """Return the rows to train on and to validate on; None, None without early stopping."""
+        # Samples of weight zero say nothing about the loss, so they stay in the training part.
         if not self.early_stopping:
             return None, None
         weight = np.ones(len(codes)) if weight is None else weight
@@ -404,7 +398,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
         return net
 
     def _resume(self, net: TrainingNet, batch_size: int) -> None:
-        """Give a trained net the parameters that may have changed."""
+        """Give a trained net the parameters that may have changed since."""
         if self.lr != net.lr:
             net.set_params(lr=self.lr)
             net.lr = self.lr
@@ -415,7 +409,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
         net.verbose = int(self.verbose)
 
     def _describe_fixed_params(self) -> dict[str, str]:
-        """Return in words the parameters that may not change while the training goes on."""
+        """Return the parameters that may not change between trainings, as text."""
         described = {}
         for name, value in self.get_params(deep=False).items():
             if name not in self._fields or not self._fields[name].may_change:

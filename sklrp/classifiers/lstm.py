@@ -36,8 +36,8 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR02
         Whether the sequence is also read backwards.
     input_shape : tuple of int or None, default=None
         ``(n_steps, n_step_features)`` of a sequence or ``(height, width)`` of an image. None
-        takes the rows of a two-dimensional X as univariate sequences and a three-dimensional X as
-        it is.
+        takes the rows of a two-dimensional X as univariate sequences, and a three-dimensional X
+        unchanged.
     sweep : {"down", "up", "right", "left"}, default="down"
         What the steps are: ``"down"`` goes along the first axis (the time of a sequence, the rows
         of an image), ``"up"`` the same backwards, ``"right"`` along the second axis (the columns
@@ -47,10 +47,10 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR02
     forget_bias : float, "auto" or None, default="auto"
         Bias from which every forget gate starts. A bias b remembers for about exp(b) steps;
         ``"auto"`` is the logarithm of the number of steps, at least 1, so that the first step can
-        still be seen after the last [2]_; None keeps torch's, of about 0, which forgets in two
-        steps. Networks of ``bias=False`` have none.
+        still be seen after the last [2]_. None: torch's own, about 0, which forgets in two steps.
+        Networks with ``bias=False`` have no such bias.
     gradient_clip_value : float or None, default=1.0
-        Largest norm of the gradient in a step; None does not limit it.
+        Largest norm of the gradient in a step. None: no limit.
     hidden_layer_sizes : int or sequence of int, default=()
         Units of each dense layer between the state and the logits.
     activation : str, default="relu"

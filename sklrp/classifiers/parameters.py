@@ -168,18 +168,16 @@ def _complete_doc(cls: type[ParameterFields]) -> str:
     base = next(base for base in cls.__mro__[1:] if "_fields" in vars(base))
     inherited = _split_doc(base)[1]
     for name in _LISTS:
-        own, other = (_split_list(part.get(name, "")) for part in (sections, inherited))
-        entries = {**own, **{key: entry for key, entry in other.items() if key not in own}}
-        if entries:
-            order = [key for key in cls._fields if key in entries]
-            order += [key for key in entries if key not in order]  # **kwargs, attributes
-            sections[name] = "\n".join(entries[key] for key in order)
+        own, others = (_split_list(part.get(name, "")) for part in (sections, inherited))
+        entries = {**others, **own}
+        known = [key for key in (*cls._fields, *own, *others) if key in entries]
+        if known:
+            sections[name] = "\n".join(entries[key] for key in dict.fromkeys(known))
     if "Notes" in inherited:
         sections.setdefault("Notes", inherited["Notes"])
-    parts = [intro.strip()]
-    for name in sorted(sections, key=lambda name: _PLACES.get(name, 2)):
-        parts.append(f"{name}\n{'-' * len(name)}\n{sections[name].strip()}")
-    return "\n\n".join(parts) + "\n"
+    order = sorted(sections, key=lambda name: _PLACES.get(name, 2))
+    parts = [f"{name}\n{'-' * len(name)}\n{sections[name].strip()}" for name in order]
+    return "\n\n".join([intro.strip(), *parts]) + "\n"
 
 
 def _split_doc(cls: type) -> tuple[str, dict[str, str]]:

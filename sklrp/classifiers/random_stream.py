@@ -10,7 +10,9 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn.utils import check_random_state
 from torch import Tensor
 
 
@@ -87,3 +89,10 @@ def fit_state(state: dict[str, Tensor], device: torch.device) -> dict[str, Tenso
     if device.type in kept:
         torch.Generator(device).set_state(kept[device.type])
     return {**stream.state, **kept}
+
+
+def draw_seed(random_state: int | np.random.RandomState | None) -> int:
+    """Return a seed for torch, without touching NumPy's global generator."""
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    return int(check_random_state(random_state).randint(2**31 - 1))

@@ -22,10 +22,10 @@ def fit_ridge(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     r"""Fit a linear map by weighted least squares with an L2 penalty.
 
-    The objective is that of `sklearn.linear_model.Ridge`, :math:`\sum_i w_i \lVert y_i - B x_i - a
-    \rVert^2 + \lambda \lVert B \rVert^2`: an integer weight is the same as repeating a sample.
-    The singular values come from a QR decomposition; normal equations would square the condition
-    number, which is large where units are alike.
+    The objective is the one of `sklearn.linear_model.Ridge`,
+    :math:`\sum_i w_i \lVert y_i - B x_i - a \rVert^2 + \lambda \lVert B \rVert^2`: an integer
+    weight is the same as repeating a sample. The singular values come from a QR decomposition;
+    normal equations would square the condition number, which is large where units are alike.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def fit_ridge(
     Y : ndarray of shape (n_samples, n_outputs)
         The targets.
     weight : ndarray of shape (n_samples,) or None, default=None
-        The weights of the samples, not negative; None for ones.
+        The weights of the samples, not negative. None (default): all are 1.
     ridge : float or "auto", default=0.0
         The penalty, at least 0; 0 gives the solution of the least norm. ``"auto"`` takes the one
         of the least error in generalised cross-validation, where every sample of a positive weight

@@ -71,7 +71,7 @@ def check_sample_shape(
 def find_sequence_shape(
     input_shape: Sequence[int] | None, sample_shape: tuple[int, ...], owner: str
 ) -> tuple[int, ...]:
-    """Return the two axes of a sequence or an image, given or found from those of a sample."""
+    """Return the two axes of a sequence or an image: as given, or found from a sample's axes."""
     if input_shape is not None:
         return _check_input_shape(input_shape, "(T, F) or (H, W)", n_axes=(2,))
     if len(sample_shape) == 1:
@@ -90,7 +90,7 @@ def find_sequence_shape(
 def find_image_shape(
     input_shape: Sequence[int] | None, sample_shape: tuple[int, ...], owner: str
 ) -> tuple[int, ...]:
-    """Return the channels and axes of a signal or an image, given or found from a sample's."""
+    """Return the channels and axes of a signal or image: as given, or found from a sample's."""
     if input_shape is not None:
         return _check_input_shape(input_shape, "(C, L) or (C, H, W)", n_axes=(2, 3))
     if len(sample_shape) > 3:

@@ -55,8 +55,8 @@ def first_weights(network: nn.Module) -> list[Tensor]:
     Returns
     -------
     list of Tensor
-        The weight of a dense or convolutional layer; of a recurrent one those of the input in its
-        first layer, for each direction.
+        The weight of a dense or convolutional layer, or the input weights of an LSTM's first
+        layer, one for each direction.
     """
     first = next(m for m in network.modules() if isinstance(m, (*_AFFINE, nn.LSTM)))
     if isinstance(first, nn.LSTM):
@@ -68,8 +68,8 @@ def first_weights(network: nn.Module) -> list[Tensor]:
 def bound_biases(network: nn.Module) -> None:
     """Set positive biases to zero, so that they cannot create relevance.
 
-    Of an LSTM these are the biases of the candidate, the third of torch's four gates: the other
-    gates receive no relevance, and the forget gate needs its bias to remember.
+    In an LSTM only the candidate (the third of torch's four gates) is bounded: the other gates
+    receive no relevance, and the forget gate needs its bias to remember.
 
     Parameters
     ----------
