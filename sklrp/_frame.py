@@ -67,7 +67,7 @@ class Frame:
     names : list of str or None, default=None
         Names of the features of a table, or of the variables of a sequence.
     steps : ndarray or None, default=None
-        Where the steps of a sequence are; None counts them.
+        Where the steps of a sequence are. None (default) counts them.
     """
 
     layout: str
@@ -128,7 +128,7 @@ class Frame:
 
     @property
     def has_positions(self) -> bool:
-        """Whether the features of a sample have neighbours: those of a field or a sequence do."""
+        """Whether features have neighbours, as they have in a field or a sequence."""
         return len(self.seen) > 1
 
     @property
@@ -244,7 +244,7 @@ class Frame:
                 return self._take_cells(found, n_lead)
         cells = f", the cells of a field, {self.cells}" if self.is_field else ""
         raise ValueError(
-            f"{name} has the shape {found.shape}, but must have that of a sample, "
+            f"{name} has the shape {found.shape}, but must be a sample's, "
             f"{self.entering}{cells}, or of one for each sample."
         )
 
@@ -350,10 +350,9 @@ def frame_of(
     entering : array-like of shape (n_samples, ...)
         What enters the network, ``model.enter(X)``; one sample of it will do.
     layout : {"auto", "field", "sequence", "table"}, default="auto"
-        What a sample is. ``"auto"`` takes samples with a grid, and those of two long axes, as
-        fields; those of a single long axis, of one-dimensional convolutions, and those that a
-        recurrent network reads over at least four times as many steps as it has variables, as
-        sequences; and rows as tables.
+        What a sample is. ``"auto"``: a field, if it has a grid or two long axes; a sequence, if it
+        has one long axis, is read by one-dimensional convolutions, or by a recurrent network over
+        at least four times as many steps as variables; a table, if it is a row.
     shape : sequence of int or None, default=None
         The shape that rows of features have as samples. None (default): what the network, or the
         grid, says.
@@ -595,7 +594,7 @@ def _unfold_rows(
 
 
 def _fits(grid: Grid, full: tuple[int, ...], channels: str) -> bool:
-    """Tell whether the axes of samples are those of a grid."""
+    """Tell whether samples have the axes of a grid."""
     if len(full) < 2:
         return False
     long = _long(full)

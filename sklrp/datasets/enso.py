@@ -34,8 +34,8 @@ mean of its calendar month over the same period{normalized}. Fields with an inde
 are labelled "El Niño", those below -{threshold} "La Niña"{rest}.
 
 The label is a function of the cells in the box, so that the task is no evidence of skill. The
-climatology is that of the base period, whatever part of it is later held out; to learn it within
-the training fold, put a sklrp.geo.AnomalyTransformer before the classifier and give it `sst`.
+climatology is taken over the base period, whatever part of it is later held out; to learn it
+within the training fold, put a sklrp.geo.AnomalyTransformer before the classifier and give it `sst`.
 """
 
 
@@ -94,10 +94,10 @@ def load_enso(
         Whether to divide the index by its standard deviation over the base period.
     cap : float or None, default=5.0
         Largest absolute anomaly in K, so that outliers such as those at the edge of sea ice do
-        not attract the relevance; [1]_ then divides by it. None does not cap. The index is not
+        not attract the relevance; [1]_ then divides by it. None: no cap. The index is not
         capped.
     months : sequence of int or None, default=None
-        Calendar months to keep, such as ``[11, 12, 1, 2]``; None keeps all.
+        Calendar months to keep, such as ``[11, 12, 1, 2]``. None (default) keeps all.
     neutral : bool, default=False
         Whether to keep the fields between, as a class of their own.
     chunks : dict, int, "auto" or None, default=None

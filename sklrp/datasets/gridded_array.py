@@ -99,5 +99,5 @@ class GriddedArray(np.ndarray):
 
 
 def _keeps_cells(key: Any) -> bool:
-    """Tell whether an index behind that of samples leaves all cells where they are."""
+    """Tell whether an index of a later axis leaves all cells where they are."""
     return key is None or key is Ellipsis or (isinstance(key, slice) and key == slice(None))

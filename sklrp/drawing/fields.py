@@ -112,7 +112,7 @@ def draw_outline(ax: Any, mask: NDArray, edges: tuple[NDArray, NDArray]) -> Any:
 
 
 def has_projection(ax: Any) -> bool:
-    """Tell whether Axes are those of cartopy, without importing it."""
+    """Tell whether Axes are of cartopy, without importing it."""
     return hasattr(ax, "projection")
 
 

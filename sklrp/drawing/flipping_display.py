@@ -28,7 +28,7 @@ class PixelFlippingDisplay:
     """The score while features are replaced: the most relevant first, the least, or at random.
 
     Make it with `from_estimator` or `from_curve`. The farther the curve of the most relevant first
-    lies below that of a random order, the better the map names what the network uses.
+    lies below the curve of a random order, the better the map names what the network uses.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class PixelFlippingDisplay:
         random_state : int, RandomState instance or None, default=None
             Determines the random order, and the order of ties.
         ax : matplotlib.axes.Axes or None, default=None
-            Where to draw; None makes a figure.
+            Where to draw. None (default) makes a figure.
         **kwargs : dict
             Further parameters of `sklrp.metrics.pixel_flipping_curve`, such as ``groups``,
             ``baseline`` or ``orders``.
@@ -153,7 +153,7 @@ class PixelFlippingDisplay:
         replaced : str, default="features"
             What is replaced, step by step, such as "patches".
         ax : matplotlib.axes.Axes or None, default=None
-            Where to draw; None makes a figure.
+            Where to draw. None (default) makes a figure.
 
         Returns
         -------
@@ -179,7 +179,7 @@ class PixelFlippingDisplay:
         Parameters
         ----------
         ax : matplotlib.axes.Axes or None, default=None
-            Where to draw; None makes a figure.
+            Where to draw. None (default) makes a figure.
 
         Returns
         -------

@@ -56,7 +56,7 @@ class HistoryDisplay:
         estimator : estimator, skorch net, pipeline or search
             A model that was trained by gradient descent, as `sklrp.explain` takes it.
         ax : matplotlib.axes.Axes or None, default=None
-            Where to draw; None makes a figure.
+            Where to draw. None (default) makes a figure.
 
         Returns
         -------
@@ -87,7 +87,7 @@ class HistoryDisplay:
         history : sequence of dict
             One entry for each epoch, with ``train_loss`` and, if there is one, ``valid_loss``.
         ax : matplotlib.axes.Axes or None, default=None
-            Where to draw; None makes a figure.
+            Where to draw. None (default) makes a figure.
 
         Returns
         -------
@@ -112,7 +112,7 @@ class HistoryDisplay:
         Parameters
         ----------
         ax : matplotlib.axes.Axes or None, default=None
-            Where to draw; None makes a figure.
+            Where to draw. None (default) makes a figure.
 
         Returns
         -------

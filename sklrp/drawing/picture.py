@@ -34,7 +34,7 @@ def draw_map(
     Parameters
     ----------
     ax : matplotlib.axes.Axes
-        Where to draw; those of cartopy may have any projection.
+        Where to draw; Axes of cartopy may have any projection.
     frame : Frame
         What a sample is.
     maps : ndarray of shape (n, *frame.shape)
@@ -49,8 +49,8 @@ def draw_map(
     outline : ndarray of bool of shape frame.shape, or None, default=None
         Cells of a field whose border is drawn.
     features : ndarray of int or None, default=None
-        Which features of a table have bars, from the top. None (default): those of most mean
-        absolute relevance.
+        Which features of a table have bars, from the top. None (default): the features
+        of most mean absolute relevance.
 
     Returns
     -------

@@ -144,7 +144,7 @@ class RelevanceDisplay:
         rule : str, Rule, Composite, or list or dict of them, default="auto"
             The rule, see ``explain``. Several are drawn side by side.
         target : None, label or array-like of shape (n_samples,), default=None
-            The class explained, None the predicted class of each sample.
+            The class explained. None (default): the predicted class of each sample.
         kind : {"samples", "class_mean", "mean"}, default="samples"
             A panel for each sample, for the mean over those predicted as each class, or for the
             mean over all.
@@ -278,7 +278,7 @@ class RelevanceDisplay:
         outline : DataArray or array-like of bool or None, default=None
             Cells of a field whose border is drawn, such as a box of interest.
         steps : array-like of shape (n_steps,) or None, default=None
-            Where the steps of a sequence are, rising; None counts them from 0.
+            Where the steps of a sequence are, rising. None (default) counts them from 0.
         ax : matplotlib.axes.Axes, array of Axes or None, default=None
             As in `plot`.
         **kwargs : dict
@@ -328,11 +328,11 @@ class RelevanceDisplay:
         Parameters
         ----------
         ax : matplotlib.axes.Axes, array of Axes or None, default=None
-            One for each panel, row by row; those of cartopy may have any projection. None makes a
-            figure.
+            One for each panel, row by row; Axes of cartopy may have any projection. None
+            (default) makes a figure.
         limits : {"shared", "view", "panel"} or float, default="shared"
-            Which panels have the same limits: all, those of a rule or estimator, or none; or the
-            limit itself.
+            Which panels have the same limits: all, the panels of a rule or estimator, or none; or
+            the limit itself.
         clip : float, default=0.0
             Share of the largest absolute values, in [0, 1), that may lie beyond the limits and
             have the outermost colour, such as 0.001. Bars are not clipped, and limits that are

@@ -34,7 +34,7 @@ def check_limits(limits: Any, clip: float) -> None:
 def make_axes(
     ax: Any, n_rows: int, n_columns: int, most_columns: int, sizes: dict[int, tuple[float, float]]
 ) -> NDArray[np.object_]:
-    """Return Axes for rows and columns of panels: the given ones, or those of a new figure."""
+    """Return Axes for rows and columns of panels: the given ones, or Axes of a new figure."""
     n_panels = n_rows * n_columns
     if ax is not None:
         given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()

@@ -36,7 +36,7 @@ def explain_views(
 ) -> list[View]:
     """Explain samples by each rule, or by each model.
 
-    `place` are the parameters of `frame_of`, `params` those of `sklrp.explain`.
+    `place` are parameters of `frame_of`, `params` are parameters of `sklrp.explain`.
     """
     models, rules = name_several(models, "estimator"), name_several(rule, "rule")
     if len(models) > 1 and len(rules) > 1:

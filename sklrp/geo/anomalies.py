@@ -46,11 +46,13 @@ class AnomalyTransformer(  # type: ignore[call-arg]
     Parameters
     ----------
     climatology : {"month", "dayofyear"} or None, default="month"
-        Over which samples means and standard deviations are taken: those of the same calendar
-        month; those of the same calendar day, where 29 February counts as the 28th; None: all.
+        Over which samples means and standard deviations are taken: all of the same calendar
+        month, or of the same calendar day, where 29 February counts as the 28th. None: over all
+        samples.
     reference : (date, date) or None, default=None
         First and last date of the reference period, both included, as text such as
-        ``("1980", "2009")`` or as dates of the data's own type. None is all times of ``fit``.
+        ``("1980", "2009")`` or as dates of the data's own type. None (default): all times
+        of ``fit``.
     detrend : bool, default=False
         Whether to subtract a linear trend: the least-squares slope of each cell over all times of
         ``fit``, with a mean of its own for each month or day. It goes on beyond these times.
@@ -59,7 +61,8 @@ class AnomalyTransformer(  # type: ignore[call-arg]
         constant cell is divided by 1.
     cap : float or None, default=None
         Largest absolute anomaly, in units of the output: larger ones are set to it, so that
-        outliers such as those at the edge of sea ice do not attract the relevance. None is none.
+        outliers, such as at the edge of sea ice, do not attract the relevance. None (default): no
+        cap.
 
     Attributes
     ----------
@@ -249,12 +252,12 @@ class AnomalyTransformer(  # type: ignore[call-arg]
         Parameters
         ----------
         input_features : array-like of str or None, default=None
-            Ignored: the names are those of the fields in ``fit``.
+            Ignored: the fields in ``fit`` give the names.
 
         Returns
         -------
         ndarray of shape (n_variables,)
-            The names of the variables of a Dataset, or that of the DataArray.
+            The names of the variables of a Dataset, or the name of the DataArray.
         """
         check_is_fitted(self)
         names = [str(field.name or "x") for field in _variables(self._template)]

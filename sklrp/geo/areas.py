@@ -151,11 +151,11 @@ def box_mask(
         A field on the grid, with one-dimensional latitude and longitude, found by their CF
         attributes or names.
     lat : (float, float) or None, default=None
-        The southern and northern edge in degrees, in either order; None is all latitudes.
+        The southern and northern edge in degrees, in either order. None: all latitudes.
     lon : (float, float) or None, default=None
         The western and eastern edge in degrees, in any convention: the box lies eastward of the
         first, so that ``(350, 10)`` and ``(-10, 10)`` are the same 20 degrees across the prime
-        meridian, and ``(170, -170)`` crosses the date line. None is all longitudes.
+        meridian, and ``(170, -170)`` crosses the date line. None: all longitudes.
 
     Returns
     -------
@@ -259,10 +259,10 @@ def box_mean(
     lat, lon : (float, float) or None, default=None
         The edges of the box, see :func:`box_mask`.
     mask : DataArray of bool or None, default=None
-        The cells of the box that count, such as those of an ocean; None is all of them.
+        The cells of the box that count, such as an ocean. None (default): all of them.
     weights : "cosine", DataArray or None, default="cosine"
         What a cell counts: ``"cosine"`` the cosine of its latitude; an array over (some of) the
-        dimensions of the field, such as areas in square metres; None is 1 each.
+        dimensions of the field, such as areas in square metres. None (default): 1 each.
 
     Returns
     -------
@@ -302,7 +302,7 @@ def box_sum(
 
     over the cells of the box that are not missing. Unlike in :func:`box_mean`, cells count 1 each
     unless told otherwise: the relevance of a cell is a share of the score, whatever its area, so
-    that the sums of boxes which cover the grid add up to that of the map.
+    that the sums of boxes which cover the grid add up to the sum of the map.
 
     Parameters
     ----------
@@ -311,7 +311,7 @@ def box_sum(
     lat, lon : (float, float) or None, default=None
         The edges of the box, see :func:`box_mask`.
     mask : DataArray of bool or None, default=None
-        The cells of the box that count; None is all of them.
+        The cells of the box that count. None (default): all of them.
     weights : "cosine", DataArray or None, default=None
         What a cell counts, see :func:`box_mean`.
 
@@ -365,7 +365,8 @@ def box_share(
     lat, lon : (float, float) or None, default=None
         The edges of the box, see :func:`box_mask`.
     mask : DataArray of bool or None, default=None
-        The cells of the box that count; None is all of them. All cells count in the divisor.
+        The cells of the box that count. None (default): all of them. All cells count in the
+        divisor.
     part : {"positive", "absolute", "signed"}, default="positive"
         Which relevance counts: ``"positive"`` the evidence for the class; ``"absolute"`` all of
         it; ``"signed"`` the net relevance in the box as a share of all, sum R / sum abs(R).

@@ -41,9 +41,9 @@ def composites(
     y_pred : array-like of shape (n_samples,)
         The predicted labels.
     classes : array-like of shape (n_classes,) or None, default=None
-        The classes, in the order of the result; None is all of `y_true`, sorted.
+        The classes, in the order of the result. None (default): all of `y_true`, sorted.
     sample_dim : str or None, default=None
-        The dimension that counts the samples; None finds that of time.
+        The dimension that counts the samples. None (default): time.
 
     Returns
     -------

@@ -165,7 +165,7 @@ def find_dates(data: DataArray | Dataset) -> str:
 
 
 def find_sample_dim(data: DataArray | Dataset, sample_dim: str | None) -> str:
-    """Return the dimension of the samples: the one that is named, or that of time."""
+    """Return the dimension of the samples: the one that is named, or time."""
     if sample_dim is not None:
         if sample_dim not in data.dims:
             raise ValueError(

@@ -27,7 +27,7 @@ class FieldGrid:
     data : DataArray or Dataset
         Fields on the grid.
     sample_dim : str or None, default=None
-        The dimension that counts the samples; None finds that of time.
+        The dimension that counts the samples. None (default): time.
     channel_dim : str or None, default=None
         The dimension of a DataArray whose positions are variables.
 

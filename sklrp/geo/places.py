@@ -134,7 +134,7 @@ def check_centres(values: ArrayLike | None, name: str, n_cells: int) -> NDArray 
     steps = np.diff(centres)
     if not ((steps > 0).all() or (steps < 0).all()):
         order = "go eastward or westward" if name == "lon" else "rise or fall"
-        box = "; those of a box across the date line by lon % 360" if name == "lon" else ""
+        box = "; a box across the date line by lon % 360" if name == "lon" else ""
         raise ValueError(
             f"{name} must {order} from cell to cell, got {np.asarray(values)}: sort the "
             f"cells{box}."

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from sklrp import _models, propagation
@@ -358,39 +358,44 @@ def relevance_to_xarray(
     >>> relevance_to_xarray([[0.5, 0.0]], sst).values
     array([[0.5, nan]])
     """
-    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
-
     values = np.asarray(relevance)
     labels = None if classes is None else np.asarray(classes)
     if labels is not None and (values.ndim < 2 or values.shape[1] != len(labels)):
         raise ValueError(
             f"classes has {len(labels)} labels, but relevance the shape {values.shape}: its "
-            "second axis must be that of the classes."
+            "second axis must be the axis of the classes."
         )
     if isinstance(grid, GridVectorizer):
         result = grid._place(values, like, None if labels is None else (TARGET, labels))
+        if isinstance(result, np.ndarray):  # of a vectorizer that was fitted on an array
+            return result
     elif is_field(grid) and not is_dataset(grid):
-        dims = list(grid.dims)
-        shape = list(grid.shape)
-        if labels is not None:
-            dims.insert(1, TARGET)
-            shape.insert(1, len(labels))
-        if values.shape != tuple(shape):
-            raise ValueError(
-                f"relevance has the shape {values.shape}, but the field {tuple(grid.shape)}"
-                f"{'' if labels is None else f' and {len(labels)} classes'}: pass the field that "
-                "was explained, or the GridVectorizer that made features of it."
-            )
-        result = xr.DataArray(values, dims=dims).assign_coords(grid.coords)
-        result = result.where(grid.notnull()).transpose(*dims)
-        if labels is not None:
-            result = result.assign_coords({TARGET: labels})
+        result = _put_on_field(values, grid, labels)
     else:
         raise TypeError(
             f"grid must be a GridVectorizer or a DataArray, got {type(grid).__name__}."
             + (" Of a Dataset, pass the vectorizer." if is_dataset(grid) else "")
         )
-    return result if isinstance(result, np.ndarray) else _with_attributes(result, attrs or {})
+    return _with_attributes(result, attrs or {})
+
+
+def _put_on_field(values: NDArray, field: DataArray, labels: NDArray | None) -> DataArray:
+    """Return relevance with the coordinates of the field that it explains."""
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
+
+    dims, shape = list(field.dims), list(field.shape)
+    if labels is not None:
+        dims.insert(1, TARGET)
+        shape.insert(1, len(labels))
+    if values.shape != tuple(shape):
+        raise ValueError(
+            f"relevance has the shape {values.shape}, but the field {tuple(field.shape)}"
+            f"{'' if labels is None else f' and {len(labels)} classes'}: pass the field that was "
+            "explained, or the GridVectorizer that made features of it."
+        )
+    result = xr.DataArray(values, dims=dims).assign_coords(field.coords)
+    result = result.where(field.notnull()).transpose(*dims)
+    return result if labels is None else result.assign_coords({TARGET: labels})
 
 
 def _with_attributes(result: Any, attrs: dict[str, Any]) -> Any:

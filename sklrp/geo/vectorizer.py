@@ -54,8 +54,8 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
         ``layout="grid"``, and where a valid cell is missing with ``missing="fill"``. Of anomalies
         0 is "as usual"; rules that share by contribution give a cell of 0 no relevance.
     sample_dim : str or None, default=None
-        The dimension of a DataArray or Dataset that counts the samples; None finds that of time
-        by its CF attributes, dates or name. Of an array it is the first axis.
+        The dimension of a DataArray or Dataset that counts the samples. None (default): time,
+        found by its CF attributes, dates or name. For an array it is the first axis.
     channel_dim : str or None, default=None
         The dimension of a DataArray whose positions are variables; it comes first in every
         sample. The channels of a Dataset are its variables, in their order. None: there are none.
