@@ -35,7 +35,8 @@ are labelled "El Niño", those below -{threshold} "La Niña"{rest}.
 
 The label is a function of the cells in the box, so that the task is no evidence of skill. The
 climatology is taken over the base period, whatever part of it is later held out; to learn it
-within the training fold, put a sklrp.geo.AnomalyTransformer before the classifier and give it `sst`.
+within the training fold, put a sklrp.geo.AnomalyTransformer before the classifier and give it
+`sst`.
 """
 
 
