@@ -10,9 +10,10 @@ import torch
 from sklearn.base import clone
 from torch import nn
 
+from sklrp import MLPClassifier
 from sklrp.composites import Composite, check_rule
 from sklrp.modules import StatePooling
-from sklrp.propagation import explain
+from sklrp.propagation import explain, plan
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, Zero, ZPlus
 from tests.helpers.parameters import randomised
 from tests.helpers.reference import assert_explained
@@ -326,3 +327,18 @@ def test_bounds_fill_only_what_is_missing():
     assert box.high == 5.0
     with pytest.raises(ValueError, match=r"low"):
         check_rule(ZBox(low=3.0), bounds=(0.0, 1.0))
+
+
+def test_warnings_point_to_the_line_that_asks():
+    """Whatever way leads to the plan, the warning is of the caller's file."""
+    X = np.random.default_rng(0).normal(size=(6, 3))
+    clf = MLPClassifier((2,), max_epochs=1, random_state=0).fit(X, np.arange(6) % 2)
+    for ask in (
+        lambda: explain(clf.module_, X, rule="flat"),
+        lambda: explain(clf, X, rule="flat"),
+        lambda: clf.explain(X, rule="flat"),
+        lambda: plan(clf, "flat"),
+    ):
+        with pytest.warns(UserWarning, match="The flat rule on the dense first layer") as caught:
+            ask()
+        assert {warning.filename for warning in caught} == {__file__}

@@ -1,0 +1,108 @@
+"""What a call needs to know before the first chunk: sizes without a run, X scanned once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sklrp import MLPClassifier, explain, plan
+from sklrp.modules import StatePooling
+from sklrp.propagation import inputs as engine_inputs
+from sklrp.propagation import planning
+from sklrp.propagation.planning import measure
+from sklrp.propagation.sizes import find_sizes
+from sklrp.rules import Signal
+
+KNOWN = {
+    "dense": (nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 2)), (4,)),
+    "several axes": (nn.Sequential(nn.Linear(3, 5), nn.Flatten(), nn.Linear(10, 1)), (2, 3)),
+    "images": (
+        nn.Sequential(
+            *(nn.Conv2d(1, 3, 3, padding=1), nn.GELU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(3, 2, (3, 2), stride=(2, 1), dilation=(1, 2)), nn.AvgPool2d(2, 1, 1)),
+            *(nn.Flatten(), nn.Dropout(), nn.LazyLinear(3)),
+        ),
+        (1, 12, 11),
+    ),
+    "same padding": (
+        nn.Sequential(nn.Conv1d(2, 3, 3, padding="same"), nn.Flatten(), nn.LazyLinear(2)),
+        (2, 7),
+    ),
+    "valid, dilated pool": (
+        nn.Sequential(
+            nn.Unflatten(1, (1, 12)), nn.Conv1d(1, 3, 2, padding="valid"),
+            nn.MaxPool1d(3, 2, 1, dilation=2), nn.Flatten(), nn.LazyLinear(2),
+        ),
+        (12,),
+    ),
+    "volumes": (
+        nn.Sequential(nn.Conv3d(1, 2, 2, stride=2), nn.Flatten(), nn.LazyLinear(2)),
+        (1, 5, 4, 4),
+    ),
+}  # fmt: skip
+UNKNOWN = {
+    "recurrent": (
+        nn.Sequential(nn.LSTM(2, 3, batch_first=True), StatePooling("last"), nn.Linear(3, 2)),
+        (4, 2),
+    ),
+    "rounded up": (
+        nn.Sequential(nn.Conv1d(1, 1, 1), nn.MaxPool1d(2, ceil_mode=True), nn.Flatten()),
+        (1, 5),
+    ),
+}
+
+
+def built(name):
+    model, shape = (KNOWN | UNKNOWN)[name]
+    model = model.double().eval()
+    model(torch.zeros(2, *shape).double())  # lazy layers take their shape
+    return model, shape
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_sizes_are_those_of_a_run(name):
+    model, shape = built(name)
+    steps = plan(model, "epsilon")
+    with torch.no_grad():
+        signals = [Signal(torch.zeros(1, *shape).double())]
+        tape = steps.run(signals, tuple(signals), {})
+    assert find_sizes(steps.steps, shape) == measure(tape)
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_other_sizes_take_a_run(name):
+    model, shape = built(name)
+    assert find_sizes(plan(model, "epsilon").steps, shape) is None
+    assert explain(model, np.ones((3, *shape))).shape == (3, *shape)
+
+
+@pytest.mark.parametrize("name", ["dense", "images"])
+def test_what_does_not_fit_is_said_by_a_run(name):
+    model, _ = built(name)
+    wrong = (3, 5, 5)
+    assert find_sizes(plan(model, "epsilon").steps, wrong) is None
+    with pytest.raises(ValueError, match="does not fit layer '0'"):
+        explain(model, np.ones((2, *wrong)))
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_chain_is_run_once_for_each_chunk(monkeypatch, name):
+    model, shape = built(name)
+    runs = []
+    run = planning.Plan.run
+    monkeypatch.setattr(planning.Plan, "run", lambda *args: runs.append(args) or run(*args))
+    explain(model, np.ones((6, *shape)), batch_size=2)
+    assert len(runs) == 3
+
+
+def test_estimators_scan_their_samples_once(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(8, 3))
+    clf = MLPClassifier((2,), max_epochs=1, random_state=0).fit(X, np.arange(8) % 2)
+    scanned = []
+    monkeypatch.setattr(engine_inputs, "is_finite", lambda v: scanned.append(v) or True)
+    clf.explain(X)
+    assert not scanned
+    explain(clf.module_, X)
+    assert len(scanned) == 1
