@@ -1,6 +1,6 @@
 """The files of estimators, read with nothing believed before it is checked.
 
-`.estimators` writes its JSON and arrays by it, and reads them.
+`.saving` writes its JSON and arrays by it, and `.loading` reads them.
 """
 
 from __future__ import annotations

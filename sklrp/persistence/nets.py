@@ -1,6 +1,6 @@
 """Trained nets as JSON and arrays, and built anew from them.
 
-`.estimators` calls it for each classifier with a net.
+`.saving` and `.loading` call it for each classifier with a net.
 """
 
 from __future__ import annotations
@@ -117,29 +117,39 @@ def restore_net(
 def _load_optimizer(
     optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], state: dict[int, Any]
 ) -> None:
-    """Give a new optimizer the state of another, if it has the right form.
-
-    The form is seen by making a step with gradients of zero, before the parameters are loaded.
-    """
+    """Give a new optimizer the state of another, if it has the right form."""
     own = optimizer.state_dict()["param_groups"]
     if [_form(group) for group in groups] != [_form(group) for group in own]:
         raise ValueError("the options of its optimizer are not those of the class")
     for group, mine in zip(groups, own, strict=True):
         group.update({name: mine[name] for name in _DEVICE_OPTIONS if name in mine})
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step(lambda: 0.0)
-    optimizer.zero_grad()
+    expected = _make_state(optimizer)
     if state and not isinstance(optimizer, torch.optim.LBFGS):  # whose state grows
-        expected = optimizer.state_dict()["state"]
         _check_tensors("optimizer", _flatten(state), _flatten(expected))
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    parameters = _parameters_of(optimizer)
     for index, values in state.items():
         kept = optimizer.state[parameters[index]]
         for name, value in values.items():  # torch casts them to the dtype of the parameter
             if isinstance(value, Tensor) and value.dtype != kept[name].dtype:
                 kept[name] = value.to(kept[name].device)
+
+
+def _make_state(optimizer: torch.optim.Optimizer) -> dict[int, Any]:
+    """Return the state that a new optimizer has after one step.
+
+    An optimizer makes its state in its first step. With gradients of zero that is of no harm, as
+    the parameters are loaded later.
+    """
+    for parameter in _parameters_of(optimizer):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step(lambda: 0.0)
+    optimizer.zero_grad()
+    return optimizer.state_dict()["state"]
+
+
+def _parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _form(group: dict[str, Any]) -> dict[str, Any]:

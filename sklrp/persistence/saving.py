@@ -147,8 +147,8 @@ def _take_network(estimator: Any, name: str) -> Any:
         module = model.path if is_module else f"{model.path}.module_"
         raise TypeError(
             f"{name} is a {model.name}, of which sklrp does not know how to build it anew: save "
-            f"its tensors, safetensors.torch.save_model({module}, path), and load them into a "
-            "module that your own code has made, safetensors.torch.load_model(module, path)."
+            f"its tensors, safetensors.torch.save_model({module}, path), whose counterpart "
+            "load_model(module, path) reads them into a module that your own code has made."
         )
     return model.network
 

@@ -69,33 +69,69 @@ def pack(value: Any, name: str, arrays: Arrays) -> Any:
     """
     if isinstance(value, np.generic):
         value = value.item()
-    kind = type(value)
-    if value is None or kind in (bool, int, str):
-        return value
-    if kind is float:
-        return value if math.isfinite(value) else {"float": repr(value)}
-    if kind in (list, tuple):
-        items = [pack(item, f"{name}.{i}", arrays) for i, item in enumerate(value)]
-        return items if kind is list else {"tuple": items}
-    if kind is dict:
-        items = [[pack(k, name, arrays), pack(v, f"{name}.{k}", arrays)] for k, v in value.items()]
-        return {"dict": items}
-    if isinstance(value, Tensor):
-        return {"tensor": _put(value.detach().cpu().numpy(), name, arrays)}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
+    packer = _PACKERS.get(type(value), _pack_other)
+    packed = packer(value, name, arrays)
+    if packed is None and value is not None:
+        parameter = next((part for part in _REMEDIES if part in re.split(r"\W|__", name)), None)
+        remedy = "" if parameter is None else f"; {_REMEDIES[parameter]}"
+        raise TypeError(f"{name}={value!r} cannot be saved: {_FIELDS}{remedy}.")
+    return packed
+
+
+def _pack_as_it_is(value: Any, name: str, arrays: Arrays) -> Any:
+    return value
+
+
+def _pack_float(value: float, name: str, arrays: Arrays) -> Any:
+    return value if math.isfinite(value) else {"float": repr(value)}  # JSON has no inf and nan
+
+
+def _pack_list(value: list[Any], name: str, arrays: Arrays) -> Any:
+    return [pack(item, f"{name}.{i}", arrays) for i, item in enumerate(value)]
+
+
+def _pack_tuple(value: tuple[Any, ...], name: str, arrays: Arrays) -> Any:
+    return {"tuple": _pack_list(list(value), name, arrays)}
+
+
+def _pack_dict(value: dict[Any, Any], name: str, arrays: Arrays) -> Any:
+    items = [[pack(k, name, arrays), pack(v, f"{name}.{k}", arrays)] for k, v in value.items()]
+    return {"dict": items}
+
+
+def _pack_array(value: NDArray, name: str, arrays: Arrays) -> Any:
+    """Return an array of numbers by its name, one of texts by its values, None of any other."""
+    if value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
         return {"array": _put(value, name, arrays)}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
+    if value.dtype.kind in "OU":
         texts = [pack(item, name, arrays) for item in value.ravel().tolist()]
         return {"texts": [value.dtype.name, list(value.shape), texts]}
+    return None
+
+
+def _pack_other(value: Any, name: str, arrays: Arrays) -> Any:
+    """Return a tensor, an array of a subclass, a rule or a class; None of anything else."""
+    if isinstance(value, Tensor):
+        return {"tensor": _put(value.detach().cpu().numpy(), name, arrays)}
+    if isinstance(value, np.ndarray):
+        return _pack_array(value, name, arrays)
+    kind = type(value)
     if _find_rule(kind.__name__) is kind:
-        params = value.get_params(deep=False)
-        return {"rule": [kind.__name__, pack(params, name, arrays)]}
+        return {"rule": [kind.__name__, pack(value.get_params(deep=False), name, arrays)]}
     for tag, find in _CLASSES.items():
         if isinstance(value, type) and find(_name_class(value, tag)) is value:
             return {tag: _name_class(value, tag)}
-    parameter = next((part for part in _REMEDIES if part in re.split(r"\W|__", name)), None)
-    remedy = "" if parameter is None else f"; {_REMEDIES[parameter]}"
-    raise TypeError(f"{name}={value!r} cannot be saved: {_FIELDS}{remedy}.")
+    return None
+
+
+# How a value is packed, by its own type: a subclass may hold more than its base.
+_PACKERS: dict[type, Callable[[Any, str, Arrays], Any]] = {
+    **dict.fromkeys((type(None), bool, int, str), _pack_as_it_is),
+    float: _pack_float,
+    list: _pack_list,
+    tuple: _pack_tuple,
+    dict: _pack_dict,
+}
 
 
 def unpack(packed: Any, name: str, arrays: Arrays) -> Any:
