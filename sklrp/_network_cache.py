@@ -61,7 +61,7 @@ def train_network(
     if not keeps:
         return fit()
     try:
-        key = _identify(network, X, y, fit_params)
+        key = identify(network, X, y, fit_params)
         _, own_code = _dump(network)
     except Exception as error:  # pickling runs the parameters' own code, which may raise anything
         _warn_uncached(
@@ -73,7 +73,7 @@ def train_network(
     if store is None:
         return memory.cache(fit)(key)
     item = ["sklrp", "networks", key]
-    with _lock(Path(store.location, *item)):
+    with hold_lock(Path(store.location, *item)):
         if store.contains_item(item):
             try:
                 return _Unpickler(io.BytesIO(store.load_item(item)), own_code).load()
@@ -103,12 +103,26 @@ def _warn_uncached(fact: str, error: Exception) -> None:
     )
 
 
-def _identify(network: Any, X: Any, y: NDArray[Any], fit_params: dict[str, Any]) -> str:
+def identify(network: Any, X: Any, y: NDArray[Any], fit_params: dict[str, Any]) -> str:
     """Return a hash of all that a trained network depends on.
 
     Parts are hashed one by one: whether two of them are one object or equal ones makes no
     difference. Data are hashed as contiguous arrays, since equal data frames, memory maps and
     slices differ; the columns' names count where they are feature names, all strings.
+
+    Parameters
+    ----------
+    network : estimator
+        The network before its training.
+    X, y : array-like
+        What it is trained on.
+    fit_params : dict
+        What else its `fit` gets.
+
+    Returns
+    -------
+    str
+        The hash.
     """
     inside = type(unwrap(network, fitted=False).network)
     packages = {base.__module__.partition(".")[0] for base in type(network).__mro__}
@@ -128,8 +142,8 @@ def _identify(network: Any, X: Any, y: NDArray[Any], fit_params: dict[str, Any])
     digests = []
     for name, part in parts.items():
         plain = np.ascontiguousarray(part) if hasattr(part, "__array__") else part
-        digests.append((name, _Hasher().hash(plain)))
-    return _Hasher().hash(sorted(digests))
+        digests.append((name, Hasher().hash(plain)))
+    return Hasher().hash(sorted(digests))
 
 
 def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
@@ -139,7 +153,7 @@ def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
     return type, parts
 
 
-class _Hasher(NumpyHasher):
+class Hasher(NumpyHasher):
     """Joblib's hash, which takes functions and classes that cannot be imported for what they do.
 
     Those of a script, a notebook or a function body have no name that holds in other processes,
@@ -177,7 +191,7 @@ class _Pickler(pickle.Pickler):
     def persistent_id(self, obj: Any) -> str | None:
         if not isinstance(obj, type | types.FunctionType) or _is_importable(obj):
             return None
-        name = _Hasher().hash(obj)
+        name = Hasher().hash(obj)
         self.code[name] = obj
         return name
 
@@ -224,11 +238,21 @@ def _find_members(cls: type) -> dict[str, Any]:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def hold_lock(folder: Path) -> Iterator[None]:
     """Let one thread of one process at a time work on a folder.
 
     The system frees the lock of a process that dies. Where there are no locks, as on some network
     file systems, or no folder, as in a remote store, nothing is locked: work may be done twice.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder, which is made if it is not there.
+
+    Yields
+    ------
+    None
+        While the lock is held.
     """
     with ExitStack() as stack:
         try:

@@ -22,7 +22,7 @@ from sklrp.datasets import (
     make_squares,
     pacific_sst,
 )
-from sklrp.datasets.regression_field import _piecewise_linear
+from sklrp.datasets.regression_field import piecewise_linear
 
 SIDES = ["left", "right", "top", "bottom"]
 
@@ -294,7 +294,7 @@ def test_piecewise_linear_by_hand():
     # From 0 to the left: -1 * 2 = -2 at -1, two more at slope 1. To the right: 2 * -1 = -2 at 2,
     # two more at slope 3.
     by_hand = [[-4.0], [-2.0], [-1.0], [0.0], [-1.0], [-2.0], [4.0]]
-    assert_array_equal(_piecewise_linear(x, breaks, slopes), by_hand)
+    assert_array_equal(piecewise_linear(x, breaks, slopes), by_hand)
 
 
 def contribution(x, breaks, slopes):

@@ -56,7 +56,7 @@ from sklrp import (
     ZPlus,
 )
 from sklrp._models import unwrap
-from sklrp._network_cache import _Hasher, _identify, _lock
+from sklrp._network_cache import Hasher, hold_lock, identify
 from tests.helpers import models
 from tests.helpers.comparing import assert_same_to_rounding
 
@@ -595,9 +595,9 @@ def test_memory_ignores_what_is_no_feature_name(n_jobs, memory, log):
 
 @pytest.mark.parametrize("package", ["numpy", "sklearn", "skorch", "torch"])
 def test_memory_knows_versions(package, monkeypatch):
-    before = _identify(LinearClassifier(), X, y, {})
+    before = identify(LinearClassifier(), X, y, {})
     monkeypatch.setattr(sys.modules[package], "__version__", "0.0")
-    assert _identify(LinearClassifier(), X, y, {}) != before
+    assert identify(LinearClassifier(), X, y, {}) != before
 
 
 def test_memory_hands_out_copies(memory):
@@ -625,7 +625,7 @@ def test_what_cannot_be_hashed_is_trained_uncached(memory, log):
 def test_what_cannot_be_read_is_trained_anew(memory, log):
     transformer = RelevanceTransformer(LinearClassifier(log=log), memory=memory).fit(X, y)
     store = joblib.Memory(memory, verbose=0).store_backend
-    key = _identify(clone(transformer.estimator), X, y, {})
+    key = identify(clone(transformer.estimator), X, y, {})
     path = os.path.join(store.location, "sklrp", "networks", key, "output.pkl")
     with open(path, "wb") as file:
         file.write(b"no pickle")
@@ -682,18 +682,18 @@ def test_code_is_taken_apart():
             def apply(x):
                 return np.exp(x) if x in {"a", "b"} else Callback
 
-        return [_Hasher().hash(value) for value in (Callback, Callback())]
+        return [Hasher().hash(value) for value in (Callback, Callback())]
 
     assert hash_class(1.0) == hash_class(1.0)
     assert not set(hash_class(1.0)) & set(hash_class(2.0))
-    assert _Hasher().hash(functools.partial(np.sum, axis=0)) == _Hasher().hash(
+    assert Hasher().hash(functools.partial(np.sum, axis=0)) == Hasher().hash(
         functools.partial(np.sum, axis=0)
     )
 
 
 IDENTIFY = """
 import sys
-from sklrp._network_cache import _Hasher
+from sklrp._network_cache import Hasher
 
 words = {"calm", "warm", "cold", "el niño"}
 table = {"b": 1, "a": {"x", "y"}}
@@ -707,7 +707,7 @@ class Step(Parent):
             return [table[key] if y in words else Step for key in table]
         return inside(x)
 
-print(_Hasher().hash(Step), _Hasher().hash(Step()), _Hasher().hash([lambda x: x in words, Step]))
+print(Hasher().hash(Step), Hasher().hash(Step()), Hasher().hash([lambda x: x in words, Step]))
 """
 
 
@@ -742,7 +742,7 @@ def test_workers_wait_for_each_other(prefer, memory, log):
 def test_lock_is_freed_by_death(tmp_path):
     script = (
         "import sys, pathlib, sklrp._network_cache as cache\n"
-        "with cache._lock(pathlib.Path(sys.argv[1])):\n"
+        "with cache.hold_lock(pathlib.Path(sys.argv[1])):\n"
         "    print('locked', flush=True)\n"
         "    sys.stdin.read()\n"
     )
@@ -755,7 +755,7 @@ def test_lock_is_freed_by_death(tmp_path):
     assert holder.stdout.readline().strip() == b"locked"
 
     def take():
-        with _lock(tmp_path):
+        with hold_lock(tmp_path):
             return time.monotonic()
 
     with ThreadPoolExecutor(1) as pool:
@@ -770,7 +770,7 @@ def test_lock_is_freed_by_death(tmp_path):
 
 def test_lock_is_optional(tmp_path):
     (tmp_path / "file").touch()
-    with _lock(tmp_path / "file" / "no_folder"):
+    with hold_lock(tmp_path / "file" / "no_folder"):
         pass
 
 
@@ -780,7 +780,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", fail)
-    with _lock(tmp_path), _lock(tmp_path):
+    with hold_lock(tmp_path), hold_lock(tmp_path):
         pass
 
 

@@ -67,11 +67,25 @@ def _symmetric_root(correlation: ArrayLike) -> NDArray[np.float64]:
     return (vectors * np.sqrt(values)) @ vectors.T
 
 
-def _piecewise_linear(x: NDArray, breaks: NDArray, slopes: NDArray) -> NDArray[np.float64]:
+def piecewise_linear(x: NDArray, breaks: NDArray, slopes: NDArray) -> NDArray[np.float64]:
     """Evaluate per cell, the last axis, a function through (0, 0) as a sum of hinges.
 
     From left to right the function has the rows of `slopes`, with a row of `breaks` between each
     two. Every term vanishes at 0.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, n_cells)
+        Where to evaluate the functions.
+    breaks : ndarray of shape (n_pieces - 1, n_cells)
+        Where the pieces of the functions meet.
+    slopes : ndarray of shape (n_pieces, n_cells)
+        The slopes of the pieces.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_cells)
+        The values of the functions.
     """
     y = slopes[0] * x
     for position, bend in zip(breaks, np.diff(slopes, axis=0), strict=True):
@@ -205,7 +219,7 @@ default="pacific_sst"
     for start in range(0, n_samples, _BLOCK):
         block = slice(start, start + _BLOCK)
         X[block] = fields = draw(len(y[block]))
-        truth[block] = values = _piecewise_linear(fields, breaks, slopes)
+        truth[block] = values = piecewise_linear(fields, breaks, slopes)
         y[block] = values.mean(axis=1)
     if n_classes is None:
         return X, y, truth
