@@ -1115,6 +1115,35 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("gelu", {"approximate": "tanh"}),
+        ("softplus", (2.0, 0.5)),
+        ("hardshrink", (0.1,)),
+        ("softshrink", (0.1,)),
+        ("leaky_relu", (0.3,)),
+        ("hardtanh", (-0.3, 0.2)),
+        ("threshold", (0.1, 0.7)),
+        ("glu", (1,)),
+        ("softmax", (1,)),
+        ("max_pool1d", (2, 1, 1, 1, True)),
+        ("avg_pool1d", (3, 2, 1, True, False)),
+        ("adaptive_max_pool1d", (4,)),
+        ("adaptive_avg_pool1d", (4,)),
+        ("interpolate", {"scale_factor": 2, "mode": "linear"}),
+    ],
+)
+def test_layers_compute_what_their_functions_do(name, arguments):
+    """Those written in C++ show no signature: their order is taken from the constructor."""
+    x = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    positional = arguments if isinstance(arguments, tuple) else ()
+    named = arguments if isinstance(arguments, dict) else {}
+    layer, inputs = LAYERS[name](x, *positional, **named)
+    expected = getattr(nn.functional, name)(x, *positional, **named)
+    torch.testing.assert_close(layer(*inputs), expected, rtol=0.0, atol=0.0)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_of_functions_can_be_printed(name):
     """As errors do, where X does not fit them."""

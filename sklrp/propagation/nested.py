@@ -6,7 +6,7 @@ handlers of torch functions use these helpers to find what is in them and to rep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -36,16 +36,15 @@ def swap_signals(value: Any, pick: Callable[[Signal], Any]) -> Any:
     return value
 
 
-def find_tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested tuples, lists and dicts."""
+def find_tensors(value: Any) -> list[Tensor]:
+    """Return the tensors in nested tuples, lists and dicts, in order."""
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for v in value:
-            yield from find_tensors(v)
-    elif isinstance(value, dict):
-        for v in value.values():
-            yield from find_tensors(v)
+        return [value]
+    if isinstance(value, tuple | list):
+        return [tensor for v in value for tensor in find_tensors(v)]
+    if isinstance(value, dict):
+        return [tensor for v in value.values() for tensor in find_tensors(v)]
+    return []
 
 
 def rebuild(like: Any, values: Iterable[Any]) -> Any:

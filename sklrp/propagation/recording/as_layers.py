@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -74,13 +73,6 @@ _REFUSED = {
 }
 
 
-def _bind(signature: inspect.Signature, translate: Translation, *args: Any, **kwargs: Any) -> Any:
-    """Call a translation with all arguments of a function by name, defaults included."""
-    bound = signature.bind(*args, **kwargs)
-    bound.apply_defaults()
-    return translate(**bound.arguments)
-
-
 def _translate_by_constructor(name: str, layer_type: type[nn.Module]) -> Translation:
     """Return the translation of a function to a layer without weights."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD  # not nn.Module's *args and **kwargs
@@ -93,13 +85,16 @@ def _translate_by_constructor(name: str, layer_type: type[nn.Module]) -> Transla
     except ValueError:  # it is written in C++: its arguments are in the constructor's order
         signature = inspect.Signature([inspect.Parameter("input", kind), *parameters])
 
-    def translate(input: Any, **given: Any) -> Any:
+    def translate(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
         for argument, why in _REFUSED.items():
             if given.get(argument):
                 raise TypeError(why)
-        return layer_type(**{k: v for k, v in given.items() if k in known}).eval(), (input,)
+        layer = layer_type(**{k: v for k, v in given.items() if k in known})
+        vars(layer)["training"] = False
+        return layer, (given["input"],)
 
-    return partial(_bind, signature, translate)
+    return translate
 
 
 LAYERS |= {name: _translate_by_constructor(name, kind) for name, kind in _PLAIN.items()}
@@ -117,12 +112,20 @@ def _bare(layer_type: type[nn.Module], **attributes: Any) -> nn.Module:
 def _translates(*names: str, like: Any = None) -> Callable[[Any], Any]:
     """Register the decorated function as the translation of torch functions to a layer.
 
-    With ``like`` it gets all arguments of that function by name, else as the network gives them.
+    With ``like`` it gets all arguments of that function by name, defaults included; without, they
+    come as the network gives them.
     """
 
+    signature = None if like is None else inspect.signature(like)
+
     def decorate(translate: Any) -> Any:
-        bound = translate if like is None else partial(_bind, inspect.signature(like), translate)
-        LAYERS.update(dict.fromkeys(names, bound))
+        def bound(*args: Any, **kwargs: Any) -> Any:
+            assert signature is not None
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            return translate(**given.arguments)
+
+        LAYERS.update(dict.fromkeys(names, translate if signature is None else bound))
         return translate
 
     return decorate

@@ -6,6 +6,7 @@ identity, as forward holds them, and weakly: what forward lets go of is forgotte
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -55,9 +56,14 @@ class Nodes:
         """Return the node of a tensor, None if it does not depend on the input."""
         return self._nodes.get(tensor)
 
-    def find(self, *values: Any) -> list[Node]:
-        """Return the nodes among nested values."""
-        return [node for v in find_tensors(values) if (node := self.get(v)) is not None]
+    def of(self, tensors: Sequence[Tensor]) -> list[Node]:
+        """Return the nodes of those tensors that depend on the input."""
+        return [node for v in tensors if (node := self._nodes.get(v)) is not None]
+
+    def depend(self, value: Any) -> bool:
+        """Return whether a tensor among nested values depends on the input."""
+        tensors = [value] if isinstance(value, Tensor) else find_tensors(value)
+        return bool(self.of(tensors))
 
     def add(self, tensor: Tensor, signal: Signal, active: bool = True) -> Node:
         """Return the node of the tape's next value."""

@@ -99,7 +99,7 @@ class Recorder(TorchFunctionMode):
 
     def depends(self, *values: Any) -> bool:
         """Return whether a tensor among nested values depends on the network's input."""
-        return bool(self.writer.nodes.find(*values))
+        return self.writer.nodes.depend(values)
 
     def layer(self, path: str, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """Record a layer that has a handler, and return what its forward would."""
@@ -127,13 +127,13 @@ class Recorder(TorchFunctionMode):
         call = FunctionCall(func, args, kwargs or {}, self.writer.nodes)
         if call.name not in QUESTIONS:
             self._check_fresh(call.name, call.tensors)
-        for case in _CASES:
-            if case.applies(self, call):
-                return case.act(self, call)
-        call = call.in_form()
-        for case in _CASES_IN_FORM:
-            if case.applies(self, call):
-                return case.act(self, call)
+        for applies, act in _CASES:
+            if applies(self, call):
+                return act(self, call)
+        call.bring_into_form()
+        for applies, act in _CASES_IN_FORM:
+            if applies(self, call):
+                return act(self, call)
         return self._run_handler(call)
 
     def _run_plainly(self, call: FunctionCall) -> Any:
@@ -237,7 +237,7 @@ class Recorder(TorchFunctionMode):
 
     def _is_own(self, tensor: Tensor) -> bool:
         """Return whether forward may change a tensor in place."""
-        return self.depends(tensor) or self.writer.memory.is_own(tensor)
+        return self.writer.nodes.depend(tensor) or self.writer.memory.is_own(tensor)
 
     def _write_back(self, target: Tensor, out: Tensor) -> Tensor:
         """Let the network's own tensor hold what was computed in place of changing it."""
@@ -287,7 +287,7 @@ def _does_as_layer(recorder: Recorder, call: FunctionCall) -> bool:
 
 def _only_likens(recorder: Recorder, call: FunctionCall) -> bool:
     # constant.to(x): takes x's type or shape, and none of its values.
-    return call.base in LIKENESSES and not recorder.depends(call.args[0])
+    return call.base in LIKENESSES and not call.nodes.depend(call.args[0])
 
 
 def _is_on_integers(recorder: Recorder, call: FunctionCall) -> bool:
@@ -312,7 +312,7 @@ _CASES = (
     Case(_is_packed, lambda recorder, call: run_on_packed(call, recorder.writer)),
     Case(_writes_out, Recorder._refuse_out),
 )
-# These look at arguments in the form that handlers take; see FunctionCall.in_form.
+# These look at arguments in the form that handlers take; see FunctionCall.bring_into_form.
 _CASES_IN_FORM = (
     Case(_does_as_layer, Recorder._run_as_layer),
     Case(_only_likens, Recorder._run_plainly),

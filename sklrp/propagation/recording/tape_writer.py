@@ -91,6 +91,7 @@ class TapeWriter:
         self.n_samples = n_samples
         self.refusals = refusals
         self.steps = steps
+        self.is_probing = steps is None
         self.make_step = make_step
         self.call = call
         self.nodes = Nodes()
@@ -100,11 +101,6 @@ class TapeWriter:
         self._records: list[Record] = []
         self._starts: list[int] = []
         self._before_heads: dict[int, Node] = {}
-
-    @property
-    def is_probing(self) -> bool:
-        """Whether there is no plan yet."""
-        return self.steps is None
 
     def start(self, signal: Signal) -> Tensor:
         """Return the tensor that the network gets for an input."""
@@ -204,7 +200,8 @@ class TapeWriter:
                     operation.name, "of a packed sequence; unpack it before"
                 )
             nodes.append(node)
-            return self._with_samples_first(operation, node.signal)
+            signal = node.signal
+            return self._with_samples_first(operation, signal) if operation.is_layer else signal
         if isinstance(value, tuple | list):
             return rebuild(value, (self._to_signals(operation, v, nodes) for v in value))
         if isinstance(value, dict):
@@ -215,9 +212,7 @@ class TapeWriter:
 
     def _with_samples_first(self, operation: Operation, signal: Signal) -> Signal:
         """Return a signal with the samples on the first axis, as handlers of layers take it."""
-        name, layer, entry, is_layer = operation
-        if not is_layer:
-            return signal
+        name, layer, entry, _ = operation
         if isinstance(layer, nn.Linear) and signal.axis == signal.x.dim() - 1:
             raise self.refusals.unsupported(name, "it acts along the axis of the samples")
         signal = replace(signal, samples=None)
