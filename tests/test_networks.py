@@ -30,6 +30,7 @@ from sklrp.propagation import register, run
 from sklrp.propagation.registry import HANDLERS
 from tests.helpers.comparing import assert_same_to_rounding
 from tests.helpers.networks import NETWORKS, arrays_of, build, call, draw, on_each
+from tests.helpers.parameters import randomised
 from tests.helpers.unchanged import assert_unchanged, snapshot
 
 pytestmark = pytest.mark.filterwarnings("ignore:The flat rule on the dense first layer")
@@ -460,7 +461,8 @@ def keep_in_namespace(self, hidden):
 )
 def test_what_a_forward_keeps_does_not_reach_the_callers_module(kept, keep):
     """The network may be refused, but the module is left as it was."""
-    model, X = Remembers(kept, keep).double(), np.random.default_rng(0).normal(size=(3, 4))
+    model = randomised(Remembers(kept, keep))
+    X = np.random.default_rng(0).normal(size=(3, 4))
     before, shown = snapshot(model, X), repr(kept)
     plain = nn.Sequential(model.first, nn.ReLU(), model.second)
     try:
