@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ def run_layers(
         ``kept``; returns the relevance of the sequences, of the initial states and of cells.
     """
     x = reshape(signal, lambda v: v.transpose(0, 1))  # time leads
-    n_steps, n_samples, _ = x.x.shape
+    n_steps = len(x.x)
     lengths = None if signal.lengths is None else signal.lengths.to(x.x.device, torch.int64)
     levels: list[list[Run]] = []
     for row in suffixes:
@@ -122,39 +123,60 @@ def run_layers(
     ends = tuple(
         _side_by_side([reshape(s, lambda v: v.unsqueeze(1)) for s in kind], 1) for kind in states
     )
-    valid: Any = None
+    valid: Tensor | None = None
     if lengths is not None:
         valid = (torch.arange(n_steps, device=lengths.device)[:, None] < lengths)[..., None]
         x = replace(x, x=torch.where(valid, x.x, 0.0))
     out = reshape(x, lambda v: v.expand(n_steps, -1, -1).transpose(0, 1))
+    return replace(out, lengths=signal.lengths), ends, partial(_pull_layers, levels, valid)
 
-    def pull(
-        relevance: Tensor | None, r_ends: Sequence[Tensor | None], kept: Kept | None
-    ) -> list[Tensor]:
-        n_targets = next(len(r) for r in (relevance, *r_ends) if r is not None)
-        own = Kept(n_samples, axis=1)  # the samples are behind time
-        r = None if relevance is None else relevance.transpose(1, 2)
-        if r is not None and valid is not None:
+
+def _pull_layers(
+    levels: Sequence[Sequence[Run]],
+    valid: Tensor | None,
+    relevance: Tensor | None,
+    r_ends: Sequence[Tensor | None],
+    kept: Kept | None,
+) -> list[Tensor]:
+    """Pull relevance through all layers, the last one first; see :func:`run_layers`.
+
+    ``valid`` tells which steps, (n_steps, n_samples, 1), are of the sequences and not behind them.
+    """
+    n_targets = next(len(r) for r in (relevance, *r_ends) if r is not None)
+    r = None if relevance is None else relevance.transpose(1, 2)  # time before the samples
+    own = None if kept is None else Kept(kept.n_samples, axis=1)
+    if r is not None and valid is not None:
+        if own is not None:
             own.add("padding", r * ~valid)
-            r = r * valid
-        r_starts: list[list[Tensor]] = []
-        for k, runs in reversed(list(enumerate(levels))):
-            parts = [None] * len(runs) if r is None else r.chunk(len(runs), dim=-1)
-            passed = []
-            for d, run in reversed(list(enumerate(runs))):
-                last = [None if end is None else end[:, :, k * len(runs) + d] for end in r_ends]
-                r_x, r_start = run.pull(n_targets, parts[d], last, None if kept is None else own)
-                passed.append(r_x)
-                r_starts.append(r_start)
-            r = sum(passed[1:], start=passed[0])
-        if kept is not None:
-            for cause, amount in own.items():
-                kept.add(cause, amount)
-        assert r is not None
-        stacked = [torch.stack(kind, dim=2) for kind in zip(*r_starts[::-1], strict=True)]
-        return [r.transpose(1, 2), *stacked]
+        r = r * valid
+    r_starts: list[list[Tensor]] = []
+    for k, runs in reversed(list(enumerate(levels))):
+        level_ends = [None if end is None else end[:, :, k * len(runs) :] for end in r_ends]
+        r, level_starts = _pull_directions(runs, n_targets, r, level_ends, own)
+        r_starts = level_starts + r_starts
+    if kept is not None and own is not None:
+        for cause, amount in own.items():
+            kept.add(cause, amount)
+    assert r is not None
+    stacked = [torch.stack(kind, dim=2) for kind in zip(*r_starts, strict=True)]
+    return [r.transpose(1, 2), *stacked]
 
-    return replace(out, lengths=signal.lengths), ends, pull
+
+def _pull_directions(
+    runs: Sequence[Run],
+    n_targets: int,
+    relevance: Tensor | None,
+    r_ends: Sequence[Tensor | None],
+    kept: Kept | None,
+) -> tuple[Tensor, list[list[Tensor]]]:
+    """Pull relevance through the directions of one layer, which got the same input."""
+    parts = [None] * len(runs) if relevance is None else relevance.chunk(len(runs), dim=-1)
+    pulled = []
+    for d, run in enumerate(runs):
+        last = [None if end is None else end[:, :, d] for end in r_ends]
+        pulled.append(run.pull(n_targets, parts[d], last, kept))
+    first, *others = (r for r, _ in pulled)
+    return sum(others, start=first), [start for _, start in pulled]
 
 
 def _states(hx: Any) -> list[Any]:
@@ -237,6 +259,7 @@ def _state_pooling(step: Step, states: Any) -> tuple[Signal, Pull]:
     none = [None] * len(cells)
     x, pooling = out.x, step.layer.pooling
     if pooling == "last":
+        # The states of all layers and directions; those of the last layer are behind.
         n_runs, shape = x.shape[-1] // h.x.shape[-1], h.x.shape
 
         def last(relevance: Tensor, kept: Kept | None) -> Any:

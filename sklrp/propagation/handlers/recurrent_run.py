@@ -406,6 +406,20 @@ class Run:
             states.scatter_add_(0, index, end[None])
 
 
+class _Views(NamedTuple):
+    """What the recursion takes at each step, as :class:`Kernels` take it.
+
+    ``c[t + 1]`` and ``h[t + 1]`` are the relevance of the states behind step ``t``, ``c[0]`` and
+    ``h[0]`` that of the initial ones.
+    """
+
+    h: Sequence[Any]
+    c: Sequence[Any]
+    prev: Sequence[Any] | None
+    keep: Sequence[Any] | None
+    parts: Sequence[tuple[Any, Sequence[tuple[Any, Tensor]]]]  # coefficients, maps and weights
+
+
 def _recur(
     flow: Flow,
     splits: Sequence[Split],
@@ -430,45 +444,62 @@ def _recur(
     kernels = Kernels(product.view(state))
     (ratio_view,) = kernels.steps(ratio.view(1, *targets, n_samples, *gates, size))
     (product_view,) = kernels.steps(product.view(1, *state))
-
-    def states(v: Tensor, start: Tensor) -> list[Any]:
-        return [*kernels.steps(start.view(1, *state)), *kernels.steps(v.view(n_steps, *state))]
-
-    def shares(v: Tensor) -> Any:
-        v = v.expand(n_steps, n_samples, size)
-        return kernels.steps(v.reshape(n_steps, n_samples, *gate, size))
-
-    c = states(cells, starts[-1])
-    h = (
-        [*kernels.steps(starts[0].view(1, *state)), *c[1:]]
-        if hidden is cells
-        else states(hidden, starts[0])
-    )
-    prev, keep = (None if v is None else shares(v) for v in (flow.prev, flow.keep))
-    parts = [
-        (
-            kernels.steps(coefficient.view(n_steps, n_samples, *gates, size)),
-            [(shares(v), weight) for v, weight in split.terms[1]],
-        )
-        for coefficient, split in zip(coefficients, splits, strict=True)
-    ]
+    shapes = state, (n_samples, *gates, size)
+    views = _views(kernels, shapes, flow, splits, coefficients, hidden, cells, starts)
+    h, c, prev, keep, parts = views
     with np.errstate(all="ignore"):
         for t in range(n_steps - 1, -1, -1):
-            # c[t + 1] is the state behind step t; c[0] and h[0] are the initial ones.
             cell = c[t + 1]
             if keep is not None:  # R_c += keep * R_h; without it they are one tensor
                 kernels.add_product(cell, keep[t], h[t + 1], out=cell)
             if prev is not None:  # R_c_prev += prev * R_c
                 kernels.add_product(c[t], prev[t], cell, out=c[t])
             for coefficient, terms in parts:
-                if keep is None:
+                if keep is None:  # ratio = coefficient * R_c, at all gates
                     kernels.multiply(coefficient[t], cell, out=ratio_view)
-                else:
+                else:  # the output gate, the last one, gets from R_h
                     kernels.multiply(coefficient[t][:, :-1], cell, out=ratio_view[..., :-1, :])
                     kernels.multiply(coefficient[t][:, -1:], h[t + 1], out=ratio_view[..., -1:, :])
                 for v, weight in terms:  # R_h_prev += map(h_prev) * (ratio @ map(w))
                     torch.mm(ratio, weight, out=product)
                     kernels.add_product(h[t], v[t], product_view, out=h[t])
+
+
+def _views(
+    kernels: Kernels,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    flow: Flow,
+    splits: Sequence[Split],
+    coefficients: Sequence[Tensor],
+    hidden: Tensor,
+    cells: Tensor,
+    starts: Sequence[Tensor],
+) -> _Views:
+    """Cut all tensors into steps; ``shapes`` are a state's and, without targets, all gates'."""
+    state, ratio = shapes
+    n_steps, _, n_samples, size = cells.shape
+    one_gate = (n_samples, 1, size) if len(ratio) > 2 else (n_samples, size)
+
+    def states(v: Tensor, start: Tensor) -> list[Any]:
+        return [*kernels.steps(start.view(1, *state)), *kernels.steps(v.view(n_steps, *state))]
+
+    def shares(v: Tensor) -> Sequence[Any]:
+        return kernels.steps(v.expand(n_steps, n_samples, size).reshape(n_steps, *one_gate))
+
+    c = states(cells, starts[-1])
+    if hidden is cells:
+        h = [*kernels.steps(starts[0].view(1, *state)), *c[1:]]
+    else:
+        h = states(hidden, starts[0])
+    prev, keep = (None if v is None else shares(v) for v in (flow.prev, flow.keep))
+    parts = [
+        (
+            kernels.steps(coefficient.view(n_steps, *ratio)),
+            [(shares(v), weight) for v, weight in split.terms[1]],
+        )
+        for coefficient, split in zip(coefficients, splits, strict=True)
+    ]
+    return _Views(h, c, prev, keep, parts)
 
 
 class Kernels:

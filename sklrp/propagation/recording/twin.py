@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,46 +53,63 @@ def make_twin(module: nn.Module, path: str, recorder: Any, memo: dict[int, Any])
     TypeError
         If the module has forward hooks, or is compiled code.
     """
+    module = unwrap_compiled(module)
     if id(module) in memo:
         return memo[id(module)]
-    module = unwrap_compiled(module)
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError(
             f"Relevance through {path or 'the network'!r} of type {type(module).__name__} is not "
             "supported: what it calls is hidden in compiled code; pass the original module."
         )
     check_hooks(module, path)
-    twin = object.__new__(type(module))
-    memo[id(module)] = twin
+    twin = memo[id(module)] = object.__new__(type(module))
+    # The twin is known before its parts are copied: one of them may refer to it.
+    vars(twin).update(
+        _copy_state(module, path, lambda child, at: make_twin(child, at, recorder, memo))
+    )
+    own: Any = vars(twin).get("forward")
+    if getattr(own, "__self__", None) is module:  # a method of the module, set anew
+        vars(twin)["forward"] = own = own.__func__.__get__(twin)
+    vars(twin)["forward"] = _watch(twin, own or type(module).forward.__get__(twin), path, recorder)
+    return twin
+
+
+def _copy_state(
+    module: nn.Module, path: str, twin_of: Callable[[nn.Module, str], nn.Module]
+) -> dict[str, Any]:
+    """Return the attributes of a twin, which share tensors with the module and nothing else."""
 
     def copied(value: Any, path: str) -> Any:
         if isinstance(value, nn.Module):
-            return make_twin(value, path, recorder, memo)
+            return twin_of(value, path)
         if type(value) in (list, tuple):
             return type(value)(copied(v, f"{path}.{i}") for i, v in enumerate(value))
         if type(value) in (dict, OrderedDict):
             return type(value)((k, copied(v, f"{path}.{k}")) for k, v in value.items())
         return copy.copy(value) if isinstance(value, _CONTAINERS) else value
 
-    state = vars(twin)
-    for name, value in vars(module).items():
-        if name != CHILDREN:
-            state[name] = copied(value, f"{path}.{name}".lstrip("."))
+    state = {
+        name: copied(value, f"{path}.{name}".lstrip("."))
+        for name, value in vars(module).items()
+        if name != CHILDREN
+    }
     state[CHILDREN] = {
         name: copied(child, f"{path}.{name}" if path else name)
         for name, child in get_children(module).items()
     }
-    state["training"] = False
-    state[COMPILED_CALL] = None
-    own: Any = state.get("forward")
-    if getattr(own, "__self__", None) is module:  # a method of the module, set anew
-        state["forward"] = own = own.__func__.__get__(twin)
-    # What a handler reads has the layer's own forward; what the network calls is recorded.
-    layer = None
+    return {**state, "training": False, COMPILED_CALL: None}
+
+
+def _watch(
+    twin: nn.Module, run: Callable[..., Any], path: str, recorder: Any
+) -> Callable[..., Any]:
+    """Return a forward that runs the twin's own, and tells the recorder."""
+    layer: Any = None
+    # A reshape of the network is recorded as the function that it calls, in the network's layout.
     if find_entry(twin) is not None and not isinstance(twin, nn.Flatten | nn.Unflatten):
-        layer = object.__new__(type(module))
-        vars(layer).update(state)
-    run = own or type(module).forward.__get__(twin)
+        # What a handler reads has the layer's own forward; what the network calls is recorded.
+        layer = object.__new__(type(twin))
+        vars(layer).update(vars(twin))
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         if twin.training:
@@ -102,5 +120,4 @@ def make_twin(module: nn.Module, path: str, recorder: Any, memo: dict[int, Any])
         with recorder.refusals.at(path, twin):
             return run(*args, **kwargs)
 
-    state["forward"] = forward
-    return twin
+    return forward
