@@ -37,7 +37,7 @@ _NO_FIELD = (
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Frame:
+class Frame:  # numpydoc ignore=PR02
     """What a sample is.
 
     A plain value, which can be pickled and copied. Values "of the network's shape" are an array
@@ -111,10 +111,8 @@ class Frame:
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """The lengths of a sample's axes as the network sees it, without those of length 1.
-
-        Values of the network's shape can be reshaped to them.
-        """
+        """The lengths of a sample's axes as the network sees it, without axes of length 1."""
+        # Values of the network's shape can be reshaped to them.
         return _long(self.seen)
 
     @property
@@ -139,7 +137,7 @@ class Frame:
 
     @property
     def centres(self) -> tuple[NDArray | None, NDArray | None]:
-        """Latitudes and longitudes to draw at, in one turn; an error if they are in no order."""
+        """The latitudes and longitudes to draw at, in one turn; an error if they are unsorted."""
         if not self.has_degrees:
             return None, None
         rows, columns = self.shape
@@ -150,10 +148,8 @@ class Frame:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of a map as it is drawn, channels of a field summed.
-
-        Latitude by longitude, or rows by columns; variables by steps, or steps alone; features.
-        """
+        """The shape of a map as it is drawn, channels of a field summed."""
+        # Latitude by longitude, or rows by columns; variables by steps, or steps alone; features.
         if self.layout == "table":
             return self.laid
         if self.is_field:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 _KNOWN = ("latitude", "longitude", "land_mask")
 
 
-class GriddedArray(np.ndarray):
+class GriddedArray(np.ndarray):  # numpydoc ignore=PR02
     """An array of fields, latitude by longitude on its last two axes, with their grid.
 
     The grid stays where samples are chosen along the first axis, such as ``X[train]`` or by

@@ -100,12 +100,12 @@ class RelevanceDisplay:
 
     @property
     def lat(self) -> NDArray | None:
-        """Latitudes of the rows of a field in degrees, None if they are not known."""
+        """The latitudes of the rows of a field in degrees, None if they are not known."""
         return self.frame.centres[0]
 
     @property
     def lon(self) -> NDArray | None:
-        """Longitudes of the columns of a field in degrees, None if they are not known."""
+        """The longitudes of the columns of a field in degrees, None if they are not known."""
         return self.frame.centres[1]
 
     @classmethod

@@ -51,10 +51,8 @@ def draw_variables(
     cmap: str,
     limit: float,
 ) -> tuple[Any, list[Any]]:
-    """Draw the relevance of several variables, one above the other; return mesh and lines.
-
-    Each signal is a line over its row, from its smallest to its largest value.
-    """
+    """Draw the relevance of several variables, one above the other; return mesh and lines."""
+    # Each signal is a line over its row, which it spans from its smallest to its largest value.
     import matplotlib as mpl
 
     n_variables = len(values)

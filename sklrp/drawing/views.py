@@ -36,7 +36,29 @@ def explain_views(
 ) -> list[View]:
     """Explain samples by each rule, or by each model.
 
-    `place` are parameters of `frame_of`, `params` are parameters of `sklrp.explain`.
+    Parameters
+    ----------
+    models : model, or list or dict of them
+        What `sklrp.explain` takes.
+    X : array-like of shape (n_samples, ...)
+        The samples.
+    y : array-like of shape (n_samples,) or None
+        The classes that they are of.
+    kind : {"samples", "class_mean", "mean"}
+        The kind of panels, which limits how many there may be.
+    rule : str, Rule, Composite, or list or dict of them
+        The rules.
+    normalize : {None, "l1"}
+        Whether each map is divided by its sum of absolute values.
+    place : dict
+        Parameters of `frame_of`.
+    params : dict
+        Parameters of `sklrp.explain`.
+
+    Returns
+    -------
+    list of View
+        A view for each model or rule.
     """
     models, rules = name_several(models, "estimator"), name_several(rule, "rule")
     if len(models) > 1 and len(rules) > 1:
@@ -81,7 +103,27 @@ def given_views(
 ) -> list[View]:
     """Take maps that have been computed, one view for each entry of a dict or Dataset.
 
-    `place` are the parameters of `make_frame`.
+    Parameters
+    ----------
+    relevance : array-like of shape (n_samples, ...), or dict of them
+        The maps.
+    X : array-like of relevance's shape, dict of them or None
+        The samples.
+    labels : array-like of shape (n_samples,) or None
+        The class of each sample.
+    normalize : {None, "l1"}
+        Whether each map is divided by its sum of absolute values.
+    grid : object or None
+        What `read_grid` takes.
+    lat, lon : array-like or None
+        Latitudes and longitudes instead of what the grid says.
+    **place : dict
+        Parameters of `make_frame`.
+
+    Returns
+    -------
+    list of View
+        A view for each entry.
     """
     several = isinstance(relevance, Mapping) and not _is_composite(relevance)
     named = relevance if several else {"": relevance}

@@ -89,10 +89,8 @@ def find_degrees(field: Any) -> tuple[NDArray, NDArray] | None:
 
 
 def take_degrees(field: Any) -> tuple[Any, NDArray | None, NDArray | None]:
-    """Return the values of a DataArray, latitude and longitude last, and both coordinates.
-
-    Of anything else, or where it is open which dimensions they are, the data itself and None.
-    """
+    """Return the values of a DataArray, latitude and longitude last, and both coordinates."""
+    # Of anything else, or where it is open which dimensions they are, the data itself and None.
     dims = _find_dims(field)
     if dims is None:
         return field, None, None
