@@ -99,6 +99,12 @@ def test_imports_run_downward():
     assert not floors_broken(GRAPH)
 
 
+def test_the_map_in_contributing_has_every_file_of_the_top():
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    names = [name.replace("sklrp", "__init__") for name in " ".join(FLOORS).split()]
+    assert not [n for n in names if f"`{n}.py`" not in text and f"`{n}/`" not in text]
+
+
 def test_names_are_of_one_file():
     assert not names_of_two_files(FILES)
     assert functions_of_two_files(FILES) == set(SHARED_NAMES)
