@@ -362,10 +362,10 @@ for c in classes:
 # %%
 # Is it learned?
 # --------------
-# `sklrp.diagnostics.diagnose` is for classifiers. For a regression the test against networks that
-# lost what they learned is `sklrp.metrics.randomization_similarity`: layer by layer from the last,
-# parameters are drawn anew, on copies. 1 is the same map as before; here already the last layer
-# changes it.
+# The test against networks that lost what they learned: `sklrp.metrics.randomization_similarity`
+# draws parameters anew, layer by layer from the last, on copies. 1 is the same map as before; here
+# already the last layer changes it. `sklrp.diagnostics.diagnose` runs this and other tests, as
+# below.
 
 found = randomization_similarity(
     net, X, target=0, explain=sklrp.explain, similarity="cosine", rule="epsilon", random_state=0
@@ -377,21 +377,14 @@ for name, similarity in zip(found.layers, np.abs(found.similarity), strict=True)
 # %%
 # As a classifier
 # ---------------
-# For a classifier three lines are the way to everything else: with a method ``explain`` a skorch
-# net goes into `sklrp.RelevanceTransformer`, searches over rules, `sklrp.diagnostics.diagnose` and
-# `sklrp.plotting.RelevanceDisplay`. The classes are numbers, the outputs of the module: 1 is a
-# winter warmer than usual in the box.
-
-
-class ExplainedClassifier(NeuralNetClassifier):
-    def explain(self, X, **params):
-        return sklrp.explain(self.module_, X, **params)
-
+# A skorch net goes into `sklrp.RelevanceTransformer`, searches over rules,
+# `sklrp.diagnostics.diagnose` and `sklrp.plotting.RelevanceDisplay` as it is. The classes are
+# numbers, the outputs of the module: 1 is a winter warmer than usual in the box.
 
 warm = (index > 0).astype(np.int64)
 majority = max(warm.mean(), 1 - warm.mean())
 classifier = make_network(
-    sst, ExplainedClassifier, module__n_outputs=2, criterion=nn.CrossEntropyLoss
+    sst, NeuralNetClassifier, module__n_outputs=2, criterion=nn.CrossEntropyLoss
 )
 cv = StratifiedKFold(n_splits=3, shuffle=True, random_state=0)
 with TemporaryDirectory() as cache:

@@ -140,19 +140,7 @@ def follow_moves(
     explained: Explained, transform: str, axis: int | None, refit: bool, n_refits: int
 ) -> Finding:
     """Compare maps with the maps of moved samples, moved back."""
-    if not explained.frame.has_positions:
-        raise ValueError(
-            f"samples of shape {explained.X.shape[1:]} have no neighbouring positions to move: "
-            "equivariance_test is for images and sequences."
-        )
-    n_axes = len(explained.frame.axes)
-    if axis is None:
-        axis = 0 if getattr(explained.model.network, "sweep", "right") in ("down", "up") else -1
-    if not -n_axes <= axis < n_axes:
-        raise ValueError(
-            f"axis={axis} is none of a sample's {n_axes} axes, {explained.frame.axes}."
-        )
-    axis %= n_axes
+    axis = _find_axis(explained, axis)
     rng = explained.rng("equivariance")
     seeds, others = rng.integers(2**31 - 1, size=(2, n_refits)).tolist()
     orders = [_draw_order(transform, explained.frame.axes[axis], seed) for seed in seeds]
@@ -191,6 +179,23 @@ def follow_moves(
         similarity=moved,
         table={"refit": np.arange(n_refits), "similarity": moved.mean(axis=1)},
     )
+
+
+def _find_axis(explained: Explained, axis: int | None) -> int:
+    """Return the axis along which samples are moved, counted from the first."""
+    if not explained.frame.has_positions:
+        raise ValueError(
+            f"samples of shape {explained.X.shape[1:]} have no neighbouring positions to move: "
+            "equivariance_test is for images and sequences."
+        )
+    n_axes = len(explained.frame.axes)
+    if axis is None:
+        axis = 0 if getattr(explained.model.network, "sweep", "right") in ("down", "up") else -1
+    if not -n_axes <= axis < n_axes:
+        raise ValueError(
+            f"axis={axis} is none of a sample's {n_axes} axes, {explained.frame.axes}."
+        )
+    return axis % n_axes
 
 
 def _draw_order(transform: str, n: int, seed: int) -> NDArray[np.intp]:

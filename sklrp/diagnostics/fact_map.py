@@ -141,12 +141,7 @@ def split_map(explained: Explained, null: str, n_draws: int, alpha: float = 0.05
             f"only {len(nulls)} of n_permutations={n_draws} null models have any relevance, but 3 "
             "are needed for a distribution: raise n_permutations, or use another rule."
         )
-    null_mean, spread = nulls.mean(axis=0), nulls.std(axis=0, ddof=1)
-    spread *= np.sqrt(1 + 1 / len(nulls))
-    resolution = 1e-7 * np.abs(mean).max()  # maps are kept in float32
-    z = (mean - null_mean) / np.maximum(spread, max(resolution, np.finfo(float).tiny))
-    p_value = 2 * t.sf(np.abs(z), len(nulls) - 1)
-    p_value = false_discovery_control(p_value.ravel()).reshape(z.shape)
+    null_mean, z, p_value = _test_cells(mean, nulls)
     significant = p_value <= alpha
     fact = np.where(significant, mean - null_mean, 0.0)
     total = np.abs(mean).sum()
@@ -185,3 +180,14 @@ def split_map(explained: Explained, null: str, n_draws: int, alpha: float = 0.05
         significant=significant,
         table={"z": z.ravel(), "p_value": p_value.ravel(), "fact": fact.ravel()},
     )
+
+
+def _test_cells(mean: NDArray, nulls: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """Return the mean null map, and z and the corrected p-value of each cell."""
+    null_mean, spread = nulls.mean(axis=0), nulls.std(axis=0, ddof=1)
+    spread *= np.sqrt(1 + 1 / len(nulls))
+    resolution = 1e-7 * np.abs(mean).max()  # maps are kept in float32
+    z = (mean - null_mean) / np.maximum(spread, max(resolution, np.finfo(float).tiny))
+    p_value = 2 * t.sf(np.abs(z), len(nulls) - 1)
+    p_value = false_discovery_control(p_value.ravel()).reshape(z.shape)
+    return null_mean, z, p_value

@@ -250,13 +250,7 @@ def focus_curve(
     masks = None if mask is None else _take_mask(mask, candidates[0], X, y, grid)
     folds = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y, groups))
     scorer = check_scoring(estimator, scoring=scoring)
-    explain_params = {
-        "target": target,
-        "rule": rule,
-        "epsilon": epsilon,
-        "contrast": contrast,
-    }
-
+    explain_params = {"target": target, "rule": rule, "epsilon": epsilon, "contrast": contrast}
     jobs = Parallel(n_jobs=n_jobs, return_as="generator")(
         delayed(_grade)(
             clone(candidate), X, y, fold, scorer, params or {}, mask, grid, part, explain_params
