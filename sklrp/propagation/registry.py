@@ -110,6 +110,17 @@ SOURCED: set[Handler] = set()  # handlers of functions whose first argument must
 REFUSING: set[Handler] = set()  # handlers that refuse a layer by name
 
 
+def mark(*groups: set[Handler]) -> Callable[[Handler], Handler]:
+    """Put the decorated handler into groups, such as ``SOURCED``."""
+
+    def decorate(handler: Handler) -> Handler:
+        for group in groups:
+            group.add(handler)
+        return handler
+
+    return decorate
+
+
 def register(
     *operations: Any,
     kind: str | None = None,

@@ -27,7 +27,7 @@ from sklrp.propagation.handlers.operands import (
     value_of,
 )
 from sklrp.propagation.nested import find_signals, swap_signals
-from sklrp.propagation.registry import NUMERIC, SOURCED, register
+from sklrp.propagation.registry import NUMERIC, SOURCED, mark, register
 from sklrp.propagation.sharing import contribute, share_product
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
@@ -50,16 +50,19 @@ def _swap_corners(signal: Signal) -> Signal:
 
 
 @register("add", bounds=_sum_bounds)
+@mark(NUMERIC)
 def _add(step: Step, a: Any, b: Any, *, alpha: float = 1) -> tuple[Signal, Pull]:
     return _combine(step, a, b, 1, alpha)
 
 
 @register("sub", bounds=_sum_bounds)
+@mark(NUMERIC)
 def _sub(step: Step, a: Any, b: Any, *, alpha: float = 1) -> tuple[Signal, Pull]:
     return _combine(step, a, b, 1, -alpha)
 
 
 @register("rsub", bounds=_sum_bounds)
+@mark(NUMERIC)
 def _rsub(step: Step, a: Any, b: Any, *, alpha: float = 1) -> tuple[Signal, Pull]:
     return _combine(step, b, a, 1, -alpha)
 
@@ -102,6 +105,7 @@ def _scaled_bounds(step: Step, a: Any, b: Any, **kwargs: Any) -> Signal:
 
 
 @register("mul", bounds=_scaled_bounds)
+@mark(NUMERIC)
 def _mul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
     if not isinstance(a, Signal) or not isinstance(b, Signal):
         source, factor = (a, b) if isinstance(a, Signal) else (b, a)
@@ -110,6 +114,7 @@ def _mul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
 
 
 @register("div", bounds=_scaled_bounds)
+@mark(NUMERIC)
 def _div(step: Step, a: Any, b: Any, *, rounding_mode: str | None = None) -> tuple[Signal, Pull]:
     if rounding_mode is not None:
         raise TypeError("a division that rounds passes no relevance")
@@ -121,6 +126,7 @@ def _div(step: Step, a: Any, b: Any, *, rounding_mode: str | None = None) -> tup
 
 
 @register("neg", bounds=monotone)
+@mark(SOURCED)
 def _neg(step: Step, source: Signal) -> tuple[Signal, Pull]:
     return _scaled(source, torch.neg, False)
 
@@ -171,6 +177,7 @@ def _product(
 
 
 @register("clamp", "clamp_min", "clamp_max", bounds=monotone)
+@mark(NUMERIC, SOURCED)
 def _clamp(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     out = source.apply(lambda x: step.layer(x, *args, **kwargs))
     nonnegative = source.nonnegative or bool(
@@ -204,6 +211,7 @@ def _compare(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
 
 
 @register("where", "masked_fill", "maximum", "minimum")
+@mark(NUMERIC)
 def _where(step: Step, *args: Any) -> tuple[Signal, Pull]:
     mask, a, b = _choice(function_name(step), *args)
     x = torch.where(mask, value_of(a), value_of(b))
@@ -276,7 +284,3 @@ def _samples_in_front(signals: list[Signal], shape: torch.Size) -> Tensor | None
     if samples is None:
         return None
     return samples.flatten(1)[:, :1].reshape(-1, *(1,) * (len(shape) - 1)).expand(shape)
-
-
-NUMERIC.update((_add, _sub, _rsub, _mul, _div, _clamp, _where))
-SOURCED.update((_neg, _clamp))

@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sklrp._torch import PAD_PACKED
 from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.adjoints import pull_gradients
 from sklrp.propagation.handlers.operands import adjoint_at, value_of
 from sklrp.propagation.nested import find_signals, swap_signals
-from sklrp.propagation.registry import HANDLERS, PASSING, SOURCED, register
+from sklrp.propagation.registry import PASSING, SOURCED, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
 
@@ -30,6 +30,7 @@ from sklrp.rules import Signal
     "detach", "data", "view_as", "reshape_as", "ravel", "alias", "positive", "real",
     bounds=monotone,
 )  # fmt: skip
+@mark(PASSING, SOURCED)
 def _view(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     # The affine step lays images out with channels last; the network's own are not, and its
     # `view` would fail on them.
@@ -47,6 +48,7 @@ def _view(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal
     "unfold", "diagonal", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "tril", "triu",
     bounds=monotone,
 )  # fmt: skip
+@mark(SOURCED)
 def _rearrange(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any, Pull]:
     out = _copied(step, source, *args, **kwargs)
     values = swap_signals((args, kwargs), value_of)
@@ -67,6 +69,7 @@ def _with_others(adjoint: Callable[[Any], Tensor], args: Any, kwargs: Any) -> Pu
 
 @register("split", "chunk", "tensor_split", "unbind", "split_with_sizes", "unsafe_chunk",
           bounds=monotone)  # fmt: skip
+@mark(SOURCED)
 def _split(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any, Pull]:
     pieces = _copied(step, source, *args, **kwargs)
     adjoint = adjoint_at(lambda x: step.layer(x, *args, **kwargs), source.x)
@@ -123,6 +126,7 @@ def _join(step: Step, pieces: Any, *args: Any, **kwargs: Any) -> tuple[Signal, P
 
 
 @register("pad", bounds=monotone)
+@mark(SOURCED)
 def _pad_function(
     step: Step, source: Signal, pad: Any, mode: str = "constant", value: float | None = None
 ) -> tuple[Signal, Pull]:
@@ -148,6 +152,7 @@ def _pad_function(
 
 @register("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda",
           bounds=monotone)  # fmt: skip
+@mark(SOURCED)
 def _convert(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     x = source.x
     values = swap_signals((args, kwargs), value_of)
@@ -172,7 +177,3 @@ def _pad_packed(step: Step, source: Signal, n_steps: int, axis: int) -> tuple[Si
         return back
 
     return Signal(x, source.nonnegative, axis=axis), pull
-
-
-PASSING.update((_view, HANDLERS[nn.Identity].handler))
-SOURCED.update((_view, _rearrange, _split, _pad_function, _convert))

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.operands import function_name
-from sklrp.propagation.registry import SOURCED, register
+from sklrp.propagation.registry import SOURCED, mark, register
 from sklrp.propagation.sharing import contribute
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
 
 
 @register("mean", "sum", bounds=monotone)
+@mark(SOURCED)
 def _sum(
     step: Step, source: Signal, dim: Any = None, keepdim: bool = False, *,
     axis: Any = None, dtype: Any = None,
@@ -45,6 +46,7 @@ def _sum(
 
 
 @register("amax", "amin", "max", "min", bounds=monotone)
+@mark(SOURCED)
 def _extreme(
     step: Step, source: Signal, dim: Any = None, keepdim: bool = False, *, axis: Any = None
 ) -> tuple[Any, Pull]:
@@ -98,6 +100,3 @@ def _reduced_samples(source: Signal, dims: list[int], keepdim: bool) -> Tensor |
     if not torch.equal(least, most):
         raise TypeError("it reduces over the axis of the samples")
     return most
-
-
-SOURCED.update((_sum, _extreme))

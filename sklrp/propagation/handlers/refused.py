@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sklrp.propagation.registry import REFUSING, register
+from sklrp.propagation.registry import REFUSING, mark, register
 
 _POWER_MEAN = "it is a power mean of a window, which no rule shares; use AvgPool or MaxPool"
 _RANDOM_WINDOWS = "it draws its windows at random; use AdaptiveMaxPool"
@@ -33,6 +33,7 @@ if hasattr(nn, "LPPool3d"):  # since torch 2.4
 
 
 @register(*REMEDIES)
+@mark(REFUSING)
 def refuse(step: Any, *args: Any) -> Any:
     """Refuse a layer by name, with what to do."""
     layer_type, why = next((t, w) for t, w in REMEDIES.items() if isinstance(step.layer, t))
@@ -40,6 +41,3 @@ def refuse(step: Any, *args: Any) -> Any:
         f"Relevance through {layer_type.__name__} {step.name!r} is not supported: {why}, or "
         "register a handler for it with sklrp.propagation.register."
     )
-
-
-REFUSING.add(refuse)
