@@ -411,11 +411,11 @@ for rule, mean, std in zip(
     print(f"  {rule:<8} {mean:.2f} ± {std:.2f}")
 
 # %%
-# Trained on every second winter and diagnosed on the others. The network has skill and its map was
-# learned, but the verdict is undecided: the score falls little faster by the map's order than by
-# that of random networks, and the box has not clearly more of the map than of the input or of
-# their maps. The row ``bias`` has a reason: more than the whole score is missing from the map's
-# sum. Biases and constant channels have it, as above, and there no cell can be flipped.
+# Trained on every second winter and diagnosed on the others. The network has skill, its map was
+# learned, and the score falls by the map's order. But the verdict is undecided: the box has not
+# clearly more of the map than of the input or of random networks' maps. The row ``bias`` has a
+# reason: more than the whole score is missing from the map's sum. Biases and constant channels
+# have it, as above.
 
 steps = make_pipeline(*make_steps()).fit(sst[::2])
 torch.manual_seed(0)
