@@ -78,7 +78,12 @@ class Model:
     @property
     def takes_integers(self) -> bool:
         """Whether samples may be indices, such as those of words, that a module looks up."""
-        return not self.has_explain and _has_embeddings(self.module)
+        return self._is_torch and _has_embeddings(self.module)
+
+    @property
+    def _is_torch(self) -> bool:
+        """Whether samples reach the torch module as they are, with no estimator's checks."""
+        return isinstance(self.network, nn.Module) or self.is_net
 
     @property
     def can_train(self) -> bool:
@@ -148,7 +153,7 @@ class Model:
     def predict(self, samples: Any) -> NDArray:
         """Return what the network predicts for samples that enter it: labels, or values."""
         if self.has_explain:
-            return np.asarray(self.network.predict(samples))
+            return np.asarray(self.network.predict(self.typed(samples)))
         outputs = self.outputs(samples)
         if outputs.shape[1] == 1:
             if _says(is_classifier, self.network):  # of two classes, told apart by a threshold
@@ -161,18 +166,20 @@ class Model:
 
     def outputs(self, samples: Any) -> NDArray:
         """Return the scores, ``(n_samples, n_outputs)``, of samples that enter the network."""
-        if self.has_explain and not self.is_net:
-            if not hasattr(self.network, "decision_function"):
-                return np.asarray(self.network.predict(samples)).reshape(len(samples), -1)
-            scores = np.asarray(self.network.decision_function(samples))
-            return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
+        if not self._is_torch:
+            methods = ("decision_function", "predict_proba", "predict")
+            method = next(name for name in methods if hasattr(self.network, name))
+            scores = np.asarray(getattr(self.network, method)(samples))
+            if scores.ndim == 1 and method == "decision_function":
+                return np.stack([-scores, scores], axis=1)
+            return scores.reshape(len(scores), -1)
         parts = [self._forward(part) for part in _batches(samples)]
         outputs = np.concatenate(parts)
         return outputs.reshape(len(outputs), -1)
 
     def typed(self, samples: Any) -> Any:
         """Return samples in the floating dtype of a skorch net, which takes no other."""
-        if self.has_explain:
+        if not self._is_torch:
             return samples
         dtype = {torch.float32: np.float32, torch.float64: np.float64}.get(
             _dtype_and_device(self.module)[0]

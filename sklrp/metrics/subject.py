@@ -189,14 +189,15 @@ def find_scores(model: Any, X: Any, response: str) -> Scores:
         return _ask(model, X, response)
     opened = unwrap(model)
     entered, network, integers = _enter_array(opened, X), opened.network, opened.takes_integers
-    if opened.has_explain and (
-        response != "auto" or any(hasattr(network, name) for name in RESPONSES)
-    ):
-        return _ask(network, entered, response)
-    if response == "predict_proba":
-        compute = _ask(network, entered, response).compute
-        return Scores(entered, lambda X: compute(opened.typed(X)), opened.classes, integers)
-    return Scores(entered, opened.outputs, opened.classes, integers)
+    has_method = (
+        opened.has_explain
+        and not opened.is_net
+        and any(hasattr(network, name) for name in RESPONSES)
+    )
+    if response != "predict_proba" and not has_method:
+        return Scores(entered, opened.outputs, opened.classes, integers)
+    compute = _ask(network, entered, response).compute
+    return Scores(entered, lambda X: compute(opened.typed(X)), opened.classes, integers)
 
 
 def _ask(classifier: Any, X: Any, response: str) -> Scores:

@@ -6,6 +6,7 @@ itself, any other network is explained by :mod:`sklrp.propagation.run`.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -121,9 +122,15 @@ def explain(
     }  # fmt: skip
     found = unwrap(model)
     samples = found.enter(X)
-    if found.has_explain:
-        return found.network.explain(samples, **options)
+    if found.has_explain:  # which may take fewer options, if it is a user's own
+        return found.network.explain(samples, **_drop_defaults(options))
     return explain_network(found.module, samples, classes=_classes(found), **options)
+
+
+def _drop_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that are set to something else than their defaults."""
+    defaults = {name: p.default for name, p in inspect.signature(explain).parameters.items()}
+    return {name: value for name, value in options.items() if value is not defaults[name]}
 
 
 def _classes(model: Model) -> np.ndarray | None:

@@ -36,10 +36,19 @@ from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
+import sklrp
 from sklrp import MLPClassifier
 
 COLUMNS = ["sst", "wind", "slp", "olr"]
 ONE_VALUE = {"weight_decay": [1e-3]}  # a search over it finds the network that is trained alone
+
+
+class ExplainedNet(NeuralNetClassifier):
+    """A skorch net as users make it a classifier with a method ``explain``."""
+
+    def explain(self, X: Any, **params: Any) -> Any:
+        """Explain samples by the module."""
+        return sklrp.explain(self.module_, X, **params)
 
 
 class Kind(NamedTuple):
@@ -157,6 +166,10 @@ _MODELS: dict[str, Callable[[], Kind]] = {
     "compiled module": lambda: _alone(torch.compile(_network(), backend="eager")),
     "skorch classifier": lambda: _alone(_net(NeuralNetClassifier)),
     "skorch net": lambda: _alone(_net(NeuralNet)),
+    "skorch net with explain": lambda: _alone(_net(ExplainedNet)),
+    "skorch net with explain in single precision": lambda: _single_precision(
+        _net(ExplainedNet, dtype=torch.float32)
+    ),
     "skorch net in single precision": lambda: _single_precision(
         _net(NeuralNetClassifier, dtype=torch.float32)
     ),
