@@ -927,6 +927,16 @@ def test_model_with_explain_is_asked_itself():
     }
 
 
+def test_a_model_with_explain_may_take_fewer_options():
+    class Model:
+        def explain(self, X, *, target=None, rule="auto"):
+            return target, rule
+
+    assert explain(Model(), samples(4), rule="gamma") == (None, "gamma")
+    with pytest.raises(TypeError, match="contrast"):
+        explain(Model(), samples(4), contrast=True)
+
+
 def test_what_is_no_model():
     with pytest.raises(TypeError, match="model must be"):
         explain("network", samples(4))

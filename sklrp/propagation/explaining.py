@@ -7,6 +7,7 @@ itself, any other network is explained by :mod:`sklrp.propagation.run`.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -122,15 +123,22 @@ def explain(
     }  # fmt: skip
     found = unwrap(model)
     samples = found.enter(X)
-    if found.has_explain:  # which may take fewer options, if it is a user's own
-        return found.network.explain(samples, **_drop_defaults(options))
+    if found.has_explain:
+        return found.network.explain(samples, **_taken_by(found.network.explain, options))
     return explain_network(found.module, samples, classes=_classes(found), **options)
 
 
-def _drop_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that are set to something else than their defaults."""
-    defaults = {name: p.default for name, p in inspect.signature(explain).parameters.items()}
-    return {name: value for name, value in options.items() if value is not defaults[name]}
+def _taken_by(method: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options but for defaults that a user's own ``explain`` has no parameters for."""
+    parameters = inspect.signature(method).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return options
+    defaults = inspect.signature(explain).parameters
+    return {
+        name: value
+        for name, value in options.items()
+        if name in parameters or value is not defaults[name].default
+    }
 
 
 def _classes(model: Model) -> np.ndarray | None:
