@@ -146,9 +146,7 @@ def _pull_layers(
     r = None if relevance is None else relevance.transpose(1, 2)  # time before the samples
     own = None if kept is None else Kept(kept.n_samples, axis=1)
     if r is not None and valid is not None:
-        if own is not None:
-            own.add("padding", r * ~valid)
-        r = r * valid
+        r = _cut_padding(r, valid, own)
     r_starts: list[list[Tensor]] = []
     for k, runs in reversed(list(enumerate(levels))):
         level_ends = [None if end is None else end[:, :, k * len(runs) :] for end in r_ends]
@@ -160,6 +158,13 @@ def _pull_layers(
     assert r is not None
     stacked = [torch.stack(kind, dim=2) for kind in zip(*r_starts, strict=True)]
     return [r.transpose(1, 2), *stacked]
+
+
+def _cut_padding(relevance: Tensor, valid: Tensor, kept: Kept | None) -> Tensor:
+    """Return relevance without what arrived behind a sequence's end, where the output is zero."""
+    if kept is not None:
+        kept.add("padding", relevance * ~valid)
+    return relevance * valid
 
 
 def _pull_directions(
