@@ -4,9 +4,9 @@ What users import: the classifiers, `explain` and `plan`, rules and composites, 
 and the modules of the other topics.
 """
 
-from sklrp import datasets, diagnostics, geo, metrics, plotting, preprocessing, rules
+from sklrp import classifiers, datasets, diagnostics, geo, metrics, plotting, preprocessing, rules
 from sklrp._version import __version__
-from sklrp.classifiers import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
+from sklrp.classifiers import *  # noqa: F403  (every classifier, as its package lists them)
 from sklrp.composites import Composite, available_rules, check_rule
 from sklrp.persistence import load, save
 from sklrp.propagation import explain, plan
@@ -15,11 +15,7 @@ from sklrp.rules import Rule
 from sklrp.transformer import RelevanceTransformer
 
 __all__ = [
-    "CNNClassifier",
     "Composite",
-    "ESNClassifier",
-    "LSTMClassifier",
-    "MLPClassifier",
     "RelevanceTransformer",
     "Rule",
     "__version__",
@@ -35,5 +31,6 @@ __all__ = [
     "plotting",
     "preprocessing",
     "save",
+    *classifiers.__all__,
     *(rule.__name__ for rule in rules.RULES.values()),
 ]
