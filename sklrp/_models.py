@@ -258,15 +258,20 @@ def unwrap(model: Any, *, fitted: bool = True, name: str = "model") -> Model:
     if not _is_network(network):
         raise TypeError(_say_no_network(model, network, name, path))
     if fitted and not isinstance(network, nn.Module):
-        if hasattr(network, "explain"):
-            if hasattr(network, "fit"):  # what only explains has nothing to fit
-                check_is_fitted(network)
-        elif not isinstance(getattr(network, "module_", None), nn.Module):
-            raise NotFittedError(
-                f"This {type(network).__name__} is not fitted yet; call fit, or initialize."
-            )
+        _check_fitted(network)
     named = [(f"{i}-{step_name}", step) for i, (step_name, step) in enumerate(steps)]
     return Model(Pipeline(named) if named else None, network, is_frozen, path)
+
+
+def _check_fitted(network: Any) -> None:
+    """Raise an error unless an estimator or a net is fitted, or has nothing to fit."""
+    if hasattr(network, "explain"):
+        if hasattr(network, "fit"):  # what only explains has nothing to fit
+            check_is_fitted(network)
+    elif not isinstance(getattr(network, "module_", None), nn.Module):
+        raise NotFittedError(
+            f"This {type(network).__name__} is not fitted yet; call fit, or initialize."
+        )
 
 
 def holds_network(model: Any) -> bool:
