@@ -55,7 +55,9 @@ def squares():
 @pytest.fixture(scope="module")
 def mlp(squares):
     X, y = squares[:2]
-    return MLPClassifier((32,), max_epochs=20, random_state=0).fit(X, y)
+    clf = MLPClassifier((32,), max_epochs=20, random_state=0).fit(X, y)
+    clf.predict(X[:1])  # skorch turns to evaluation mode at the first prediction, and stays there
+    return clf
 
 
 class Drawn(ClassifierMixin, BaseEstimator):
