@@ -17,8 +17,7 @@ from sklrp._checks import check_number
 from sklrp._models import Model, unwrap, without_wrapper
 from sklrp.propagation.inputs import Inputs, Intake
 from sklrp.propagation.planning import Plan, compile_plan
-from sklrp.propagation.prepared import plain_arithmetic
-from sklrp.propagation.run import explain_network
+from sklrp.propagation.run import explain_network, plain_arithmetic
 
 
 def explain(
