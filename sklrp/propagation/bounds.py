@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklrp.propagation.nested import find_signals, swap_signals
+from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.tape import Handler, Pull, Step
 from sklrp.rules import Signal, ZBox
 
@@ -45,7 +45,7 @@ def monotone(step: Step, *args: Any, **kwargs: Any) -> Any:
     outputs, _ = step.handler(step, *args, **kwargs)
     if not is_known((args, kwargs)):
         return unknown(outputs)
-    signals = find_signals(outputs)
+    signals = find_all(Signal, outputs)
     axes = dict(zip(map(id, signals), _sample_axes(step, signals), strict=True))
 
     def ordered(signal: Signal) -> Signal:
@@ -225,7 +225,7 @@ def is_known(value: Any) -> bool:
     # Indices are of the samples: what they choose has no bounds of its own.
     return all(
         signal.x.is_floating_point() and not bool(signal.x.isnan().any())
-        for signal in find_signals(value)
+        for signal in find_all(Signal, value)
     )
 
 

@@ -7,21 +7,21 @@ handlers of torch functions use these helpers to find what is in them and to rep
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
-
-from torch import Tensor
+from typing import Any, TypeVar
 
 from sklrp.rules import Signal
 
+Found = TypeVar("Found")
 
-def find_signals(value: Any) -> list[Signal]:
-    """Return the signals in nested tuples, lists and dicts, in order."""
-    if isinstance(value, Signal):
+
+def find_all(kind: type[Found], value: Any) -> list[Found]:
+    """Return the signals or the tensors in nested tuples, lists and dicts, in order."""
+    if isinstance(value, kind):
         return [value]
     if isinstance(value, tuple | list):
-        return [signal for v in value for signal in find_signals(v)]
+        return [found for v in value for found in find_all(kind, v)]
     if isinstance(value, dict):
-        return [signal for v in value.values() for signal in find_signals(v)]
+        return [found for v in value.values() for found in find_all(kind, v)]
     return []
 
 
@@ -34,17 +34,6 @@ def swap_signals(value: Any, pick: Callable[[Signal], Any]) -> Any:
     if isinstance(value, dict):
         return {k: swap_signals(v, pick) for k, v in value.items()}
     return value
-
-
-def find_tensors(value: Any) -> list[Tensor]:
-    """Return the tensors in nested tuples, lists and dicts, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, tuple | list):
-        return [tensor for v in value for tensor in find_tensors(v)]
-    if isinstance(value, dict):
-        return [tensor for v in value.values() for tensor in find_tensors(v)]
-    return []
 
 
 def rebuild(like: Any, values: Iterable[Any]) -> Any:

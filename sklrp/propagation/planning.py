@@ -24,7 +24,7 @@ from sklrp.composites import Composite, check_rule, with_bounds
 from sklrp.modules import EchoState, StatePooling
 from sklrp.propagation.bounds import follow
 from sklrp.propagation.folding import fold_back, fold_forward, fold_recorded
-from sklrp.propagation.nested import find_signals
+from sklrp.propagation.nested import find_all
 from sklrp.propagation.recording.recorder import Recorder
 from sklrp.propagation.recording.refusals import OTHER_WAY
 from sklrp.propagation.registry import HEADS, Entry, check_hooks, find_entry, find_head, runs_as
@@ -147,7 +147,7 @@ def _run_chain(
                 f"X with samples of shape {tuple(start.x.shape[1:])} does not fit layer "
                 f"{step.name!r} ({step.layer}): {error}"
             ) from error
-        signals = find_signals(value)
+        signals = find_all(Signal, value)
         outputs = tuple(range(n_values, n_values + len(signals)))
         records.append(Record(step, pull, sources, outputs, (0,) * len(sources)))
         sources, n_values = outputs, n_values + len(signals)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sklrp.modules import GaussianNoise
 from sklrp.propagation.bounds import box, corners, is_known, monotone, turning, unknown
-from sklrp.propagation.handlers.layer_shapes import base_name, own_dim
+from sklrp.propagation.handlers.operands import base_name, own_dim
 from sklrp.propagation.registry import PASSING, mark, register
 from sklrp.propagation.sharing import share_product
 from sklrp.propagation.tape import Kept, Pull, Step

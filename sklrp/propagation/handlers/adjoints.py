@@ -49,3 +49,19 @@ def adjoint_of(function: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Ten
         return grad.unflatten(0, relevance.shape[:2])
 
     return adjoint
+
+
+def adjoint_at(function: Callable[[Tensor], Any], x: Tensor) -> Callable[[Any], Tensor]:
+    """Return the adjoint of a linear function at ``x``, for relevance with leading targets."""
+
+    def adjoint(relevance: Any) -> Tensor:
+        arrived = relevance if isinstance(relevance, tuple) else (relevance,)
+        dtype = next(r.dtype for r in arrived if r is not None)
+        with torch.enable_grad():  # the gradient of a linear map is its adjoint
+            leaf = x.detach().to(dtype).requires_grad_()  # tokens are integers
+            out = function(leaf)
+        outs = out if isinstance(out, tuple | list) else [out]
+        pairs = [(o, r) for o, r in zip(outs, arrived, strict=True) if r is not None]
+        return pull_gradients([o for o, _ in pairs], leaf, [r for _, r in pairs])[0]
+
+    return adjoint

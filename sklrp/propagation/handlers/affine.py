@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklrp.propagation.bounds import linear
-from sklrp.propagation.handlers.layer_shapes import spatial_shape
+from sklrp.propagation.handlers.operands import spatial_shape
 from sklrp.propagation.handlers.reshaping import unpad
 from sklrp.propagation.registry import register
 from sklrp.propagation.sharing import affine

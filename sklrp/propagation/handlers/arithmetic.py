@@ -18,15 +18,15 @@ from torch import Tensor
 from sklrp.propagation.bounds import box, corners, monotone, unknown
 from sklrp.propagation.formula import Split, account
 from sklrp.propagation.handlers.activations import pass_all
+from sklrp.propagation.handlers.adjoints import adjoint_at
 from sklrp.propagation.handlers.operands import (
-    adjoint_at,
     broadcast_samples,
     function_name,
     is_nonnegative,
     sum_to,
     value_of,
 )
-from sklrp.propagation.nested import find_signals, swap_signals
+from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.registry import NUMERIC, SOURCED, mark, register
 from sklrp.propagation.sharing import contribute, share_product
 from sklrp.propagation.tape import Kept, Pull, Step
@@ -199,7 +199,7 @@ def _floor(step: Step, args: Any, kwargs: Any) -> float:
           "not_equal", "isnan", "isfinite", "isinf", "signbit")  # fmt: skip
 def _compare(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     x = step.layer(*swap_signals(args, value_of), **swap_signals(kwargs, value_of))
-    samples = broadcast_samples(x.shape, *find_signals((args, kwargs)))
+    samples = broadcast_samples(x.shape, *find_all(Signal, (args, kwargs)))
 
     def pull(relevance: Any, kept: Kept | None) -> Any:
         raise TypeError(
@@ -216,7 +216,7 @@ def _where(step: Step, *args: Any) -> tuple[Signal, Pull]:
     mask, a, b = _choice(function_name(step), *args)
     x = torch.where(mask, value_of(a), value_of(b))
     x = x.to(next(s.x for s in (a, b) if isinstance(s, Signal)))
-    order = find_signals(args)
+    order = find_all(Signal, args)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Any:
         back = {}
@@ -257,7 +257,7 @@ def _is_mask(v: Any) -> bool:
 def _matmul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
     if function_name(step) == "rmatmul":
         a, b = b, a
-    signals = find_signals((a, b))
+    signals = find_all(Signal, (a, b))
     if len(signals) == 2 and not (a.gate or b.gate):
         raise TypeError("it multiplies two signals, neither of which is a gate")
     if any(s.axis != 0 or s.x.dim() < 3 for s in signals):

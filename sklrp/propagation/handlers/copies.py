@@ -17,9 +17,9 @@ from torch import Tensor
 
 from sklrp._torch import PAD_PACKED
 from sklrp.propagation.bounds import monotone
-from sklrp.propagation.handlers.adjoints import pull_gradients
-from sklrp.propagation.handlers.operands import adjoint_at, value_of
-from sklrp.propagation.nested import find_signals, swap_signals
+from sklrp.propagation.handlers.adjoints import adjoint_at, pull_gradients
+from sklrp.propagation.handlers.operands import value_of
+from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.registry import PASSING, SOURCED, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
@@ -58,7 +58,7 @@ def _rearrange(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[A
 
 def _with_others(adjoint: Callable[[Any], Tensor], args: Any, kwargs: Any) -> Pull:
     """Return a pull that gives None to the signals behind the source, such as indices."""
-    others = len(find_signals((args, kwargs)))
+    others = len(find_all(Signal, (args, kwargs)))
 
     def pull(relevance: Any, kept: Kept | None) -> Any:
         back = adjoint(relevance)
@@ -94,7 +94,7 @@ def _copied(step: Step, source: Signal, *args: Any, **kwargs: Any) -> Any:
 
 @register("cat", "stack", "hstack", "vstack", "dstack", "column_stack", bounds=monotone)
 def _join(step: Step, pieces: Any, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
-    signals = find_signals(pieces)
+    signals = find_all(Signal, pieces)
 
     def apply(pick: Callable[[Signal], Any], constant: Callable[[Tensor], Tensor]) -> Tensor:
         values = [pick(p) if isinstance(p, Signal) else constant(p) for p in pieces]

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from sklrp.propagation.bounds import box, linear
 from sklrp.propagation.formula import channelwise
-from sklrp.propagation.handlers.layer_shapes import base_name, spatial_shape
+from sklrp.propagation.handlers.operands import base_name, spatial_shape
 from sklrp.propagation.registry import register
 from sklrp.propagation.sharing import contribute
 from sklrp.propagation.tape import Pull, Step

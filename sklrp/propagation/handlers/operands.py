@@ -1,26 +1,54 @@
-"""What the handlers of torch functions share: values, samples and adjoints of their operands.
+"""What handlers ask of a step and of what it is given: names, shapes, values and samples.
 
-:mod:`.arithmetic`, :mod:`.copies` and :mod:`.reductions` use it. An operand of a torch function is
-a signal or a constant (a number or a tensor). Signals come in the network's own layout. While a
-network is probed, ``signal.samples`` tells which sample each value belongs to, and a function that
-mixes samples is refused by a ``TypeError``.
+A handler of a layer has the samples on the first axis; errors about shapes name the layer and what
+to put before it. An operand of a torch function is a signal, in the network's own layout, or a
+constant, a number or a tensor. While a network is probed, ``signal.samples`` tells which sample
+each value belongs to, and a function that mixes samples is refused by a ``TypeError``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sklrp.propagation.handlers.adjoints import pull_gradients
+from sklrp.propagation.registry import HANDLERS
+from sklrp.propagation.tape import Step
 from sklrp.rules import Signal
 
 
-def function_name(step: Any) -> str:
+def base_name(layer: nn.Module) -> str:
+    """Return the name of the registered type that a layer is of."""
+    return next(c.__name__ for c in type(layer).__mro__ if c in HANDLERS)
+
+
+def function_name(step: Step) -> str:
     """Return the name of the torch function of a step."""
     return step.name.rpartition(".")[2]
+
+
+def spatial_shape(step: Step, signal: Signal) -> torch.Size:
+    """Return the shape behind the axes of samples and channels, as the layer's type has it."""
+    n_spatial, shape = int(base_name(step.layer)[-2]), signal.x.shape
+    if len(shape) != n_spatial + 2:
+        raise ValueError(
+            f"Layer {step.name!r} ({base_name(step.layer)}) takes samples of {n_spatial + 1} "
+            f"axes, channels first, got {len(shape) - 1}, of shape {tuple(shape[1:])}; put "
+            "nn.Unflatten before it."
+        )
+    return shape[2:]
+
+
+def own_dim(step: Step, signal: Signal, dim: int) -> int:
+    """Return where a handler, which has the samples first, finds an axis of the network's."""
+    dim = range(signal.x.dim())[dim]
+    if dim == signal.axis:
+        raise TypeError(
+            f"Relevance through {base_name(step.layer)} {step.name!r} is not supported: with "
+            f"dim={dim} it acts along the axis of the samples; choose another axis."
+        )
+    return dim + 1 if dim < signal.axis else dim
 
 
 def value_of(operand: Any) -> Any:
@@ -52,19 +80,3 @@ def sum_to(relevance: Tensor, shape: torch.Size) -> Tensor:
     extra = relevance.dim() - 1 - len(shape)
     wide = relevance.sum_to_size(len(relevance), *(1,) * extra, *shape)
     return wide.reshape(len(relevance), *shape)
-
-
-def adjoint_at(function: Callable[[Tensor], Any], x: Tensor) -> Callable[[Any], Tensor]:
-    """Return the adjoint of a linear function at ``x``, for relevance with leading targets."""
-
-    def adjoint(relevance: Any) -> Tensor:
-        arrived = relevance if isinstance(relevance, tuple) else (relevance,)
-        dtype = next(r.dtype for r in arrived if r is not None)
-        with torch.enable_grad():  # the gradient of a linear map is its adjoint
-            leaf = x.detach().to(dtype).requires_grad_()  # tokens are integers
-            out = function(leaf)
-        outs = out if isinstance(out, tuple | list) else [out]
-        pairs = [(o, r) for o, r in zip(outs, arrived, strict=True) if r is not None]
-        return pull_gradients([o for o, _ in pairs], leaf, [r for _, r in pairs])[0]
-
-    return adjoint

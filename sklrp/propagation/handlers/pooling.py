@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sklrp.propagation.bounds import monotone, unknown
 from sklrp.propagation.handlers.adjoints import adjoint_of, pull_gradients
-from sklrp.propagation.handlers.layer_shapes import base_name, spatial_shape
+from sklrp.propagation.handlers.operands import base_name, spatial_shape
 from sklrp.propagation.handlers.reshaping import copied
 from sklrp.propagation.registry import register
 from sklrp.propagation.sharing import contribute

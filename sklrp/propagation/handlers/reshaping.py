@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sklrp.modules import Sweep
 from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.adjoints import adjoint_of
-from sklrp.propagation.handlers.layer_shapes import base_name, spatial_shape
+from sklrp.propagation.handlers.operands import base_name, spatial_shape
 from sklrp.propagation.registry import register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal, x_one

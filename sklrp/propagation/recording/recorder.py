@@ -22,14 +22,20 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-from sklrp.propagation.nested import find_tensors, swap_signals
+from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.recording.as_layers import LAYERS
-from sklrp.propagation.recording.calls import FunctionCall
-from sklrp.propagation.recording.memory import storage_of
-from sklrp.propagation.recording.names import LIKENESSES, QUESTIONS, RANDOM, READS, is_change
+from sklrp.propagation.recording.calls import (
+    LIKENESSES,
+    QUESTIONS,
+    RANDOM,
+    READS,
+    FunctionCall,
+    is_change,
+)
 from sklrp.propagation.recording.packed import concerns_packed, pack_again, run_on_packed
 from sklrp.propagation.recording.refusals import FOREIGN, Refusal, Refusals
 from sklrp.propagation.recording.tape_writer import MakeStep, Operation, TapeWriter
+from sklrp.propagation.recording.tensors import storage_of
 from sklrp.propagation.recording.twin import make_twin
 from sklrp.propagation.registry import find_entry
 from sklrp.propagation.tape import Call, Step, Tape
@@ -86,7 +92,7 @@ class Recorder(TorchFunctionMode):
                 output = self.twin(*args, **kwargs)
             if isinstance(output, tuple | list) and output:
                 output = output[0]  # as skorch does
-            self._check_fresh("return", find_tensors(output))
+            self._check_fresh("return", find_all(Tensor, output))
         except Exception:
             if self.refusals.first is None:
                 raise
@@ -109,7 +115,7 @@ class Recorder(TorchFunctionMode):
         if kwargs:  # handlers take the arguments by position
             bound = inspect.signature(type(layer).forward).bind(layer, *args, **kwargs)
             args = bound.args[1:]
-        self._check_fresh(path, find_tensors(args))
+        self._check_fresh(path, find_all(Tensor, args))
         packed = args[0] if args and isinstance(args[0], PackedSequence) else None
         if packed is not None:
             args = (packed.data, *args[1:])
@@ -200,7 +206,7 @@ class Recorder(TorchFunctionMode):
             raise self.refusals.unsupported(call.name, FOREIGN)
         out = call.run()
         self.writer.memory.claim(out, call.tensors)
-        for tensor in find_tensors(out):
+        for tensor in find_all(Tensor, out):
             self.writer.nodes.add_integers(tensor)
         return out
 

@@ -15,16 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sklrp.propagation.nested import find_signals, find_tensors, rebuild, swap_signals
+from sklrp.propagation.nested import find_all, rebuild, swap_signals
 from sklrp.propagation.recording.batch_axes import (
     find_batch_axis,
     move_axis,
     move_pull,
     number_samples,
 )
-from sklrp.propagation.recording.memory import Memory, storage_of
-from sklrp.propagation.recording.nodes import Node, Nodes
 from sklrp.propagation.recording.refusals import Refusals
+from sklrp.propagation.recording.tensors import Memory, Node, Nodes, storage_of
 from sklrp.propagation.registry import HANDLERS, NUMERIC, PASSING, Entry, find_head
 from sklrp.propagation.tape import Call, Pull, Record, Step, Tape
 from sklrp.rules import Signal
@@ -143,7 +142,7 @@ class TapeWriter:
         compares them between two probes.
         """
         if self.is_probing:
-            for tensor in find_tensors(value):
+            for tensor in find_all(Tensor, value):
                 if storage_of(tensor) not in self.owners:
                     self.constants.append((name, tensor.detach().clone()))
 
@@ -241,7 +240,7 @@ class TapeWriter:
         self, step: Step, pull: Pull, nodes: list[Node], outputs: Any, is_layer: bool
     ) -> Any:
         """Record a step that was run, and return its outputs as the network is to see them."""
-        signals = find_signals(outputs)
+        signals = find_all(Signal, outputs)
         input_axes = tuple(node.signal.axis for node in nodes)
         if self.is_probing:
             step.axes = self._output_axes(step.name, signals, input_axes, is_layer)
