@@ -78,7 +78,7 @@ class Model:
     @property
     def takes_integers(self) -> bool:
         """Whether samples may be indices, such as those of words, that a module looks up."""
-        return self._is_torch and _has_embeddings(self.module)
+        return self._is_torch and has_embeddings(self.module)
 
     @property
     def _is_torch(self) -> bool:
@@ -115,7 +115,7 @@ class Model:
         numbers, are the indices of its outputs, as skorch hands labels to the loss as they are;
         how many outputs there are, only samples tell, see `classes_for`.
         """
-        if is_regression(self.network):
+        if isinstance(self.network, nn.Module) or is_regression(self.network):
             return None
         classes = np.asarray(getattr(self.network, "classes_", ()))
         numbers = not self.has_explain and classes.dtype.kind in "iufb"
@@ -186,8 +186,8 @@ class Model:
         )
         if hasattr(samples, "iloc"):
             samples = samples.to_numpy()
-        is_float = getattr(samples, "dtype", None) is not None and np.asarray(samples).dtype.kind
-        return np.asarray(samples, dtype=dtype) if is_float == "f" and dtype else samples
+        is_float = hasattr(samples, "dtype") and np.asarray(samples).dtype.kind == "f"
+        return np.asarray(samples, dtype=dtype) if is_float and dtype else samples
 
     @cached_property
     def _silent(self) -> nn.Module:
@@ -208,7 +208,7 @@ class Model:
                 out = self._silent(*map(tensor, samples))
             else:
                 t = tensor(samples)
-                out = self._silent(t if _has_embeddings(self.module) else t.to(dtype))
+                out = self._silent(t if has_embeddings(self.module) else t.to(dtype))
         out = out[0] if isinstance(out, tuple | list) else out
         return out.detach().cpu().numpy()
 
@@ -428,5 +428,6 @@ def _dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
     return first.dtype, first.device
 
 
-def _has_embeddings(module: nn.Module) -> bool:
+def has_embeddings(module: nn.Module) -> bool:
+    """Tell whether a network looks vectors up, so that integers stay indices."""
     return any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in module.modules())

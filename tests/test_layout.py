@@ -38,7 +38,7 @@ SHARED_NAMES = {
     "explain": "of arrays, of gridded fields, and the command: one verb, one order of arguments",
     "diagnose": "the function and the command of that name",
     "split": "the formula and its shortcut, which return the same",
-    "gather": "the formula, its shortcut and the entry to both, which return the same",
+    "gather": "the formula and its shortcut, which return the same",
 }
 
 

@@ -10,11 +10,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from torch import nn
-
 from sklrp._checks import check_number
-from sklrp._models import Model, unwrap, without_wrapper
+from sklrp._models import unwrap, without_wrapper
 from sklrp.propagation.inputs import Inputs, Intake
 from sklrp.propagation.planning import Plan, compile_plan
 from sklrp.propagation.run import explain_network, plain_arithmetic
@@ -124,7 +121,7 @@ def explain(
     samples = found.enter(X)
     if found.has_explain:
         return found.network.explain(samples, **_taken_by(found.network.explain, options))
-    return explain_network(found.module, samples, classes=_classes(found), **options)
+    return explain_network(found.module, samples, classes=found.classes, **options)
 
 
 def _taken_by(method: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -138,13 +135,6 @@ def _taken_by(method: Callable[..., Any], options: dict[str, Any]) -> dict[str, 
         for name, value in options.items()
         if name in parameters or value is not defaults[name].default
     }
-
-
-def _classes(model: Model) -> np.ndarray | None:
-    """Return the labels of a net's outputs, None where targets are indices of outputs."""
-    # The labels that skorch itself takes in training are the indices of outputs.
-    classes = None if isinstance(model.network, nn.Module) else model.classes
-    return None if classes is None or classes.dtype.kind in "iufb" else classes
 
 
 def plan(model: Any, rule: Any = "auto", X: Any = None, *, epsilon: float = 1e-6) -> Plan:

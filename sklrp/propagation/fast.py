@@ -64,7 +64,9 @@ def split(
 ) -> list[Split]:
     """Return the parts of the step's rule, as :func:`sklrp.propagation.formula.split` does."""
     parts = step.rule.parts()
-    size = magnitude(step, key, parts, operands, bias, z.shape[-1 - n_spatial])
+    size = None
+    if all(map(mirrored, parts)):
+        size = magnitude(step, key, parts, operands, bias, z.shape[-1 - n_spatial])
     splits: list[Split] = []
     for p, part in enumerate(parts):
         up = mirrored(part) if never_cancels(part) else None
@@ -92,7 +94,10 @@ def split(
 
 
 def gather(splits: Sequence[Split], ratios: Sequence[Tensor], k: int, operand: Operand) -> Tensor:
-    """Return the relevance of operand ``k``, as :func:`sklrp.propagation.formula.gather` does."""
+    """Return the relevance of operand ``k``, as :func:`sklrp.propagation.formula.gather` does.
+
+    It is that function for the splits of :func:`sklrp.propagation.formula.split`.
+    """
     match splits:
         case [MirroredSplit(up=up, terms=terms), MirroredSplit(up=other)] if (
             other == up.opposite and len(terms[k]) == 2
@@ -127,11 +132,14 @@ def magnitude(
     bias: Tensor | None,
     n_outputs: int,
 ) -> Tensor | None:
-    """Return the sum of ``|x| |w|`` and ``|b|``, None where denominators are better direct."""
+    """Return the sum of ``|x| |w|`` and ``|b|``, None where denominators are better direct.
+
+    All of ``parts`` are mirrored.
+    """
     if not all(map(never_cancels, parts)):
         signed = not all(operand.signal.nonnegative for operand in operands)
         many = sum(operand.weight.numel() for operand in operands) >= _MANY * n_outputs
-        if not (signed and many and all(map(mirrored, parts))):
+        if not (signed and many):
             return None
     products = []
     for k, operand in enumerate(operands):

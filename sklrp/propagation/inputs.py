@@ -15,6 +15,7 @@ import scipy.sparse
 import torch
 from torch import Tensor, nn
 
+from sklrp._models import has_embeddings
 from sklrp.rules import Signal
 
 NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
@@ -138,9 +139,13 @@ class Intake:
     def of(cls, module: nn.Module, inputs: Inputs | None) -> Intake:
         """Return how a network takes given inputs; it raises for a network of mixed dtypes."""
         dtype, device = _one_dtype_and_device(module)
-        looks_up = any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in module.modules())
         several = inputs is not None and not inputs.single
-        return cls(None if inputs is None else inputs.names, looks_up or several, dtype, device)
+        return cls(
+            None if inputs is None else inputs.names,
+            has_embeddings(module) or several,
+            dtype,
+            device,
+        )
 
     def to_tensor(self, chunk: Any) -> Tensor:
         """Return a chunk of an input as the network takes it."""

@@ -1,8 +1,7 @@
 """How relevance is shared: by the rule of a step on an affine map, by contribution, by a gate.
 
-Handlers of layers call these functions. They are the one entry to the formula: by its shortcut
-where that holds (:mod:`sklrp.propagation.fast`), else as it is written
-(:mod:`sklrp.propagation.formula`).
+Handlers of layers call these functions. :func:`prepare` is the one entry to the formula: by its
+shortcut (:mod:`sklrp.propagation.fast`), or as it is written (:mod:`sklrp.propagation.formula`).
 """
 
 from __future__ import annotations
@@ -33,12 +32,6 @@ def prepare(
     way = fast if fast.ENABLED else formula
     splits = way.split(step, key, operands, bias, z, n_spatial)
     return _renormalized(splits) if getattr(step.rule, "renormalize", False) else splits
-
-
-def gather(splits: Sequence[Split], ratios: Sequence[Tensor], k: int, operand: Operand) -> Tensor:
-    """Return the relevance of operand ``k`` from the ratios of all splits."""
-    way = fast if isinstance(splits[0], fast.MirroredSplit) else formula
-    return way.gather(splits, ratios, k, operand)
 
 
 def _renormalized(splits: Sequence[Split]) -> list[Split]:
@@ -97,7 +90,7 @@ def affine(
             account(kept, relevance, splits, ratios)
         if not splits:
             return relevance.new_zeros(len(relevance), *signal.x.shape)
-        return gather(splits, ratios, 0, operand)
+        return fast.gather(splits, ratios, 0, operand)
 
     return Signal(z), pull
 

@@ -11,12 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklrp.propagation.bounds import monotone, unknown
 from sklrp.propagation.handlers.adjoints import adjoint_of, pull_gradients
-from sklrp.propagation.handlers.operands import base_name, spatial_shape
+from sklrp.propagation.handlers.operands import spatial_shape
 from sklrp.propagation.handlers.reshaping import copied
 from sklrp.propagation.registry import register
 from sklrp.propagation.sharing import contribute
@@ -40,19 +39,10 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
             f"Layer {step.name!r} ({layer}) returns indices beside its output; set "
             "return_indices=False."
         )
-    pool = getattr(F, _name_of_function(type_name := base_name(layer)))
-    options = (
-        {"output_size": layer.output_size}
-        if type_name.startswith("Adaptive")
-        else {
-            name: getattr(layer, name)
-            for name in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-        }
-    )
     spatial_shape(step, signal)
     with torch.enable_grad():  # the gradient gives all to the winner
         x = signal.x.detach().requires_grad_()
-        out = pool(x, **options)
+        out = layer.forward(x)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
         return pull_gradients(out, x, relevance)[0]
@@ -120,8 +110,3 @@ def _share(
     """Share by contribution to a linear function without negative weights."""
     out = replace(signal.apply(function, nonnegative=signal.nonnegative), gate=signal.gate)
     return out, contribute(step, signal.x, out.x, adjoint_of(function, signal.x))
-
-
-def _name_of_function(name: str) -> str:
-    """Return the functional's name of a pooling layer: ``MaxPool2d`` is ``max_pool2d``."""
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")

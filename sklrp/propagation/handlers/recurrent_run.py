@@ -42,8 +42,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklrp.modules import EchoState
+from sklrp.propagation.fast import gather
 from sklrp.propagation.formula import Operand, Split, account, divide, stabilize
-from sklrp.propagation.sharing import gather, prepare, share_product
+from sklrp.propagation.sharing import prepare, share_product
 from sklrp.propagation.tape import Kept, Step
 from sklrp.rules import Signal, ZBox, x_one
 
