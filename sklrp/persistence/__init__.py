@@ -3,7 +3,6 @@
 Users call `save` and `load`, and so does the command line.
 """
 
-from sklrp.persistence.loading import load
-from sklrp.persistence.saving import save
+from sklrp.persistence.estimators import load, save
 
 __all__ = ["load", "save"]

@@ -1,6 +1,6 @@
 """The files of estimators, read with nothing believed before it is checked.
 
-`.saving` writes its JSON and arrays by it, and `.loading` reads them.
+`.estimators` writes its JSON and arrays by it, and reads them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Trained nets as JSON and arrays, and built anew from them.
 
-`.saving` and `.loading` call it for each classifier with a net.
+`.estimators` calls it for each classifier with a net.
 """
 
 from __future__ import annotations
