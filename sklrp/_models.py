@@ -78,10 +78,10 @@ class Model:
     @property
     def takes_integers(self) -> bool:
         """Whether samples may be indices, such as those of words, that a module looks up."""
-        return self._is_torch and has_embeddings(self.module)
+        return self.takes_tensors and has_embeddings(self.module)
 
     @property
-    def _is_torch(self) -> bool:
+    def takes_tensors(self) -> bool:
         """Whether samples reach the torch module as they are, with no estimator's checks."""
         return isinstance(self.network, nn.Module) or self.is_net
 
@@ -166,7 +166,7 @@ class Model:
 
     def outputs(self, samples: Any) -> NDArray:
         """Return the scores, ``(n_samples, n_outputs)``, of samples that enter the network."""
-        if not self._is_torch:
+        if not self.takes_tensors:
             methods = ("decision_function", "predict_proba", "predict")
             method = next(name for name in methods if hasattr(self.network, name))
             scores = np.asarray(getattr(self.network, method)(samples))
@@ -179,7 +179,7 @@ class Model:
 
     def typed(self, samples: Any) -> Any:
         """Return samples in the floating dtype of a skorch net, which takes no other."""
-        if not self._is_torch:
+        if not self.takes_tensors:
             return samples
         dtype = {torch.float32: np.float32, torch.float64: np.float64}.get(
             _dtype_and_device(self.module)[0]

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from sklrp._models import unwrap
 from sklrp.metrics import make_relevance_scorer
 from sklrp.metrics.catalogue import METRICS
 from sklrp.propagation import explain, plan
-from tests.helpers.models import MODELS, REFUSED, SINGLE, make, refused
+from tests.helpers.models import MODELS, REFUSED, SINGLE, ExplainedNet, make, refused
 
 
 @pytest.mark.parametrize("name", [*MODELS, *SINGLE])
@@ -48,6 +49,19 @@ def test_every_kind_of_model_is_explained_and_planned(name):
         one = explain(kind.model, kind.X, target=labels[1], rule="gamma")
         np.testing.assert_allclose(one, expected[:, 1], atol=1e-5)
     assert repr(plan(kind.model, "gamma", kind.X)) == repr(plan(kind.network, "gamma"))
+
+
+class Forward(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def test_a_net_that_explains_itself_is_planned_by_the_forward_of_its_module():
+    """Its samples reach the module as they are, so a run of them shows the steps."""
+    net = ExplainedNet(Forward(4, 2)).initialize()
+    net.classes_inferred_ = np.arange(2)
+    X = np.ones((2, 4), np.float32)
+    assert repr(plan(net, X=X)) == repr(plan(net.module_, X=X))
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -179,7 +179,8 @@ def plan(model: Any, rule: Any = "auto", X: Any = None, *, epsilon: float = 1e-6
     check_number("epsilon", epsilon, minimum=0.0)
     found = unwrap(model)
     module, sample = without_wrapper(found.module), None
-    inputs = None if X is None or found.has_explain else Inputs(found.enter(X))
+    # An estimator lays X out for its network itself, which is a chain and needs none.
+    inputs = Inputs(found.enter(X)) if X is not None and found.takes_tensors else None
     intake = Intake.of(module, inputs)
     if inputs is not None:
 
