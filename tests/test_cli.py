@@ -17,8 +17,7 @@ from click.testing import CliRunner
 import sklrp
 from sklrp import CNNClassifier, MLPClassifier, RelevanceTransformer
 from sklrp.cli import main, runs
-from sklrp.cli.labels import read_labels, read_mask
-from sklrp.cli.samples import FORMS, Samples
+from sklrp.cli.samples import FORMS, Samples, read_labels, read_mask
 from sklrp.datasets import make_squares
 from tests.helpers.comparing import assert_same_to_rounding
 

@@ -1,8 +1,8 @@
 """The command line: ``sklrp`` or ``python -m sklrp``.
 
 Here is the group of commands, each of which has a file of its own: `.demo`, `.explain_command` and
-`.diagnose_command`. `.samples`, `.tables` and `.labels` read and write files, `.runs` explains
-chunk by chunk, and `.reporting` prints errors.
+`.diagnose_command`. `.samples` and `.tables` read and write files, `.runs` explains chunk by
+chunk, and `.reporting` prints errors.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 
 import sklrp
-from sklrp.cli.labels import read_labels, read_mask
 from sklrp.cli.options import (
     CONTRAST,
     DEVICE,
@@ -26,7 +25,7 @@ from sklrp.cli.options import (
     load_model,
     shows_progress,
 )
-from sklrp.cli.samples import Samples
+from sklrp.cli.samples import Samples, read_labels, read_mask
 
 
 @click.command(short_help="Test which part of the maps of DATA is fact, and which an artifact.")

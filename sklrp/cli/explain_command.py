@@ -13,7 +13,6 @@ import click
 import numpy as np
 
 import sklrp
-from sklrp.cli.labels import find_class
 from sklrp.cli.options import (
     CONTRAST,
     DEVICE,
@@ -30,7 +29,7 @@ from sklrp.cli.options import (
     shows_progress,
 )
 from sklrp.cli.runs import PartialRun, checksum
-from sklrp.cli.samples import Samples, form_of
+from sklrp.cli.samples import Samples, find_class, form_of
 
 
 @click.command(short_help="Write the relevance of each value of DATA for a class.")
