@@ -116,7 +116,7 @@ def diagnose(
         What is explained: a label, or the index of an output. None (default): the predicted class
         of each sample, or the only output.
     n_permutations : int, default=20
-        Number of null models, at least 3.
+        Number of null models, at least 3. With fewer than 10 the test ``mask`` cannot say fact.
     n_refits : int, default=2
         Number of clones that are trained on permuted labels, on flipped samples and on samples as
         they are, each; 0 leaves out the tests that train.
