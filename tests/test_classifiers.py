@@ -41,8 +41,7 @@ from sklrp.classifiers import (
     batches,
 )
 from sklrp.classifiers import net as net_module
-from sklrp.classifiers.losses import WeightedCrossEntropy
-from sklrp.classifiers.net import TrainingNet
+from sklrp.classifiers.net import TrainingNet, WeightedCrossEntropy
 from tests.helpers.comparing import assert_same_to_rounding
 
 SMALL = {

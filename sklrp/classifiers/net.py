@@ -1,4 +1,4 @@
-"""The skorch net inside every classifier: logits, sample weights, penalties, a quiet loop.
+"""The skorch net inside every classifier: its loop, its loss with penalties, its callbacks.
 
 A classifier makes it, trains it with `TrainingNet.train` and predicts with skorch's
 ``forward_iter``; everything else in it is called by skorch.
@@ -13,23 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from skorch import NeuralNetClassifier
-from skorch.callbacks import Callback
+from skorch import NeuralNet, NeuralNetClassifier
+from skorch.callbacks import Callback, EpochScoring, PrintLog
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from sklrp._skorch import LazyModes
 from sklrp.classifiers.batches import BatchIterator, find_home
-from sklrp.classifiers.callbacks import (
-    QuietPrintLog,
-    StopTraining,
-    follows_batches,
-    make_accuracy,
-    raised_by,
-)
-from sklrp.classifiers.losses import WeightedCrossEntropy, add_penalties
-from sklrp.modules import bound_biases, widest_activation
+from sklrp.modules import bound_biases, first_weights, widest_activation
 
 # Elements of the widest activation in one chunk of a prediction: 4 MiB of float32 stay in a
 # processor's cache; an accelerator wants more at once.
@@ -114,7 +107,7 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
         self.train_split = None if valid is None else predefined_split(valid)
         try:
             self.notify("on_train_begin", X=dataset, y=dataset.y)
-            with contextlib.suppress(StopTraining):
+            with contextlib.suppress(_StopTraining):
                 self.fit_loop(dataset, epochs=epochs)
             self.notify("on_train_end", X=dataset, y=dataset.y)
             self._check_parameters()
@@ -139,7 +132,7 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
 
     def get_default_callbacks(self) -> list[tuple[str, Callback]]:
         """Return skorch's, with cheaper ones for the accuracy and for the printing."""
-        cheaper = {"valid_acc": make_accuracy(), "print_log": QuietPrintLog()}
+        cheaper = {"valid_acc": _make_accuracy(), "print_log": _QuietPrintLog()}
         return list({**dict(super().get_default_callbacks()), **cheaper}.items())
 
     def initialize_module(self) -> TrainingNet:
@@ -191,7 +184,7 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
         if not training:
             return loss
         factors = {"l1": self.l1, "l1_first": self.l1_first, "l2_first": self.l2_first}
-        return add_penalties(loss, self.module_, **factors)
+        return _add_penalties(loss, self.module_, **factors)
 
     def run_single_epoch(
         self,
@@ -202,7 +195,7 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
         **params: Any,
     ) -> None:
         """Run skorch's loop, or the same without a notification and a record for every batch."""
-        if iterator is None or any(follows_batches(cb, training) for _, cb in self.callbacks_):
+        if iterator is None or any(_follows_batches(cb, training) for _, cb in self.callbacks_):
             super().run_single_epoch(iterator, training, prefix, step_fn, **params)
             return
         losses, sizes = [], []
@@ -223,6 +216,92 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
             try:
                 getattr(callback, method_name)(self, **cb_kwargs)
             except KeyboardInterrupt as interrupt:
-                if raised_by(callback, interrupt):
-                    raise StopTraining from None
+                if _raised_by(callback, interrupt):
+                    raise _StopTraining from None
                 raise
+
+
+# What a training minimises
+
+
+class WeightedCrossEntropy(nn.CrossEntropyLoss):
+    """Cross-entropy, averaged over a batch with each sample's weight.
+
+    Parameters
+    ----------
+    label_smoothing : float, default=0.0
+        Share of each label that is spread over all classes.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__(label_smoothing=label_smoothing)
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean of the samples' losses, each times its weight if there are weights."""
+        if sample_weight is None:
+            return super().forward(logits, labels)
+        smoothing = self.label_smoothing
+        losses = cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+        return (losses * sample_weight).mean()
+
+
+def _add_penalties(
+    loss: Tensor, network: nn.Module, *, l1: float, l1_first: float, l2_first: float
+) -> Tensor:
+    """Return the loss plus the penalties of all weights and of the first layer's, no biases."""
+    if l1:
+        weights = (p for p in network.parameters() if p.ndim > 1)
+        loss = loss + l1 * sum(weight.abs().sum() for weight in weights)
+    if l1_first or l2_first:
+        for weight in first_weights(network):
+            loss = loss + l1_first * weight.abs().sum()
+            loss = loss + l2_first * weight.square().sum()
+    return loss
+
+
+# Callbacks
+
+
+class _StopTraining(KeyboardInterrupt):
+    """A callback ends the training. Apart from it, an interrupt is the user's and is passed on."""
+
+
+class _QuietPrintLog(PrintLog):
+    """Print a line per epoch, and do not even format it where nobody would see it."""
+
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        """Print the line if the net is verbose or there is a sink of the user's."""
+        if net.verbose or self.sink is not print:
+            super().on_epoch_end(net, **kwargs)
+
+
+def _make_accuracy() -> EpochScoring:
+    """Return a callback that scores the validation data, at less cost than skorch's."""
+    return EpochScoring(_score_accuracy, name="valid_acc", lower_is_better=False)
+
+
+def _score_accuracy(net: NeuralNet, X: Any, y: np.ndarray) -> float:
+    """Return the share of right predictions, without checks that take longer than the count."""
+    predictions = [logits.argmax(1) for logits in net.forward_iter(X)]
+    return float((torch.cat(predictions).numpy() == y).mean())
+
+
+def _follows_batches(callback: Callback, training: bool) -> bool:
+    """Tell whether a callback takes part in the batches of the training or the validation."""
+    if isinstance(callback, EpochScoring) and callback.on_train != training:
+        return False
+    return any(
+        getattr(type(callback), method) is not getattr(Callback, method)
+        for method in ("on_batch_begin", "on_batch_end")
+    )
+
+
+def _raised_by(callback: Callback, interrupt: KeyboardInterrupt) -> bool:
+    """Tell whether one of the callback's own methods raised the interrupt to end the training."""
+    # Ctrl-C arrives wherever Python happens to be, practically never in a callback's few lines.
+    traceback = interrupt.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and traceback.tb_frame.f_locals.get("self") is callback
