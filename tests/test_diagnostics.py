@@ -31,8 +31,7 @@ from sklrp.diagnostics.common_form import as_shares, cosines
 from sklrp.diagnostics.constant_cells import fixed_cells
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.fact_map import split_map
-from sklrp.diagnostics.findings import Finding
-from sklrp.diagnostics.judging import bootstrap, judge
+from sklrp.diagnostics.findings import Finding, bootstrap, judge
 from sklrp.diagnostics.nulls import NULLS
 from sklrp.diagnostics.outliers import outlying_cells
 from sklrp.diagnostics.positions import positions

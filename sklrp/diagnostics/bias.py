@@ -12,8 +12,7 @@ from numpy.typing import ArrayLike
 
 from sklrp._sklearn import validate_params
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
-from sklrp.diagnostics.findings import Finding
-from sklrp.diagnostics.judging import bootstrap
+from sklrp.diagnostics.findings import Finding, bootstrap
 
 _CAUSES = ("bias", "epsilon", "padding", "initial_state", "dropped")
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklrp.diagnostics.along_axes import AlongAxes
-from sklrp.diagnostics.judging import bootstrap, judge
+from sklrp.diagnostics.findings import bootstrap, judge
+from sklrp.diagnostics.profiles import AlongAxes
 
 EDGE = 2  # cells at either end of an axis
 

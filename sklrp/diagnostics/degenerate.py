@@ -13,8 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklrp._sklearn import validate_params
 from sklrp.diagnostics.common_form import cosines
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
-from sklrp.diagnostics.findings import Finding
-from sklrp.diagnostics.judging import bootstrap, judge
+from sklrp.diagnostics.findings import Finding, bootstrap, judge
 
 _SAME = 0.99  # the cosine of maps that are taken for equal
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sklrp.diagnostics.along_axes import AlongAxes
-from sklrp.diagnostics.judging import bootstrap, judge
+from sklrp.diagnostics.findings import bootstrap, judge
+from sklrp.diagnostics.profiles import AlongAxes
 
 
 def find_fading(along: AlongAxes, axes: list[int], rng: np.random.Generator) -> dict[str, Any]:

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp.diagnostics.explained import Explained
-from sklrp.diagnostics.findings import Finding
-from sklrp.diagnostics.judging import bootstrap
+from sklrp.diagnostics.findings import Finding, bootstrap
 from sklrp.metrics import pixel_flipping_score
 
 

@@ -1,14 +1,17 @@
 """What a test of a map found: a statistic beside its null, a verdict and advice.
 
-Every function of `sklrp.diagnostics` that tests maps returns a `Finding`. It can be drawn by the
-class that `drawn_by` was told, which is on a higher floor, as it computes findings too.
+Every function of `sklrp.diagnostics` that tests maps returns a `Finding`, and comes to its verdict
+by `bootstrap` and `judge`. It can be drawn by the class that `drawn_by` was told, which computes
+findings too and so cannot be imported here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
 from sklrp._checks import import_optional
@@ -104,3 +107,24 @@ def drawn_by(display: _Display) -> _Display:
     """Decorate the class that draws findings, by its method ``from_finding(finding, ax=...)``."""
     Finding._display = display
     return display
+
+
+def judge(interval: tuple[float, float], *, artifact_above: float, fact_below: float) -> str:
+    """Return the verdict on a statistic that is large where a map is an artifact."""
+    low, high = interval
+    if low >= artifact_above:
+        return "artifact"
+    return "fact" if high <= fact_below else "undecided"
+
+
+def bootstrap(
+    values: NDArray,
+    rng: np.random.Generator,
+    statistic: Callable[..., NDArray] = np.mean,
+    n_draws: int = 1000,
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a statistic of values, resampled along axis 0."""
+    rows = rng.integers(len(values), size=(n_draws, len(values)))
+    drawn = statistic(values[rows], axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from sklrp.diagnostics.common_form import with_relevance
 from sklrp.diagnostics.explained import Explained
-from sklrp.diagnostics.findings import Finding
-from sklrp.diagnostics.judging import bootstrap, judge
+from sklrp.diagnostics.findings import Finding, bootstrap, judge
 from sklrp.metrics import relevance_mass
 
 

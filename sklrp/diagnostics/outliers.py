@@ -10,8 +10,7 @@ import numpy as np
 
 from sklrp.diagnostics.common_form import share_on
 from sklrp.diagnostics.explained import Explained
-from sklrp.diagnostics.findings import Finding
-from sklrp.diagnostics.judging import bootstrap, judge
+from sklrp.diagnostics.findings import Finding, bootstrap, judge
 
 
 def outlying_cells(explained: Explained, n_draws: int) -> Finding:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sklrp.diagnostics.along_axes import AlongAxes
-from sklrp.diagnostics.judging import judge
+from sklrp.diagnostics.findings import judge
+from sklrp.diagnostics.profiles import AlongAxes
 
 _LONGEST_PERIOD = 8
 _PROMINENT = 30.0  # a peak of a profile's spectrum over the frequencies around it

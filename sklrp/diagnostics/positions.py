@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sklrp._sklearn import validate_params
-from sklrp.diagnostics.along_axes import AlongAxes
 from sklrp.diagnostics.borders import find_borders
 from sklrp.diagnostics.common_form import with_relevance
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.fading import find_fading
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.periods import find_periods
-from sklrp.diagnostics.profiles import axis_profiles
+from sklrp.diagnostics.profiles import AlongAxes, axis_profiles
 
 _SHORTEST_AXIS = 8  # that has a profile
 _SHORTEST_GRID = 16  # that has borders apart from its middle, and a spectrum
