@@ -17,7 +17,7 @@ from sklrp import _models, propagation
 from sklrp._checks import check_number, import_optional
 from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, is_dataset, is_field
-from sklrp.geo.vectorizer import GridVectorizer, moves_features
+from sklrp.geo.vectorizer import GridVectorizer, moves_features, put_features
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
@@ -366,7 +366,7 @@ def relevance_to_xarray(
             "second axis must be the axis of the classes."
         )
     if isinstance(grid, GridVectorizer):
-        result = grid._place(values, like, None if labels is None else (TARGET, labels))
+        result = put_features(grid, values, like, None if labels is None else (TARGET, labels))
         if isinstance(result, np.ndarray):  # of a vectorizer that was fitted on an array
             return result
     elif is_field(grid) and not is_dataset(grid):

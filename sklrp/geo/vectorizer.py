@@ -245,7 +245,7 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
         ValueError
             If X has another number of features, or `like` another grid or number of samples.
         """
-        return self._place(X, like)
+        return put_features(self, X, like)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return the names of the features, by their coordinates.
@@ -267,25 +267,6 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
         else:
             names = np.array(self.grid_.names(), dtype=object)
         return names[np.asarray(self.mask_).ravel()] if self.layout == "features" else names
-
-    def _place(self, X: Any, like: Any, extra: tuple[str, Any] | None = None) -> Any:
-        """Put features back on the grid; `extra` names their second axis, if they have one."""
-        check_is_fitted(self)
-        values = np.asarray(X)
-        if values.dtype.kind != "f":
-            values = values.astype(np.float64)
-        valid = np.asarray(self.mask_)
-        sample = (np.count_nonzero(valid),) if self.layout == "features" else valid.shape
-        n_head = 1 if extra is None else 2
-        if values.shape[n_head:] != sample:
-            axes = ("n_samples", "n_classes")[:n_head]
-            raise ValueError(
-                f"X has the shape {values.shape}, but what layout={self.layout!r} gives is "
-                f"({', '.join(map(str, (*axes, *sample)))}): pass values of that shape."
-            )
-        full = np.full((*values.shape[:n_head], *valid.shape), np.nan, dtype=values.dtype)
-        full[..., valid] = values if self.layout == "features" else values[..., valid]
-        return self.grid_.unstack(full, like, extra)
 
     def _check_array(self, X: Any, *, reset: bool) -> NDArray[np.floating]:
         """Return an array of samples, of floats that are not infinite."""
@@ -360,6 +341,28 @@ def _say_partial(grid: Any, stacked: Any, shares: NDArray) -> str:
         "missing='drop' to leave these cells out, missing='fill' to put fill_value where they "
         "are missing, or interpolate first."
     )
+
+
+def put_features(
+    vectorizer: GridVectorizer, X: Any, like: Any, extra: tuple[str, Any] | None = None
+) -> Any:
+    """Put features back on the grid; `extra` names their second axis, if they have one."""
+    check_is_fitted(vectorizer)
+    values = np.asarray(X)
+    if values.dtype.kind != "f":
+        values = values.astype(np.float64)
+    valid = np.asarray(vectorizer.mask_)
+    sample = (np.count_nonzero(valid),) if vectorizer.layout == "features" else valid.shape
+    n_head = 1 if extra is None else 2
+    if values.shape[n_head:] != sample:
+        axes = ("n_samples", "n_classes")[:n_head]
+        raise ValueError(
+            f"X has the shape {values.shape}, but what layout={vectorizer.layout!r} gives is "
+            f"({', '.join(map(str, (*axes, *sample)))}): pass values of that shape."
+        )
+    full = np.full((*values.shape[:n_head], *valid.shape), np.nan, dtype=values.dtype)
+    full[..., valid] = values if vectorizer.layout == "features" else values[..., valid]
+    return vectorizer.grid_.unstack(full, like, extra)
 
 
 def moves_features(vectorizer: GridVectorizer, step: Any) -> bool | None:
