@@ -1055,6 +1055,13 @@ def test_findings_of_a_vectorizer(maps):
     display = ArtifactDisplay.from_estimator(pipeline, field, n_permutations=5, random_state=0)
     np.testing.assert_array_equal(display.lat, LAT)
     assert np.ma.getmaskarray(display.artists_["fact"].get_array()).sum() == 1
+    moved = ArtifactDisplay(display.finding, lat=LAT + 1, lon=LON)  # land stays, and degrees
+    np.testing.assert_array_equal(moved.land, display.land)
+    np.testing.assert_array_equal(moved.lat, LAT + 1)
+    other = np.zeros((3, 4), dtype=bool)
+    given = ArtifactDisplay(display.finding, land=other)
+    np.testing.assert_array_equal(given.lat, LAT)
+    assert not given.land.any()
 
 
 def test_matplotlib_is_imported_only_when_drawing():

@@ -18,7 +18,7 @@ from sklrp.diagnostics.fact_map import artifact_map
 from sklrp.diagnostics.findings import Finding, drawn_by
 from sklrp.drawing.fields import write_latitude, write_longitude
 from sklrp.drawing.picture import draw_map
-from sklrp.geo.places import Grid
+from sklrp.geo.places import Grid, move_grid
 
 # Colours of Okabe and Ito, which people of every colour vision can tell apart.
 _MAP, _INPUT, _NULL = "#D55E00", "0.2", "#0072B2"
@@ -266,20 +266,23 @@ class ArtifactDisplay:
 
 
 def _find_frame(finding: Finding, lat: Any, lon: Any, land: Any) -> Frame:
-    """Return what the samples behind a finding are."""
+    """Return what the samples behind a finding are, by what is known and what is given."""
     known: Frame | None = finding.get("frame")
-    if known is not None and lat is None and land is None:
+    if known is not None and lat is None and lon is None and land is None:
         return known
+    grid = seen = None
     shape: tuple[int, ...] = (1,)
-    if "fact" in finding:
+    if known is not None:
+        shape, seen = known.entering, known.seen
+        if known.is_field:
+            grid = Grid(
+                known.cells, known.latitude, known.longitude, known.land, known.valid, known.turned
+            )
+    elif "fact" in finding:
         shape = np.shape(finding.mean)
     elif "profiles" in finding:
         shape = tuple(map(len, finding.profiles))
-    grid = None
-    if lat is not None:
-        lat, lon = np.asarray(lat), np.asarray(lon)
-        grid = Grid((len(lat), len(lon)), lat, lon)
-    return make_frame(shape, grid=grid, land=land)
+    return make_frame(shape, seen=seen, grid=move_grid(grid, lat, lon), land=land)
 
 
 def _write_degrees(panel: Any, name: str, frame: Frame) -> None:
