@@ -1,7 +1,7 @@
 """Data for examples and tests: tasks with a known answer, and real fields of the ocean.
 
-The functions know nothing of the networks; all return plain arrays but `load_enso`, whose fields
-are of xarray.
+The functions know nothing of the networks. All return arrays, those of `load_pacific_sst` with
+their grid, but `load_enso`, whose fields are of xarray.
 """
 
 from sklrp.datasets.enso import load_enso
