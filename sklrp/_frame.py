@@ -238,10 +238,11 @@ class Frame:  # numpydoc ignore=PR02
                 return found.reshape(*found.shape[:n_lead], *self.entering)
             if self.is_field and inner in (self.cells, self.laid):
                 return self._take_cells(found, n_lead)
-        cells = f", the cells of a field, {self.cells}" if self.is_field else ""
+        is_other = self.is_field and self.cells != self.entering
+        cells = f", the cells of a field, {self.cells}" if is_other else ""
         raise ValueError(
             f"{name} has the shape {found.shape}, but must be a sample's, "
-            f"{self.entering}{cells}, or of one for each sample."
+            f"{self.entering}{cells}, or one of these for each sample."
         )
 
     def take_field(self, mask: Any, name: str) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ comes before the network, the network, its outputs and the names of its features
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -249,7 +249,7 @@ def unwrap(model: Any, *, fitted: bool = True, name: str = "model") -> Model:
                     f"{name} is a Pipeline that does not end in a network: its last step is "
                     f"{inside[0]!r}."
                 )
-            steps += [(n, step) for n, step in network.steps[:-1] if step not in _NO_STEP]
+            steps += _single_steps(network.steps[:-1], fitted)
         elif isinstance(network, FrozenEstimator):
             is_frozen = True
         elif fitted:
@@ -261,6 +261,19 @@ def unwrap(model: Any, *, fitted: bool = True, name: str = "model") -> Model:
         _check_fitted(network)
     named = [(f"{i}-{step_name}", step) for i, (step_name, step) in enumerate(steps)]
     return Model(Pipeline(named) if named else None, network, is_frozen, path)
+
+
+def _single_steps(steps: Iterable[tuple[str, Any]], fitted: bool) -> Iterator[tuple[str, Any]]:
+    """Yield steps before a network one by one, also those of a pipeline that is a step itself."""
+    # Who looks for the step that knows the grid finds it wherever it is. What is yet to be fitted
+    # stays frozen where it is.
+    for name, step in steps:
+        while fitted and isinstance(step, FrozenEstimator):
+            step = step.estimator
+        if isinstance(step, Pipeline):
+            yield from _single_steps(step.steps, fitted)
+        elif step not in _NO_STEP:
+            yield name, step
 
 
 def _check_fitted(network: Any) -> None:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.compose import ColumnTransformer
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from sklrp import CNNClassifier, LSTMClassifier, MLPClassifier
+from sklrp import CNNClassifier, LSTMClassifier, MLPClassifier, geo
 from sklrp._frame import frame_of, make_frame
 from sklrp._models import unwrap
 from sklrp.datasets import load_pacific_sst
@@ -47,6 +48,19 @@ def look(model, X, **params):
 
 
 # Fields
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_vectorizer_is_found_in_a_step_that_holds_it(field, frozen):
+    field[1, 2, 2] = np.nan  # in one sample: rows do not hold the cells of the field alone
+    steps = make_pipeline(GridVectorizer(missing="drop"), StandardScaler()).fit(field)
+    model = make_pipeline(FrozenEstimator(steps) if frozen else steps, mlp()).fit(field, Y)
+    plain = make_pipeline(*steps, model[-1])
+    frame, entering = look(model, field)
+    assert frame.land.sum() == 2
+    np.testing.assert_array_equal(frame.latitude, LAT)
+    np.testing.assert_array_equal(entering, plain[:-1].transform(field))
+    np.testing.assert_array_equal(geo.explain(model, field), geo.explain(plain, field))
 
 
 @pytest.mark.parametrize("layout", ["features", "grid"])

@@ -1210,6 +1210,8 @@ def test_scorers_take_masks_of_fields(squares):
         for given in (mask, mask.to_numpy(), mask[::-1], cells):
             scorer = make_relevance_scorer(metric, mask=given)
             assert scorer(model, field) == pytest.approx(expected)
+            features = RelevanceTransformer(FrozenEstimator(model[-1])).fit(entered, y)
+            assert scorer(make_pipeline(model[0], features), field) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("metric", ["pixel_flipping", "relevance_mass", "conservation_error"])

@@ -145,7 +145,7 @@ class RelevanceScorer:
             If there is no network in the model, or several of them.
         """
         params = self._join(metadata)
-        model, X, settings = _open(estimator, X)
+        model, settings = _open(estimator)
         for name in (*_EXPLAIN_PARAMS, "target"):
             if name in params and name in settings:
                 raise ValueError(
@@ -324,18 +324,20 @@ def _name_parameters(metric: Metric) -> set[str] | None:
     return (names | {*_EXPLAIN_PARAMS, "target"}) - _GIVEN
 
 
-def _open(estimator: Any, X: Any) -> tuple[Any, Any, dict[str, Any]]:
-    """Return the model to grade, its samples, and the settings of a transformer around it."""
+def _open(estimator: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the model to grade, and the settings of a transformer around it."""
     found = _find_transformer(estimator)
     if found is None:
-        return estimator, X, {}
+        return estimator, {}
     transformer, steps = found
     check_is_fitted(transformer)
-    for step in steps:
-        X = step.transform(X)
     params = transformer.get_params(deep=False)
     settings = {name: params[name] for name in _TRANSFORMER_PARAMS if name in params}
-    return transformer.estimator_, X, settings
+    model = transformer.estimator_
+    if steps:  # they know what the samples are, such as the grid of fields
+        named = [(str(i), step) for i, step in enumerate(steps)]
+        model = Pipeline([*named, ("network", model)])
+    return model, settings
 
 
 def _find_transformer(model: Any) -> tuple[Any, list[Any]] | None:
