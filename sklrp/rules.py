@@ -45,7 +45,7 @@ from torch import Tensor
 
 from sklrp._sklearn import Interval, check_own_params
 
-# Type checkers and editors read this list; a rule that is missing here is added at the end.
+# Type checkers and editors read this list; a rule that is missing here is added by its class.
 __all__ = [
     "AlphaBeta",
     "Epsilon",
@@ -253,6 +253,8 @@ class Rule(Value):
         # Users' rules get no name: one named Gamma must not change what "gamma" means.
         if cls.__module__ == __name__ and cls.__qualname__ == cls.__name__:
             RULES[_snake(cls.__name__)] = cls
+            if cls.__name__ not in __all__:
+                __all__.append(cls.__name__)
 
     def parts(self) -> tuple[Part, ...]:
         """Return the parts of the rule; see :class:`Part`."""
@@ -604,6 +606,3 @@ class ZBox(Rule):
                 f"high={_plain(self.high)!r}; set low to the smallest and high to the largest "
                 "value that the input can take."
             )
-
-
-__all__ += [cls.__name__ for cls in RULES.values() if cls.__name__ not in __all__]

@@ -317,6 +317,7 @@ def test_a_class_among_the_rules_is_named_and_saved(tmp_path):
         exec(source, vars(rules))
         rule = vars(rules)["HalfFlat"]()
         assert "half_flat" in available_rules()
+        assert "HalfFlat" in rules.__all__  # wherever in the file it stands
         assert check_rule("half_flat") == Composite([("all", rule, "all")])
         clf = sklrp.MLPClassifier((2,), max_epochs=1, random_state=0)
         X = np.random.default_rng(0).normal(size=(8, 3))
@@ -325,6 +326,7 @@ def test_a_class_among_the_rules_is_named_and_saved(tmp_path):
         assert sklrp.load(tmp_path / "file").rule == rule
     finally:
         rules.RULES.pop("half_flat")
+        rules.__all__.remove("HalfFlat")
         del vars(rules)["HalfFlat"]
 
 
