@@ -1,5 +1,6 @@
 """The tasks with a known answer, and the Pacific's sea-surface temperature."""
 
+import copy
 import inspect
 import os
 import pickle
@@ -209,6 +210,8 @@ def test_pacific_sst_remembers_its_grid():
         "shuffled": shuffle(X, random_state=0),
         "pickled": pickle.loads(pickle.dumps(X)),
         "copied": X.copy(),
+        "copied by Python": copy.copy(X),
+        "copied deeply": copy.deepcopy({"X": X})["X"],
         "float32": X.astype(np.float32),
         "standardised": (X - X.mean(axis=0)) / (1 + X.std(axis=0)),
     }
@@ -223,6 +226,8 @@ def test_pacific_sst_remembers_its_grid():
         "a flipped sample": X[0][::-1],
         "turned": X.swapaxes(1, 2),
         "box": X[:, 2:5],
+        "flipped by a matrix": X @ np.eye(30)[::-1],
+        "sorted": np.sort(X, axis=2),
         "rows": X.reshape(len(X), -1),
         "ocean": X[:, ~sst.land_mask],
         "mean": X.mean(axis=1),

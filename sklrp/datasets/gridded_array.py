@@ -67,7 +67,10 @@ class GriddedArray(np.ndarray):  # numpydoc ignore=PR02
         result = np.asarray(array)
         if return_scalar:
             return result[()]
-        is_elementwise = context is not None and result.shape == self.shape
+        # A function with a signature, such as matmul, mixes cells.
+        is_elementwise = (
+            context is not None and context[0].signature is None and result.shape == self.shape
+        )
         return self._give_grid(result.view(type(self))) if is_elementwise else result
 
     def __reduce__(self) -> Any:
@@ -85,6 +88,20 @@ class GriddedArray(np.ndarray):  # numpydoc ignore=PR02
     def copy(self, order: Any = "C") -> Any:
         """Return a copy with the grid."""
         return self._give_grid(super().copy(order))
+
+    def __copy__(self) -> Any:
+        """Return a copy with the grid, for `copy.copy`."""
+        return self.copy()
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        """Return a copy with the grid, for `copy.deepcopy`."""
+        return self.copy()
+
+    def sort(self, *args: Any, **kwargs: Any) -> None:
+        """Sort in place, and forget the grid, as cells are moved."""
+        super().sort(*args, **kwargs)
+        for name in _KNOWN:
+            setattr(self, name, None)
 
     def astype(self, *args: Any, **kwargs: Any) -> Any:
         """Return the values in another type, with the grid."""
