@@ -14,11 +14,12 @@ from scipy import sparse
 from sklearn.exceptions import NotFittedError
 from skorch import NeuralNetClassifier
 from torch import nn
+from torch.nn import functional as F
 
 import sklrp
 from sklrp.composites import Composite
 from sklrp.modules import StatePooling
-from sklrp.propagation import explain, register
+from sklrp.propagation import affine, explain, register
 from sklrp.propagation.recording.as_layers import LAYERS
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
 from tests.helpers.comparing import assert_close, assert_same_to_rounding
@@ -886,6 +887,38 @@ def test_a_handler_can_be_registered():
     score = np.sinh(explain(model, X, target=1, return_details=True)[1].score)
     np.testing.assert_allclose(details.score, score, rtol=1e-12)
     assert relevance.shape == X.shape
+
+
+@pytest.mark.usefixtures("handlers_restored")
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"kind": "conv2d"}, ValueError, r"kind must be one of .*'conv'.* got 'conv2d'"),
+        ({"fold": "row"}, ValueError, r"fold must be one of .*'rows'.* got 'row'"),
+        ({"bounds": "monotone"}, TypeError, "bounds must be a function or None, got 'monotone'"),
+        ({"weights": "weight"}, TypeError, "weights must be a function or None, got 'weight'"),
+        ({"weights": lambda layer: layer.weight}, TypeError, "must return a pair.*got Parameter"),
+        (
+            {"kind": "dense"},
+            TypeError,
+            r"Layer '0' has no weights that are known: register\(Plain, weights=",
+        ),
+    ],
+)
+def test_what_is_registered_is_checked(params, error, message):
+    class Plain(nn.Linear):
+        def forward(self, x):
+            return F.linear(x, self.weight)
+
+    def handler(step, signal):
+        return affine(step, signal, F.linear, torch.matmul)
+
+    def use():
+        register(Plain, **params)(handler)
+        return explain(nn.Sequential(Plain(3, 2)), samples(4, 3).astype(np.float32))
+
+    with pytest.raises(error, match=message):
+        use()
 
 
 # --- Models that are no modules -------------------------------------------------------------

@@ -293,11 +293,17 @@ def make_step(name: str, layer: Any, entry: Entry | None, epsilon: float) -> Ste
     weight = bias = None
     if entry.weights is not None:
         try:
-            weight, bias = entry.weights(layer)
+            found = entry.weights(layer)
         except TypeError as error:
             raise TypeError(
                 f"Relevance through {type(layer).__name__} {name!r} is not supported: {error}."
             ) from error
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(
+                f"weights of {type(layer).__name__} must return a pair, the weight and the bias "
+                f"or None, got {type(found).__name__}."
+            )
+        weight, bias = found
     return Step(
         name,
         layer,

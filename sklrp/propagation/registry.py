@@ -96,6 +96,8 @@ class Entry(NamedTuple):
 
 
 HANDLERS: dict[Any, Entry] = {}
+_KINDS = ("conv", "dense", "recurrent")
+_FOLDS = ("rows", "columns", "scale")
 
 
 PASSING: set[Handler] = set()  # handlers that change at most the shape
@@ -172,6 +174,13 @@ def register(
     callable
         The decorator.
 
+    Raises
+    ------
+    ValueError
+        If `kind` or `fold` is none of the known ones.
+    TypeError
+        If `weights` or `bounds` is no function.
+
     Examples
     --------
     >>> from torch import nn
@@ -183,6 +192,12 @@ def register(
     ... def negate(step, signal):
     ...     return signal.apply(step.layer.forward), lambda relevance, kept: relevance
     """
+    for name, value, known in (("kind", kind, _KINDS), ("fold", fold, _FOLDS)):
+        if value is not None and value not in known:
+            raise ValueError(f"{name} must be one of {known} or None, got {value!r}.")
+    for name, function in (("weights", weights), ("bounds", bounds)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} must be a function or None, got {function!r}.")
     entry = partial(Entry, kind=kind, any_axis=any_axis, weights=weights, bounds=bounds, fold=fold)
 
     def decorate(handler: Handler) -> Handler:

@@ -77,6 +77,11 @@ def affine(
     pull : callable
         What pulls relevance back through the layer.
     """
+    if step.weight is None:
+        raise TypeError(
+            f"Layer {step.name!r} has no weights that are known: "
+            f"register({type(step.layer).__name__}, weights=...)."
+        )
     weight = step.map_weight("layout", fast.lay_out, step.weight)
     operand = Operand(boxed(step, signal), weight, forward, adjoint)
     z = forward(signal.x, weight, step.bias)
