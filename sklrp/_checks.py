@@ -200,13 +200,6 @@ def import_optional(module: str, *, extra: str, user: str) -> Any:
         ) from error
 
 
-def make_rng(random_state: int | np.random.RandomState | None) -> np.random.Generator:
-    """Return a generator of its own, so that NumPy's global one is left as it is."""
-    if isinstance(random_state, np.random.RandomState):
-        return np.random.default_rng(random_state.randint(2**31 - 1))
-    return np.random.default_rng(random_state)
-
-
 def as_samples(X: Any, *, integers: bool = False) -> NDArray:
     """Return samples as an array, in their own floating dtype or else in float64.
 

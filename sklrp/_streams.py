@@ -1,8 +1,9 @@
-"""Random numbers by name: one seed, and a stream of its own for everything that is drawn.
+"""Random numbers from a `random_state`, with NumPy's global generator left as it is.
 
-Who draws for several purposes (the diagnostics, the metrics) asks for each stream by the name of
-its purpose. What is drawn for one purpose then depends on the seed and the name alone, neither on
-what else is drawn nor on the order.
+What draws for one purpose, as a metric does, takes a generator from `make_rng`. What draws for
+several, as the diagnostics do, asks `Streams` for each by the name of its purpose: what is drawn
+for one then depends on the seed and the name alone, neither on what else is drawn nor on the
+order.
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ import hashlib
 import numpy as np
 
 _LARGEST = 2**31 - 1  # of a seed that scikit-learn, torch and old NumPy take
+
+
+def make_rng(random_state: int | np.random.RandomState | None) -> np.random.Generator:
+    """Return a generator of its own, by the rules of `Streams` for a `random_state`."""
+    return np.random.default_rng(_take_seed(random_state))
 
 
 class Streams:
@@ -25,9 +31,7 @@ class Streams:
     """
 
     def __init__(self, random_state: int | np.random.RandomState | None = None) -> None:
-        if isinstance(random_state, np.random.RandomState):
-            random_state = random_state.randint(_LARGEST)
-        self._entropy = np.random.SeedSequence(random_state).entropy
+        self._entropy = np.random.SeedSequence(_take_seed(random_state)).entropy
 
     def rng(self, name: str) -> np.random.Generator:
         """Return the stream of a name, from its beginning.
@@ -62,3 +66,9 @@ class Streams:
             The seeds; fewer of the same name are the first of these.
         """
         return [int(seed) for seed in self.rng(name).integers(_LARGEST, size=n)]
+
+
+def _take_seed(random_state: int | np.random.RandomState | None) -> int | None:
+    if isinstance(random_state, np.random.RandomState):
+        return random_state.randint(_LARGEST)
+    return random_state

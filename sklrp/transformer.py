@@ -6,8 +6,7 @@ and scales the maps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
@@ -54,6 +53,7 @@ from sklrp._sklearn import (
     get_feature_names,
     safe_indexing,
 )
+from sklrp.classifiers.base import undone_on_error
 from sklrp.classifiers.diagram import nested_block
 from sklrp.classifiers.sample_shapes import is_positive_integer
 from sklrp.classifiers.saved import are_labels, is_shape
@@ -243,6 +243,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         self.n_jobs = n_jobs
         self.random_state = random_state
 
+    @undone_on_error
     def fit(
         self, X: ArrayLike, y: ArrayLike | None = None, **fit_params: Any
     ) -> RelevanceTransformer:
@@ -272,10 +273,10 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             If there is no network in ``estimator``, or several, or ``rule`` is not a rule; before
             anything is trained.
         """
-        with self._all_or_nothing():
-            self._fit(X, y, self._route("fit", fit_params).estimator.fit)
+        self._fit(X, y, self._route("fit", fit_params).estimator.fit)
         return self
 
+    @undone_on_error
     def fit_transform(
         self, X: ArrayLike, y: ArrayLike | None = None, **fit_params: Any
     ) -> NDArray[np.floating]:
@@ -305,16 +306,13 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         """
         routed = self._route("fit_transform", fit_params)
         split_params = routed.splitter.split if self.cv is not None else {}
-        with self._all_or_nothing():
-            X, y, folds = self._fit(X, y, routed.estimator.fit, split_params)
-            if folds is None:
-                return self._explain(self.estimator_, X)
-            blocks = Parallel(n_jobs=self.n_jobs)(
-                delayed(self._explain_fold)(
-                    self._make_network(), X, y, routed.estimator.fit, *fold
-                )
-                for fold in folds
-            )
+        X, y, folds = self._fit(X, y, routed.estimator.fit, split_params)
+        if folds is None:
+            return self._explain(self.estimator_, X)
+        blocks = Parallel(n_jobs=self.n_jobs)(
+            delayed(self._explain_fold)(self._make_network(), X, y, routed.estimator.fit, *fold)
+            for fold in folds
+        )
         relevance = np.empty((len(y), blocks[0].shape[1]), dtype=blocks[0].dtype)
         for (_, test), block in zip(folds, blocks, strict=True):
             relevance[test] = block
@@ -510,16 +508,6 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         if method == "fit_transform" and self.cv is not None and "groups" in params:
             split["groups"] = params.pop("groups")
         return Bunch(estimator=Bunch(fit=params, score=params), splitter=Bunch(split=split))
-
-    @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """Leave all attributes as they were if fitting fails."""
-        before = dict(vars(self))
-        try:
-            yield
-        except BaseException:
-            self.__dict__ = before
-            raise
 
     def _fit(
         self,

@@ -48,7 +48,7 @@ def undone_on_error(method: _Method) -> _Method:
     """Decorate a method that trains: if it raises, the estimator keeps the attributes it had."""
 
     @functools.wraps(method)
-    def wrapper(self: NetworkClassifier, *args: Any, **kwargs: Any) -> Any:
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         before = self.__dict__.copy()
         try:
             return method(self, *args, **kwargs)

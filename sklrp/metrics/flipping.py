@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
-from sklrp._checks import make_rng
 from sklrp._sklearn import Interval, StrOptions, validate_params
+from sklrp._streams import make_rng
 from sklrp.metrics.catalogue import metric
 from sklrp.metrics.replacement import Replacement
 from sklrp.metrics.similarity import correlate, is_constant

@@ -16,9 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 from torch import nn
 
-from sklrp._checks import choose_batch_size, encode_labels, make_rng
+from sklrp._checks import choose_batch_size, encode_labels
 from sklrp._models import unwrap
 from sklrp._sklearn import Interval, StrOptions, validate_params
+from sklrp._streams import make_rng
 from sklrp.metrics.catalogue import metric
 from sklrp.metrics.randomise import list_layers, randomise
 from sklrp.metrics.similarity import SIMILARITIES, Similarity, compare_maps
