@@ -168,7 +168,12 @@ class Model:
         """Return the scores, ``(n_samples, n_outputs)``, of samples that enter the network."""
         if not self.takes_tensors:
             methods = ("decision_function", "predict_proba", "predict")
-            method = next(name for name in methods if hasattr(self.network, name))
+            method = next((name for name in methods if hasattr(self.network, name)), None)
+            if method is None:
+                raise TypeError(
+                    f"{self.name} has an explain, but nothing that tells its scores: give it one "
+                    f"of the methods {', '.join(methods)}."
+                )
             scores = np.asarray(getattr(self.network, method)(samples))
             if scores.ndim == 1 and method == "decision_function":
                 return np.stack([-scores, scores], axis=1)
