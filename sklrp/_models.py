@@ -168,12 +168,7 @@ class Model:
         """Return the scores, ``(n_samples, n_outputs)``, of samples that enter the network."""
         if not self.takes_tensors:
             methods = ("decision_function", "predict_proba", "predict")
-            method = next((name for name in methods if hasattr(self.network, name)), None)
-            if method is None:
-                raise TypeError(
-                    f"{self.name} has an explain, but nothing that tells its scores: give it one "
-                    f"of the methods {', '.join(methods)}."
-                )
+            method = next(name for name in methods if hasattr(self.network, name))
             scores = np.asarray(getattr(self.network, method)(samples))
             if scores.ndim == 1 and method == "decision_function":
                 return np.stack([-scores, scores], axis=1)
@@ -195,9 +190,14 @@ class Model:
         return np.asarray(samples, dtype=dtype) if is_float and dtype else samples
 
     @cached_property
-    def _silent(self) -> nn.Module:
+    def quiet_module(self) -> nn.Module:
         """A copy of the module in evaluation mode; the user's own keeps its mode."""
-        return copy.deepcopy(self.module).eval()
+        return copy.deepcopy(self.module).eval().requires_grad_(False)
+
+    @property
+    def dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
+        """The floating dtype and the device of the module's parameters."""
+        return _dtype_and_device(self.module)
 
     def _forward(self, samples: Any) -> NDArray:
         dtype, device = _dtype_and_device(self.module)
@@ -208,12 +208,12 @@ class Model:
 
         with torch.inference_mode(False), torch.no_grad():
             if isinstance(samples, Mapping):
-                out = self._silent(**{name: tensor(v) for name, v in samples.items()})
+                out = self.quiet_module(**{name: tensor(v) for name, v in samples.items()})
             elif isinstance(samples, tuple):
-                out = self._silent(*map(tensor, samples))
+                out = self.quiet_module(*map(tensor, samples))
             else:
                 t = tensor(samples)
-                out = self._silent(t if has_embeddings(self.module) else t.to(dtype))
+                out = self.quiet_module(t if has_embeddings(self.module) else t.to(dtype))
         out = out[0] if isinstance(out, tuple | list) else out
         return out.detach().cpu().numpy()
 

@@ -88,16 +88,6 @@ def test_a_wrapped_module_is_taken_out_of_its_wrapper():
         assert [*model.module.state_dict()] == [*make(name).network.state_dict()]
 
 
-class OnlyExplains:
-    def explain(self, X):
-        return X
-
-
-def test_scores_of_what_only_explains_are_refused():
-    with pytest.raises(TypeError, match=r"OnlyExplains has an explain, but .*one of the methods"):
-        unwrap(OnlyExplains()).outputs(np.zeros((2, 3)))
-
-
 def test_a_module_keeps_its_mode():
     kind = make("module in training mode")
     unwrap(kind.model).outputs(kind.X)

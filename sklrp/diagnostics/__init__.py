@@ -18,6 +18,7 @@ from sklrp.diagnostics.focus import FocusCurve, focus_curve
 from sklrp.diagnostics.positions import position_profile
 from sklrp.diagnostics.randomization import randomization_test
 from sklrp.diagnostics.report import ArtifactReport
+from sklrp.diagnostics.skill_map import skill_map
 
 __all__ = [
     "ArtifactReport",
@@ -31,4 +32,5 @@ __all__ = [
     "focus_curve",
     "position_profile",
     "randomization_test",
+    "skill_map",
 ]

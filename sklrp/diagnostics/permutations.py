@@ -1,0 +1,327 @@
+"""Permutation tests of many cells at once: which samples may be exchanged, and what that shows.
+
+`skill_map` hands over the contributions of cells to scores, one row a sample, and the labels; this
+file permutes the labels among exchangeable units and returns statistics and p-values. It knows
+nothing of networks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_CHUNK_VALUES = 2**24  # statistics of permutations that are in memory at once
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Which samples may be exchanged under the null hypothesis.
+
+    Parameters
+    ----------
+    n_samples : int
+        The number of samples.
+    groups : ndarray of shape (n_samples,) or None, default=None
+        The unit that each sample belongs to, as codes from 0; labels move with units.
+    block_length : int, default=1
+        The number of neighbours in a block, of samples in order of time; 1 for plain samples.
+    """
+
+    n_samples: int
+    groups: NDArray[np.intp] | None = None
+    block_length: int = 1
+
+    @property
+    def n_units(self) -> int:
+        """The number of units that are permuted."""
+        if self.groups is not None:
+            return int(self.groups.max()) + 1
+        return math.ceil(self.n_samples / self.block_length)
+
+    @property
+    def words(self) -> str:
+        """What is exchanged, in words."""
+        if self.groups is not None:
+            return f"{self.n_units} groups, whole"
+        if self.block_length > 1:
+            return f"{self.n_units} blocks of {self.block_length} neighbouring samples"
+        return f"{self.n_samples} single samples"
+
+    def draw(self, rng: np.random.Generator, n_draws: int) -> NDArray[np.intp]:
+        """Return permutations, (n_draws, n_samples): whose label each sample takes."""
+        if self.groups is not None:
+            return np.stack([self._permute_groups(rng) for _ in range(n_draws)])
+        if self.block_length == 1:
+            return rng.permuted(np.tile(np.arange(self.n_samples), (n_draws, 1)), axis=1)
+        return np.stack([self._permute_blocks(rng) for _ in range(n_draws)])
+
+    def _permute_blocks(self, rng: np.random.Generator) -> NDArray[np.intp]:
+        # The series is cut at a random phase, so that no place is at a block's edge every time.
+        start = int(rng.integers(self.block_length))
+        rows = np.roll(np.arange(self.n_samples), -start)
+        blocks = [
+            rows[first : first + self.block_length]
+            for first in range(0, self.n_samples, self.block_length)
+        ]
+        shuffled = np.concatenate([blocks[i] for i in rng.permutation(len(blocks))])
+        found = np.empty_like(shuffled)
+        found[rows] = shuffled
+        return found
+
+    def _permute_groups(self, rng: np.random.Generator) -> NDArray[np.intp]:
+        # Units of one size exchange their samples in order; a unit of another size keeps to its
+        # own kind.
+        assert self.groups is not None
+        order = np.argsort(self.groups, kind="stable")
+        members = np.split(order, np.flatnonzero(np.diff(self.groups[order])) + 1)
+        found = np.arange(self.n_samples)
+        sizes = np.array([len(m) for m in members])
+        for size in np.unique(sizes):
+            alike = np.flatnonzero(sizes == size)
+            for one, other in zip(alike, rng.permutation(alike), strict=True):
+                found[members[one]] = members[other]
+        return found
+
+    def log_permutations(self) -> float:
+        """Return the logarithm of the number of distinct permutations of the units."""
+        if self.groups is None:
+            return math.lgamma(self.n_units + 1)
+        _, sizes = np.unique(self.groups, return_counts=True)
+        _, alike = np.unique(sizes, return_counts=True)
+        return sum(math.lgamma(n + 1) for n in alike)
+
+
+@dataclass
+class CellTest:
+    """What a permutation test found, cell by cell.
+
+    Attributes
+    ----------
+    skill : ndarray of shape (n_cells,)
+        The statistic: the covariance of contributions with the labels, in units of the score.
+    error : ndarray of shape (n_cells,)
+        Its standard error.
+    z : ndarray of shape (n_cells,)
+        Statistic over standard error.
+    p_value : ndarray of shape (n_cells,)
+        Two-sided, adjusted for the family of all cells (maxT, step-down).
+    q_value : ndarray of shape (n_cells,)
+        The estimated share of false discoveries among cells of this |z| and more.
+    largest : ndarray of shape (n_permutations,)
+        The largest |z| of each permutation.
+    """
+
+    skill: NDArray[np.float64]
+    error: NDArray[np.float64]
+    z: NDArray[np.float64]
+    p_value: NDArray[np.float64]
+    q_value: NDArray[np.float64]
+    largest: NDArray[np.float64] = field(repr=False)
+
+
+class ClassScores:
+    r"""Statistics of contributions to the scores of classes.
+
+    With :math:`\psi_{nk} = \pi_k (\phi_{nk} - \sum_c \pi_c \phi_{nc})`, :math:`\pi` the shares of
+    the classes,
+
+    .. math:: T = \sum_k \overline{\psi_{\cdot k}}^{\,k}, \qquad
+              v = \sum_k s^2_k(\psi_{\cdot k}) / n_k,
+
+    the mean over the samples of class k and the variance among them. T is the mean of
+    :math:`\phi_{n y_n} - \sum_c \pi_c \phi_{nc}` over all samples. Each permutation has its own v
+    (Welch): a cell whose contributions spread more in one class is no evidence.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples,)
+        The class of each sample, from 0.
+    psi : list of ndarray of shape (n_samples, n_cells)
+        The :math:`\psi` of each class.
+    """
+
+    def __init__(self, codes: NDArray[np.intp], psi: list[NDArray]) -> None:
+        self.codes = codes
+        self.psi = psi
+        # Squares of values far from zero would cancel in the variance: means are taken off.
+        self.means = [p.mean(axis=0, dtype=np.float64) for p in psi]
+        self.centred = [p - m.astype(p.dtype) for p, m in zip(psi, self.means, strict=True)]
+        self.n_cells = psi[0].shape[1]
+
+    def __call__(self, rows: NDArray[np.intp]) -> tuple[NDArray, NDArray]:
+        """Return statistics and variances, each (n_draws, n_cells), of permutations."""
+        labels = self.codes[rows]
+        total = np.zeros((len(rows), self.n_cells))
+        variance = np.zeros_like(total)
+        for k, (mean, psi) in enumerate(zip(self.means, self.centred, strict=True)):
+            n = np.count_nonzero(self.codes == k)
+            chosen = (labels == k).astype(psi.dtype)
+            sums, squares = chosen @ psi, chosen @ psi**2
+            m = sums / n
+            total += m + mean
+            variance += np.maximum(squares - n * m**2, 0.0) / (n * (n - 1))
+        return total, variance
+
+
+class ValueScores:
+    r"""Statistics of contributions to a predicted value.
+
+    .. math:: T = \overline{(y - \bar y) \phi}, \qquad
+              v = \overline{(y - \bar y)^2 (\phi - \bar\phi)^2} / n - T^2 / n .
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_samples,)
+        The true values.
+    phi : ndarray of shape (n_samples, n_cells)
+        The contributions.
+    """
+
+    def __init__(self, values: NDArray[np.float64], phi: NDArray) -> None:
+        self.values = values - values.mean()
+        self.phi = phi - phi.mean(axis=0, dtype=np.float64).astype(phi.dtype)
+        self.n_cells = phi.shape[1]
+
+    def __call__(self, rows: NDArray[np.intp]) -> tuple[NDArray, NDArray]:
+        """Return statistics and variances, each (n_draws, n_cells), of permutations."""
+        n = len(self.values)
+        y = self.values[rows].astype(self.phi.dtype)
+        total = (y @ self.phi).astype(np.float64) / n
+        squares = (y**2 @ self.phi**2).astype(np.float64) / n
+        return total, np.maximum(squares - total**2, 0.0) / (n - 1)
+
+
+class SeveralScores:
+    """Statistics of several families, side by side in one.
+
+    Parameters
+    ----------
+    parts : list of ClassScores or ValueScores
+        The families.
+    """
+
+    def __init__(self, parts: list[Any]) -> None:
+        self.parts = parts
+        self.n_cells = sum(part.n_cells for part in parts)
+
+    def __call__(self, rows: NDArray[np.intp]) -> tuple[NDArray, NDArray]:
+        """Return statistics and variances, each (n_draws, n_cells), of permutations."""
+        found = [part(rows) for part in self.parts]
+        return tuple(np.concatenate(kind, axis=1) for kind in zip(*found, strict=True))  # type: ignore[return-value]
+
+
+def permutation_test(
+    scores: ClassScores | ValueScores | SeveralScores,
+    exchange: Exchange,
+    rng: np.random.Generator,
+    n_permutations: int,
+) -> CellTest:
+    """Test every cell against permutations of the labels, with control of the whole family.
+
+    Parameters
+    ----------
+    scores : ClassScores or ValueScores
+        What gives statistics and variances of permutations.
+    exchange : Exchange
+        Which samples may be exchanged.
+    rng : numpy.random.Generator
+        What permutations are drawn from.
+    n_permutations : int
+        How many, beside the labels as they are.
+
+    Returns
+    -------
+    CellTest
+        Statistics and p-values.
+
+    References
+    ----------
+    P. Westfall, S. Young, "Resampling-based multiple testing", Wiley 1993, algorithm 2.8 (maxT,
+    step-down); J. Storey, "A direct approach to false discovery rates", J. R. Stat. Soc. B 64,
+    2002; A. Janssen, "Studentized permutation tests for non-i.i.d. hypotheses", Stat. Probab.
+    Lett. 36, 1997 (Welch).
+    """
+    n = exchange.n_samples
+    total, variance = scores(np.arange(n)[None])
+    skill, error = total[0], np.sqrt(variance[0])
+    floor = 1e-6 * error.max(initial=0.0)  # rounding, in cells that contribute nothing
+    z = _studentise(skill, error, floor)
+    size = np.abs(z)
+    order = np.argsort(size)  # step-down: the family of a cell is all that are no larger
+    ranked = size[order]
+    exceeded = np.zeros(len(z))
+    beyond = np.zeros(len(z))
+    largest = []
+    per_chunk = max(1, _CHUNK_VALUES // max(1, scores.n_cells))
+    for start in range(0, n_permutations, per_chunk):
+        rows = exchange.draw(rng, min(per_chunk, n_permutations - start))
+        total, variance = scores(rows)
+        null = np.abs(_studentise(total, np.sqrt(variance), floor))[:, order]
+        largest.append(null.max(axis=1))
+        found = np.sort(null, axis=1)
+        beyond += sum(len(z) - np.searchsorted(row, ranked, side="left") for row in found)
+        np.maximum.accumulate(null, axis=1, out=null)
+        exceeded += (null >= ranked * (1 - 1e-9)).sum(axis=0)
+    p_ranked = (1 + exceeded) / (1 + n_permutations)
+    p_ranked = np.maximum.accumulate(p_ranked[::-1])[::-1]
+    # Cells are independent or not: the mean number of null cells beyond c over those found there.
+    n_found = len(z) - np.searchsorted(ranked, ranked, side="left")
+    q_ranked = np.minimum(beyond / n_permutations / n_found, 1.0)
+    q_ranked = np.minimum.accumulate(q_ranked)
+    p_value, q_value = np.empty(len(z)), np.empty(len(z))
+    p_value[order], q_value[order] = p_ranked, q_ranked
+    return CellTest(skill, error, z, p_value, q_value, np.concatenate(largest))
+
+
+def _studentise(total: NDArray, error: NDArray, floor: float) -> NDArray:
+    return np.divide(total, error, out=np.zeros_like(total), where=error > floor)
+
+
+def estimate_block(labels: ArrayLike, contributions: NDArray) -> tuple[int, float]:
+    r"""Return a length of blocks for samples in order of time, and the correlation behind it.
+
+    :math:`2 (1 + \rho) / (1 - \rho)`, rounded up, where :math:`\rho^2` is the product of the lag-1
+    autocorrelations of the labels and of the contributions: only if both are correlated in time
+    does their product mislead a permutation test. 1 where :math:`\rho` cannot be told from 0.
+
+    Parameters
+    ----------
+    labels : array-like of shape (n_samples,) or (n_samples, n_columns)
+        The labels, as numbers.
+    contributions : ndarray of shape (n_samples, n_cells)
+        The contributions.
+
+    Returns
+    -------
+    length : int
+        The number of samples in a block.
+    rho : float
+        The correlation.
+    """
+    n = len(contributions)
+    weights = contributions.var(axis=0)
+    own = _lag1(np.asarray(labels, dtype=np.float64).reshape(n, -1))
+    its = _lag1(contributions)
+    rho_labels = float(own.max())
+    keep = weights > 0
+    rho_cells = float(np.average(its[keep], weights=weights[keep])) if keep.any() else 0.0
+    noise = 2 / math.sqrt(n)
+    if min(rho_labels, rho_cells) < noise:
+        return 1, math.sqrt(max(rho_labels, 0.0) * max(rho_cells, 0.0))
+    rho = min(math.sqrt(rho_labels * rho_cells), 0.99)
+    return math.ceil(2 * (1 + rho) / (1 - rho)), rho
+
+
+def _lag1(series: NDArray) -> NDArray[np.float64]:
+    """Return the lag-1 autocorrelation of columns, corrected for the bias of short series."""
+    x = series - series.mean(axis=0)
+    variance = (x**2).sum(axis=0)
+    n = len(x)
+    r = np.divide(
+        (x[1:] * x[:-1]).sum(axis=0), variance, out=np.zeros(x.shape[1]), where=variance > 0
+    )
+    return (r * n + 1) / (n - 4) if n > 8 else r
