@@ -43,7 +43,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from sklrp._sklearn import Interval, check_own_params
+from sklrp._sklearn import Interval, check_own_params, param_names
 
 # Type checkers and editors read this list; a rule that is missing here is added by its class.
 __all__ = [
@@ -197,6 +197,28 @@ w, w_pos, w_neg = Signed(1.0, 1.0), Signed(1.0, 0.0), Signed(0.0, 1.0)
 class Value(BaseEstimator):
     """Base of rules and composites: parameters as in scikit-learn, equality by value."""
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to return those of nested values too.
+
+        Returns
+        -------
+        dict
+            The parameters by their names.
+        """
+        missing = [name for name in param_names(type(self)) if not hasattr(self, name)]
+        if missing:
+            raise TypeError(
+                f"{type(self).__name__} must store each parameter of its __init__ under the "
+                f"parameter's own name, but has no attribute {missing[0]!r}: set "
+                f"self.{missing[0]} = {missing[0]} in __init__."
+            )
+        return super().get_params(deep)
+
     def __eq__(self, other: object) -> bool:
         """Return whether ``other`` is of the same type and has the same parameters."""
         return type(self) is type(other) and self._key() == other._key()
@@ -207,10 +229,11 @@ class Value(BaseEstimator):
 
     def __repr__(self) -> str:
         """Return the expression that rebuilds the value."""
+        params = self.get_params(deep=False)
         shown = (
-            f"{name}={_plain(value)!r}"
+            f"{name}={_plain(params[name])!r}"
             for name, parameter in inspect.signature(type(self)).parameters.items()
-            if _freeze(value := getattr(self, name)) != _freeze(parameter.default)
+            if _freeze(params[name]) != _freeze(parameter.default)
         )
         return f"{type(self).__name__}({', '.join(shown)})"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -874,6 +875,15 @@ class Stretch(nn.Module):
         return torch.sinh(x)
 
 
+class Wrapped(nn.Module):
+    def __init__(self, *layers):
+        super().__init__()
+        self.first, self.second = layers
+
+    def forward(self, x):
+        return self.second(self.first(x) + 1)
+
+
 @pytest.mark.usefixtures("handlers_restored")
 def test_a_handler_can_be_registered():
     model, X = mlp(nn.Tanh()), samples(4)
@@ -894,10 +904,15 @@ def test_a_handler_can_be_registered():
     ("params", "error", "message"),
     [
         ({"kind": "conv2d"}, ValueError, r"kind must be one of .*'conv'.* got 'conv2d'"),
+        ({"kind": "densee"}, ValueError, r"got 'densee'. Did you mean 'dense'\?"),
         ({"fold": "row"}, ValueError, r"fold must be one of .*'rows'.* got 'row'"),
         ({"bounds": "monotone"}, TypeError, "bounds must be a function or None, got 'monotone'"),
         ({"weights": "weight"}, TypeError, "weights must be a function or None, got 'weight'"),
-        ({"weights": lambda layer: layer.weight}, TypeError, "must return a pair.*got Parameter"),
+        (
+            {"weights": lambda layer: layer.weight},
+            TypeError,
+            r"layer '0' \(Plain\) must return \(weight, bias\).*got Parameter",
+        ),
         (
             {"kind": "dense"},
             TypeError,
@@ -919,6 +934,40 @@ def test_what_is_registered_is_checked(params, error, message):
 
     with pytest.raises(error, match=message):
         use()
+
+
+@pytest.mark.usefixtures("handlers_restored")
+@pytest.mark.parametrize("wrap", [nn.Sequential, Wrapped])
+@pytest.mark.parametrize(
+    ("result", "given"),
+    [(lambda out: out, "Signal"), (lambda out: (out, None), "(Signal, NoneType)")],
+)
+def test_a_handler_must_return_its_pull(wrap, result, given):
+    register(Stretch)(lambda step, signal: result(signal.apply(torch.sinh)))
+    message = rf"layer '\w+' \(Stretch\) must return \(output, pull\), got {re.escape(given)}:"
+    with pytest.raises(TypeError, match=message):
+        explain(wrap(nn.Linear(3, 2), Stretch()), np.ones((4, 3), dtype=np.float32))
+
+
+@pytest.mark.parametrize("parts", [[], (), None, [1.0]])
+def test_a_rule_must_have_parts(parts):
+    class Nothing(sklrp.rules.Rule):
+        def parts(self):
+            return parts
+
+    message = (
+        rf"parts\(\) of Nothing.*layer '0' \(Linear\).*at least one.*got {re.escape(repr(parts))}"
+    )
+    with pytest.raises(TypeError, match=message):
+        explain(mlp(nn.Tanh()), samples(4), rule=Nothing())
+
+
+def test_layers_that_cannot_be_planned_are_named():
+    message = r"layer '1' \(Stretch\), layer '2.0' \(Stretch\)\. Pass X.* register a handler"
+    with pytest.raises(ValueError, match=message):
+        sklrp.plan(nn.Sequential(nn.Linear(3, 2), Stretch(), nn.Sequential(Stretch(), nn.ReLU())))
+    with pytest.raises(ValueError, match=r"the network itself \(Stretch\)\. Pass X"):
+        sklrp.plan(Stretch())
 
 
 # --- Models that are no modules -------------------------------------------------------------

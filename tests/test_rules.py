@@ -330,6 +330,16 @@ def test_a_class_among_the_rules_is_named_and_saved(tmp_path):
         del vars(rules)["HalfFlat"]
 
 
+def test_parameters_are_stored_under_their_names():
+    class Scaled(rules.Epsilon):
+        def __init__(self, scale=2.0):
+            self.factor = scale
+
+    for use in (repr, hash, check_rule, clone, lambda rule: rule == Scaled()):
+        with pytest.raises(TypeError, match=r"Scaled must store.*'scale': set self.scale = scale"):
+            use(Scaled())
+
+
 def test_rules_of_users_take_no_names():
     class Gamma(rules.Gamma):
         pass

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sklrp.propagation.nested import find_all, swap_signals
-from sklrp.propagation.tape import Handler, Pull, Step
+from sklrp.propagation.tape import Handler, Pull, Step, run_handler
 from sklrp.rules import Signal, ZBox
 
 
@@ -42,7 +42,7 @@ def monotone(step: Step, *args: Any, **kwargs: Any) -> Any:
     Signal, or a tuple of them
         The outputs, with the corners of their boxes.
     """
-    outputs, _ = step.handler(step, *args, **kwargs)
+    outputs, _ = run_handler(step, step.handler, args, kwargs)
     if not is_known((args, kwargs)):
         return unknown(outputs)
     signals = find_all(Signal, outputs)
@@ -139,9 +139,9 @@ def follow(
     if isinstance(step.rule, ZBox) and isinstance(args[0], Signal):
         args = (_enter(step, args[0], step.first and first_from_input), *args[1:])
     if handler is not step.handler:  # it changes nothing
-        return handler(step, *args, **kwargs)
+        return run_handler(step, handler, args, kwargs)
     if step.bounds is None:
-        return unknown(handler(step, *args, **kwargs)[0]), _never
+        return unknown(run_handler(step, handler, args, kwargs)[0]), _never
     return step.bounds(step, *args, **kwargs), _never
 
 

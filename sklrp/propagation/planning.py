@@ -28,8 +28,8 @@ from sklrp.propagation.nested import find_all
 from sklrp.propagation.recording.recorder import Recorder
 from sklrp.propagation.recording.refusals import OTHER_WAY
 from sklrp.propagation.registry import HEADS, Entry, check_hooks, find_entry, find_head, runs_as
-from sklrp.propagation.tape import Call, Record, Step, Tape
-from sklrp.rules import AlphaBeta, Flat, Rule, Signal, ZBox, ZPlus
+from sklrp.propagation.tape import Call, Record, Step, Tape, run_handler
+from sklrp.rules import AlphaBeta, Flat, Part, Rule, Signal, ZBox, ZPlus
 
 _SEQUENCE = (nn.LSTM, nn.GRU, nn.RNN, EchoState)
 
@@ -130,7 +130,7 @@ class Plan:
 
 
 def _run_chain(
-    steps: Sequence[Step], start: Signal, call: Call | None = None
+    steps: Sequence[Step], start: Signal, call: Call = run_handler
 ) -> tuple[Any, list[Record], int]:
     """Run steps one after the other; return the last value, the records, the largest value."""
     value: Any = start
@@ -138,10 +138,7 @@ def _run_chain(
     sources: tuple[int, ...] = (0,)
     for step in steps:
         try:
-            if call is None:
-                value, pull = step.handler(step, value)
-            else:
-                value, pull = call(step, step.handler, (value,), {})
+            value, pull = call(step, step.handler, (value,), {})
         except (RuntimeError, IndexError) as error:
             raise ValueError(
                 f"X with samples of shape {tuple(start.x.shape[1:])} does not fit layer "
@@ -195,9 +192,17 @@ def compile_plan(
     if all(entry is not None for entry in entries):
         plan = Plan(_compile_chain(leaves, entries, epsilon), None, head)
     elif sample is None:
+        unknown = ", ".join(
+            f"layer {name!r} ({type(layer).__name__})"
+            if name
+            else f"the network itself ({type(layer).__name__})"
+            for (name, layer), entry in zip(leaves, entries, strict=True)
+            if entry is None
+        )
         raise ValueError(
-            f"{type(module).__name__} is not an nn.Sequential of supported layers: to see what "
-            "its forward does, pass X, a few samples."
+            "Without X, only an nn.Sequential of supported layers can be planned; not supported: "
+            f"{unknown}. Pass X, a few samples, to see what its forward does, or register a "
+            "handler for it with sklrp.propagation.register."
         )
     else:
         plan = _compile_recorded(module, epsilon, sample)
@@ -300,8 +305,8 @@ def make_step(name: str, layer: Any, entry: Entry | None, epsilon: float) -> Ste
             ) from error
         if not isinstance(found, tuple) or len(found) != 2:
             raise TypeError(
-                f"weights of {type(layer).__name__} must return a pair, the weight and the bias "
-                f"or None, got {type(found).__name__}."
+                f"weights of layer {name!r} ({type(layer).__name__}) must return (weight, bias), "
+                f"with None for the bias if there is none, got {type(found).__name__}."
             )
         weight, bias = found
     return Step(
@@ -347,10 +352,22 @@ def _assign_rules(
     resolved[0] = with_bounds(resolved[0], bounds)
     for step, rule in zip(weighted, resolved, strict=True):
         step.first = step is weighted[0]
+        _check_parts(step, rule)
         step.rule, step.epsilon = rule, rule.resolve_epsilon(epsilon)
     if bounds is None and not _has_bounds(resolved[0]):
         _check_boxes(weighted, strict)
     _warn_of_degenerate_maps(weighted, strict)
+
+
+def _check_parts(step: Step, rule: Rule) -> None:
+    """Refuse a rule without parts: all relevance would end at its layer, in silence."""
+    parts = rule.parts()
+    is_sequence = isinstance(parts, tuple | list)
+    if not is_sequence or not parts or not all(isinstance(part, Part) for part in parts):
+        raise TypeError(
+            f"parts() of {type(rule).__name__}, the rule of layer {step.name!r} ({step.label}), "
+            f"must return a tuple of at least one sklrp.rules.Part, got {parts!r}."
+        )
 
 
 def _check_boxes(weighted: Sequence[Step], strict: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from sklrp._checks import suggest
 from sklrp._torch import CONV_FORWARD, has_global_hooks, has_hooks
 from sklrp.propagation.tape import Handler
 
@@ -177,9 +178,9 @@ def register(
     Raises
     ------
     ValueError
-        If `kind` or `fold` is none of the known ones.
+        If `kind` or `fold` is not one of the known ones.
     TypeError
-        If `weights` or `bounds` is no function.
+        If `weights` or `bounds` is not a function.
 
     Examples
     --------
@@ -194,7 +195,10 @@ def register(
     """
     for name, value, known in (("kind", kind, _KINDS), ("fold", fold, _FOLDS)):
         if value is not None and value not in known:
-            raise ValueError(f"{name} must be one of {known} or None, got {value!r}.")
+            raise ValueError(
+                f"{name} must be one of {known} or None, got {value!r}."
+                f"{suggest(str(value), known)}"
+            )
     for name, function in (("weights", weights), ("bounds", bounds)):
         if function is not None and not callable(function):
             raise TypeError(f"{name} must be a function or None, got {function!r}.")

@@ -140,6 +140,19 @@ def total(relevance: Tensor, n_samples: int, axis: int = 0) -> Tensor:
 Call = Callable[[Step, Handler, Any, dict[str, Any]], tuple[Any, Pull]]
 
 
+def run_handler(step: Step, handler: Handler, args: Any, kwargs: Any) -> tuple[Any, Pull]:
+    """Return what a handler returns, the outputs and their pull; refuse anything else."""
+    found = handler(step, *args, **kwargs)
+    if not isinstance(found, tuple) or len(found) != 2 or not callable(found[1]):
+        kinds = ", ".join(type(v).__name__ for v in found) if isinstance(found, tuple) else ""
+        given = f"({kinds})" if isinstance(found, tuple) else type(found).__name__
+        raise TypeError(
+            f"The handler of layer {step.name!r} ({step.label}) must return (output, pull), got "
+            f"{given}: pull(relevance, kept) is the function that takes relevance back."
+        )
+    return found
+
+
 # What is told of a record: the relevance of its inputs, (n_targets, n_samples), and what it kept.
 Layer = tuple[Tensor, Kept]
 

@@ -25,7 +25,7 @@ from sklrp.propagation.recording.batch_axes import (
 from sklrp.propagation.recording.refusals import Refusals
 from sklrp.propagation.recording.tensors import Memory, Node, Nodes, storage_of
 from sklrp.propagation.registry import HANDLERS, NUMERIC, PASSING, Entry, find_head
-from sklrp.propagation.tape import Call, Pull, Record, Step, Tape
+from sklrp.propagation.tape import Call, Pull, Record, Step, Tape, run_handler
 from sklrp.rules import Signal
 
 # What stands for a batch normalisation that is folded into its neighbour.
@@ -92,7 +92,7 @@ class TapeWriter:
         self.steps = steps
         self.is_probing = steps is None
         self.make_step = make_step
-        self.call = call
+        self.call = call or run_handler
         self.nodes = Nodes()
         self.memory = Memory()
         self.owners = {storage_of(p): name for name, p in network.named_parameters()}
@@ -119,10 +119,7 @@ class TapeWriter:
         step = self._next_step(name, layer, entry)
         try:
             handler = _IDENTITY if step.merged else entry.handler
-            if self.call is None:
-                outputs, pull = handler(step, *args, **kwargs)
-            else:
-                outputs, pull = self.call(step, handler, args, kwargs)
+            outputs, pull = self.call(step, handler, args, kwargs)
         except (RuntimeError, IndexError) as error:
             shapes = [tuple(node.signal.x.shape) for node in nodes]
             kind = str(layer) if isinstance(layer, nn.Module) else "a function"
