@@ -239,10 +239,10 @@ class Frame:  # numpydoc ignore=PR02
             if self.is_field and inner in (self.cells, self.laid):
                 return self._take_cells(found, n_lead)
         is_other = self.is_field and self.cells != self.entering
-        cells = f", the cells of a field, {self.cells}" if is_other else ""
+        cells = f"; or that of a field's cells, {_or_of_each(self.cells)}" if is_other else ""
         raise ValueError(
-            f"{name} has the shape {found.shape}, but must be a sample's, "
-            f"{self.entering}{cells}, or one of these for each sample."
+            f"{name} has the shape {found.shape}, but must have the shape of a sample, "
+            f"{_or_of_each(self.entering)}{cells}."
         )
 
     def take_field(self, mask: Any, name: str) -> NDArray[np.bool_]:
@@ -491,6 +491,11 @@ def make_frame(
     if steps is not None:
         frame = replace(frame, steps=_check_positions(steps, frame))
     return frame.with_names(names)
+
+
+def _or_of_each(shape: tuple[int, ...]) -> str:
+    """Return a shape in words, and that of one for each sample."""
+    return f"{shape}, or (n_samples, {', '.join(map(str, shape))})"
 
 
 def _check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:

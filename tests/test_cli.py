@@ -290,7 +290,7 @@ def test_missing_values(folder, clf):
         (["samples.npy", "-o", "out.npy", "--variable", "X"], "one array, which has no name"),
         (["samples.npy", "-o", "out.npy", "--rule", "epsilom"], "Did you mean 'epsilon'?"),
         (["samples.npy", "-o", "out.npy", "--epsilon", "-1"], "not in the range x>=0"),
-        (["samples.npy", "-o", "out.npy", "--target", "left"], "none of the model's classes"),
+        (["samples.npy", "-o", "out.npy", "--target", "left"], "not one of the model's classes"),
         (["samples.npy", "-o", "out.npy", "--device", "cuda:99"], "cannot be used"),
         (["samples.npy", "-o", "out.npy", "--bach-size", "3"], "--batch-size"),
         (["flat.npy", "-o", "out.npy"], "has the shape (3,)"),
@@ -323,7 +323,7 @@ def test_bad_calls(args, message, folder):
 def test_bad_models(folder):
     Path("broken.safetensors").write_bytes(b"none")
     message = run("explain", "broken.safetensors", "samples.npy", "-o", "out.npy", status=2)
-    assert "no safetensors file" in message
+    assert "not a safetensors file" in message
     for model in (MLPClassifier(), RelevanceTransformer(MLPClassifier())):
         sklrp.save(model, "model.safetensors")
         assert "must hold a fitted classifier" in explain("samples.npy", "-o", "o.npy", status=2)
@@ -602,7 +602,7 @@ def test_diagnose_for_a_reader_that_is_gone(folder):
     ("args", "message"),
     [
         (["--labels", "few.txt"], "few.txt holds 2 labels, but there are 40 samples"),
-        (["--labels", "other.npy"], "'left' is none of the model's classes ['down', 'up']"),
+        (["--labels", "other.npy"], "'left' is not one of the model's classes ['down', 'up']"),
         (["--labels", "one.npy"], "needs samples of at least 2 classes"),
         (["--labels", "labels.txt", "--mask", "samples.npy"], "must hold zeros and ones"),
         (["--labels", "labels.txt", "--mask", "small.npy"], "mask"),

@@ -158,6 +158,8 @@ def test_randomization_verdicts(mlp, squares):
     )
     assert flat.verdict == "artifact"
     labels = randomization_test(mlp, X, squares[3], null="labels", n_permutations=2)
+    alone = randomization_test(mlp, X, rule="epsilon", n_permutations=1, random_state=0)
+    assert re.search(r"maps of 1 network whose .*they explain \d+ % of the squared", alone.reading)
     assert labels.name == "labels"
     assert labels.verdict == "fact"
 
@@ -245,7 +247,7 @@ def test_degeneracy(kind):
     assert found.verdict == ("fact" if kind is None else "artifact")
     if kind is not None:
         assert found.shares[kind] == 1
-        assert kind in found.advice
+        assert f"100 % of the maps are {kind}" in found.advice
 
 
 def test_equal_samples_have_equal_maps():
@@ -478,6 +480,18 @@ def test_diagnose(mlp, squares, tmp_path):
     for name in report.tests:
         assert f"<b>{name}</b>" in page
     assert "<html" not in report._repr_html_()
+
+
+def test_few_null_models_cannot_decide_on_a_mask(mlp, squares):
+    _, _, X, y, mask = squares
+    params = {"rule": "epsilon", "mask": mask, "random_state": 0}
+    found = diagnose(mlp, X, y, n_permutations=9, **params).tests["mask"]
+    assert found.verdict == "undecided"
+    assert "9 untrained networks with relevance are too few to decide" in found.advice
+    assert "n_permutations to at least 10" in found.advice
+    assert diagnose(mlp, X, y, n_permutations=10, **params).tests["mask"].verdict == "fact"
+    off = diagnose(mlp, X, y, n_permutations=9, **{**params, "mask": ~mask}).tests["mask"]
+    assert "does not prefer the place" in off.advice
 
 
 def test_diagnose_repeats_itself(mlp, squares):

@@ -516,7 +516,9 @@ def test_other_files(saved, tmp_path):
     other = tmp_path / "other"
     for content in (b"", b"PK\x03\x04", pickle.dumps(1), saved.read_bytes()[:-1]):
         other.write_bytes(content)
-        with pytest.raises(ValueError, match="no safetensors file, or was truncated or damaged"):
+        with pytest.raises(
+            ValueError, match="not a safetensors file, or was truncated or damaged"
+        ):
             sklrp.load(other)
     other.write_bytes(safetensors.numpy.save({"a": np.zeros(3)}))
     with pytest.raises(ValueError, match=r"a safetensors file, but none of sklrp\.save"):
@@ -749,7 +751,10 @@ def test_forged(change, message, saved):
             lambda text: text.replace('"lr"', '"lr": 9.0, "lr"'),
             r"a key comes twice: \['lr'\]",
         ),
-        (lambda text: text.replace('"lr": 0.003', '"lr": NaN'), "NaN is none of JSON's numbers"),
+        (
+            lambda text: text.replace('"lr": 0.003', '"lr": NaN'),
+            "NaN is not one of JSON's numbers",
+        ),
     ],
     ids=["depth", "twice", "nan"],
 )

@@ -81,7 +81,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
         of its first layer. It keeps the network from leaning on inputs that it can do without.
     l2_first : float, default=0.0
         Factor of the sum of the squares of these weights. It spreads what the network looks at
-        over inputs that say the same.
+        over redundant inputs.
     input_noise : float, default=0.0
         Standard deviation of Gaussian noise that is added to the input in training, in units of X.
         It makes weights on single inputs costly, and so spreads and smooths what a network looks

@@ -69,9 +69,11 @@ def run_demo(folder: Path) -> None:
         relevance[name] = clf.fit(X, y).explain(X)
         positive = relevance[name].clip(min=0)
         shares = [positive[y == c][:, mask].sum() / positive[y == c].sum() for c in clf.classes_]
-        found = ", ".join(f"{c} {s:.1%}" for c, s in zip(clf.classes_, shares, strict=True))
+        found = ", ".join(
+            f"class {c}: {100 * s:.1f} %" for c, s in zip(clf.classes_, shares, strict=True)
+        )
         click.echo(f"{clf!r}\n  accuracy in 5-fold cross-validation: {accuracy:.3f}")
-        click.echo(f"  positive relevance in {region} (its cells: {share:.1%}): {found}")
+        click.echo(f"  positive relevance in {region} (its cells: {100 * share:.1f} %): {found}")
 
     files = {name: folder / name for name in ("model.safetensors", "samples.npy", "labels.txt")}
     sklrp.save(networks["CNN"], files["model.safetensors"])

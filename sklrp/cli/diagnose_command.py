@@ -28,7 +28,7 @@ from sklrp.cli.options import (
 from sklrp.cli.samples import Samples, read_labels, read_mask
 
 
-@click.command(short_help="Test which part of the maps of DATA is fact, and which an artifact.")
+@click.command(short_help="Test which part of the maps of DATA is fact and which is artifact.")
 @click.argument("model", type=EXISTING)
 @click.argument("data", type=SAMPLES)
 @click.option(
@@ -88,7 +88,7 @@ def diagnose(  # numpydoc ignore=PR01
     fill: float | None,
     device: str | None,
 ) -> None:
-    """Test which part of the relevance maps of DATA is fact, and which an artifact.
+    """Test which part of the relevance maps of DATA is fact and which is artifact.
 
     DATA holds samples that the model was not trained on, in a form that explain takes. Prints the
     table of all tests and writes them as one page with pictures. Whatever the verdict is, the

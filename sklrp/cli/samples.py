@@ -277,7 +277,7 @@ def find_class(label: Any, classes: NDArray[Any], owner: str) -> Any:
     known = classes.tolist()
     found = [c for c in known if c == label] or [c for c in known if str(c) == str(label)]
     if not found:
-        raise ValueError(f"{owner}: {label!r} is none of the model's classes {known}.")
+        raise ValueError(f"{owner}: {label!r} is not one of the model's classes {known}.")
     return found[0]
 
 

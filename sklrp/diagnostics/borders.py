@@ -1,4 +1,4 @@
-"""Ask whether both ends of an axis have far from their share of relevance, as by padding.
+"""Ask whether both ends of an axis have much more or less than their share, as by padding.
 
 `positions` runs this test. What untrained networks have as well is the architecture's doing.
 """
@@ -38,7 +38,9 @@ def find_borders(along: AlongAxes, axes: list[int], rng: np.random.Generator) ->
     _, _, axis, values, null, interval, verdict = max(found, key=lambda entry: entry[:2])
     return {
         "name": "border",
-        "question": "Do both ends of an axis have far from their share of relevance?",
+        "question": (
+            "Do both ends of an axis have much more or less than their share of relevance?"
+        ),
         "statistic": float(values.mean()),
         "interval": interval,
         "null": null,

@@ -117,7 +117,7 @@ def find_degenerate(explained: Explained) -> Finding:
     verdict = judge(interval, artifact_above=0.5, fact_below=0.25)
     return explained.finding(
         name="degeneracy",
-        question="Do maps say more than nothing, or always the same?",
+        question="Do maps differ between samples and classes?",
         statistic=shares[worst],
         interval=interval,
         null=np.empty(0),
@@ -126,8 +126,9 @@ def find_degenerate(explained: Explained) -> Finding:
         advice=""
         if verdict == "fact"
         else (
-            f"Maps are {worst}: choose a rule that uses the input and the sign of the weights, "
-            "such as rule='epsilon' (a flat or w_square rule on a dense layer does not)."
+            f"{100 * shares[worst]:.0f} % of the maps are {worst}: choose a rule that uses the "
+            "input and the sign of the weights, such as rule='epsilon' (a flat or w_square rule "
+            "on a dense layer does not)."
         ),
         shares=shares,
         table={"kind": np.array(list(shares)), "share": np.array(list(shares.values()))},

@@ -64,7 +64,7 @@ def diagnose(
     random_state: int | np.random.RandomState | None = None,
     grid: Any = None,
 ) -> ArtifactReport:
-    """Test which part of the relevance maps is fact, and which an artifact.
+    """Test which part of the relevance maps is fact and which is artifact.
 
     Runs every test of `sklrp.diagnostics` that fits the data, each with a statistic, a null, an
     interval, a verdict and a sentence of advice:
@@ -77,7 +77,7 @@ def diagnose(
     randomization   networks that have learned nothing give the same map
     faithfulness    the score does not fall faster by the map's order than by theirs
     fading          relevance lies where the architecture reads best
-    border          both ends of an axis have far from their share, untrained too
+    border          both ends of an axis have much more or less than their share, untrained too
     grid            relevance has a period that the input has not, untrained too
     constant        it lies on cells that are the same in all samples
     outliers        it lies on a few cells of large values, untrained too

@@ -193,7 +193,7 @@ def _find_axis(explained: Explained, axis: int | None) -> int:
         axis = 0 if getattr(explained.model.network, "sweep", "right") in ("down", "up") else -1
     if not -n_axes <= axis < n_axes:
         raise ValueError(
-            f"axis={axis} is none of a sample's {n_axes} axes, {explained.frame.axes}."
+            f"axis={axis} is not one of a sample's {n_axes} axes, {explained.frame.axes}."
         )
     return axis % n_axes
 

@@ -148,7 +148,7 @@ class Explained:
             return ""
         if self.model.is_frozen:
             return "a FrozenEstimator is not trained again"
-        return f"{self.model.name} has no fit, by which a clone could be trained"
+        return f"{self.model.name} has no fit method to train a clone with"
 
     def rng(self, name: str) -> np.random.Generator:
         """Return the random numbers of a test, by its name, from their beginning."""

@@ -43,7 +43,10 @@ def faithfulness(explained: Explained, n_draws: int) -> Finding:
     verdict = "artifact" if high < 0.05 else "fact" if low > 0.05 else "undecided"
     return explained.finding(
         name="faithfulness",
-        question="Does the network miss what the map names, more than what any map names?",
+        question=(
+            "Does the score fall faster when cells are removed in the map's order than in an "
+            "untrained map's?"
+        ),
         statistic=float(gain.mean()),
         interval=interval,
         null=null.mean(axis=1) - null.mean(),

@@ -13,6 +13,8 @@ from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
 from sklrp.metrics import relevance_mass
 
+_ENOUGH = 10  # null models, below which no p-value is less than 0.1
+
 
 def on_mask(explained: Explained, mask: NDArray[np.bool_], n_draws: int) -> Finding:
     """Ask whether more relevance lies on a mask than in maps of untrained networks."""
@@ -25,10 +27,23 @@ def on_mask(explained: Explained, mask: NDArray[np.bool_], n_draws: int) -> Find
     p_value = (1 + np.count_nonzero(null >= mass.mean())) / (1 + len(null))
     untrained = float(np.median(null)) if len(null) else 0.0
     usual = max(untrained, float(own.mean()))
-    if interval[0] > 1.25 * usual and p_value < 0.1:
+    prefers = interval[0] > 1.25 * usual
+    if prefers and p_value < 0.1:
         verdict = "fact"
     else:
         verdict = judge((-interval[1], -interval[0]), artifact_above=-usual, fact_below=-np.inf)
+    if verdict == "fact":
+        advice = ""
+    elif prefers and len(null) < _ENOUGH:
+        advice = (
+            f"{len(null)} untrained networks with relevance are too few to decide: set "
+            f"n_permutations to at least {_ENOUGH}."
+        )
+    else:
+        advice = (
+            "Relevance does not prefer the place that matters: compare rules and architectures "
+            "with make_relevance_scorer('relevance_mass'), and see focus_curve."
+        )
     return explained.finding(
         name="mask",
         question="Does more relevance lie on the mask than without learning?",
@@ -40,12 +55,7 @@ def on_mask(explained: Explained, mask: NDArray[np.bool_], n_draws: int) -> Find
             f"of |relevance| on the mask, which has {mask.mean():.1%} of the cells, "
             f"{own.mean():.1%} of |input| and {untrained:.1%} of untrained maps"
         ),
-        advice=""
-        if verdict == "fact"
-        else (
-            "Relevance does not prefer the place that matters: compare rules and architectures "
-            "with make_relevance_scorer('relevance_mass'), and see focus_curve."
-        ),
+        advice=advice,
         p_value=p_value,
         table={"mass": mass, "input": own},
     )

@@ -34,7 +34,7 @@ _SUMMARY = {
         "That is no proof that the map is true."
     ),
     "artifact": "At least one test shows that the map is not what was learned of the data.",
-    "undecided": "No test convicts the map, but not all of them could clear it.",
+    "undecided": "No test found an artifact, but some were inconclusive.",
 }
 
 

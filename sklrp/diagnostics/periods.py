@@ -41,7 +41,7 @@ def find_periods(along: AlongAxes, axes: list[int], rng: np.random.Generator) ->
         verdict = "fact"
     return {
         "name": "grid",
-        "question": "Has relevance a period that the input has not?",
+        "question": "Does relevance have a period that the input lacks?",
         "statistic": float(statistic),
         "interval": interval,
         "null": null,

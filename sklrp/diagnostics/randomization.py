@@ -135,9 +135,11 @@ def compare_with_null(explained: Explained, null: NullModel, n_draws: int) -> Fi
     else:  # no null model has any relevance: nothing to compare with
         statistic, interval = float("nan"), (0.0, 1.0)
     reading = (
-        f"mean |cosine| with the maps of {alive.sum()} networks {null.lost}"
-        f" ({statistic**2:.0%} of the squared map is shown by them)"
+        f"mean |cosine| with the maps of {alive.sum()} network{'' if alive.sum() == 1 else 's'} "
+        f"{null.lost}"
     )
+    if alive.any():
+        reading += f" (they explain {100 * statistic**2:.0f} % of the squared map)"
     if not alive.all():
         reading += f"; {(~alive).sum()} more had no relevance at all"
     verdict = judge(interval, artifact_above=null.artifact_above, fact_below=null.fact_below)

@@ -113,7 +113,9 @@ class ArtifactReport:
             )
         lines += [f"{name} ({self.verdict}): {self.tests[name].advice}" for name in self.reasons]
         if self.cautions:
-            lines.append(f"* convicts no map; look at {', '.join(self.cautions)}")
+            lines.append(
+                f"* caution only, does not count for the verdict; see {', '.join(self.cautions)}"
+            )
         return "\n".join([*lines, *self.assumptions])
 
     def _repr_html_(self) -> str:

@@ -46,7 +46,7 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
     Raises
     ------
     TypeError
-        If `fields` are none of xarray.
+        If `fields` are not of xarray.
     ValueError
         If the name has another ending, or the fields cannot be computed.
     OSError

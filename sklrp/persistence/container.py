@@ -82,7 +82,7 @@ def read_container(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays
     OSError
         If there is no such file, or it cannot be read.
     ValueError
-        If it is none of `write_container`, or not as `write_container` left it.
+        If it is not one of `write_container`, or not as `write_container` left it.
     """
     from safetensors import SafetensorError, deserialize
 
@@ -91,7 +91,7 @@ def read_container(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays
         views = deserialize(data)
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is no safetensors file, or was truncated or damaged: {error}"
+            f"{path} is not a safetensors file, or was truncated or damaged: {error}"
         ) from None
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     metadata = header.get("__metadata__") or {}
@@ -131,7 +131,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is none of JSON's numbers")
+    raise ValueError(f"{name} is not one of JSON's numbers")
 
 
 def _digest(text: str, arrays: Arrays) -> str:

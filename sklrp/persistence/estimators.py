@@ -174,7 +174,7 @@ def _take_network(estimator: Any, name: str) -> Any:
         is_module = isinstance(model.network, nn.Module)
         module = model.path if is_module else f"{model.path}.module_"
         raise TypeError(
-            f"{name} is a {model.name}, of which sklrp does not know how to build it anew: save "
+            f"{name} is a {model.name}, which sklrp cannot rebuild from a file: save "
             f"its tensors, safetensors.torch.save_model({module}, path), whose counterpart "
             "load_model(module, path) reads them into a module that your own code has made."
         )
@@ -213,7 +213,7 @@ def load(path: str | os.PathLike[str], device: str | torch.device | None = None)
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is none of `save`, is of a newer format, was truncated, damaged or changed,
+        If the file is not one of `save`, is of a newer format, was truncated, damaged or changed,
         holds an unknown class or parameter, lacks a tensor or has one of another shape or dtype;
         or if there is no such device here.
 
@@ -332,7 +332,7 @@ def _check_names(cls: Any, names: Iterable[str]) -> None:
 
 
 def _check_values(estimator: Any) -> None:
-    """Raise an error if a parameter is invalid, or is none for a file."""
+    """Raise an error if a parameter is invalid, or is not one for a file."""
     if isinstance(estimator, RelevanceTransformer):
         estimator._check_params()
         if estimator.memory is not None:
