@@ -357,7 +357,7 @@ def test_bad_input_is_refused(squares, mlp):
     fails("baseline has the shape", baseline=np.zeros((3, 5)))
     fails("X_train has samples of shape", X_train=np.zeros((5, 10, 10)))
     fails("regions has the shape", regions=np.zeros(3))
-    fails("none of the classes", target=5)
+    fails("not one of the classes", target=5)
     with pytest.warns(UserWarning, match="10 of 100 samples"):
         found = skill_map(mlp, held, truth, X_train=X[:210], random_state=0)
     assert any("10 of 100" in said for said in found.assumptions)

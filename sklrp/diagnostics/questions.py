@@ -76,7 +76,7 @@ def question_of(model: Model, samples: NDArray, labels: NDArray, target: Any) ->
     codes = np.array([known[v] for v in labels.tolist()])
     if target is not None:
         if target not in known:
-            raise ValueError(f"target={target!r} is none of the classes {classes.tolist()}.")
+            raise ValueError(f"target={target!r} is not one of the classes {classes.tolist()}.")
         return _question_of_class(codes, known[target], len(classes), n_outputs)
     counts = np.bincount(codes, minlength=len(classes))
     _check_counts(counts[counts > 0], classes[counts > 0])
