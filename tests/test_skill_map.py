@@ -323,6 +323,9 @@ def test_a_model_without_gradient_is_asked_by_replacing_groups():
     assert (is_true.all(axis=1) == is_true.any(axis=1)).all()
     assert is_true[mask.any(axis=1)].all()
     assert found.regions["skill"].shape == (10,)
+    codes = Ridge().fit(rows[:100], y[:100])  # values, though there are two of them
+    found = skill_map(codes, rows[100:], y[100:], regions=regions, n_draws=4, random_state=0)
+    assert found.true.reshape(10, 10)[mask.any(axis=1)].all()
     ridge = Ridge().fit(rows[:100, :5], rows[:100, 0])
     found = skill_map(ridge, rows[100:, :5], rows[100:, 0], n_draws=4, random_state=0)
     assert found.true.tolist() == [True, False, False, False, False]

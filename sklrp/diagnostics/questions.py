@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklrp._models import Model
+from sklrp._models import is_regression
 from sklrp.diagnostics.permutations import (
     ClassScores,
     SeveralScores,
@@ -49,21 +49,12 @@ class Question:
         return (self.truth[:, None] == np.arange(len(self.shares))).astype(np.float64)
 
 
-def question_of(model: Model, samples: NDArray, labels: NDArray, target: Any) -> Question:
+def question_of(model: Any, samples: NDArray, labels: NDArray, target: Any) -> Question:
     """Find out whether the truth is classes or values, and which outputs it belongs to."""
     n_outputs = model.outputs(samples[:1]).shape[1]
-    classes = model.classes_for(samples)
-    if labels.shape == (len(samples), n_outputs) and getattr(model, "classes", None) is None:
-        classes = None  # a bare module says nothing: as many values as outputs are a regression's
-    if classes is None and not (n_outputs == 1 and _looks_like_classes(labels)):
-        return _question_of_values(labels, n_outputs, target)
+    classes = _find_classes(model, samples, labels, n_outputs)
     if classes is None:
-        classes = np.unique(labels)
-        if len(classes) != 2:
-            raise ValueError(
-                f"y has {len(classes)} classes, but the network has a single output: two classes "
-                "go with it, or values."
-            )
+        return _question_of_values(labels, n_outputs, target)
     if labels.ndim > 1:
         raise ValueError(f"y must hold one label for each sample, got the shape {labels.shape}.")
     known = {label: k for k, label in enumerate(classes.tolist())}
@@ -74,22 +65,38 @@ def question_of(model: Model, samples: NDArray, labels: NDArray, target: Any) ->
             f"{classes.tolist()}."
         )
     codes = np.array([known[v] for v in labels.tolist()])
-    if target is not None:
-        if target not in known:
-            raise ValueError(f"target={target!r} is not one of the classes {classes.tolist()}.")
-        return _question_of_class(codes, known[target], len(classes), n_outputs)
+    if target is None:
+        return _question_of_classes(codes, classes, n_outputs)
+    if target not in known:
+        raise ValueError(f"target={target!r} is not one of the classes {classes.tolist()}.")
+    return _question_of_class(codes, known[target], len(classes), n_outputs)
+
+
+def _find_classes(model: Any, samples: NDArray, labels: NDArray, n_outputs: int) -> NDArray | None:
+    """Return the classes of a model, None if it predicts values."""
+    if is_regression(model.network):
+        return None
+    if n_outputs == 1 and getattr(model, "classes", None) is None:
+        # A bare network of one output: two labels are classes told apart by its sign.
+        return np.unique(labels) if _looks_like_classes(labels) else None
+    if labels.shape == (len(samples), n_outputs):
+        return None  # as many values as outputs
+    return model.classes_for(samples)
+
+
+def _question_of_classes(codes: NDArray, classes: NDArray, n_outputs: int) -> Question:
+    """Ask for all classes; those without a held-out sample are left out."""
     counts = np.bincount(codes, minlength=len(classes))
-    _check_counts(counts[counts > 0], classes[counts > 0])
+    present = np.flatnonzero(counts)
+    _check_counts(counts[present], classes[present])
     shares = counts / len(codes)
     if len(classes) == 2:
         combine = np.array([[1.0]]) if n_outputs == 1 else np.array([[-1.0, 1.0]])
         return Question(combine, codes, shares)
-    present = np.flatnonzero(counts)
     combine = shares[present, None] * (np.eye(len(classes))[present] - shares)
     if len(present) == 2:
         combine = combine[1:] / (shares[present[0]] * shares[present[1]])
-    new = np.searchsorted(present, codes)
-    return Question(combine, new, shares[present])
+    return Question(combine, np.searchsorted(present, codes), shares[present])
 
 
 def _question_of_class(codes: NDArray, k: int, n_classes: int, n_outputs: int) -> Question:

@@ -191,49 +191,10 @@ def skill_map(
     if isinstance(unwrapped, PlainModel):  # what a group has, its cells share
         cells = _spread_over_cells(cells, unwrapped.codes(samples, codes))
 
-    total = float(cells.skill.sum())
-    size = np.abs(cells.skill).sum()
-    least = _OF_EVEN / cells.skill.size if min_share == "auto" else float(min_share)
-    enough = least * max(abs(total), np.finfo(float).tiny)
-    if min_share == "auto":
-        enough = max(enough, _OF_LARGEST * np.abs(cells.skill).max())
-    matters = np.abs(cells.skill) >= enough
-    by_p, by_q = (v <= alpha for v in (cells.p_value, cells.q_value))
-    threshold = float(np.quantile(cells.largest, 1 - alpha))
+    arrays = _judge_cells(cells, alpha, min_share)
     whole = _test_sums(question, found, exchange, streams, n_permutations, None)
-    table = {
-        "skill": cells.skill,
-        "share": cells.skill / total if total else np.zeros_like(cells.skill),
-        "z": cells.z,
-        "p_value": cells.p_value,
-        "q_value": cells.q_value,
-    }
-    true = by_p & matters & (cells.skill > 0)
-    held = total > 0 and whole["p_value"][0] <= alpha
-    arrays = {
-        "skill": cells.skill,
-        "z": cells.z,
-        "p_value": cells.p_value,
-        "q_value": cells.q_value,
-        "true": true,
-        "misleading": by_p & matters & (cells.skill < 0),
-        "true_fdr": by_q & matters & (cells.skill > 0),
-        "detectable": (threshold + _POWER) * cells.error,
-    }
     finding = Finding(
-        name="skill_map",
-        question="Which cells carry what the model knows of samples that it never saw?",
-        statistic=total,
-        interval=(total - 1.96 * whole["error"][0], total + 1.96 * whole["error"][0]),
-        null=np.zeros(1),
-        verdict="fact" if true.any() else "undecided",
-        reading=(
-            f"mean centred score of the truth (p = {whole['p_value'][0]:.3g}); {true.sum()} of "
-            f"{true.size} cells are true, {arrays['true_fdr'].sum()} by false discoveries, "
-            f"{arrays['misleading'].sum()} misleading; they were compared with permuted labels of "
-            f"{exchange.words}"
-        ),
-        advice="" if true.any() else _advise(held, arrays["detectable"], size),
+        **_say(arrays, whole, exchange, alpha),
         **{name: values.reshape(shape) for name, values in arrays.items()},
         p_skill=float(whole["p_value"][0]),
         completeness=found.completeness,
@@ -242,11 +203,61 @@ def skill_map(
         block_length=exchange.block_length,
         assumptions=assumptions,
         frame=frame_of(unwrapped, X, entering, grid=grid),
-        table=table,
+        table={name: arrays[name] for name in ("skill", "z", "p_value", "q_value")},
     )
     if codes is not None:
         finding["regions"] = _test_sums(question, found, exchange, streams, n_permutations, codes)
     return finding
+
+
+def _judge_cells(cells: CellTest, alpha: float, min_share: float | str) -> dict[str, NDArray]:
+    """Return what is said of each cell, by its p-values and its share of the skill."""
+    size = np.abs(cells.skill)
+    total = max(abs(cells.skill.sum()), np.finfo(float).tiny)
+    if min_share == "auto":
+        enough = max(_OF_EVEN / size.size * total, _OF_LARGEST * size.max())
+    else:
+        enough = float(min_share) * total
+    by_p = (cells.p_value <= alpha) & (size >= enough)
+    by_q = (cells.q_value <= alpha) & (size >= enough)
+    threshold = float(np.quantile(cells.largest, 1 - alpha))
+    return {
+        "skill": cells.skill,
+        "z": cells.z,
+        "p_value": cells.p_value,
+        "q_value": cells.q_value,
+        "true": by_p & (cells.skill > 0),
+        "misleading": by_p & (cells.skill < 0),
+        "true_fdr": by_q & (cells.skill > 0),
+        "detectable": (threshold + _POWER) * cells.error,
+    }
+
+
+def _say(
+    arrays: dict[str, NDArray], whole: dict[str, NDArray], exchange: Exchange, alpha: float
+) -> dict[str, Any]:
+    """Return what a finding says in words and numbers."""
+    total, true = float(arrays["skill"].sum()), arrays["true"]
+    error, p_value = whole["error"][0], whole["p_value"][0]
+    advice = ""
+    if not true.any():
+        held = total > 0 and p_value <= alpha
+        advice = _advise(held, arrays["detectable"], np.abs(arrays["skill"]).sum())
+    return {
+        "name": "skill_map",
+        "question": "Which cells carry what the model knows of samples that it never saw?",
+        "statistic": total,
+        "interval": (total - 1.96 * error, total + 1.96 * error),
+        "null": np.zeros(1),
+        "verdict": "fact" if true.any() else "undecided",
+        "reading": (
+            f"mean centred score of the truth (p = {p_value:.3g}); {true.sum()} of {true.size} "
+            f"cells are true, {arrays['true_fdr'].sum()} by false discoveries, "
+            f"{arrays['misleading'].sum()} misleading; they were compared with permuted labels of "
+            f"{exchange.words}"
+        ),
+        "advice": advice,
+    }
 
 
 def _check_groups_and_blocks(groups: Any, block_length: int | str, n_samples: int) -> None:
