@@ -185,10 +185,8 @@ def suggest(name: str, known: Iterable[str], *, n: int = 1, inline: bool = False
 
 
 def import_optional(module: str, *, extra: str, user: str) -> Any:
-    """Return a module of an optional library, or raise an error that says how to install it.
-
-    `extra` is the extra of this package that brings the library, and `user` what needs it.
-    """
+    """Return a module of an optional library, or raise an error that says how to install it."""
+    # `extra` is the extra of this package that brings the library, and `user` what needs it.
     library = module.partition(".")[0]
     try:
         return importlib.import_module(module)
@@ -201,10 +199,8 @@ def import_optional(module: str, *, extra: str, user: str) -> Any:
 
 
 def as_samples(X: Any, *, integers: bool = False) -> NDArray:
-    """Return samples as an array, in their own floating dtype or else in float64.
-
-    With `integers`, integers stay what they are, such as the indices of words.
-    """
+    """Return samples as an array, in their own floating dtype or else in float64."""
+    # With `integers`, integers stay what they are, such as the indices of words.
     samples = np.asarray(X)
     if samples.ndim < 2 or samples.size == 0:
         raise ValueError(

@@ -18,11 +18,9 @@ from sklrp._sample_axes import name_axes
 def group_features(
     aggregate: Any, network: Any, sample_shape: tuple[int, ...]
 ) -> tuple[NDArray[np.intp], list[str]]:
-    """Return the group of each feature, by number, and the names of the groups.
-
-    ``aggregate`` is the name of an axis, or an array of labels in the shape of a sample or flat;
-    ``sample_shape`` is the shape of what enters the network.
-    """
+    """Return the group of each feature, by number, and the names of the groups."""
+    # ``aggregate`` is the name of an axis, or an array of labels in the shape of a sample or
+    # flat; ``sample_shape`` is the shape of what enters the network.
     shape, axes = name_axes(network, sample_shape)
     if isinstance(aggregate, str):
         return _group_by_axis(aggregate, network, shape, axes)

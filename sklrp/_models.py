@@ -40,7 +40,7 @@ _INSIDE = (
 
 
 @dataclass(frozen=True)
-class Model:
+class Model:  # numpydoc ignore=PR02
     """A model taken apart.
 
     Parameters
@@ -109,12 +109,11 @@ class Model:
 
     @cached_property
     def classes(self) -> NDArray | None:
-        """The labels in the order of the outputs, None where the model does not name them.
-
-        A regression has none. The labels of a bare module, and of a skorch net whose classes are
-        numbers, are the indices of its outputs, as skorch hands labels to the loss as they are;
-        how many outputs there are, only samples tell, see `classes_for`.
-        """
+        """The labels in the order of the outputs, None where the model does not name them."""
+        # A regression has none. The labels of a bare module, and of a skorch net whose
+        # classes are numbers, are the indices of its outputs, as skorch hands labels to
+        # the loss as they are; how many outputs there are, only samples tell, see
+        # `classes_for`.
         if isinstance(self.network, nn.Module) or is_regression(self.network):
             return None
         classes = np.asarray(getattr(self.network, "classes_", ()))
@@ -131,11 +130,9 @@ class Model:
         return np.arange(n_outputs) if self.classes is None else self.classes
 
     def enter(self, X: Any) -> Any:
-        """Return what enters the network for samples as the model takes them.
-
-        Names of features that the steps before know travel along where the network was fitted on
-        names.
-        """
+        """Return what enters the network for samples as the model takes them."""
+        # Names of features that the steps before know travel along where the network was
+        # fitted on names.
         return X if self.before is None else self.before.transform(X)
 
     def feature_names(self, X: Any, n_features: int) -> list[str] | None:

@@ -65,10 +65,8 @@ def shows_progress() -> bool:
 
 
 def load_model(path: Path, device: str | None) -> tuple[Any, NDArray]:
-    """Return the fitted classifier of a file, and its classes.
-
-    Its features need no names: the columns of a file are taken by name already.
-    """
+    """Return the fitted classifier of a file, and its classes."""
+    # Its features need no names: the columns of a file are taken by name already.
     loaded = sklrp.load(path, device)
     try:
         model = unwrap(loaded)
@@ -85,6 +83,7 @@ def load_model(path: Path, device: str | None) -> tuple[Any, NDArray]:
 
 
 def check_samples(samples: Samples) -> None:
+    """Refuse samples without an entry, naming what was read."""
     if len(samples.shape) < 2 or not all(samples.shape):
         raise ValueError(
             f"{samples.path} has the shape {samples.shape}, but must hold samples along the first "

@@ -1,7 +1,8 @@
 """The models that the skill map asks: networks by their gradient, any other by its predictions.
 
 `skill_map` takes a model apart here, finds what it is compared with, and has the contributions of
-its cells computed."""
+its cells computed.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Contributions:
     b drawn from the baselines, a uniform on (0, 1). They sum to f(x) less the mean of f over the
     baselines, but for what few draws leave: the residual.
 
-    Attributes
+    Parameters
     ----------
     phi : list of ndarray of shape (n_samples, n_cells)
         The contributions, for each combination.

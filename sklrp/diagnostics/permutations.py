@@ -18,7 +18,7 @@ _CHUNK_VALUES = 2**24  # statistics of permutations that are in memory at once
 
 
 @dataclass(frozen=True)
-class Exchange:
+class Exchange:  # numpydoc ignore=PR02
     """Which samples may be exchanged under the null hypothesis.
 
     Parameters

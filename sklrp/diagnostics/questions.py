@@ -144,6 +144,7 @@ def _looks_like_classes(labels: NDArray) -> bool:
 
 
 def check_truth(y: Any, n_samples: int) -> NDArray:
+    """Return the truth of each sample; a single column of it is flat."""
     labels = np.asarray(y)
     if labels.ndim == 0 or len(labels) != n_samples:
         raise ValueError(

@@ -16,7 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Metric:
+class Metric:  # numpydoc ignore=PR02
     """A metric as scorers call it.
 
     Parameters

@@ -24,10 +24,8 @@ def list_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def randomise(layer: nn.Module, generator: torch.Generator) -> None:
-    """Draw the parameters of a layer anew from a generator, as torch draws them before training.
-
-    They are uniform within one over the square root of the number of inputs of a unit.
-    """
+    """Draw the parameters of a layer anew, as torch draws them before training."""
+    # They are uniform within one over the square root of the number of inputs of a unit.
     reset: Any = getattr(layer, "reset_parameters", None)
     if _draws_itself(layer):
         reset(generator=generator)

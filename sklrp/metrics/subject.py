@@ -72,10 +72,8 @@ class Subject:
         return self.model.outputs(self.given(self.samples))
 
     def choose(self, target: Any) -> NDArray | None:
-        """Return the label that is explained of each sample, None where there is but one output.
-
-        The default of `target`, None, is the predicted class.
-        """
+        """Return the label explained of each sample, None where there is but one output."""
+        # The default of `target`, None, is the predicted class.
         n_samples = len(self.samples)
         if target is not None:
             labels = np.asarray(target)
@@ -107,11 +105,9 @@ class Subject:
         network: Any = None,
         explain: Callable[..., Any] | None = None,
     ) -> NDArray:
-        """Return the maps of samples, checked, in their own dtype.
-
-        They are of the model's network or another one in its place, by another function
-        ``explain(network, X, **params)`` if one is given.
-        """
+        """Return the maps of samples, checked, in their own dtype."""
+        # They are of the model's network or another one in its place, by another
+        # function ``explain(network, X, **params)`` if one is given.
         network = self.network if network is None else network
         by = explain_by(network) if explain is None else functools.partial(explain, network)
         if target is not None:
@@ -137,11 +133,9 @@ def _enter_array(model: Model, X: Any) -> Any:
 
 
 def explain_by(network: Any) -> Callable[..., Any]:
-    """Return what explains samples that enter a network; a function of samples does it itself.
-
-    A network with a method of its own is asked for no more than is set, as the explain of a user's
-    class may take fewer parameters than `sklrp.explain`.
-    """
+    """Return what explains samples that enter a network; a function of samples does it itself."""
+    # A network with a method of its own is asked for no more than is set, as the explain of
+    # a user's class may take fewer parameters than `sklrp.explain`.
     if is_function(network):
         return network
     own = None if isinstance(network, nn.Module) else getattr(network, "explain", None)
@@ -155,7 +149,7 @@ def is_function(model: Any) -> bool:
     )
 
 
-class Scores(NamedTuple):
+class Scores(NamedTuple):  # numpydoc ignore=PR02
     """What gives the scores of samples.
 
     Parameters
@@ -177,11 +171,9 @@ class Scores(NamedTuple):
 
 
 def find_scores(model: Any, X: Any, response: str) -> Scores:
-    """Return what gives the scores of a model, or a function, for samples as it takes them.
-
-    A classifier that neither is a network nor holds one is asked as it is: only maps need a
-    network.
-    """
+    """Return what gives the scores of a model, or a function, for samples as it takes them."""
+    # A classifier that neither is a network nor holds one is asked as it is: only maps need
+    # a network.
     if is_function(model):
         return Scores(X, lambda X: np.asarray(model(X)), None)
     is_classifier = any(hasattr(model, name) for name in RESPONSES)

@@ -94,10 +94,8 @@ def split(
 
 
 def gather(splits: Sequence[Split], ratios: Sequence[Tensor], k: int, operand: Operand) -> Tensor:
-    """Return the relevance of operand ``k``, as :func:`sklrp.propagation.formula.gather` does.
-
-    It is that function for the splits of :func:`sklrp.propagation.formula.split`.
-    """
+    """Return the relevance of operand ``k``, as :func:`sklrp.propagation.formula.gather` does."""
+    # It is that function for the splits of :func:`sklrp.propagation.formula.split`.
     match splits:
         case [MirroredSplit(up=up, terms=terms), MirroredSplit(up=other)] if (
             other == up.opposite and len(terms[k]) == 2
@@ -132,10 +130,8 @@ def magnitude(
     bias: Tensor | None,
     n_outputs: int,
 ) -> Tensor | None:
-    """Return the sum of ``|x| |w|`` and ``|b|``, None where denominators are better direct.
-
-    All of ``parts`` are mirrored.
-    """
+    """Return the sum of ``|x| |w|`` and ``|b|``, None where denominators are better direct."""
+    # All of ``parts`` are mirrored.
     if not all(map(never_cancels, parts)):
         signed = not all(operand.signal.nonnegative for operand in operands)
         many = sum(operand.weight.numel() for operand in operands) >= _MANY * n_outputs

@@ -19,10 +19,9 @@ from sklrp.rules import Signal
 
 
 def number_samples(x: Tensor, axis: int, n_samples: int) -> Tensor | None:
-    """Return the sample of each value of ``x``; None if ``axis`` cannot be that of the samples.
-
-    The axis may be a multiple of the samples long, with the parts of a sample side by side.
-    """
+    """Return the sample of each value of ``x``; None if ``axis`` cannot be that of the samples."""
+    # The axis may be a multiple of the samples long, with the parts of a sample side by
+    # side.
     if x.shape[axis] % n_samples:
         return None
     one = torch.arange(n_samples, device=x.device, dtype=torch.double)

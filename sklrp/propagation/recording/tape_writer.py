@@ -133,11 +133,9 @@ class TapeWriter:
         return self._record(step, pull, nodes, outputs, is_layer)
 
     def note(self, name: str, value: Any) -> None:
-        """Remember a constant, while probing: it must not depend on the input.
-
-        Parameters do not. Others may have been computed from the input outside torch; the plan
-        compares them between two probes.
-        """
+        """Remember a constant, while probing: it must not depend on the input."""
+        # Parameters do not. Others may have been computed from the input outside torch;
+        # the plan compares them between two probes.
         if self.is_probing:
             for tensor in find_all(Tensor, value):
                 if storage_of(tensor) not in self.owners:

@@ -79,10 +79,8 @@ class Nodes:
         return node
 
     def add_integers(self, tensor: Tensor, nonnegative: bool = False) -> None:
-        """Note integers or masks that were computed from the input, off the tape.
-
-        They may be used; relevance that reaches them is refused when it is pulled.
-        """
+        """Note integers or masks that were computed from the input, off the tape."""
+        # They may be used; relevance that reaches them is refused when it is pulled.
         self._nodes[tensor] = Node(-1, Signal(tensor, nonnegative, gate=True), None, False)
 
     def clear(self) -> None:
