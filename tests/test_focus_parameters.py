@@ -117,7 +117,7 @@ def test_penalties_of_the_first_layer_by_one_step(Classifier, images):
     assert n_found == len(first)
     resumed = make(Classifier, **step, warm_start=True).fit(X, y)
     resumed.set_params(l1_first=1.0, l2_first=1.0).fit(X, y)
-    assert (resumed.net_.l1_first, resumed.net_.l2_first) == (1.0, 1.0)
+    assert resumed.net_.penalties == {"l1": 0.0, "l1_first": 1.0, "l2_first": 1.0}
 
 
 def test_first_weights_are_those_of_the_input():

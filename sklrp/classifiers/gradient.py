@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from sklrp._sklearn import Interval, StrOptions, check_own_params, fit_context
 from sklrp.classifiers.base import NetworkClassifier, undone_on_error
 from sklrp.classifiers.batches import make_dataset
-from sklrp.classifiers.net import TrainingNet
+from sklrp.classifiers.net import PENALTIES, TrainingNet
 from sklrp.classifiers.parameters import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, param
 from sklrp.classifiers.random_stream import RandomStream, draw_seed, fit_state
 from sklrp.classifiers.sample_shapes import check_sizes, is_positive_integer
@@ -376,9 +376,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
             self._network(n_outputs),
             n_classes=n_outputs,
             dtype=dtype,
-            l1=self.l1,
-            l1_first=self.l1_first,
-            l2_first=self.l2_first,
+            penalties=self._penalties,
             nonpositive_bias=self.bias == "nonpositive",
             optimizer=optimizer,
             lr=self.lr,
@@ -397,15 +395,18 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
             setattr(net, name, value)
         return net
 
+    @property
+    def _penalties(self) -> dict[str, float]:
+        """The factor of each penalty in the training loss."""
+        return {name: getattr(self, name) for name in PENALTIES}
+
     def _resume(self, net: TrainingNet, batch_size: int) -> None:
         """Give a trained net the parameters that may have changed since."""
         if self.lr != net.lr:
             net.set_params(lr=self.lr)
             net.lr = self.lr
         net.batch_size = batch_size
-        net.l1 = self.l1
-        net.l1_first = self.l1_first
-        net.l2_first = self.l2_first
+        net.penalties = self._penalties
         net.verbose = int(self.verbose)
 
     def _describe_fixed_params(self) -> dict[str, str]:

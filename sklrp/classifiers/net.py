@@ -40,10 +40,8 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
         Number of classes; the net's labels are ``0, ..., n_classes - 1``.
     dtype : torch.dtype
         Floating dtype of the parameters.
-    l1 : float, default=0.0
-        Factor of the sum of the absolute weights (not biases) in the training loss.
-    l1_first, l2_first : float, default=0.0
-        Factors of the sum of the absolute and of the squared weights of the first layer alone.
+    penalties : dict of str to float or None, default=None
+        Factors of the terms of the training loss that `PENALTIES` names; None (default): no term.
     nonpositive_bias : bool, default=False
         Whether biases are kept at most zero, see `bound_biases`.
     **kwargs : dict
@@ -56,9 +54,7 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
         *,
         n_classes: int,
         dtype: torch.dtype,
-        l1: float = 0.0,
-        l1_first: float = 0.0,
-        l2_first: float = 0.0,
+        penalties: Mapping[str, float] | None = None,
         nonpositive_bias: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -73,9 +69,7 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
         super().__init__(module, **{**defaults, **kwargs})
         self.n_classes = n_classes
         self.dtype = dtype
-        self.l1 = l1
-        self.l1_first = l1_first
-        self.l2_first = l2_first
+        self.penalties = dict(penalties or {})
         self.nonpositive_bias = nonpositive_bias
 
     def train(self, dataset: Dataset, epochs: int, valid: Dataset | None = None) -> TrainingNet:
@@ -181,10 +175,11 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
         """Return the weighted mean cross-entropy of one batch, in training with the penalties."""
         weight = X["sample_weight"].to(self.device) if isinstance(X, Mapping) else None
         loss = self.criterion_(y_pred, y_true.to(self.device), weight)
-        if not training:
-            return loss
-        factors = {"l1": self.l1, "l1_first": self.l1_first, "l2_first": self.l2_first}
-        return _add_penalties(loss, self.module_, **factors)
+        if training:
+            for name, factor in self.penalties.items():
+                if factor:
+                    loss = loss + factor * PENALTIES[name](self.module_)
+        return loss
 
     def run_single_epoch(
         self,
@@ -247,18 +242,24 @@ class WeightedCrossEntropy(nn.CrossEntropyLoss):
         return (losses * sample_weight).mean()
 
 
-def _add_penalties(
-    loss: Tensor, network: nn.Module, *, l1: float, l1_first: float, l2_first: float
-) -> Tensor:
-    """Return the loss plus the penalties of all weights and of the first layer's, no biases."""
-    if l1:
-        weights = (p for p in network.parameters() if p.ndim > 1)
-        loss = loss + l1 * sum(weight.abs().sum() for weight in weights)
-    if l1_first or l2_first:
-        for weight in first_weights(network):
-            loss = loss + l1_first * weight.abs().sum()
-            loss = loss + l2_first * weight.square().sum()
-    return loss
+def _size_of_weights(network: nn.Module) -> Tensor:
+    return torch.stack([p.abs().sum() for p in network.parameters() if p.ndim > 1]).sum()
+
+
+def _size_of_first_weights(network: nn.Module) -> Tensor:
+    return torch.stack([weight.abs().sum() for weight in first_weights(network)]).sum()
+
+
+def _squares_of_first_weights(network: nn.Module) -> Tensor:
+    return torch.stack([weight.square().sum() for weight in first_weights(network)]).sum()
+
+
+# What parameters of the classifiers of these names add to the training loss, biases left out.
+PENALTIES: dict[str, Callable[[nn.Module], Tensor]] = {
+    "l1": _size_of_weights,
+    "l1_first": _size_of_first_weights,
+    "l2_first": _squares_of_first_weights,
+}
 
 
 # Callbacks
