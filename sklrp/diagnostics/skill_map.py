@@ -73,7 +73,7 @@ def skill_map(
     sample, by expected gradients against draws of the training samples [1]_. Its skill is how much
     it adds to the score of the truth,
 
-    .. math:: T_i = \frac{1}{N} \sum_n \Big( \phi_{n i y_n} - \sum_c \pi_c \phi_{n i c} \Big),
+    .. math:: T_i = \frac{1}{N} \sum_n ( \phi_{n i y_n} - \sum_c \pi_c \phi_{n i c} ),
               \qquad
               T_i = \frac{1}{N} \sum_n (y_n - \bar y) \, \phi_{n i}
 
