@@ -28,7 +28,7 @@ FLOORS = [
     "_feature_groups classifiers metrics",
     "_frame datasets",
     "geo",
-    "propagation",
+    "propagation skill",
     "_network_cache composites",
     "_models modules preprocessing rules",
     "_checks _files _sample_axes _sklearn _skorch _streams _torch _version",

@@ -17,8 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.datasets import make_lorenz96, make_squares, make_suppressor, make_xor
 from sklrp.diagnostics import skill_map
-from sklrp.diagnostics.contributions import expected_gradients, occluded
-from sklrp.diagnostics.permutations import (
+from sklrp.skill.contributions import expected_gradients, occluded
+from sklrp.skill.permutations import (
     ClassScores,
     Exchange,
     ValueScores,

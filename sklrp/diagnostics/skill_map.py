@@ -6,34 +6,17 @@ map and no rule: it asks the model and held-out labels alone.
 
 from __future__ import annotations
 
-import math
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp._checks import as_samples
 from sklrp._frame import frame_of
 from sklrp._sklearn import Interval, StrOptions, validate_params
 from sklrp._streams import Streams
-from sklrp.diagnostics.asked_models import PlainModel, contributions_of, find_baselines, take_model
-from sklrp.diagnostics.contributions import Contributions
 from sklrp.diagnostics.findings import Finding
-from sklrp.diagnostics.permutations import (
-    CellTest,
-    Exchange,
-    estimate_block,
-    permutation_test,
-)
-from sklrp.diagnostics.questions import Question, check_truth, question_of
-
-# min_share="auto": of many samples a cell of a thousandth of the skill is significant, and paths
-# from a baseline lead over places where there are no data, which alone can make so much.
-_OF_EVEN, _OF_LARGEST = 0.1, 0.05
-
-
-_POWER = 0.84  # standard errors above the threshold where four of five such cells are found
+from sklrp.skill import Decomposition, decompose_skill, take_model
 
 
 @validate_params(
@@ -138,7 +121,8 @@ def skill_map(
         ``q_value``, the estimated share of false discoveries; the masks ``true`` and
         ``misleading``, by ``p_value`` and `min_share`, and ``true_fdr``, by ``q_value``;
         ``detectable``, the smallest skill of a cell that would have been found in four of five
-        such samples. Also ``completeness``, the mean residual of contributions as a share of the
+        such samples; ``use``, the mean absolute contribution: how much a cell moves the score,
+        rightly or not. Also ``completeness``, the mean residual of contributions as a share of the
         scores' spread; ``p_skill``, of the skill as a whole; ``exchange``, what was permuted, in
         words; ``block_length``; ``n_draws``; ``assumptions``, a list; with `regions` the dict
         ``regions`` of their names, skills, z and p-values.
@@ -168,211 +152,64 @@ def skill_map(
     >>> bool(found.true[mask].all()), int(found.true[~mask].sum())
     (True, 0)
     """
-    streams = Streams(random_state)
     unwrapped = take_model(model, X)
-    entering = unwrapped.enter(X)
-    samples = as_samples(entering)
-    assumptions: list[str] = []
-    pool = find_baselines(unwrapped, samples, X_train, baseline, assumptions)
-    labels = check_truth(y, len(samples))
-    _check_groups_and_blocks(groups, block_length, len(samples))
-
-    codes = None if regions is None else _code_regions(regions, samples.shape[1:])
-    question = question_of(unwrapped, samples, labels, target)
-    draws = None if n_draws == "auto" else int(n_draws)
-    rng = streams.rng("skill_map draws")
-    found = contributions_of(unwrapped, samples, pool, question, codes, rng, draws, n_jobs)
-    exchange = _find_exchange(groups, block_length, question, found, assumptions)
-    _check_units(exchange, alpha)
-    scores = question.scores(found.phi)
-    rng = streams.rng("skill_map permutations")
-    cells = permutation_test(scores, exchange, rng, n_permutations)
-    shape = (*question.lead, *samples.shape[1:])
-    if isinstance(unwrapped, PlainModel):  # what a group has, its cells share
-        cells = _spread_over_cells(cells, unwrapped.codes(samples, codes))
-
-    arrays = _judge_cells(cells, alpha, min_share)
-    whole = _test_sums(question, found, exchange, streams, n_permutations, None)
+    found = decompose_skill(
+        unwrapped,
+        X,
+        y,
+        Streams(random_state),
+        X_train=X_train,
+        baseline=baseline,
+        groups=groups,
+        block_length=block_length,
+        alpha=alpha,
+        n_permutations=n_permutations,
+        n_draws=n_draws,
+        min_share=min_share,
+        regions=regions,
+        target=target,
+        n_jobs=n_jobs,
+    )
     finding = Finding(
-        **_say(arrays, whole, exchange, alpha),
-        **{name: values.reshape(shape) for name, values in arrays.items()},
-        p_skill=float(whole["p_value"][0]),
+        **_say(found, alpha),
+        **found.cells,
+        p_skill=found.p_value,
         completeness=found.completeness,
         n_draws=found.n_draws,
-        exchange=exchange.words,
-        block_length=exchange.block_length,
-        assumptions=assumptions,
-        frame=frame_of(unwrapped, X, entering, grid=grid),
-        table={name: arrays[name] for name in ("skill", "z", "p_value", "q_value")},
+        exchange=found.exchange.words,
+        block_length=found.exchange.block_length,
+        assumptions=found.assumptions,
+        frame=frame_of(unwrapped, X, unwrapped.enter(X), grid=grid),
+        table={
+            name: found.cells[name].ravel() for name in ("skill", "z", "p_value", "q_value", "use")
+        },
     )
-    if codes is not None:
-        finding["regions"] = _test_sums(question, found, exchange, streams, n_permutations, codes)
+    if found.regions is not None:
+        finding["regions"] = found.regions
     return finding
 
 
-def _judge_cells(cells: CellTest, alpha: float, min_share: float | str) -> dict[str, NDArray]:
-    """Return what is said of each cell, by its p-values and its share of the skill."""
-    size = np.abs(cells.skill)
-    total = max(abs(cells.skill.sum()), np.finfo(float).tiny)
-    if min_share == "auto":
-        enough = max(_OF_EVEN / size.size * total, _OF_LARGEST * size.max())
-    else:
-        enough = float(min_share) * total
-    by_p = (cells.p_value <= alpha) & (size >= enough)
-    by_q = (cells.q_value <= alpha) & (size >= enough)
-    threshold = float(np.quantile(cells.largest, 1 - alpha))
-    return {
-        "skill": cells.skill,
-        "z": cells.z,
-        "p_value": cells.p_value,
-        "q_value": cells.q_value,
-        "true": by_p & (cells.skill > 0),
-        "misleading": by_p & (cells.skill < 0),
-        "true_fdr": by_q & (cells.skill > 0),
-        "detectable": (threshold + _POWER) * cells.error,
-    }
-
-
-def _say(
-    arrays: dict[str, NDArray], whole: dict[str, NDArray], exchange: Exchange, alpha: float
-) -> dict[str, Any]:
+def _say(found: Decomposition, alpha: float) -> dict[str, Any]:
     """Return what a finding says in words and numbers."""
-    total, true = float(arrays["skill"].sum()), arrays["true"]
-    error, p_value = whole["error"][0], whole["p_value"][0]
+    cells, true = found.cells, found.cells["true"]
     advice = ""
     if not true.any():
-        held = total > 0 and p_value <= alpha
-        advice = _advise(held, arrays["detectable"], np.abs(arrays["skill"]).sum())
+        held = found.total > 0 and found.p_value <= alpha
+        advice = _advise(held, cells["detectable"], np.abs(cells["skill"]).sum())
     return {
         "name": "skill_map",
         "question": "Which cells carry what the model knows of samples that it never saw?",
-        "statistic": total,
-        "interval": (total - 1.96 * error, total + 1.96 * error),
+        "statistic": found.total,
+        "interval": (found.total - 1.96 * found.error, found.total + 1.96 * found.error),
         "null": np.zeros(1),
         "verdict": "fact" if true.any() else "undecided",
         "reading": (
-            f"mean centred score of the truth (p = {p_value:.3g}); {true.sum()} of {true.size} "
-            f"cells are true, {arrays['true_fdr'].sum()} by false discoveries, "
-            f"{arrays['misleading'].sum()} misleading; they were compared with permuted labels of "
-            f"{exchange.words}"
+            f"mean centred score of the truth (p = {found.p_value:.3g}); {true.sum()} of "
+            f"{true.size} cells are true, {cells['true_fdr'].sum()} by false discoveries, "
+            f"{cells['misleading'].sum()} misleading; they were compared with permuted labels of "
+            f"{found.exchange.words}"
         ),
         "advice": advice,
-    }
-
-
-def _check_groups_and_blocks(groups: Any, block_length: int | str, n_samples: int) -> None:
-    if groups is not None:
-        shape = np.shape(groups)
-        if shape != (n_samples,):
-            raise ValueError(
-                f"groups must hold the group of each of {n_samples} samples, got the shape "
-                f"{shape}."
-            )
-        if block_length not in ("auto", 1):
-            raise ValueError(
-                f"block_length={block_length!r} and groups go together in no test: give one."
-            )
-    if block_length != "auto" and int(block_length) > n_samples // 2:
-        raise ValueError(
-            f"block_length={block_length} leaves fewer than two blocks of {n_samples} samples."
-        )
-
-
-def _find_exchange(
-    groups: Any,
-    block_length: int | str,
-    question: Question,
-    found: Contributions,
-    assumptions: list[str],
-) -> Exchange:
-    """Return what is exchanged, with the length of blocks estimated if it is not given."""
-    n = len(question.truth)
-    if groups is not None:
-        codes = np.unique(np.asarray(groups), return_inverse=True)[1]
-        assumptions.append("groups are exchangeable")
-        return Exchange(n, codes.ravel())
-    if block_length != "auto":
-        what = "single samples" if block_length == 1 else "blocks of neighbouring samples"
-        assumptions.append(f"{what} are exchangeable, as block_length says")
-        return Exchange(n, None, int(block_length))
-    length, rho = estimate_block(question.columns(), found.phi[0])
-    assumptions.append(
-        f"samples in their order are correlated ({rho:.2f} from one to the next): blocks of "
-        f"{length} are exchangeable"
-        if length > 1
-        else f"samples are exchangeable: no correlation from one to the next was found ({rho:.2f})"
-    )
-    return Exchange(n, None, length)
-
-
-def _check_units(exchange: Exchange, alpha: float) -> None:
-    if exchange.log_permutations() < math.log(1 / alpha):
-        raise ValueError(
-            f"there are too few units to permute, {exchange.words}: fewer than {1 / alpha:.0f} "
-            f"orders cannot give p <= {alpha:g}. Hold out more samples, or give a smaller "
-            "block_length or other groups if that is right."
-        )
-
-
-def _spread_over_cells(test: CellTest, codes: NDArray[np.intp]) -> CellTest:
-    """Return the test of groups as one of cells: a group's skill is shared by its cells."""
-    sizes = np.bincount(codes)
-    lead = len(test.skill) // len(sizes)
-
-    def spread(values: NDArray) -> NDArray:
-        return values.reshape(lead, -1)[:, codes].ravel()
-
-    share = np.tile(sizes, lead)
-    return CellTest(
-        spread(test.skill / share),
-        spread(test.error / share),
-        spread(test.z),
-        spread(test.p_value),
-        spread(test.q_value),
-        test.largest,
-    )
-
-
-def _code_regions(regions: Any, sample_shape: tuple[int, ...]) -> NDArray:
-    """Return the region of each cell, as given."""
-    labels = np.asarray(regions)
-    if labels.shape != sample_shape and labels.shape != (math.prod(sample_shape),):
-        raise ValueError(
-            f"regions has the shape {labels.shape}, but must have that of a sample that enters "
-            f"the network, {sample_shape}."
-        )
-    return labels.ravel()
-
-
-def _test_sums(
-    question: Question,
-    found: Contributions,
-    exchange: Exchange,
-    streams: Streams,
-    n_permutations: int,
-    labels: NDArray | None,
-) -> dict[str, NDArray]:
-    """Test the skill of regions, or of all cells together."""
-    n_cells = found.phi[0].shape[1]
-    if labels is not None and len(labels) != n_cells:  # groups already
-        names, codes = np.unique(labels), np.arange(n_cells)
-    else:
-        names, codes = np.unique(
-            np.zeros(n_cells, dtype=int) if labels is None else labels, return_inverse=True
-        )
-    member = np.zeros((n_cells, len(names)), dtype=found.phi[0].dtype)
-    member[np.arange(n_cells), codes] = 1
-    scores = question.scores([phi @ member for phi in found.phi])
-    # The same orders as for cells: what a region shows and its cells belong together.
-    test = permutation_test(
-        scores, exchange, streams.rng("skill_map permutations"), n_permutations
-    )
-    return {
-        "name": np.tile(names, max(1, math.prod(question.lead))),
-        "skill": test.skill,
-        "error": test.error,
-        "z": test.z,
-        "p_value": test.p_value,
     }
 
 

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from sklrp._checks import as_samples, like
 from sklrp._models import Model, unwrap
-from sklrp.diagnostics.contributions import Contributions, expected_gradients, occluded
-from sklrp.diagnostics.questions import Question
+from sklrp.skill.contributions import Contributions, expected_gradients, occluded
+from sklrp.skill.questions import Question
 
 _MOST_GROUPS = 64  # that are replaced one by one where there is no gradient
 
 
 def find_baselines(
-    model: Model, samples: NDArray, X_train: Any, baseline: Any, assumptions: list[str]
+    model: Any, samples: NDArray, X_train: Any, baseline: Any, assumptions: list[str]
 ) -> NDArray:
     """Return what samples are compared with, in the shape of what enters the network."""
     pool = samples

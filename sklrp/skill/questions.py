@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._models import is_regression
-from sklrp.diagnostics.permutations import (
+from sklrp.skill.permutations import (
     ClassScores,
     SeveralScores,
     ValueScores,

@@ -1,0 +1,11 @@
+"""Skill on samples that a model never saw, and which cells carry it.
+
+It needs neither relevance nor a rule: contributions come from gradients, or from replacing groups
+of cells, and are tested against permuted labels. `sklrp.diagnostics.skill_map` is how users ask;
+the diagnostics and the scorer ``"skill_mass"`` build on `decompose_skill`.
+"""
+
+from sklrp.skill.asked_models import take_model
+from sklrp.skill.decomposition import Decomposition, decompose_skill
+
+__all__ = ["Decomposition", "decompose_skill", "take_model"]

@@ -1,0 +1,278 @@
+"""Decompose a model's skill on samples that it never saw over cells, and test every cell.
+
+`skill_map` shows the outcome as a finding; `artifact_map`, `diagnose` and the scorer
+``"skill_mass"`` grade maps of relevance against it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklrp._checks import as_samples
+from sklrp._models import Model
+from sklrp._streams import Streams
+from sklrp.skill.asked_models import PlainModel, contributions_of, find_baselines
+from sklrp.skill.contributions import Contributions
+from sklrp.skill.permutations import CellTest, Exchange, estimate_block, permutation_test
+from sklrp.skill.questions import Question, check_truth, question_of
+
+# min_share="auto": of many samples a cell of a thousandth of the skill is significant, and paths
+# from a baseline lead over places where there are no data, which alone can make so much.
+_OF_EVEN, _OF_LARGEST = 0.1, 0.05
+
+_POWER = 0.84  # standard errors above the threshold where four of five such cells are found
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """The skill of a model, cell by cell.
+
+    Attributes
+    ----------
+    cells : dict of str to ndarray of shape ([n_outputs,] *sample_shape)
+        ``skill``, ``z``, ``p_value``, ``q_value``, ``true``, ``misleading``, ``true_fdr``,
+        ``detectable`` and ``use``, as `skill_map` documents them.
+    total, error, p_value : float
+        The skill as a whole, its standard error and its p-value.
+    exchange : Exchange
+        What was permuted.
+    completeness : float
+        The mean residual of contributions, as a share of the scores' spread.
+    n_draws : int
+        How many draws each sample had.
+    assumptions : list of str
+        What the test takes for granted.
+    regions : dict of str to ndarray or None
+        Names, skills, errors, z and p-values of regions, if any were given.
+    """
+
+    cells: dict[str, NDArray]
+    total: float
+    error: float
+    p_value: float
+    exchange: Exchange
+    completeness: float
+    n_draws: int
+    assumptions: list[str]
+    regions: dict[str, NDArray] | None
+
+
+def decompose_skill(
+    model: Model | PlainModel,
+    X: Any,
+    y: Any,
+    streams: Streams,
+    *,
+    X_train: Any = None,
+    baseline: Any = None,
+    groups: Any = None,
+    block_length: int | str = "auto",
+    alpha: float = 0.05,
+    n_permutations: int = 999,
+    n_draws: int | str = "auto",
+    min_share: float | str = "auto",
+    regions: Any = None,
+    target: Any = None,
+    n_jobs: int | None = None,
+) -> Decomposition:
+    """Return the skill of every cell, with its tests.
+
+    Parameters
+    ----------
+    model : Model or PlainModel
+        The model, taken apart.
+    X, y : array-like
+        Held-out samples, as the model takes them, and their truth.
+    streams : Streams
+        What draws and permutations are made from.
+    X_train, baseline, groups, block_length, alpha, n_permutations, n_draws, min_share : optional
+        As in `skill_map`.
+    regions, target, n_jobs : optional
+        As in `skill_map`.
+
+    Returns
+    -------
+    Decomposition
+        Skills and tests, in the shape of what enters the network.
+    """
+    samples = as_samples(model.enter(X))
+    assumptions: list[str] = []
+    pool = find_baselines(model, samples, X_train, baseline, assumptions)
+    labels = check_truth(y, len(samples))
+    _check_groups_and_blocks(groups, block_length, len(samples))
+    codes = None if regions is None else _code_regions(regions, samples.shape[1:])
+    question = question_of(model, samples, labels, target)
+    draws = None if n_draws == "auto" else int(n_draws)
+    rng = streams.rng("skill_map draws")
+    found = contributions_of(model, samples, pool, question, codes, rng, draws, n_jobs)
+    exchange = _find_exchange(groups, block_length, question, found, assumptions)
+    _check_units(exchange, alpha)
+    rng = streams.rng("skill_map permutations")
+    cells = permutation_test(question.scores(found.phi), exchange, rng, n_permutations)
+    use = np.abs(found.phi).mean(axis=1)  # (n_combinations, n_cells)
+    use = use if question.lead else use.mean(axis=0, keepdims=True)
+    if isinstance(model, PlainModel):  # what a group has, its cells share
+        of_cell = model.codes(samples, codes)
+        cells = _spread_over_cells(cells, of_cell)
+        use = (use / np.bincount(of_cell))[:, of_cell]
+    arrays = {**_judge_cells(cells, alpha, min_share), "use": use}
+    shape = (*question.lead, *samples.shape[1:])
+    whole = _test_sums(question, found, exchange, streams, n_permutations, None)
+    tested = None
+    if codes is not None:
+        tested = _test_sums(question, found, exchange, streams, n_permutations, codes)
+    return Decomposition(
+        cells={name: values.reshape(shape) for name, values in arrays.items()},
+        total=float(cells.skill.sum()),
+        error=float(whole["error"][0]),
+        p_value=float(whole["p_value"][0]),
+        exchange=exchange,
+        completeness=found.completeness,
+        n_draws=found.n_draws,
+        assumptions=assumptions,
+        regions=tested,
+    )
+
+
+def _judge_cells(cells: CellTest, alpha: float, min_share: float | str) -> dict[str, NDArray]:
+    """Return what is said of each cell, by its p-values and its share of the skill."""
+    size = np.abs(cells.skill)
+    total = max(abs(cells.skill.sum()), np.finfo(float).tiny)
+    if min_share == "auto":
+        enough = max(_OF_EVEN / size.size * total, _OF_LARGEST * size.max())
+    else:
+        enough = float(min_share) * total
+    by_p = (cells.p_value <= alpha) & (size >= enough)
+    by_q = (cells.q_value <= alpha) & (size >= enough)
+    threshold = float(np.quantile(cells.largest, 1 - alpha))
+    return {
+        "skill": cells.skill,
+        "z": cells.z,
+        "p_value": cells.p_value,
+        "q_value": cells.q_value,
+        "true": by_p & (cells.skill > 0),
+        "misleading": by_p & (cells.skill < 0),
+        "true_fdr": by_q & (cells.skill > 0),
+        "detectable": (threshold + _POWER) * cells.error,
+    }
+
+
+def _check_groups_and_blocks(groups: Any, block_length: int | str, n_samples: int) -> None:
+    if groups is not None:
+        shape = np.shape(groups)
+        if shape != (n_samples,):
+            raise ValueError(
+                f"groups must hold the group of each of {n_samples} samples, got the shape "
+                f"{shape}."
+            )
+        if block_length not in ("auto", 1):
+            raise ValueError(
+                f"block_length={block_length!r} and groups go together in no test: give one."
+            )
+    if block_length != "auto" and int(block_length) > n_samples // 2:
+        raise ValueError(
+            f"block_length={block_length} leaves fewer than two blocks of {n_samples} samples."
+        )
+
+
+def _find_exchange(
+    groups: Any,
+    block_length: int | str,
+    question: Question,
+    found: Contributions,
+    assumptions: list[str],
+) -> Exchange:
+    """Return what is exchanged, with the length of blocks estimated if it is not given."""
+    n = len(question.truth)
+    if groups is not None:
+        codes = np.unique(np.asarray(groups), return_inverse=True)[1]
+        assumptions.append("groups are exchangeable")
+        return Exchange(n, codes.ravel())
+    if block_length != "auto":
+        what = "single samples" if block_length == 1 else "blocks of neighbouring samples"
+        assumptions.append(f"{what} are exchangeable, as block_length says")
+        return Exchange(n, None, int(block_length))
+    length, rho = estimate_block(question.columns(), found.phi[0])
+    assumptions.append(
+        f"samples in their order are correlated ({rho:.2f} from one to the next): blocks of "
+        f"{length} are exchangeable"
+        if length > 1
+        else f"samples are exchangeable: no correlation from one to the next was found ({rho:.2f})"
+    )
+    return Exchange(n, None, length)
+
+
+def _check_units(exchange: Exchange, alpha: float) -> None:
+    if exchange.log_permutations() < math.log(1 / alpha):
+        raise ValueError(
+            f"there are too few units to permute, {exchange.words}: fewer than {1 / alpha:.0f} "
+            f"orders cannot give p <= {alpha:g}. Hold out more samples, or give a smaller "
+            "block_length or other groups if that is right."
+        )
+
+
+def _spread_over_cells(test: CellTest, codes: NDArray[np.intp]) -> CellTest:
+    """Return the test of groups as one of cells: a group's skill is shared by its cells."""
+    sizes = np.bincount(codes)
+    lead = len(test.skill) // len(sizes)
+
+    def spread(values: NDArray) -> NDArray:
+        return values.reshape(lead, -1)[:, codes].ravel()
+
+    share = np.tile(sizes, lead)
+    return CellTest(
+        spread(test.skill / share),
+        spread(test.error / share),
+        spread(test.z),
+        spread(test.p_value),
+        spread(test.q_value),
+        test.largest,
+    )
+
+
+def _code_regions(regions: Any, sample_shape: tuple[int, ...]) -> NDArray:
+    """Return the region of each cell, as given."""
+    labels = np.asarray(regions)
+    if labels.shape != sample_shape and labels.shape != (math.prod(sample_shape),):
+        raise ValueError(
+            f"regions has the shape {labels.shape}, but must have that of a sample that enters "
+            f"the network, {sample_shape}."
+        )
+    return labels.ravel()
+
+
+def _test_sums(
+    question: Question,
+    found: Contributions,
+    exchange: Exchange,
+    streams: Streams,
+    n_permutations: int,
+    labels: NDArray | None,
+) -> dict[str, NDArray]:
+    """Test the skill of regions, or of all cells together."""
+    n_cells = found.phi[0].shape[1]
+    if labels is not None and len(labels) != n_cells:  # groups already
+        names, codes = np.unique(labels), np.arange(n_cells)
+    else:
+        names, codes = np.unique(
+            np.zeros(n_cells, dtype=int) if labels is None else labels, return_inverse=True
+        )
+    member = np.zeros((n_cells, len(names)), dtype=found.phi[0].dtype)
+    member[np.arange(n_cells), codes] = 1
+    scores = question.scores([phi @ member for phi in found.phi])
+    # The same orders as for cells: what a region shows and its cells belong together.
+    test = permutation_test(
+        scores, exchange, streams.rng("skill_map permutations"), n_permutations
+    )
+    return {
+        "name": np.tile(names, max(1, math.prod(question.lead))),
+        "skill": test.skill,
+        "error": test.error,
+        "z": test.z,
+        "p_value": test.p_value,
+    }
