@@ -377,3 +377,18 @@ def test_a_model_that_draws_is_refused(squares):
     rows = X.reshape(len(X), -1)
     with pytest.raises(ValueError, match="other scores for the same samples"):
         skill_map(Noisy(), rows[200:], y[200:])
+
+
+def test_each_sample_may_ask_for_an_output_of_its_own():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)
+    ).double()
+    X = torch.randn(7, 5, dtype=torch.float64)
+    columns = np.array([0, 1, 2, 2, 1, 0, 1])
+    all_outputs = expected_gradients(net, X, X, np.eye(3), np.random.default_rng(0), 8)
+    own = np.eye(3)[columns][None]
+    found = expected_gradients(net, X, X, own, np.random.default_rng(0), 8)
+    expected = np.stack([all_outputs.phi[c][n] for n, c in enumerate(columns)])
+    np.testing.assert_allclose(found.phi[0], expected, rtol=1e-12)
+    assert found.completeness < 1

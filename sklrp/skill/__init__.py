@@ -5,7 +5,7 @@ of cells, and are tested against permuted labels. `sklrp.diagnostics.skill_map` 
 the diagnostics and the scorer ``"skill_mass"`` build on `decompose_skill`.
 """
 
-from sklrp.skill.asked_models import take_model
+from sklrp.skill.asked_models import contributions_to_outputs, take_model
 from sklrp.skill.decomposition import Decomposition, decompose_skill
 
-__all__ = ["Decomposition", "decompose_skill", "take_model"]
+__all__ = ["Decomposition", "contributions_to_outputs", "decompose_skill", "take_model"]

@@ -164,6 +164,46 @@ def contributions_of(
     )
 
 
+def contributions_to_outputs(
+    model: Model,
+    samples: NDArray,
+    pool: NDArray,
+    columns: NDArray[np.intp],
+    rng: np.random.Generator,
+    n_draws: int | None = None,
+    n_jobs: int | None = None,
+) -> Contributions:
+    """Return the contributions of cells to one output of each sample.
+
+    Parameters
+    ----------
+    model : Model
+        The network, taken apart.
+    samples, pool : ndarray of shape (n, ...)
+        What enters it, and what samples are compared with.
+    columns : ndarray of shape (n_samples,)
+        The output of each sample.
+    rng : numpy.random.Generator
+        What draws are made from.
+    n_draws : int or None, default=None
+        As in `expected_gradients`.
+    n_jobs : int or None, default=None
+        Number of threads.
+
+    Returns
+    -------
+    Contributions
+        Contributions in one combination.
+    """
+    inputs, baselines = _to_tensors(model, samples, pool)
+    module = model.quiet_module
+    _check_repeats(module, inputs[:8], model.name)
+    with torch.inference_mode(False), torch.no_grad():
+        n_outputs = _first(module(inputs[:1])).numel()
+    own = np.eye(n_outputs)[columns][np.newaxis]
+    return expected_gradients(module, inputs, baselines, own, rng, n_draws, n_jobs=n_jobs)
+
+
 def _check_repeats(module: Any, inputs: Tensor, name: str) -> None:
     """Raise an error if a network answers the same samples differently."""
     with torch.inference_mode(False), torch.no_grad():

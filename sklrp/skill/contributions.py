@@ -76,8 +76,8 @@ def expected_gradients(
         What enters it.
     baselines : Tensor of shape (n_baselines, ...)
         What samples are compared with.
-    combine : ndarray of shape (n_combinations, n_outputs)
-        The combinations of outputs.
+    combine : ndarray of shape (n_combinations, n_outputs) or (1, n_samples, n_outputs)
+        The combinations of outputs; or one combination, which each sample has its own of.
     rng : numpy.random.Generator
         What draws are made from.
     n_draws : int or None, default=None
@@ -96,8 +96,9 @@ def expected_gradients(
     n, shape = len(samples), samples.shape[1:]
     n_cells = int(np.prod(shape)) or 1
     weights = torch.as_tensor(combine, dtype=samples.dtype, device=samples.device)
-    scores = _score(module, samples, weights, transform)
-    usual = _score(module, baselines, weights, transform).mean(dim=0)
+    own = _all_outputs(module, samples, transform)
+    usual = _all_outputs(module, baselines, transform).mean(dim=0).expand_as(own)
+    scores = _combined(own, weights)
     spread = scores.std(dim=0).clamp_min(torch.finfo(samples.dtype).tiny)
     # Two halves of the draws: how far they differ tells how much of the variance is the draws'.
     halves = [
@@ -120,7 +121,7 @@ def expected_gradients(
         wanted = 2 * done
     phi = [(one + other) / done for one, other in zip(*halves, strict=True)]
     sums = torch.stack([p.sum(dim=1) for p in phi], dim=1)
-    residual = ((sums - (scores - usual)).abs() / spread).mean().item()
+    residual = ((sums - _combined(own - usual, weights)).abs() / spread).mean().item()
     return Contributions([p.cpu().numpy() for p in phi], residual, noise, done)
 
 
@@ -157,8 +158,11 @@ def _accumulate(
         with torch.inference_mode(False), torch.enable_grad():
             outputs = _outputs(module(point), transform)
             for k, total in enumerate(totals):
+                weight = weights[k]
+                if weights.dim() == 3:
+                    weight = weight[rows].repeat_interleave(n_draws, dim=0)
                 (gradient,) = torch.autograd.grad(
-                    (outputs * weights[k]).sum(), point, retain_graph=k + 1 < len(totals)
+                    (outputs * weight).sum(), point, retain_graph=k + 1 < len(totals)
                 )
                 total[rows] += (gradient * way).reshape(-1, n_draws, n_cells).sum(dim=1)
 
@@ -187,19 +191,23 @@ def _spread_out(rng: np.random.Generator, n_baselines: int, n_draws: int) -> NDA
     return np.concatenate([rng.permutation(n_baselines) for _ in range(turns)])[:n_draws]
 
 
-def _score(
-    module: nn.Module,
-    samples: Tensor,
-    weights: Tensor,
-    transform: Callable[[Tensor], Tensor] | None,
+def _all_outputs(
+    module: nn.Module, samples: Tensor, transform: Callable[[Tensor], Tensor] | None
 ) -> Tensor:
     per_chunk = max(1, _CHUNK_VALUES // max(1, samples[0].numel()))
     with torch.inference_mode(False), torch.no_grad():
         parts = [
-            _outputs(module(samples[first : first + per_chunk]), transform) @ weights.T
+            _outputs(module(samples[first : first + per_chunk]), transform)
             for first in range(0, len(samples), per_chunk)
         ]
     return torch.cat(parts)
+
+
+def _combined(outputs: Tensor, weights: Tensor) -> Tensor:
+    """Return combinations of outputs, (n_samples, n_combinations)."""
+    if weights.dim() == 2:
+        return outputs @ weights.T
+    return (outputs * weights).sum(dim=2).T
 
 
 def _outputs(out: Any, transform: Callable[[Tensor], Tensor] | None) -> Tensor:
