@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,8 @@ class Decomposition:
         What the test takes for granted.
     regions : dict of str to ndarray or None
         Names, skills, errors, z and p-values of regions, if any were given.
+    weigh : callable
+        Tests weighted sums of cells, whose weights, (n_cells, n_sums), know nothing of the labels.
     """
 
     cells: dict[str, NDArray]
@@ -60,6 +63,7 @@ class Decomposition:
     n_draws: int
     assumptions: list[str]
     regions: dict[str, NDArray] | None
+    weigh: Callable[[NDArray], CellTest] = field(repr=False)
 
 
 def decompose_skill(
@@ -122,20 +126,27 @@ def decompose_skill(
         use = (use / np.bincount(of_cell))[:, of_cell]
     arrays = {**_judge_cells(cells, alpha, min_share), "use": use}
     shape = (*question.lead, *samples.shape[1:])
-    whole = _test_sums(question, found, exchange, streams, n_permutations, None)
-    tested = None
-    if codes is not None:
-        tested = _test_sums(question, found, exchange, streams, n_permutations, codes)
+
+    def weigh(weights: NDArray) -> CellTest:
+        sums = [phi @ weights.astype(phi.dtype) for phi in found.phi]
+        # The same orders as for cells: what a sum shows and its cells belong together.
+        rng = streams.rng("skill_map permutations")
+        return permutation_test(question.scores(sums), exchange, rng, n_permutations)
+
+    n_cells = found.phi[0].shape[1]
+    whole = weigh(np.ones((n_cells, 1)))
+    tested = None if codes is None else _test_regions(weigh, n_cells, codes, question.lead)
     return Decomposition(
         cells={name: values.reshape(shape) for name, values in arrays.items()},
         total=float(cells.skill.sum()),
-        error=float(whole["error"][0]),
-        p_value=float(whole["p_value"][0]),
+        error=float(whole.error[0]),
+        p_value=float(whole.p_value[0]),
         exchange=exchange,
         completeness=found.completeness,
         n_draws=found.n_draws,
         assumptions=assumptions,
         regions=tested,
+        weigh=weigh,
     )
 
 
@@ -246,31 +257,18 @@ def _code_regions(regions: Any, sample_shape: tuple[int, ...]) -> NDArray:
     return labels.ravel()
 
 
-def _test_sums(
-    question: Question,
-    found: Contributions,
-    exchange: Exchange,
-    streams: Streams,
-    n_permutations: int,
-    labels: NDArray | None,
+def _test_regions(
+    weigh: Callable[[NDArray], CellTest], n_cells: int, labels: NDArray, lead: tuple[int, ...]
 ) -> dict[str, NDArray]:
-    """Test the skill of regions, or of all cells together."""
-    n_cells = found.phi[0].shape[1]
-    if labels is not None and len(labels) != n_cells:  # groups already
-        names, codes = np.unique(labels), np.arange(n_cells)
-    else:
-        names, codes = np.unique(
-            np.zeros(n_cells, dtype=int) if labels is None else labels, return_inverse=True
-        )
-    member = np.zeros((n_cells, len(names)), dtype=found.phi[0].dtype)
+    """Test the skill of regions, the sums of their cells."""
+    names, codes = np.unique(labels, return_inverse=True)
+    if len(labels) != n_cells:  # groups already
+        codes = np.arange(n_cells)
+    member = np.zeros((n_cells, len(names)))
     member[np.arange(n_cells), codes] = 1
-    scores = question.scores([phi @ member for phi in found.phi])
-    # The same orders as for cells: what a region shows and its cells belong together.
-    test = permutation_test(
-        scores, exchange, streams.rng("skill_map permutations"), n_permutations
-    )
+    test = weigh(member)
     return {
-        "name": np.tile(names, max(1, math.prod(question.lead))),
+        "name": np.tile(names, max(1, math.prod(lead))),
         "skill": test.skill,
         "error": test.error,
         "z": test.z,
