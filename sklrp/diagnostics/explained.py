@@ -8,6 +8,7 @@ need.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from numbers import Integral
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from joblib import Parallel, delayed
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
+from sklearn.utils import Bunch
 
 from sklrp._checks import as_samples, check_maps, check_mask, encode_labels, like
 from sklrp._frame import frame_of
@@ -26,6 +28,7 @@ from sklrp.diagnostics.common_form import as_shares, with_relevance
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.nulls import NULLS
 from sklrp.propagation import explain
+from sklrp.skill import Decomposition, contributions_to_outputs, decompose_skill
 
 # Of the parameters that all tests have in common, for scikit-learn's validate_params.
 CONSTRAINTS: dict[str, list[Any] | str] = {
@@ -59,6 +62,14 @@ class Explained:
         Their labels; the values of a regression, or of a network of a single output.
     target : None, label, int or array-like of shape (n_samples,), default=None
         What is explained: None (default) the predicted class of each sample, or the only output.
+    relevance : array-like of shape (n_samples, ...) or None, default=None
+        Maps that were made elsewhere, of what enters the network. None (default): they are made
+        by `sklrp.explain`.
+    X_train, y_train : array-like or None, default=None
+        What the model was trained on: clones are trained on it, and contributions are found
+        against it.
+    groups, block_length : array-like or None, int or "auto"
+        Which samples are exchangeable, as in `skill_map`.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
         Where the cells of fields are. None (default): what the model or X says.
     max_samples : int or None, default=None
@@ -87,7 +98,9 @@ class Explained:
     target : ndarray of shape (n_samples,) or None
         The label, or the index of the output, explained of each sample; None of a single output.
     relevance, details : ndarray, Bunch
-        As `sklrp.explain` returns them.
+        As `sklrp.explain` returns them; of maps that were made elsewhere only their score.
+    is_given : bool
+        Whether maps were made elsewhere, so that no other network's can be compared.
     maps : ndarray of shape (n_samples, ...)
         The maps in their common form.
     """
@@ -98,6 +111,11 @@ class Explained:
         X: Any,
         y: Any = None,
         *,
+        relevance: Any = None,
+        X_train: Any = None,
+        y_train: Any = None,
+        groups: Any = None,
+        block_length: int | str = "auto",
         target: Any = None,
         grid: Any = None,
         max_samples: int | None = None,
@@ -106,6 +124,14 @@ class Explained:
         **params: Any,
     ) -> None:
         self.model = unwrap(model)
+        self._asked = {
+            "X": X,
+            "X_train": X_train,
+            "groups": groups,
+            "block_length": block_length,
+            "target": None if target is not None and np.ndim(target) else target,
+        }
+        self.X_train, self.y_train = X_train, y_train
         entering = self.model.enter(X)
         self.frame = frame_of(self.model, X, entering, grid=grid)
         self._form = entering[:1] if hasattr(entering, "iloc") else None
@@ -128,7 +154,11 @@ class Explained:
         targets = self._choose_target(target)
         self.target = None if targets is None else targets[rows]
         self.all_y = None if y is None else self._check_y(y)
-        self.relevance, self.details = self._explain(self.model.network, self.X, self.target)
+        self.is_given = relevance is not None
+        if self.is_given:
+            self.relevance, self.details = self._take_relevance(relevance)
+        else:
+            self.relevance, self.details = self._explain(self.model.network, self.X, self.target)
         self.maps = as_shares(self.relevance, self.details.score)
 
     @property
@@ -140,6 +170,33 @@ class Explained:
             return self.all_y
         column = 0 if self.target is None or self.all_y.shape[1] == 1 else int(self.target[0])
         return self.all_y[:, column]
+
+    @cached_property
+    def pool(self) -> NDArray:
+        """Samples that others are compared with: of the training data, or else of the samples."""
+        if self.X_train is None:
+            return self.all_X
+        return as_samples(self.model.enter(self.X_train))
+
+    @cached_property
+    def decomposition(self) -> Decomposition:
+        """The model's skill, cell by cell."""
+        if self.all_y is None:
+            raise ValueError("y=None: skill needs the labels of X.")
+        asked = {name: value for name, value in self._asked.items() if name != "X"}
+        return decompose_skill(
+            self.model, self._asked["X"], self.all_y, self._streams, n_jobs=self.n_jobs, **asked
+        )
+
+    @cached_property
+    def contributions(self) -> NDArray:
+        """How much cells add to the explained score, with its sign: what maps should show."""
+        rng = self.rng("contributions")
+        found = contributions_to_outputs(
+            self.model, self.X, self.pool, self.columns, rng, n_jobs=self.n_jobs
+        )
+        sign = np.where(self.details.score < 0, -1.0, 1.0)
+        return (found.phi[0] * sign[:, np.newaxis]).reshape(self.X.shape)
 
     @property
     def why_not_trained(self) -> str:
@@ -194,6 +251,12 @@ class Explained:
         if self.model.classes is None:
             return self.target.astype(np.intp)  # labels are indices
         return encode_labels("target", self.target, self.model.classes, len(self.target))
+
+    @property
+    def departures(self) -> NDArray:
+        """How far samples are from the mean of the training data, as shares: the input's map."""
+        away = np.abs(self.X - self.pool.mean(axis=0, dtype=np.float64))
+        return as_shares(away, np.ones(len(away)))
 
     def maps_of(self, network: Any, X: NDArray | None = None) -> NDArray:
         """Return the maps of another network, or of other samples, for the same targets."""
@@ -311,6 +374,18 @@ class Explained:
                 f"{labels.shape}."
             )
         return labels
+
+    def _take_relevance(self, relevance: Any) -> tuple[NDArray, Bunch]:
+        """Return maps that were made elsewhere, and the scores that they explain."""
+        maps = check_maps(relevance)
+        if maps.shape != self.all_X.shape:
+            raise ValueError(
+                f"relevance has the shape {maps.shape}, but must have that of what enters the "
+                f"network, {self.all_X.shape}: a map for each sample of X."
+            )
+        outputs = self.outputs(self.X)
+        score = outputs[np.arange(len(outputs)), self.columns]
+        return maps[self.rows], Bunch(score=score)
 
     def _explain(self, network: Any, X: NDArray, target: NDArray | None) -> tuple[NDArray, Any]:
         relevance, details = explain(
