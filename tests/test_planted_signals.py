@@ -14,7 +14,7 @@ from sklrp.datasets import (
     make_xor,
 )
 from sklrp.datasets.lorenz96 import _integrate, _tendency
-from sklrp.datasets.rainfall_runoff import _run
+from sklrp.datasets.rainfall_runoff import _draw_weather, _run
 
 IMAGES = [make_suppressor, make_watermark, make_xor]
 
@@ -117,7 +117,7 @@ def test_a_linear_model_sees_little_of_lorenz_and_half_of_streamflow():
     assert 0.4 < ridge.fit(rows[:800], y[:800]).score(rows[800:], y[800:]) < 0.75
 
 
-def test_streamflow_depends_on_weather_as_its_derivative_says():
+def test_streamflow_depends_on_weather():
     _, y, truth = make_rainfall_runoff(30, n_days=60, random_state=0)
     assert (truth[..., 0] > -1e-6).all()  # more rain is never less flow
     again = make_rainfall_runoff(30, n_days=60, random_state=0)[1]
@@ -126,12 +126,62 @@ def test_streamflow_depends_on_weather_as_its_derivative_says():
     assert late > 2 * early > 0  # the memory fades, and does not end
 
 
-def test_water_is_neither_made_nor_lost():
+@pytest.mark.parametrize("groundwater", [0.0, 0.6])
+def test_adjoint_of_streamflow_is_the_derivative_of_the_run(groundwater):
+    """The dataset's weather, drawn anew and changed by a little, day by day."""
+    settings = groundwater, 100.0
+    X, y, truth = make_rainfall_runoff(
+        40, n_days=50, groundwater=groundwater, recession=100.0, random_state=3
+    )
+    weather = _draw_weather(np.random.RandomState(3), 40, 450)
+    np.testing.assert_array_equal(weather[:, 400:], X)
+    start = _run(np.zeros((3, 40)), weather[:, :400], *settings)[0][-1]
+    np.testing.assert_allclose(_run(start, X, *settings)[1], y, rtol=1e-12)
+    step, n_kinks = 1e-5, 0
+    for day in (0, 13, 30, 48, 49):
+        for variable in (0, 1):
+            ends = []
+            for sign in (-1, 1):
+                moved = X.copy()
+                moved[:, day, variable] += sign * step
+                ends.append(_run(start, moved, *settings)[1])
+            difference = (ends[1] - ends[0]) / (2 * step)
+            found = truth[:, day, variable]
+            # A dry day has no less rain: there the run is asked for more of it alone.
+            dry = (variable == 0) & (X[:, day, 0] == 0)
+            difference = np.where(dry, (ends[1] - y) / step, difference)
+            close = np.abs(found - difference) <= 1e-6 + 1e-4 * np.abs(difference)
+            n_kinks += (~close).sum()
+    assert n_kinks <= 2  # of 400 values: where a store runs empty within the step
+    assert np.abs(truth).max() > 0.01
+
+
+def test_groundwater_remembers_what_a_summer_lets_the_soil_forget():
+    shares = []
+    for groundwater in (0.0, 0.8):
+        truth = make_rainfall_runoff(100, n_days=365, groundwater=groundwater, random_state=0)[2]
+        rain = truth[..., 0]
+        shares.append(rain[:, :90].sum() / rain.sum())
+    assert shares[0] < 0.005
+    assert shares[1] > 0.05
+
+
+@pytest.mark.parametrize("groundwater", [0.0, 0.7])
+def test_water_is_neither_made_nor_lost(groundwater):
     rng = np.random.default_rng(0)
-    weather = np.stack([rng.gamma(1.0, 3.0, (5, 40)), np.full((5, 40), -5.0)], axis=-1)
-    stores, _ = _run(np.zeros((2, 5)), weather)
-    np.testing.assert_allclose(stores[0], weather[..., 0].sum(axis=1))  # all of it is snow
-    assert (stores[1] == 0).all()
+    rain = rng.gamma(1.0, 3.0, (5, 40))
+    frost = np.stack([rain, np.full((5, 40), -5.0)], axis=-1)
+    stores, _ = _run(np.zeros((3, 5)), frost, groundwater)
+    np.testing.assert_allclose(stores[-1][0], rain.sum(axis=1))  # all of it is snow
+    assert (stores[-1][1:] == 0).all()
+    mild = np.stack([rain, np.zeros((5, 40))], axis=-1)  # half of it is snow, nothing evaporates
+    before = np.zeros((3, 5))
+    balance = []
+    for day in range(40):
+        stores, flow = _run(before, mild[:, day : day + 1], groundwater)
+        balance.append(before.sum(axis=0) + rain[:, day] - stores[-1].sum(axis=0) - np.exp(flow))
+        before = stores[-1]
+    np.testing.assert_allclose(balance, -0.01, atol=1e-12)  # what a dry bed's logarithm takes
 
 
 def test_bad_parameters_are_refused():

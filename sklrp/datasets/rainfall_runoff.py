@@ -6,7 +6,7 @@ memory for networks that read sequences.
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,17 +20,20 @@ if TYPE_CHECKING:
 __all__ = ["make_rainfall_runoff"]
 
 _SPIN_UP = 400  # days before the first of a sample, in which the stores find their levels
+_SLOW_SPIN_UP = 3  # the same for groundwater, in times of its recession
 _MELT = 3.0  # mm a day and degree above freezing
 _CAPACITY = 150.0  # mm of the soil store at which all that enters leaves again
 _DRAIN, _SHAPE = 0.25, 4.0  # the share of the store that leaves in a day, and its exponent
 _EVAPORATION = 0.12  # mm a day and degree above freezing
-_RANGE = 1e-3  # step of the finite differences, in mm and degrees
+_LEAST_FLOW = 0.01  # mm a day, so that a dry bed has a logarithm
 
 
 @validate_params(
     {
         "n_samples": [Interval(Integral, 1, None, closed="left")],
         "n_days": [Interval(Integral, 2, None, closed="left")],
+        "groundwater": [Interval(Real, 0, 1, closed="left")],
+        "recession": [Interval(Real, 1, None, closed="left")],
         "random_state": ["random_state"],
     },
     prefer_skip_nested_validation=True,
@@ -39,6 +42,8 @@ def make_rainfall_runoff(
     n_samples: int = 2000,
     *,
     n_days: int = 90,
+    groundwater: float = 0.0,
+    recession: float = 200.0,
     random_state: int | np.random.RandomState | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     r"""Make series of weather, the streamflow at their end, and how it depends on every day.
@@ -46,13 +51,19 @@ def make_rainfall_runoff(
     A task of regression for sequences, with a known memory. A catchment stores snow and soil
     water. Of the precipitation P and the temperature T of a day, all below freezing is stored as
     snow; snow melts at 3 mm a day and degree; rain and melt M fill the soil store W, from which
-    water evaporates and flows off,
+    water evaporates and runs off,
 
-    .. math:: W \leftarrow W + M - E(T) - Q, \qquad Q = 0.25 \, W \, (W / 150)^4 .
+    .. math:: W \leftarrow W + M - E(T) - R, \qquad R = 0.25 \, W \, (W / 150)^4 .
 
-    The target is :math:`\log(Q + 0.01)` of the last day, Q in mm. Rain of a few days ago matters
-    at once; a cold winter's snow months later, when it melts; rain in a full store more than rain
-    in an empty one. A linear model sees half of it.
+    The target is :math:`\log(Q + 0.01)` of the last day, with the streamflow Q in mm. Without
+    groundwater :math:`Q = R`. Otherwise a share g of the runoff goes through a third store G,
+
+    .. math:: Q = (1 - g) \, R + G / \tau, \qquad G \leftarrow G + g \, R - G / \tau .
+
+    Rain of a few days ago matters at once; a cold winter's snow months later, when it melts; rain
+    in a full store more than rain in an empty one. A linear model sees half of it. Every summer
+    empties the soil: without groundwater nothing that fell a year ago matters. With a slow
+    groundwater store it does.
 
     Parameters
     ----------
@@ -60,6 +71,10 @@ def make_rainfall_runoff(
         Number of series, each of its own weather and season.
     n_days : int, default=90
         Days of a series. What fell before them is in the stores, and is not in X.
+    groundwater : float, default=0.0
+        The share g of the runoff that goes through the groundwater, below 1.
+    recession : float, default=200.0
+        The time tau in which the groundwater sinks to a share of 1/e if nothing enters, in days.
     random_state : int, RandomState instance or None, default=None
         Determines the weather. Pass an int for reproducible output.
 
@@ -70,7 +85,7 @@ def make_rainfall_runoff(
     y : ndarray of shape (n_samples,)
         The logarithm of the streamflow of the last day.
     truth : ndarray of shape (n_samples, n_days, 2)
-        The derivative of y with respect to every value of X, by finite differences of the model.
+        The derivative of y with respect to every value of X: the adjoint of the model.
 
     Raises
     ------
@@ -92,22 +107,13 @@ def make_rainfall_runoff(
     ((100, 90, 2), (100,), True)
     """
     rng = check_random_state(random_state)
-    weather = _draw_weather(rng, n_samples, _SPIN_UP + n_days)
-    start = np.zeros((2, n_samples))
-    start = _run(start, weather[:, :_SPIN_UP])[0]
-    X = weather[:, _SPIN_UP:]
-    y = _run(start, X)[1]
-    truth = np.empty_like(X)
-    # What follows a changed day alone has to be run anew: from the stores of the day before.
-    stores = [start]
-    for day in range(n_days):
-        stores.append(_run(stores[-1], X[:, day : day + 1])[0])
-    for day in range(n_days):
-        for variable in range(2):
-            moved = X[:, day:].copy()
-            moved[:, 0, variable] += _RANGE
-            truth[:, day, variable] = (_run(stores[day], moved)[1] - y) / _RANGE
-    return X, y, truth
+    spin_up = max(_SPIN_UP, round(_SLOW_SPIN_UP * recession)) if groundwater else _SPIN_UP
+    weather = _draw_weather(rng, n_samples, spin_up + n_days)
+    settings = groundwater, recession
+    start = _run(np.zeros((3, n_samples)), weather[:, :spin_up], *settings)[0][-1]
+    X = weather[:, spin_up:]
+    stores, y = _run(start, X, *settings)
+    return X, y, _differentiate_run(np.concatenate([start[None], stores]), X, y, *settings)
 
 
 def _draw_weather(rng: np.random.RandomState, n_samples: int, n_days: int) -> NDArray[np.float64]:
@@ -125,19 +131,65 @@ def _draw_weather(rng: np.random.RandomState, n_samples: int, n_days: int) -> ND
     return np.stack([rain, temperature], axis=-1)
 
 
-def _run(stores: NDArray, weather: NDArray) -> tuple[NDArray, NDArray]:
-    """Return the stores after some days, and the logarithm of the last day's streamflow."""
-    snow, water = stores
+def _run(
+    stores: NDArray, weather: NDArray, groundwater: float = 0.0, recession: float = 200.0
+) -> tuple[NDArray, NDArray]:
+    """Return the stores after each day, and the logarithm of the last day's streamflow."""
+    snow, water, slow = stores
+    after = []
     flow = np.zeros(len(weather))
     for rain, temperature in np.moveaxis(weather, (1, 2), (0, 1)):
         warm = np.maximum(temperature, 0.0)
-        # Between -1 and +1 degrees a part falls as snow, so that small changes change little.
-        frozen = np.clip((1 - temperature) / 2, 0.0, 1.0) * rain
+        frozen = _frozen(temperature) * rain
         snow = snow + frozen
         melt = np.minimum(snow, _MELT * warm)
         snow = snow - melt
-        water = water + rain - frozen + melt
-        water = np.maximum(water - _EVAPORATION * warm, 0.0)
-        flow = np.minimum(_DRAIN * water * (water / _CAPACITY) ** _SHAPE, water)
-        water = water - flow
-    return np.stack([snow, water]), np.log(flow + 0.01)
+        water = np.maximum(water + rain - frozen + melt - _EVAPORATION * warm, 0.0)
+        runoff = np.minimum(_DRAIN * water * (water / _CAPACITY) ** _SHAPE, water)
+        water = water - runoff
+        flow = (1 - groundwater) * runoff + slow / recession
+        slow = slow + groundwater * runoff - slow / recession
+        after.append([snow, water, slow])
+    return np.array(after), np.log(flow + _LEAST_FLOW)
+
+
+def _frozen(temperature: NDArray) -> NDArray:
+    """Return the share that falls as snow: a part between -1 and +1 degrees, without a jump."""
+    return np.clip((1 - temperature) / 2, 0.0, 1.0)
+
+
+def _differentiate_run(
+    stores: NDArray, weather: NDArray, y: NDArray, groundwater: float, recession: float
+) -> NDArray[np.float64]:
+    """Return the derivative of the last day's logarithm, from the last day back to the first.
+
+    `stores` holds those before each day and after the last. The model is `_run`, line by line.
+    """
+    d_flow = 1 / np.exp(y)
+    d_snow, d_water, d_slow = np.zeros((3, len(y)))
+    found = np.empty_like(weather)
+    for day in reversed(range(weather.shape[1])):
+        snow, water, _ = stores[day]
+        rain, temperature = weather[:, day].T
+        warm = np.maximum(temperature, 0.0)
+        share = _frozen(temperature)
+        snow = snow + share * rain
+        melts_whole = snow < _MELT * warm
+        melt = np.minimum(snow, _MELT * warm)
+        water = water + (1 - share) * rain + melt - _EVAPORATION * warm
+        wet = water > 0
+        wetness = np.maximum(water, 0.0) / _CAPACITY
+        slope = np.where(
+            _DRAIN * wetness**_SHAPE < 1, _DRAIN * (1 + _SHAPE) * wetness**_SHAPE, 1.0
+        )
+        d_runoff = (1 - groundwater) * d_flow + groundwater * d_slow - d_water
+        d_slow = d_flow / recession + d_slow * (1 - 1 / recession)
+        d_water = (d_water + d_runoff * slope) * wet
+        d_melt = d_water - d_snow
+        d_warm = d_melt * _MELT * ~melts_whole - _EVAPORATION * d_water
+        d_snow = d_snow + d_melt * melts_whole
+        partly = (share > 0) & (share < 1)
+        found[:, day, 0] = share * d_snow + (1 - share) * d_water
+        found[:, day, 1] = -0.5 * partly * rain * (d_snow - d_water) + d_warm * (temperature > 0)
+        d_flow = np.zeros_like(y)
+    return found
