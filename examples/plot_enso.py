@@ -61,8 +61,8 @@ print(f"{n_lat} x {n_lon} cells, {sst.land_mask.sum()} of them land")
 # another.
 #
 # The network of the last fold is also put to a test. How alike, as an absolute cosine, are its
-# maps and those of five networks that have learned nothing, because all parameters that training
-# would set are drawn at random? Near 0, a map is learned; near 1, it was there before training.
+# maps and those of five networks that have learned nothing, because all parameters are as before
+# training? Near 0, a map is learned; near 1, it was there before training.
 
 networks = {
     "MLP": MLPClassifier((16,), max_epochs=50),

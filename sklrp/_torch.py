@@ -7,7 +7,7 @@ functions, in `sklrp.propagation`, imports from here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -58,3 +58,10 @@ def is_compiled(module: nn.Module) -> bool:
 def unwrap_compiled(module: Any) -> Any:
     """Return the module that ``torch.compile`` wraps, or the module itself."""
     return getattr(module, "_orig_mod", module)
+
+
+def find_start(layer: nn.Module) -> Callable[[], Any] | None:
+    """Return the method by which a layer draws its parameters before training, None without."""
+    # Attention and transformers keep theirs private. Without it they could not be drawn anew.
+    names = ("reset_parameters", "_reset_parameters")
+    return next((getattr(layer, name) for name in names if hasattr(layer, name)), None)

@@ -394,7 +394,8 @@ def test_the_seed_determines_every_draw(reports):
     one, same, other = (reports(seed).tests for seed in (1, 1, 2))
     for name, test in one.items():
         np.testing.assert_array_equal(drawn_values(test), drawn_values(same[name]))
-        if name != "degeneracy":  # no map is degenerate, by whatever samples
+        # By whatever draws: no map is degenerate, and 40 samples show no cell that was learned.
+        if name not in ("degeneracy", "map"):
             assert drawn_values(test) != drawn_values(other[name]), name
 
 

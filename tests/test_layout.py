@@ -31,7 +31,7 @@ FLOORS = [
     "propagation skill",
     "_network_cache composites",
     "_models modules preprocessing rules",
-    "_checks _files _sample_axes _sklearn _skorch _streams _torch _version",
+    "_checks _files _random_stream _sample_axes _sklearn _skorch _streams _torch _version",
 ]
 # Names that several files define, with the reason.
 SHARED_NAMES = {

@@ -110,6 +110,7 @@ def probes():
             "_orig_mod": torch.compile(torch.nn.Identity()),
             "_pack_padded_sequence": pack._VF,
             "_pad_packed_sequence": pack._VF,
+            "_reset_parameters": torch.nn.MultiheadAttention,
             "_threshold": torch.nn.functional,
         },
     }

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from sklrp._random_stream import RandomStream, draw_seed
 from sklrp._sklearn import Interval, StrOptions
 from sklrp.classifiers.base import NetworkClassifier
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.net import TrainingNet
 from sklrp.classifiers.parameters import COUNT, NOT_NEGATIVE, POSITIVE, param
-from sklrp.classifiers.random_stream import RandomStream, draw_seed
 from sklrp.classifiers.ridge import fit_ridge
 from sklrp.classifiers.sample_shapes import find_sequence_shape
 from sklrp.classifiers.saved import is_penalty

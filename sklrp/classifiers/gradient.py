@@ -24,12 +24,12 @@ from skorch.callbacks import EarlyStopping
 from skorch.history import History
 from torch import Tensor, nn
 
+from sklrp._random_stream import RandomStream, draw_seed, fit_state
 from sklrp._sklearn import Interval, StrOptions, check_own_params, fit_context
 from sklrp.classifiers.base import NetworkClassifier, undone_on_error
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.net import PENALTIES, TrainingNet
 from sklrp.classifiers.parameters import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, param
-from sklrp.classifiers.random_stream import RandomStream, draw_seed, fit_state
 from sklrp.classifiers.sample_shapes import check_sizes, is_positive_integer
 from sklrp.classifiers.saved import is_random_state
 from sklrp.classifiers.settings import (

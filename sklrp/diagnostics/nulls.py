@@ -13,10 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
-
 from sklrp._models import Model
-from sklrp.metrics.randomise import list_layers, randomise
+from sklrp.metrics.randomise import draw_anew, list_layers, take_start
 
 # Trains a clone of the network with a seed, on permuted labels or on the labels as they are.
 Train = Callable[[int, bool], Any]
@@ -93,11 +91,12 @@ class NullModel(ABC):
 
 
 class Network(NullModel):
-    """All that was learned; of an echo state network that is the readout."""
+    """All that was learned: every layer is as its own `reset_parameters` draws it."""
 
+    # Of an echo state network that is the readout: its reservoir is no parameter.
     name = "network"
     finding = "randomization"
-    lost = "whose learned parameters are drawn at random"
+    lost = "before any training"
     advice = (
         "The architecture and the input alone give this map: choose a rule that keeps the sign of "
         "contributions, such as rule='epsilon', and compare its map with the null."
@@ -106,8 +105,8 @@ class Network(NullModel):
     by_layer = True
 
     def draw(self, model: Model, seed: int, train: Train) -> Any:
-        """Draw all layers anew."""
-        return _randomised(model, seed, slice(None))
+        """Give all layers their start."""
+        return _with_start(model, seed, slice(None))
 
 
 class Readout(NullModel):
@@ -115,7 +114,7 @@ class Readout(NullModel):
 
     name = "readout"
     finding = "readout"
-    lost = "whose last layer is drawn at random"
+    lost = "with the last layer as before training"
     advice = (
         "The map shows what the hidden layers see, whatever the readout makes of it: explain with "
         "a rule that keeps the sign of contributions, at least on the dense layers."
@@ -125,8 +124,8 @@ class Readout(NullModel):
     fact_below = 0.95
 
     def draw(self, model: Model, seed: int, train: Train) -> Any:
-        """Draw the last layer anew."""
-        return _randomised(model, seed, slice(-1, None))
+        """Give the last layer its start."""
+        return _with_start(model, seed, slice(-1, None))
 
     def fits(self, model: Model) -> bool:
         """Tell whether the readout is less than all that was learned."""
@@ -153,10 +152,10 @@ class Labels(NullModel):
 NULLS: dict[str, NullModel] = {null.name: null() for null in NullModel.__subclasses__()}
 
 
-def _randomised(model: Model, seed: int, which: slice) -> Any:
-    """Return a copy of a network, of whose layers some are drawn anew."""
+def _with_start(model: Model, seed: int, which: slice) -> Any:
+    """Return a copy of a network, of whose layers some are as before training."""
     random = replace(model, network=copy.deepcopy(model.network))
-    generator = torch.Generator().manual_seed(seed)
-    for _, layer in list_layers(random.module)[which]:
-        randomise(layer, generator)
+    layers, starts = list_layers(random.module), list_layers(draw_anew(model, seed))
+    for (_, layer), (_, start) in list(zip(layers, starts, strict=True))[which]:
+        take_start(layer, start)
     return random.network

@@ -1,50 +1,143 @@
-"""Draw the parameters of a network anew, so that it loses what it has learned.
+"""Draw a network anew, so that it has learned nothing.
 
-`randomization_similarity` does so layer by layer, and the null models of `sklrp.diagnostics` for
-all layers or the last one.
+`randomization_similarity` gives a network's layers their start one after another, and the null
+models of `sklrp.diagnostics` all of them or the last one. A start is what the layer's own
+``reset_parameters`` draws, such as an LSTM's with its open forget gates.
 """
 
 from __future__ import annotations
 
-import inspect
-import math
+import copy
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from sklrp._models import Model
+from sklrp._random_stream import RandomStream
+from sklrp._torch import find_start
+from sklrp.modules import bound_biases
+
+_BEHIND = ".parametrizations."
+_ESTIMATES = 20  # passes after which power iterations, of a spectral norm, have settled
 
 
 def list_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the layers of a network that have parameters of their own, with their names."""
+    """Return the layers of a network that have a start of their own, with their names."""
     return [
         (name, layer)
         for name, layer in module.named_modules()
-        if _draws_itself(layer) or next(layer.parameters(recurse=False), None) is not None
+        if not isinstance(layer, parametrize.ParametrizationList) and _starts(layer)
     ]
 
 
-def randomise(layer: nn.Module, generator: torch.Generator) -> None:
-    """Draw the parameters of a layer anew, as torch draws them before training."""
-    # They are uniform within one over the square root of the number of inputs of a unit.
-    reset: Any = getattr(layer, "reset_parameters", None)
-    if _draws_itself(layer):
-        reset(generator=generator)
-        return
-    parameters = list(layer.parameters(recurse=False))
-    matrices = [p for p in parameters if p.ndim > 1]
-    if not matrices and reset is not None:
-        reset()  # a normalisation starts from constants: nothing is drawn
-        return
-    n_inputs = getattr(layer, "hidden_size", matrices[0][0].numel() if matrices else 1)
-    bound = 1 / math.sqrt(n_inputs)
-    with torch.no_grad():
-        for parameter in parameters:
-            # In double precision, so that a network in single precision gets the same draws.
-            drawn = torch.empty(parameter.shape, dtype=torch.float64)
-            parameter.copy_(drawn.uniform_(-bound, bound, generator=generator))
+def draw_anew(model: Model, seed: int) -> nn.Module:
+    """Return a network as it was before training, in double precision on the CPU."""
+    # A network in single precision or on an accelerator so gets the same draws.
+    fresh = copy.deepcopy(model.module).cpu().double()
+    plain = {
+        layer: _without_parametrizations(layer)
+        for layer in fresh.modules()
+        if parametrize.is_parametrized(layer)
+    }
+    with torch.no_grad(), RandomStream(torch.device("cpu"), seed):
+        for parameter in itertools.chain.from_iterable(
+            module.parameters() for module in (fresh, *plain.values())
+        ):
+            if parameter.is_floating_point():
+                parameter.fill_(torch.nan)  # what stays so had no start
+        # As constructors do, children before their parents. Of the layers that share a parameter
+        # the first has the last word.
+        for layer in reversed(list(fresh.modules())):
+            start = find_start(plain.get(layer, layer))
+            if start is not None:
+                start()
+            if layer in plain:
+                _parametrize(layer, plain[layer])
+        _check_drawn(fresh)
+        # A net with bias="nonpositive" bounds its biases before training, too.
+        if getattr(getattr(model.network, "net_", None), "nonpositive_bias", False):
+            bound_biases(fresh)
+    return fresh
 
 
-def _draws_itself(layer: Any) -> bool:
-    """Tell whether a layer can draw its own parameters from a generator."""
-    reset = getattr(layer, "reset_parameters", None)
-    return reset is not None and "generator" in inspect.signature(reset).parameters
+@torch.no_grad()
+def take_start(layer: nn.Module, fresh: nn.Module) -> None:
+    """Give a layer the parameters and buffers of the same layer of a fresh network."""
+    for tensor, start in zip(_own_tensors(layer), _own_tensors(fresh), strict=True):
+        tensor.copy_(start)
+
+
+def _starts(layer: nn.Module) -> bool:
+    """Tell whether a layer has parameters, or buffers that it draws or resets itself."""
+    if parametrize.is_parametrized(layer) or any(True for _ in layer.parameters(recurse=False)):
+        return True
+    return find_start(layer) is not None and any(True for _ in layer.buffers(recurse=False))
+
+
+def _own_tensors(layer: nn.Module) -> Iterator[Tensor]:
+    """Yield the parameters and buffers of a layer, also behind a parametrization."""
+    yield from layer.parameters(recurse=False)
+    yield from layer.buffers(recurse=False)
+    if parametrize.is_parametrized(layer):
+        for behind in _parametrizations(layer).values():
+            yield from behind.parameters(recurse=False)
+            yield from behind.buffers()
+
+
+def _parametrizations(layer: Any) -> dict[str, parametrize.ParametrizationList]:
+    return dict(layer.parametrizations.items())
+
+
+def _without_parametrizations(layer: nn.Module) -> nn.Module:
+    """Return a copy of a layer of the type that it had before it was parametrized."""
+    # torch's `remove_parametrizations` on a copy takes them from the original, too.
+    plain = copy.deepcopy(layer)
+    values = {name: getattr(layer, name).detach().clone() for name in _parametrizations(layer)}
+    plain.__class__ = parametrize.type_before_parametrizations(layer)
+    del plain.parametrizations
+    for name, value in values.items():
+        plain.register_parameter(name, nn.Parameter(value))
+    return plain
+
+
+def _parametrize(layer: nn.Module, plain: nn.Module) -> None:
+    """Give a parametrized layer the parameters of the plain one, as registration does."""
+    for name, parameter in plain.named_parameters(recurse=False):
+        if name not in _parametrizations(layer):
+            dict(layer.named_parameters(recurse=False))[name].copy_(parameter)
+            continue
+        behind = _parametrizations(layer)[name]
+        if parameter.isnan().any():
+            continue  # refused by name
+        fresh = parametrize.ParametrizationList(list(behind), parameter)
+        for original, start in zip(
+            behind.parameters(recurse=False), fresh.parameters(recurse=False), strict=True
+        ):
+            original.copy_(start)
+        is_training = behind.training
+        behind.train()
+        for _ in range(_ESTIMATES if any(True for _ in behind.buffers()) else 0):
+            behind()
+        behind.train(is_training)
+
+
+def _check_drawn(fresh: nn.Module) -> None:
+    """Raise an error that names the first parameter without a start."""
+    layers = dict(fresh.named_modules())
+    for path, parameter in fresh.named_parameters():
+        if not (parameter.is_floating_point() and parameter.isnan().any()):
+            continue
+        owner, _, name = path.partition(_BEHIND)[0].rpartition(".")
+        if _BEHIND in path:
+            owner, name = path.split(_BEHIND)
+        kind = type(layers[owner]).__name__
+        where = f"layer {owner!r} ({kind})" if owner else f"the network itself ({kind})"
+        raise TypeError(
+            f"The network cannot be drawn anew: parameter {name!r} of {where} has no start. Give "
+            f"{kind}, or a module around it, a method reset_parameters() that draws {name!r} as "
+            "__init__ does."
+        )

@@ -11,7 +11,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 from torch import nn
@@ -21,7 +20,7 @@ from sklrp._models import unwrap
 from sklrp._sklearn import Interval, StrOptions, validate_params
 from sklrp._streams import make_rng
 from sklrp.metrics.catalogue import metric
-from sklrp.metrics.randomise import list_layers, randomise
+from sklrp.metrics.randomise import draw_anew, list_layers, take_start
 from sklrp.metrics.similarity import SIMILARITIES, Similarity, compare_maps
 from sklrp.metrics.subject import Subject
 
@@ -274,10 +273,11 @@ def randomization_similarity(
     the architecture, not what was learned. A map that only changes its sign, because the random
     network's score has another one, is no better; scorers take the absolute similarity.
 
-    Parameters are drawn as torch draws them before training: uniform within one over the square
-    root of the number of inputs of a unit; normalisations become identities. A layer with
-    ``reset_parameters(generator=...)`` draws its own; what is no parameter, such as a reservoir in
-    a buffer, otherwise stays.
+    Parameters are drawn as before training, by each layer's own ``reset_parameters``: an LSTM's
+    forget gates are open as its ``forget_bias`` says, and normalisations become identities. The
+    first of the layers that share a parameter draws it. Frozen parameters are drawn too, and
+    weights behind a parametrization, such as a weight norm. What is no parameter, such as the
+    reservoir of an echo state network, stays.
 
     Parameters
     ----------
@@ -316,7 +316,8 @@ def randomization_similarity(
     Raises
     ------
     TypeError
-        If there is no network in the model, or several of them.
+        If there is no network in the model, or several of them; or if a parameter belongs to a
+        module without ``reset_parameters``, so that nothing says how it starts.
     ValueError
         If the network has no layer with parameters, or a map is not finite.
 
@@ -339,7 +340,6 @@ def randomization_similarity(
     subject = Subject(unwrap(estimator), X)
     network = subject.network
     _check_layers(network)
-    n_layers = len(list_layers(unwrap(network).module))
     labels = subject.choose(target)
 
     def maps_of(network: Any) -> NDArray:
@@ -347,16 +347,18 @@ def randomization_similarity(
             subject.samples, labels, explain_params, network=network, explain=explain
         )
 
-    # A seed for each layer, so that it gets the same parameters in any order.
-    seeds = make_rng(random_state).integers(2**62, size=n_layers)
+    # All are drawn at once, so that a layer gets the same parameters in any order.
+    seed = int(make_rng(random_state).integers(2**62))
+    starts = list_layers(draw_anew(unwrap(network), seed))
+    n_layers = len(starts)
     maps = maps_of(network)
     random = copy.deepcopy(network)
     names, values = [], []
     for i in reversed(range(n_layers)) if order == "top_down" else range(n_layers):
         if order == "independent":
             random = copy.deepcopy(network)
-        name, layer = list_layers(unwrap(random).module)[i]
-        randomise(layer, torch.Generator().manual_seed(int(seeds[i])))
+        name, start = starts[i]
+        take_start(list_layers(unwrap(random).module)[i][1], start)
         names.append(name)
         values.append(compare_maps(maps, maps_of(random), similarity, absolute=absolute))
     return Bunch(similarity=np.stack(values), layers=names)

@@ -9,7 +9,14 @@ from sklrp.modules.convolution import CONV_POOLINGS, PADDING_MODES, make_cnn
 from sklrp.modules.perceptron import ACTIVATIONS, make_mlp
 from sklrp.modules.regularisation import GaussianNoise, bound_biases, first_weights
 from sklrp.modules.reservoir import LEAK_SPLITS, EchoState, make_esn
-from sklrp.modules.sequences import STATE_POOLINGS, SWEEPS, StatePooling, Sweep, make_lstm
+from sklrp.modules.sequences import (
+    STATE_POOLINGS,
+    SWEEPS,
+    RememberingLSTM,
+    StatePooling,
+    Sweep,
+    make_lstm,
+)
 from sklrp.modules.widths import widest_activation
 
 __all__ = [
@@ -21,6 +28,7 @@ __all__ = [
     "SWEEPS",
     "EchoState",
     "GaussianNoise",
+    "RememberingLSTM",
     "StatePooling",
     "Sweep",
     "bound_biases",

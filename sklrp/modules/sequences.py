@@ -6,8 +6,9 @@ the same sweep and the same pooling of states.
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -87,6 +88,54 @@ class StatePooling(nn.Module):
         return repr(self.pooling)
 
 
+class RememberingLSTM(nn.LSTM):
+    """Long short-term memory whose forget gates start from a given bias.
+
+    Use it like an ``nn.LSTM`` with ``bias=True``. `reset_parameters` draws everything as torch
+    does, except the biases of the forget gates.
+
+    Parameters
+    ----------
+    input_size : int
+        Number of features of a step.
+    hidden_size : int
+        Units of the state, per layer and direction.
+    forget_bias : float
+        Bias from which every forget gate starts; b remembers for about exp(b) steps.
+    **kwargs : dict
+        Further parameters of ``nn.LSTM``, such as ``num_layers``.
+    """
+
+    forget_bias: float | None = None  # while torch's `__init__` draws
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, forget_bias: float, **kwargs: Any
+    ) -> None:
+        super().__init__(input_size, hidden_size, **kwargs)
+        self.forget_bias = forget_bias
+        self._open_gates(forget_bias)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters as they are before training."""
+        super().reset_parameters()
+        if self.forget_bias is not None:
+            self._open_gates(self.forget_bias)
+
+    @torch.no_grad()
+    def _open_gates(self, forget_bias: float) -> None:
+        """Set the bias of every forget gate, the second of torch's four."""
+        forget = slice(self.hidden_size, 2 * self.hidden_size)
+        for name, bias in self.named_parameters():
+            if name.startswith("bias_ih"):
+                bias[forget] = forget_bias
+            elif name.startswith("bias_hh"):
+                bias[forget] = 0.0
+
+    def extra_repr(self) -> str:
+        """Show the sizes and the bias in the network's ``repr``."""
+        return f"{super().extra_repr()}, forget_bias={self.forget_bias}"
+
+
 def make_lstm(
     input_shape: tuple[int, ...],
     n_outputs: int,
@@ -145,7 +194,10 @@ def make_lstm(
         ``(n_samples, n_outputs)``.
     """
     n_step_features = input_shape[0 if sweep in ("right", "left") else 1]
-    lstm = nn.LSTM(
+    make: Callable[..., nn.LSTM] = nn.LSTM
+    if bias and forget_bias is not None:
+        make = functools.partial(RememberingLSTM, forget_bias=forget_bias)
+    lstm = make(
         n_step_features,
         hidden_size,
         num_layers=num_layers,
@@ -154,8 +206,6 @@ def make_lstm(
         dropout=dropout if num_layers > 1 else 0.0,
         batch_first=True,
     )
-    if bias and forget_bias is not None:
-        _set_forget_bias(lstm, forget_bias)
     layers = input_layers(input_noise, input_dropout)
     layers += [
         ("sequence", nn.Unflatten(1, tuple(input_shape))),
@@ -168,14 +218,3 @@ def make_lstm(
     n_units = hidden_size * (2 if bidirectional else 1)
     layers += dense_layers(n_units, n_outputs, hidden_layer_sizes, activation, bias, dropout)
     return nn.Sequential(OrderedDict(layers))
-
-
-def _set_forget_bias(lstm: nn.LSTM, forget_bias: float) -> None:
-    """Start every forget gate, the second of torch's four, from ``forget_bias``."""
-    forget = slice(lstm.hidden_size, 2 * lstm.hidden_size)
-    with torch.no_grad():
-        for name, bias in lstm.named_parameters():
-            if name.startswith("bias_ih"):
-                bias[forget] = forget_bias
-            elif name.startswith("bias_hh"):
-                bias[forget] = 0.0

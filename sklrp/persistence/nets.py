@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sklrp._random_stream import RandomStream
 from sklrp.classifiers.base import NetworkClassifier
-from sklrp.classifiers.random_stream import RandomStream
 from sklrp.classifiers.sample_shapes import is_positive_integer
 from sklrp.classifiers.settings import check_device, check_dtype
 from sklrp.persistence.values import Arrays, pack, unpack

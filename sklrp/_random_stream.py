@@ -1,7 +1,7 @@
-"""Torch's generators, lent to one training and put back afterwards.
+"""Torch's generators, lent to one purpose and put back afterwards.
 
 Every training of a classifier runs inside a `RandomStream`, so that the user's generators are left
-alone and a training can be resumed where it stopped.
+alone and a training can be resumed where it stopped. Null models are drawn inside one, too.
 """
 
 from __future__ import annotations
