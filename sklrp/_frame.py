@@ -231,7 +231,7 @@ class Frame:  # numpydoc ignore=PR02
         ValueError
             If the mask is of other cells, or holds anything but 0 and 1.
         """
-        found = as_booleans(self._in_order(mask, name), name)
+        found = as_booleans(self.in_order(mask, name), name)
         for n_lead in (0, 1):
             inner = found.shape[n_lead:]
             if found.ndim > n_lead and same_layout(inner, self.entering):
@@ -268,7 +268,7 @@ class Frame:  # numpydoc ignore=PR02
         """
         if not self.is_field:
             raise ValueError(_NO_FIELD.format(self.layout))
-        found = as_booleans(self._in_order(mask, name), name)
+        found = as_booleans(self.in_order(mask, name), name)
         found = found.T if self.turned else found
         if found.shape != self.shape:
             raise ValueError(f"{name} has the shape {found.shape}, but fields have {self.shape}.")
@@ -300,9 +300,27 @@ class Frame:  # numpydoc ignore=PR02
         full[:, self.valid] = values.reshape(n_samples, -1)
         return full
 
-    def _in_order(self, mask: Any, name: str) -> NDArray:
-        """Return a mask whose last axes are in the order of the samples' cells."""
-        values, latitude, longitude = take_degrees(mask)
+    def in_order(self, values: Any, name: str) -> NDArray:
+        """Return values whose last axes are in the order of the samples' cells.
+
+        Parameters
+        ----------
+        values : DataArray or array-like
+            A DataArray is put in place by its coordinates; an array has the order already.
+        name : str
+            What errors call it.
+
+        Returns
+        -------
+        ndarray
+            The values.
+
+        Raises
+        ------
+        ValueError
+            If a DataArray has other latitudes or longitudes.
+        """
+        values, latitude, longitude = take_degrees(values)
         values = np.asarray(values)
         if latitude is None or longitude is None or not self.is_field:
             return values

@@ -16,6 +16,8 @@ from sklrp._frame import Frame, make_frame
 from sklrp.diagnostics.borders import EDGE
 from sklrp.diagnostics.fact_map import artifact_map
 from sklrp.diagnostics.findings import Finding, drawn_by
+from sklrp.diagnostics.graded_maps import draw_grades, draw_skill
+from sklrp.drawing import sheet
 from sklrp.drawing.fields import write_latitude, write_longitude
 from sklrp.drawing.picture import draw_map
 from sklrp.geo.places import Grid, move_grid
@@ -135,7 +137,11 @@ class ArtifactDisplay:
         """
         finding = self.finding
         self.artists_ = {}
-        if "fact" in finding:
+        if "missed" in finding:
+            self._keep(*draw_grades(finding, self._frame, ax))
+        elif "true_fdr" in finding:
+            self._keep(*draw_skill(finding, self._frame, ax))
+        elif "fact" in finding:
             self._draw_maps(ax)
         elif "profiles" in finding:
             self._draw_profiles(ax)
@@ -144,6 +150,10 @@ class ArtifactDisplay:
         else:
             self._draw_null(self._panels(ax, 1)[0])
         return self
+
+    def _keep(self, axes: Any, artists: dict[str, Any]) -> None:
+        """Set `axes_`, `figure_` and `artists_`."""
+        self.axes_, self.figure_, self.artists_ = axes, axes[0].figure, artists
 
     def _panels(self, ax: Any, n: int, width: float = 4.6, height: float = 2.8) -> Any:
         """Set `axes_` and `figure_`, one panel beside the other."""
@@ -245,24 +255,31 @@ class ArtifactDisplay:
         panel.set_title(f"{finding.name}: {finding.verdict}", loc="left", fontsize="medium")
 
     def _draw_null(self, panel: Any) -> None:
+        """Draw the statistic with its interval, and every draw of the null below it."""
         finding = self.finding
-        null = np.asarray(finding.null, dtype=float)
-        null = null[np.isfinite(null)]
-        if len(null) > 1 and np.ptp(null) > 0:
-            self.artists_["null"] = panel.hist(
-                null, bins=min(20, max(5, len(null) // 4)), color=_NULL, alpha=0.6, label="null"
-            )[2]
-        elif len(null):
-            self.artists_["null"] = panel.axvline(null[0], color=_NULL, ls="--", label="null")
+        null = np.asarray(finding.null, dtype=float).ravel()
+        null = np.sort(null[np.isfinite(null)])
         low, high = finding.interval
-        self.artists_["interval"] = panel.axvspan(low, high, color=_MAP, alpha=0.25)
-        self.artists_["statistic"] = panel.axvline(
-            finding.statistic, color=_MAP, label="map and 95 % interval"
-        )
-        panel.set_yticks([])
-        panel.set_xlabel(finding.name)
+        self.artists_["interval"] = panel.hlines(1, low, high, color=_MAP, lw=2.5, alpha=0.5)
+        self.artists_["statistic"] = panel.plot([finding.statistic], [1], "o", color=_MAP, ms=8)[0]
+        rows = [(1, "this map,\n95 % interval")]
+        if len(null):
+            # Draws of about the same value stand side by side, not on top of each other.
+            height = np.zeros(1) if len(null) == 1 else 0.5 * ((0.618 * np.arange(len(null))) % 1)
+            self.artists_["null"] = panel.plot(
+                null, height - height.mean(), "o", color=_NULL, mfc="none", ms=5, alpha=0.8
+            )[0]
+            rows.append((0, "null" if len(null) == 1 else f"null, {len(null)} draws"))
+        panel.set_yticks(*zip(*rows, strict=True))
+        panel.set_ylim(-0.5 if len(null) else 0.5, 1.5)
+        values = np.concatenate([null, [finding.statistic], np.asarray(finding.interval, float)])
+        values = values[np.isfinite(values)]
+        if values.size:
+            margin = 0.08 * np.ptp(values) or 0.1 * abs(values[0]) or 1.0
+            panel.set_xlim(values.min() - margin, values.max() + margin)
+        said = f"{finding.statistic:.3g} [{low:.3g}, {high:.3g}]: {finding.reading}"
+        panel.set_xlabel(sheet.wrap(said, sheet.size_of(panel)[0]), fontsize="small")
         panel.set_title(f"{finding.name}: {finding.verdict}", loc="left", fontsize="medium")
-        panel.legend(frameon=False, fontsize="small")
 
 
 def _find_frame(finding: Finding, lat: Any, lon: Any, land: Any) -> Frame:
@@ -278,6 +295,8 @@ def _find_frame(finding: Finding, lat: Any, lon: Any, land: Any) -> Frame:
             grid = Grid(
                 known.cells, known.latitude, known.longitude, known.land, known.valid, known.turned
             )
+    elif "skill" in finding:
+        shape = np.shape(finding.skill)
     elif "fact" in finding:
         shape = np.shape(finding.mean)
     elif "profiles" in finding:

@@ -173,6 +173,7 @@ def skill_map(
     finding = Finding(
         **_say(found, alpha),
         **found.cells,
+        alpha=alpha,
         p_skill=found.p_value,
         completeness=found.completeness,
         n_draws=found.n_draws,

@@ -6,6 +6,7 @@ the same maps look the same everywhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from sklrp._frame import Frame
 from sklrp.drawing import fields, series
+from sklrp.drawing.overlays import Overlay, draw_overlays
 
 DIVERGING = "RdBu_r"  # red speaks for the class, blue against it
 MOST_BARS = 10
@@ -28,6 +30,7 @@ def draw_map(
     cmap: str = DIVERGING,
     outline: NDArray[np.bool_] | None = None,
     features: NDArray[np.intp] | None = None,
+    overlays: Sequence[Overlay] = (),
 ) -> dict[str, Any]:
     """Draw one map, or the mean of several, and return the artists by name.
 
@@ -51,22 +54,28 @@ def draw_map(
     features : ndarray of int or None, default=None
         Which features of a table have bars, from the top. None (default): the features
         of most mean absolute relevance.
+    overlays : sequence of Overlay, default=()
+        Marks over the map.
 
     Returns
     -------
     dict of str to artist
         ``"image"`` and ``"outline"`` of a field, ``"image"`` and ``"line"`` (of several variables
-        ``"lines"``) of a sequence, ``"bars"``, ``"spread"`` and ``"size"`` of a table.
+        ``"lines"``) of a sequence, ``"bars"``, ``"spread"`` and ``"size"`` of a table; and
+        ``"marks"``, a dict by style, where there are overlays.
     """
-    if frame.is_field:
-        return draw_cells(ax, frame, maps.mean(axis=0), cmap, -limit, limit, outline)
-    if frame.layout == "sequence":
-        return _draw_sequence(ax, frame, maps, samples, limit, cmap)
-    if features is None:
+    if frame.layout == "table" and features is None:
         features, _ = series.rank_features([maps], MOST_BARS)
-    names = frame.names or [f"feature {i}" for i in range(maps.shape[1])]
-    artists = series.draw_bars(ax, maps, features, [names[i] for i in features], cmap)
-    ax.set_xlim(-1.05 * limit, 1.05 * limit)
+    if frame.is_field:
+        artists = draw_cells(ax, frame, maps.mean(axis=0), cmap, -limit, limit, outline)
+    elif frame.layout == "sequence":
+        artists = _draw_sequence(ax, frame, maps, samples, limit, cmap)
+    else:
+        artists = _draw_table(ax, frame, maps, features, limit, cmap)
+    if overlays:
+        artists["marks"] = draw_overlays(
+            ax, frame, overlays, features=features, bars=artists.get("bars")
+        )
     return artists
 
 
@@ -99,6 +108,32 @@ def find_reach(
     return np.array([series.bar_extent(maps, features)])
 
 
+def panel_sizes(frame: Frame, n_features: int = MOST_BARS) -> dict[int, tuple[float, float]]:
+    """Return a width and height in inches of panels, by how many are side by side.
+
+    Parameters
+    ----------
+    frame : Frame
+        What a sample is.
+    n_features : int, default=10
+        How many features of a table are drawn.
+
+    Returns
+    -------
+    dict of int to (float, float)
+        Sizes; of more panels than the last, the last.
+    """
+    shape = frame.shape
+    if frame.layout == "table":
+        return {1: (4.2, 1.5 + 0.26 * min(n_features, shape[0]))}
+    if frame.layout == "sequence":
+        height = 1.9 if len(shape) == 1 else 1.3 + 0.45 * min(shape[0], 12)
+        return {n: (max(7.5 / n, 2.6), height) for n in (1, 2, 3)}
+    x, y = (np.ptp(edges) for edges in fields.find_edges(shape, *frame.centres))
+    ratio = 0.88 * float(np.clip(y / x, 0.3, 1.6))
+    return {n: (w, w * ratio + 0.7) for n, w in {1: 5.5, 2: 4.2, 3: 3.4, 4: 2.6}.items()}
+
+
 def _draw_sequence(
     ax: Any, frame: Frame, maps: NDArray, samples: NDArray | None, limit: float, cmap: str
 ) -> dict[str, Any]:
@@ -112,3 +147,13 @@ def _draw_sequence(
     image, line = series.draw_signal(ax, signal, mean, steps, cmap, limit)
     ax.set_ylabel("relevance" if samples is None else "input")
     return {"image": image, "line": line}
+
+
+def _draw_table(
+    ax: Any, frame: Frame, maps: NDArray, features: Any, limit: float, cmap: str
+) -> dict[str, Any]:
+    """Draw features as bars, with their names."""
+    names = frame.names or [f"feature {i}" for i in range(maps.shape[1])]
+    artists = series.draw_bars(ax, maps, features, [names[i] for i in features], cmap)
+    ax.set_xlim(-1.05 * limit, 1.05 * limit)
+    return artists

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from sklrp._frame import Frame
 from sklrp.drawing import fields, series, sheet
+from sklrp.drawing.overlays import Overlay, marks_of
 from sklrp.drawing.panels import Panel, View, make_panels
-from sklrp.drawing.picture import DIVERGING, draw_cells, draw_map, find_reach
+from sklrp.drawing.picture import DIVERGING, draw_cells, draw_map, find_reach, panel_sizes
 from sklrp.drawing.views import check_alike, explain_views, given_views
 
+_OVER = ("outline", "stipple", "hatch", "spread")  # what is drawn over maps, or beside them
 _MOST_COLUMNS = {"field": 3, "sequence": 1, "table": 3}  # of panels, where there is one view
 
 
@@ -41,21 +44,26 @@ class RelevanceDisplay:
     hidden : list of float or None, default=None
         The share of each view's absolute relevance that lies on land and is not drawn. None
         (default): no land is known.
+    overlays : list of list of list of Overlay, or None, default=None
+        The marks over each panel, in the order of `panels`.
+    spread : ndarray of shape (n_rows, *frame.shape) or None, default=None
+        How far maps of other seeds are spread, which a column of its own shows for fields.
 
     Attributes
     ----------
     panels : list of list of Panel
         The same; ``panels[view][row].maps``, ``.mean`` and ``.title`` are what is drawn.
-    frame, unit, outline, hidden
+    frame, unit, outline, hidden, overlays, spread
         The same.
     figure_ : matplotlib.figure.Figure
         The figure.
     axes_ : ndarray of matplotlib.axes.Axes
-        The panels, (n_rows, n_views), one column more on the left for the input if it is shown.
+        The panels, (n_rows, n_views), one column more on the left for the input if it is shown,
+        and one on the right for the spread.
     artists_ : list of dict of str to artist
         Of each panel in the order of ``axes_.ravel()``: ``"image"``, ``"line"`` or ``"lines"``,
-        ``"contours"``, ``"outline"``, ``"bars"``, ``"spread"`` and ``"size"``, as far as they are
-        drawn.
+        ``"contours"``, ``"outline"``, ``"bars"``, ``"spread"``, ``"size"`` and ``"marks"`` (a dict
+        by style), as far as they are drawn.
     colorbars_ : list of matplotlib.colorbar.Colorbar
         The colour bars.
     limits_ : ndarray of shape (n_rows, n_views)
@@ -86,12 +94,16 @@ class RelevanceDisplay:
         unit: str = "relevance",
         outline: NDArray | None = None,
         hidden: list[float] | None = None,
+        overlays: list[list[list[Overlay]]] | None = None,
+        spread: NDArray | None = None,
     ) -> None:
         self.panels = panels
         self.frame = frame
         self.unit = unit
         self.outline = outline
         self.hidden = hidden
+        self.overlays = overlays
+        self.spread = spread
 
     @property
     def layout(self) -> str:
@@ -168,8 +180,8 @@ class RelevanceDisplay:
             Names of features. None (default): those that the network, the steps before it or the
             columns of X have.
         **kwargs : dict
-            ``normalize``, ``lat``, ``lon``, ``outline`` and ``steps``, as in `from_relevance`, and
-            the parameters of `plot`.
+            ``normalize``, ``lat``, ``lon``, ``outline``, ``stipple``, ``hatch``, ``spread`` and
+            ``steps``, as in `from_relevance`, and the parameters of `plot`.
 
         Returns
         -------
@@ -187,7 +199,8 @@ class RelevanceDisplay:
         lat, lon = options.pop("lat", None), options.pop("lon", None)
         if lat is not None or lon is not None:
             grid = (lat, lon)
-        normalize, outline = options.pop("normalize", None), options.pop("outline", None)
+        normalize = options.pop("normalize", None)
+        over = {name: options.pop(name, None) for name in _OVER}
         views = explain_views(
             estimator,
             X,
@@ -208,7 +221,7 @@ class RelevanceDisplay:
         unit = _say_whose(target, views[0].labels is not None)
         if normalize is None and views[0].labels is not None:
             unit += " (difference of logits)" if contrast else " (logits)"
-        return cls(**_prepare(views, kind, unit, normalize, outline)).plot(**options)
+        return cls(**_prepare(views, kind, unit, normalize, over)).plot(**options)
 
     @classmethod
     def from_relevance(
@@ -229,6 +242,9 @@ class RelevanceDisplay:
         lat: ArrayLike | None = None,
         lon: ArrayLike | None = None,
         outline: Any = None,
+        stipple: Any = None,
+        hatch: Any = None,
+        spread: Any = None,
         steps: ArrayLike | None = None,
         ax: Any = None,
         **kwargs: Any,
@@ -277,6 +293,19 @@ class RelevanceDisplay:
             Longitude of the columns in degrees east, of any convention.
         outline : DataArray or array-like of bool or None, default=None
             Cells of a field whose border is drawn, such as a box of interest.
+        stipple : Finding, array-like of bool, dict of them or None, default=None
+            Cells, steps or features that are marked by dots, or by stars at bars: a mask of a
+            sample or of a field's cells, one for all panels or one for each row of them; or what
+            `artifact_map` (its facts) or `skill_map` (cells that carry skill, by the rate of false
+            discoveries) found. A dict has one for each entry of `relevance`. Dots of large grids
+            are thinned regularly.
+        hatch : Finding, array-like of bool, dict of them or None, default=None
+            The same for hatching. Of `artifact_map` it shows what is used and says nothing alone,
+            of `skill_map` what misleads.
+        spread : DataArray or array-like or None, default=None
+            How far maps differ from seed to seed, such as their standard deviation: of a field's
+            mean maps, one for all panels or one for each, drawn on the right in a column of its
+            own.
         steps : array-like of shape (n_steps,) or None, default=None
             Where the steps of a sequence are, rising. None (default) counts them from 0.
         ax : matplotlib.axes.Axes, array of Axes or None, default=None
@@ -309,7 +338,8 @@ class RelevanceDisplay:
             names=feature_names,
             steps=steps,
         )
-        prepared = _prepare(views, kind, unit, normalize, outline)
+        over = {"outline": outline, "stipple": stipple, "hatch": hatch, "spread": spread}
+        prepared = _prepare(views, kind, unit, normalize, over)
         return cls(**prepared).plot(ax=ax, **kwargs)
 
     def plot(
@@ -376,13 +406,16 @@ class RelevanceDisplay:
             self._add_colorbars(panels, limits, clip, step)
         if show_input:
             self._draw_inputs()
+        if self.spread is not None:
+            self._draw_spread(places)
         return self
 
     def _lay_out(self, ax: Any, show_input: bool, n_features: int) -> list[sheet.Place]:
         """Make the Axes, say where there is no sample, and return the places of all others."""
         n_rows, n_views = len(self.panels[0]), len(self.panels)
-        columns, sizes = _MOST_COLUMNS[self.layout], self._sizes(n_features)
-        self.axes_ = sheet.make_axes(ax, n_rows, n_views + show_input, columns, sizes)
+        columns, sizes = _MOST_COLUMNS[self.layout], panel_sizes(self.frame, n_features)
+        n_columns = n_views + show_input + (self.spread is not None)
+        self.axes_ = sheet.make_axes(ax, n_rows, n_columns, columns, sizes)
         if not self.frame.has_degrees and any(map(fields.has_projection, self.axes_.ravel())):
             raise ValueError(
                 "Axes of a projection need to know where the cells are: pass lat and lon, or a "
@@ -406,22 +439,11 @@ class RelevanceDisplay:
                 ax.set_yticks([])
         return places
 
-    def _sizes(self, n_features: int) -> dict[int, tuple[float, float]]:
-        """Return a width and height in inches for each number of panels side by side."""
-        shape = self.frame.shape
-        if self.layout == "table":
-            return {1: (4.2, 1.5 + 0.26 * min(n_features, shape[0]))}
-        if self.layout == "sequence":
-            height = 1.9 if len(shape) == 1 else 1.3 + 0.45 * min(shape[0], 12)
-            return {n: (max(7.5 / n, 2.6), height) for n in (1, 2, 3)}
-        x, y = (np.ptp(edges) for edges in fields.find_edges(shape, *self.frame.centres))
-        ratio = 0.88 * float(np.clip(y / x, 0.3, 1.6))
-        return {n: (w, w * ratio + 0.7) for n, w in {1: 5.5, 2: 4.2, 3: 3.4, 4: 2.6}.items()}
-
     def _axes_of(self, row: int, view: int) -> tuple[Any, dict[str, Any]]:
         """Return the Axes of a panel and the dict of its artists."""
         n_columns = self.axes_.shape[1]
-        column = view + n_columns - len(self.panels)  # the input is on the left
+        # The input is on the left, the spread on the right.
+        column = view + n_columns - len(self.panels) - (self.spread is not None)
         return self.axes_[row, column], self.artists_[row * n_columns + column]
 
     def _draw_tables(
@@ -443,10 +465,12 @@ class RelevanceDisplay:
                 notes.append("features in the order of all panels together")
             if rest > 0:
                 notes.append(f"{100 * rest:.2g}\u00a0% of |relevance| on features not shown")
+            notes.append(self._say_marks(group))
             for place in group:
                 ax, artists = self._axes_of(*place)
                 self.limits_[place] = limit
                 options: dict[str, Any] = {"limit": limit, "cmap": cmap, "features": shown}
+                options["overlays"] = self._over(place)
                 artists.update(draw_map(ax, self.frame, panels[place].maps, **options))
                 label = "; ".join(note for note in notes if note)
                 ax.set_xlabel(sheet.wrap(label, sheet.size_of(ax)[0]), fontsize="small")
@@ -462,6 +486,7 @@ class RelevanceDisplay:
                 ax, artists = self._axes_of(*place)
                 self.limits_[place] = limit
                 options: dict[str, Any] = {"limit": limit, "cmap": cmap, "outline": self.outline}
+                options["overlays"] = self._over(place)
                 panel = panels[place]
                 artists.update(draw_map(ax, self.frame, panel.maps, panel.samples, **options))
 
@@ -493,6 +518,7 @@ class RelevanceDisplay:
             notes.append(self._say_hidden(views))
             if step is not None and any(self._axes_of(*place)[1]["contours"] for place in group):
                 notes.append(f"contours: input every {step:g}, none at 0, dashed below")
+            notes.append(self._say_marks(group))
             self.colorbars_.append(
                 sheet.add_colorbar(
                     [self._axes_of(*place)[0] for place in group],
@@ -516,6 +542,31 @@ class RelevanceDisplay:
             return ""
         most = "up to " if len(views) > 1 else ""
         return f"{most}{100 * share:.2g}\u00a0% of |relevance| on land, not shown"
+
+    def _over(self, place: sheet.Place) -> list[Overlay]:
+        """Return the marks over a panel."""
+        return [] if self.overlays is None else self.overlays[place[1]][place[0]]
+
+    def _say_marks(self, group: list[sheet.Place]) -> str:
+        """Say what marks mean."""
+        words = {"stipple": "star" if self.layout == "table" else "dots", "hatch": "hatched"}
+        marks = [mark for place in group for mark in self._over(place) if mark.n_cells]
+        said = [f"{words[mark.style]}: {mark.label}" for mark in marks]
+        return "; ".join(dict.fromkeys(said))
+
+    def _draw_spread(self, places: list[sheet.Place]) -> None:
+        """Draw on the right how far maps differ from seed to seed, with limits of its own."""
+        assert self.spread is not None
+        largest = float(np.nanmax(self.spread, initial=0.0)) or 1.0
+        drawn: dict[str, Any] = {}
+        for row in sorted({row for row, _ in places}):
+            ax, drawn = self.axes_[row, -1], self.artists_[(row + 1) * self.axes_.shape[1] - 1]
+            values = self.spread[row]
+            drawn.update(draw_cells(ax, self.frame, values, "cividis", 0.0, largest, self.outline))
+            ax.set_title(f"spread over seeds\n{self.panels[0][row].title}", fontsize="medium")
+        label = "spread over seeds, in the unit of the maps"
+        axes = list(self.axes_[:, -1])
+        self.colorbars_.append(sheet.add_colorbar(axes, drawn["image"], label, "neither"))
 
     def _draw_inputs(self) -> None:
         """Draw the input of each row on the left, all with the same limits."""
@@ -546,7 +597,7 @@ def _say_whose(target: Any, has_classes: bool) -> str:
 
 
 def _prepare(
-    views: list[View], kind: str, unit: str, normalize: str | None, outline: Any
+    views: list[View], kind: str, unit: str, normalize: str | None, over: dict[str, Any]
 ) -> dict[str, Any]:
     """Return what a display keeps of views, which must be alike."""
     check_alike(views)
@@ -555,10 +606,52 @@ def _prepare(
         unit += ", share of its map's sum of absolute values"
     if frame.is_field and frame.n_channels > 1:
         unit += f", summed over {frame.n_channels} channels"
+    panels = make_panels(views, kind)
+    n_rows, outline = len(panels[0]), over["outline"]
     return {
-        "panels": make_panels(views, kind),
+        "panels": panels,
         "frame": frame,
         "unit": unit,
         "outline": None if outline is None else frame.take_field(outline, "outline"),
         "hidden": None if frame.land is None else [view.hidden for view in views],
+        "overlays": _find_overlays(views, over, n_rows),
+        "spread": _take_spread(frame, over["spread"], n_rows),
     }
+
+
+def _find_overlays(
+    views: list[View], over: dict[str, Any], n_rows: int
+) -> list[list[list[Overlay]]] | None:
+    """Return the marks over each panel of each view, None if there are none."""
+    names = [view.name for view in views]
+    marks = [
+        marks_of(views[0].frame, over[style], style, names, n_rows)
+        for style in ("stipple", "hatch")
+        if over[style] is not None
+    ]
+    if not marks:
+        return None
+    return [
+        [[one[view][row] for one in marks] for row in range(n_rows)] for view in range(len(views))
+    ]
+
+
+def _take_spread(frame: Frame, spread: Any, n_rows: int) -> NDArray | None:
+    """Return how far maps are spread, a field for each row of panels."""
+    if spread is None:
+        return None
+    if not frame.is_field:
+        raise ValueError(f"spread is drawn of fields, but samples are drawn as a {frame.layout}.")
+    values = np.asarray(frame.in_order(spread, "spread"), dtype=np.float64)
+    if values.shape[-2:] == frame.cells and math.prod(frame.cells) == math.prod(frame.entering):
+        values = values.reshape(*values.shape[:-2], *frame.entering)  # rows of features
+    if values.shape == frame.entering:
+        values = np.broadcast_to(values, (n_rows, *values.shape))
+    if values.shape != (n_rows, *frame.entering):
+        raise ValueError(
+            f"spread has the shape {values.shape}, but must have {frame.entering}, or one field "
+            f"for each of {n_rows} panels."
+        )
+    if (values < 0).any():
+        raise ValueError("spread has negative values: give standard deviations, or ranges.")
+    return frame.bring(values)

@@ -30,6 +30,8 @@ def composites(
 
     A map of a sample that the network got wrong says what misled it, and blurs the mean. The
     count and the spread are part of the answer: a mean of few or of unlike maps stands for none.
+    `RelevanceDisplay.from_relevance` draws the means, and stipples them where a finding of
+    `skill_map` or `artifact_map` says so.
 
     Parameters
     ----------
