@@ -156,7 +156,8 @@ def test_randomization_verdicts(mlp, squares):
         mlp, X, rule=planted_cases.FLAT_FIRST, null="readout", random_state=0
     )
     assert flat.verdict == "artifact"
-    labels = randomization_test(mlp, X, squares[3], null="labels", n_permutations=2)
+    data = {"X_train": squares[0], "y_train": squares[1]}
+    labels = randomization_test(mlp, X, null="labels", n_permutations=2, **data)
     alone = randomization_test(mlp, X, rule="epsilon", n_permutations=1, random_state=0)
     assert re.search(
         r"maps of 1 network before .*they explain \d+ % of the squared", alone.reading
@@ -165,9 +166,11 @@ def test_randomization_verdicts(mlp, squares):
     assert labels.verdict == "fact"
 
 
-def test_randomization_of_labels_needs_labels(mlp, squares):
-    with pytest.raises(ValueError, match="y=None"):
-        randomization_test(mlp, squares[2], null="labels", n_permutations=1)
+def test_randomization_of_labels_needs_training_data(mlp, squares):
+    with pytest.raises(ValueError, match="X_train=None: null='labels' trains clones"):
+        randomization_test(mlp, *squares[2:4], null="labels", n_permutations=1)
+    with pytest.raises(ValueError, match="y_train=None: null='labels' trains clones"):
+        randomization_test(mlp, squares[2], null="labels", X_train=squares[0], n_permutations=1)
 
 
 def test_null_maps_without_relevance_are_left_out():
@@ -388,13 +391,14 @@ def test_equivariance_without_refit():
 
 
 def test_equivariance_of_a_dense_network(mlp, squares):
-    X, y = squares[:2]
-    found = equivariance_test(mlp, X, y, transform="permute", n_refits=2, random_state=0)
+    X = squares[2]
+    data = {"X_train": squares[0], "y_train": squares[1]}
+    found = equivariance_test(mlp, X, transform="permute", n_refits=2, random_state=0, **data)
     assert found.verdict == "fact"
     with pytest.raises(ValueError, match="axis=2"):
-        equivariance_test(mlp, X, y, axis=2)
-    with pytest.raises(ValueError, match="y=None"):
-        equivariance_test(mlp, X, n_refits=1)
+        equivariance_test(mlp, X, axis=2, **data)
+    with pytest.raises(ValueError, match="X_train=None: refit=True trains clones"):
+        equivariance_test(mlp, X, squares[3], n_refits=1)
 
 
 # Skill
@@ -467,8 +471,11 @@ def test_diagnose(mlp, squares, tmp_path):
     assert pickle.dumps(mlp) == before
     assert report.verdict == "fact", report
     expected = {"skill", "degeneracy", "randomization", "faithfulness", "constant", "outliers"}
-    expected |= {"fading", "border", "grid", "mask", "readout", "map", "bias", "labels"}
-    assert set(report.tests) == expected | {"equivariance"}
+    expected |= {"fading", "border", "grid", "mask", "readout", "map", "bias"}
+    assert set(report.tests) == expected
+    assert report.assumptions == [
+        "Tests that train clones were left out, as X_train and y_train are not given."
+    ]
     for test in report.tests.values():
         assert test.verdict in ("fact", "artifact", "undecided")
         assert bool(test.advice) == (test.verdict != "fact")

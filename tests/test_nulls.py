@@ -1,6 +1,8 @@
-"""Null models: networks at their own start, and what cannot be drawn anew."""
+"""Null models: networks at their own start, what cannot be drawn anew, and permuted labels."""
 
 import copy
+import pickle
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -9,11 +11,16 @@ from scipy.stats import ks_2samp
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from skorch import NeuralNetRegressor
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp._models import unwrap
+from sklrp.diagnostics import randomization_test
+from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.nulls import NULLS
 from sklrp.metrics import randomization_similarity
 from sklrp.metrics.randomise import draw_anew, list_layers
@@ -26,7 +33,7 @@ def draw(model, seed=0, null="network"):
     return unwrap(NULLS[null].draw(unwrap(model), seed, None)).module
 
 
-def values(module):
+def values_of(module):
     return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
@@ -76,19 +83,21 @@ def test_a_null_has_the_law_of_an_untrained_estimator(estimator):
 
 def test_draws_are_reproducible_and_touch_nothing():
     clf = LSTMClassifier(8, max_epochs=1, random_state=0).fit(IMAGES, LABELS)
-    before, state = values(clf.module_).clone(), torch.get_rng_state()
+    before, state = values_of(clf.module_).clone(), torch.get_rng_state()
     one, same, other = draw(clf, 3), draw(clf, 3), draw(clf, 4)
-    assert torch.equal(values(one), values(same))
-    assert (values(one) != values(other)).float().mean() > 0.9
-    assert torch.equal(values(clf.module_), before)
+    assert torch.equal(values_of(one), values_of(same))
+    assert (values_of(one) != values_of(other)).float().mean() > 0.9
+    assert torch.equal(values_of(clf.module_), before)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_draws_do_not_depend_on_the_dtype():
     module = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
     double = draw(copy.deepcopy(module).double(), 7)
-    assert values(double).dtype == torch.float64
-    torch.testing.assert_close(values(draw(module, 7)).double(), values(double), atol=1e-7, rtol=0)
+    assert values_of(double).dtype == torch.float64
+    torch.testing.assert_close(
+        values_of(draw(module, 7)).double(), values_of(double), atol=1e-7, rtol=0
+    )
 
 
 def test_the_readout_alone():
@@ -170,13 +179,13 @@ def test_shared_parameters_stay_shared():
 def test_frozen_parameters_are_drawn_and_stay_frozen():
     module = disturbed(nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2)).requires_grad_(False))
     null = draw(module.eval())
-    assert values(null).abs().max() <= 0.5
+    assert values_of(null).abs().max() <= 0.5
     assert not any(p.requires_grad for p in null.parameters())
     assert not null.training
     frozen = FrozenEstimator(
         MLPClassifier((4,), max_epochs=1, random_state=0).fit(*load_iris(return_X_y=True))
     )
-    assert not torch.equal(values(draw(frozen)), values(unwrap(frozen).module))
+    assert not torch.equal(values_of(draw(frozen)), values_of(unwrap(frozen).module))
 
 
 class Doubled(nn.Module):
@@ -265,7 +274,7 @@ def test_layers_are_given_the_start_that_all_get_together():
     seen = []
 
     def explain(network, X, target):
-        seen.append(values(network).clone())
+        seen.append(values_of(network).clone())
         return X
 
     X = np.ones((2, 5))
@@ -274,4 +283,83 @@ def test_layers_are_given_the_start_that_all_get_together():
     assert torch.equal(seen[2], seen[5])
     assert not torch.equal(seen[1], seen[4])
     fresh = draw_anew(unwrap(module), 3)
-    assert torch.equal(values(draw(module, 3)).double(), values(fresh).float().double())
+    assert torch.equal(values_of(draw(module, 3)).double(), values_of(fresh).float().double())
+
+
+# Permuted labels, refitted
+
+
+class Recorder(MLPClassifier):
+    """Keeps what it is trained on."""
+
+    fits: ClassVar[list] = []
+
+    def fit(self, X, y):
+        self.fits.append((np.asarray(X), np.asarray(y)))
+        return super().fit(X, y)
+
+
+DATA = {"X_train": IMAGES[:30], "y_train": np.tile(["b", "a", "c"], 10)}
+
+
+def test_labels_are_permuted_on_the_training_data():
+    X, y = DATA.values()
+    scaler = FunctionTransformer(lambda X: X / 2)
+    model = make_pipeline(scaler, Recorder((4,), max_epochs=1, random_state=0)).fit(X, y)
+    model.predict(X)  # skorch turns to evaluation mode, and stays there
+    Recorder.fits.clear()
+    torch_state, before = torch.get_rng_state(), pickle.dumps(model[-1])
+    found = randomization_test(
+        model, IMAGES[30:], null="labels", n_permutations=3, random_state=0, **DATA
+    )
+    assert found.similarity.shape == (3, 10)
+    assert len(Recorder.fits) == 3
+    for samples, labels in Recorder.fits:
+        np.testing.assert_array_equal(samples, X / 2)
+        assert sorted(labels) == sorted(y)
+        assert not np.array_equal(labels, y)
+    assert not np.array_equal(Recorder.fits[0][1], Recorder.fits[1][1])
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert pickle.dumps(model[-1]) == before
+
+
+@pytest.mark.parametrize("is_instance", [True, False])
+def test_a_skorch_clone_starts_anew(is_instance):
+    """A net that was given a module, not a class, trains it in place, and so does its clone."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 1)).double()
+    net = NeuralNetRegressor(
+        module if is_instance else (lambda: copy.deepcopy(module)), max_epochs=1, verbose=0
+    )
+    values = np.arange(30.0)
+    net.fit(IMAGES[:30], values[:, np.newaxis])
+    disturbed(net.module_)
+    net.set_params(lr=0.0)
+    explained = Explained(net, IMAGES[30:], X_train=IMAGES[:30], y_train=values)
+    one, same, other = (explained.train(seed, True).module_ for seed in (3, 3, 4))
+    assert torch.equal(values_of(one), values_of(same))
+    assert values_of(one).abs().max() <= 1 / 8
+    assert values_of(one).dtype == torch.float64
+    if is_instance:  # the function returns the same start each time
+        assert not torch.equal(values_of(one), values_of(other))
+    assert (values_of(net.module_) == 100).all()
+
+
+def test_training_data_are_checked():
+    clf = MLPClassifier((4,), max_epochs=1, random_state=0).fit(*DATA.values())
+    X, y = DATA.values()
+    for data, message in [
+        ({"y_train": y}, "y_train was given without X_train"),
+        ({"X_train": X, "y_train": y[:5]}, "y_train must hold one label for each of 30 samples"),
+        ({"X_train": X[:, 1:], "y_train": y}, r"samples of shape \(7, 8\), but X of shape"),
+        ({"X_train": X, "y_train": np.tile(["a", "b"], 15)}, "y_train has no sample of.* 'c'"),
+        ({"X_train": X, "y_train": np.tile(["a", "d"], 15)}, "y_train has the unknown labels"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Explained(clf, IMAGES, **data)
+    for model, reason in [
+        (FrozenEstimator(clf), "a FrozenEstimator is not trained again"),
+        (clf.module_, "Sequential has no fit"),
+    ]:
+        explained = Explained(model, IMAGES.reshape(40, 64) if model is clf.module_ else IMAGES)
+        with pytest.raises(TypeError, match=f"null='labels' trains clones.*{reason}"):
+            explained.check_trainable("null='labels'")

@@ -178,11 +178,12 @@ def diagnose(
     _check_y(explained)
     place = None if mask is None else explained.take_mask(mask)
     assumptions = []
-    if n_refits and explained.why_not_trained:
+    why = explained.why_not_trained
+    if not why and not explained.has_training_data:
+        why = "X_train and y_train are not given"
+    if n_refits and why:
         n_refits = 0
-        assumptions.append(
-            f"Tests that train clones were left out, as {explained.why_not_trained}."
-        )
+        assumptions.append(f"Tests that train clones were left out, as {why}.")
     tests = _list_tests(explained, place, n_permutations, n_refits)
     findings: list[Finding] = []
     for test in tqdm(tests, desc="diagnose", disable=not progress):

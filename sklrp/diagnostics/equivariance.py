@@ -38,6 +38,8 @@ def equivariance_test(
     axis: int | None = None,
     refit: bool = True,
     n_refits: int = 3,
+    X_train: ArrayLike | None = None,
+    y_train: ArrayLike | None = None,
     target: Any = None,
     max_samples: int | None = 100,
     n_jobs: int | None = None,
@@ -63,9 +65,9 @@ def equivariance_test(
     model : estimator, skorch net, nn.Module, Pipeline, search or FrozenEstimator
         The fitted model, as `sklrp.explain` takes it; the maps are of what enters its network.
     X : array-like of shape (n_samples, ...)
-        The samples; with ``refit=True`` the clones are trained on them.
+        Samples, best ones that were not trained on.
     y : array-like of shape (n_samples,) or None, default=None
-        Their labels or values, needed with ``refit=True``.
+        Their labels or values; they are checked, but the test does not need them.
     transform : {"flip", "shift", "permute"}, default="flip"
         ``"flip"`` reverses an axis, ``"shift"`` rolls it by a random distance, ``"permute"``
         draws another order of its positions; a recurrent network keeps its place only in the
@@ -79,6 +81,9 @@ def equivariance_test(
         its null is 1.
     n_refits : int, default=3
         Number of transformations, each with a clone of its own.
+    X_train, y_train : array-like or None, default=None
+        What the model was trained on, as it takes samples: with ``refit=True`` the clones are
+        trained on it, moved, and never on `X`.
     target : None, label, int or array-like of shape (n_samples,), default=None
         What is explained: a label, or the index of an output. None (default): the predicted class
         of each sample, or the only output.
@@ -103,7 +108,7 @@ def equivariance_test(
     TypeError
         If clones must be trained and cannot be, as of a bare module: use ``refit=False``.
     ValueError
-        If a sample has no such axis, labels are missing, or a parameter is out of range.
+        If a sample has no such axis, training data are missing, or a parameter is out of range.
 
     References
     ----------
@@ -116,14 +121,18 @@ def equivariance_test(
     >>> from sklrp.datasets import make_squares
     >>> from sklrp.diagnostics import equivariance_test
     >>> X, y, _ = make_squares(n_per_class=50, size=20, random_state=0)
-    >>> clf = MLPClassifier(max_epochs=10, random_state=0).fit(X, y)
-    >>> equivariance_test(clf, X, y, transform="permute", random_state=0).verdict
+    >>> X_train, X_test, y_train, y_test = X[:70], X[70:], y[:70], y[70:]
+    >>> clf = MLPClassifier(max_epochs=10, random_state=0).fit(X_train, y_train)
+    >>> data = {"X_train": X_train, "y_train": y_train}
+    >>> equivariance_test(clf, X_test, transform="permute", random_state=0, **data).verdict
     'fact'
     """
     explained = Explained(
         model,
         X,
         y,
+        X_train=X_train,
+        y_train=y_train,
         target=target,
         grid=grid,
         max_samples=max_samples,
@@ -219,7 +228,7 @@ def _similarity(
 
     network = explained.model.network
     if refit:
-        network = explained.train(seed, X=move(explained.all_X, order))
+        network = explained.train(seed, X=move(explained.pool, order))
     maps = move(explained.maps_of(network, move(explained.X, order)), np.argsort(order))
     flat = (len(maps), -1)
     values = cosines(np.abs(explained.maps.reshape(flat)), np.abs(maps.reshape(flat)))

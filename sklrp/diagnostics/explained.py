@@ -18,6 +18,7 @@ from joblib import Parallel, delayed
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.utils import Bunch
+from torch import nn
 
 from sklrp._checks import as_samples, check_maps, check_mask, encode_labels, like
 from sklrp._frame import frame_of
@@ -26,7 +27,7 @@ from sklrp._sklearn import Interval
 from sklrp._streams import Streams
 from sklrp.diagnostics.common_form import as_shares, with_relevance
 from sklrp.diagnostics.findings import Finding
-from sklrp.diagnostics.nulls import NULLS
+from sklrp.diagnostics.nulls import NULLS, restart
 from sklrp.propagation import explain
 from sklrp.skill import Decomposition, contributions_to_outputs, decompose_skill
 
@@ -35,6 +36,8 @@ CONSTRAINTS: dict[str, list[Any] | str] = {
     "model": "no_validation",
     "X": "no_validation",
     "y": "no_validation",
+    "X_train": "no_validation",
+    "y_train": "no_validation",
     "target": "no_validation",
     "grid": "no_validation",
     "n_permutations": [Interval(Integral, 1, None, closed="left")],
@@ -66,8 +69,8 @@ class Explained:
         Maps that were made elsewhere, of what enters the network. None (default): they are made
         by `sklrp.explain`.
     X_train, y_train : array-like or None, default=None
-        What the model was trained on: clones are trained on it, and contributions are found
-        against it.
+        What the model was trained on, as it takes samples: clones are trained on it, and
+        contributions are found against it.
     groups, block_length : array-like or None, int or "auto"
         Which samples are exchangeable, as in `skill_map`.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
@@ -131,7 +134,7 @@ class Explained:
             "block_length": block_length,
             "target": None if target is not None and np.ndim(target) else target,
         }
-        self.X_train, self.y_train = X_train, y_train
+        self.X_train = X_train
         entering = self.model.enter(X)
         self.frame = frame_of(self.model, X, entering, grid=grid)
         self._form = entering[:1] if hasattr(entering, "iloc") else None
@@ -153,7 +156,8 @@ class Explained:
         self._n_outputs = self._count_outputs()
         targets = self._choose_target(target)
         self.target = None if targets is None else targets[rows]
-        self.all_y = None if y is None else self._check_y(y)
+        self.all_y = None if y is None else self._check_y("y", y, n_samples)
+        self.y_train = None if y_train is None else self._check_y_train(y_train)
         self.is_given = relevance is not None
         if self.is_given:
             self.relevance, self.details = self._take_relevance(relevance)
@@ -176,7 +180,13 @@ class Explained:
         """Samples that others are compared with: of the training data, or else of the samples."""
         if self.X_train is None:
             return self.all_X
-        return as_samples(self.model.enter(self.X_train))
+        taken = as_samples(self.model.enter(self.X_train))
+        if taken.shape[1:] != self.all_X.shape[1:]:
+            raise ValueError(
+                f"X_train has samples of shape {taken.shape[1:]}, but X of shape "
+                f"{self.all_X.shape[1:]}: give what the model was trained on."
+            )
+        return taken
 
     @cached_property
     def decomposition(self) -> Decomposition:
@@ -206,6 +216,11 @@ class Explained:
         if self.model.is_frozen:
             return "a FrozenEstimator is not trained again"
         return f"{self.model.name} has no fit method to train a clone with"
+
+    @property
+    def has_training_data(self) -> bool:
+        """Whether clones have something to be trained on."""
+        return self.X_train is not None and self.y_train is not None
 
     def rng(self, name: str) -> np.random.Generator:
         """Return the random numbers of a test, by its name, from their beginning."""
@@ -310,13 +325,43 @@ class Explained:
                 f"{user} trains clones of the network, but {self.why_not_trained}: pass a fitted "
                 "estimator or a skorch net."
             )
-        if self.all_y is None:
-            raise ValueError(f"y=None: {user} trains clones, which needs the labels of X.")
+        if not self.has_training_data:
+            missing = "X_train" if self.X_train is None else "y_train"
+            raise ValueError(
+                f"{missing}=None: {user} trains clones of the network; give X_train and y_train, "
+                "what it was trained on. Clones trained on the explained samples would know them."
+            )
 
-    def train(self, seed: int, permuted: bool = False, X: NDArray | None = None) -> Any:
-        """Return a clone trained on all samples, or moved ones, with their labels or permuted."""
-        self.check_trainable("a null model")
-        y = np.asarray(self.all_y)
+    def train(
+        self,
+        seed: int,
+        permuted: bool = False,
+        *,
+        X: NDArray | None = None,
+        rows: NDArray | None = None,
+    ) -> Any:
+        """Return a clone of the network, trained on the training data.
+
+        Parameters
+        ----------
+        seed : int
+            Determines the clone's start, the order of samples and the permutation.
+        permuted : bool, default=False
+            Whether labels are permuted, so that nothing true can be learned.
+        X : ndarray of shape (n_train, ...) or None, default=None
+            Training samples as they enter the network, such as moved ones. None: as given.
+        rows : ndarray of int or None, default=None
+            Which of the training samples are used. None: all.
+
+        Returns
+        -------
+        estimator or skorch net
+            The clone, fitted.
+        """
+        self.check_trainable("a clone")
+        samples, y = self.pool if X is None else X, np.asarray(self.y_train)
+        if rows is not None:
+            samples, y = samples[rows], y[rows]
         if permuted:
             y = np.random.default_rng(seed).permutation(y)
         new = clone(self.model.network)
@@ -325,9 +370,11 @@ class Explained:
         if self.model.is_net:  # it prints each epoch
             settings["verbose"] = 0
         new.set_params(**{name: v for name, v in settings.items() if name in known})
-        samples = self.given(self.all_X if X is None else X)
+        samples = self.given(samples)
         if not self.model.is_net:
             return new.fit(samples, y)
+        if isinstance(new.module, nn.Module):  # a copy, as trained as the net's own
+            restart(unwrap(new.module), seed)
         samples = self.model.typed(samples)
         if is_regression(self.model.network):
             y = self.model.typed(y.astype(np.float64)).reshape(len(y), -1)
@@ -361,16 +408,30 @@ class Explained:
             )
         return np.asarray(self.model.predict(self.given(self.all_X)))
 
-    def _check_y(self, y: ArrayLike) -> NDArray:
+    def _check_y_train(self, y_train: ArrayLike) -> NDArray:
+        """Return the labels or values of the training samples."""
+        if self.X_train is None:
+            raise ValueError("y_train was given without X_train: give both, or neither.")
+        labels = self._check_y("y_train", y_train, len(self.pool))
+        if self.classes is not None:
+            encode_labels("y_train", labels, self.classes, len(labels))
+            absent = np.setdiff1d(self.classes, labels)
+            if len(absent) and self.model.has_explain:  # a clone would have fewer outputs
+                raise ValueError(
+                    f"y_train has no sample of the class {absent.tolist()[0]!r}, which the model "
+                    "knows: give all that it was trained on."
+                )
+        return labels
+
+    def _check_y(self, name: str, y: ArrayLike, n_samples: int) -> NDArray:
         """Return one label for each sample, or the values of a regression."""
         labels = np.asarray(y)
-        n_samples = len(self.all_X)
         if self.classes is None and labels.shape in ((n_samples, 1), (n_samples, self._n_outputs)):
             return labels
         if labels.shape != (n_samples,):
             what = "label" if self.classes is not None else "value"
             raise ValueError(
-                f"y must hold one {what} for each of {n_samples} samples, got the shape "
+                f"{name} must hold one {what} for each of {n_samples} samples, got the shape "
                 f"{labels.shape}."
             )
         return labels

@@ -65,8 +65,8 @@ class NullModel(ABC):
         seed : int
             Determines all that is drawn.
         train : callable
-            ``train(seed, permuted)`` returns a clone that is trained on the samples and their
-            labels, which are permuted if so asked.
+            ``train(seed, permuted)`` returns a clone that is trained on the training data, whose
+            labels are permuted if so asked.
 
         Returns
         -------
@@ -106,7 +106,7 @@ class Network(NullModel):
 
     def draw(self, model: Model, seed: int, train: Train) -> Any:
         """Give all layers their start."""
-        return _with_start(model, seed, slice(None))
+        return _with_start(model, seed)
 
 
 class Readout(NullModel):
@@ -152,10 +152,15 @@ class Labels(NullModel):
 NULLS: dict[str, NullModel] = {null.name: null() for null in NullModel.__subclasses__()}
 
 
-def _with_start(model: Model, seed: int, which: slice) -> Any:
-    """Return a copy of a network, of whose layers some are as before training."""
-    random = replace(model, network=copy.deepcopy(model.network))
-    layers, starts = list_layers(random.module), list_layers(draw_anew(model, seed))
+def restart(model: Model, seed: int, which: slice = slice(None)) -> None:
+    """Give all or some of a network's layers their start, in place."""
+    layers, starts = list_layers(model.module), list_layers(draw_anew(model, seed))
     for (_, layer), (_, start) in list(zip(layers, starts, strict=True))[which]:
         take_start(layer, start)
-    return random.network
+
+
+def _with_start(model: Model, seed: int, which: slice = slice(None)) -> Any:
+    """Return a copy of a network, of whose layers all or some are as before training."""
+    fresh = replace(model, network=copy.deepcopy(model.network))
+    restart(fresh, seed, which)
+    return fresh.network

@@ -28,6 +28,8 @@ def randomization_test(
     y: ArrayLike | None = None,
     *,
     null: str = "network",
+    X_train: ArrayLike | None = None,
+    y_train: ArrayLike | None = None,
     target: Any = None,
     n_permutations: int = 20,
     max_samples: int | None = 100,
@@ -52,11 +54,15 @@ def randomization_test(
     X : array-like of shape (n_samples, ...)
         Samples, best ones that were not trained on.
     y : array-like of shape (n_samples,) or None, default=None
-        Their labels or values, needed by null models that are trained, such as ``"labels"``.
+        Their labels or values; they are checked, but the test does not need them.
     null : str, default="network"
         What a null model has lost, the name of a class of `sklrp.diagnostics.nulls`:
-        ``"network"``, all that was learned; ``"readout"``, the last layer; ``"labels"``, the
-        relation of labels and samples, by training a clone on permuted ones.
+        ``"network"``, all that was learned, by drawing every layer anew with its own
+        ``reset_parameters``; ``"readout"``, the last layer; ``"labels"``, the relation of labels
+        and samples, by training clones on permuted ones.
+    X_train, y_train : array-like or None, default=None
+        What the model was trained on, as it takes samples; ``null="labels"`` trains clones on it,
+        never on `X`. Fitted steps before the network stay as they are.
     target : None, label, int or array-like of shape (n_samples,), default=None
         What is explained: a label, or the index of an output. None (default): the predicted class
         of each sample, or the only output.
@@ -85,9 +91,10 @@ def randomization_test(
     Raises
     ------
     ValueError
-        If a parameter is out of range, or labels are needed and missing.
+        If a parameter is out of range, or training data are needed and missing.
     TypeError
-        If the model cannot be explained, or clones of it must be trained and cannot be.
+        If the model cannot be explained, clones of it must be trained and cannot be, or a
+        parameter has no start: its layer needs a method ``reset_parameters``.
 
     References
     ----------
@@ -110,6 +117,8 @@ def randomization_test(
         model,
         X,
         y,
+        X_train=X_train,
+        y_train=y_train,
         target=target,
         grid=grid,
         max_samples=max_samples,
