@@ -322,7 +322,7 @@ def graded(mean, skill, frame=None, **entries):
     background = ~np.any(list(masks.values()), axis=0)
     entries = {
         "verdict": "fact", "mass": 0.6, "input_mass": 0.1, "null_mass": np.array([0.05, 0.09]),
-        "power": 0.9, **masks, **entries,
+        "power": 0.9, "causes": {}, **masks, **entries,
     }  # fmt: skip
     if frame is not None:
         entries["frame"] = frame
@@ -352,9 +352,10 @@ def test_artifact_map_is_drawn(maps):
     assert mass.get_xlim()[1] > 0.6
     said = display.figure_.get_suptitle().replace("\n", " ")
     assert said == (
-        "Fact: 60\u00a0% of the map is on cells that carry the skill; the input has 10\u00a0%, "
-        "networks that learned nothing 5.0\u00a0% to 9.0\u00a0%"
+        "The map shows 3 of 6 cells that carry the skill: 60\u00a0% of it lies there, of the "
+        "input 10\u00a0%, of untrained networks' maps 5.0\u00a0% to 9.0\u00a0%"
     )
+    assert skill.get_title().endswith("90\u00a0% of it outlined")
     axes = plt.figure().subplots(1, 3)
     assert ArtifactDisplay.from_finding(found, ax=axes).axes_[2] is axes[2]
     with pytest.raises(ValueError, match="ax must hold 3 Axes, one for each panel, got 2"):
@@ -382,13 +383,18 @@ def test_sentences_of_grades():
     frame, values = make_frame((3, 4)), np.ones((3, 4))
     none = np.zeros((3, 4), dtype=bool)
     found = graded(values, values, frame, fact=none, missed=none)
-    assert (
-        say_grades(found, frame)
-        == "None of the cells is told from none, so the map cannot be graded"
-    )
-    found = graded(values, values, frame, verdict="artifact", null_mass=[], mass=0.996)
-    assert say_grades(found, frame).startswith("Artifact: 100\u00a0% of the map is on cells")
+    assert say_grades(found, frame).endswith("so the map cannot be graded")
+    found = graded(values, values, frame, null_mass=[], mass=0.996)
+    assert "100\u00a0% of it lies there, of the input 10\u00a0%" in say_grades(found, frame)
     assert "networks" not in say_grades(found, frame)
+
+
+def test_causes_are_counted(maps):
+    found = graded(maps[0], maps[1])
+    found["causes"] = {"suppressor": found.unsupported}
+    texts = [t.get_text() for t in found.plot().figure_.legends[0].get_texts()]
+    n = found.unsupported.sum()
+    assert f"used, alone it says nothing ({n}): {n} suppressor" in texts
 
 
 @pytest.mark.parametrize(("null", "n_rows"), [(np.linspace(10, 11, 30), 2), ([10.5], 2), ([], 1)])

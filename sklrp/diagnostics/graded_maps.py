@@ -74,17 +74,18 @@ def say_grades(finding: Finding, frame: Frame) -> str:
     str
         The sentence.
     """
-    if not (finding.fact | finding.missed).any():
-        return f"None of the {_name_cells(frame)} is told from none, so the map cannot be graded"
+    fact, missed = (find_mask(frame, finding[name], name).sum() for name in ("fact", "missed"))
+    cells = _name_cells(frame)
+    if not fact + missed:
+        return f"No {cells} are told from such as know nothing, so the map cannot be graded"
+    beside = [f"of the input {_percent(finding.input_mass)}"]
     null = _finite(finding.null_mass)
-    beside = f"; the input has {_percent(finding.input_mass)}"
     if null.size:
         low, high = _percent(null.min()), _percent(null.max())
-        span = low if low == high else f"{low} to {high}"
-        beside += f", networks that learned nothing {span}"
+        beside.append(f"of untrained networks' maps {low if low == high else f'{low} to {high}'}")
     return (
-        f"{finding.verdict.capitalize()}: {_percent(finding.mass)} of the map is on "
-        f"{_name_cells(frame)} that carry the skill{beside}"
+        f"The map shows {fact} of {fact + missed} {cells} that carry the skill: "
+        f"{_percent(finding.mass)} of it lies there, {', '.join(beside)}"
     )
 
 
@@ -170,7 +171,7 @@ def draw_grades(finding: Finding, frame: Frame, ax: Any = None) -> tuple[Any, di
     if features is not None:
         axes[1].tick_params(labelleft=False)
     _set_title(axes[0], "What the map shows")
-    _set_title(axes[1], "Where the skill is")
+    _set_title(axes[1], f"Where the skill is: {_percent(finding.power)} of it outlined")
     artists = {"mean": _main_artist(mean), "marks": mean["marks"], "skill": _main_artist(skill)}
     artists |= draw_mass(axes[2], finding)
     if ax is None:
@@ -205,14 +206,14 @@ def draw_mass(ax: Any, finding: Finding) -> dict[str, Any]:
         artists["null_mass"] = ax.plot(
             null, np.zeros(len(null)), "o", color=_NULL, ms=5, mfc="none"
         )[0]
-    ax.set_yticks([2, 1, 0], ["this map", "the input itself", "networks that\nlearned nothing"])
+    ax.set_yticks([2, 1, 0], ["this map", "the input", "networks that\nlearned nothing"])
     ax.set_ylim(-0.6, 2.6)
-    ax.set_xlim(0, 1.08 * max(finding.mass, finding.input_mass, null.max(initial=0.0), 0.05))
+    ax.set_xlim(0, 1.08 * max(finding.mass, finding.input_mass, null.max(initial=0.0), 1e-3))
     ax.grid(axis="x", color="0.9")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     ax.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}\u00a0%")
-    ax.set_xlabel("share of |relevance|, or of |input|, there")
+    ax.set_xlabel("share of |relevance| there, of the input's departures from its mean")
     _set_title(ax, "How much of the map is where the skill is")
     return artists
 
@@ -239,9 +240,11 @@ def _mark_grades(finding: Finding, frame: Frame) -> list[Overlay]:
     """Return the marks over a map that is graded."""
     missed = find_mask(frame, finding.missed, "missed").sum()
     without = f"; without {_DOTS[frame.layout]} missed by the map ({missed})" if missed else ""
+    causes = [f"{find_mask(frame, m, k).sum()} {k}" for k, m in finding.causes.items()]
+    known = f": {', '.join(causes)}" if causes else ""
     return [
         _mark(frame, finding.fact, "stipple", "fact: it carries skill, and the map shows it"),
-        _mark(frame, finding.unsupported, "hatch", "used alone it says nothing of the truth"),
+        _mark(frame, finding.unsupported, "hatch", "used, alone it says nothing", known),
         _mark(frame, finding.fact | finding.missed, "outline", "carries the skill", without),
         _mark(frame, finding.misleading, "crosshatch", "misleading: speaks against the truth"),
     ]
