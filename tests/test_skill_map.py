@@ -187,7 +187,9 @@ def test_blocks_are_estimated_from_the_correlation_in_time():
 
     length, rho = estimate_block(series(0.85), series(0.85, k=20))
     assert 0.75 < rho < 0.92
-    assert length == np.ceil(2 * (1 + rho) / (1 - rho))
+    # What blocks of this length keep of the variance of a sum of products, by plain sums.
+    kept = 1 + 2 * sum(rho ** (2 * k) * (1 - k / length) for k in range(1, length))
+    assert 0.94 < kept / (1 + 2 * sum(rho ** (2 * k) for k in range(1, 400))) < 0.96
     assert estimate_block(rng.normal(size=400), series(0.9, k=20))[0] == 1
     assert estimate_block(series(0.9), rng.normal(size=(400, 20)))[0] == 1
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+_CUT_OFF = 0.05  # of the variance of a statistic, by the borders of blocks
 _CHUNK_VALUES = 2**24  # statistics of permutations that are in memory at once
 
 
@@ -284,9 +285,12 @@ def _studentise(total: NDArray, error: NDArray, floor: float) -> NDArray:
 def estimate_block(labels: ArrayLike, contributions: NDArray) -> tuple[int, float]:
     r"""Return a length of blocks for samples in order of time, and the correlation behind it.
 
-    :math:`2 (1 + \rho) / (1 - \rho)`, rounded up, where :math:`\rho^2` is the product of the lag-1
-    autocorrelations of the labels and of the contributions: only if both are correlated in time
-    does their product mislead a permutation test. 1 where :math:`\rho` cannot be told from 0.
+    Let :math:`r = \rho^2` be the product of the lag-1 autocorrelations of the labels and of the
+    contributions: only if both are correlated in time does their product mislead a permutation
+    test. The variance of the statistic is then :math:`(1 + r) / (1 - r)` times larger than of
+    independent samples. Of pairs k apart, blocks of length L keep the share :math:`1 - k / L`, so
+    that permuted labels lack :math:`2 r / (L (1 - r^2))` of this variance. L is the smallest by
+    which this is at most a twentieth; 1 where :math:`\rho` cannot be told from 0.
 
     Parameters
     ----------
@@ -313,7 +317,7 @@ def estimate_block(labels: ArrayLike, contributions: NDArray) -> tuple[int, floa
     if min(rho_labels, rho_cells) < noise:
         return 1, math.sqrt(max(rho_labels, 0.0) * max(rho_cells, 0.0))
     rho = min(math.sqrt(rho_labels * rho_cells), 0.99)
-    return math.ceil(2 * (1 + rho) / (1 - rho)), rho
+    return math.ceil(2 * rho**2 / (1 - rho**4) / _CUT_OFF), rho
 
 
 def _lag1(series: NDArray) -> NDArray[np.float64]:
