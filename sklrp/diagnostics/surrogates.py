@@ -70,18 +70,15 @@ def draw_surrogates(
 
 
 def find_coherent(explained: Explained, n_draws: int) -> Finding:
-    """Compare the mean map of each class with the mean maps of its samples' surrogates.
-
-    The statistic is the mean absolute cosine. It is a fact where the surrogates' maps do not give
-    the map again, though another half of the samples does; else the map may come from what
-    surrogates keep: the mean sample, the spectrum, the biases or the architecture. It convicts no
-    map.
-    """
+    """Compare the mean map of each class with the mean maps of its samples' surrogates."""
+    # It is a fact where surrogates do not give the map again, though another half of the samples
+    # does. Else it may come from what surrogates keep: the mean sample, the spectrum, the biases
+    # or the architecture, of which some is sound. So it convicts no map.
     if explained.is_given:
         raise ValueError(
             "relevance was made elsewhere: surrogates cannot be explained in the same way."
         )
-    groups = _group(explained)
+    groups = _rows_by_class(explained)
     means = np.stack([explained.maps[rows].mean(axis=0, dtype=np.float64) for rows in groups])
     seeds = explained.rng("coherent").integers(2**31 - 1, size=n_draws).tolist()
     others = explained.run(_explain_surrogates, [(explained, groups, seed) for seed in seeds])
@@ -135,7 +132,7 @@ def _has_no_spectrum(explained: Explained) -> bool:
     return explained.frame.layout == "table" or explained.model.takes_integers
 
 
-def _group(explained: Explained) -> list[NDArray[np.intp]]:
+def _rows_by_class(explained: Explained) -> list[NDArray[np.intp]]:
     """Return the rows of each explained class; all rows of a single output or a regression."""
     if explained.target is None or explained.classes is None:
         return [np.arange(len(explained.X))]
