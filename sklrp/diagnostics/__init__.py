@@ -8,6 +8,7 @@ maps of networks that have learned nothing, and look for the patterns that archi
 """
 
 from sklrp.diagnostics.artifact_display import ArtifactDisplay as _ArtifactDisplay  # noqa: F401
+from sklrp.diagnostics.audit import Audit, Mistake, audit
 from sklrp.diagnostics.bias import bias_share
 from sklrp.diagnostics.degenerate import degeneracy
 from sklrp.diagnostics.diagnosis import diagnose
@@ -22,9 +23,12 @@ from sklrp.diagnostics.skill_map import skill_map
 
 __all__ = [
     "ArtifactReport",
+    "Audit",
     "Finding",
     "FocusCurve",
+    "Mistake",
     "artifact_map",
+    "audit",
     "bias_share",
     "degeneracy",
     "diagnose",

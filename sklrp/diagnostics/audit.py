@@ -1,0 +1,345 @@
+"""The audit: mistakes that published code makes with relevance maps, each named.
+
+Users call `audit`; `find_mistakes` does the same for what is already explained.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# The imports of the three files of mistakes enter their checks in the table.
+from sklrp._checks import as_samples, import_optional, same_layout
+from sklrp._models import Model, take_rows, unwrap
+from sklrp._sklearn import Interval, validate_params
+from sklrp.diagnostics import data_mistakes as _data_mistakes  # noqa: F401
+from sklrp.diagnostics import map_mistakes as _map_mistakes  # noqa: F401
+from sklrp.diagnostics import misplaced_maps as _misplaced_maps  # noqa: F401
+from sklrp.diagnostics.audited import CHECKS, Audited, Unanswered
+from sklrp.diagnostics.explained import CONSTRAINTS, Explained
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A mistake that was found.
+
+    Attributes
+    ----------
+    name : str
+        Its name, such as ``"epsilon"``.
+    wrong : str
+        What is wrong, in words.
+    seen : str
+        What was seen, with numbers.
+    remedy : str
+        How to repair it.
+    """
+
+    name: str
+    wrong: str
+    seen: str
+    remedy: str
+
+
+@dataclass(frozen=True, repr=False)
+class Audit:
+    """What `audit` found.
+
+    Attributes
+    ----------
+    mistakes : list of Mistake
+        The mistakes that were found, each with ``name``, ``wrong``, ``seen`` and ``remedy``.
+    checked : list of str
+        The names of all mistakes that were looked for.
+    skipped : dict of str to str
+        The names of those that were not, and why.
+    notes : list of str
+        What is no mistake, but good to know.
+    """
+
+    mistakes: list[Mistake]
+    checked: list[str]
+    skipped: dict[str, str]
+    notes: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the mistakes that were found."""
+        return [found.name for found in self.mistakes]
+
+    def __repr__(self) -> str:
+        """Return what was found, what was not, and what could not be looked for."""
+        fair = [name for name in self.checked if name not in self.names]
+        n = len(self.mistakes)
+        counted = f"{n or 'no'} mistake{'s' * (n != 1)}"
+        lines = [f"Audit: {counted} found, {len(self.checked)} looked for"]
+        for found in self.mistakes:
+            lines += [f"{found.name}: {found.wrong}"]
+            lines += _indent(f"seen: {found.seen}.") + _indent(f"remedy: {found.remedy}")
+        lines += _indent(f"not found: {', '.join(fair)}", "") if fair else []
+        reasons: dict[str, list[str]] = {}
+        for name, why in self.skipped.items():
+            reasons.setdefault(why, []).append(name)
+        for why, names in reasons.items():
+            lines += _indent(f"not looked for, as {why}: {', '.join(names)}", "")
+        for note in self.notes:
+            lines += _indent(f"note: {note}", "")
+        return "\n".join(lines)
+
+    def to_frame(self) -> Any:
+        """Return a table of all checks.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row per check: its outcome (``"mistake"``, ``"not found"`` or ``"skipped"``), what
+            is wrong, what was seen or why it was skipped, and the remedy.
+        """
+        pd = import_optional("pandas", extra="plot", user="to_frame")
+
+        found = {mistake.name: mistake for mistake in self.mistakes}
+        rows = {}
+        for name, check in CHECKS.items():
+            seen = found[name].seen if name in found else self.skipped.get(name, "")
+            outcome = "mistake" if name in found else "not found"
+            rows[name] = {
+                "outcome": "skipped" if name in self.skipped else outcome,
+                "wrong": check.wrong,
+                "seen": seen,
+                "remedy": check.remedy,
+            }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("check")
+
+
+def _indent(text: str, by: str = "  ") -> list[str]:
+    return textwrap.wrap(text, 98, initial_indent=by, subsequent_indent=f"{by}  ")
+
+
+@validate_params(
+    {
+        **CONSTRAINTS,
+        "epsilon": [Interval(Real, 0, None, closed="left")],
+        "contrast": ["boolean"],
+        "max_samples": [Interval(Integral, 1, None, closed="left"), None],
+    },
+    prefer_skip_nested_validation=True,
+)
+def audit(
+    model: Any,
+    X: ArrayLike,
+    relevance: ArrayLike | None = None,
+    *,
+    y: ArrayLike | None = None,
+    X_train: ArrayLike | None = None,
+    target: Any = None,
+    rule: Any = "auto",
+    epsilon: float = 1e-6,
+    contrast: bool = False,
+    max_samples: int | None = 100,
+    random_state: int | np.random.RandomState | None = None,
+    grid: Any = None,
+) -> Audit:
+    r"""Name the mistakes that published code makes with relevance maps.
+
+    Use it before you believe a map, and on code that you review. Every check asks for one mistake
+    that was seen in published code, by what it does to numbers; nothing is trained. None of them
+    asks whether a map is true: that is what `diagnose` is for.
+
+    ===============  ==========================================================================
+    mistake          named where
+    ===============  ==========================================================================
+    target           it is no output; an output that is the same for all samples; the label
+                     beside the right one for 80 % of the samples
+    trained_on       samples of X are among X_train, to 1e-6 of their norm; in tables of coarse
+                     values, more than X_train holds twice itself (binomial test, p < .05)
+    preprocessing    in the median over cells, X is 3 standard deviations from X_train's mean, or
+                     has 10 times or a tenth of its spread: held-out samples are not so
+    fill_value       cells of one value have another in X_train, or a value that is a hundredth
+                     of X_train is gone, and another is a hundredth more
+    undeclared_fill  the least or largest value stands for .1 % of all, is 5 robust deviations
+                     from the median, and half of the way to it is empty
+    biases           they keep 5 times the score (medians); sound networks measured at most 1.3
+    training_mode    a module in training mode answers otherwise than in evaluation mode
+    epsilon          it keeps half of what reaches a layer (median): as much as an epsilon does
+                     that equals the pre-activation; sound networks measured at most .0013
+    softmax          sums of maps follow the probabilities (to 5 % of their spread) and not the
+                     scores, or maps vanish as the softmax's gradient does (r >= .9); or the
+                     loss applied a second softmax
+    not_finite       relevance is NaN or infinite
+    vanished         a tenth of the maps are all zeros, or maps hold a millionth of the score
+    signed_sum       sums of maps are equal (to 1e-4) though scores differ
+    norm_divided     norms of maps are equal (to 1e-4) though scores differ
+    sign_lost        maps are the absolute values, positive parts or the negative of the model's
+                     own (cosine .999)
+    other_samples    half of the maps are nearest to another sample's, and nearer than half of
+                     the distance from there to the next sample's
+    flipped          turned round, exchanged or rolled, maps fit better (by .2 in the cosine)
+    wrong_class      a quarter of the maps are another output's (cosine .99, better by .2), where
+                     nine of ten are those of some output by `rule` or by epsilon
+    inverted_mask    half of the relevance is on constant cells, twice the model's own share there
+    ===============  ==========================================================================
+
+    Parameters
+    ----------
+    model : estimator, skorch net, nn.Module, Pipeline, search or FrozenEstimator
+        The fitted model, as `sklrp.explain` takes it. It is left as it is.
+    X : array-like of shape (n_samples, ...)
+        The samples that are explained, as the model takes them.
+    relevance : array-like of shape (n_samples, ...) or None, default=None
+        Maps made elsewhere, of the shape of what enters the network. None (default): the model's
+        own, by `rule`; mistakes of maps made elsewhere are then skipped.
+    y : array-like of shape (n_samples,) or None, default=None
+        The labels of X. With them, maps of the true class count as right too, and a target beside
+        the label is found.
+    X_train : array-like of shape (n_train, ...) or None, default=None
+        What the model was trained on, as it takes it. None (default) skips what needs it.
+    target : None, label, int or array-like of shape (n_samples,), default=None
+        What is explained: None (default) the predicted class of each sample, or the only output.
+    rule : str, Rule or Composite, default="auto"
+        The rule of the model's own maps: that of `relevance`, if it was made by one.
+    epsilon : float, default=1e-6
+        The stabiliser of the model's own maps.
+    contrast : bool, default=False
+        Whether the target's logit minus the largest of the others is explained.
+    max_samples : int or None, default=100
+        At most so many maps are looked at, drawn at random. None: all. Samples are looked at all.
+    random_state : int, RandomState instance or None, default=None
+        Determines which.
+    grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
+        Where the cells of fields are. None (default): what the model or X says.
+
+    Returns
+    -------
+    Audit
+        With ``mistakes``, a list of what was found, each with ``name``, ``seen`` and ``remedy``;
+        ``names``; ``checked``; ``skipped``, a dict of names and reasons; ``notes``. It prints as
+        text, and ``to_frame`` makes a table of it.
+
+    Raises
+    ------
+    ValueError
+        If relevance or X_train has another shape, or the data or a parameter is malformed.
+    TypeError
+        If the model holds no network.
+
+    Examples
+    --------
+    >>> import sklrp
+    >>> from sklrp import MLPClassifier
+    >>> from sklrp.datasets import make_squares
+    >>> from sklrp.diagnostics import audit
+    >>> X, y, _ = make_squares(n_per_class=100, size=20, random_state=0)
+    >>> clf = MLPClassifier(max_epochs=10, random_state=0).fit(X[:100], y[:100])
+    >>> relevance = sklrp.explain(clf, X[100:])
+    >>> audit(clf, X[100:], relevance, X_train=X[:100], random_state=0).names
+    []
+    >>> scaled = relevance / relevance.sum(axis=(1, 2), keepdims=True)
+    >>> audit(clf, X[50:], rule=sklrp.Epsilon(1e10), X_train=X[:100], random_state=0).names
+    ['trained_on', 'epsilon']
+    >>> audit(clf, X[100:], scaled, random_state=0).names
+    ['signed_sum']
+    """
+    unwrapped = unwrap(model)
+    samples = as_samples(unwrapped.enter(X))
+    given = None if relevance is None else _take_relevance(relevance, samples.shape)
+    pool = None if X_train is None else _take_pool(unwrapped, X_train, samples.shape[1:])
+    outside, target = _take_target(unwrapped, X, target)
+    explained = Explained(
+        model,
+        X,
+        y,
+        target=target,
+        grid=grid,
+        max_samples=max_samples,
+        random_state=random_state,
+        rule=rule,
+        epsilon=epsilon,
+        contrast=contrast,
+    )
+    return _check_all(Audited(explained, given, pool, outside))
+
+
+def find_mistakes(
+    explained: Explained, relevance: ArrayLike | None = None, *, X_train: ArrayLike | None = None
+) -> Audit:
+    """Look for mistakes in what is already explained, as `audit` does."""
+    shape = explained.all_X.shape
+    given = None if relevance is None else _take_relevance(relevance, shape)
+    pool = None if X_train is None else _take_pool(explained.model, X_train, shape[1:])
+    return _check_all(Audited(explained, given, pool))
+
+
+def _check_all(audited: Audited) -> Audit:
+    """Make all checks of the table."""
+    found, checked, skipped = [], [], {}
+    for check in CHECKS.values():
+        try:
+            seen = check.look(audited)
+        except Unanswered as reason:
+            skipped[check.name] = str(reason)
+            continue
+        checked.append(check.name)
+        if seen:
+            audited.found.append(check.name)
+            found.append(Mistake(check.name, check.wrong, seen, check.remedy))
+    return Audit(found, checked, skipped, audited.notes)
+
+
+def _take_relevance(relevance: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return maps made elsewhere, one of each sample, in the shape of the samples."""
+    maps = np.asarray(relevance, dtype=np.float64)
+    if maps.ndim and len(maps) < shape[0] and maps.shape[1:] == shape[1:]:
+        sizes = [b for b in (8, 16, 32, 64, 100, 128, 256) if shape[0] // b * b == len(maps)]
+        batches = f": the remainder of batches of {sizes[0]} was dropped" if sizes else ""
+        raise ValueError(
+            f"relevance has {len(maps)} maps, but X {shape[0]} samples{batches}. Explain all "
+            "samples, or pass those of X that were."
+        )
+    if not maps.ndim or len(maps) != shape[0] or not same_layout(maps.shape[1:], shape[1:]):
+        raise ValueError(
+            f"relevance has the shape {maps.shape}, but must have that of what enters the "
+            f"network, {shape}: one map for each sample. Sum or select axes of classes first."
+        )
+    return maps.reshape(shape)
+
+
+def _take_pool(model: Model, X_train: Any, sample_shape: tuple[int, ...]) -> NDArray:
+    """Return what the network was trained on."""
+    pool = as_samples(model.enter(X_train))
+    if pool.shape[1:] != sample_shape:
+        raise ValueError(
+            f"X_train has samples of shape {pool.shape[1:]}, but X of {sample_shape}: pass both "
+            "as the model takes them."
+        )
+    return pool
+
+
+def _take_target(model: Model, X: Any, target: Any) -> tuple[str, Any]:
+    """Return why a target is no output, empty if it is one, and a target that is."""
+    if target is None:
+        return "", None
+    entering = model.enter(X)
+    classes = model.classes_for(take_rows(entering, slice(1)))
+    if classes is None:
+        classes = np.arange(model.outputs(take_rows(entering, slice(1))).shape[1])
+    labels = np.unique(np.asarray(target)).tolist()
+    known = set(classes.tolist())
+    strange = [label for label in labels if label not in known]
+    if not strange:
+        return "", target
+    count = int(np.isin(np.asarray(target), strange).sum())
+    said = (
+        f"target holds {', '.join(map(repr, strange[:5]))} ({count} of {np.size(target)}), but "
+        f"the outputs are {_say_outputs(classes)}"
+    )
+    return said, None if model.classes_for(take_rows(entering, slice(1))) is not None else 0
+
+
+def _say_outputs(classes: NDArray) -> str:
+    labels = classes.tolist()
+    return f"{labels}" if len(labels) <= 10 else f"{labels[0]!r} to {labels[-1]!r}"
