@@ -162,10 +162,8 @@ class Audited:  # numpydoc ignore=PR02
 
     @cached_property
     def fits(self) -> NDArray[np.float64]:
-        """The cosine of each given map with the model's own for each output, outputs first.
-
-        Own maps are by the rule of the call or, where those fit less well, by epsilon.
-        """
+        """The cosine of each given map with the model's own for each output, outputs first."""
+        # Own maps are by the rule of the call or, where those fit less well, by epsilon.
         fits = self._fit(self.explained.params.get("rule", "auto"))
         other = self._fit("epsilon")
         return max(fits, other, key=lambda values: float(values.max(axis=0).mean()))
