@@ -520,10 +520,14 @@ def test_fewer_maps_than_samples_are_looked_at_and_the_result_is_reproducible():
 
 
 def test_find_mistakes_takes_what_is_explained():
-    explained = Explained(clf, X, random_state=0)
-    assert find_mistakes(explained, X_train=X_train).names == []
-    found = find_mistakes(explained, np.abs(own()), X_train=X_train)
-    assert found.names == ["sign_lost"]
+    assert find_mistakes(Explained(clf, X, X_train=X_train, random_state=0)).names == []
+    unsigned = Explained(
+        clf, X, relevance=np.abs(own()), X_train=X, max_samples=50, random_state=0
+    )
+    found = find_mistakes(unsigned)
+    assert found.names == ["trained_on", "sign_lost"]
+    again = audit(clf, X, np.abs(own()), X_train=X, max_samples=50, random_state=0)
+    assert repr(found) == repr(again)
 
 
 def test_all_checks_are_accounted_for():

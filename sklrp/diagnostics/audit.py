@@ -264,13 +264,13 @@ def audit(
     return _check_all(Audited(explained, given, pool, outside))
 
 
-def find_mistakes(
-    explained: Explained, relevance: ArrayLike | None = None, *, X_train: ArrayLike | None = None
-) -> Audit:
-    """Look for mistakes in what is already explained, as `audit` does."""
-    shape = explained.all_X.shape
-    given = None if relevance is None else _take_relevance(relevance, shape)
-    pool = None if X_train is None else _take_pool(explained.model, X_train, shape[1:])
+def find_mistakes(explained: Explained) -> Audit:
+    """Look for mistakes in what is already explained, or graded, as `audit` does."""
+    given = None
+    if explained.is_given:
+        given = np.zeros(explained.all_X.shape)
+        given[explained.rows] = explained.relevance
+    pool = None if explained.X_train is None else explained.pool
     return _check_all(Audited(explained, given, pool))
 
 

@@ -65,9 +65,27 @@ class Audited:  # numpydoc ignore=PR02
         return np.flatnonzero(np.isfinite(given).all(axis=1))
 
     @cached_property
+    def _by_rule(self) -> tuple[NDArray, Any]:
+        """The model's own maps by the rule of the call, and their details."""
+        e = self.explained
+        if not e.is_given:
+            return e.relevance, e.details
+        try:
+            return explain(
+                e.model.network, e.given(e.X), target=e.target, return_details=True, **e.params
+            )
+        except TypeError as error:
+            raise Unanswered(f"the model has no maps by a rule ({error})") from error
+
+    @property
+    def details(self) -> Any:
+        """What layers kept of the model's own maps, and the scores."""
+        return self._by_rule[1]
+
+    @cached_property
     def own(self) -> NDArray[np.float64]:
         """The maps that the model has by the rule of the call."""
-        return flatten(self.explained.relevance)[self.kept]
+        return flatten(self._by_rule[0])[self.kept]
 
     @cached_property
     def given(self) -> NDArray[np.float64]:
@@ -86,7 +104,7 @@ class Audited:  # numpydoc ignore=PR02
     @cached_property
     def score(self) -> NDArray[np.float64]:
         """The explained scores, before a softmax or sigmoid at the end."""
-        return np.asarray(self.explained.details.score, dtype=np.float64)[self.kept]
+        return np.asarray(self.details.score, dtype=np.float64)[self.kept]
 
     @cached_property
     def values(self) -> NDArray[np.float64]:
@@ -98,7 +116,7 @@ class Audited:  # numpydoc ignore=PR02
     @property
     def head(self) -> str | None:
         """The softmax or sigmoid at the end of the network, None if there is none."""
-        head = self.explained.details.get("head")
+        head = self.details.get("head")
         return head if head in _HEADS else None
 
     @property
@@ -148,7 +166,7 @@ class Audited:  # numpydoc ignore=PR02
         """The model's own maps of all samples, None where other targets are unknown."""
         e = self.explained
         if len(e.rows) == len(e.all_X):
-            return flatten(e.relevance)
+            return flatten(self._by_rule[0])
         target: Any = None
         if e.target is not None:
             target = np.unique(e.target)

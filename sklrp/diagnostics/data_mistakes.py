@@ -244,10 +244,10 @@ def _tell_apart(samples: NDArray, value: float, has_positions: bool) -> tuple[fl
     ),
 )
 def _find_biases(a: Audited) -> str:
-    layers = [layer for layer in a.explained.details.layers if layer["bias"].any()]
+    layers = [layer for layer in a.details.layers if layer["bias"].any()]
     if not layers:
         return ""
-    score = np.median(np.abs(a.explained.details.score))
+    score = np.median(np.abs(a.details.score))
     kept = np.abs(np.sum([layer["bias"] for layer in layers], axis=0))
     times = float(np.median(kept) / max(float(score), np.finfo(float).tiny))
     if times < _MANY_TIMES:

@@ -42,10 +42,10 @@ _SIGNED = 0.05  # share of negative relevance that a map's own signs are told by
 )
 def _find_epsilon(a: Audited) -> str:
     shares = {}
-    for layer in a.explained.details.layers:
+    for layer in a.details.layers:
         arrived = layer["relevance"] + sum(layer[cause] for cause in _CAUSES)
         size = np.maximum(np.abs(arrived), np.finfo(float).tiny)
-        is_reached = np.abs(arrived) > 1e-3 * np.abs(a.explained.details.score)
+        is_reached = np.abs(arrived) > 1e-3 * np.abs(a.details.score)
         if is_reached.any() and layer["epsilon"].any():
             share = np.abs(layer["epsilon"]) / size
             shares[layer.name] = float(np.median(share[is_reached]))
