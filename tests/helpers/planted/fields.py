@@ -13,7 +13,7 @@ from sklrp.datasets import load_pacific_sst
 from tests.helpers.planted.networks import esn
 from tests.helpers.planted.registry import Case, fit, planted
 
-SHAPE = (40, 48)
+SHAPE = (32, 40)
 
 
 def smooth(rng, n_samples, shape=SHAPE, width=2):
@@ -22,7 +22,7 @@ def smooth(rng, n_samples, shape=SHAPE, width=2):
     return (noise / noise.std()).astype(np.float32)
 
 
-def fields(seed, uniform=False, shape=SHAPE, n_samples=400, width=2):
+def fields(seed, uniform=False, shape=SHAPE, n_samples=300, width=2):
     """Make smooth noise plus or minus a smooth pattern, or one value, all over the field."""
     rng = np.random.default_rng(seed)
     noise = smooth(rng, n_samples, shape, width)
@@ -40,7 +40,7 @@ def patch(shape=SHAPE, rows=(12, 22), columns=(28, 38)):
     return mask
 
 
-def with_patch(seed, strength, n_samples=400, shape=SHAPE):
+def with_patch(seed, strength, n_samples=300, shape=SHAPE):
     """Make smooth noise with a patch that tells the classes apart."""
     rng = np.random.default_rng(seed)
     X, mask = smooth(rng, n_samples, shape), patch(shape)
@@ -50,7 +50,7 @@ def with_patch(seed, strength, n_samples=400, shape=SHAPE):
 
 
 def field_cnn(**params):
-    return CNNClassifier(input_shape=(1, *SHAPE), max_epochs=15, lr=0.002, **params)
+    return CNNClassifier(input_shape=(1, *SHAPE), **{"max_epochs": 20, "lr": 0.002, **params})
 
 
 def wide_mlp(**params):
@@ -96,7 +96,7 @@ def land_at_zero(seed):
     why="the pattern is learned; no single cell stands out",
 )
 def fine_field(seed):
-    X, y = fields(seed, shape=(45, 90), n_samples=200, width=3)
+    X, y = fields(seed, shape=(45, 90), n_samples=160, width=3)
     return fit(wide_mlp(max_epochs=30), X, y, seed)
 
 
@@ -183,7 +183,7 @@ def modest(seed):
     why="the pattern is the same everywhere, and relevance fades to the border",
 )
 def starved(seed):
-    model = field_cnn(kernel_size=9, pooling="avg", hidden_layer_sizes=())
+    model = field_cnn(channels=(8, 8), kernel_size=9, pooling="avg", hidden_layer_sizes=())
     return fit(model, *fields(seed, uniform=True), seed, rule="auto")
 
 
