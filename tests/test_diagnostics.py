@@ -644,7 +644,7 @@ QUICK = [
     "fill value on land",
     "outliers not capped",
     "MLP epsilon",
-    "CNN auto",
+    "CNN epsilon",
     "breast cancer MLP",
 ]
 
