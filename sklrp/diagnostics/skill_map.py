@@ -26,6 +26,7 @@ from sklrp.skill import Decomposition, decompose_skill, take_model
         "n_permutations": [Interval(Integral, 19, None, closed="left")],
         "n_draws": [StrOptions({"auto"}), Interval(Integral, 2, None, closed="left")],
         "min_share": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
+        "progress": ["boolean"],
         "random_state": ["random_state"],
     },
     prefer_skip_nested_validation=True,
@@ -47,6 +48,7 @@ def skill_map(
     target: Any = None,
     grid: Any = None,
     n_jobs: int | None = None,
+    progress: bool = False,
     random_state: int | np.random.RandomState | None = None,
 ) -> Finding:
     r"""Decompose the skill of a model over cells, and test which of them carry it.
@@ -153,6 +155,7 @@ def skill_map(
     (True, 0)
     """
     unwrapped = take_model(model, X)
+    frame = frame_of(unwrapped, X, unwrapped.enter(X), grid=grid)
     found = decompose_skill(
         unwrapped,
         X,
@@ -168,7 +171,9 @@ def skill_map(
         min_share=min_share,
         regions=regions,
         target=target,
+        frame=frame,
         n_jobs=n_jobs,
+        progress=progress,
     )
     finding = Finding(
         **_say(found, alpha),
@@ -176,17 +181,19 @@ def skill_map(
         alpha=alpha,
         p_skill=found.p_value,
         completeness=found.completeness,
+        noise=found.noise,
         n_draws=found.n_draws,
         exchange=found.exchange.words,
         block_length=found.exchange.block_length,
         assumptions=found.assumptions,
-        frame=frame_of(unwrapped, X, unwrapped.enter(X), grid=grid),
+        frame=frame,
         table={
             name: found.cells[name].ravel() for name in ("skill", "z", "p_value", "q_value", "use")
         },
     )
-    if found.regions is not None:
-        finding["regions"] = found.regions
+    for name in ("regions", "clusters"):
+        if getattr(found, name) is not None:
+            finding[name] = getattr(found, name)
     return finding
 
 

@@ -6,6 +6,7 @@ gradient will do, and for a model without one `occlude` replaces groups of cells
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +15,14 @@ import torch
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from tqdm.std import tqdm
 
-_CHUNK_VALUES = 2**16  # values of the input in one pass: what follows stays in a cache
+_CHUNK_VALUES = 2**17  # values of the input in one pass: what follows stays in a cache
 _STATES_VALUES = 2**22  # values of replaced samples in one call of a model
 _FIRST_DRAWS, _MOST_DRAWS = 8, 256
-_GOOD_ENOUGH = 0.1  # the share of the draws in the variance of contributions
+_MOST_VALUES = 2**29  # of all draws of all samples: a minute or so for a small CNN
+_WATCHED_CELLS = 1024
+ENOUGH_NOISE = 0.1  # the share of the draws in the variance of contributions
 
 
 class Contributions:
@@ -65,6 +69,7 @@ def expected_gradients(
     n_draws: int | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
     n_jobs: int | None = None,
+    progress: bool = False,
 ) -> Contributions:
     """Return the contributions of cells to linear combinations of a network's outputs.
 
@@ -81,48 +86,69 @@ def expected_gradients(
     rng : numpy.random.Generator
         What draws are made from.
     n_draws : int or None, default=None
-        Draws for each sample, at least 2; None doubles them until they hardly add to the variance
-        of contributions.
+        Draws for each sample, at least 2; None adds to them until they hardly add to the variance
+        of contributions, or would take long.
     transform : callable or None, default=None
         What makes scores, (n, n_outputs), of what the network returns; None flattens it.
     n_jobs : int or None, default=None
         Number of threads that share the samples; what is returned does not depend on it.
+    progress : bool, default=False
+        Whether to show a progress bar.
 
     Returns
     -------
     Contributions
         Contributions and their residual.
     """
-    n, shape = len(samples), samples.shape[1:]
-    n_cells = int(np.prod(shape)) or 1
+    n, n_cells = len(samples), max(1, samples[0].numel())
     weights = torch.as_tensor(combine, dtype=samples.dtype, device=samples.device)
-    own = _all_outputs(module, samples, transform)
-    usual = _all_outputs(module, baselines, transform).mean(dim=0).expand_as(own)
+    own = all_outputs(module, samples, transform)
+    usual = all_outputs(module, baselines, transform).mean(dim=0).expand_as(own)
     scores = _combined(own, weights)
     spread = scores.std(dim=0).clamp_min(torch.finfo(samples.dtype).tiny)
+    phi = [torch.zeros(n, n_cells, dtype=samples.dtype, device=samples.device) for _ in combine]
     # Two halves of the draws: how far they differ tells how much of the variance is the draws'.
-    halves = [
-        [torch.zeros(n, n_cells, dtype=samples.dtype, device=samples.device) for _ in combine]
-        for _ in range(2)
-    ]
+    # A thousand cells tell it, and halves of all would take twice the memory.
+    some = slice(None, None, max(1, n_cells // _WATCHED_CELLS))
+    halves = [[torch.zeros_like(p[:, some]) for p in phi] for _ in range(2)]
     done, wanted = 0, n_draws or _FIRST_DRAWS
-    while True:
-        draws = _draw_pairs(rng, n, len(baselines), wanted - done)
-        middle = (wanted - done) // 2
-        for half, part in zip(halves, (slice(middle), slice(middle, None)), strict=True):
-            chosen, places = draws[0][:, part], draws[1][:, part]
-            _accumulate(
-                module, samples, baselines, weights, chosen, places, half, transform, n_jobs
-            )
-        done = wanted
-        noise = _share_of_draws(halves, done)
-        if n_draws is not None or noise < _GOOD_ENOUGH or done >= _MOST_DRAWS:
-            break
-        wanted = 2 * done
-    phi = [(one + other) / done for one, other in zip(*halves, strict=True)]
+    most = _most_draws(n * n_cells, len(phi))
+    with tqdm(total=n * wanted, unit="draw", desc="skill_map", disable=not progress) as bar:
+        while True:
+            draws = _draw_pairs(rng, n, len(baselines), wanted - done)
+            middle = (wanted - done) // 2
+            for half, part in zip(halves, (slice(middle), slice(middle, None)), strict=True):
+                before = [p[:, some].clone() for p in phi]
+                pairs = draws[0][:, part], draws[1][:, part]
+                _accumulate(
+                    module, samples, baselines, weights, pairs, phi, transform, n_jobs, bar
+                )
+                for mine, p, old in zip(half, phi, before, strict=True):
+                    mine += p[:, some] - old
+            done = wanted
+            noise = _share_of_draws(halves, done)
+            if n_draws is not None or noise < ENOUGH_NOISE or done >= most:
+                break
+            wanted = min(_next_draws(done, noise), most)
+            bar.total = n * wanted
+    for p in phi:
+        p /= done
     sums = torch.stack([p.sum(dim=1) for p in phi], dim=1)
     residual = ((sums - _combined(own - usual, weights)).abs() / spread).mean().item()
     return Contributions([p.cpu().numpy() for p in phi], residual, noise, done)
+
+
+def _most_draws(n_values: int, n_combinations: int) -> int:
+    """Return how many draws a sample may have, for the time that they take."""
+    # A pass forward takes about as long as one back, of which each combination has its own.
+    affordable = 2 * _MOST_VALUES // ((1 + n_combinations) * n_values)
+    return min(max(affordable, _FIRST_DRAWS), _MOST_DRAWS)
+
+
+def _next_draws(done: int, noise: float) -> int:
+    """Return how many draws will do, from what so many have left: at most twice as many."""
+    needed = done * noise * (1 - ENOUGH_NOISE) / (ENOUGH_NOISE * max(1 - noise, ENOUGH_NOISE))
+    return min(2 * done, 2 * math.ceil(0.55 * needed) + 2)
 
 
 def _share_of_draws(halves: list[list[Tensor]], n_draws: int) -> float:
@@ -140,36 +166,48 @@ def _accumulate(
     samples: Tensor,
     baselines: Tensor,
     weights: Tensor,
-    chosen: NDArray[np.intp],
-    places: NDArray[np.float64],
+    pairs: tuple[NDArray[np.intp], NDArray[np.float64]],
     totals: list[Tensor],
     transform: Callable[[Tensor], Tensor] | None,
     n_jobs: int | None,
+    bar: tqdm,
 ) -> None:
     """Add the contributions of more draws to the totals."""
+    chosen, places = pairs
     (n, n_draws), n_cells = chosen.shape, totals[0].shape[1]
+    per_pass = max(1, _CHUNK_VALUES // n_cells)
+    n_together = min(n_draws, per_pass)  # draws of a sample in one pass
 
-    def add_rows(rows: slice) -> None:
-        x = samples[rows].repeat_interleave(n_draws, dim=0)
-        b = baselines[torch.as_tensor(chosen[rows].ravel(), device=samples.device)]
-        a = torch.as_tensor(places[rows].ravel()).to(x).reshape(-1, *(1,) * (x.dim() - 1))
-        way = x - b
-        point = (b + a * way).requires_grad_()
+    def add(rows: slice, part: slice) -> None:
+        b = chosen[rows, part]
+        count = b.shape[1]
+        x = samples[rows].repeat_interleave(count, dim=0)
+        base = baselines[torch.as_tensor(b.ravel(), device=samples.device)]
+        a = torch.as_tensor(places[rows, part].ravel()).to(x).reshape(-1, *(1,) * (x.dim() - 1))
+        way = x - base
+        point = (base + a * way).requires_grad_()
         with torch.inference_mode(False), torch.enable_grad():
             outputs = _outputs(module(point), transform)
             for k, total in enumerate(totals):
                 weight = weights[k]
                 if weights.dim() == 3:
-                    weight = weight[rows].repeat_interleave(n_draws, dim=0)
+                    weight = weight[rows].repeat_interleave(count, dim=0)
                 (gradient,) = torch.autograd.grad(
                     (outputs * weight).sum(), point, retain_graph=k + 1 < len(totals)
                 )
-                total[rows] += (gradient * way).reshape(-1, n_draws, n_cells).sum(dim=1)
+                total[rows] += (gradient * way).reshape(-1, count, n_cells).sum(dim=1)
 
-    per_chunk = max(1, _CHUNK_VALUES // (n_cells * n_draws))
-    Parallel(n_jobs=n_jobs, require="sharedmem")(
+    def add_rows(rows: slice) -> int:
+        for first in range(0, n_draws, n_together):
+            add(rows, slice(first, first + n_together))
+        return len(range(n)[rows]) * n_draws
+
+    per_chunk = max(1, per_pass // n_draws)
+    added = Parallel(n_jobs=n_jobs, require="sharedmem", return_as="generator")(
         delayed(add_rows)(slice(first, first + per_chunk)) for first in range(0, n, per_chunk)
     )
+    for count in added:
+        bar.update(count)
 
 
 def _draw_pairs(
@@ -191,9 +229,10 @@ def _spread_out(rng: np.random.Generator, n_baselines: int, n_draws: int) -> NDA
     return np.concatenate([rng.permutation(n_baselines) for _ in range(turns)])[:n_draws]
 
 
-def _all_outputs(
-    module: nn.Module, samples: Tensor, transform: Callable[[Tensor], Tensor] | None
+def all_outputs(
+    module: nn.Module, samples: Tensor, transform: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
+    """Return a network's scores, (n_samples, n_outputs), in as many passes as memory wants."""
     per_chunk = max(1, _CHUNK_VALUES // max(1, samples[0].numel()))
     with torch.inference_mode(False), torch.no_grad():
         parts = [
@@ -224,6 +263,7 @@ def occluded(
     codes: NDArray[np.intp],
     rng: np.random.Generator,
     n_draws: int | None = None,
+    progress: bool = False,
 ) -> Contributions:
     r"""Return the contributions of groups of cells by replacing one group after the other.
 
@@ -245,6 +285,8 @@ def occluded(
         What draws are made from.
     n_draws : int or None, default=None
         Orders for each sample, at least 2; None as in `expected_gradients`.
+    progress : bool, default=False
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -267,25 +309,28 @@ def occluded(
     n_chunks = min(n_groups, -(-flat.size * n_groups // _STATES_VALUES))  # several turns in a call
     halves = np.zeros((2, len(combine), n, n_groups))
     done, wanted = 0, n_draws or _FIRST_DRAWS
-    while True:
-        for draw in range(done, wanted):
-            b = pool[rng.integers(len(pool), size=n)]
-            orders = rng.permuted(np.tile(np.arange(n_groups), (n, 1)), axis=1)
-            ranks = np.argsort(orders, axis=1)[:, codes]
-            before = own
-            for turns in np.array_split(np.arange(n_groups), n_chunks):
-                states = np.where(ranks[None] <= turns[:, None, None], b, flat)
-                after = compute(states.reshape(-1, flat.shape[1])).reshape(len(turns), n, -1)
-                lost = np.concatenate([before[None], after[:-1]]) - after
-                for turn, loss in zip(turns, lost, strict=True):
-                    halves[(draw + 1) % 2][:, np.arange(n), orders[:, turn]] += loss.T
-                before = after[-1]
-        done = wanted
-        tensors = [[torch.from_numpy(part) for part in half] for half in halves]
-        noise = _share_of_draws(tensors, done)
-        if n_draws is not None or noise < _GOOD_ENOUGH or done >= _MOST_DRAWS:
-            break
-        wanted = 2 * done
+    with tqdm(total=wanted, unit="draw", desc="skill_map", disable=not progress) as bar:
+        while True:
+            for draw in range(done, wanted):
+                b = pool[rng.integers(len(pool), size=n)]
+                orders = rng.permuted(np.tile(np.arange(n_groups), (n, 1)), axis=1)
+                ranks = np.argsort(orders, axis=1)[:, codes]
+                before = own
+                for turns in np.array_split(np.arange(n_groups), n_chunks):
+                    states = np.where(ranks[None] <= turns[:, None, None], b, flat)
+                    after = compute(states.reshape(-1, flat.shape[1])).reshape(len(turns), n, -1)
+                    lost = np.concatenate([before[None], after[:-1]]) - after
+                    for turn, loss in zip(turns, lost, strict=True):
+                        halves[(draw + 1) % 2][:, np.arange(n), orders[:, turn]] += loss.T
+                    before = after[-1]
+                bar.update()
+            done = wanted
+            tensors = [[torch.from_numpy(part) for part in half] for half in halves]
+            noise = _share_of_draws(tensors, done)
+            if n_draws is not None or noise < ENOUGH_NOISE or done >= _MOST_DRAWS:
+                break
+            wanted = min(_next_draws(done, noise), _MOST_DRAWS)
+            bar.total = wanted
     phi = list(halves.sum(axis=0) / done)
     sums = np.stack([p.sum(axis=1) for p in phi], axis=1)
     spread = np.maximum(own.std(axis=0), np.finfo(float).tiny)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,17 +15,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklrp._checks import as_samples
+from sklrp._frame import Frame
 from sklrp._models import Model
 from sklrp._streams import Streams
-from sklrp.skill.asked_models import PlainModel, contributions_of, find_baselines
-from sklrp.skill.contributions import Contributions
+from sklrp.skill.asked_models import (
+    PlainModel,
+    ask_outputs,
+    check_repeats,
+    code_groups,
+    contributions_of,
+    is_asked_by_groups,
+    take_samples,
+)
+from sklrp.skill.baselines import find_baselines
+from sklrp.skill.clusters import ClusterTest
+from sklrp.skill.contributions import ENOUGH_NOISE, Contributions
+from sklrp.skill.misleading import confirm_harm, most_candidates
 from sklrp.skill.permutations import CellTest, Exchange, estimate_block, permutation_test
 from sklrp.skill.questions import Question, check_truth, question_of
 
 # min_share="auto": of many samples a cell of a thousandth of the skill is significant, and paths
 # from a baseline lead over places where there are no data, which alone can make so much.
 _OF_EVEN, _OF_LARGEST = 0.1, 0.05
+
+_MUCH_IS_MISSING = 0.5
+_SORTED_BY_CHANCE = 20  # samples, of which no order in time is sorted by label
+_ASKED_FOR_BLOCKS = 8  # combinations of outputs
 
 _POWER = 0.84  # standard errors above the threshold where four of five such cells are found
 
@@ -44,12 +60,16 @@ class Decomposition:
         What was permuted.
     completeness : float
         The mean residual of contributions, as a share of the scores' spread.
+    noise : float
+        The share of the variance of contributions that comes from the draws.
     n_draws : int
         How many draws each sample had.
     assumptions : list of str
         What the test takes for granted.
     regions : dict of str to ndarray or None
         Names, skills, errors, z and p-values of regions, if any were given.
+    clusters : dict of str to ndarray or None
+        Labels, masses, sizes and p-values of clusters, where cells have neighbours.
     weigh : callable
         Tests weighted sums of cells, whose weights, (n_cells, n_sums), know nothing of the labels.
     """
@@ -60,9 +80,11 @@ class Decomposition:
     p_value: float
     exchange: Exchange
     completeness: float
+    noise: float
     n_draws: int
     assumptions: list[str]
     regions: dict[str, NDArray] | None
+    clusters: dict[str, NDArray] | None
     weigh: Callable[[NDArray], CellTest] = field(repr=False)
 
 
@@ -82,7 +104,9 @@ def decompose_skill(
     min_share: float | str = "auto",
     regions: Any = None,
     target: Any = None,
+    frame: Frame | None = None,
     n_jobs: int | None = None,
+    progress: bool = False,
 ) -> Decomposition:
     """Return the skill of every cell, with its tests.
 
@@ -96,35 +120,53 @@ def decompose_skill(
         What draws and permutations are made from.
     X_train, baseline, groups, block_length, alpha, n_permutations, n_draws, min_share : optional
         As in `skill_map`.
-    regions, target, n_jobs : optional
+    regions, target, n_jobs, progress : optional
         As in `skill_map`.
+    frame : Frame or None, default=None
+        Where cells are; None tests no clusters.
 
     Returns
     -------
     Decomposition
         Skills and tests, in the shape of what enters the network.
     """
-    samples = as_samples(model.enter(X))
+    _check_alpha(alpha, n_permutations)
+    samples = take_samples(model, X)
+    check_repeats(model, samples)
     assumptions: list[str] = []
     pool = find_baselines(model, samples, X_train, baseline, assumptions)
     labels = check_truth(y, len(samples))
     _check_groups_and_blocks(groups, block_length, len(samples))
     codes = None if regions is None else _code_regions(regions, samples.shape[1:])
+    of_cell = None  # the group of each cell, where a model has no gradient
+    if is_asked_by_groups(model, samples):
+        of_cell = code_groups(model.name, samples, codes)
     question = question_of(model, samples, labels, target)
+    if question.said:
+        assumptions.append(question.said)
     draws = None if n_draws == "auto" else int(n_draws)
     rng = streams.rng("skill_map draws")
-    found = contributions_of(model, samples, pool, question, codes, rng, draws, n_jobs)
+    found = contributions_of(model, samples, pool, question, of_cell, rng, draws, n_jobs, progress)
+    _say_noise(found, assumptions)
     exchange = _find_exchange(groups, block_length, question, found, assumptions)
     _check_units(exchange, alpha)
     rng = streams.rng("skill_map permutations")
-    cells = permutation_test(question.scores(found.phi), exchange, rng, n_permutations)
-    use = np.abs(found.phi).mean(axis=1)  # (n_combinations, n_cells)
+    n_cells = found.phi[0].shape[1]
+    near = None
+    if frame is not None and frame.has_positions and of_cell is None:
+        near = ClusterTest(frame, n_cells)
+    scores = question.scores(found.phi)
+    cells = permutation_test(scores, exchange, rng, n_permutations, near, progress)
+    del scores  # as large as the contributions
+    use = np.stack([_mean_size(phi) for phi in found.phi])  # (n_combinations, n_cells)
     use = use if question.lead else use.mean(axis=0, keepdims=True)
-    if isinstance(model, PlainModel):  # what a group has, its cells share
-        of_cell = model.codes(samples, codes)
+    if of_cell is not None:  # what a group has, its cells share
         cells = _spread_over_cells(cells, of_cell)
         use = (use / np.bincount(of_cell))[:, of_cell]
-    arrays = {**_judge_cells(cells, alpha, min_share), "use": use}
+    arrays = {**_judge_cells(cells, alpha, min_share), "use": use.ravel()}
+    arrays["misleading"] = _confirm(
+        arrays, of_cell, model, samples, pool, question, exchange, alpha, streams, assumptions
+    )
     shape = (*question.lead, *samples.shape[1:])
 
     def weigh(weights: NDArray) -> CellTest:
@@ -133,7 +175,6 @@ def decompose_skill(
         rng = streams.rng("skill_map permutations")
         return permutation_test(question.scores(sums), exchange, rng, n_permutations)
 
-    n_cells = found.phi[0].shape[1]
     whole = weigh(np.ones((n_cells, 1)))
     tested = None if codes is None else _test_regions(weigh, n_cells, codes, question.lead)
     return Decomposition(
@@ -143,11 +184,73 @@ def decompose_skill(
         p_value=float(whole.p_value[0]),
         exchange=exchange,
         completeness=found.completeness,
+        noise=found.noise,
         n_draws=found.n_draws,
         assumptions=assumptions,
         regions=tested,
+        clusters=None if near is None else near.result(shape),
         weigh=weigh,
     )
+
+
+def _mean_size(phi: NDArray) -> NDArray[np.float64]:
+    """Return the mean absolute contribution of each cell, with no copy of all of them."""
+    return np.sum([np.abs(row, dtype=np.float64) for row in phi], axis=0) / len(phi)
+
+
+def _say_noise(found: Contributions, assumptions: list[str]) -> None:
+    """Say what few draws cost, where it is much: the test stays right, but finds less."""
+    if found.noise > 2 * ENOUGH_NOISE:
+        assumptions.append(
+            f"{found.n_draws} draws make {found.noise:.0%} of the variance of contributions, so "
+            "that cells are harder to find: a larger n_draws finds more"
+        )
+    if found.completeness > _MUCH_IS_MISSING:
+        assumptions.append(
+            f"contributions miss the scores by {found.completeness:.0%} of their spread: raise "
+            "n_draws, unless a step of the network has no slope"
+        )
+
+
+def _confirm(
+    arrays: dict[str, NDArray],
+    of_cell: NDArray[np.intp] | None,
+    model: Any,
+    samples: NDArray,
+    pool: NDArray,
+    question: Question,
+    exchange: Exchange,
+    alpha: float,
+    streams: Streams,
+    assumptions: list[str],
+) -> NDArray[np.bool_]:
+    """Return which of the cells that speak against the truth do harm, flat."""
+    n_cells = math.prod(samples.shape[1:])
+    own = np.arange(n_cells) if of_cell is None else of_cell
+    against = np.flatnonzero(arrays["misleading"])
+    against = against[np.argsort(arrays["skill"][against], kind="stable")]
+    pairs = dict.fromkeys((int(k // n_cells), int(own[k % n_cells])) for k in against)
+    candidates = [(which, np.flatnonzero(own == group)) for which, group in pairs]
+    harm = confirm_harm(
+        candidates,
+        ask_outputs(model, samples, question),
+        samples,
+        pool,
+        question,
+        exchange.units,
+        alpha,
+        streams.rng("skill_map replacement"),
+    )
+    most = most_candidates(samples)
+    if len(candidates) > most:
+        assumptions.append(
+            f"of {len(candidates)} cells that speak against the truth the {most} largest were "
+            "asked whether they do harm; the others are not called misleading"
+        )
+    found = np.zeros((len(arrays["skill"]) // n_cells, n_cells), dtype=bool)
+    for (which, cells), is_harm in zip(candidates, harm, strict=True):
+        found[which, cells] = is_harm
+    return found.ravel()
 
 
 def _judge_cells(cells: CellTest, alpha: float, min_share: float | str) -> dict[str, NDArray]:
@@ -204,18 +307,46 @@ def _find_exchange(
         codes = np.unique(np.asarray(groups), return_inverse=True)[1]
         assumptions.append("groups are exchangeable")
         return Exchange(n, codes.ravel())
+    truth = question.numbers()
+    order = np.diff(question.truth, axis=0)
+    is_sorted = n > _SORTED_BY_CHANCE and bool((order >= 0).all() or (order <= 0).all())
+    length, rho = 1, 0.0
+    if not is_sorted:
+        estimates = [estimate_block(truth, phi) for phi in found.phi[:_ASKED_FOR_BLOCKS]]
+        length, rho = max(estimates)
     if block_length != "auto":
         what = "single samples" if block_length == 1 else "blocks of neighbouring samples"
         assumptions.append(f"{what} are exchangeable, as block_length says")
+        if block_length == 1 and length > 1:
+            warnings.warn(
+                f"block_length=1 is kept, as asked, but labels and contributions are correlated "
+                f"from one sample to the next ({rho:.2f}): 'auto' would permute blocks of "
+                f"{length}. If the samples are in order of time, p-values are far too small.",
+                stacklevel=4,
+            )
         return Exchange(n, None, int(block_length))
-    length, rho = estimate_block(question.columns(), found.phi[0])
-    assumptions.append(
-        f"samples in their order are correlated ({rho:.2f} from one to the next): blocks of "
-        f"{length} are exchangeable"
-        if length > 1
-        else f"samples are exchangeable: no correlation from one to the next was found ({rho:.2f})"
-    )
+    if is_sorted:
+        said = "samples are exchangeable: their order is that of y, which says nothing of time"
+    elif length > 1:
+        said = (
+            f"samples in their order are correlated ({rho:.2f} from one to the next): blocks of "
+            f"{length} are exchangeable"
+        )
+    else:
+        said = (
+            f"samples are exchangeable: no correlation from one to the next was found ({rho:.2f})"
+        )
+    assumptions.append(said)
     return Exchange(n, None, length)
+
+
+def _check_alpha(alpha: float, n_permutations: int) -> None:
+    if alpha * (1 + n_permutations) < 1 - 1e-9:
+        raise ValueError(
+            f"alpha={alpha:g} is below the smallest p-value of n_permutations={n_permutations}, "
+            f"{1 / (1 + n_permutations):.2g}: give n_permutations={math.ceil(1 / alpha) - 1} or "
+            "more."
+        )
 
 
 def _check_units(exchange: Exchange, alpha: float) -> None:

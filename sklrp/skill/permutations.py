@@ -8,14 +8,16 @@ nothing of networks.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from tqdm.std import tqdm
 
 _CUT_OFF = 0.05  # of the variance of a statistic, by the borders of blocks
-_CHUNK_VALUES = 2**24  # statistics of permutations that are in memory at once
+_CHUNK_VALUES = 2**21  # statistics of permutations that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,13 @@ class Exchange:  # numpydoc ignore=PR02
         if self.groups is not None:
             return int(self.groups.max()) + 1
         return math.ceil(self.n_samples / self.block_length)
+
+    @property
+    def units(self) -> NDArray[np.intp]:
+        """The number of the unit that each sample belongs to."""
+        if self.groups is not None:
+            return self.groups
+        return np.arange(self.n_samples) // self.block_length
 
     @property
     def words(self) -> str:
@@ -196,12 +205,46 @@ class ValueScores:
         return total, np.maximum(squares - total**2, 0.0) / (n - 1)
 
 
+class JointScores:
+    r"""Statistics of contributions to several values together, as one score of the truth.
+
+    .. math:: T = \overline{t}, \qquad v = (\overline{t^2} - T^2) / (n - 1), \qquad
+              t_n = \sum_k (y_{nk} - \bar y_k) (\phi_{nk} - \bar\phi_k) .
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_samples, n_values)
+        The true values.
+    phi : list of ndarray of shape (n_samples, n_cells)
+        The contributions to each.
+    """
+
+    def __init__(self, values: NDArray[np.float64], phi: list[NDArray]) -> None:
+        self.values = values - values.mean(axis=0)
+        self.phi = [p - p.mean(axis=0, dtype=np.float64).astype(p.dtype) for p in phi]
+        self.n_cells = phi[0].shape[1]
+
+    def __call__(self, rows: NDArray[np.intp]) -> tuple[NDArray, NDArray]:
+        """Return statistics and variances, each (n_draws, n_cells), of permutations."""
+        n = len(self.values)
+        y = self.values.T[:, rows].astype(self.phi[0].dtype)  # (n_values, n_draws, n_samples)
+        total = np.zeros((len(rows), self.n_cells))
+        squares = np.zeros_like(total)
+        for k, phi in enumerate(self.phi):
+            total += y[k] @ phi
+            squares += y[k] ** 2 @ phi**2
+            for m in range(k):
+                squares += 2 * ((y[k] * y[m]) @ (phi * self.phi[m]))
+        total /= n
+        return total, np.maximum(squares / n - total**2, 0.0) / (n - 1)
+
+
 class SeveralScores:
     """Statistics of several families, side by side in one.
 
     Parameters
     ----------
-    parts : list of ClassScores or ValueScores
+    parts : list of ValueScores
         The families.
     """
 
@@ -215,17 +258,22 @@ class SeveralScores:
         return tuple(np.concatenate(kind, axis=1) for kind in zip(*found, strict=True))  # type: ignore[return-value]
 
 
+Scores = ClassScores | ValueScores | JointScores | SeveralScores
+
+
 def permutation_test(
-    scores: ClassScores | ValueScores | SeveralScores,
+    scores: Scores,
     exchange: Exchange,
     rng: np.random.Generator,
     n_permutations: int,
+    watch: Callable[[NDArray], None] | None = None,
+    progress: bool = False,
 ) -> CellTest:
     """Test every cell against permutations of the labels, with control of the whole family.
 
     Parameters
     ----------
-    scores : ClassScores or ValueScores
+    scores : ClassScores, ValueScores, JointScores or SeveralScores
         What gives statistics and variances of permutations.
     exchange : Exchange
         Which samples may be exchanged.
@@ -233,6 +281,10 @@ def permutation_test(
         What permutations are drawn from.
     n_permutations : int
         How many, beside the labels as they are.
+    watch : callable or None, default=None
+        Is handed z, (n, n_cells), of the labels as they are and then of all permutations.
+    progress : bool, default=False
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -251,6 +303,8 @@ def permutation_test(
     skill, error = total[0], np.sqrt(variance[0])
     floor = 1e-6 * error.max(initial=0.0)  # rounding, in cells that contribute nothing
     z = _studentise(skill, error, floor)
+    if watch is not None:
+        watch(z[np.newaxis])
     size = np.abs(z)
     order = np.argsort(size)  # step-down: the family of a cell is all that are no larger
     ranked = size[order]
@@ -258,15 +312,21 @@ def permutation_test(
     beyond = np.zeros(len(z))
     largest = []
     per_chunk = max(1, _CHUNK_VALUES // max(1, scores.n_cells))
+    bar = tqdm(total=n_permutations, unit="permutation", desc="skill_map", disable=not progress)
     for start in range(0, n_permutations, per_chunk):
         rows = exchange.draw(rng, min(per_chunk, n_permutations - start))
         total, variance = scores(rows)
-        null = np.abs(_studentise(total, np.sqrt(variance), floor))[:, order]
+        null = _studentise(total, np.sqrt(variance, out=variance), floor)
+        if watch is not None:
+            watch(null)
+        null = np.abs(null)[:, order]
         largest.append(null.max(axis=1))
         found = np.sort(null, axis=1)
         beyond += sum(len(z) - np.searchsorted(row, ranked, side="left") for row in found)
         np.maximum.accumulate(null, axis=1, out=null)
         exceeded += (null >= ranked * (1 - 1e-9)).sum(axis=0)
+        bar.update(len(rows))
+    bar.close()
     p_ranked = (1 + exceeded) / (1 + n_permutations)
     p_ranked = np.maximum.accumulate(p_ranked[::-1])[::-1]
     # Cells are independent or not: the mean number of null cells beyond c over those found there.

@@ -5,20 +5,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax, logsumexp
+from sklearn.utils.extmath import randomized_svd
 
 from sklrp._models import is_regression
-from sklrp.skill.permutations import (
-    ClassScores,
-    SeveralScores,
-    ValueScores,
-)
+from sklrp.skill.permutations import ClassScores, JointScores, SeveralScores, ValueScores
 
-_MOST_OUTPUTS = 64  # of a regression, whose cells are all tested
+_MOST_OUTPUTS = 64  # of a regression, each with a map of its own
+_MOST_PATTERNS, _ENOUGH_VARIANCE = 8, 0.9  # of a field of predictions
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,15 @@ class Question:
     truth: NDArray  # codes of classes, or values (n_samples, n_values)
     shares: NDArray[np.float64] | None  # of the classes; None of a regression
     lead: tuple[int, ...] = ()  # axes of the result before those of a sample
+    is_joint: bool = False  # whether the combinations are one question
+    said: str = ""  # what the user should know of it
+    columns: NDArray | None = None  # the output of each sample's class
+    one: int | None = None  # the output of the class that is held against all others
 
-    def scores(self, phi: list[NDArray]) -> ClassScores | ValueScores | SeveralScores:
+    def scores(self, phi: list[NDArray]) -> Any:
         """Return the statistics of contributions."""
+        if self.is_joint:
+            return JointScores(self.truth, phi)
         if self.shares is None:
             values = self.truth.reshape(len(self.truth), -1)
             parts = [ValueScores(values[:, k], p) for k, p in enumerate(phi)]
@@ -42,7 +49,20 @@ class Question:
             return ClassScores(self.truth, [-factor * phi[0], factor * phi[0]])
         return ClassScores(self.truth, phi)
 
-    def columns(self) -> NDArray[np.float64]:
+    def losses(self, outputs: NDArray) -> NDArray[np.float64]:
+        """Return what samples lose by outputs that miss the truth, (n_samples, n_questions)."""
+        if self.shares is None:
+            losses = (outputs @ self.combine.T - self.truth) ** 2
+            return losses.sum(axis=1, keepdims=True) if self.is_joint else losses
+        if outputs.shape[1] == 1:
+            outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
+        logs = log_softmax(outputs, axis=1)
+        if self.one is None:
+            return -np.take_along_axis(logs, self.columns[:, None], axis=1)  # type: ignore[index]
+        others = logsumexp(np.delete(logs, self.one, axis=1), axis=1)
+        return -np.where(self.columns == self.one, logs[:, self.one], others)[:, None]
+
+    def numbers(self) -> NDArray[np.float64]:
         """Return the truth as numbers, for its correlation in time."""
         if self.shares is None:
             return self.truth.reshape(len(self.truth), -1).astype(np.float64)
@@ -54,9 +74,12 @@ def question_of(model: Any, samples: NDArray, labels: NDArray, target: Any) -> Q
     n_outputs = model.outputs(samples[:1]).shape[1]
     classes = _find_classes(model, samples, labels, n_outputs)
     if classes is None:
-        return _question_of_values(labels, n_outputs, target)
+        return _question_of_values(model, samples, labels, target)
     if labels.ndim > 1:
-        raise ValueError(f"y must hold one label for each sample, got the shape {labels.shape}.")
+        raise ValueError(
+            f"y must hold one label for each sample, or a value for each of {n_outputs} outputs, "
+            f"got the shape {labels.shape}."
+        )
     known = {label: k for k, label in enumerate(classes.tolist())}
     unknown = sorted({repr(v) for v in labels.tolist() if v not in known})
     if unknown:
@@ -67,7 +90,7 @@ def question_of(model: Any, samples: NDArray, labels: NDArray, target: Any) -> Q
     codes = np.array([known[v] for v in labels.tolist()])
     if target is None:
         return _question_of_classes(codes, classes, n_outputs)
-    if target not in known:
+    if isinstance(target, list | dict | np.ndarray) or target not in known:
         raise ValueError(f"target={target!r} is not one of the classes {classes.tolist()}.")
     return _question_of_class(codes, known[target], len(classes), n_outputs)
 
@@ -79,7 +102,7 @@ def _find_classes(model: Any, samples: NDArray, labels: NDArray, n_outputs: int)
     if n_outputs == 1 and getattr(model, "classes", None) is None:
         # A bare network of one output: two labels are classes told apart by its sign.
         return np.unique(labels) if _looks_like_classes(labels) else None
-    if labels.shape == (len(samples), n_outputs):
+    if labels.ndim > 1 and labels.size == len(samples) * n_outputs:
         return None  # as many values as outputs
     return model.classes_for(samples)
 
@@ -92,11 +115,11 @@ def _question_of_classes(codes: NDArray, classes: NDArray, n_outputs: int) -> Qu
     shares = counts / len(codes)
     if len(classes) == 2:
         combine = np.array([[1.0]]) if n_outputs == 1 else np.array([[-1.0, 1.0]])
-        return Question(combine, codes, shares)
+        return Question(combine, codes, shares, columns=codes)
     combine = shares[present, None] * (np.eye(len(classes))[present] - shares)
     if len(present) == 2:
         combine = combine[1:] / (shares[present[0]] * shares[present[1]])
-    return Question(combine, np.searchsorted(present, codes), shares[present])
+    return Question(combine, np.searchsorted(present, codes), shares[present], columns=codes)
 
 
 def _question_of_class(codes: NDArray, k: int, n_classes: int, n_outputs: int) -> Question:
@@ -105,38 +128,106 @@ def _question_of_class(codes: NDArray, k: int, n_classes: int, n_outputs: int) -
     counts = np.bincount(binary, minlength=2)
     _check_counts(counts[counts > 0], np.array(["others", "target"])[counts > 0])
     if n_outputs == 1:
-        return Question(np.array([[2.0 * k - 1]]), binary, counts / len(codes))
+        combine = np.array([[2.0 * k - 1]])
+        return Question(combine, binary, counts / len(codes), columns=codes, one=k)
     others = np.bincount(codes, minlength=n_classes).astype(float)
     others[k] = 0
     combine = -others / others.sum()
     combine[k] = 1.0
-    return Question(combine[None], binary, counts / len(codes))
+    return Question(combine[None], binary, counts / len(codes), columns=codes, one=k)
 
 
-def _question_of_values(labels: NDArray, n_outputs: int, target: Any) -> Question:
-    """Ask for values of a regression."""
+def _question_of_values(model: Any, samples: NDArray, labels: NDArray, target: Any) -> Question:
+    """Ask for values of a regression: each, one, a weighted sum, or all of a field together."""
+    shape = labels.shape[1:] or (1,)
     values = labels.reshape(len(labels), -1).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("y has NaN or infinite values: leave such samples out.")
+    n_outputs = model.outputs(samples[:1]).shape[1]
     if values.shape[1] != n_outputs:
         raise ValueError(
             f"y has {values.shape[1]} values for each sample, but the network {n_outputs} outputs."
         )
-    chosen = np.arange(n_outputs)
-    if target is not None:
-        if not isinstance(target, int | np.integer) or not 0 <= target < n_outputs:
-            raise ValueError(f"target={target!r} must be an output, 0 to {n_outputs - 1}.")
-        chosen = chosen[[int(target)]]
-    if len(chosen) > _MOST_OUTPUTS:
+    if target is None and (n_outputs > _MOST_OUTPUTS or len(shape) > 1):
+        return _question_of_fields(model, samples, values)
+    asked = np.eye(n_outputs) if target is None else _weights_of(target, shape)[np.newaxis]
+    needed = asked.any(axis=0)
+    truth = _finite(values[:, needed]) @ asked[:, needed].T
+    _check_varies(truth)
+    return Question(asked, truth, None, (len(asked),) if len(asked) > 1 else ())
+
+
+def _question_of_fields(model: Any, samples: NDArray, values: NDArray) -> Question:
+    """Ask for all outputs together, by the leading patterns of what is predicted."""
+    known = ~np.isnan(values).all(axis=0)  # a field may have no value on land, in any sample
+    if not known.any():
+        raise ValueError("y has no value at all: every value is NaN.")
+    patterns, share = _leading_patterns(model.outputs(samples)[:, known])
+    truth = _finite(values[:, known]) @ patterns.T
+    _check_varies(truth)
+    asked = np.zeros((len(patterns), len(known)))
+    asked[:, known] = patterns
+    said = (
+        f"the {len(known)} outputs are tested together, by the {len(asked)} leading patterns of "
+        f"the predictions, {share:.0%} of their variance"
+    )
+    return Question(asked, truth, None, is_joint=True, said=said)
+
+
+def _finite(values: NDArray) -> NDArray:
+    """Return values, or raise an error if some are none."""
+    if not np.isfinite(values).all():
+        bad = ~np.isfinite(values).all(axis=1)
         raise ValueError(
-            f"the network has {n_outputs} outputs, more than {_MOST_OUTPUTS} to test at once: "
-            "give target, the index of one."
+            f"y has NaN or infinite values in {bad.sum()} of {len(values)} samples: leave such "
+            "samples out."
         )
-    values = values[:, chosen]
-    if (np.ptp(values, axis=0) == 0).any():
-        raise ValueError("y is constant: there is no skill to decompose.")
-    lead = (len(chosen),) if len(chosen) > 1 else ()
-    return Question(np.eye(n_outputs)[chosen], values, None, lead)
+    return values
+
+
+def _check_varies(truth: NDArray) -> None:
+    if (np.ptp(truth, axis=0) == 0).any():
+        raise ValueError(
+            "y is constant: there is no skill to decompose. Hold out samples of which it differs, "
+            "or give target, an output that does."
+        )
+
+
+def _weights_of(target: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the weight of each output in what target asks for."""
+    size = math.prod(shape)
+    wanted = (
+        f"target must be the number of an output, 0 to {size - 1}, a tuple of its indices in the "
+        f"shape {shape}, or an array of that shape: a mask, or weights"
+    )
+    index = target if isinstance(target, tuple) else (target,)
+    if all(isinstance(k, Integral) and not isinstance(k, bool) for k in index):
+        full = shape if isinstance(target, tuple) else (size,)
+        if len(index) != len(full) or not all(
+            0 <= k < n for k, n in zip(index, full, strict=True)
+        ):
+            raise ValueError(f"{wanted}; got {target!r}.")
+        weights = np.zeros(full)
+        weights[index] = 1.0
+        return weights.ravel()
+    given = np.asarray(target)
+    if given.shape not in (shape, (size,)) or given.dtype.kind not in "biuf":
+        raise ValueError(f"{wanted}; got {type(target).__name__} of shape {given.shape}.")
+    weights = given.astype(np.float64).ravel()
+    if not np.isfinite(weights).all() or not weights.any():
+        raise ValueError("target must be finite and not 0 everywhere: mark an output at least.")
+    return weights / weights.sum() if given.dtype == bool else weights
+
+
+def _leading_patterns(predicted: NDArray) -> tuple[NDArray[np.float64], float]:
+    """Return the leading patterns of predictions, which know nothing of the truth."""
+    centred = predicted - predicted.mean(axis=0)
+    total = float((centred**2).sum())
+    if total == 0:
+        raise ValueError("the network predicts the same for every sample: it has learned nothing.")
+    most = min(_MOST_PATTERNS, *centred.shape)
+    _, sizes, patterns = randomized_svd(centred, most, random_state=0)
+    shares = np.cumsum(sizes**2) / total
+    n = min(int(np.searchsorted(shares, _ENOUGH_VARIANCE)) + 1, most)
+    return patterns[:n].astype(np.float64), min(float(shares[n - 1]), 1.0)
 
 
 def _looks_like_classes(labels: NDArray) -> bool:
@@ -146,6 +237,8 @@ def _looks_like_classes(labels: NDArray) -> bool:
 def check_truth(y: Any, n_samples: int) -> NDArray:
     """Return the truth of each sample; a single column of it is flat."""
     labels = np.asarray(y)
+    if labels.dtype.kind not in "biufOUS":
+        raise ValueError(f"y must hold labels or numbers, got values of dtype {labels.dtype}.")
     if labels.ndim == 0 or len(labels) != n_samples:
         raise ValueError(
             f"y must hold the truth of each of {n_samples} samples, got the shape {labels.shape}."

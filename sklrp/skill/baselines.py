@@ -1,0 +1,77 @@
+"""What held-out samples are compared with: draws of the training samples, their mean, or others.
+
+`decompose_skill` asks here for baselines in the form in which samples enter the model. Samples
+that the model was trained on are found here too.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklrp.skill.asked_models import take_samples
+
+
+def find_baselines(
+    model: Any, samples: NDArray, X_train: Any, baseline: Any, assumptions: list[str]
+) -> NDArray:
+    """Return what samples are compared with, in the shape of what enters the network."""
+    pool = samples
+    if X_train is not None:
+        pool = take_samples(model, X_train, "X_train")
+        if pool.shape[1:] != samples.shape[1:]:
+            raise ValueError(
+                f"X_train has samples of shape {pool.shape[1:]}, but X of {samples.shape[1:]}."
+            )
+        _check_unseen(samples, pool, assumptions)
+    else:
+        assumptions.append("X was taken for unseen: X_train was not given")
+    if baseline is None:
+        return pool
+    if isinstance(baseline, str):
+        if baseline != "mean":
+            raise ValueError(f"baseline must be None, 'mean' or an array, got {baseline!r}.")
+        if pool.dtype.kind != "f":
+            raise ValueError(
+                f"baseline='mean' is of numbers, but samples are of {pool.dtype}: leave it out, "
+                "or give one sample or several."
+            )
+        return pool.mean(axis=0, keepdims=True).astype(samples.dtype)
+    given = np.asarray(baseline, dtype=samples.dtype)
+    if given.shape == samples.shape[1:]:
+        given = given[np.newaxis]
+    if given.shape[1:] != samples.shape[1:] or not len(given):
+        raise ValueError(
+            f"baseline has the shape {np.shape(baseline)}, but must have that of one sample that "
+            f"enters the network, {samples.shape[1:]}, or of several."
+        )
+    if given.dtype.kind == "f" and not np.isfinite(given).all():
+        raise ValueError("baseline has NaN or infinite values: give finite ones.")
+    return given
+
+
+def _check_unseen(samples: NDArray, pool: NDArray, assumptions: list[str]) -> None:
+    """Raise an error if all samples are training samples; warn of some."""
+    known = set(_marks(pool))
+    same = sum(mark in known for mark in _marks(samples))
+    if same == len(samples):
+        raise ValueError(
+            "every sample of X is one of X_train: skill is of samples that the model has not "
+            "seen. Hold some out before training."
+        )
+    if same:
+        said = f"{same} of {len(samples)} samples of X are among X_train, and count as unseen"
+        warnings.warn(f"{said}: leave them out.", stacklevel=5)
+        assumptions.append(said)
+
+
+def _marks(samples: NDArray) -> list[bytes]:
+    """Return what tells samples apart, whether they came in float32 or in float64."""
+    rows = samples.reshape(len(samples), -1)
+    if rows.dtype.kind == "O":
+        return [repr(row.tolist()).encode() for row in rows]
+    rows = rows.astype(np.float32) + np.float32(0)  # 0 and -0 are the same
+    return [row.tobytes() for row in rows]
