@@ -4,10 +4,13 @@ The contributions are held against closed forms, the tests against plain loops a
 and the whole against data whose truth is known.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from scipy.stats import beta
+from scipy import ndimage
+from scipy.stats import beta, norm
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
@@ -15,16 +18,21 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
+from sklrp._frame import make_frame
 from sklrp.datasets import make_lorenz96, make_squares, make_suppressor, make_xor
 from sklrp.diagnostics import skill_map
+from sklrp.diagnostics.skill_map import neighbours_of
+from sklrp.skill.clusters import ClusterTest, Neighbours
 from sklrp.skill.contributions import expected_gradients, occluded
 from sklrp.skill.permutations import (
     ClassScores,
     Exchange,
+    JointScores,
     ValueScores,
     estimate_block,
     permutation_test,
 )
+from sklrp.skill.questions import Question
 
 
 def upper_bound(n_hits, n_draws):
@@ -394,3 +402,207 @@ def test_each_sample_may_ask_for_an_output_of_its_own():
     expected = np.stack([all_outputs.phi[c][n] for n, c in enumerate(columns)])
     np.testing.assert_allclose(found.phi[0], expected, rtol=1e-12)
     assert found.completeness < 1
+
+
+# Fields of outputs
+
+
+class _Field(torch.nn.Module):
+    """A linear network from a row of numbers to a field."""
+
+    def __init__(self, weight, shape):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.as_tensor(weight))
+        self.shape = shape
+
+    def forward(self, x):
+        return (x @ self.weight.T).reshape(-1, *self.shape)
+
+
+@pytest.fixture(scope="module")
+def field():
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(6, 8)) * (np.arange(8) < 5)  # three inputs without effect
+    X = rng.normal(size=(120, 8))
+    y = (X @ weight.T + rng.normal(size=(120, 6))).reshape(120, 2, 3)
+    return _Field(weight, (2, 3)), X, y, weight
+
+
+def test_a_field_is_explained_together_by_leading_patterns(field):
+    net, X, y, weight = field
+    found = skill_map(net, X, y, baseline="mean", random_state=0)
+    assert found.skill.shape == (8,)
+    assert set(np.flatnonzero(found.true)) <= set(range(5))
+    assert found.true.sum() >= 3
+    (said,) = (s for s in found.assumptions if "leading patterns" in s)
+    predicted = X @ weight.T
+    patterns = np.linalg.svd(predicted - predicted.mean(0), full_matrices=False)[2]
+    n = int(said.split("by the ")[1].split()[0])
+    truth = y.reshape(120, 6) @ patterns[:n].T
+    contributions = (X - X.mean(0))[:, None] * (patterns[:n] @ weight)
+    expected = np.mean((truth - truth.mean(0))[..., None] * contributions, axis=0).sum(axis=0)
+    np.testing.assert_allclose(found.skill, expected, rtol=1e-9, atol=1e-12)
+    land = y.copy()
+    land[:, 0, 0] = np.nan  # no value there, in any sample
+    assert skill_map(net, X, land, random_state=0).true[:5].any()
+
+
+def test_one_output_a_box_or_weights_of_a_field(field):
+    net, X, y, weight = field
+
+    def skill(target, truth=y):
+        return skill_map(net, X, truth, target=target, baseline="mean", random_state=0).skill
+
+    def expected(w):
+        truth = (y.reshape(120, 6) * w).sum(1)
+        phi = (X - X.mean(0)) * (w @ weight)
+        return ((truth - truth.mean())[:, None] * phi).mean(0)
+
+    box = np.array([[0, 1, 1], [0, 0, 1]], dtype=bool)
+    signed = np.array([[1.0, 0, -1], [0, 0, 0]])
+    for target, w in (
+        ((1, 2), np.eye(6)[5]),
+        (5, np.eye(6)[5]),
+        (box, box.ravel() / 3),
+        (signed, signed.ravel()),
+    ):
+        np.testing.assert_allclose(skill(target), expected(w), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(skill(5, y.reshape(120, 6)), skill((1, 2)), rtol=1e-12)
+    for target in ((2, 0), (1,), 6, "a", np.ones(4), np.zeros((2, 3))):
+        with pytest.raises(ValueError, match="target must be"):
+            skill(target)
+
+
+def test_joint_statistics_are_those_of_plain_loops():
+    rng = np.random.default_rng(0)
+    y, phi = rng.normal(size=(30, 3)), rng.normal(size=(3, 30, 5)) + 4
+    rows = np.stack([np.arange(30), rng.permutation(30)])
+    total, variance = JointScores(y, list(phi))(rows)
+    for i, row in enumerate(rows):
+        terms = 0.0
+        for k in range(3):
+            terms = terms + (y[row, k] - y[:, k].mean())[:, None] * (phi[k] - phi[k].mean(0))
+        np.testing.assert_allclose(total[i], terms.mean(0), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(variance[i], terms.var(0) / 29, rtol=1e-10, atol=1e-12)
+
+
+def test_use_is_the_mean_size_of_contributions(field):
+    net, X, y, weight = field
+    found = skill_map(net, X, y, target=(0, 1), baseline="mean", random_state=0)
+    expected = np.abs((X - X.mean(0)) * weight[1]).mean(0)
+    np.testing.assert_allclose(found.use, expected, rtol=1e-9, atol=1e-12)
+    each = skill_map(net, X, y.reshape(120, 6), baseline="mean", random_state=0)
+    np.testing.assert_allclose(each.use[1], expected, rtol=1e-9, atol=1e-12)
+
+
+# Clusters
+
+
+def test_clusters_are_those_of_plain_labels():
+    rng = np.random.default_rng(0)
+    test = ClusterTest(Neighbours((2, 9, 12), None, channel_axis=0), 216)
+    z = ndimage.gaussian_filter(rng.normal(size=(21, 2, 9, 12)), (0, 0, 1, 1)) * 12
+    test(z[:1].reshape(1, -1))
+    test(z[1:8].reshape(7, -1))
+    test(z[8:].reshape(13, -1))
+
+    def masses(field):
+        found = []
+        for sign in (1, -1):
+            for channel in field * sign:
+                labels, n = ndimage.label(channel > norm.isf(0.005), np.ones((3, 3)))
+                found += [channel[labels == k].sum() for k in range(1, n + 1)]
+        return sorted(found, reverse=True)
+
+    found = test.result((2, 9, 12))
+    np.testing.assert_allclose(found["mass"], masses(z[0]), rtol=1e-12)
+    largest = np.array([max(masses(f), default=0) for f in z[1:]])
+    expected = [(1 + (largest >= mass).sum()) / 21 for mass in found["mass"]]
+    np.testing.assert_allclose(found["p_value"], expected)
+    for k, mass in enumerate(found["mass"]):
+        place = found["labels"] == k + 1
+        assert place.sum() == found["size"][k]
+        np.testing.assert_allclose(np.abs(z[0][place]).sum(), mass)
+
+
+def test_a_cluster_goes_around_the_globe_and_not_over_land():
+    latitude, longitude = np.linspace(-40, 40, 5), np.arange(0, 360, 30.0)
+    z = np.zeros((5, 12))
+    z[2, [0, 1, 10, 11]] = 4
+    for lon, n in ((longitude, 1), (longitude / 2, 2)):
+        frame = replace(make_frame((5, 12), layout="field"), latitude=latitude, longitude=lon)
+        test = ClusterTest(neighbours_of(frame), 60)
+        for values in (z, np.zeros((5, 12))):
+            test(values.reshape(1, -1))
+        assert len(test.result((5, 12))["mass"]) == n
+    ocean = np.ones((5, 12), dtype=bool)
+    ocean[:, 3] = False
+    test = ClusterTest(Neighbours((5, 12), ocean), 55)
+    z[:] = 0
+    z[1, [2, 4]] = z[3, [5, 6]] = 4
+    for values in (z, np.zeros((5, 12))):
+        test(values[ocean][np.newaxis])
+    assert test.result((55,))["size"].tolist() == [2, 1, 1]
+
+
+def test_a_region_is_found_where_no_cell_is(squares):
+    X, y, mask = squares
+    clf = MLPClassifier((16,), max_epochs=30, random_state=0).fit(X[:200], y[:200])
+    found = skill_map(clf, X[200:], y[200:], X_train=X[:200], random_state=0)
+    clusters = found.clusters
+    assert clusters["labels"].shape == (20, 20)
+    assert clusters["p_value"][0] == 0.001
+    assert (clusters["labels"][mask] == 1).mean() > 0.9
+    assert (clusters["p_value"][1:] > 0.01).all()
+    rows = skill_map(Ridge().fit(X[:200, 0], y[:200]), X[200:, 0], y[200:], random_state=0)
+    assert "clusters" not in rows  # the columns of a table have no neighbours
+
+
+# Misleading cells
+
+
+class _Hump(torch.nn.Module):
+    """Two scores, x0 times a function of x1 that is 1 wherever there are data."""
+
+    def forward(self, x):
+        score = x[:, 0] * (1 + 2 * torch.exp(-(x[:, 1] ** 2)))
+        return torch.stack([-score, score], dim=1)
+
+
+def test_a_cell_that_does_no_harm_is_not_misleading():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 400)
+    X = np.stack([2 * y - 1 + rng.normal(size=400), rng.choice([-3.0, 3.0], 400)], axis=1)
+    found = skill_map(_Hump(), X, y, n_draws=64, random_state=0)
+    # Paths between the two values of the second cell lead over the hump.
+    assert found.skill[1] < -0.05 * found.skill[0]
+    assert found.p_value[1] < 0.01
+    assert not found.misleading.any()
+
+
+def test_a_relation_that_is_reversed_is_misleading():
+    X, y, _ = make_squares(n_per_class=200, size=12, random_state=0)
+    X = X.astype(np.float32)
+    X[:, 0, 0] += 2 * y
+    held = X[200:].copy()
+    held[:, 0, 0] -= 4 * y[200:]
+    clf = MLPClassifier((16,), max_epochs=30, random_state=0).fit(X[:200], y[:200])
+    found = skill_map(clf, held, y[200:], X_train=X[:200], random_state=0)
+    assert np.argwhere(found.misleading).tolist() == [[0, 0]]
+    one = skill_map(clf, held, y[200:], X_train=X[:200], target=1, random_state=0)
+    assert np.argwhere(one.misleading).tolist() == [[0, 0]]
+
+
+def test_losses_of_classes_and_values():
+    rng = np.random.default_rng(0)
+    scores, codes = rng.normal(size=(7, 3)), rng.integers(0, 3, 7)
+    p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    question = Question(np.eye(3), codes, np.ones(3) / 3, columns=codes)
+    np.testing.assert_allclose(question.losses(scores)[:, 0], -np.log(p[np.arange(7), codes]))
+    question = replace(question, one=1)
+    expected = -np.log(np.where(codes == 1, p[:, 1], 1 - p[:, 1]))
+    np.testing.assert_allclose(question.losses(scores)[:, 0], expected)
+    values = Question(np.eye(3)[:2], scores[:, :2] + [1, 2], None)
+    np.testing.assert_allclose(values.losses(scores), np.tile([1.0, 4.0], (7, 1)))
+    joint = replace(values, is_joint=True)
+    np.testing.assert_allclose(joint.losses(scores), np.full((7, 1), 5.0))

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp._frame import frame_of
+from sklrp._frame import Frame, frame_of
 from sklrp._sklearn import Interval, StrOptions, validate_params
 from sklrp._streams import Streams
 from sklrp.diagnostics.findings import Finding
-from sklrp.skill import Decomposition, decompose_skill, take_model
+from sklrp.skill import Decomposition, Neighbours, decompose_skill, take_model
 
 
 @validate_params(
@@ -78,8 +78,8 @@ def skill_map(
         of cells: those of `regions`, or single cells of at most 64.
     X : array-like of shape (n_samples, ...)
         Samples that the model was not trained on.
-    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        Their labels or values.
+    y : array-like of shape (n_samples,), (n_samples, n_outputs) or (n_samples, *output_shape)
+        Their labels or values. Fields may be NaN where no sample has a value.
     X_train : array-like of shape (n_train, ...) or None, default=None
         The training samples, from which baselines are drawn. None (default) draws them from X.
     baseline : {"mean"}, array-like or None, default=None
@@ -90,14 +90,17 @@ def skill_map(
         a whole, among units of equal size.
     block_length : int or "auto", default="auto"
         Neighbours, of samples in order of time, that are permuted together. ``"auto"`` estimates
-        it from labels and contributions; 1 permutes single samples.
+        it from labels and contributions; 1 permutes single samples, with a warning if they are
+        correlated.
     alpha : float, default=0.05
-        The probability that any cell is called true or misleading that is neither.
+        The probability that any cell is called true or misleading that is neither; at least
+        1 / (1 + `n_permutations`).
     n_permutations : int, default=999
         Number of permutations, at least 19.
     n_draws : int or "auto", default="auto"
-        Pairs of a baseline and a place on the way to it, for each sample. ``"auto"`` doubles them
-        until they add less than a tenth to the variance of contributions.
+        Pairs of a baseline and a place on the way to it, for each sample. ``"auto"`` adds to them
+        until they make less than a tenth of the variance of contributions (``noise``), or until
+        that would take long on a large grid: few draws find less, and no more that is false.
     min_share : float or "auto", default="auto"
         The least share of the skill that makes a cell true or misleading, beside its p-value: of
         many samples a cell of a thousandth of the skill can be significant. ``"auto"`` is a
@@ -105,29 +108,44 @@ def skill_map(
         of cells.
     regions : array-like of the shape of a sample or None, default=None
         Labels of regions, whose skills are tested as well, beside those of cells.
-    target : None, label or int, default=None
-        One class against the others, or one output of a regression. None (default): all classes,
-        or each output.
+    target : None, label, int, tuple of int or array-like, default=None
+        What of the outputs is explained. Of classes: one against the others. Of values: the
+        number of an output, its indices in the shape of y, a mask of that shape (the mean over a
+        box, say) or weights of that shape (a weighted sum). None (default): all classes; of up to
+        64 values each, with a map of its own; of a field, or of more values, all together in one
+        map, as their leading patterns in what the model predicts (at most 8, for nine tenths of
+        the variance), onto which y is projected.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
         Where cells are, for the picture, if neither X nor a step of the pipeline says.
     n_jobs : int or None, default=None
         Number of threads that share the samples; the result does not depend on it.
+    progress : bool, default=False
+        Whether to show progress bars, of draws and of permutations.
     random_state : int, RandomState instance or None, default=None
         Determines draws and permutations.
 
     Returns
     -------
     Finding
-        With arrays of the shape of a sample (of several outputs one for each): ``skill``, in units
-        of the score; ``z``, in standard errors; ``p_value``, for the family of all cells;
-        ``q_value``, the estimated share of false discoveries; the masks ``true`` and
-        ``misleading``, by ``p_value`` and `min_share`, and ``true_fdr``, by ``q_value``;
-        ``detectable``, the smallest skill of a cell that would have been found in four of five
-        such samples; ``use``, the mean absolute contribution: how much a cell moves the score,
-        rightly or not. Also ``completeness``, the mean residual of contributions as a share of the
-        scores' spread; ``p_skill``, of the skill as a whole; ``exchange``, what was permuted, in
-        words; ``block_length``; ``n_draws``; ``assumptions``, a list; with `regions` the dict
-        ``regions`` of their names, skills, z and p-values.
+        With arrays of the shape of a sample (of several outputs one for each):
+
+        - ``skill``, in units of the score; ``z``, in standard errors; ``p_value``, for the family
+          of all cells; ``q_value``, the estimated share of false discoveries;
+        - ``true``, a mask by ``p_value`` and `min_share`; ``true_fdr``, by ``q_value``;
+        - ``misleading``, a mask of cells of negative skill without which the model loses less:
+          with values of other samples in their place, paired over samples, Holm over cells. Up to
+          64 of the largest are asked, fewer of a large grid;
+        - ``detectable``, the smallest skill that would have been found in four of five such
+          samples; ``use``, the mean absolute contribution: how much a cell moves the score,
+          rightly or not.
+
+        Also ``completeness``, the mean residual of contributions as a share of the scores' spread;
+        ``noise`` and ``n_draws``; ``p_skill``, of the skill as a whole; ``exchange``, what was
+        permuted, in words; ``block_length``; ``assumptions``, a list. With `regions` the dict
+        ``regions`` of their names, skills, z and p-values. Where cells have neighbours the dict
+        ``clusters``: ``labels``, of the shape of a sample, and ``mass``, ``size`` and ``p_value``
+        of each, the largest first. A cluster is evidence that some of its cells carry skill, and
+        of no single one: it leaks over the border of what is true.
 
     Raises
     ------
@@ -171,9 +189,9 @@ def skill_map(
         min_share=min_share,
         regions=regions,
         target=target,
-        frame=frame,
         n_jobs=n_jobs,
         progress=progress,
+        neighbours=neighbours_of(frame),
     )
     finding = Finding(
         **_say(found, alpha),
@@ -195,6 +213,25 @@ def skill_map(
         if getattr(found, name) is not None:
             finding[name] = getattr(found, name)
     return finding
+
+
+def neighbours_of(frame: Frame) -> Neighbours | None:
+    """Return which cells are neighbours, None in a table, whose columns have no order."""
+    if frame.layout == "table":
+        return None
+    return Neighbours(frame.laid, frame.valid, frame.channel_axis, _axis_around_globe(frame))
+
+
+def _axis_around_globe(frame: Frame) -> int | None:
+    """Return the axis of longitude, if the field goes all around, else None."""
+    if frame.longitude is None or len(frame.longitude) < 3:
+        return None
+    longitude = np.unwrap(np.asarray(frame.longitude, dtype=float), period=360)
+    steps = np.abs(np.diff(longitude))
+    if abs(steps.sum() + steps.mean() - 360) > 0.5 * steps.mean():
+        return None
+    axes = [k for k in range(len(frame.laid)) if k != frame.channel_axis]
+    return axes[0] if frame.turned else axes[-1]
 
 
 def _say(found: Decomposition, alpha: float) -> dict[str, Any]:

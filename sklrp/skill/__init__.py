@@ -6,6 +6,13 @@ the diagnostics and the scorer ``"skill_mass"`` build on `decompose_skill`.
 """
 
 from sklrp.skill.asked_models import contributions_to_outputs, take_model
+from sklrp.skill.clusters import Neighbours
 from sklrp.skill.decomposition import Decomposition, decompose_skill
 
-__all__ = ["Decomposition", "contributions_to_outputs", "decompose_skill", "take_model"]
+__all__ = [
+    "Decomposition",
+    "Neighbours",
+    "contributions_to_outputs",
+    "decompose_skill",
+    "take_model",
+]

@@ -153,7 +153,7 @@ def contributions_of(
             model.outputs, samples, pool, question.combine, groups, rng, n_draws, progress
         )
     inputs, baselines = _to_tensors(model, samples, pool)
-    module, transform = _prepare(model, inputs[:8], question)
+    module, transform = _prepare_module(model, inputs[:8], question)
     found = expected_gradients(
         module, inputs, baselines, question.combine, rng, n_draws, transform, n_jobs, progress
     )
@@ -170,7 +170,7 @@ def ask_outputs(model: Any, samples: NDArray, question: Question) -> Callable[[N
     if isinstance(model, PlainModel) or samples.dtype.kind in "iu":
         return model.outputs
     inputs, _ = _to_tensors(model, samples[:8], samples[:1])
-    module, transform = _prepare(model, inputs, question)
+    module, transform = _prepare_module(model, inputs, question)
 
     def ask(rows: NDArray) -> NDArray:
         tensor, _ = _to_tensors(model, rows, rows[:1])
@@ -179,7 +179,7 @@ def ask_outputs(model: Any, samples: NDArray, question: Question) -> Callable[[N
     return ask
 
 
-def _prepare(model: Model, inputs: Tensor, question: Question) -> tuple[nn.Module, Any]:
+def _prepare_module(model: Model, inputs: Tensor, question: Question) -> tuple[nn.Module, Any]:
     """Return a network's module as gradients are fastest, and what makes scores of its outputs."""
     module = model.quiet_module
     return _in_fast_format(module, inputs[:2]), _as_scores(question, module, inputs)

@@ -6,28 +6,49 @@ as they are and of every permutation.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import norm
 
-from sklrp._frame import Frame
-
 _FORMING = float(norm.isf(0.005))  # |z| from which cells form clusters: one in a hundred by chance
+
+
+@dataclass(frozen=True)
+class Neighbours:  # numpydoc ignore=PR02
+    """Which cells of a sample are neighbours.
+
+    Parameters
+    ----------
+    laid : tuple of int
+        The lengths of the axes along which cells lie.
+    valid : ndarray of bool or None, default=None
+        Of that shape: the places of cells, where there are more places than cells.
+    channel_axis : int or None, default=None
+        The axis along which cells are no neighbours.
+    round_axis : int or None, default=None
+        The axis whose last cells are next to the first, such as the longitude of a globe.
+    """
+
+    laid: tuple[int, ...]
+    valid: NDArray[np.bool_] | None = None
+    channel_axis: int | None = None
+    round_axis: int | None = None
 
 
 class ClusterTest:
     """Test the mass of clusters, the sum of their |z|, against the largest of each permutation.
 
-    A cluster is of neighbouring cells, along all axes but that of channels, whose |z| is above 2.6
-    and of one sign. On a field around the globe the last column is next to the first. That a
-    cluster is larger than chance would make it in any place says that *some* of its cells are not
-    empty: it leaks over the border of what is true.
+    A cluster is of neighbouring cells whose |z| is above 2.6 and of one sign. One that is larger
+    than chance would make it in any place says that *some* of its cells are not empty: it leaks
+    over the border of what is true.
 
     Parameters
     ----------
-    frame : Frame
-        Where cells are.
+    near : Neighbours
+        Which cells are neighbours.
     n_cells : int
         How many cells a sample has.
 
@@ -38,13 +59,12 @@ class ClusterTest:
     44, 2009.
     """
 
-    def __init__(self, frame: Frame, n_cells: int) -> None:
-        self._frame = frame
+    def __init__(self, near: Neighbours, n_cells: int) -> None:
+        self._near = near
         self._n_cells = n_cells
         self._largest: list[NDArray] = []
         self._found: NDArray | None = None
         self._masses = np.zeros(1)
-        self._axis = _axis_around_globe(frame)
 
     def __call__(self, z: NDArray) -> None:
         """Take z, (n, n_cells): first of the labels as they are, then of permutations."""
@@ -63,12 +83,12 @@ class ClusterTest:
 
     def _label(self, z: NDArray) -> tuple[NDArray, NDArray]:
         """Return the number of each cell's cluster, from 1 on, and the masses by number."""
-        full = np.zeros((len(z), *self._frame.laid))
-        places = self._frame.valid
+        full = np.zeros((len(z), *self._near.laid))
+        places = self._near.valid
         full[:, ... if places is None else places] = z.reshape(
-            (len(z), *self._frame.laid) if places is None else (len(z), -1)
+            (len(z), *self._near.laid) if places is None else (len(z), -1)
         )
-        structure = np.ones((1, *(1 if k == self._frame.channel_axis else 3
+        structure = np.ones((1, *(1 if k == self._near.channel_axis else 3
                                   for k in range(full.ndim - 1))))  # fmt: skip
         middle = [(3 - n) // 2 for n in structure.shape]
         structure = np.pad(structure, [(m, m) for m in middle])
@@ -76,8 +96,8 @@ class ClusterTest:
         below, n_below = ndimage.label(full < -_FORMING, structure)
         labels = above + np.where(below > 0, below + n_above, 0)
         n_labels = n_above + n_below
-        if self._axis is not None:
-            labels = _join_ends(labels, full, self._axis + 1, n_labels)
+        if self._near.round_axis is not None:
+            labels = _join_ends(labels, full, self._near.round_axis + 1, n_labels)
         masses = np.bincount(labels.ravel(), np.abs(full).ravel(), minlength=n_labels + 1)
         masses[0] = 0
         back = labels.reshape(len(z), -1) if places is None else labels[:, places]
@@ -111,18 +131,6 @@ class ClusterTest:
             "size": np.bincount(labels, minlength=len(numbers) + 1)[1:],
             "p_value": (1 + n_beyond) / (1 + len(largest)),
         }
-
-
-def _axis_around_globe(frame: Frame) -> int | None:
-    """Return the axis of longitude in `laid`, if the field goes all around, else None."""
-    if frame.longitude is None or len(frame.longitude) < 3:
-        return None
-    longitude = np.unwrap(np.asarray(frame.longitude, dtype=float), period=360)
-    steps = np.abs(np.diff(longitude))
-    if abs(steps.sum() + steps.mean() - 360) > 0.5 * steps.mean():
-        return None
-    axes = [k for k in range(len(frame.laid)) if k != frame.channel_axis]
-    return axes[0] if frame.turned else axes[-1]
 
 
 def _join_ends(labels: NDArray, z: NDArray, axis: int, n_labels: int) -> NDArray:

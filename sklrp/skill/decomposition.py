@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklrp._frame import Frame
 from sklrp._models import Model
 from sklrp._streams import Streams
 from sklrp.skill.asked_models import (
@@ -28,7 +27,7 @@ from sklrp.skill.asked_models import (
     take_samples,
 )
 from sklrp.skill.baselines import find_baselines
-from sklrp.skill.clusters import ClusterTest
+from sklrp.skill.clusters import ClusterTest, Neighbours
 from sklrp.skill.contributions import ENOUGH_NOISE, Contributions
 from sklrp.skill.misleading import confirm_harm, most_candidates
 from sklrp.skill.permutations import CellTest, Exchange, estimate_block, permutation_test
@@ -104,9 +103,9 @@ def decompose_skill(
     min_share: float | str = "auto",
     regions: Any = None,
     target: Any = None,
-    frame: Frame | None = None,
     n_jobs: int | None = None,
     progress: bool = False,
+    neighbours: Neighbours | None = None,
 ) -> Decomposition:
     """Return the skill of every cell, with its tests.
 
@@ -122,8 +121,8 @@ def decompose_skill(
         As in `skill_map`.
     regions, target, n_jobs, progress : optional
         As in `skill_map`.
-    frame : Frame or None, default=None
-        Where cells are; None tests no clusters.
+    neighbours : Neighbours or None, default=None
+        Which cells are neighbours; None tests no clusters.
 
     Returns
     -------
@@ -153,8 +152,8 @@ def decompose_skill(
     rng = streams.rng("skill_map permutations")
     n_cells = found.phi[0].shape[1]
     near = None
-    if frame is not None and frame.has_positions and of_cell is None:
-        near = ClusterTest(frame, n_cells)
+    if neighbours is not None and of_cell is None:
+        near = ClusterTest(neighbours, n_cells)
     scores = question.scores(found.phi)
     cells = permutation_test(scores, exchange, rng, n_permutations, near, progress)
     del scores  # as large as the contributions

@@ -150,7 +150,7 @@ def _question_of_values(model: Any, samples: NDArray, labels: NDArray, target: A
         return _question_of_fields(model, samples, values)
     asked = np.eye(n_outputs) if target is None else _weights_of(target, shape)[np.newaxis]
     needed = asked.any(axis=0)
-    truth = _finite(values[:, needed]) @ asked[:, needed].T
+    truth = _all_finite(values[:, needed]) @ asked[:, needed].T
     _check_varies(truth)
     return Question(asked, truth, None, (len(asked),) if len(asked) > 1 else ())
 
@@ -161,7 +161,7 @@ def _question_of_fields(model: Any, samples: NDArray, values: NDArray) -> Questi
     if not known.any():
         raise ValueError("y has no value at all: every value is NaN.")
     patterns, share = _leading_patterns(model.outputs(samples)[:, known])
-    truth = _finite(values[:, known]) @ patterns.T
+    truth = _all_finite(values[:, known]) @ patterns.T
     _check_varies(truth)
     asked = np.zeros((len(patterns), len(known)))
     asked[:, known] = patterns
@@ -172,7 +172,7 @@ def _question_of_fields(model: Any, samples: NDArray, values: NDArray) -> Questi
     return Question(asked, truth, None, is_joint=True, said=said)
 
 
-def _finite(values: NDArray) -> NDArray:
+def _all_finite(values: NDArray) -> NDArray:
     """Return values, or raise an error if some are none."""
     if not np.isfinite(values).all():
         bad = ~np.isfinite(values).all(axis=1)

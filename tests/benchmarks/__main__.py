@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from . import engine, esn, fit, memory, rows
+from . import engine, esn, fit, memory, rows, skill
 from .measure import Row, threads
 
 MARKERS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
@@ -32,10 +32,11 @@ SECTIONS: dict[str, list[Callable[..., list[Row]]]] = {
         esn.bench_esn,
     ],
     "Memory": [memory.bench_memory],
+    "Skill map": [skill.bench_skill],
     "Training and prediction": [fit.bench_fit, fit.bench_predict, rows.bench_search],
     "Import": [rows.bench_import],
 }
-ONE_THREAD = {"Memory", "Import"}  # processes of their own
+ONE_THREAD = {"Memory", "Skill map", "Import"}  # processes of their own
 
 
 def run(quick: bool, n_threads: int) -> Iterator[tuple[str, list[Row]]]:
