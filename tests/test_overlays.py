@@ -352,8 +352,8 @@ def test_artifact_map_is_drawn(maps):
     assert mass.get_xlim()[1] > 0.6
     said = display.figure_.get_suptitle().replace("\n", " ")
     assert said == (
-        "The map shows 3 of 6 cells that carry the skill: 60\u00a0% of it lies there, of the "
-        "input 10\u00a0%, of untrained networks' maps 5.0\u00a0% to 9.0\u00a0%"
+        "3 of 6 cells that carry the skill stand out in the map: 60\u00a0% of it lies there, of "
+        "the input 10\u00a0%, of untrained networks' maps 5.0\u00a0% to 9.0\u00a0%"
     )
     assert skill.get_title().endswith("90\u00a0% of it outlined")
     axes = plt.figure().subplots(1, 3)
@@ -395,6 +395,33 @@ def test_causes_are_counted(maps):
     texts = [t.get_text() for t in found.plot().figure_.legends[0].get_texts()]
     n = found.unsupported.sum()
     assert f"used, alone it says nothing ({n}): {n} suppressor" in texts
+
+
+@pytest.mark.parametrize("layout", ["field", "sequence", "table"])
+def test_stability_has_its_spread_in_a_second_panel(layout):
+    shape = {"field": (3, 4), "sequence": (12, 1), "table": (12,)}[layout]
+    frame = make_frame(shape, grid=Grid((3, 4), LAT, LON) if layout == "field" else None)
+    networks = np.random.default_rng(0).normal(size=(5, *shape))
+    mean, spread = networks.mean(axis=0), networks.std(axis=0, ddof=1)
+    common = MASK.reshape(shape)
+    found = Finding(
+        name="stable", frame=frame, maps=networks, mean=mean, spread=spread, stability=mean,
+        common=common, own=np.roll(common, 1), share=0.4, skill=np.ones(5),
+    )  # fmt: skip
+    display = found.plot()
+    assert len(display.axes_) == 2
+    titles = [ax.get_title().replace("\n", " ") for ax in display.axes_]
+    assert titles == [
+        "Mean of 5 networks: 40\u00a0% of this map is common",
+        "Spread over 5 networks",
+    ]
+    if layout == "table":
+        first = display.axes_[0].get_yticklabels()[0].get_text()
+        assert display.artists_["spread"][0].get_width() == spread[int(first.split()[1])]
+        return
+    np.testing.assert_array_equal(display.artists_["mean"].get_array().ravel(), mean.ravel())
+    np.testing.assert_array_equal(display.artists_["spread"].get_array().ravel(), spread.ravel())
+    assert len(display.artists_["marks"]["stipple"].get_xdata()) == 3
 
 
 @pytest.mark.parametrize(("null", "n_rows"), [(np.linspace(10, 11, 30), 2), ([10.5], 2), ([], 1)])

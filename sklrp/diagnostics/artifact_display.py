@@ -16,7 +16,7 @@ from sklrp._frame import Frame, make_frame
 from sklrp.diagnostics.borders import EDGE
 from sklrp.diagnostics.fact_map import artifact_map
 from sklrp.diagnostics.findings import Finding, drawn_by
-from sklrp.diagnostics.graded_maps import draw_grades, draw_skill
+from sklrp.diagnostics.graded_maps import draw_grades, draw_skill, draw_stable
 from sklrp.drawing import sheet
 from sklrp.drawing.fields import write_latitude, write_longitude
 from sklrp.drawing.picture import draw_map
@@ -139,6 +139,8 @@ class ArtifactDisplay:
         self.artists_ = {}
         if "missed" in finding:
             self._keep(*draw_grades(finding, self._frame, ax))
+        elif "stability" in finding:
+            self._keep(*draw_stable(finding, self._frame, ax))
         elif "true_fdr" in finding:
             self._keep(*draw_skill(finding, self._frame, ax))
         elif "fact" in finding:
@@ -259,10 +261,12 @@ class ArtifactDisplay:
         finding = self.finding
         null = np.asarray(finding.null, dtype=float).ravel()
         null = np.sort(null[np.isfinite(null)])
+        if len(null) and null[0] == null[-1]:  # one value, such as chance
+            null = null[:1]
         low, high = finding.interval
         self.artists_["interval"] = panel.hlines(1, low, high, color=_MAP, lw=2.5, alpha=0.5)
         self.artists_["statistic"] = panel.plot([finding.statistic], [1], "o", color=_MAP, ms=8)[0]
-        rows = [(1, "this map,\n95 % interval")]
+        rows = [(1, "found,\n95 % interval")]
         if len(null):
             # Draws of about the same value stand side by side, not on top of each other.
             height = np.zeros(1) if len(null) == 1 else 0.5 * ((0.618 * np.arange(len(null))) % 1)

@@ -1,6 +1,6 @@
-"""The pictures of `skill_map` and `artifact_map`: maps, marked by what is true of their cells.
+"""The pictures of `skill_map`, `artifact_map` and stability: maps, marked by what cells are.
 
-`ArtifactDisplay` draws with them. Marks mean the same in both: an outline goes round cells that
+`ArtifactDisplay` draws with them. Marks mean the same in all: an outline goes round cells that
 carry the skill, dots say that something is found there, crossed lines that a cell misleads.
 """
 
@@ -24,7 +24,6 @@ MOST_OUTPUTS = 6  # that have a panel
 MOST_BARS = 20
 # Colours of Okabe and Ito, which people of every colour vision can tell apart.
 _MAP, _INPUT, _NULL = "#D55E00", "0.2", "#0072B2"
-_DOTS = {"field": "dots", "sequence": "dots", "table": "a star"}
 
 
 def say_skill(finding: Finding, frame: Frame, output: int | None = None) -> str:
@@ -84,7 +83,7 @@ def say_grades(finding: Finding, frame: Frame) -> str:
         low, high = _percent(null.min()), _percent(null.max())
         beside.append(f"of untrained networks' maps {low if low == high else f'{low} to {high}'}")
     return (
-        f"The map shows {fact} of {fact + missed} {cells} that carry the skill: "
+        f"{fact} of {fact + missed} {cells} that carry the skill stand out in the map: "
         f"{_percent(finding.mass)} of it lies there, {', '.join(beside)}"
     )
 
@@ -164,7 +163,8 @@ def draw_grades(finding: Finding, frame: Frame, ax: Any = None) -> tuple[Any, di
     features = None
     if frame.layout == "table":
         features, _ = rank_features([frame.bring(finding.mean[np.newaxis])], MOST_BARS)
-    mean = _draw_one(axes[0], frame, finding.mean, marks, "mean relevance", features)
+    shares = "mean relevance, as a share of its map"
+    mean = _draw_one(axes[0], frame, finding.mean, marks, shares, features)
     skill = _draw_one(
         axes[1], frame, finding.skill, carries, "skill, in units of the score", features
     )
@@ -179,6 +179,46 @@ def draw_grades(finding: Finding, frame: Frame, ax: Any = None) -> tuple[Any, di
         axes[0].figure.suptitle(said, fontsize="large")
     _add_legend(axes[:1], frame, marks, own=ax is None)
     return axes, artists
+
+
+def draw_stable(finding: Finding, frame: Frame, ax: Any = None) -> tuple[Any, dict[str, Any]]:
+    """Draw the mean map of several networks, and how far they are spread.
+
+    Parameters
+    ----------
+    finding : Finding
+        What `diagnose` found of stability.
+    frame : Frame
+        What a sample is.
+    ax : array of 2 matplotlib.axes.Axes or None, default=None
+        Where to draw; None makes a figure.
+
+    Returns
+    -------
+    axes : ndarray of matplotlib.axes.Axes
+        The panels.
+    artists : dict of str to artist
+        ``"mean"``, ``"spread"`` and ``"marks"`` (by style).
+    """
+    axes = sheet.make_axes(ax, *((2, 1) if frame.layout == "sequence" else (1, 2)), 1,
+                           panel_sizes(frame, MOST_BARS)).ravel()  # fmt: skip
+    marks = [
+        _mark(frame, finding.common, "stipple", "any such network's: they agree, this one too"),
+        _mark(frame, finding.own, "hatch", "this network's own"),
+    ]
+    features = None
+    if frame.layout == "table":
+        features, _ = rank_features([frame.bring(finding.mean[np.newaxis])], MOST_BARS)
+        axes[1].tick_params(labelleft=False)
+    n = len(finding.maps)
+    mean = _draw_one(axes[0], frame, finding.mean, marks, "mean relevance", features)
+    spread = _draw_one(axes[1], frame, finding.spread, (), "standard deviation", features)
+    _set_title(axes[0], f"Mean of {n} networks: {_percent(finding.share)} of this map is common")
+    _set_title(axes[1], f"Spread over {n} networks")
+    _add_legend(axes, frame, marks, own=ax is None)
+    return axes, {
+        "mean": _main_artist(mean), "spread": _main_artist(spread), "marks": mean["marks"]
+    }  # fmt: skip
 
 
 def draw_mass(ax: Any, finding: Finding) -> dict[str, Any]:
@@ -239,11 +279,12 @@ def _mark_skill(finding: Finding, frame: Frame, at: tuple[int, ...]) -> list[Ove
 def _mark_grades(finding: Finding, frame: Frame) -> list[Overlay]:
     """Return the marks over a map that is graded."""
     missed = find_mask(frame, finding.missed, "missed").sum()
-    without = f"; without {_DOTS[frame.layout]} missed by the map ({missed})" if missed else ""
+    dots = "a star" if frame.layout == "table" else "dots"
+    without = f"; without {dots} it does not stand out in the map ({missed})" if missed else ""
     causes = [f"{find_mask(frame, m, k).sum()} {k}" for k, m in finding.causes.items()]
     known = f": {', '.join(causes)}" if causes else ""
     return [
-        _mark(frame, finding.fact, "stipple", "fact: it carries skill, and the map shows it"),
+        _mark(frame, finding.fact, "stipple", "fact: it carries skill, and stands out in the map"),
         _mark(frame, finding.unsupported, "hatch", "used, alone it says nothing", known),
         _mark(frame, finding.fact | finding.missed, "outline", "carries the skill", without),
         _mark(frame, finding.misleading, "crosshatch", "misleading: speaks against the truth"),
