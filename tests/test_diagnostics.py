@@ -390,6 +390,39 @@ def test_equivariance_without_refit():
                 assert found.statistic > 0.3
 
 
+@pytest.mark.parametrize("learns", [True, False])
+def test_maps_that_stay_convict_only_if_the_skill_stays(learns):
+    """Relevance at a fixed place; networks trained on flipped samples may guess."""
+
+    class Stays(Drawn):
+        def __init__(self, maps):
+            super().__init__(maps)
+
+        def fit(self, X, y):
+            self.flipped_ = X[0, 0, 0] != 5
+            return self
+
+        def predict(self, X):
+            y = (X.max(axis=(1, 2)) > 7).astype(int)
+            return y if learns or not self.flipped_ else 0 * y
+
+    rng = np.random.default_rng(0)
+    X, y = rng.uniform(size=(20, 9, 9)), np.arange(20) % 2
+    X[:, 4, 4] += 9 * y
+    X[:, 0, 0] = 5
+    maps = np.ones((20, 9, 9)) * np.arange(9.0) ** 8
+    data = {"X_train": X, "y_train": y, "n_refits": 2, "random_state": 0}
+    model = Stays(maps).fit(X, y)
+    found = equivariance_test(model, X, y, **data)
+    assert found.verdict == ("artifact" if learns else "undecided"), found
+    np.testing.assert_array_equal(found.skill, 1.0 if learns else 0.5)
+    assert ("do not learn" in found.advice) == (not learns)
+    assert f"skill {found.skill[0]:.2f} instead of 1.00" in found.reading
+    blind = equivariance_test(model, X, **data)
+    assert blind.verdict == "artifact"
+    assert "skill" not in blind.reading
+
+
 def test_equivariance_of_a_dense_network(mlp, squares):
     X = squares[2]
     data = {"X_train": squares[0], "y_train": squares[1]}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
 
@@ -17,6 +18,7 @@ from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding
 
 _TRANSFORMS = ("flip", "shift", "permute")
+_SKILL_LOST = 0.1  # of accuracy or correlation, from which clones have not learned moved samples
 
 
 @validate_params(
@@ -57,8 +59,8 @@ def equivariance_test(
     one. A fact of the data moves with the data; what the architecture puts at its own places, such
     as the last steps of a sweep, stays there. How alike the maps of two trainings are depends on
     chance, too: the null is the same with clones trained on samples as they are. The statistic is
-    the loss of similarity, null less s. The verdict is artifact where more than 0.3 is lost, and
-    fact where less than 0.15 is.
+    the loss of similarity, null less s. The verdict is artifact where more than 0.3 is lost though
+    the clones' skill stays, and fact where less than 0.15 is.
 
     Parameters
     ----------
@@ -67,7 +69,8 @@ def equivariance_test(
     X : array-like of shape (n_samples, ...)
         Samples, best ones that were not trained on.
     y : array-like of shape (n_samples,) or None, default=None
-        Their labels or values; they are checked, but the test does not need them.
+        Their labels or values, by which the skill of clones is measured. None (default): it is
+        taken for granted that clones learn moved samples as well.
     transform : {"flip", "shift", "permute"}, default="flip"
         ``"flip"`` reverses an axis, ``"shift"`` rolls it by a random distance, ``"permute"``
         draws another order of its positions; a recurrent network keeps its place only in the
@@ -101,7 +104,9 @@ def equivariance_test(
     Returns
     -------
     Finding
-        With ``similarity``, of shape ``(n_refits, n_samples)``.
+        With ``similarity``, of shape ``(n_refits, n_samples)``, and ``skill``, of shape
+        ``(n_refits,)``: the accuracy of the networks on moved samples, or the correlation of
+        their output with the truth; NaN without `y`.
 
     Raises
     ------
@@ -153,21 +158,24 @@ def follow_moves(
     rng = explained.rng("equivariance")
     seeds, others = rng.integers(2**31 - 1, size=(2, n_refits)).tolist()
     orders = [_draw_order(transform, explained.frame.axes[axis], seed) for seed in seeds]
-    moved = explained.run(
-        _similarity, [(explained, o, axis, refit, s) for o, s in zip(orders, seeds, strict=True)]
-    )
-    null = np.ones(1)
+    moved, skill = _move_and_explain(explained, axis, refit, zip(orders, seeds, strict=True))
+    null, unmoved_skill = np.ones(1), np.full(1, np.nan)
     if refit:
         still = np.arange(explained.frame.axes[axis])
-        null = explained.run(
-            _similarity, [(explained, still, axis, True, seed) for seed in others]
-        ).mean(axis=1)
+        unmoved, unmoved_skill = _move_and_explain(
+            explained, axis, refit, [(still, seed) for seed in others]
+        )
+        null = unmoved.mean(axis=1)
     lost = null.mean() - moved.mean(axis=1)
     half = 0.0
     if n_refits > 1:
         half = 2 * np.sqrt((lost.var(ddof=1) + (null.var(ddof=1) if refit else 0)) / n_refits)
     interval = (float(lost.mean() - half), float(lost.mean() + half))
+    skill_lost = bool(unmoved_skill.mean() - skill.mean() > _SKILL_LOST)  # not if it is unknown
     verdict = "fact" if lost.mean() < 0.15 else "artifact" if interval[0] > 0.3 else "undecided"
+    if skill_lost:
+        verdict = "undecided"
+    said = f"; skill {skill.mean():.2f} instead of {unmoved_skill.mean():.2f}"
     return explained.finding(
         name="equivariance",
         question="Does relevance follow the object when samples are moved?",
@@ -178,15 +186,27 @@ def follow_moves(
         reading=(
             f"of the maps' similarity is lost by transform={transform!r} of axis {axis}: "
             f"{moved.mean():.2f} instead of {null.mean():.2f}"
+            f"{said if np.isfinite(unmoved_skill).all() else ''}"
         ),
-        advice=""
-        if verdict == "fact"
-        else (
-            "Relevance stays where the architecture reads best: sweep both ways and trust what "
-            "both maps show, pool over all states, or use a convolutional network."
-        ),
+        advice=_advise(verdict, skill_lost),
         similarity=moved,
-        table={"refit": np.arange(n_refits), "similarity": moved.mean(axis=1)},
+        skill=skill,
+        table={"refit": np.arange(n_refits), "similarity": moved.mean(axis=1), "skill": skill},
+    )
+
+
+def _advise(verdict: str, skill_lost: bool) -> str:
+    """Return what to do where relevance does not follow the object."""
+    if verdict == "fact":
+        return ""
+    if skill_lost:
+        return (
+            "Networks do not learn moved samples as well, so their maps say nothing of this "
+            "one's: try another transform, or train longer."
+        )
+    return (
+        "Relevance stays where the architecture reads best: sweep both ways and trust what "
+        "both maps show, pool over all states, or use a convolutional network."
     )
 
 
@@ -217,10 +237,18 @@ def _draw_order(transform: str, n: int, seed: int) -> NDArray[np.intp]:
     return rng.permutation(n)
 
 
+def _move_and_explain(
+    explained: Explained, axis: int, refit: bool, moves: Iterable[tuple[NDArray, int]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return, for each move, how alike samples' maps are, and the network's skill."""
+    found = explained.run(_similarity, [(explained, o, axis, refit, s) for o, s in moves])
+    return found[:, 1:], found[:, 0]
+
+
 def _similarity(
     explained: Explained, order: NDArray, axis: int, refit: bool, seed: int
 ) -> NDArray[np.float64]:
-    """Return, per sample, how alike its map and the moved sample's map are."""
+    """Return the skill on moved samples and, per sample, how alike its map and the moved one's."""
 
     def move(samples: NDArray, order: NDArray) -> NDArray:
         grid = np.take(explained.on_axes(samples), order, axis=1 + axis)
@@ -232,4 +260,5 @@ def _similarity(
     maps = move(explained.maps_of(network, move(explained.X, order)), np.argsort(order))
     flat = (len(maps), -1)
     values = cosines(np.abs(explained.maps.reshape(flat)), np.abs(maps.reshape(flat)))
-    return np.nan_to_num(values, nan=0.0)
+    skill = explained.skill_of(network, move(explained.all_X, order))
+    return np.concatenate([[skill], np.nan_to_num(values, nan=0.0)])

@@ -8,6 +8,7 @@ need.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
 from typing import Any
@@ -253,6 +254,33 @@ class Explained:
             return self.model.predict(self.given(self.all_X))
         outputs = self.outputs(self.all_X)
         return outputs[:, 0 if self.target is None else int(self.target[0])]
+
+    def skill_of(self, network: Any, X: NDArray | None = None) -> float:
+        """Return a network's accuracy on all samples, or its correlation; NaN without labels.
+
+        Parameters
+        ----------
+        network : estimator, skorch net or nn.Module
+            The network, such as a clone.
+        X : ndarray of shape (n_samples, ...) or None, default=None
+            Other samples of the same labels, such as moved ones. None: all samples.
+
+        Returns
+        -------
+        float
+            The share of right labels, or the correlation of the explained output with the truth.
+        """
+        if self.all_y is None:
+            return float("nan")
+        model = replace(self.model, network=network)
+        samples = self.given(self.all_X if X is None else X)
+        if self.classes is not None:
+            return float(np.mean(model.predict(samples) == self.all_y))
+        column = 0 if self.target is None else int(self.target[0])
+        predicted = model.outputs(samples)[:, column]
+        if np.ptp(predicted) == 0:
+            return 0.0
+        return float(np.corrcoef(predicted, self.truth)[0, 1])
 
     def outputs(self, samples: NDArray) -> NDArray:
         """Return the scores, (n_samples, n_outputs), of samples that enter the network."""

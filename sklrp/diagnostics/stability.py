@@ -7,7 +7,6 @@ them show is any such network's, the rest of the map is this one's.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -162,22 +161,7 @@ def _train_and_explain(explained: Explained, seed: int, rows: NDArray | None) ->
     """Return the skill and the mean map of a clone, in one array."""
     network = explained.train(seed, rows=rows)
     mean = explained.maps_of(network).mean(axis=0, dtype=np.float64)
-    return np.concatenate([[_measure_skill(explained, network)], mean.ravel()])
-
-
-def _measure_skill(explained: Explained, network: Any) -> float:
-    """Return a network's accuracy on the samples, or its correlation; NaN without labels."""
-    if explained.all_y is None:
-        return float("nan")
-    model, samples = replace(explained.model, network=network), explained.given(explained.all_X)
-    if explained.classes is not None:
-        return float(np.mean(model.predict(samples) == explained.all_y))
-    outputs = model.outputs(samples)
-    column = 0 if explained.target is None else int(explained.target[0])
-    predicted = outputs[:, column]
-    if np.ptp(predicted) == 0:
-        return 0.0
-    return float(np.corrcoef(predicted, explained.truth)[0, 1])
+    return np.concatenate([[explained.skill_of(network)], mean.ravel()])
 
 
 def _say_skill(explained: Explained, skill: NDArray) -> str:
@@ -185,7 +169,7 @@ def _say_skill(explained: Explained, skill: NDArray) -> str:
     if explained.all_y is None:
         return ""
     what = "accuracy" if explained.classes is not None else "correlation with the truth"
-    own = _measure_skill(explained, explained.model.network)
+    own = explained.skill_of(explained.model.network)
     return f"; their {what} is {skill.min():.2f} to {skill.max():.2f}, this one's {own:.2f}"
 
 
