@@ -34,7 +34,7 @@ def permuted(model, seed, rule):
     for label in (0, 1):
         new[rng.permutation(np.flatnonzero(y_train == label))[::2]] = 1 - label
     model.set_params(random_state=seed).fit(X_train, new)
-    return Case(model, X_test, y_test, X_train, new, rule=rule, true_cells=np.zeros_like(mask))
+    return Case(model, X_test, y_test, X_train, new, rule=rule, true_cells=mask)
 
 
 @planted("MLP, permuted labels", "artifact", kind="no skill", why="half of the labels are wrong")

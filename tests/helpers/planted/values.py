@@ -51,29 +51,42 @@ def scale(y):
     return ((y - y.mean(axis=0)) / y.std(axis=0)).astype(np.float32)
 
 
-def valued_fields(seed, n_samples=600):
-    """Return smooth fields, the mean over a patch with noise on it, and the patch."""
+def indices(seed, masks, n_samples=600):
+    """Return smooth fields of which each patch follows an index, and the indices with noise."""
     rng = np.random.default_rng(seed)
-    X, mask = smooth(rng, n_samples, SHAPE), patch(SHAPE, (5, 10), (11, 16))
-    y = X[:, mask].mean(axis=1)
-    return X, scale(y + 0.3 * y.std() * rng.standard_normal(n_samples))[:, None], mask
+    X, index = smooth(rng, n_samples, SHAPE), rng.standard_normal((n_samples, len(masks)))
+    for k, mask in enumerate(masks):
+        X[:, mask] += 0.7 * index[:, [k]]
+    return X, scale(index + 0.3 * rng.standard_normal(index.shape))
 
 
-@planted("values, MLP", "fact", kind="regression", why="the value is the mean of a patch")
+def valued_fields(seed):
+    """Return smooth fields, an index with noise on it, and the patch that follows the index."""
+    mask = patch(SHAPE, (5, 10), (11, 16))
+    return *indices(seed, [mask]), mask
+
+
+@planted(
+    "values, MLP", "fact", kind="regression", why="a patch follows the index that is predicted"
+)
 def values_mlp(seed):
     X, y, mask = valued_fields(seed)
     build = dense(400, 32, 1, flatten=True)
     return fit_module(build, X, y, seed, true_cells=mask, training={"epochs": 20})
 
 
-@planted("values, CNN", "fact", kind="regression", why="the value is the mean of a patch")
+@planted(
+    "values, CNN", "fact", kind="regression", why="a patch follows the index that is predicted"
+)
 def values_cnn(seed):
     X, y, mask = valued_fields(seed)
     training = {"epochs": 15}
     return fit_module(convolutions, X[:, None], y, seed, true_cells=mask[None], training=training)
 
 
-@planted("values, skorch", "fact", kind="regression", why="the value is the mean of a patch")
+@planted(
+    "values, skorch", "fact", kind="regression", why="a patch follows the index that is predicted"
+)
 def values_skorch(seed):
     X, y, mask = valued_fields(seed)
     X_train, X_test, y_train, y_test = halves(X, y, seed)
@@ -130,12 +143,9 @@ def diabetes(seed):
 
 
 def of_three_outputs(seed):
-    """Train on means over three patches, and explain the second."""
-    rng = np.random.default_rng(seed)
-    X = smooth(rng, 600, SHAPE)
+    """Train on three indices, and explain the second."""
     masks = [patch(SHAPE, (r, r + 5), (c, c + 5)) for r, c in ((1, 2), (6, 13), (14, 5))]
-    y = scale(np.stack([X[:, mask].mean(axis=1) for mask in masks], axis=1))
-    y += 0.3 * rng.standard_normal(y.shape).astype(np.float32)
+    X, y = indices(seed, masks)
     build = dense(400, 32, 3, flatten=True)
     training = {"epochs": 20}
     return fit_module(build, X, y, seed, target=1, true_cells=masks[1], training=training)
@@ -161,20 +171,21 @@ def other_output(seed):
     "a field as target",
     "fact",
     kind="gridded target",
-    why="every cell of a coarse field ahead is predicted, and one is explained",
+    why="an index for every cell of a coarse field is predicted, and one is explained",
 )
 def field_ahead(seed):
-    rng = np.random.default_rng(seed)
-    X = smooth(rng, 600, SHAPE)
-    y = scale(X.reshape(600, 4, 5, 5, 4).mean(axis=(2, 4)))  # means over blocks of 5 by 4 cells
-    y += 0.3 * rng.standard_normal(y.shape).astype(np.float32)
+    masks = [
+        patch(SHAPE, (row, row + 5), (column, column + 4))
+        for row in range(0, 20, 5)
+        for column in range(0, 20, 4)
+    ]
+    X, y = indices(seed, masks)
 
     def build():
         return nn.Sequential(nn.Flatten(), nn.Linear(400, 64), nn.ReLU(), Gridded(64, (4, 5)))
 
-    mask = patch(SHAPE, (5, 10), (8, 12))  # the block of row 1 and column 2
-    training = {"epochs": 20}
-    return fit_module(build, X, y, seed, target=(1, 2), true_cells=mask, training=training)
+    entries = {"target": (1, 2), "true_cells": masks[7], "training": {"epochs": 20}}
+    return fit_module(build, X, y.reshape(-1, 4, 5), seed, **entries)
 
 
 class Gridded(nn.Module):
