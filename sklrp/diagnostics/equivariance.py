@@ -188,14 +188,14 @@ def follow_moves(
             f"{moved.mean():.2f} instead of {null.mean():.2f}"
             f"{said if np.isfinite(unmoved_skill).all() else ''}"
         ),
-        advice=_advise(verdict, skill_lost),
+        advice=_say_remedy(verdict, skill_lost),
         similarity=moved,
         skill=skill,
         table={"refit": np.arange(n_refits), "similarity": moved.mean(axis=1), "skill": skill},
     )
 
 
-def _advise(verdict: str, skill_lost: bool) -> str:
+def _say_remedy(verdict: str, skill_lost: bool) -> str:
     """Return what to do where relevance does not follow the object."""
     if verdict == "fact":
         return ""
