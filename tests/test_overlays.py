@@ -421,6 +421,7 @@ def test_stability_has_its_spread_in_a_second_panel(layout):
         return
     np.testing.assert_array_equal(display.artists_["mean"].get_array().ravel(), mean.ravel())
     np.testing.assert_array_equal(display.artists_["spread"].get_array().ravel(), spread.ravel())
+    assert display.artists_["spread"].get_clim() == (0, spread.max())
     assert len(display.artists_["marks"]["stipple"].get_xdata()) == 3
 
 

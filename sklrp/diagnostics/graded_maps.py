@@ -17,7 +17,7 @@ from sklrp._frame import Frame
 from sklrp.diagnostics.findings import Finding
 from sklrp.drawing import sheet
 from sklrp.drawing.overlays import Overlay, find_mask, make_handles
-from sklrp.drawing.picture import draw_map, panel_sizes
+from sklrp.drawing.picture import DIVERGING, draw_map, panel_sizes
 from sklrp.drawing.series import rank_features
 
 MOST_OUTPUTS = 6  # that have a panel
@@ -212,7 +212,9 @@ def draw_stable(finding: Finding, frame: Frame, ax: Any = None) -> tuple[Any, di
         axes[1].tick_params(labelleft=False)
     n = len(finding.maps)
     mean = _draw_one(axes[0], frame, finding.mean, marks, "mean relevance", features)
-    spread = _draw_one(axes[1], frame, finding.spread, (), "standard deviation", features)
+    spread = _draw_one(
+        axes[1], frame, finding.spread, (), "standard deviation", features, signed=False
+    )
     _set_title(axes[0], f"Mean of {n} networks: {_percent(finding.share)} of this map is common")
     _set_title(axes[1], f"Spread over {n} networks")
     _add_legend(axes, frame, marks, own=ax is None)
@@ -304,22 +306,29 @@ def _draw_one(
     marks: Sequence[Overlay],
     label: str,
     features: NDArray[np.intp] | None = None,
+    *,
+    signed: bool = True,
 ) -> dict[str, Any]:
-    """Draw one map with its marks and its colour bar, symmetric about zero."""
+    """Draw one map with its marks and its colour bar, from zero or symmetric about it."""
     maps = frame.bring(values[np.newaxis])
     limit = float(np.nanmax(np.abs(maps), initial=0.0)) or 1.0
     if frame.layout == "table" and features is None:
         features, _ = rank_features([maps], MOST_BARS)
     artists: dict[str, Any] = {
         "marks": {},
-        **draw_map(ax, frame, maps, limit=limit, features=features, overlays=marks),
-    }
+        **draw_map(
+            ax, frame, maps, limit=limit, cmap=DIVERGING if signed else "cividis",
+            features=features, overlays=marks,
+        ),
+    }  # fmt: skip
     if frame.layout == "table":
         n_bars = len(artists["bars"])
         left_out = "" if n_bars == maps.shape[1] else f"; the {n_bars} largest"
         ax.set_xlabel(sheet.wrap(label + left_out, sheet.size_of(ax)[0]), fontsize="small")
         ax.set_xlim(-1.15 * limit, 1.15 * limit)  # room for stars
         return artists
+    if not signed:
+        artists["image"].set_clim(0, limit)
     if frame.is_field and frame.n_channels > 1:
         label += f"; summed over {frame.n_channels} channels"
     if np.isnan(maps).any():
