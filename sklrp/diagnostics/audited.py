@@ -136,11 +136,6 @@ class Audited:  # numpydoc ignore=PR02
         return rows
 
     @cached_property
-    def repeated(self) -> tuple[NDArray, NDArray]:
-        """The values of all samples, sorted, and how often each occurs."""
-        return np.unique(flatten(self.explained.all_X), return_counts=True)
-
-    @cached_property
     def comparable(self) -> tuple[NDArray, NDArray]:
         """The given maps and the model's own, compared as if the given had kept their signs."""
         given, own = self.given, self.own

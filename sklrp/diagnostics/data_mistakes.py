@@ -25,6 +25,7 @@ _SHIFT, _SCALE = 3.0, 10.0
 
 _ROUNDING = 1e-6  # of a sample's norm: single precision rounds by 6e-8, steps before it by more
 _REPEATED = 0.01  # share of values that are one and the same, by which fills are held together
+_MOST_SORTED = 10**5  # values, of which a hundredth is a thousand
 _SOME = 0.001  # share of values that a fill value stands for
 _FAR = 5.0  # deviations of a fill value; with a gap, as the tail of a distribution reaches its end
 _GAP = 0.5  # of the way from the fill value to the median, on which there is no value
@@ -168,25 +169,33 @@ def _find_fill_value(a: Audited) -> str:
 
 def _find_moving_fill(a: Audited, pool: NDArray, samples: NDArray) -> str:
     """Say whether a value that was repeated in training is gone, and another repeated instead."""
-    values, counts = np.unique(pool, return_counts=True)
-    gone = (counts >= _REPEATED * pool.size) & ~np.isin(values, a.repeated[0])
-    if not gone.any():
+    gone = {v: share for v, share in _find_frequent(pool).items() if not (samples == v).any()}
+    more = {v: share - np.mean(pool == v) for v, share in _find_frequent(samples).items()}
+    if not gone or not more:
         return ""
-    before = values[gone][counts[gone].argmax()]
-    known = dict(zip(values.tolist(), (counts / pool.size).tolist(), strict=True))
-    shares = a.repeated[1] / samples.size
-    more = shares - np.array([known.get(value, 0.0) for value in a.repeated[0].tolist()])
-    now = a.repeated[0][more.argmax()]
+    before, now = (max(known, key=lambda value: known[value]) for known in (gone, more))
     cells = (samples == now).any(axis=0) & (pool == before).any(axis=0)
     others = pool[:, cells]
     others = others[others != before]
     # Years and other counts are repeated too, but so are all values of their cells.
-    if more.max() < _REPEATED or len(np.unique(others)) <= others.size / 2:
+    if more[now] < _REPEATED or len(np.unique(others)) <= others.size / 2:
         return ""
     return (
         f"{before:.4g} stands for {np.mean(pool == before):.1%} of the values of training, but "
         f"for none here, where {now:.4g} stands for {np.mean(samples == now):.1%}"
     )
+
+
+def _find_frequent(samples: NDArray) -> dict[float, float]:
+    """Return the values that are a hundredth of all, with their shares."""
+    flat = samples.ravel()
+    drawn = flat  # what is frequent is so in a part, which is sorted sooner
+    if flat.size > _MOST_SORTED:
+        drawn = np.random.default_rng(0).choice(flat, _MOST_SORTED)
+    values, counts = np.unique(drawn, return_counts=True)
+    often = values[counts >= max(2, _REPEATED / 2 * drawn.size)].tolist()
+    shares = {value: float(np.mean(flat == value)) for value in often}
+    return {value: share for value, share in shares.items() if share >= _REPEATED}
 
 
 @mistake(
@@ -199,16 +208,15 @@ def _find_moving_fill(a: Audited, pool: NDArray, samples: NDArray) -> str:
 )
 def _find_undeclared_fill(a: Audited) -> str:
     samples = flatten(a.explained.all_X)
-    values, counts = a.repeated
-    for k in (0, -1):  # fill values lie outside of what is measured
-        if counts[k] < max(_FEWEST, _SOME * samples.size):
+    for value in (float(samples.min()), float(samples.max())):  # outside of what is measured
+        share = float(np.mean(samples == value))
+        if share * samples.size < max(_FEWEST, _SOME * samples.size):
             continue
-        far, middle = _tell_apart(samples, values[k], a.explained.frame.has_positions)
+        far, middle = _tell_apart(samples, value, a.explained.frame.has_positions)
         if far > _FAR:
             return (
-                f"{values[k]:.6g} stands for {counts[k] / samples.size:.1%} of the values, "
-                f"{far:.0f} deviations from the others' median {middle:.3g}, and hardly anything "
-                "lies between"
+                f"{value:.6g} stands for {share:.1%} of the values, {far:.0f} deviations from the "
+                f"others' median {middle:.3g}, and hardly anything lies between"
             )
     return ""
 
