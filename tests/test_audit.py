@@ -590,3 +590,11 @@ def test_nothing_of_the_model_is_changed():
     assert net.training
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_cap_on_a_long_tail_is_no_fill_value():
+    rain = np.random.default_rng(0).lognormal(sigma=1.5, size=(500, 6))
+    capped = rain.clip(max=np.quantile(rain, 0.99))
+    assert audit(small_module(), capped).names == []
+    missing = np.where(rain > np.quantile(rain, 0.99), 999.0, rain)
+    assert audit(small_module(), missing).names == ["undeclared_fill"]
