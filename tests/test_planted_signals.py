@@ -131,11 +131,11 @@ def test_adjoint_of_streamflow_is_the_derivative_of_the_run(groundwater):
     """The dataset's weather, drawn anew and changed by a little, day by day."""
     settings = groundwater, 100.0
     X, y, truth = make_rainfall_runoff(
-        40, n_days=50, groundwater=groundwater, recession=100.0, random_state=3
+        300, n_days=50, groundwater=groundwater, recession=100.0, random_state=3
     )
-    weather = _draw_weather(np.random.RandomState(3), 40, 450)
+    weather = _draw_weather(np.random.RandomState(3), 300, 450)
     np.testing.assert_array_equal(weather[:, 400:], X)
-    start = _run(np.zeros((3, 40)), weather[:, :400], *settings)[0][-1]
+    start = _run(np.zeros((3, 300)), weather[:, :400], *settings)[0][-1]
     np.testing.assert_allclose(_run(start, X, *settings)[1], y, rtol=1e-12)
     step, n_kinks = 1e-5, 0
     for day in (0, 13, 30, 48, 49):
@@ -152,7 +152,7 @@ def test_adjoint_of_streamflow_is_the_derivative_of_the_run(groundwater):
             difference = np.where(dry, (ends[1] - y) / step, difference)
             close = np.abs(found - difference) <= 1e-6 + 1e-4 * np.abs(difference)
             n_kinks += (~close).sum()
-    assert n_kinks <= 2  # of 400 values: where a store runs empty within the step
+    assert n_kinks == 0  # a store could run empty within the step; here none does
     assert np.abs(truth).max() > 0.01
 
 
