@@ -84,7 +84,8 @@ def test_a_learned_map_is_stable(squares, mlp):
     assert found.halves.shape == (2,)
     assert found.skill.shape == (4,)
     assert found.skill.min() > 0.9
-    assert "accuracy is" in found.reading
+    low, high = found.half_skill.min(), found.half_skill.max()
+    assert f"of halves {low:.2f} to {high:.2f}, this one's {mlp.score(X, y):.2f}" in found.reading
     assert found.common[mask].mean() > 0.5
     assert found.common[~mask].mean() < 0.05
     assert not (found.common & found.own).any()

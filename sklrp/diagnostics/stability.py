@@ -50,7 +50,7 @@ def find_stable(explained: Explained, n_networks: int) -> Finding:
         reading=(
             f"correlation of the mean maps of {n_networks} networks from other seeds, "
             f"{of_halves.mean():.2f} from halves of the training data; {cells['share']:.0%} of "
-            f"|this map| is any such network's{_say_skill(explained, skill)}"
+            f"|this map| is any such network's{_say_skill(explained, skill, half_skill)}"
         ),
         advice=""
         if is_fact
@@ -164,13 +164,16 @@ def _train_and_explain(explained: Explained, seed: int, rows: NDArray | None) ->
     return np.concatenate([[explained.skill_of(network)], mean.ravel()])
 
 
-def _say_skill(explained: Explained, skill: NDArray) -> str:
+def _say_skill(explained: Explained, skill: NDArray, half_skill: NDArray) -> str:
     """Say how well the networks predict, so that one that did not train is seen."""
     if explained.all_y is None:
         return ""
     what = "accuracy" if explained.classes is not None else "correlation with the truth"
     own = explained.skill_of(explained.model.network)
-    return f"; their {what} is {skill.min():.2f} to {skill.max():.2f}, this one's {own:.2f}"
+    return (
+        f"; their {what} is {skill.min():.2f} to {skill.max():.2f}, of halves "
+        f"{half_skill.min():.2f} to {half_skill.max():.2f}, this one's {own:.2f}"
+    )
 
 
 def _correlate(maps: NDArray) -> NDArray[np.float64]:
