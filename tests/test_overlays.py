@@ -391,7 +391,7 @@ def test_sentences_of_grades():
 
 def test_causes_are_counted(maps):
     found = graded(maps[0], maps[1])
-    found["causes"] = {"suppressor": found.unsupported}
+    found["causes"] = {"suppressor": ~found.fact, "border": found.fact}  # of other cells too
     texts = [t.get_text() for t in found.plot().figure_.legends[0].get_texts()]
     n = found.unsupported.sum()
     assert f"used, alone it says nothing ({n}): {n} suppressor" in texts

@@ -120,7 +120,7 @@ def draw_skill(finding: Finding, frame: Frame, ax: Any = None) -> tuple[Any, dic
         marks = _mark_skill(finding, frame, at)
         marked += marks
         label = (
-            f"skill, in units of the score; all sum to {finding.skill[at].sum():.3g}; detectable "
+            f"skill (units of the score); all sum to {finding.skill[at].sum():.3g}; detectable "
             f"from {np.median(finding.detectable[at]):.2g} on (median)"
         )
         drawn = _draw_one(panel, frame, finding.skill[at], marks, label)
@@ -163,10 +163,10 @@ def draw_grades(finding: Finding, frame: Frame, ax: Any = None) -> tuple[Any, di
     features = None
     if frame.layout == "table":
         features, _ = rank_features([frame.bring(finding.mean[np.newaxis])], MOST_BARS)
-    shares = "mean relevance, as a share of its map"
+    shares = "mean relevance (share of map)"
     mean = _draw_one(axes[0], frame, finding.mean, marks, shares, features)
     skill = _draw_one(
-        axes[1], frame, finding.skill, carries, "skill, in units of the score", features
+        axes[1], frame, finding.skill, carries, "skill (units of the score)", features
     )
     if features is not None:
         axes[1].tick_params(labelleft=False)
@@ -283,8 +283,12 @@ def _mark_grades(finding: Finding, frame: Frame) -> list[Overlay]:
     missed = find_mask(frame, finding.missed, "missed").sum()
     dots = "a star" if frame.layout == "table" else "dots"
     without = f"; without {dots} it does not stand out in the map ({missed})" if missed else ""
-    causes = [f"{find_mask(frame, m, k).sum()} {k}" for k, m in finding.causes.items()]
-    known = f": {', '.join(causes)}" if causes else ""
+    causes = {
+        name: find_mask(frame, cells & finding.unsupported, name).sum()
+        for name, cells in finding.causes.items()
+    }
+    known = ", ".join(f"{n} {name}" for name, n in causes.items() if n)
+    known = f": {known}" if known else ""
     return [
         _mark(frame, finding.fact, "stipple", "fact: it carries skill, and stands out in the map"),
         _mark(frame, finding.unsupported, "hatch", "used, alone it says nothing", known),
@@ -334,7 +338,7 @@ def _draw_one(
     if np.isnan(maps).any():
         label += "; grey:\u00a0land" if frame.land is not None else "; grey:\u00a0missing"
     if frame.layout == "sequence":
-        ax.set_ylabel("variable" if len(frame.shape) > 1 else label.split(",")[0])
+        ax.set_ylabel("variable" if len(frame.shape) > 1 else label.split(" (")[0])
     beside = ax.inset_axes([1.03, 0, 0.04 if frame.is_field else 0.02, 1])  # as high as the map
     bar = ax.figure.colorbar(artists["image"], cax=beside)
     bar.set_label(sheet.wrap(label, max(sheet.size_of(ax)[1], 1.8)), fontsize="small")
@@ -351,7 +355,7 @@ def _lay_out_grades(frame: Frame) -> NDArray[np.object_]:
         figure = plt.figure(figsize=(width + 1.2, 2 * height + 2.9), layout="constrained")
         grid = figure.add_gridspec(3, 1, height_ratios=[height, height, 1.5])
         return np.array([figure.add_subplot(grid[row, 0]) for row in range(3)])
-    width, height = sizes[min(2, max(sizes))]
+    width, height = (1.15 * inches for inches in sizes[min(2, max(sizes))])
     figure = plt.figure(figsize=(2 * width + 1.6, height + 2.9), layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=[height, 1.5])
     places = [grid[0, 0], grid[0, 1], grid[1, :]]
