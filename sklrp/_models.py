@@ -212,6 +212,8 @@ class Model:  # numpydoc ignore=PR02
                 t = tensor(samples)
                 out = self.quiet_module(t if has_embeddings(self.module) else t.to(dtype))
         out = out[0] if isinstance(out, tuple | list) else out
+        # NumPy has no bfloat16.
+        out = out.float() if out.dtype == torch.bfloat16 else out
         return out.detach().cpu().numpy()
 
 

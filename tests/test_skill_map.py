@@ -11,11 +11,13 @@ import pytest
 import torch
 from scipy import ndimage
 from scipy.stats import beta, norm
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import RandomForestClassifier, VotingClassifier
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp._frame import make_frame
@@ -606,3 +608,286 @@ def test_losses_of_classes_and_values():
     np.testing.assert_allclose(values.losses(scores), np.tile([1.0, 4.0], (7, 1)))
     joint = replace(values, is_joint=True)
     np.testing.assert_allclose(joint.losses(scores), np.full((7, 1), 5.0))
+
+
+# What users meet: odd networks, tables, bad input
+
+
+class _Odd(torch.nn.Module):
+    """A linear layer of 16 columns, and something odd before or after it."""
+
+    def __init__(self, before=None, after=None):
+        super().__init__()
+        self.linear = torch.nn.Linear(16, 2)
+        self.before, self.after = before, after
+        with torch.no_grad():
+            self.linear.weight[0] = 0
+            self.linear.weight[1] = (torch.arange(16) == 3) * 1.0
+
+    def forward(self, x):
+        x = x if self.before is None else self.before(x)
+        x = self.linear(x)
+        return x if self.after is None else self.after(x)
+
+
+def _add_in_place(x):
+    x += 1
+    return x
+
+
+class _NoBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def columns():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 100)
+    X = rng.normal(size=(100, 16))
+    X[:, 3] += 2 * y
+    return X, y
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, lambda out: (out, None)),
+        (None, lambda out: out.softmax(1)),
+        (_add_in_place, None),
+        (torch.round, None),  # no slope
+        (lambda x: torch.from_numpy(x.detach().numpy().copy()), None),  # no gradient
+        (_NoBackward.apply, None),
+    ],
+    ids=["tuple", "softmax", "in place", "round", "numpy", "no backward"],
+)
+def test_odd_networks_are_asked(columns, before, after):
+    X, y = columns
+    found = skill_map(_Odd(before, after), X, y, n_permutations=99, random_state=0)
+    assert np.flatnonzero(found.true).tolist() == [3]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_networks_of_half_precision(columns, dtype):
+    X, y = columns
+    found = skill_map(_Odd().to(dtype), X, y, n_permutations=99, random_state=0)
+    assert np.flatnonzero(found.true).tolist() == [3]
+    assert found.completeness < 0.5
+
+
+class _Recurrent(torch.nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        layers = {
+            "gru": lambda: torch.nn.GRU(4, 8, batch_first=True),
+            "attention": lambda: torch.nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+        }
+        self.layer = layers[kind]()
+        self.output = torch.nn.LazyLinear(2)
+        self(torch.zeros(1, 6, 4))
+
+    def forward(self, x):
+        out = self.layer(x)
+        return self.output((out[0] if isinstance(out, tuple) else out).flatten(1))
+
+
+@pytest.mark.parametrize("kind", ["gru", "attention"])
+def test_layers_that_the_engine_may_not_know(kind):
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 200)
+    X = rng.normal(size=(200, 6, 4)).astype(np.float32)
+    X[:, 2, 1] += 3 * y
+    net = _Recurrent(kind)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(
+            net(torch.from_numpy(X[:100])), torch.from_numpy(y[:100])
+        )
+        loss.backward()
+        optimizer.step()
+    found = skill_map(net, X[100:], y[100:], X_train=X[:100], random_state=0)
+    assert found.true[2, 1]
+    assert found.true.sum() <= 2
+
+
+def test_words_are_replaced_by_turns():
+    class Words(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.look_up = torch.nn.Embedding(5, 2)
+            with torch.no_grad():
+                self.look_up.weight[:] = 0
+                self.look_up.weight[4, 1] = 1
+
+        def forward(self, x):
+            return self.look_up(x)[:, 1]
+
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 100)
+    X = rng.integers(0, 4, (100, 6))
+    X[y == 1, 1] = 4
+    found = skill_map(Words(), X, y, n_permutations=99, random_state=0)
+    assert np.flatnonzero(found.true).tolist() == [1]
+    with pytest.raises(ValueError, match="no gradient, and 100 cells"):
+        skill_map(Words(), rng.integers(0, 4, (100, 100)), y)
+
+
+def test_images_with_channels_last_are_the_same(squares):
+    X, y, _ = squares
+
+    class Net(torch.nn.Module):
+        def __init__(self, flatten):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv = torch.nn.Conv2d(1, 4, 3)
+            self.output = torch.nn.Linear(4 * 18 * 18, 2)
+            self.flatten = flatten
+
+        def forward(self, x):
+            return self.output(self.flatten(self.conv(x).relu()))
+
+    one = skill_map(Net(lambda x: x.flatten(1)), X[200:, None], y[200:], random_state=0)
+    # A view of what is no longer in one piece cannot be taken: its channels stay first.
+    other = skill_map(Net(lambda x: x.view(len(x), -1)), X[200:, None], y[200:], random_state=0)
+    np.testing.assert_allclose(one.skill, other.skill, rtol=1e-3, atol=1e-6)
+
+
+def test_a_table_with_categories():
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"t": rng.normal(size=300), "city": rng.choice(list("abc"), 300), "n": range(300)}
+    )
+    signal = table["t"] + 2 * (table["city"] == "b") + rng.normal(size=300)
+    y = np.where(signal > 0.7, "yes", "no")
+    encode = make_column_transformer((OneHotEncoder(), ["city"]), remainder="passthrough")
+    for model in (
+        RandomForestClassifier(20, random_state=0),
+        VotingClassifier([("tree", DecisionTreeClassifier(max_depth=3))]),
+    ):
+        pipeline = make_pipeline(encode, model).fit(table[:150], y[:150])
+        found = skill_map(
+            pipeline, table[150:], y[150:], X_train=table[:150], n_permutations=99, random_state=0
+        )
+        assert found.true.tolist() == [True, True, False]
+        assert found.frame.names == ["t", "city", "n"]
+    with pytest.raises(ValueError, match="baseline='mean' is of numbers"):
+        skill_map(pipeline, table[150:], y[150:], baseline="mean")
+    with pytest.raises(ValueError, match="every sample of X is one of X_train"):
+        skill_map(pipeline, table[150:], y[150:], X_train=table)
+
+
+@pytest.mark.parametrize(
+    ("net", "error", "match"),
+    [
+        (_Odd(None, lambda out: {"logits": out}), TypeError, "returns a dict.*wrap it"),
+        (_Odd(None, lambda out: out.argmax(1)), TypeError, "int64 numbers, not real scores"),
+        (_Odd(None, torch.fft.fft), TypeError, "complex64 numbers, not real"),
+        (_Odd(None, lambda out: out / 0), ValueError, "NaN or infinite scores"),
+        (_Odd(lambda x: x - x.mean(0)), ValueError, "another score beside other samples"),
+        (torch.nn.Linear(7, 2), ValueError, r"does not take an array of shape \(8, 16\)"),
+    ],
+    ids=["dict", "labels", "complex", "nan", "batch", "shape"],
+)
+def test_networks_that_cannot_be_asked(columns, net, error, match):
+    with pytest.raises(error, match=match):
+        skill_map(net, *columns)
+
+
+def test_bad_numbers_are_refused(columns):
+    X, y = columns
+    net = _Odd()
+    values = X @ np.ones((16, 2))
+
+    def fails(match, X=X, y=y, model=net, **params):
+        with pytest.raises(ValueError, match=match):
+            skill_map(model, X, y, **params)
+
+    holes = X.copy()
+    holes[:3, 5] = np.nan
+    fails("X has NaN or infinite values in 3 of 100", X=holes)
+    fails("X_train has NaN or infinite values in 3 of 100", X_train=holes)
+    fails("at least one value per sample", X=X[:0], y=y[:0])
+    fails("unknown labels nan", y=np.where(y == 1, np.nan, y))
+    late = np.where(np.arange(100)[:, None] < 2, np.nan, values)
+    fails("y has NaN or infinite values in 2 of", y=late)
+    fails("y is constant.*target", y=values * [1, 0])
+    fails("a value for each of 2 outputs", y=np.zeros((100, 3)))
+    fails("n_permutations=999 or more", alpha=0.001, n_permutations=99)
+    fails("baseline has NaN", baseline=holes[0])
+    fails("every sample of X is one of X_train", X=X.astype(np.float32), X_train=X)
+    fails("not one of the classes", target=[0, 1])
+    fails("predicts the same for every sample", y=values[:, :, None],
+          model=_Odd(lambda x: x.round() * 0))  # fmt: skip
+    with pytest.raises(ValueError, match="n_draws"):
+        skill_map(net, X, y, n_draws=1)
+
+
+def test_a_series_in_order_is_not_permuted_singly_in_silence():
+    rng = np.random.default_rng(0)
+    series = np.zeros((200, 17))
+    for t in range(1, 200):
+        series[t] = 0.9 * series[t - 1] + rng.normal(size=17)
+    X, y = series[:, :16], (series[:, 16] > 0).astype(int)
+    with pytest.warns(UserWarning, match="block_length=1 is kept.*blocks of"):
+        found = skill_map(_Odd(), X, y, block_length=1, random_state=0)
+    assert found.block_length == 1
+    assert skill_map(_Odd(), X, y, alpha=0.3, random_state=0).block_length > 5
+
+
+def test_samples_sorted_by_label_are_in_no_order_of_time(columns):
+    X, y = columns
+    order = np.argsort(y, kind="stable")
+    found = skill_map(_Odd(), X[order], y[order], n_permutations=99, random_state=0)
+    assert found.block_length == 1
+    assert any("that of y" in said for said in found.assumptions)
+    assert found.true[3]
+
+
+def test_an_interrupt_leaves_the_network_as_it_was(columns):
+    X, y = columns
+    calls = []
+
+    def interrupt(out):
+        calls.append(None)
+        if len(calls) > 8:
+            raise KeyboardInterrupt
+        return out
+
+    net = _Odd(None, interrupt).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    random = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        skill_map(net, X, y, random_state=0)
+    assert net.training
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, parameter in net.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.grad is None
+        assert parameter.requires_grad
+
+
+def test_progress_is_shown_if_asked(columns, capsys):
+    X, y = columns
+    skill_map(_Odd(), X, y, n_permutations=99, random_state=0)
+    assert capsys.readouterr().err == ""
+    skill_map(_Odd(), X, y, n_permutations=99, progress=True, random_state=0)
+    shown = capsys.readouterr().err
+    assert "99/99" in shown
+    assert "draw" in shown
+
+
+def test_few_draws_are_said():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 60)
+    X = rng.normal(size=(60, 16))
+    found = skill_map(_Odd(torch.sin), 3 * X, y, n_draws=2, n_permutations=99, random_state=0)
+    assert found.noise > 0.2
+    assert any("2 draws make" in said for said in found.assumptions)

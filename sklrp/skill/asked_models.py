@@ -78,7 +78,7 @@ class PlainModel:
         return [str(name) for name in columns] if len(columns) == n_features else None
 
     def outputs(self, samples: NDArray) -> NDArray:
-        """Return logarithms of probabilities, decision values, or predicted values."""
+        """Return logarithms of probabilities, decision values, votes, or predicted values."""
         given = samples if self._form is None else like(self._form, samples)
         if self._form is not None and samples.dtype.kind == "O":
             given = given.astype(self._form.dtypes.to_dict())
@@ -88,8 +88,10 @@ class PlainModel:
         if hasattr(self.model, "decision_function"):
             scores = np.asarray(self.model.decision_function(given), dtype=np.float64)
             return np.stack([-scores, scores], axis=1) / 2 if scores.ndim == 1 else scores
-        values = np.asarray(self.model.predict(given), dtype=np.float64)
-        return values.reshape(len(values), -1)
+        values = np.asarray(self.model.predict(given))
+        if is_classifier(self.model):  # which has no scores: one for what it votes for
+            values = values[:, None] == np.asarray(self.model.classes_)
+        return values.astype(np.float64).reshape(len(values), -1)
 
     def classes_for(self, samples: NDArray) -> NDArray | None:
         """Return the labels of a classifier, None of a regressor."""
@@ -111,16 +113,20 @@ def is_asked_by_groups(model: Any, samples: NDArray) -> bool:
     """Tell whether a model has no gradient, so that groups of cells are replaced by turns."""
     if isinstance(model, PlainModel) or samples.dtype.kind in "iu":
         return True
-    inputs, _ = _to_tensors(model, samples[:2], samples[:1])
+    inputs, _ = _to_tensors(model, samples[:8], samples[:1])
     with torch.inference_mode(False), torch.enable_grad():
-        out = _first(model.quiet_module(inputs.requires_grad_()), model.name)
-        if not out.requires_grad:
-            return True
+        inputs.requires_grad_()
         try:
-            torch.autograd.grad(out.sum(), inputs)
+            out = _first(model.quiet_module(inputs.clone()), model.name)
+            (gradient,) = torch.autograd.grad((out * _uneven(out)).sum(), inputs)
         except RuntimeError:  # an operation without a derivative, or one that forgets the input
             return True
-    return False
+    return not bool(gradient.any())  # a step without a slope, such as rounding
+
+
+def _uneven(out: Tensor) -> Tensor:
+    """Return weights of outputs, of which no sum is constant as that of probabilities is."""
+    return torch.linspace(1.0, 2.0, out.numel()).to(out).cos().reshape(out.shape)
 
 
 def code_groups(name: str, samples: NDArray, regions: NDArray | None) -> NDArray[np.intp]:
@@ -154,15 +160,9 @@ def contributions_of(
         )
     inputs, baselines = _to_tensors(model, samples, pool)
     module, transform = _prepare_module(model, inputs[:8], question)
-    found = expected_gradients(
+    return expected_gradients(
         module, inputs, baselines, question.combine, rng, n_draws, transform, n_jobs, progress
     )
-    if not any(phi.any() for phi in found.phi):
-        raise ValueError(
-            f"the gradient of {model.name} is 0 everywhere: it gives one score to all samples, or "
-            "one of its steps has no slope, such as rounding. Look at its scores."
-        )
-    return found
 
 
 def ask_outputs(model: Any, samples: NDArray, question: Question) -> Callable[[NDArray], NDArray]:
@@ -196,8 +196,8 @@ def _in_fast_format(module: nn.Module, inputs: Tensor) -> nn.Module:
         for one in (module, fast):
             point = inputs.clone().requires_grad_()
             try:
-                out = _first(one(point))
-                found.append(torch.autograd.grad(out.sum(), point)[0])
+                out = _first(one(point.clone()))
+                found.append(torch.autograd.grad((out * _uneven(out)).sum(), point)[0])
             except RuntimeError:  # a view of what is no longer in one piece
                 return module
     error = (found[0] - found[1]).norm() / found[0].norm().clamp_min(1e-30)
@@ -239,29 +239,48 @@ def contributions_to_outputs(
     check_repeats(model, samples)
     module = _in_fast_format(model.quiet_module, inputs[:2])
     with torch.inference_mode(False), torch.no_grad():
-        n_outputs = _first(module(inputs[:1])).numel()
+        n_outputs = _first(module(inputs[:1].clone())).numel()
     own = np.eye(n_outputs)[columns][np.newaxis]
     return expected_gradients(module, inputs, baselines, own, rng, n_draws, n_jobs=n_jobs)
 
 
 def check_repeats(model: Any, samples: NDArray) -> None:
-    """Raise an error if a model does not answer with scores, or differently each time."""
+    """Raise an error unless a model gives each sample a score of its own, the same each time."""
     if isinstance(model, PlainModel):
         one, other = (torch.as_tensor(model.outputs(samples[:8])) for _ in range(2))
+        alone = one[:1]
     else:
         inputs, _ = _to_tensors(model, samples[:8], samples[:1])
-        with torch.inference_mode(False), torch.no_grad():
-            one, other = (_first(model.quiet_module(inputs), model.name) for _ in range(2))
-    if not torch.equal(one, other):
-        raise ValueError(
-            f"{model.name} gives other scores for the same samples each time, in evaluation mode "
-            "too: its contributions would be noise. Fix what it draws."
-        )
+        one, other = (_ask_once(model, inputs) for _ in range(2))
+        alone = _ask_once(model, inputs[:1])
     if not torch.isfinite(one).all():
         raise ValueError(
             f"{model.name} gives NaN or infinite scores: train it again, or look for a division "
             "by 0 in it."
         )
+    if not torch.equal(one, other):
+        raise ValueError(
+            f"{model.name} gives other scores for the same samples each time, in evaluation mode "
+            "too: its contributions would be noise. Fix what it draws."
+        )
+    if (one[:1] - alone).abs().max() > 0.01 * one.abs().max():
+        raise ValueError(
+            f"{model.name} gives a sample another score beside other samples, so that no cell of "
+            "it can be held responsible: take means over training samples, as BatchNorm does."
+        )
+
+
+def _ask_once(model: Model, inputs: Tensor) -> Tensor:
+    """Return a network's scores, or raise an error that says what it was given."""
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            out = model.quiet_module(inputs.clone())  # which may write into it
+        except Exception as error:
+            raise ValueError(
+                f"{model.name} does not take an array of shape {tuple(inputs.shape)}, which "
+                f"enters it: {error}"
+            ) from error
+    return _first(out, model.name)
 
 
 def _first(out: Any, name: str = "the network") -> Tensor:
@@ -293,7 +312,7 @@ def _as_scores(question: Question, module: Any, inputs: Tensor) -> Any:
     if question.shares is None or question.combine.shape[1] < 2:
         return None
     with torch.inference_mode(False), torch.no_grad():
-        out = _first(module(inputs))
+        out = _first(module(inputs.clone()))
     if (
         out.dim() == 2
         and bool((out >= 0).all())

@@ -101,12 +101,13 @@ def expected_gradients(
         Contributions and their residual.
     """
     n, n_cells = len(samples), max(1, samples[0].numel())
-    weights = torch.as_tensor(combine, dtype=samples.dtype, device=samples.device)
+    dtype = _summed_in(samples)
+    weights = torch.as_tensor(combine, dtype=dtype, device=samples.device)
     own = all_outputs(module, samples, transform)
     usual = all_outputs(module, baselines, transform).mean(dim=0).expand_as(own)
     scores = _combined(own, weights)
-    spread = scores.std(dim=0).clamp_min(torch.finfo(samples.dtype).tiny)
-    phi = [torch.zeros(n, n_cells, dtype=samples.dtype, device=samples.device) for _ in combine]
+    spread = scores.std(dim=0).clamp_min(torch.finfo(dtype).tiny)
+    phi = [torch.zeros(n, n_cells, dtype=dtype, device=samples.device) for _ in combine]
     # Two halves of the draws: how far they differ tells how much of the variance is the draws'.
     # A thousand cells tell it, and halves of all would take twice the memory.
     some = slice(None, None, max(1, n_cells // _WATCHED_CELLS))
@@ -136,6 +137,11 @@ def expected_gradients(
     sums = torch.stack([p.sum(dim=1) for p in phi], dim=1)
     residual = ((sums - _combined(own - usual, weights)).abs() / spread).mean().item()
     return Contributions([p.cpu().numpy() for p in phi], residual, noise, done)
+
+
+def _summed_in(samples: Tensor) -> torch.dtype:
+    """Return the dtype of sums: half precision is too coarse for them."""
+    return torch.promote_types(samples.dtype, torch.float32)
 
 
 def _most_draws(n_values: int, n_combinations: int) -> int:
@@ -187,7 +193,7 @@ def _accumulate(
         way = x - base
         point = (base + a * way).requires_grad_()
         with torch.inference_mode(False), torch.enable_grad():
-            outputs = _outputs(module(point), transform)
+            outputs = _outputs(module(point.clone()), transform)  # some write into it
             for k, total in enumerate(totals):
                 weight = weights[k]
                 if weights.dim() == 3:
@@ -234,9 +240,10 @@ def all_outputs(
 ) -> Tensor:
     """Return a network's scores, (n_samples, n_outputs), in as many passes as memory wants."""
     per_chunk = max(1, _CHUNK_VALUES // max(1, samples[0].numel()))
+    dtype = _summed_in(samples)
     with torch.inference_mode(False), torch.no_grad():
         parts = [
-            _outputs(module(samples[first : first + per_chunk]), transform)
+            _outputs(module(samples[first : first + per_chunk].clone()), transform).to(dtype)
             for first in range(0, len(samples), per_chunk)
         ]
     return torch.cat(parts)

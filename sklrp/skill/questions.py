@@ -219,9 +219,10 @@ def _weights_of(target: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 def _leading_patterns(predicted: NDArray) -> tuple[NDArray[np.float64], float]:
     """Return the leading patterns of predictions, which know nothing of the truth."""
+    predicted = predicted.astype(np.float64)
     centred = predicted - predicted.mean(axis=0)
     total = float((centred**2).sum())
-    if total == 0:
+    if total <= 1e-20 * (predicted**2).sum():  # rounding of the mean
         raise ValueError("the network predicts the same for every sample: it has learned nothing.")
     most = min(_MOST_PATTERNS, *centred.shape)
     _, sizes, patterns = randomized_svd(centred, most, random_state=0)
