@@ -12,7 +12,11 @@ import torch
 from scipy import ndimage
 from scipy.stats import beta, norm
 from sklearn.compose import make_column_transformer
-from sklearn.ensemble import RandomForestClassifier, VotingClassifier
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    VotingClassifier,
+)
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -318,6 +322,14 @@ def test_values_of_a_regression():
     found = skill_map(net, X[1000:], y[1000:], X_train=X[:1000], random_state=0)
     assert set(np.flatnonzero(found.true)) == {3, 4, 6}  # site 5 does not covary with the target
     assert not found.misleading.any()
+    noise = np.random.default_rng(0).normal(size=len(y))
+    both = torch.nn.Sequential(net, torch.nn.Linear(1, 2))
+    with torch.no_grad():
+        both[1].weight[:] = torch.tensor([[0.0], [1.0]])
+    found = skill_map(both, X[1000:], np.stack([noise, y], 1)[1000:], random_state=0)
+    assert not found.true[0].any()
+    assert set(np.flatnonzero(found.true[1])) == {3, 4, 6}
+    assert found.p_skill == 0.001  # of any output
     two = torch.nn.Linear(12, 2)
     found = skill_map(two, X[1000:], np.stack([y, -y], 1)[1000:], random_state=0)
     assert found.skill.shape == (2, 12)
@@ -778,6 +790,11 @@ def test_a_table_with_categories():
         )
         assert found.true.tolist() == [True, True, False]
         assert found.frame.names == ["t", "city", "n"]
+    kinds = table.astype({"city": "category"})
+    trees = HistGradientBoostingClassifier(max_iter=30, categorical_features="from_dtype")
+    trees.fit(kinds[:150], y[:150])
+    found = skill_map(trees, kinds[150:], y[150:], n_permutations=99, random_state=0)
+    assert found.true.tolist() == [True, True, False]
     with pytest.raises(ValueError, match="baseline='mean' is of numbers"):
         skill_map(pipeline, table[150:], y[150:], baseline="mean")
     with pytest.raises(ValueError, match="every sample of X is one of X_train"):

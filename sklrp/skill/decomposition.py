@@ -54,7 +54,8 @@ class Decomposition:
         ``skill``, ``z``, ``p_value``, ``q_value``, ``true``, ``misleading``, ``true_fdr``,
         ``detectable`` and ``use``, as `skill_map` documents them.
     total, error, p_value : float
-        The skill as a whole, its standard error and its p-value.
+        The skill as a whole, its standard error and its p-value; of several outputs the sum, the
+        error as if they were independent, and the p-value of any, for the family of them.
     exchange : Exchange
         What was permuted.
     completeness : float
@@ -179,8 +180,8 @@ def decompose_skill(
     return Decomposition(
         cells={name: values.reshape(shape) for name, values in arrays.items()},
         total=float(cells.skill.sum()),
-        error=float(whole.error[0]),
-        p_value=float(whole.p_value[0]),
+        error=float(np.linalg.norm(whole.error)),
+        p_value=float(whole.p_value.min()),
         exchange=exchange,
         completeness=found.completeness,
         noise=found.noise,
