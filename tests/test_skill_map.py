@@ -20,7 +20,7 @@ from sklearn.ensemble import (
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
@@ -779,7 +779,11 @@ def test_a_table_with_categories():
     )
     signal = table["t"] + 2 * (table["city"] == "b") + rng.normal(size=300)
     y = np.where(signal > 0.7, "yes", "no")
-    encode = make_column_transformer((OneHotEncoder(), ["city"]), remainder="passthrough")
+    encode = make_column_transformer(
+        (OneHotEncoder(), ["city"]),
+        (FunctionTransformer(np.arctan), ["t"]),  # asks for numbers as numbers
+        remainder="passthrough",
+    )
     for model in (
         RandomForestClassifier(20, random_state=0),
         VotingClassifier([("tree", DecisionTreeClassifier(max_depth=3))]),
