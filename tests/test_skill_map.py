@@ -851,6 +851,12 @@ def test_bad_numbers_are_refused(columns):
         skill_map(net, X, y, n_draws=1)
 
 
+def test_more_memory_than_there_may_be_is_refused(columns, monkeypatch):
+    monkeypatch.setattr("sklrp.skill.contributions._MOST_BYTES", 100 * 16 * 4 - 1)
+    with pytest.raises(ValueError, match="contributions to 1 outputs would take.*give target"):
+        skill_map(_Odd(), *columns)
+
+
 def test_a_series_in_order_is_not_permuted_singly_in_silence():
     rng = np.random.default_rng(0)
     series = np.zeros((200, 17))

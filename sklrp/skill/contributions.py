@@ -21,6 +21,7 @@ _CHUNK_VALUES = 2**17  # values of the input in one pass: what follows stays in 
 _STATES_VALUES = 2**22  # values of replaced samples in one call of a model
 _FIRST_DRAWS, _MOST_DRAWS = 8, 256
 _MOST_VALUES = 2**29  # of all draws of all samples: a minute or so for a small CNN
+_MOST_BYTES = 2**32  # of contributions, of which the test makes a copy
 _WATCHED_CELLS = 1024
 ENOUGH_NOISE = 0.1  # the share of the draws in the variance of contributions
 
@@ -106,6 +107,7 @@ def expected_gradients(
     own = all_outputs(module, samples, transform)
     usual = all_outputs(module, baselines, transform).mean(dim=0).expand_as(own)
     scores = _combined(own, weights)
+    _check_memory(n * n_cells * len(combine) * dtype.itemsize, len(combine))
     spread = scores.std(dim=0).clamp_min(torch.finfo(dtype).tiny)
     phi = [torch.zeros(n, n_cells, dtype=dtype, device=samples.device) for _ in combine]
     # Two halves of the draws: how far they differ tells how much of the variance is the draws'.
@@ -137,6 +139,15 @@ def expected_gradients(
     sums = torch.stack([p.sum(dim=1) for p in phi], dim=1)
     residual = ((sums - _combined(own - usual, weights)).abs() / spread).mean().item()
     return Contributions([p.cpu().numpy() for p in phi], residual, noise, done)
+
+
+def _check_memory(n_bytes: int, n_combinations: int) -> None:
+    """Raise an error if contributions take more memory than they should."""
+    if n_bytes > _MOST_BYTES:
+        raise ValueError(
+            f"the contributions to {n_combinations} outputs would take {n_bytes / 2**30:.1f} GiB: "
+            "give target, one class or output, or fewer samples."
+        )
 
 
 def _summed_in(samples: Tensor) -> torch.dtype:
