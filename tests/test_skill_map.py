@@ -853,7 +853,7 @@ def test_bad_numbers_are_refused(columns):
 
 def test_more_memory_than_there_may_be_is_refused(columns, monkeypatch):
     monkeypatch.setattr("sklrp.skill.contributions._MOST_BYTES", 100 * 16 * 4 - 1)
-    with pytest.raises(ValueError, match="contributions to 1 outputs would take.*give target"):
+    with pytest.raises(ValueError, match=r"contributions to 1 outputs .* GiB: give target"):
         skill_map(_Odd(), *columns)
 
 
