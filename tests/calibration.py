@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -74,6 +75,12 @@ def run(names, n_draws, path, n_jobs):
                 print(f"{done} of {total} draws in {time.monotonic() - start:.0f} s", flush=True)
 
 
+def say_versions():
+    """Return the versions of what draws and tests."""
+    names = ("sklrp", "torch", "numpy", "scipy", "scikit-learn")
+    return "Made with " + ", ".join(f"{name} {version(name)}" for name in names) + ".\n\n"
+
+
 def write(page, tables):
     """Put the tables between the marks of a page."""
     head, rest = page.read_text(encoding="utf-8").split("<!-- tables -->", 1)
@@ -98,7 +105,7 @@ def main():
         print("\n".join(names))
         return
     run(names, options.draws, options.results, options.jobs)
-    tables = write_tables(read(options.results))
+    tables = say_versions() + write_tables(read(options.results))
     print("\n" + tables)
     write(options.write, tables)
 

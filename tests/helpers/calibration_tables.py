@@ -111,11 +111,12 @@ def either_sign(records):
 
 def table_planted(rows):
     """Return the table of correlation lengths and architectures."""
-    everything = defaultdict(list)
+    of_length, of_network = defaultdict(list), defaultdict(list)
     for labels, variants in rows.items():
         length, name = labels.split("/")
-        everything["all", name] += variants[""]
-        everything[length, "all"] += variants[""]
+        of_length[length, "all"] += variants[""]
+        of_network["all", name] += variants[""]
+    everything = of_length | of_network
     lines = [_line_planted(*labels.split("/"), rows[labels][""]) for labels in rows]
     lines += [_line_planted(*labels, records) for labels, records in everything.items()]
     return lay_out(
