@@ -51,19 +51,21 @@ def scale(y):
     return ((y - y.mean(axis=0)) / y.std(axis=0)).astype(np.float32)
 
 
-def indices(seed, masks, n_samples=600):
-    """Return smooth fields of which each patch follows an index, and the indices with noise."""
+def indices(seed, masks, n_samples=600, background=None):
+    """Return fields of which each patch follows an index, and the indices with noise."""
     rng = np.random.default_rng(seed)
-    X, index = smooth(rng, n_samples, SHAPE), rng.standard_normal((n_samples, len(masks)))
+    X = rng.standard_normal((n_samples, *SHAPE)).astype(np.float32)
+    X = X if background is None else background(rng, n_samples, SHAPE)
+    index = rng.standard_normal((n_samples, len(masks)))
     for k, mask in enumerate(masks):
         X[:, mask] += 0.7 * index[:, [k]]
     return X, scale(index + 0.3 * rng.standard_normal(index.shape))
 
 
-def valued_fields(seed):
-    """Return smooth fields, an index with noise on it, and the patch that follows the index."""
+def valued_fields(seed, **params):
+    """Return fields, an index with noise on it, and the patch that follows the index."""
     mask = patch(SHAPE, (5, 10), (11, 16))
-    return *indices(seed, [mask]), mask
+    return *indices(seed, [mask], **params), mask
 
 
 @planted(
@@ -101,6 +103,19 @@ def values_skorch(seed):
             verbose=0,
         ).fit(X_train, y_train)
     return Case(net, X_test, y_test, X_train, y_train, true_cells=mask)
+
+
+@planted(
+    "values on a smooth field",
+    "fact",
+    kind="neighbours of a signal",
+    why="cells beside the patch share its noise, and are rightly used to take it away",
+    also=("undecided",),
+)
+def values_smooth(seed):
+    X, y, mask = valued_fields(seed, background=smooth)
+    build = dense(400, 32, 1, flatten=True)
+    return fit_module(build, X, y, seed, true_cells=mask, training={"epochs": 20})
 
 
 @planted("Lorenz-96", "fact", kind="regression", why="the tendency follows from four sites")
