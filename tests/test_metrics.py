@@ -40,6 +40,7 @@ from sklrp.metrics import (
     randomization_similarity,
     relevance_mass,
     relevance_rank,
+    skill_mass,
     sparseness,
 )
 from sklrp.metrics.catalogue import METRICS, show_metrics
@@ -1071,8 +1072,8 @@ def test_bad_input_of_explaining(mlp, linear, squares):
 
 
 def test_every_metric_is_a_scorer_such_that_greater_is_better(linear, mlp, squares):
-    X, _, masks = squares
-    X, masks = X[:12], masks[:12]
+    X, y, masks = squares
+    X, y, masks = X[:24], y[:24], masks[:24]
     labels = mlp.predict(X)
     maps, details = mlp.explain(X, return_details=True)
     expected = {
@@ -1086,6 +1087,7 @@ def test_every_metric_is_a_scorer_such_that_greater_is_better(linear, mlp, squar
         ),
         "relevance_mass": relevance_mass(maps, masks),
         "relevance_rank": relevance_rank(maps, masks),
+        "skill_mass": skill_mass(mlp, X, y, random_state=0),
         "sparseness": sparseness(maps),
     }
     assert sorted(expected) == ALL_METRICS
@@ -1096,11 +1098,11 @@ def test_every_metric_is_a_scorer_such_that_greater_is_better(linear, mlp, squar
         function = getattr(metrics, name.replace("flipping", "flipping_score"))
         for metric in (name, function, function.__name__):
             scorer = make_relevance_scorer(metric, **kwargs)
-            score = scorer(mlp, X)
+            score = scorer(mlp, X, y)
             assert isinstance(score, float)
             assert score == pytest.approx(values.mean()), name
         flipped = make_relevance_scorer(name, greater_is_better=values.mean() < 0, **kwargs)
-        assert abs(flipped(mlp, X)) == pytest.approx(abs(values.mean()))
+        assert abs(flipped(mlp, X, y)) == pytest.approx(abs(values.mean()))
 
 
 def test_a_scorer_of_an_own_metric():

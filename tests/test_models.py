@@ -105,13 +105,21 @@ SETTINGS = {
     "randomization_similarity": COSINE,
     "relevance_mass": {"mask": [1, 1, 0, 0]},
     "relevance_rank": {"mask": [1, 1, 0, 0]},
+    "skill_mass": {"n_networks": 2, "n_permutations": 99, "random_state": 0},
 }
 OF_MODELS = [name for name, metric in METRICS.items() if "model" in metric.takes]
 
 
-def grade(name, model, X, **params):
+def truth(kind, labels):
+    """Return what samples of a kind are, in the labels of a model, or a value for each."""
+    return kind.entered[:, 0] if labels is None else np.asarray(labels)[np.arange(60) % 3]
+
+
+def grade(name, model, X, y, **params):
     """Return the values of a metric that takes a model, and its maps where it takes them too."""
     metric = METRICS[name]
+    if metric.takes == "model and truth":
+        params["y"] = y
     if metric.takes == "model and maps":
         params["relevance"] = explain(unwrap(model).network, unwrap(model).enter(X))
     values = metric.function(model, X, **SETTINGS[name], **params)
@@ -124,21 +132,23 @@ def test_metrics_of_every_kind_of_model(name):
     network, entered = kind.network, kind.entered.astype(np.float64)
     for metric in OF_MODELS:
         for target, index in ((None, None), (kind.labels[1], 1)):
-            found = grade(metric, kind.model, kind.X, target=target)
-            expected = grade(metric, network, entered, target=index)
+            y = truth(kind, kind.labels)
+            found = grade(metric, kind.model, kind.X, y, target=target)
+            expected = grade(metric, network, entered, np.arange(60) % 3, target=index)
             np.testing.assert_allclose(found, expected, atol=1e-3, err_msg=metric)
 
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_metrics_of_a_single_output(name):
     kind = make(name)
+    y = truth(kind, None)
     for metric in OF_MODELS:
         if metric == "class_sensitivity":
             with pytest.raises(ValueError, match="has a single output: there is no other"):
-                grade(metric, kind.model, kind.X)
+                grade(metric, kind.model, kind.X, y)
         else:
-            found = grade(metric, kind.model, kind.X)
-            expected = grade(metric, kind.network, kind.entered)
+            found = grade(metric, kind.model, kind.X, y)
+            expected = grade(metric, kind.network, kind.entered, y)
             np.testing.assert_allclose(found, expected, atol=1e-3, err_msg=metric)
 
 
@@ -147,8 +157,9 @@ def test_metrics_and_scorers_refuse_what_is_no_model(name):
     model, X = refused(name), make("estimator").X
     _, error, message = REFUSED[name]
     for metric in OF_MODELS:
-        kwargs = {"relevance": X} if METRICS[metric].takes == "model and maps" else {}
-        if not kwargs or "another estimator" not in name:  # whose scores are enough
+        takes = METRICS[metric].takes
+        kwargs = {"model and maps": {"relevance": X}, "model and truth": {"y": X}}.get(takes, {})
+        if takes != "model and maps" or "another estimator" not in name:  # whose scores are enough
             with pytest.raises(error, match=message):
                 METRICS[metric].function(model, X, **kwargs)
     for metric in METRICS:
@@ -163,13 +174,15 @@ def test_scorers_grade_every_kind_of_model(name):
     for metric in METRICS:
         if metric != "class_sensitivity" or kind.labels is not None:
             scorer = make_relevance_scorer(metric, **SETTINGS.get(metric, {}))
-            expected = scorer(network, entered)
-            assert scorer(kind.model, kind.X) == pytest.approx(expected, abs=1e-3), metric
+            codes = None if kind.labels is None else np.arange(3)
+            expected = scorer(network, entered, truth(kind, codes))
+            score = scorer(kind.model, kind.X, truth(kind, kind.labels))
+            assert score == pytest.approx(expected, abs=1e-3), metric
 
 
 def test_names_of_features_travel_into_a_network():
     kind = make("pipeline of tables")
     for metric in OF_MODELS:  # a network that was fitted on a table warns where names are lost
-        grade(metric, kind.model, kind.X)
+        grade(metric, kind.model, kind.X, truth(kind, kind.labels))
     with pytest.raises(ValueError, match="feature names"):
-        grade("max_sensitivity", kind.model, kind.X.rename(columns={"sst": "ice"}))
+        grade("max_sensitivity", kind.model, kind.X.rename(columns={"sst": "ice"}), None)

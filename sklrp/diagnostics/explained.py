@@ -28,7 +28,8 @@ from sklrp._sklearn import Interval
 from sklrp._streams import Streams
 from sklrp.diagnostics.common_form import as_shares, with_relevance
 from sklrp.diagnostics.findings import Finding
-from sklrp.diagnostics.nulls import NULLS, restart
+from sklrp.diagnostics.nulls import NULLS
+from sklrp.metrics.randomise import restart
 from sklrp.propagation import explain
 from sklrp.skill import Decomposition, contributions_to_outputs, decompose_skill
 

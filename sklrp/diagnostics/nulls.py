@@ -7,14 +7,12 @@ map of the explained network is an artifact, and what to do then. `randomization
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from sklrp._models import Model
-from sklrp.metrics.randomise import draw_anew, list_layers, take_start
+from sklrp.metrics.randomise import list_layers, with_start
 
 # Trains a clone of the network with a seed, on permuted labels or on the labels as they are.
 Train = Callable[[int, bool], Any]
@@ -106,7 +104,7 @@ class Network(NullModel):
 
     def draw(self, model: Model, seed: int, train: Train) -> Any:
         """Give all layers their start."""
-        return _with_start(model, seed)
+        return with_start(model, seed)
 
 
 class Readout(NullModel):
@@ -125,7 +123,7 @@ class Readout(NullModel):
 
     def draw(self, model: Model, seed: int, train: Train) -> Any:
         """Give the last layer its start."""
-        return _with_start(model, seed, slice(-1, None))
+        return with_start(model, seed, slice(-1, None))
 
     def fits(self, model: Model) -> bool:
         """Tell whether the readout is less than all that was learned."""
@@ -150,17 +148,3 @@ class Labels(NullModel):
 
 
 NULLS: dict[str, NullModel] = {null.name: null() for null in NullModel.__subclasses__()}
-
-
-def restart(model: Model, seed: int, which: slice = slice(None)) -> None:
-    """Give all or some of a network's layers their start, in place."""
-    layers, starts = list_layers(model.module), list_layers(draw_anew(model, seed))
-    for (_, layer), (_, start) in list(zip(layers, starts, strict=True))[which]:
-        take_start(layer, start)
-
-
-def _with_start(model: Model, seed: int, which: slice = slice(None)) -> Any:
-    """Return a copy of a network, of whose layers all or some are as before training."""
-    fresh = replace(model, network=copy.deepcopy(model.network))
-    restart(fresh, seed, which)
-    return fresh.network

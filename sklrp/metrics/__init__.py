@@ -12,6 +12,7 @@ from sklrp.metrics.flipping import pixel_flipping_curve
 from sklrp.metrics.maps import *  # noqa: F403
 from sklrp.metrics.scorer import make_relevance_scorer
 from sklrp.metrics.sensitivity import *  # noqa: F403
+from sklrp.metrics.skill_mass import *  # noqa: F403
 
 __all__ = [
     "make_relevance_scorer",

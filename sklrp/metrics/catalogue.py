@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-Inputs = Literal["maps", "maps and score", "model and maps", "model"]
+Inputs = Literal["maps", "maps and score", "model and maps", "model", "model and truth"]
 Better = Literal["higher", "lower", "near 0"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -23,7 +23,7 @@ class Metric:  # numpydoc ignore=PR02
     ----------
     function : callable
         The function.
-    takes : {"maps", "maps and score", "model and maps", "model"}
+    takes : {"maps", "maps and score", "model and maps", "model", "model and truth"}
         What it is called with, before its parameters.
     better : {"higher", "lower", "near 0"}
         Which values are better.

@@ -154,12 +154,7 @@ def relevance_mass(
     inside = check_mask(mask, maps.shape)
     if weights is not None:
         maps = maps * check_weights(weights, maps.shape[1:])
-    maps = maps.reshape(len(maps), -1)
-    largest = np.abs(maps).max(axis=1, keepdims=True)
-    maps = maps / np.where(largest == 0, 1.0, largest)  # sums neither over- nor underflow
-    total = _take_part(maps, "absolute" if part == "signed" else part).sum(axis=1)
-    mass = (_take_part(maps, part) * inside).sum(axis=1)
-    return np.divide(mass, total, out=np.zeros(len(maps)), where=total > 0)
+    return weighted_share(maps, inside, part)
 
 
 @metric("maps", "higher", "do the most relevant features lie on it?")
@@ -274,6 +269,18 @@ def sparseness(relevance: ArrayLike) -> NDArray[np.float64]:
     weights = 2 * np.arange(1, n_features + 1) - n_features - 1  # the formula above, rearranged
     total = n_features * size.sum(axis=1)
     return np.divide(size @ weights, total, out=np.zeros(len(size)), where=total > 0)
+
+
+def weighted_share(
+    maps: NDArray[np.float64], weights: NDArray, part: str
+) -> NDArray[np.float64]:
+    """Return the share of a part of each map's relevance on cells, (n, n_cells), by weights."""
+    maps = maps.reshape(len(maps), -1)
+    largest = np.abs(maps).max(axis=1, keepdims=True)
+    maps = maps / np.where(largest == 0, 1.0, largest)  # sums neither over- nor underflow
+    total = _take_part(maps, "absolute" if part == "signed" else part).sum(axis=1)
+    mass = (_take_part(maps, part) * weights).sum(axis=1)
+    return np.divide(mass, total, out=np.zeros(len(maps)), where=total > 0)
 
 
 def _take_part(maps: NDArray[np.float64], part: str) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """Draw a network anew, so that it has learned nothing.
 
-`randomization_similarity` gives a network's layers their start one after another, and the null
-models of `sklrp.diagnostics` all of them or the last one. A start is what the layer's own
+`randomization_similarity` gives a network's layers their start one after another, the null models
+of `sklrp.diagnostics` all of them or the last one, and `skill_mass` all of them. A start is what the layer's own
 ``reset_parameters`` draws, such as an LSTM's with its open forget gates.
 """
 
@@ -10,13 +10,14 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sklrp._models import Model
+from sklrp._models import Model, unwrap
 from sklrp._random_stream import RandomStream
 from sklrp._torch import find_start
 from sklrp.modules import bound_biases
@@ -32,6 +33,17 @@ def list_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
         for name, layer in module.named_modules()
         if not isinstance(layer, parametrize.ParametrizationList) and _starts(layer)
     ]
+
+
+def check_layers(network: Any) -> None:
+    """Raise an error unless a network has layers whose parameters can be drawn anew."""
+    if not isinstance(network, nn.Module) and not hasattr(network, "module_"):
+        raise TypeError(
+            f"{type(network).__name__} has no network to randomise: pass a model with a "
+            "torch.nn.Module as module_, or the module itself."
+        )
+    if not list_layers(unwrap(network).module):
+        raise ValueError(f"the network of {type(network).__name__} has no layer with parameters.")
 
 
 def draw_anew(model: Model, seed: int) -> nn.Module:
@@ -62,6 +74,20 @@ def draw_anew(model: Model, seed: int) -> nn.Module:
         if getattr(getattr(model.network, "net_", None), "nonpositive_bias", False):
             bound_biases(fresh)
     return fresh
+
+
+def restart(model: Model, seed: int, which: slice = slice(None)) -> None:
+    """Give all or some of a network's layers their start, in place."""
+    layers, starts = list_layers(model.module), list_layers(draw_anew(model, seed))
+    for (_, layer), (_, start) in list(zip(layers, starts, strict=True))[which]:
+        take_start(layer, start)
+
+
+def with_start(model: Model, seed: int, which: slice = slice(None)) -> Any:
+    """Return a copy of a network, of whose layers all or some are as before training."""
+    fresh = replace(model, network=copy.deepcopy(model.network))
+    restart(fresh, seed, which)
+    return fresh.network
 
 
 @torch.no_grad()

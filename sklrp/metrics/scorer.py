@@ -23,7 +23,7 @@ from sklrp._models import unwrap
 from sklrp.metrics.catalogue import METRICS, Metric
 from sklrp.metrics.subject import Subject, explain_by
 
-_GIVEN = {"X", "estimator", "explain", "orders", "relevance", "score"}  # by the scorer
+_GIVEN = {"X", "estimator", "explain", "orders", "relevance", "score", "y"}  # by the scorer
 _EXPLAIN_PARAMS = ("rule", "epsilon", "contrast")  # of a scorer for a classifier
 _TRANSFORMER_PARAMS = (*_EXPLAIN_PARAMS, "target", "batch_size", "n_jobs")
 
@@ -127,8 +127,8 @@ class RelevanceScorer:
             `sklrp.explain` takes.
         X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
             The samples.
-        y : ignored
-            Here for scikit-learn.
+        y : array-like of shape (n_samples, ...) or None, default=None
+            The truth, for metrics that hold maps against it (``"skill_mass"``); else ignored.
         **metadata : dict
             Further parameters of the metric, such as ``mask``.
 
@@ -160,7 +160,8 @@ class RelevanceScorer:
                 "target='all' makes a map of every class, but a scorer grades one map per sample: "
                 "set target=None, for the predicted class, or a label."
             )
-        value = float(np.mean(self._grade(Subject(unwrap(model), X), target, settings, params)))
+        values = self._grade(Subject(unwrap(model), X), y, target, settings, params)
+        value = float(np.mean(values))
         better = self.greater_is_better
         if better is None:
             better = self._metric.better == "higher"
@@ -251,6 +252,7 @@ class RelevanceScorer:
     def _grade(
         self,
         subject: Subject,
+        y: Any,
         target: Any,
         settings: dict[str, Any],
         kwargs: dict[str, Any],
@@ -261,7 +263,16 @@ class RelevanceScorer:
         if "mask" in kwargs:
             frame = frame_of(subject.model, subject.X, X[:1])
             kwargs = {**kwargs, "mask": frame.take_mask(kwargs["mask"])}
-        if metric.takes == "model":
+        if metric.takes == "model and truth":
+            if y is None:
+                raise ValueError(
+                    f"{self!r} holds maps against the truth: pass y, as scorer(estimator, X, y) "
+                    "or search.fit(X, y)."
+                )
+            # As it was given: it enters X_train itself, and asks for one class's skill if the
+            # target is one.
+            values = metric.function(subject.model, subject.X, y, target=target, **kwargs, **settings)
+        elif metric.takes == "model":
             values = metric.function(network, X, target=labels, **kwargs, **settings)
         elif metric.takes == "maps and score":
             settings = {**settings, "target": labels, "return_details": True}

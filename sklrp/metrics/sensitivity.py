@@ -20,7 +20,7 @@ from sklrp._models import unwrap
 from sklrp._sklearn import Interval, StrOptions, validate_params
 from sklrp._streams import make_rng
 from sklrp.metrics.catalogue import metric
-from sklrp.metrics.randomise import draw_anew, list_layers, take_start
+from sklrp.metrics.randomise import check_layers, draw_anew, list_layers, take_start
 from sklrp.metrics.similarity import SIMILARITIES, Similarity, compare_maps
 from sklrp.metrics.subject import Subject
 
@@ -339,7 +339,7 @@ def randomization_similarity(
     """
     subject = Subject(unwrap(estimator), X)
     network = subject.network
-    _check_layers(network)
+    check_layers(network)
     labels = subject.choose(target)
 
     def maps_of(network: Any) -> NDArray:
@@ -362,14 +362,3 @@ def randomization_similarity(
         names.append(name)
         values.append(compare_maps(maps, maps_of(random), similarity, absolute=absolute))
     return Bunch(similarity=np.stack(values), layers=names)
-
-
-def _check_layers(network: Any) -> None:
-    """Raise an error unless a network has layers whose parameters can be drawn anew."""
-    if not isinstance(network, nn.Module) and not hasattr(network, "module_"):
-        raise TypeError(
-            f"{type(network).__name__} has no network to randomise: pass a model with a "
-            "torch.nn.Module as module_, or the module itself."
-        )
-    if not list_layers(unwrap(network).module):
-        raise ValueError(f"the network of {type(network).__name__} has no layer with parameters.")
