@@ -684,6 +684,29 @@ def test_odd_networks_are_asked(columns, before, after):
     assert np.flatnonzero(found.true).tolist() == [3]
 
 
+def test_scores_that_sum_to_one_are_no_probabilities(columns):
+    """A readout by least squares has such scores; of the first samples none is negative here."""
+    X, y = columns
+
+    def share_out(out):
+        return torch.stack([1 - out[:, 1], out[:, 1]], dim=1)
+
+    net = _Odd()
+    torch.nn.init.zeros_(net.linear.bias)
+    outputs = share_out(net(torch.from_numpy(X).float())).detach().numpy()
+    is_fraction = (outputs >= 0).all(axis=1)
+    assert 8 <= is_fraction.sum() < 100
+    order = np.argsort(~is_fraction, kind="stable")
+    found = []
+    for after in (share_out, lambda out: share_out(out) + 5.0):
+        net.after = after
+        found.append(
+            skill_map(net, X[order], y[order], block_length=1, n_permutations=99, random_state=0)
+        )
+    one, other = found
+    np.testing.assert_allclose(one.skill, other.skill, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_networks_of_half_precision(columns, dtype):
     X, y = columns

@@ -271,9 +271,7 @@ def sparseness(relevance: ArrayLike) -> NDArray[np.float64]:
     return np.divide(size @ weights, total, out=np.zeros(len(size)), where=total > 0)
 
 
-def weighted_share(
-    maps: NDArray[np.float64], weights: NDArray, part: str
-) -> NDArray[np.float64]:
+def weighted_share(maps: NDArray[np.float64], weights: NDArray, part: str) -> NDArray[np.float64]:
     """Return the share of a part of each map's relevance on cells, (n, n_cells), by weights."""
     maps = maps.reshape(len(maps), -1)
     largest = np.abs(maps).max(axis=1, keepdims=True)

@@ -1,8 +1,8 @@
 """Draw a network anew, so that it has learned nothing.
 
 `randomization_similarity` gives a network's layers their start one after another, the null models
-of `sklrp.diagnostics` all of them or the last one, and `skill_mass` all of them. A start is what the layer's own
-``reset_parameters`` draws, such as an LSTM's with its open forget gates.
+of `sklrp.diagnostics` all of them or the last one, and `skill_mass` all of them. A start is what
+the layer's own ``reset_parameters`` draws, such as an LSTM's with its open forget gates.
 """
 
 from __future__ import annotations

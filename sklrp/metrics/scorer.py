@@ -269,9 +269,10 @@ class RelevanceScorer:
                     f"{self!r} holds maps against the truth: pass y, as scorer(estimator, X, y) "
                     "or search.fit(X, y)."
                 )
-            # As it was given: it enters X_train itself, and asks for one class's skill if the
-            # target is one.
-            values = metric.function(subject.model, subject.X, y, target=target, **kwargs, **settings)
+            # As they were given: training samples enter the model as X does, and one label as
+            # target asks for the skill of one class.
+            settings = {**settings, "target": target}
+            values = metric.function(subject.model, subject.X, y, **kwargs, **settings)
         elif metric.takes == "model":
             values = metric.function(network, X, target=labels, **kwargs, **settings)
         elif metric.takes == "maps and score":

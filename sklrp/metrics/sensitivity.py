@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
-from torch import nn
 
 from sklrp._checks import choose_batch_size, encode_labels
 from sklrp._models import unwrap

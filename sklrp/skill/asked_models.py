@@ -49,6 +49,11 @@ def take_samples(model: Any, X: Any, name: str = "X") -> NDArray:
     return found
 
 
+def as_given(model: Any, X: Any, samples: NDArray) -> Any:
+    """Return samples with the names of columns with which they enter a network, if any."""
+    return samples if isinstance(model, PlainModel) else like(model.enter(X), samples)
+
+
 class PlainModel:
     """A model without a network, by what it predicts: any classifier or regressor.
 
@@ -159,7 +164,7 @@ def contributions_of(
             model.outputs, samples, pool, question.combine, groups, rng, n_draws, progress
         )
     inputs, baselines = _to_tensors(model, samples, pool)
-    module, transform = _prepare_module(model, inputs[:8], question)
+    module, transform = _prepare_module(model, inputs, question)
     return expected_gradients(
         module, inputs, baselines, question.combine, rng, n_draws, transform, n_jobs, progress
     )
@@ -169,7 +174,7 @@ def ask_outputs(model: Any, samples: NDArray, question: Question) -> Callable[[N
     """Return what asks a model for the scores, (n, n_outputs), of samples like these."""
     if isinstance(model, PlainModel) or samples.dtype.kind in "iu":
         return model.outputs
-    inputs, _ = _to_tensors(model, samples[:8], samples[:1])
+    inputs, _ = _to_tensors(model, samples, samples[:1])
     module, transform = _prepare_module(model, inputs, question)
 
     def ask(rows: NDArray) -> NDArray:
@@ -182,7 +187,10 @@ def ask_outputs(model: Any, samples: NDArray, question: Question) -> Callable[[N
 def _prepare_module(model: Model, inputs: Tensor, question: Question) -> tuple[nn.Module, Any]:
     """Return a network's module as gradients are fastest, and what makes scores of its outputs."""
     module = model.quiet_module
-    return _in_fast_format(module, inputs[:2]), _as_scores(question, module, inputs)
+    # The modules of this package's estimators give scores, whatever these look like.
+    gives_scores = model.has_explain and not model.is_net
+    transform = None if gives_scores else _as_scores(question, module, inputs)
+    return _in_fast_format(module, inputs[:2]), transform
 
 
 def _in_fast_format(module: nn.Module, inputs: Tensor) -> nn.Module:
@@ -311,13 +319,9 @@ def _as_scores(question: Question, module: Any, inputs: Tensor) -> Any:
     """Return what makes scores of probabilities, None where the network gives scores."""
     if question.shares is None or question.combine.shape[1] < 2:
         return None
-    with torch.inference_mode(False), torch.no_grad():
-        out = _first(module(inputs.clone()))
-    if (
-        out.dim() == 2
-        and bool((out >= 0).all())
-        and torch.allclose(out.sum(1), torch.ones_like(out[:, 0]))
-    ):
-        tiny = torch.finfo(out.dtype).tiny
-        return lambda probability: probability.clamp_min(tiny).log()
+    # All samples are asked: a readout by least squares has outputs that sum to 1, and of a few
+    # samples none may be negative.
+    out = all_outputs(module, inputs)
+    if bool((out >= 0).all()) and torch.allclose(out.sum(1), torch.ones_like(out[:, 0])):
+        return lambda p: p.clamp_min(torch.finfo(p.dtype).tiny).log()
     return None

@@ -19,6 +19,7 @@ from sklrp._models import Model
 from sklrp._streams import Streams
 from sklrp.skill.asked_models import (
     PlainModel,
+    as_given,
     ask_outputs,
     check_repeats,
     code_groups,
@@ -141,7 +142,7 @@ def decompose_skill(
     of_cell = None  # the group of each cell, where a model has no gradient
     if is_asked_by_groups(model, samples):
         of_cell = code_groups(model.name, samples, codes)
-    question = question_of(model, samples, labels, target)
+    question = question_of(model, as_given(model, X, samples), labels, target)
     if question.said:
         assumptions.append(question.said)
     draws = None if n_draws == "auto" else int(n_draws)
