@@ -23,6 +23,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from sklrp._checks import import_optional
 from sklrp._torch import is_compiled, unwrap_compiled
 
 _NO_STEP = (None, "passthrough")
@@ -166,13 +167,24 @@ class Model:  # numpydoc ignore=PR02
         if not self.takes_tensors:
             methods = ("decision_function", "predict_proba", "predict")
             method = next(name for name in methods if hasattr(self.network, name))
-            scores = np.asarray(getattr(self.network, method)(samples))
+            scores = np.asarray(getattr(self.network, method)(self._named(samples)))
             if scores.ndim == 1 and method == "decision_function":
                 return np.stack([-scores, scores], axis=1)
             return scores.reshape(len(scores), -1)
         parts = [self._forward(part) for part in _batches(samples)]
         outputs = np.concatenate(parts)
         return outputs.reshape(len(outputs), -1)
+
+    def _named(self, samples: Any) -> Any:
+        """Return rows as a table with the names that the network was fitted on, if it was."""
+        names = getattr(self.network, "feature_names_in_", None)
+        if names is None or hasattr(samples, "columns") or np.ndim(samples) != 2:
+            return samples
+        try:
+            pd = import_optional("pandas", extra="plot", user="Names of features")
+        except ImportError:  # scikit-learn warns of names that are missing, no more
+            return samples
+        return pd.DataFrame(samples, columns=names)
 
     def typed(self, samples: Any) -> Any:
         """Return samples in the floating dtype of a skorch net, which takes no other."""

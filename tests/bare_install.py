@@ -41,10 +41,8 @@ def main():
     transformer = sklrp.RelevanceTransformer(clf, aggregate="row").fit(X, y)
     assert transformer.transform(X).shape == (40, 12)
     assert 0 <= sklrp.metrics.relevance_mass(relevance, mask).mean() <= 1
-    report = sklrp.diagnostics.diagnose(
-        clf, X, y, mask=mask, n_permutations=3, n_refits=0, random_state=0
-    )
-    assert "skill" in repr(report)
+    report = sklrp.diagnostics.diagnose(clf, X, y, mask=mask, n_permutations=3, random_state=0)
+    assert "skilled" in repr(report)
 
     with TemporaryDirectory() as folder:
         model, samples = Path(folder, "model.safetensors"), Path(folder, "samples.npy")
@@ -62,7 +60,7 @@ def main():
     expect("plot", "HistoryDisplay", lambda: sklrp.plotting.HistoryDisplay.from_estimator(clf))
     expect("plot", "ArtifactDisplay", report.plot)
     expect("plot", "to_frame", report.to_frame)
-    expect("plot", "to_frame", report.tests["skill"].to_frame)
+    expect("plot", "to_frame", report.tests["skilled"].to_frame)
     expect("geo", "load_enso", lambda: sklrp.datasets.load_enso("sst.nc"))
     expect("examples", "load_pacific_sst", sklrp.datasets.load_pacific_sst)
 

@@ -1,4 +1,4 @@
-"""Settings of the whole test session, and the fixture that undoes registrations."""
+"""Settings of the whole test session, and fixtures that many tests share."""
 
 import os
 
@@ -11,6 +11,8 @@ import hypothesis
 import pytest
 import torch
 
+from sklrp import MLPClassifier
+from sklrp.datasets import make_squares
 from sklrp.propagation.registry import HANDLERS
 
 pytest.register_assert_rewrite("tests.helpers")  # else its asserts fail without a word
@@ -26,3 +28,18 @@ def handlers_restored():
     yield
     HANDLERS.clear()
     HANDLERS.update(known)
+
+
+@pytest.fixture(scope="session")
+def squares():
+    """Images of which one square tells the classes apart, in two halves, and where it is."""
+    X, y, mask = make_squares(n_per_class=60, size=20, random_state=0)
+    return X[:60], y[:60], X[60:], y[60:], mask
+
+
+@pytest.fixture(scope="session")
+def mlp(squares):
+    """A network that has learned the square."""
+    clf = MLPClassifier((32,), max_epochs=20, random_state=0).fit(*squares[:2])
+    clf.predict(squares[0][:1])  # skorch turns to evaluation mode at the first prediction
+    return clf

@@ -566,26 +566,41 @@ def test_a_real_interrupt(folder, clf):
 
 
 def test_diagnose(folder):
-    out = run(
+    call = [
         "diagnose", "model.safetensors", "samples.npy", "--labels", "labels.txt",
-        "--mask", "mask.npy", "-o", "report.html", "--n-permutations", "3", "--n-refits", "0",
-    )  # fmt: skip
-    assert " skill " in out
-    assert "mask" in out
-    assert out.split(":")[0] in ("FACT", "ARTIFACT", "UNDECIDED")
+        "--mask", "mask.npy", "-o", "report.html", "--n-permutations", "3",
+    ]  # fmt: skip
+    out = run(*call)
+    assert out.split(":")[0] in ("Fact", "Artifact", "Undecided")
+    tests = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
+    assert {"skilled", "true", "learned", "used", "mask"} <= set(tests)
+    assert "X_train was not given" in out
     page = Path("report.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
-    again = run(
-        "diagnose", "model.safetensors", "samples.npy", "--labels", "labels.txt",
-        "--mask", "mask.npy", "-o", "report.html", "--n-permutations", "3", "--n-refits", "0",
+    assert run(*call) == out
+
+
+def test_diagnose_with_training_data(folder):
+    samples = np.load("samples.npy")
+    labels = Path("labels.txt").read_text(encoding="utf-8").splitlines()
+    np.save("held_out.npy", samples[20:])
+    np.save("train.npy", samples[:20])
+    Path("held_out.txt").write_text("\n".join(labels[20:]), encoding="utf-8")
+    Path("train.txt").write_text("\n".join(labels[:20]), encoding="utf-8")
+    out = run(
+        "diagnose", "model.safetensors", "held_out.npy", "--labels", "held_out.txt",
+        "--train", "train.npy", "--train-labels", "train.txt", "--n-refits", "1",
+        "-o", "report.html", "--n-permutations", "3",
     )  # fmt: skip
-    assert again == out
+    tests = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
+    assert {"labels", "placed"} <= set(tests)
+    assert "X_train was not given" not in out
 
 
 def test_diagnose_for_a_reader_that_is_gone(folder):
     """As ``| head`` is, which ends before the table is printed."""
     command = [sys.executable, "-m", "sklrp", "diagnose", "model.safetensors", "samples.npy"]
-    options = ["--labels", "labels.txt", "--n-permutations", "3", "--n-refits", "0"]
+    options = ["--labels", "labels.txt", "--n-permutations", "3"]
     with subprocess.Popen(
         [*command, *options, "-o", "report.html"],
         stdout=subprocess.PIPE,
@@ -603,7 +618,22 @@ def test_diagnose_for_a_reader_that_is_gone(folder):
     [
         (["--labels", "few.txt"], "few.txt holds 2 labels, but there are 40 samples"),
         (["--labels", "other.npy"], "'left' is not one of the model's classes ['down', 'up']"),
-        (["--labels", "one.npy"], "needs samples of at least 2 classes"),
+        (["--labels", "one.npy"], "samples of at least 2 classes"),
+        (
+            ["--labels", "labels.txt", "--n-refits", "1"],
+            "trains clones: give --train",
+        ),
+        (["--labels", "labels.txt", "--train-labels", "few.txt"], "belong to --train"),
+        (["--labels", "labels.txt", "--train", "small.npy"], "X_train has samples of shape (10,)"),
+        (
+            ["--labels", "labels.txt", "--train", "samples.npy", "--train-labels", "few.txt"],
+            "few.txt holds 2 labels, but there are 40 samples",
+        ),
+        (
+            ["--labels", "labels.txt", "--train", "samples.npy"],
+            "every sample of X is one of",
+        ),
+        (["--labels", "labels.txt", "--train", "mask.npy", "-o", "mask.npy"], "is an input too"),
         (["--labels", "labels.txt", "--mask", "samples.npy"], "must hold zeros and ones"),
         (["--labels", "labels.txt", "--mask", "small.npy"], "mask"),
         (["--labels", "labels.txt", "--n-permutations", "2"], "x>=3"),
@@ -652,12 +682,19 @@ def test_demo(folder, monkeypatch):
     assert "El Niño" in out
     assert files(folder / "demo") == [
         "labels.txt", "mask.npy", "model.safetensors", "relevance.png", "samples.npy",
+        "train.npy", "train_labels.txt",
     ]  # fmt: skip
-    explain_line = next(line for line in out.splitlines() if " explain " in line)
-    run(*explain_line.split()[3:])
+    for command in ("explain", "diagnose"):
+        line = next(line for line in out.splitlines() if f" {command} " in line)
+        said = run(*line.split()[3:])
+    assert "X_train was not given" not in said
     sst = sklrp.datasets.load_pacific_sst()
-    np.testing.assert_array_equal(np.load("demo/samples.npy"), sst.data)
-    assert np.load("demo/relevance.npy").shape == sst.data.shape
+    np.testing.assert_array_equal(np.load("demo/train.npy"), sst.data[::2])
+    np.testing.assert_array_equal(np.load("demo/samples.npy"), sst.data[1::2])
+    assert np.load("demo/relevance.npy").shape == sst.data[1::2].shape
+    clf = sklrp.load("demo/model.safetensors")
+    labels = Path("demo/labels.txt").read_text(encoding="utf-8").splitlines()
+    assert (clf.predict(sst.data[1::2]) == labels).mean() > 0.8
 
 
 def test_demo_without_extras(folder, monkeypatch):

@@ -1038,10 +1038,23 @@ def test_findings_of_fields_have_land_and_degrees(maps, rows):
     land = np.zeros((3, 4), dtype=bool)
     land[1, 1] = True
     mean = maps[0][~land] if rows else maps[0]
-    finding = Finding(name="map", verdict="fact", mean=mean, fact=mean, artifact=0 * mean)
+    grades = ("fact", "missed", "unsupported", "misleading")
+    masks = dict.fromkeys(grades, np.zeros(mean.shape, dtype=bool)) | {"fact": mean > 0}
+    masses = {"mass": 0.5, "input_mass": 0.2, "null_mass": np.array([0.2, 0.3])}
+    finding = Finding(
+        name="artifact_map",
+        verdict="fact",
+        mean=mean,
+        skill=2 * mean,
+        causes={},
+        power=0.9,
+        **masks,
+        **masses,
+    )
     display = ArtifactDisplay(finding, lat=LAT, lon=LON, land=land).plot()
-    shown = np.ma.filled(display.artists_["mean"].get_array().astype(float), np.nan)
-    np.testing.assert_array_equal(shown, np.where(land, np.nan, maps[0]))
+    for name, values in (("mean", maps[0]), ("skill", 2 * maps[0])):
+        shown = np.ma.filled(display.artists_[name].get_array().astype(float), np.nan)
+        np.testing.assert_array_equal(shown, np.where(land, np.nan, values))
     assert display.axes_[0].get_ylim() == (-15, 15)
 
 
@@ -1052,9 +1065,11 @@ def test_findings_of_a_vectorizer(maps):
     field[:, 0, 1] = np.nan
     net = MLPClassifier((4,), max_epochs=1, random_state=0)
     pipeline = make_pipeline(GridVectorizer(), net).fit(field, [0, 1] * 3)
-    display = ArtifactDisplay.from_estimator(pipeline, field, n_permutations=5, random_state=0)
+    display = ArtifactDisplay.from_estimator(
+        pipeline, field, [0, 1] * 3, n_permutations=5, alpha=0.4, random_state=0
+    )
     np.testing.assert_array_equal(display.lat, LAT)
-    assert np.ma.getmaskarray(display.artists_["fact"].get_array()).sum() == 1
+    assert np.ma.getmaskarray(display.artists_["mean"].get_array()).sum() == 1
     moved = ArtifactDisplay(display.finding, lat=LAT + 1, lon=LON)  # land stays, and degrees
     np.testing.assert_array_equal(moved.land, display.land)
     np.testing.assert_array_equal(moved.lat, LAT + 1)

@@ -12,11 +12,14 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import clone
 
 import sklrp
 from sklrp._checks import import_optional
 from sklrp._files import replacing
 from sklrp.cli.options import file_path
+
+_FILES = ("model.safetensors", "samples.npy", "labels.txt", "train.npy", "train_labels.txt")
 
 
 @click.command(short_help="Train on El Niño and La Niña, explain, and leave files to go on with.")
@@ -75,23 +78,33 @@ def run_demo(folder: Path) -> None:
         click.echo(f"{clf!r}\n  accuracy in 5-fold cross-validation: {accuracy:.3f}")
         click.echo(f"  positive relevance in {region} (its cells: {100 * share:.1f} %): {found}")
 
-    files = {name: folder / name for name in ("model.safetensors", "samples.npy", "labels.txt")}
-    sklrp.save(networks["CNN"], files["model.safetensors"])
-    for name, array in (("samples.npy", X), ("mask.npy", mask)):
+    _draw(folder / "relevance.png", X, relevance, y, places, mask)
+    _write_files(folder, networks["CNN"], X, y, mask)
+    paths = {name: folder / name for name in (*_FILES, "mask.npy", "relevance.npy", "report.html")}
+    model, samples, labels, train, train_labels, mask_file, maps, report = paths.values()
+    written = ", ".join(sorted(path.name for path in folder.iterdir()))
+    click.echo(
+        f"\nIn {folder}: {written}. Go on with a CNN that was trained on every second sample, "
+        "and with the others:"
+    )
+    click.echo(f"  python -m sklrp explain {model} {samples} -o {maps}")
+    click.echo(
+        f"  python -m sklrp diagnose {model} {samples} --labels {labels} --train {train} "
+        f"--train-labels {train_labels} --mask {mask_file} -o {report}"
+    )
+
+
+def _write_files(
+    folder: Path, network: Any, X: NDArray, y: NDArray, mask: NDArray[np.bool_]
+) -> None:
+    """Train a network on every second sample, and write what the other commands take."""
+    sklrp.save(clone(network).fit(X[::2], y[::2]), folder / "model.safetensors")
+    for name, array in (("samples.npy", X[1::2]), ("train.npy", X[::2]), ("mask.npy", mask)):
         with replacing(folder / name) as part, open(part, "xb") as file:
             np.save(file, array)
-    with replacing(files["labels.txt"]) as part:
-        part.write_text("".join(f"{label}\n" for label in y), encoding="utf-8")
-    _draw(folder / "relevance.png", X, relevance, y, places, mask)
-
-    model, samples, labels = files.values()
-    written = ", ".join(sorted(path.name for path in folder.iterdir()))
-    click.echo(f"\nIn {folder}: {written}. Go on with the CNN:")
-    click.echo(f"  python -m sklrp explain {model} {samples} -o {folder / 'relevance.npy'}")
-    click.echo(
-        f"  python -m sklrp diagnose {model} {samples} --labels {labels} "
-        f"--mask {folder / 'mask.npy'} -o {folder / 'report.html'}"
-    )
+    for name, labels in (("labels.txt", y[1::2]), ("train_labels.txt", y[::2])):
+        with replacing(folder / name) as part:
+            part.write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
 
 
 def _load() -> tuple[NDArray, NDArray, NDArray[np.bool_], dict[str, Any], str]:

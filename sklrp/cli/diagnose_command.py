@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+from numpy.typing import NDArray
 
 import sklrp
 from sklrp.cli.options import (
@@ -38,6 +40,17 @@ from sklrp.cli.samples import Samples, read_labels, read_mask
     help="The labels: a .npy file, or a text file of one per line.",
 )
 @click.option(
+    "--train",
+    type=SAMPLES,
+    help="What the model was trained on, in a form of DATA: contributions of cells are found "
+    "against it. By default against DATA.",
+)
+@click.option(
+    "--train-labels",
+    type=EXISTING,
+    help="Its labels, in a form of --labels; needed by --n-refits.",
+)
+@click.option(
     "-o", "--out", type=file_path(dir_okay=False), required=True, help="The page to write."
 )
 @RULE
@@ -58,9 +71,9 @@ from sklrp.cli.samples import Samples, read_labels, read_mask
 @click.option(
     "--n-refits",
     type=click.IntRange(min=0),
-    default=2,
+    default=0,
     show_default=True,
-    help="Clones that are trained for each test that trains; 0 leaves these out.",
+    help="Clones that are trained for each test that trains, on --train; 0 leaves these out.",
 )
 @click.option(
     "--seed",
@@ -76,6 +89,8 @@ def diagnose(  # numpydoc ignore=PR01
     model: Path,
     data: Path,
     labels: Path,
+    train: Path | None,
+    train_labels: Path | None,
     out: Path,
     rule: str,
     epsilon: float,
@@ -91,24 +106,37 @@ def diagnose(  # numpydoc ignore=PR01
     """Test which part of the relevance maps of DATA is fact and which is artifact.
 
     DATA holds samples that the model was not trained on, in a form that explain takes. Prints the
-    table of all tests and writes them as one page with pictures. Whatever the verdict is, the
-    status is 0.
+    answer and a table of all tests, and writes them as one page with pictures. Whatever the
+    verdict is, the status is 0.
 
     \b
     Example:
-      python -m sklrp diagnose model.safetensors samples.npy --labels labels.txt -o report.html
+      python -m sklrp diagnose model.safetensors samples.npy --labels labels.txt \\
+          --train train.npy -o report.html
     """
-    check_out(out, model, data, labels, *([] if mask is None else [mask]))
+    _check_training(train, train_labels, n_refits)
+    given = (mask, train, train_labels)
+    check_out(out, model, data, labels, *(path for path in given if path is not None))
     classifier, classes = load_model(model, device)
     columns = getattr(classifier, "feature_names_in_", None)
-    with Samples(data, variable, columns, fill) as samples:
-        check_samples(samples)
-        X = samples.read()
+
+    def read(path: Path) -> NDArray[Any]:
+        with Samples(path, variable, columns, fill) as samples:
+            check_samples(samples)
+            return samples.read()
+
+    X = read(data)
     y = read_labels(labels, classes, len(X))
+    X_train = None if train is None else read(train)
+    y_train = None
+    if X_train is not None and train_labels is not None:
+        y_train = read_labels(train_labels, classes, len(X_train))
     report = sklrp.diagnostics.diagnose(
         classifier,
         X,
         y,
+        X_train=X_train,
+        y_train=y_train,
         rule=rule,
         epsilon=epsilon,
         contrast=contrast,
@@ -120,3 +148,14 @@ def diagnose(  # numpydoc ignore=PR01
     )
     report.to_html(out)
     click.echo(repr(report))
+
+
+def _check_training(train: Path | None, train_labels: Path | None, n_refits: int) -> None:
+    """Refuse options that need others, before anything is read."""
+    if train_labels is not None and train is None:
+        raise ValueError("--train-labels belong to --train: give both, or neither.")
+    if n_refits and (train is None or train_labels is None):
+        raise ValueError(
+            f"--n-refits {n_refits} trains clones: give --train and --train-labels, what the "
+            "model was trained on."
+        )

@@ -19,12 +19,10 @@ from sklrp.diagnostics.findings import Finding, drawn_by
 from sklrp.diagnostics.graded_maps import draw_grades, draw_skill, draw_stable
 from sklrp.drawing import sheet
 from sklrp.drawing.fields import write_latitude, write_longitude
-from sklrp.drawing.picture import draw_map
 from sklrp.geo.places import Grid, move_grid
 
 # Colours of Okabe and Ito, which people of every colour vision can tell apart.
 _MAP, _INPUT, _NULL = "#D55E00", "0.2", "#0072B2"
-_MOST_BARS = 40  # of a table's features, those of the largest mean
 
 
 @drawn_by
@@ -32,9 +30,9 @@ class ArtifactDisplay:
     """The picture of a `Finding`.
 
     Make it with `from_estimator` or `from_finding`. A finding of `artifact_map` shows the mean
-    map, what of it is fact and what is artifact, with the same limits, symmetric about zero. One
-    with profiles shows how the map, the input and untrained maps are shared out along each axis,
-    and marks what the test looks at; one with layers, how similarity falls as they are
+    map with the grades of its cells, the skill map, and how much of the map lies where the skill
+    is. One with profiles shows how the map, the input and untrained maps are shared out along
+    each axis, and marks what the test looks at; one with layers, how similarity falls as they are
     randomised; any other, its statistic and interval beside the null.
 
     Parameters
@@ -75,9 +73,9 @@ class ArtifactDisplay:
 
     @classmethod
     def from_estimator(
-        cls, model: Any, X: Any, *, ax: Any = None, **kwargs: Any
+        cls, model: Any, X: Any, y: Any, *, ax: Any = None, **kwargs: Any
     ) -> ArtifactDisplay:
-        """Compute fact and artifact map and draw them.
+        """Grade the cells of the mean map and draw it.
 
         Parameters
         ----------
@@ -85,8 +83,10 @@ class ArtifactDisplay:
             The fitted model, as `sklrp.explain` takes it. A `sklrp.geo.GridVectorizer` among its
             steps gives coordinates and land.
         X : array-like of shape (n_samples, ...)
-            The samples.
-        ax : matplotlib.axes.Axes, array of Axes or None, default=None
+            Samples that the model was not trained on.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Their labels or values.
+        ax : array of matplotlib.axes.Axes or None, default=None
             As in `plot`.
         **kwargs : dict
             Further parameters of `sklrp.diagnostics.artifact_map`, such as ``rule``.
@@ -96,7 +96,7 @@ class ArtifactDisplay:
         ArtifactDisplay
             The display, drawn.
         """
-        return cls.from_finding(artifact_map(model, X, **kwargs), ax=ax)
+        return cls.from_finding(artifact_map(model, X, y, **kwargs), ax=ax)
 
     @classmethod
     def from_finding(cls, finding: Finding, *, ax: Any = None) -> ArtifactDisplay:
@@ -143,8 +143,6 @@ class ArtifactDisplay:
             self._keep(*draw_stable(finding, self._frame, ax))
         elif "true_fdr" in finding:
             self._keep(*draw_skill(finding, self._frame, ax))
-        elif "fact" in finding:
-            self._draw_maps(ax)
         elif "profiles" in finding:
             self._draw_profiles(ax)
         elif "layer_similarity" in finding:
@@ -168,36 +166,6 @@ class ArtifactDisplay:
             raise ValueError(f"ax must hold {n} Axes, one for each panel, got {len(self.axes_)}.")
         self.figure_ = self.axes_[0].figure
         return self.axes_
-
-    def _draw_maps(self, ax: Any) -> None:
-        """Draw the mean map, the fact map and the artifact map."""
-        titles = {
-            "mean": "mean map",
-            "fact": "fact: exceeds the null",
-            "artifact": "artifact: the rest",
-        }
-        frame = self._frame
-        maps = frame.bring(np.stack([self.finding[name] for name in titles]))
-        limit = float(np.nanmax(np.abs(maps))) or 1.0
-        features, height = None, 3.2
-        if frame.layout == "table":
-            largest = np.argsort(-np.abs(maps[0]), kind="stable")[:_MOST_BARS]
-            features = np.sort(largest)
-            height = 1.5 + 0.16 * len(features)
-        panels = self._panels(ax, 3, 3.6, height)
-        for i, (name, title) in enumerate(titles.items()):
-            panels[i].set_title(title, fontsize="medium")
-            drawn = draw_map(panels[i], frame, maps[[i]], limit=limit, features=features)
-            self.artists_[name] = drawn["bars" if frame.layout == "table" else "image"]
-        if features is not None:
-            for panel in panels[1:]:
-                panel.tick_params(labelleft=False)
-            left_out = "" if len(features) == maps.shape[1] else f", {len(features)} largest"
-            panels[0].set_xlabel(f"share of relevance{left_out}", fontsize="small")
-            return
-        bar = self.figure_.colorbar(self.artists_["artifact"], ax=list(panels), shrink=0.8)
-        grey = "; grey: land" if np.isnan(maps).any() else ""
-        bar.set_label(f"share of relevance\nsame limits in all panels{grey}")
 
     def _draw_profiles(self, ax: Any) -> None:
         finding = self.finding
@@ -301,8 +269,6 @@ def _find_frame(finding: Finding, lat: Any, lon: Any, land: Any) -> Frame:
             )
     elif "skill" in finding:
         shape = np.shape(finding.skill)
-    elif "fact" in finding:
-        shape = np.shape(finding.mean)
     elif "profiles" in finding:
         shape = tuple(map(len, finding.profiles))
     return make_frame(shape, seen=seen, grid=move_grid(grid, lat, lon), land=land)

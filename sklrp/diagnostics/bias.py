@@ -1,6 +1,6 @@
 """Ask how much of the score does not reach the input, and which layers keep it.
 
-`diagnose` shows it as a caution; `bias_share` is it alone.
+`diagnose` asks it of every map; `bias_share` is it alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from sklrp._sklearn import validate_params
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding, bootstrap
 
+_NEXT_TO_NOTHING = 0.1  # of the score
 _CAUSES = ("bias", "epsilon", "padding", "initial_state", "dropped")
 
 
@@ -33,9 +34,11 @@ def bias_share(
     .. math:: s = |f(x) - \sum_i R_i| \; / \; |f(x)|
 
     What biases, epsilon, padding, the initial state and dropped relevance kept, layer by layer,
-    adds up to the difference of the score and the map's sum. A map that holds little of the score
-    can still be right (and one that holds all of it wrong): this finding never says artifact. It
-    says fact where the interval of the median is below 0.5, and undecided else.
+    adds up to the difference of the score and the map's sum. The verdict is artifact where the
+    map's sum is under a tenth of the score (the interval of the median of the ratio): next to
+    nothing of the score is shown. It is fact where the interval of s is below 0.5, and undecided
+    else: a map that holds half of the score can still be right, and one that holds all of it
+    wrong.
 
     Parameters
     ----------
@@ -104,6 +107,9 @@ def find_kept(explained: Explained) -> Finding:
     kept = np.array([[np.median(layer[c] / score) for c in _CAUSES] for layer in layers])
     interval = bootstrap(missing, explained.rng("bias"), np.median)
     verdict = "fact" if interval[1] < 0.5 else "undecided"
+    shown = bootstrap(np.abs(arrived / score), explained.rng("bias"), np.median)
+    if shown[1] < _NEXT_TO_NOTHING:
+        verdict = "artifact"
     names = np.array([layer.name for layer in layers])
     return explained.finding(
         name="bias",
@@ -115,6 +121,9 @@ def find_kept(explained: Explained) -> Finding:
         reading="of the score is missing from the map (median over samples)",
         advice=""
         if verdict == "fact"
+        else f"The map's sum is {np.median(np.abs(arrived / score)):.2g} of the score, next to "
+        "nothing: lower epsilon, and see which layers keep it."
+        if verdict == "artifact"
         else (
             "Biases take much of the score, so the map's sum means little: train with bias=False "
             "or bias='nonpositive', or centre the input."

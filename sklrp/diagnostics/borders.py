@@ -34,8 +34,8 @@ def find_borders(along: AlongAxes, axes: list[int], rng: np.random.Generator) ->
                 verdict = judge((-high, -low), artifact_above=-0.6, fact_below=-0.7)
             verdict = verdict if shown else "fact"
             rank = {"artifact": 2, "undecided": 1, "fact": 0}[verdict]
-            found.append((rank, far, axis, values, null, (low, high), verdict))
-    _, _, axis, values, null, interval, verdict = max(found, key=lambda entry: entry[:2])
+            found.append((rank, far, axis, values, null, (low, high), verdict, kind))
+    _, _, axis, values, null, interval, verdict, kind = max(found, key=lambda entry: entry[:2])
     return {
         "name": "border",
         "question": (
@@ -56,6 +56,7 @@ def find_borders(along: AlongAxes, axes: list[int], rng: np.random.Generator) ->
             "there, or use padding_mode='circular' or 'reflect' and a smaller kernel_size."
         ),
         "axis": axis,
+        "kind": "less" if kind else "more",
         "table": {
             "axis": np.array([entry[2] for entry in found]),
             "ratio": np.array([entry[3].mean() for entry in found]),

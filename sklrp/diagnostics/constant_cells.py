@@ -43,6 +43,7 @@ def fixed_cells(explained: Explained) -> Finding:
             "the training data, so that offsets and fill values become 0, or mask them "
             "(sklrp.preprocessing.InputMasker)."
         ),
+        kind=kind,
         cells=kinds[kind].reshape(explained.X.shape[1:]),
         table={"share": share, "input": own},
     )

@@ -14,22 +14,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm.std import tqdm
 
-from sklrp._sklearn import Interval, validate_params
+from sklrp._sklearn import Interval, StrOptions, validate_params
 from sklrp.diagnostics.bias import find_kept
-from sklrp.diagnostics.constant_cells import fixed_cells
 from sklrp.diagnostics.degenerate import find_degenerate
 from sklrp.diagnostics.equivariance import follow_moves
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
-from sklrp.diagnostics.fact_map import split_map
-from sklrp.diagnostics.faithfulness import faithfulness
+from sklrp.diagnostics.fact_map import grade_cells
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.mask_share import on_mask
 from sklrp.diagnostics.nulls import NULLS
-from sklrp.diagnostics.outliers import outlying_cells
-from sklrp.diagnostics.positions import has_profile, positions
+from sklrp.diagnostics.patterns import find_patterns
 from sklrp.diagnostics.randomization import compare_with_null
 from sklrp.diagnostics.report import ArtifactReport
-from sklrp.diagnostics.skill import skill
+from sklrp.diagnostics.skilled import find_skilled
+from sklrp.diagnostics.true_place import find_true
+from sklrp.diagnostics.used import find_used
 
 Test = Callable[[], Finding | list[Finding]]
 
@@ -38,6 +37,9 @@ Test = Callable[[], Finding | list[Finding]]
     {
         **CONSTRAINTS,
         "mask": "no_validation",
+        "relevance": "no_validation",
+        "groups": "no_validation",
+        "block_length": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "n_refits": [Interval(Integral, 0, None, closed="left")],
         "n_permutations": [Interval(Integral, 3, None, closed="left")],
         "epsilon": [Interval(Real, 0, None, closed="left")],
@@ -49,62 +51,83 @@ Test = Callable[[], Finding | list[Finding]]
 def diagnose(
     model: Any,
     X: ArrayLike,
-    y: ArrayLike,
+    y: ArrayLike | None = None,
     *,
     rule: Any = "auto",
+    relevance: ArrayLike | None = None,
+    X_train: ArrayLike | None = None,
+    y_train: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    block_length: int | str = "auto",
     epsilon: float = 1e-6,
     contrast: bool = False,
     mask: ArrayLike | None = None,
     target: Any = None,
     n_permutations: int = 20,
-    n_refits: int = 2,
+    n_refits: int = 0,
     max_samples: int | None = 100,
     n_jobs: int | None = None,
     progress: bool = False,
     random_state: int | np.random.RandomState | None = None,
     grid: Any = None,
 ) -> ArtifactReport:
-    """Test which part of the relevance maps is fact and which is artifact.
+    """Test whether relevance maps are fact or artifact, question by question.
 
-    Runs every test of `sklrp.diagnostics` that fits the data, each with a statistic, a null, an
-    interval, a verdict and a sentence of advice:
+    Each question has a test of its own, with a statistic, a null, an interval, a verdict and a
+    sentence of advice:
 
-    ==============  ==========================================================================
-    test            a map is an artifact if
-    ==============  ==========================================================================
-    skill           the network predicts no better than on permuted labels
-    degeneracy      maps are constant, the input, or equal for all samples or classes
-    randomization   networks that have learned nothing give the same map
-    faithfulness    the score does not fall faster by the map's order than by theirs
-    fading          relevance lies where the architecture reads best
-    border          both ends of an axis have much more or less than their share, untrained too
-    grid            relevance has a period that the input has not, untrained too
-    constant        it lies on cells that are the same in all samples
-    outliers        it lies on a few cells of large values, untrained too
-    mask            it does not prefer the mask (only with ``mask``)
-    ==============  ==========================================================================
+    ==============  ===========================================  =================================
+    question        asks                                         is compared with
+    ==============  ===========================================  =================================
+    skilled         Does the model know anything of samples      permuted labels
+                    that it never saw?
+    true            Does relevance lie where that skill is?      the input, untrained networks
+    learned         Do networks that learned nothing give the    networks before any training
+                    same map? (test ``randomization``)
+    used            Do the cells that the map names move the     what each cell contributes to the
+                    score, in the direction that it says?        score, by expected gradients
+    placed          Does relevance move along if the training    a network trained on samples as
+                    samples are flipped? (``equivariance``)      they are
+    ==============  ===========================================  =================================
 
-    Further tests give cautions but convict no map: ``readout`` and ``labels`` (see
-    `randomization_test`), ``map`` (`artifact_map`), ``bias`` (`bias_share`) and ``equivariance``
-    (`equivariance_test`).
+    A map is an *artifact* if one of the first four says so, or if it is degenerate (constant, the
+    input, or equal for all samples or classes), holds less than a tenth of its score (``bias``) or
+    does not prefer the mask. It is *fact* if the model is skilled and its maps are true, learned
+    and used. Else it is *undecided*: the tests had no power to tell.
 
-    Nothing here can prove a map true. *Fact* says that none of the known artifacts was found, and
-    that the map depends on what was learned.
+    Further tests name causes: ``readout`` and ``labels`` (see `randomization_test`), and the
+    patterns ``constant``, ``outliers``, ``fading``, ``border`` and ``grid`` of data and
+    architectures. A pattern alone convicts no map, since a sound one may lean or be weak at a
+    border. It convicts if the data confirm it: the map has no relevance where single cells tell
+    the labels apart, or has it where they tell nothing.
+
+    Nothing here can prove that a network is right for the right reason. *Fact* says that the map
+    shows where the network's knowledge of held-out samples comes from.
 
     Parameters
     ----------
     model : estimator, skorch net, nn.Module, Pipeline, search or FrozenEstimator
         The fitted model, as `sklrp.explain` takes it; the maps are of what enters its network. It
-        is left as it is, also when interrupted. Tests that train clones are left out, and the
-        report says so, where no clone can be trained: of a bare module, whose labels are the
-        indices of its outputs, and of what is frozen.
+        is left as it is, also when interrupted.
     X : array-like of shape (n_samples, ...)
-        Samples that the model was *not* trained on: on others, the test of skill says nothing.
-    y : array-like of shape (n_samples,)
-        Their labels; the values of a regression, or of a network of a single output, which `skill`
-        then correlates with the predictions.
+        Samples that the model was *not* trained on: on others, skill says nothing.
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+        Their labels, for a bare module indices of its outputs; the values of a regression, or of
+        a network of a single output. None (default): skill is not tested, and no map is called
+        fact.
     rule : str, Rule or Composite, default="auto"
         The rule whose maps are tested.
+    relevance : array-like of shape (n_samples, ...) or None, default=None
+        Maps of X that were made elsewhere, such as by integrated gradients or SHAP, in the shape
+        of what enters the network. None (default): they are made by `sklrp.explain` and `rule`.
+        No null model's maps can be compared with them, so *learned* and *placed* are not asked.
+    X_train, y_train : array-like or None, default=None
+        What the model was trained on. Contributions of cells are found against draws of `X_train`;
+        None (default) draws from X. Tests that train clones need both.
+    groups : array-like of shape (n_samples,) or None, default=None
+        Units of samples that belong together, such as cases, members or years, as in `skill_map`.
+    block_length : int or "auto", default="auto"
+        Neighbours, of samples in order of time, that are permuted together, as in `skill_map`.
     epsilon : float, default=1e-6
         Stabiliser, as in ``explain``.
     contrast : bool, default=False
@@ -117,11 +140,11 @@ def diagnose(
         of each sample, or the only output.
     n_permutations : int, default=20
         Number of null models, at least 3. With fewer than 10 the test ``mask`` cannot say fact.
-    n_refits : int, default=2
+    n_refits : int, default=0
         Number of clones that are trained on permuted labels, on flipped samples and on samples as
-        they are, each; 0 leaves out the tests that train.
+        they are, each. 0 (default) leaves out the tests that train: ``labels`` and *placed*.
     max_samples : int or None, default=100
-        At most so many samples are explained, drawn at random. None: all.
+        At most so many samples are explained, drawn at random. None: all. Skill is of all.
     n_jobs : int or None, default=None
         Number of joblib's workers for null models. None (default): one.
     progress : bool, default=False
@@ -135,19 +158,31 @@ def diagnose(
     Returns
     -------
     ArtifactReport
-        With ``verdict`` and ``tests``; prints as a table, and shows as a page in a notebook.
+        With the answers: ``verdict``, ``sentence``, ``reasons``, ``questions`` and ``tests``,
+        ``assumptions`` (what is taken for granted, and which tests were left out, and why) and
+        ``picture``, the finding of `artifact_map`. Prints as a table, and shows as a page in a
+        notebook.
 
     Raises
     ------
     ValueError
-        If the data, the mask, the rule or another parameter is malformed, before any test.
+        If the data, the mask, the rule or another parameter is malformed, before any test; if
+        there is one class or value only, or too few units to permute.
+    TypeError
+        If the model cannot be explained.
     NotFittedError
         If the estimator is not fitted.
 
+    See Also
+    --------
+    artifact_map : The same questions of every cell.
+    skill_map : Which cells carry the skill, whatever a map says.
+
     References
     ----------
-    arXiv 2302.12317, "Fact or artifact?", for the question; the functions named above for the
-    sources of each test.
+    arXiv 2302.12317, "Fact or artifact?", for the question; `skill_map` for skill and
+    contributions; `randomization_test`, `equivariance_test`, `degeneracy`, `bias_share` and
+    `position_profile` for the tests of these names.
 
     Examples
     --------
@@ -156,16 +191,22 @@ def diagnose(
     >>> from sklrp.diagnostics import diagnose
     >>> X, y, mask = make_squares(n_per_class=100, size=20, random_state=0)
     >>> clf = MLPClassifier(max_epochs=10, random_state=0).fit(X[:100], y[:100])
-    >>> report = diagnose(clf, X[100:], y[100:], n_refits=0, random_state=0)
-    >>> report.verdict
+    >>> held_out = {"X": X[100:], "y": y[100:], "X_train": X[:100], "random_state": 0}
+    >>> diagnose(clf, **held_out).verdict
     'fact'
-    >>> diagnose(clf, X[100:], y[100:], rule="w_square", n_refits=0, random_state=0).reasons
-    ['degeneracy']
+    >>> report = diagnose(clf, rule="w_square", **held_out)
+    >>> report.verdict, "degeneracy" in report.reasons
+    ('artifact', True)
     """
     explained = Explained(
         model,
         X,
         y,
+        relevance=relevance,
+        X_train=X_train,
+        y_train=y_train,
+        groups=groups,
+        block_length=block_length,
         target=target,
         grid=grid,
         max_samples=max_samples,
@@ -175,69 +216,81 @@ def diagnose(
         epsilon=epsilon,
         contrast=contrast,
     )
-    _check_y(explained)
     place = None if mask is None else explained.take_mask(mask)
-    assumptions = []
-    why = explained.why_not_trained
-    if not why and not explained.has_training_data:
-        why = "X_train and y_train are not given"
-    if n_refits and why:
-        n_refits = 0
-        assumptions.append(f"Tests that train clones were left out, as {why}.")
-    tests = _list_tests(explained, place, n_permutations, n_refits)
+    tests, left_out = _list_tests(explained, place, n_permutations, n_refits)
     findings: list[Finding] = []
     for test in tqdm(tests, desc="diagnose", disable=not progress):
         found = test()
         findings += found if isinstance(found, list) else [found]
+    picture, assumptions = None, left_out
+    if explained.all_y is not None:
+        picture = grade_cells(explained, n_permutations, findings)
+        assumptions = [*explained.decomposition.assumptions, *left_out]
+    what = "maps made elsewhere" if explained.is_given else f"rule={rule!r}"
     subject = (
-        f"{explained.model.name}, rule={rule!r}, "
-        f"{len(explained.X)} samples of {len(explained.all_X)}"
+        f"{explained.model.name}, {what}, {len(explained.X)} samples of {len(explained.all_X)}"
     )
-    return ArtifactReport(findings, subject, assumptions)
-
-
-def _check_y(explained: Explained) -> None:
-    """Raise an error if labels or values are all the same, so that nothing can be predicted."""
-    present = np.unique(explained.truth)
-    if len(present) > 1:
-        return
-    if explained.classes is None:
-        raise ValueError(
-            f"y is {present.tolist()[0]!r} for all samples, but skill needs values that differ."
-        )
-    raise ValueError(
-        f"y holds the class {present.tolist()[0]!r} only, but skill needs samples of at least "
-        "2 classes: to see the map of one class, use artifact_map."
-    )
+    return ArtifactReport(findings, subject, assumptions, picture)
 
 
 def _list_tests(
-    explained: Explained, mask: NDArray[np.bool_] | None, n_permutations: int, n_refits: int
-) -> list[Test]:
-    """Return the tests that fit what is explained, those that convict before the cautions."""
-    tests: list[Test] = [lambda: skill(explained), lambda: find_degenerate(explained)]
-    convicting: list[Test] = []
-    cautions: list[Test] = []
-    for null in NULLS.values():
-        n_draws = n_refits if null.trains else n_permutations
-        if n_draws and null.fits(explained.model):
-            where = convicting if null.convicts else cautions
-            where.append(functools.partial(compare_with_null, explained, null, n_draws))
+    explained: Explained,
+    mask: NDArray[np.bool_] | None,
+    n_permutations: int,
+    n_refits: int,
+) -> tuple[list[Test], list[str]]:
+    """Return the tests that fit what is explained, and what is said of those that do not."""
+    tests: list[Test] = [lambda: find_degenerate(explained)]
+    left_out: list[str] = []
+    if explained.all_y is None:
+        left_out.append(
+            "y was not given: whether the model is skilled and its maps are true cannot be said, "
+            "so no map is called fact."
+        )
+    else:
+        tests = [
+            lambda: find_skilled(explained),
+            lambda: find_true(explained, n_permutations),
+            *tests,
+        ]
+    if explained.is_given:
+        left_out.append("The maps were made elsewhere, so no other network's were compared.")
+    else:
+        tests += [
+            functools.partial(compare_with_null, explained, null, n_permutations)
+            for null in NULLS.values()
+            if not null.trains and null.fits(explained.model)
+        ]
+        tests.append(lambda: find_kept(explained))
     tests += [
-        *convicting,
-        lambda: faithfulness(explained, n_permutations),
-        lambda: fixed_cells(explained),
-        lambda: outlying_cells(explained, n_permutations),
+        lambda: find_used(explained, n_permutations),
+        lambda: find_patterns(explained, n_permutations),
     ]
-    if has_profile(explained):
-        tests.append(lambda: positions(explained, n_permutations))
     if mask is not None:
         tests.append(lambda: on_mask(explained, mask, n_permutations))
-    tests += [
-        *cautions,
-        lambda: split_map(explained, "network", n_permutations),
-        lambda: find_kept(explained),
+    if n_refits and not explained.is_given:
+        why = _why_not_trained(explained)
+        if why:
+            left_out.append(f"Tests that train clones were left out, as {why}.")
+        else:
+            tests += _list_training_tests(explained, n_refits)
+    return tests, left_out
+
+
+def _list_training_tests(explained: Explained, n_refits: int) -> list[Test]:
+    """Return the tests that train clones."""
+    tests: list[Test] = [
+        functools.partial(compare_with_null, explained, null, n_refits)
+        for null in NULLS.values()
+        if null.trains and null.fits(explained.model)
     ]
-    if n_refits and explained.frame.has_positions:
+    if explained.frame.has_positions:
         tests.append(lambda: follow_moves(explained, "flip", None, True, n_refits))
     return tests
+
+
+def _why_not_trained(explained: Explained) -> str:
+    """Return why no clones are trained, in words; empty if they can be."""
+    if explained.why_not_trained or explained.has_training_data:
+        return explained.why_not_trained
+    return "X_train and y_train were not both given"

@@ -48,6 +48,7 @@ CONSTRAINTS: dict[str, list[Any] | str] = {
     "random_state": ["random_state"],
 }
 _REDRAWS = 3
+_DRAWS = 32  # of baselines, for contributions that maps are compared with
 
 
 class Explained:
@@ -65,8 +66,6 @@ class Explained:
         The samples, as the model takes them.
     y : array-like of shape (n_samples,) or None, default=None
         Their labels; the values of a regression, or of a network of a single output.
-    target : None, label, int or array-like of shape (n_samples,), default=None
-        What is explained: None (default) the predicted class of each sample, or the only output.
     relevance : array-like of shape (n_samples, ...) or None, default=None
         Maps that were made elsewhere, of what enters the network. None (default): they are made
         by `sklrp.explain`.
@@ -75,6 +74,8 @@ class Explained:
         contributions are found against it.
     groups, block_length : array-like or None, int or "auto"
         Which samples are exchangeable, as in `skill_map`.
+    target : None, label, int or array-like of shape (n_samples,), default=None
+        What is explained: None (default) the predicted class of each sample, or the only output.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
         Where the cells of fields are. None (default): what the model or X says.
     max_samples : int or None, default=None
@@ -179,7 +180,7 @@ class Explained:
 
     @cached_property
     def pool(self) -> NDArray:
-        """Samples that others are compared with: of the training data, or else of the samples."""
+        """The training samples, or else the samples themselves: what samples are compared with."""
         if self.X_train is None:
             return self.all_X
         taken = as_samples(self.model.enter(self.X_train))
@@ -205,7 +206,7 @@ class Explained:
         """How much cells add to the explained score, with its sign: what maps should show."""
         rng = self.rng("contributions")
         found = contributions_to_outputs(
-            self.model, self.X, self.pool, self.columns, rng, n_jobs=self.n_jobs
+            self.model, self.X, self.pool, self.columns, rng, _DRAWS, self.n_jobs
         )
         sign = np.where(self.details.score < 0, -1.0, 1.0)
         return (found.phi[0] * sign[:, np.newaxis]).reshape(self.X.shape)

@@ -1,40 +1,54 @@
-"""Split the mean map, cell by cell, into what networks that learned nothing show and the rest.
+"""Grade every cell of a map: fact, missed, without support, misleading or background.
 
-`diagnose` shows it as a caution, and `ArtifactReport.plot` draws it; `artifact_map` is it alone.
+`artifact_map` is how users ask; `diagnose` draws the same grades with its report. The skill map
+says which cells are true, the maps of untrained networks which cells the map names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import false_discovery_control, t
+from scipy.stats import norm
 
 from sklrp._sklearn import Interval, StrOptions, validate_params
-from sklrp.diagnostics.common_form import with_relevance
+from sklrp.diagnostics.borders import EDGE
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.nulls import NULLS
+from sklrp.diagnostics.patterns import find_patterns
+from sklrp.diagnostics.true_place import find_true
 
 
 @validate_params(
     {
         **CONSTRAINTS,
+        "relevance": "no_validation",
+        "X_train": "no_validation",
+        "y_train": "no_validation",
+        "groups": "no_validation",
+        "block_length": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "null": [StrOptions(set(NULLS))],
         "n_permutations": [Interval(Integral, 3, None, closed="left")],
-        "alpha": [Interval(Real, 0, 1, closed="neither")],
+        "alpha": [Interval(Real, 0, 0.5, closed="neither")],
     },
     prefer_skip_nested_validation=True,
 )
 def artifact_map(
     model: Any,
     X: ArrayLike,
-    y: ArrayLike | None = None,
+    y: ArrayLike,
     *,
+    relevance: ArrayLike | None = None,
     null: str = "network",
     alpha: float = 0.05,
+    X_train: ArrayLike | None = None,
+    y_train: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    block_length: int | str = "auto",
     target: Any = None,
     n_permutations: int = 50,
     max_samples: int | None = 100,
@@ -43,43 +57,61 @@ def artifact_map(
     grid: Any = None,
     **explain_params: Any,
 ) -> Finding:
-    r"""Split the mean map into what exceeds the maps of null models and what does not.
+    r"""Grade every cell of the map: fact, missed, without support, misleading or background.
 
-    Maps are divided by their sum of absolute values, take the sign of the explained score, and are
-    averaged over samples. Per cell, the mean map T is compared with the mean maps of K null models
-    on the same samples, of mean m and standard deviation s,
+    Two questions are asked of each cell. Is it *true*: does it carry skill on held-out samples
+    (`skill_map`)? Does the map *name* it: has it more relevance than networks give that learned
+    nothing? The answers make the grades:
 
-    .. math:: z = \frac{T - m}{s \sqrt{1 + 1/K}},
+    ======================  ============================  =====================================
+    the map                 the cell is true              it is not
+    ======================  ============================  =====================================
+    names it                **fact**                      **unsupported**: alone it says nothing
+    does not                **missed** by the rule        **background**
+    ======================  ============================  =====================================
 
-    which Student's t distribution with K - 1 degrees of freedom turns into a two-sided p-value.
-    The false discovery rate over cells is held at `alpha` (Benjamini-Hochberg). The *fact map* is
-    T - m where that is significant and 0 elsewhere; the *artifact map* is the rest, T less the
-    fact map: what the null already shows, or what cannot be told from it. To see a class, pass its
-    samples alone.
+    A cell that costs skill is **misleading**, whatever the map says. Unsupported is no verdict of
+    its own: noise that was fitted is, and so is a suppressor, which the network rightly uses.
+    ``causes`` names what is known of such cells.
+
+    Maps are divided by their sum of absolute values. A cell is named if the mean of its absolute
+    values is larger against the root mean square of the same over null models than theirs are
+    against each other, at a rate of false discoveries of at most `alpha`. Maps that were made
+    elsewhere have no null models: they name the cells of more than an even share.
 
     Parameters
     ----------
     model : estimator, skorch net, nn.Module, Pipeline, search or FrozenEstimator
         The fitted model, as `sklrp.explain` takes it; the maps are of what enters its network.
     X : array-like of shape (n_samples, ...)
-        The samples.
-    y : array-like of shape (n_samples,) or None, default=None
-        Their labels or values, needed by null models that are trained, such as ``"labels"``.
+        Samples that the model was not trained on.
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        Their labels or values.
+    relevance : array-like of shape (n_samples, ...) or None, default=None
+        Maps of X that were made elsewhere, such as by integrated gradients or SHAP, in the shape
+        of what enters the network. None (default): they are made by `sklrp.explain`.
     null : str, default="network"
         What a null model has lost, as in `randomization_test`.
     alpha : float, default=0.05
-        The expected share of cells in the fact map that do not belong there.
+        The probability of any cell that is called true, or misleading, and is not.
+    X_train, y_train : array-like or None, default=None
+        What the model was trained on. Cells' contributions are found against `X_train`; both are
+        needed by ``null="labels"``.
+    groups : array-like of shape (n_samples,) or None, default=None
+        Units that belong together, as in `skill_map`.
+    block_length : int or "auto", default="auto"
+        Neighbours in time that are permuted together, as in `skill_map`.
     target : None, label, int or array-like of shape (n_samples,), default=None
         What is explained: a label, or the index of an output. None (default): the predicted class
         of each sample, or the only output.
     n_permutations : int, default=50
-        Number of null models, at least 3; few of them have little power.
+        Number of null models, at least 3.
     max_samples : int or None, default=100
-        At most so many samples are explained, drawn at random. None: all.
+        At most so many samples are explained, drawn at random. None: all. Skill is of all.
     n_jobs : int or None, default=None
         Number of joblib's workers. None (default): one.
     random_state : int, RandomState instance or None, default=None
-        Determines the null models.
+        Determines all that is drawn.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
         Where the cells of fields are. None (default): what the model or X says.
     **explain_params : dict
@@ -88,37 +120,47 @@ def artifact_map(
     Returns
     -------
     Finding
-        With arrays of a sample's shape: ``mean``, ``fact``, ``artifact``, ``null_mean``, ``z``,
-        ``p_value`` (corrected for the false discovery rate) and ``significant``. The statistic is
-        the fact map's share of the mean map's absolute values; the verdict is fact above a
-        quarter, artifact below a twentieth.
+        With arrays of a sample's shape: ``mean``, the mean map; the masks ``fact``, ``missed``,
+        ``unsupported``, ``misleading`` and ``background``, which cover it; ``skill``, ``z`` and
+        ``true_fdr`` of the skill map. Also ``mass``, the share of the map on true cells,
+        ``input_mass``, of the input's departures from the mean, and ``null_mass``, of each null
+        model; ``power``, the share of the skill that lies on cells that were found true;
+        ``detectable``, the smallest skill of a cell that would have been found; ``causes``, masks
+        of unsupported cells by what is known of them (constant, outlier, border, suppressor), and
+        ``assumptions``. The statistic and the verdict are those of the question *true* of
+        `diagnose`.
 
     Raises
     ------
     ValueError
-        If fewer than 3 null models have any relevance, or a parameter is out of range.
+        If data or a parameter is malformed, or if fewer than 3 null models have any relevance.
 
     References
     ----------
-    Y. Benjamini, Y. Hochberg, "Controlling the false discovery rate", J. R. Stat. Soc. B 57, 1995;
-    D. S. Wilks, "The stippling shows statistically significant grid points", Bull. Am. Meteorol.
-    Soc. 97, 2016, for fields of dependent cells.
+    S. Haufe et al., "On the interpretation of weight vectors of linear models in multivariate
+    neuroimaging", NeuroImage 87, 2014, for suppressors; D. S. Wilks, "The stippling shows
+    statistically significant grid points", Bull. Am. Meteorol. Soc. 97, 2016; `skill_map`.
 
     Examples
     --------
     >>> from sklrp import MLPClassifier
     >>> from sklrp.datasets import make_squares
     >>> from sklrp.diagnostics import artifact_map
-    >>> X, y, mask = make_squares(n_per_class=50, size=20, random_state=0)
-    >>> clf = MLPClassifier(max_epochs=10, random_state=0).fit(X, y)
-    >>> found = artifact_map(clf, X, random_state=0)
-    >>> bool(found.significant[mask].mean() > 0.9), bool(found.significant[~mask].mean() < 0.1)
-    (True, True)
+    >>> X, y, mask = make_squares(n_per_class=100, size=20, random_state=0)
+    >>> clf = MLPClassifier(max_epochs=10, random_state=0).fit(X[:100], y[:100])
+    >>> found = artifact_map(clf, X[100:], y[100:], X_train=X[:100], random_state=0)
+    >>> bool(found.fact[mask].all()), int(found.fact[~mask].sum())
+    (True, 0)
     """
     explained = Explained(
         model,
         X,
         y,
+        relevance=relevance,
+        X_train=X_train,
+        y_train=y_train,
+        groups=groups,
+        block_length=block_length,
         target=target,
         grid=grid,
         max_samples=max_samples,
@@ -128,66 +170,150 @@ def artifact_map(
     )
     if NULLS[null].trains:
         explained.check_trainable(f"null={null!r}")
-    return split_map(explained, null, n_permutations, alpha)
+    patterns = find_patterns(explained, n_permutations)
+    return grade_cells(explained, n_permutations, patterns, null, alpha)
 
 
-def split_map(explained: Explained, null: str, n_draws: int, alpha: float = 0.05) -> Finding:
-    """Split the mean map into fact and artifact."""
+def grade_cells(
+    explained: Explained,
+    n_draws: int,
+    findings: Sequence[Finding],
+    null: str = "network",
+    alpha: float = 0.05,
+) -> Finding:
+    """Grade the cells of the mean map, with the causes that findings know."""
+    cells = explained.decomposition.cells
+    place = find_true(explained, n_draws, null=null)
+    named = _named(explained, n_draws, null, alpha)
+    true, misleading = cells["true"], cells["misleading"]
+    grades = {
+        "fact": true & named,
+        "missed": true & ~named,
+        "unsupported": named & ~true & ~misleading,
+        "misleading": misleading,
+        "background": ~(named | true | misleading),
+    }
+    total = explained.decomposition.total
+    power = cells["skill"][true].sum() / total if total > 0 else 0.0
+    counts = ", ".join(f"{mask.sum()} {name}" for name, mask in grades.items())
     mean = explained.maps.mean(axis=0, dtype=np.float64)
-    nulls = explained.null_maps(null, n_draws).mean(axis=1, dtype=np.float64)
-    nulls = nulls[with_relevance(nulls)]
-    if len(nulls) < 3:
-        raise ValueError(
-            f"only {len(nulls)} of n_permutations={n_draws} null models have any relevance, but 3 "
-            "are needed for a distribution: raise n_permutations, or use another rule."
-        )
-    null_mean, z, p_value = _test_cells(mean, nulls)
-    significant = p_value <= alpha
-    fact = np.where(significant, mean - null_mean, 0.0)
-    total = np.abs(mean).sum()
-
-    def share_of(maps: NDArray) -> NDArray:
-        return np.abs(np.where(significant, maps - null_mean, 0.0)).sum(
-            axis=tuple(range(-mean.ndim, 0))
-        ) / max(total, np.finfo(float).tiny)
-
-    rows = explained.rng("map").integers(len(explained.X), size=(50, len(explained.X)))
-    drawn = [share_of(explained.maps[r].mean(axis=0, dtype=np.float64)) for r in rows]
-    statistic, half = float(share_of(mean)), 2 * float(np.std(drawn))  # noise only adds to |mean|
-    interval = (statistic - half, statistic + half)
     return explained.finding(
-        name="map",
-        question="How much of the mean map exceeds the maps of networks that learned nothing?",
-        statistic=statistic,
-        interval=interval,
-        null=np.array([share_of(m) for m in nulls]),
-        verdict=("fact" if statistic > 0.25 else "artifact" if statistic < 0.05 else "undecided"),
+        name="artifact_map",
+        question="Which cells of the map are fact?",
+        statistic=place.mass,
+        interval=place.mass_interval,
+        null=place.null_mass,
+        verdict=place.verdict,
         reading=(
-            f"of |mean map| is in the fact map, on {significant.sum()} of {significant.size} cells"
+            f"of |relevance| lies on true cells ({place.input_mass:.2g} of the input); {counts}"
         ),
-        advice=""
-        if statistic > 0.25
-        else (
-            "Little of the mean map differs from the maps of untrained networks: read the fact "
-            "map instead of the map, explain more samples, or choose another rule."
-        ),
+        advice=place.advice,
         mean=mean,
-        fact=fact,
-        artifact=mean - fact,
-        null_mean=null_mean,
-        z=z,
-        p_value=p_value,
-        significant=significant,
-        table={"z": z.ravel(), "p_value": p_value.ravel(), "fact": fact.ravel()},
+        **grades,
+        skill=cells["skill"],
+        z=cells["z"],
+        true_fdr=cells["true_fdr"],
+        detectable=cells["detectable"],
+        mass=place.mass,
+        input_mass=place.input_mass,
+        null_mass=place.null_mass,
+        power=float(np.clip(power, 0.0, 1.0)),
+        causes=_find_causes(explained, findings, grades["unsupported"], true),
+        assumptions=explained.decomposition.assumptions,
+        table={
+            "relevance": mean.ravel(),
+            "skill": cells["skill"].ravel(),
+            **{name: mask.ravel() for name, mask in grades.items()},
+        },
     )
 
 
-def _test_cells(mean: NDArray, nulls: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """Return the mean null map, and z and the corrected p-value of each cell."""
-    null_mean, spread = nulls.mean(axis=0), nulls.std(axis=0, ddof=1)
-    spread *= np.sqrt(1 + 1 / len(nulls))
-    resolution = 1e-7 * np.abs(mean).max()  # maps are kept in float32
-    z = (mean - null_mean) / np.maximum(spread, max(resolution, np.finfo(float).tiny))
-    p_value = 2 * t.sf(np.abs(z), len(nulls) - 1)
-    p_value = false_discovery_control(p_value.ravel()).reshape(z.shape)
-    return null_mean, z, p_value
+def _named(explained: Explained, n_draws: int, null: str, alpha: float) -> NDArray[np.bool_]:
+    """Tell which cells have more relevance than null models give."""
+    own = _mean_relevance(explained.maps)
+    if explained.is_given:
+        return own / max(own.sum(), np.finfo(float).tiny) > 1 / own.size
+    drawn = explained.null_maps(null, n_draws)
+    drawn = drawn[drawn.reshape(len(drawn), -1).any(axis=1)]
+    if len(drawn) < 3:
+        raise ValueError(
+            f"only {len(drawn)} of n_permutations={n_draws} null models have any relevance, but 3 "
+            "are needed for a distribution: raise n_permutations, or use another rule."
+        )
+    nulls = np.stack([_mean_relevance(maps) for maps in drawn])
+    floor = 1e-6 * own.max()  # maps are kept in float32
+    squares = (nulls**2).sum(axis=0)
+    ratio = own / np.maximum(np.sqrt(squares / len(nulls)), floor)
+    # Each null model against the others, as the map is against all of them.
+    rest = np.sqrt(np.maximum(squares - nulls**2, 0.0) / (len(nulls) - 1))
+    null_ratio = nulls / np.maximum(rest, floor)
+    named = np.zeros(own.shape, dtype=bool)
+    true = explained.decomposition.cells["true"]
+    for family in (true, ~true):  # few cells among many would pay for the others
+        if family.any():
+            drawn_ratio = null_ratio[:, family].ravel()
+            named[family] = _beyond_nulls(ratio[family], drawn_ratio, len(nulls), alpha)
+    return named & (own > floor)
+
+
+def _beyond_nulls(
+    ratio: NDArray, null_ratio: NDArray, n_nulls: int, alpha: float
+) -> NDArray[np.bool_]:
+    """Tell which ratios exceed those of null models, at a rate of false discoveries of alpha."""
+    order = np.argsort(-ratio)
+    ranked, drawn = ratio[order], np.sort(null_ratio)
+    expected = (len(drawn) - np.searchsorted(drawn, ranked, side="left")) / n_nulls
+    rate = expected / np.arange(1, len(ranked) + 1)
+    rate = np.minimum.accumulate(rate[::-1])[::-1]
+    found = np.zeros(len(ratio), dtype=bool)
+    found[order] = rate <= alpha
+    return found
+
+
+def _mean_relevance(maps: NDArray) -> NDArray[np.float64]:
+    """Return the mean absolute value: the relevance of a suppressor cancels in a mean map."""
+    return np.abs(maps).mean(axis=0, dtype=np.float64)
+
+
+def _find_causes(
+    explained: Explained,
+    findings: Sequence[Finding],
+    unsupported: NDArray[np.bool_],
+    true: NDArray[np.bool_],
+) -> dict[str, NDArray[np.bool_]]:
+    """Return which unsupported cells are constant, outliers, at a border or suppressors."""
+    causes = {}
+    names = {"constant": "constant", "outliers": "outlier"}
+    for finding in findings:
+        if finding.name in names:
+            causes[names[finding.name]] = finding["cells"] & unsupported
+        elif finding.name == "border" and finding.verdict == "artifact":
+            ends = np.zeros(explained.frame.axes, dtype=bool)
+            along = np.moveaxis(ends, finding["axis"], 0)
+            along[:EDGE] = along[-EDGE:] = True
+            causes["border"] = ends.reshape(unsupported.shape) & unsupported
+    causes["suppressor"] = _suppressors(explained, true, unsupported)
+    return {name: cells for name, cells in causes.items() if cells.any()}
+
+
+def _suppressors(
+    explained: Explained, true: NDArray[np.bool_], cells: NDArray[np.bool_], alpha: float = 0.05
+) -> NDArray[np.bool_]:
+    """Tell which cells take away what a true cell adds, or all do, from sample to sample."""
+    parts = explained.contributions.reshape(len(explained.X), -1).astype(np.float64)
+    target = np.zeros(len(parts)) if explained.target is None else explained.target
+    for label in np.unique(target):  # within a class, where all add the same but for the noise
+        parts[target == label] -= parts[target == label].mean(axis=0)
+    known = parts[:, true.ravel()]
+    known = np.column_stack([known, known.sum(axis=1)])
+    r = _unit(parts[:, cells.ravel()]).T @ _unit(known)
+    least = norm.isf(alpha / max(r.size, 1)) / np.sqrt(len(parts))
+    found = np.zeros(cells.shape, dtype=bool)
+    found[cells] = (r < -least).any(axis=1)
+    return found
+
+
+def _unit(columns: NDArray) -> NDArray[np.float64]:
+    """Return columns of length 1; those of length 0 stay."""
+    size = np.sqrt((columns**2).sum(axis=0))
+    return np.divide(columns, size, out=np.zeros_like(columns), where=size > 0)

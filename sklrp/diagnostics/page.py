@@ -46,10 +46,8 @@ class Report(Protocol):
     assumptions: list[str]
     verdict: str
     cautions: list[str]
-
-    @property
-    def reasons(self) -> list[str]:
-        """The names of the tests that the verdict rests on."""
+    reasons: list[str]
+    sentence: str
 
 
 def render(report: Report, *, page: bool) -> str:
@@ -113,10 +111,6 @@ def _table(report: Report) -> str:
 def _pictures(report: Report) -> list[str]:
     """Return the maps, the profiles and the randomisation of layers as pictures."""
     captions = {
-        "map": (
-            "Mean map over the samples, what of it exceeds the maps of untrained networks (false "
-            "discovery rate 5 %), and the rest. All three have the same limits."
-        ),
         "fading": "Where relevance lies along the axes of a sample.",
         "randomization": "How alike the map stays as layers are drawn at random, from the last.",
     }

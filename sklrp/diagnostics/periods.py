@@ -34,7 +34,7 @@ def find_periods(along: AlongAxes, axes: list[int], rng: np.random.Generator) ->
     _, _, statistic, null, usual = peaks[axis, period]
     profiles = along.of_maps(axis)
     rows = rng.integers(len(profiles), size=(200, len(profiles)))
-    drawn = [_prominence(profiles[r].mean(axis=0))[period] / usual for r in rows]
+    drawn = [find_prominence(profiles[r].mean(axis=0))[period] / usual for r in rows]
     interval = (float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975)))
     verdict = judge(interval, artifact_above=_PROMINENT, fact_below=_PROMINENT)
     if np.median(null) < _PROMINENT:
@@ -69,9 +69,9 @@ def find_periods(along: AlongAxes, axes: list[int], rng: np.random.Generator) ->
 
 def _list_peaks(along: AlongAxes, axis: int) -> list[_Peak]:
     """Return how prominent each period is along an axis."""
-    own = _prominence(along.of_input(axis))
-    found = _prominence(along.of_maps(axis).mean(axis=0))
-    untrained = [_prominence(profile) for profile in along.of_nulls(axis)]
+    own = find_prominence(along.of_input(axis))
+    found = find_prominence(along.of_maps(axis).mean(axis=0))
+    untrained = [find_prominence(profile) for profile in along.of_nulls(axis)]
     peaks = []
     for period, value in found.items():
         usual = max(1.0, own[period])
@@ -98,7 +98,7 @@ def _most_prominent(peaks: dict[tuple[int, int], _Peak]) -> tuple[int, int]:
     return first.axis, period
 
 
-def _prominence(profile: NDArray) -> dict[int, float]:
+def find_prominence(profile: NDArray) -> dict[int, float]:
     """Return, for each period, the power there over the median of the frequencies around it."""
     n = len(profile)
     smooth = np.convolve(np.pad(profile, 4, mode="edge"), np.full(9, 1 / 9), mode="valid")

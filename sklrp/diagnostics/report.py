@@ -13,17 +13,28 @@ from typing import Any
 from sklrp._checks import import_optional
 from sklrp._files import replacing
 from sklrp.diagnostics.findings import Finding
-from sklrp.diagnostics.nulls import NULLS
 from sklrp.diagnostics.page import render
 
-# Tests that say what to keep in mind, but convict no map: one that loses relevance to biases, or
-# that another sweep would change, can still be right.
-CAUTIONS = (
-    *(null.finding for null in NULLS.values() if not null.convicts),
-    "map",
-    "bias",
-    "equivariance",
-)
+# The questions, in the order in which they are asked, and the tests that answer them.
+QUESTIONS = {
+    "skilled": "skilled",
+    "true": "true",
+    "learned": "randomization",
+    "used": "used",
+    "stable": "stable",
+    "placed": "equivariance",
+    "coherent": "coherent",
+}
+# Tests that convict. So do patterns that were confirmed; others are names of causes.
+CONVICT = ("skilled", "true", "randomization", "used", "degeneracy", "bias", "mask")
+# What must say fact before the report does, and what is open while it does not.
+NEEDED = {
+    "skilled": "the network is skilled",
+    "true": "its maps are true",
+    "randomization": "they were learned",
+    "used": "they show what is used",
+}
+_NOT_ASKED_OF_ALL = "randomization"  # maps made elsewhere have no untrained network's beside them
 
 
 class ArtifactReport:
@@ -37,44 +48,81 @@ class ArtifactReport:
         What was explained, in words.
     assumptions : sequence of str, default=()
         What the verdict takes for granted, and which tests were left out, in sentences.
+    picture : Finding or None, default=None
+        The map with its grades, of `artifact_map`.
 
     Attributes
     ----------
     tests : dict of str to Finding
-        The findings by name, each with ``statistic``, ``null``, ``interval``, ``verdict`` and
-        ``advice``.
+        The findings by name, each with ``statistic``, ``null``, ``interval``, ``verdict``,
+        ``reading`` and ``advice``.
+    questions : dict of str to Finding
+        The findings that answer the questions asked: ``skilled``, ``true``, ``learned``, ``used``,
+        ``stable``, ``placed`` and ``coherent``.
     verdict : {"fact", "artifact", "undecided"}
-        ``"artifact"`` if any test says so, ``"fact"`` if all do, else ``"undecided"``; tests among
-        `cautions` are left out.
+        ``"artifact"`` if a test convicts; ``"fact"`` if the network is skilled and its maps are
+        true, learned and used; else ``"undecided"``.
+    reasons : list of str
+        The names of the tests that the verdict rests on, if it is not fact.
     cautions : list of str
-        Names of the tests that convict no map but did not say fact either.
+        Names of the other tests that did not say fact: what to keep in mind.
+    sentence : str
+        The answer.
     subject : str
         What was explained, in words.
     assumptions : list of str
         What the verdict takes for granted, and which tests were left out.
+    picture : Finding or None
+        The map with its grades.
     """
 
     def __init__(
-        self, tests: list[Finding], subject: str, assumptions: Sequence[str] = ()
+        self,
+        tests: list[Finding],
+        subject: str,
+        assumptions: Sequence[str] = (),
+        picture: Finding | None = None,
     ) -> None:
         self.assumptions = list(assumptions)
         self.tests = {test.name: test for test in tests}
+        self.questions = {
+            q: self.tests[name] for q, name in QUESTIONS.items() if name in self.tests
+        }
         self.subject = subject
-        self.cautions = [n for n in CAUTIONS if n in self.tests and self._says(n) != "fact"]
-        said = {test.verdict for name, test in self.tests.items() if name not in CAUTIONS}
-        self.verdict = next(v for v in ("artifact", "undecided", "fact") if v in said)
+        self.picture = picture
+        self.verdict, names = self._judge()
+        self.reasons = [name for name in names if name in self.tests]
+        self.cautions = [
+            name
+            for name, test in self.tests.items()
+            if test.verdict != "fact" and name not in self.reasons
+        ]
+        self.sentence = self._answer(names)
+
+    def _judge(self) -> tuple[str, list[str]]:
+        """Return the verdict and the names of what it rests on, of tests not run as well."""
+        convicting = [name for name in CONVICT if self._says(name) == "artifact"]
+        convicting += [name for name, test in self.tests.items() if test.get("confirmed")]
+        if convicting:
+            return "artifact", convicting
+        run = [name for name in NEEDED if name in self.tests or name != _NOT_ASKED_OF_ALL]
+        left = [name for name in run if self._says(name) != "fact"]
+        return ("undecided", left) if left else ("fact", [])
 
     def _says(self, name: str) -> str:
-        return self.tests[name].verdict
+        """Return the verdict of a test, or that there was none."""
+        return self.tests[name].verdict if name in self.tests else "none"
 
-    @property
-    def reasons(self) -> list[str]:
-        """The names of the tests that the verdict rests on, if it is not fact."""
-        return [
-            name
-            for name in self.tests
-            if name not in CAUTIONS and self._says(name) == self.verdict != "fact"
-        ]
+    def _answer(self, names: Sequence[str]) -> str:
+        """Return the answer in one sentence."""
+        if self.verdict == "fact":
+            return (
+                "Fact: the network knows something of samples that it never saw, and its maps "
+                "show where, more than the input and untrained networks do."
+            )
+        if self.verdict == "artifact":
+            return f"Artifact: {self.tests[names[0]].advice}"
+        return f"Undecided: not told whether {' and '.join(NEEDED[name] for name in names)}."
 
     def to_frame(self) -> Any:
         """Return a table of the tests.
@@ -93,7 +141,7 @@ class ArtifactReport:
                 "low": test.interval[0],
                 "high": test.interval[1],
                 "null": test.usual,
-                "caution": name in CAUTIONS,
+                "caution": name in self.cautions,
                 "reading": test.reading,
                 "advice": test.advice,
             }
@@ -102,21 +150,18 @@ class ArtifactReport:
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("test")
 
     def __repr__(self) -> str:
-        """Return the verdict and a line per test."""
-        lines = [f"{self.verdict.upper()}: {self.subject}"]
+        """Return the answer, a line per question and test, and what to do."""
+        lines = [self.sentence, f"  {self.subject}"]
         for name, test in self.tests.items():
             low, high = test.interval
-            mark = "*" if name in CAUTIONS else " "
             lines.append(
-                f" {mark}{name:<14}{test.verdict:<10}{test.statistic:8.3g} "
+                f"  {_question_of(name):<14}{test.verdict:<10}{test.statistic:8.3g} "
                 f"[{low:.3g}, {high:.3g}]  null {test.usual:.3g}"
             )
-        lines += [f"{name} ({self.verdict}): {self.tests[name].advice}" for name in self.reasons]
+        lines += [f"{_question_of(name)}: {self.tests[name].advice}" for name in self.reasons]
         if self.cautions:
-            lines.append(
-                f"* caution only, does not count for the verdict; see {', '.join(self.cautions)}"
-            )
-        return "\n".join([*lines, *self.assumptions])
+            lines.append(f"To keep in mind: {', '.join(map(_question_of, self.cautions))}")
+        return "\n".join([*lines, *(f"Assumed: {said}" for said in self.assumptions)])
 
     def _repr_html_(self) -> str:
         return render(self, page=False)
@@ -145,16 +190,28 @@ class ArtifactReport:
         return Path(path)
 
     def plot(self, *, ax: Any = None) -> Any:
-        """Draw the mean map, what of it is fact and what is artifact.
+        """Draw the map with its grades, the skill map, and the map's mass on true cells.
 
         Parameters
         ----------
-        ax : array of 3 matplotlib.axes.Axes or None, default=None
+        ax : array of matplotlib.axes.Axes or None, default=None
             Where to draw; None makes a figure.
 
         Returns
         -------
         ArtifactDisplay
             The display, which keeps the artists.
+
+        Raises
+        ------
+        ValueError
+            If there is no picture, as without labels.
         """
-        return self.tests["map"].plot(ax=ax)
+        if self.picture is None:
+            raise ValueError("there is no graded map without labels: give y to diagnose.")
+        return self.picture.plot(ax=ax)
+
+
+def _question_of(name: str) -> str:
+    """Return the question that a test answers, else its own name."""
+    return next((question for question, test in QUESTIONS.items() if test == name), name)

@@ -138,19 +138,28 @@ def _question_of_class(codes: NDArray, k: int, n_classes: int, n_outputs: int) -
 
 
 def _question_of_values(model: Any, samples: NDArray, labels: NDArray, target: Any) -> Question:
-    """Ask for values of a regression: each, one, a weighted sum, or all of a field together."""
+    """Ask for values of a regression: each, one, a weighted sum, or all of a field together.
+
+    Of several outputs, labels may also be the values of the target alone.
+    """
     shape = labels.shape[1:] or (1,)
     values = labels.reshape(len(labels), -1).astype(np.float64)
     n_outputs = model.outputs(samples[:1]).shape[1]
-    if values.shape[1] != n_outputs:
+    of_target = target is not None and values.shape[1] == 1 < n_outputs
+    if of_target:
+        shape = (n_outputs,)
+    elif values.shape[1] != n_outputs:
         raise ValueError(
             f"y has {values.shape[1]} values for each sample, but the network {n_outputs} outputs."
         )
     if target is None and (n_outputs > _MOST_OUTPUTS or len(shape) > 1):
         return _question_of_fields(model, samples, values)
     asked = np.eye(n_outputs) if target is None else _weights_of(target, shape)[np.newaxis]
-    needed = asked.any(axis=0)
-    truth = _all_finite(values[:, needed]) @ asked[:, needed].T
+    if of_target:
+        truth = _all_finite(values)
+    else:
+        needed = asked.any(axis=0)
+        truth = _all_finite(values[:, needed]) @ asked[:, needed].T
     _check_varies(truth)
     return Question(asked, truth, None, (len(asked),) if len(asked) > 1 else ())
 

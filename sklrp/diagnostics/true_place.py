@@ -1,0 +1,170 @@
+"""Ask whether relevance lies where the network's skill is, more than without learning.
+
+`diagnose` runs this test, and `artifact_map` shows it cell by cell. Skill is what held-out labels
+say; it depends neither on the rule nor on the map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklrp.diagnostics.common_form import share_on, with_relevance
+from sklrp.diagnostics.explained import Explained
+from sklrp.diagnostics.findings import Finding, bootstrap
+
+_WAY = 0.25, 0.1  # of the way to where contributions lie: more is fact, less is an artifact
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the map, the input, untrained maps and contributions lie, as mean shares of cells.
+
+    Attributes
+    ----------
+    of_map, of_input, of_use : ndarray of shape (n_cells,)
+        Shares of the map, of the input's departures from the mean, and of contributions.
+    of_nulls : ndarray of shape (n_nulls, n_cells)
+        Shares of untrained networks' maps; none of them if maps were made elsewhere.
+    """
+
+    of_map: NDArray[np.float64]
+    of_input: NDArray[np.float64]
+    of_use: NDArray[np.float64]
+    of_nulls: NDArray[np.float64]
+
+
+def _list_places(explained: Explained, n_draws: int, null: str) -> Places:
+    """Return where the map and what it is compared with lie."""
+    n_cells = explained.X[0].size
+    nulls = np.empty((0, n_cells))
+    if not explained.is_given:
+        drawn = explained.null_maps(null, n_draws)
+        nulls = np.array([_mean_shares(maps) for maps in drawn[with_relevance(drawn)]])
+        nulls = nulls.reshape(-1, n_cells)
+    return Places(
+        _mean_shares(explained.maps),
+        _mean_shares(explained.departures),
+        _mean_shares(explained.contributions),
+        nulls,
+    )
+
+
+def find_true(
+    explained: Explained, n_draws: int, alpha: float = 0.05, null: str = "network"
+) -> Finding:
+    r"""Compare where the map lies with where the input and untrained networks' maps lie.
+
+    With shares :math:`s_i` of a map on cells of skill :math:`T_i`, :math:`\sum_i s_i T_i` is the
+    skill at its place. The statistic is the share of the way from a rival's to that of the
+    network's own contributions,
+
+    .. math:: w = \frac{\sum_i (s_i - r_i) T_i}{\sum_i (u_i - r_i) T_i},
+
+    the least over both rivals r. No sum is a verdict unless permuted labels do not give it.
+
+    Parameters
+    ----------
+    explained : Explained
+        What is explained, with labels.
+    n_draws : int
+        Number of null models.
+    alpha : float, default=0.05
+        The level at which sums are told from those of permuted labels.
+    null : str, default="network"
+        Name of the null model.
+
+    Returns
+    -------
+    Finding
+        With ``mass``, ``mass_interval``, ``input_mass`` and ``null_mass``, the shares on true
+        cells, and ``places``, all shares.
+    """
+    places = _list_places(explained, n_draws, null)
+    rivals = {"input": places.of_input}
+    if len(places.of_nulls):
+        rivals["untrained networks"] = places.of_nulls.mean(axis=0)
+    decomposed = explained.decomposition
+    sums = [s for r in rivals.values() for s in (places.of_map - r, places.of_use - r)]
+    test = decomposed.weigh(np.stack(sums, axis=1))
+    gain, possible = test.skill[::2], test.skill[1::2]
+    powerful = (test.p_value[1::2] <= alpha) & (possible > 0)
+    beaten = (test.p_value[::2] <= alpha) & (gain > 0)
+    lost = (test.p_value[::2] <= alpha) & (gain < 0)
+    way = np.divide(gain, possible, out=np.full(len(gain), np.nan), where=powerful)
+    for k, name in enumerate(rivals):
+        if name == "untrained networks":  # as good as the best of them is no better than they
+            own = decomposed.cells["skill"].ravel()
+            best = np.quantile(places.of_nulls @ own, 0.95)
+            beaten[k] &= places.of_map @ own > best
+    verdict = "undecided"
+    if lost.any() or (powerful & (way < _WAY[1])).any():
+        verdict = "artifact"
+    elif (beaten & powerful & (way > _WAY[0])).all():
+        verdict = "fact"
+    worst = int(np.nanargmin(way)) if powerful.any() else 0
+    low, high = _interval(test.error[::2][worst], gain[worst], possible[worst])
+    true = decomposed.cells["true"].ravel()
+    masses = {
+        "mass": share_on(explained.maps, true),
+        "input_mass": float(places.of_input[true].sum()),
+        "null_mass": places.of_nulls[:, true].sum(axis=1),
+    }
+    untrained = f", untrained {np.median(masses['null_mass']):.2f}" if len(rivals) > 1 else ""
+    return explained.finding(
+        name="true",
+        question="Does relevance lie where the network's skill is?",
+        statistic=float(way[worst]),
+        interval=(low, high),
+        null=np.zeros(len(rivals)),
+        verdict=verdict,
+        reading=(
+            f"of the way from the {list(rivals)[worst]} to the network's own contributions; on "
+            f"the {true.sum()} true of {true.size} cells lie {masses['mass'].mean():.2f} of "
+            f"|relevance|, {masses['input_mass']:.2f} of the input{untrained}"
+            if powerful.any()
+            else f"skill is not told apart from place to place ({true.sum()} true cells)"
+        ),
+        advice="" if verdict == "fact" else _say_where_else(verdict, bool(powerful.any())),
+        mass=float(masses["mass"].mean()),
+        mass_interval=bootstrap(masses["mass"], explained.rng("true")),
+        input_mass=masses["input_mass"],
+        null_mass=masses["null_mass"],
+        places=places,
+        table={
+            "rival": np.array(list(rivals)),
+            "gain": gain,
+            "possible": possible,
+            "way": way,
+            "p_value": test.p_value[::2],
+        },
+    )
+
+
+def _mean_shares(maps: NDArray) -> NDArray[np.float64]:
+    """Return the mean over samples of how absolute values are shared out among cells."""
+    sizes = np.abs(maps.reshape(len(maps), -1)).astype(np.float64)
+    total = sizes.sum(axis=1, keepdims=True)
+    return np.divide(sizes, total, out=np.zeros_like(sizes), where=total > 0).mean(axis=0)
+
+
+def _interval(error: float, gain: float, possible: float) -> tuple[float, float]:
+    if possible <= 0:
+        return float("nan"), float("nan")
+    return (gain - 1.96 * error) / possible, (gain + 1.96 * error) / possible
+
+
+def _say_where_else(verdict: str, powerful: bool) -> str:
+    if verdict == "artifact":
+        return (
+            "Relevance lies where the input or an untrained network has it, not where the skill "
+            "is: choose a rule that keeps the sign of contributions, such as rule='epsilon'."
+        )
+    if not powerful:
+        return (
+            "The skill is spread as evenly as the input, or too small to place: hold out more "
+            "samples."
+        )
+    return "Relevance lies only partly where the skill is: read it beside skill_map."

@@ -1,0 +1,146 @@
+"""Ask whether cells move the score as the map says: the map beside the cells' contributions.
+
+`diagnose` runs this test. A contribution is what a cell adds to the score of a sample when it
+takes the place of what training samples have there, by expected gradients.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklrp.diagnostics.common_form import cosines
+from sklrp.diagnostics.explained import Explained
+from sklrp.diagnostics.findings import Finding, bootstrap, judge
+
+_ARTIFACT, _FACT = 0.25, 0.3  # the cosine of a map that shows nothing, and of one that does
+_FEWEST = 5  # samples of a class whose maps are judged by themselves
+_ALIKE = 0.9  # the cosine of contributions of two samples whose maps need not be told apart
+
+
+def find_used(explained: Explained, n_draws: int) -> Finding:
+    """Compare maps with contributions, and with how well other maps agree with these."""
+    maps, parts, unsigned = _flat_pairs(explained)
+    own = np.nan_to_num(cosines(maps, parts))
+    others = _others(explained, maps, parts, unsigned, n_draws)
+    rival = max((float(values.mean()) for values in others.values()), default=0.0)
+    interval = bootstrap(own, explained.rng("used"))
+    verdict = judge(
+        (-interval[1], -interval[0]),
+        artifact_above=-max(_ARTIFACT, rival),
+        fact_below=-max(_FACT, rival),
+    )
+    another = _is_of_another(explained, maps, parts)
+    reversed_ = _reversed_classes(explained, own)
+    if another.says or reversed_:
+        verdict = "artifact"
+    return explained.finding(
+        name="used",
+        question="Do the cells that the map names move the score, in the direction it says?",
+        statistic=float(own.mean()),
+        interval=interval,
+        null=np.array([values.mean() for values in others.values()]),
+        verdict=verdict,
+        reading=(
+            "mean cosine of a map and the cells' contributions to the score"
+            + (", both without sign" if unsigned else "")
+            + f"; the best of {', '.join(others) or 'no other maps'} has {rival:.2f}"
+        ),
+        advice="" if verdict == "fact" else _say_what_differs(explained, another.says),
+        reversed_classes=reversed_,
+        own_sample=another.own,
+        other_sample=another.other,
+        table={"cosine": own},
+    )
+
+
+def _flat_pairs(explained: Explained) -> tuple[NDArray, NDArray, bool]:
+    """Return maps and contributions, without signs if the maps have none."""
+    n = len(explained.X)
+    maps = explained.relevance.reshape(n, -1)
+    unsigned = explained.is_given and bool((maps >= 0).all())
+    parts = explained.contributions.reshape(n, -1)
+    if unsigned:
+        return np.abs(maps), np.abs(parts), True
+    return explained.maps.reshape(n, -1), parts, False
+
+
+def _others(
+    explained: Explained, maps: NDArray, parts: NDArray, unsigned: bool, n_draws: int
+) -> dict[str, NDArray]:
+    """Return how well maps that know nothing of the network agree with its contributions."""
+    found = {}
+    if unsigned:
+        away = explained.departures.reshape(maps.shape)
+        found["the input's departures"] = np.nan_to_num(cosines(away, parts))
+    if not explained.is_given:
+        nulls = explained.null_maps("network", n_draws).reshape(n_draws, *maps.shape)
+        agreed = np.abs(np.nan_to_num(cosines(nulls, parts)).mean(axis=1))
+        found["untrained networks' maps"] = np.quantile(agreed, 0.95, keepdims=True)
+    return found
+
+
+def _reversed_classes(explained: Explained, own: NDArray) -> list[Any]:
+    """Return the classes whose maps do not follow contributions, or follow them in reverse."""
+    kind = _kinds(explained)
+    rng = explained.rng("used: classes")
+    found = []
+    for label in np.unique(kind):
+        values = own[kind == label]
+        if len(values) >= _FEWEST and bootstrap(values, rng)[1] <= 0:
+            found.append(label)
+    return found
+
+
+def _kinds(explained: Explained) -> NDArray:
+    """Return the class explained of each sample; of a single output, the sign of its score."""
+    if explained.target is None or explained.classes is None:
+        return np.where(explained.details.score < 0, "negative", "positive")
+    return explained.target
+
+
+class _Another(NamedTuple):
+    says: bool
+    own: float
+    other: float
+
+
+def _is_of_another(explained: Explained, maps: NDArray, parts: NDArray) -> _Another:
+    """Tell whether maps fit other samples of the class as well as their own."""
+    target = _kinds(explained)
+    mine, theirs, alike = [], [], []
+    for label in np.unique(target):
+        rows = np.flatnonzero(target == label)
+        if len(rows) < 2:
+            continue
+        after = np.roll(rows, 1)
+        mine.append(cosines(maps[rows], parts[rows]))
+        theirs.append(cosines(maps[rows], parts[after]))
+        alike.append(cosines(parts[rows], parts[after]))
+    if not mine:
+        return _Another(False, float("nan"), float("nan"))
+    own, other, same = (np.nan_to_num(np.concatenate(values)) for values in (mine, theirs, alike))
+    gain = own - other
+    said = bootstrap(gain, explained.rng("used: other samples"))[0] <= 0
+    # Contributions that are the same for all samples tell no two maps apart.
+    return _Another(bool(said and same.mean() < _ALIKE), float(own.mean()), float(other.mean()))
+
+
+def _say_what_differs(explained: Explained, of_another: bool) -> str:
+    if of_another:
+        return (
+            "The maps fit other samples as well as their own: they are of another sample or "
+            "order, or the rule does not look at the sample."
+        )
+    if explained.is_given:
+        return (
+            "The score does not follow what the map names: check that it is of this network, this "
+            "sample and this class, and that its sign and its order of cells were kept."
+        )
+    return (
+        "The score does not follow what the map names: centre the input, so that an offset earns "
+        "no relevance, or choose a rule that keeps the sign of contributions, such as "
+        "rule='epsilon'."
+    )

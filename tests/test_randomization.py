@@ -1,0 +1,71 @@
+"""Maps beside those of networks that learned nothing, against plain rewrites."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from sklrp import MLPClassifier
+from sklrp._streams import Streams
+from sklrp.diagnostics import randomization_test
+from sklrp.diagnostics.nulls import NULLS
+from sklrp.diagnostics.randomization import compare_with_null
+from tests.helpers import planted as planted_cases
+from tests.helpers.drawn_maps import drawn
+
+
+def test_randomization_is_the_cosine_with_random_networks():
+    """A linear network under the epsilon rule: R = x * w, so that all is known in closed form."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 6)), np.repeat([0, 1], 20)
+    clf = MLPClassifier((), bias=False, max_epochs=3, random_state=0).fit(X, y)
+    found = randomization_test(clf, X, rule="zero", n_permutations=4, random_state=7)
+    target = clf.predict(X)
+    maps = X * clf.module_[-1].weight.detach().numpy()[target]
+    seeds = Streams(7).seeds("null network", 4)
+    for similarity, seed in zip(found.similarity, seeds, strict=True):
+        generator = torch.Generator().manual_seed(int(seed))
+        weight = torch.empty(2, 6, dtype=torch.float64)
+        weight = weight.uniform_(-(6**-0.5), 6**-0.5, generator=generator).numpy()
+        other = X * weight[target]
+        size = np.linalg.norm(maps, axis=1) * np.linalg.norm(other, axis=1)
+        np.testing.assert_allclose(
+            similarity, np.abs((maps * other).sum(axis=1)) / size, rtol=1e-5
+        )
+    assert found.statistic == pytest.approx(found.similarity.mean())
+
+
+@pytest.mark.filterwarnings("ignore:.*flat")
+def test_randomization_verdicts(mlp, squares):
+    X = squares[2]
+    assert randomization_test(mlp, X, rule="epsilon", random_state=0).verdict == "fact"
+    flat = randomization_test(
+        mlp, X, rule=planted_cases.FLAT_FIRST, null="readout", random_state=0
+    )
+    assert flat.verdict == "artifact"
+    data = {"X_train": squares[0], "y_train": squares[1]}
+    labels = randomization_test(mlp, X, null="labels", n_permutations=2, **data)
+    alone = randomization_test(mlp, X, rule="epsilon", n_permutations=1, random_state=0)
+    assert re.search(
+        r"maps of 1 network before .*they explain \d+ % of the squared", alone.reading
+    )
+    assert labels.name == "labels"
+    assert labels.verdict == "fact"
+
+
+def test_randomization_of_labels_needs_training_data(mlp, squares):
+    with pytest.raises(ValueError, match="X_train=None: null='labels' trains clones"):
+        randomization_test(mlp, *squares[2:4], null="labels", n_permutations=1)
+    with pytest.raises(ValueError, match="y_train=None: null='labels' trains clones"):
+        randomization_test(mlp, squares[2], null="labels", X_train=squares[0], n_permutations=1)
+
+
+def test_null_maps_without_relevance_are_left_out():
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(10, 12))
+    explained = drawn(maps, np.zeros_like(maps))
+    found = compare_with_null(explained, NULLS["network"], 3)
+    assert np.isnan(found.similarity).all()
+    assert found.verdict == "undecided"
+    assert "3 more had no relevance" in found.reading
