@@ -1,4 +1,4 @@
-"""Grade every cell of a map: fact, missed, without support, misleading or background.
+"""Grade every cell of a map: is it fact, missed, without support, misleading or background?
 
 `artifact_map` is how users ask; `diagnose` draws the same grades with its report. The skill map
 says which cells are true, the maps of untrained networks which cells the map names.
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
 
 from sklrp._sklearn import Interval, StrOptions, validate_params
 from sklrp.diagnostics.borders import EDGE
+from sklrp.diagnostics.common_form import with_relevance
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.nulls import NULLS
@@ -74,10 +74,12 @@ def artifact_map(
     its own: noise that was fitted is, and so is a suppressor, which the network rightly uses.
     ``causes`` names what is known of such cells.
 
-    Maps are divided by their sum of absolute values. A cell is named if the mean of its absolute
-    values is larger against the root mean square of the same over null models than theirs are
-    against each other, at a rate of false discoveries of at most `alpha`. Maps that were made
-    elsewhere have no null models: they name the cells of more than an even share.
+    Maps are divided by their sum of absolute values. A true cell is shown if its mean size of
+    relevance, or the size of the classes' mean maps there, exceeds the root mean square over null
+    models. Of other cells only those are named whose mean size exceeds it by more than null models
+    exceed each other, at a rate of false discoveries of at most `alpha`. A map that as a whole
+    lies where null models' or the input lies names nothing. Maps that were made elsewhere have no
+    null models: they name the cells of more than an even share.
 
     Parameters
     ----------
@@ -126,7 +128,8 @@ def artifact_map(
         ``input_mass``, of the input's departures from the mean, and ``null_mass``, of each null
         model; ``power``, the share of the skill that lies on cells that were found true;
         ``detectable``, the smallest skill of a cell that would have been found; ``causes``, masks
-        of unsupported cells by what is known of them (constant, outlier, border, suppressor), and
+        of cells that are not true by what is known of them (``constant``, ``offset``,
+        ``outliers``, ``border``, ``suppressor``), and
         ``assumptions``. The statistic and the verdict are those of the question *true* of
         `diagnose`.
 
@@ -184,8 +187,13 @@ def grade_cells(
     """Grade the cells of the mean map, with the causes that findings know."""
     cells = explained.decomposition.cells
     place = find_true(explained, n_draws, null=null)
-    named = _named(explained, n_draws, null, alpha)
     true, misleading = cells["true"], cells["misleading"]
+    causes = _find_causes(explained, findings, ~true)
+    # A map that is what null models show, as a whole, names nothing.
+    named = np.zeros(true.shape, dtype=bool)
+    if place.verdict != "artifact":
+        named = _named(explained, n_draws, null, alpha, true)
+        named |= causes.get("suppressor", np.zeros_like(named))
     grades = {
         "fact": true & named,
         "missed": true & ~named,
@@ -218,7 +226,7 @@ def grade_cells(
         input_mass=place.input_mass,
         null_mass=place.null_mass,
         power=float(np.clip(power, 0.0, 1.0)),
-        causes=_find_causes(explained, findings, grades["unsupported"], true),
+        causes=causes,
         assumptions=explained.decomposition.assumptions,
         table={
             "relevance": mean.ravel(),
@@ -228,32 +236,36 @@ def grade_cells(
     )
 
 
-def _named(explained: Explained, n_draws: int, null: str, alpha: float) -> NDArray[np.bool_]:
+def _named(
+    explained: Explained, n_draws: int, null: str, alpha: float, true: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
     """Tell which cells have more relevance than null models give."""
-    own = _mean_relevance(explained.maps)
+    size, mean = _sizes(explained, explained.maps)
     if explained.is_given:
-        return own / max(own.sum(), np.finfo(float).tiny) > 1 / own.size
+        return size > size.mean()
     drawn = explained.null_maps(null, n_draws)
-    drawn = drawn[drawn.reshape(len(drawn), -1).any(axis=1)]
+    drawn = drawn[with_relevance(drawn)]
     if len(drawn) < 3:
         raise ValueError(
             f"only {len(drawn)} of n_permutations={n_draws} null models have any relevance, but 3 "
             "are needed for a distribution: raise n_permutations, or use another rule."
         )
-    nulls = np.stack([_mean_relevance(maps) for maps in drawn])
-    floor = 1e-6 * own.max()  # maps are kept in float32
-    squares = (nulls**2).sum(axis=0)
-    ratio = own / np.maximum(np.sqrt(squares / len(nulls)), floor)
+    null_sizes, null_means = (
+        np.stack(kind) for kind in zip(*(_sizes(explained, m) for m in drawn), strict=True)
+    )
+    floor = 1e-6 * size.max()  # maps are kept in float32
+    squares = (null_sizes**2).sum(axis=0)
+    ratio = size / np.maximum(np.sqrt(squares / len(drawn)), floor)
+    of_mean = mean / np.maximum(np.sqrt((null_means**2).mean(axis=0)), floor)
     # Each null model against the others, as the map is against all of them.
-    rest = np.sqrt(np.maximum(squares - nulls**2, 0.0) / (len(nulls) - 1))
-    null_ratio = nulls / np.maximum(rest, floor)
-    named = np.zeros(own.shape, dtype=bool)
-    true = explained.decomposition.cells["true"]
-    for family in (true, ~true):  # few cells among many would pay for the others
-        if family.any():
-            drawn_ratio = null_ratio[:, family].ravel()
-            named[family] = _beyond_nulls(ratio[family], drawn_ratio, len(nulls), alpha)
-    return named & (own > floor)
+    rest = np.sqrt(np.maximum(squares - null_sizes**2, 0.0) / (len(drawn) - 1))
+    null_ratio = null_sizes / np.maximum(rest, floor)
+    named = np.zeros(true.shape, dtype=bool)
+    named[true] = np.maximum(ratio, of_mean)[true] > 1  # true they are already: is it shown?
+    if not true.all():
+        drawn_ratio = null_ratio[:, ~true].ravel()
+        named[~true] = _beyond_nulls(ratio[~true], drawn_ratio, len(drawn), alpha)
+    return named & (size > floor)
 
 
 def _beyond_nulls(
@@ -270,50 +282,31 @@ def _beyond_nulls(
     return found
 
 
-def _mean_relevance(maps: NDArray) -> NDArray[np.float64]:
-    """Return the mean absolute value: the relevance of a suppressor cancels in a mean map."""
-    return np.abs(maps).mean(axis=0, dtype=np.float64)
+def _sizes(explained: Explained, maps: NDArray) -> tuple[NDArray, NDArray]:
+    """Return the mean size of relevance, and the size of the mean maps of explained classes."""
+    target = np.zeros(len(maps)) if explained.target is None else explained.target
+    squares = np.zeros(maps.shape[1:])
+    for label in np.unique(target):
+        rows = target == label
+        squares += rows.mean() * maps[rows].mean(axis=0, dtype=np.float64) ** 2
+    return np.abs(maps).mean(axis=0, dtype=np.float64), np.sqrt(squares)
 
 
 def _find_causes(
-    explained: Explained,
-    findings: Sequence[Finding],
-    unsupported: NDArray[np.bool_],
-    true: NDArray[np.bool_],
+    explained: Explained, findings: Sequence[Finding], others: NDArray[np.bool_]
 ) -> dict[str, NDArray[np.bool_]]:
-    """Return which unsupported cells are constant, outliers, at a border or suppressors."""
+    """Return which cells are constant, outliers, at a border or suppressors, and not true."""
     causes = {}
-    names = {"constant": "constant", "outliers": "outlier"}
     for finding in findings:
-        if finding.name in names:
-            causes[names[finding.name]] = finding["cells"] & unsupported
+        if finding.name in ("outliers", "suppressor"):
+            causes[finding.name] = finding["cells"] & others
+        elif finding.name == "constant":
+            causes["constant" if finding["kind"] == "fixed" else "offset"] = (
+                finding["cells"] & others
+            )
         elif finding.name == "border" and finding.verdict == "artifact":
             ends = np.zeros(explained.frame.axes, dtype=bool)
             along = np.moveaxis(ends, finding["axis"], 0)
             along[:EDGE] = along[-EDGE:] = True
-            causes["border"] = ends.reshape(unsupported.shape) & unsupported
-    causes["suppressor"] = _suppressors(explained, true, unsupported)
+            causes["border"] = ends.reshape(others.shape) & others
     return {name: cells for name, cells in causes.items() if cells.any()}
-
-
-def _suppressors(
-    explained: Explained, true: NDArray[np.bool_], cells: NDArray[np.bool_], alpha: float = 0.05
-) -> NDArray[np.bool_]:
-    """Tell which cells take away what a true cell adds, or all do, from sample to sample."""
-    parts = explained.contributions.reshape(len(explained.X), -1).astype(np.float64)
-    target = np.zeros(len(parts)) if explained.target is None else explained.target
-    for label in np.unique(target):  # within a class, where all add the same but for the noise
-        parts[target == label] -= parts[target == label].mean(axis=0)
-    known = parts[:, true.ravel()]
-    known = np.column_stack([known, known.sum(axis=1)])
-    r = _unit(parts[:, cells.ravel()]).T @ _unit(known)
-    least = norm.isf(alpha / max(r.size, 1)) / np.sqrt(len(parts))
-    found = np.zeros(cells.shape, dtype=bool)
-    found[cells] = (r < -least).any(axis=1)
-    return found
-
-
-def _unit(columns: NDArray) -> NDArray[np.float64]:
-    """Return columns of length 1; those of length 0 stay."""
-    size = np.sqrt((columns**2).sum(axis=0))
-    return np.divide(columns, size, out=np.zeros_like(columns), where=size > 0)

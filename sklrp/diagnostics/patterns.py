@@ -19,6 +19,7 @@ from sklrp.diagnostics.information import find_information
 from sklrp.diagnostics.outliers import outlying_cells
 from sklrp.diagnostics.periods import find_prominence
 from sklrp.diagnostics.positions import has_profile, positions
+from sklrp.diagnostics.suppressors import find_suppressors
 
 _MOST = 0.25  # of the relevance or of the skill: what a pattern must have, or must not
 _HALF = 0.5  # of the input's share of informative cells
@@ -33,6 +34,8 @@ def find_patterns(explained: Explained, n_draws: int) -> list[Finding]:
         if has_profile(explained):
             found += positions(explained, n_draws)
     information = find_information(explained)
+    if explained.all_y is not None:
+        found.append(find_suppressors(explained, information))
     for finding in found:
         finding["confirmed"] = finding.verdict == "artifact" and _CONFIRM[finding.name](
             explained, finding, information
@@ -83,7 +86,13 @@ def _grid(explained: Explained, finding: Finding, information: NDArray | None) -
     return bool(find_prominence(profile)[finding["period"]] < _MOST * finding.statistic)
 
 
+def _suppressor(explained: Explained, finding: Finding, information: NDArray | None) -> bool:
+    """What it asks is confirmation enough."""
+    return True
+
+
 _CONFIRM = {
+    "suppressor": _suppressor,
     "constant": _constant,
     "outliers": _outliers,
     "fading": _fading,

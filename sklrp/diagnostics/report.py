@@ -31,10 +31,8 @@ CONVICT = ("skilled", "true", "randomization", "used", "degeneracy", "bias", "ma
 NEEDED = {
     "skilled": "the network is skilled",
     "true": "its maps are true",
-    "randomization": "they were learned",
     "used": "they show what is used",
 }
-_NOT_ASKED_OF_ALL = "randomization"  # maps made elsewhere have no untrained network's beside them
 
 
 class ArtifactReport:
@@ -105,8 +103,7 @@ class ArtifactReport:
         convicting += [name for name, test in self.tests.items() if test.get("confirmed")]
         if convicting:
             return "artifact", convicting
-        run = [name for name in NEEDED if name in self.tests or name != _NOT_ASKED_OF_ALL]
-        left = [name for name in run if self._says(name) != "fact"]
+        left = [name for name in NEEDED if self._says(name) != "fact"]
         return ("undecided", left) if left else ("fact", [])
 
     def _says(self, name: str) -> str:

@@ -1,0 +1,72 @@
+"""Look for suppressors: cells that say nothing by themselves, but take noise away from others.
+
+`diagnose` and `artifact_map` run this test. A network rightly uses a suppressor, and every rule
+that follows the network shows it; read as "here is the signal", such a map is wrong.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklrp.diagnostics.common_form import share_on
+from sklrp.diagnostics.explained import Explained
+from sklrp.diagnostics.findings import Finding, bootstrap
+
+_USED = 2.0  # times the mean contribution: a cell that is used
+_MOST_SKILL = 2.0  # standard errors: a cell that may carry skill is no suppressor
+_AGAINST = -0.5  # the correlation with what all other cells add
+_SHARE = 0.1  # of the relevance
+
+
+def find_suppressors(explained: Explained, information: NDArray | None) -> Finding:
+    r"""Ask whether much relevance lies on cells without skill that work against the others.
+
+    Suppressors S are used, have neither skill nor, by themselves, information on the labels, and
+    what they add to the score runs against what all other cells add, from sample to sample of a
+    class: the correlation of :math:`\sum_{i \in S} \phi_{ni}` and :math:`\sum_{i \notin S}
+    \phi_{ni}` is below -0.5 (Haufe et al. 2014).
+    """
+    cells = explained.decomposition.cells
+    parts = explained.contributions.reshape(len(explained.X), -1).astype(np.float64)
+    target = np.zeros(len(parts)) if explained.target is None else explained.target
+    for label in np.unique(target):
+        parts[target == label] -= parts[target == label].mean(axis=0)
+    use = np.abs(parts).mean(axis=0)
+    mute = ~cells["true_fdr"].ravel() & (cells["z"].ravel() < _MOST_SKILL)
+    if information is not None:
+        mute &= information.ravel() <= 0
+    chosen = mute & (use > _USED * use.mean())
+    against = float("nan")
+    if chosen.any() and not chosen.all():
+        sums = np.stack([parts[:, chosen].sum(axis=1), parts[:, ~chosen].sum(axis=1)])
+        if (np.ptp(sums, axis=1) > 0).all():
+            against = float(np.corrcoef(sums)[0, 1])
+    if not against < _AGAINST:
+        chosen = np.zeros_like(chosen)
+    share = share_on(explained.maps, chosen)
+    interval = bootstrap(share, explained.rng("suppressor"))
+    verdict = "artifact" if interval[0] > _SHARE else "undecided" if chosen.any() else "fact"
+    return explained.finding(
+        name="suppressor",
+        question="Does relevance lie on cells that only take noise away from others?",
+        statistic=float(share.mean()),
+        interval=interval,
+        null=np.zeros(1),
+        verdict=verdict,
+        reading=(
+            f"of |relevance| on {chosen.sum()} cells without skill whose contributions correlate "
+            f"with those of the others at {against:.2f}"
+            if chosen.any()
+            else "of |relevance|: no group of cells works against the others"
+        ),
+        advice=""
+        if verdict == "fact"
+        else (
+            "These cells are used and say nothing by themselves: read them as what corrects "
+            "others, not as signal."
+        ),
+        cells=chosen.reshape(explained.X.shape[1:]),
+        against=against,
+        table={"share": share},
+    )
