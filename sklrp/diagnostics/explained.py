@@ -135,7 +135,6 @@ class Explained:
             "X_train": X_train,
             "groups": groups,
             "block_length": block_length,
-            "target": None if target is not None and np.ndim(target) else target,
         }
         self.X_train = X_train
         entering = self.model.enter(X)
@@ -158,6 +157,7 @@ class Explained:
         self.classes = self.model.classes_for(self.given(self.all_X[:1]))
         self._n_outputs = self._count_outputs()
         targets = self._choose_target(target)
+        self._asked["target"] = None if target is None else self._one_target(targets)
         self.target = None if targets is None else targets[rows]
         self.all_y = None if y is None else self._check_y("y", y, n_samples)
         self.y_train = None if y_train is None else self._check_y_train(y_train)
@@ -196,6 +196,8 @@ class Explained:
         """The model's skill, cell by cell."""
         if self.all_y is None:
             raise ValueError("y=None: skill needs the labels of X.")
+        if self.classes is None and self._n_outputs > 1 and self._asked["target"] is None:
+            raise ValueError("target names several outputs, but skill is of one: give one index.")
         asked = {name: value for name, value in self._asked.items() if name != "X"}
         return decompose_skill(
             self.model, self._asked["X"], self.all_y, self._streams, n_jobs=self.n_jobs, **asked
@@ -437,6 +439,13 @@ class Explained:
                 "outputs: choose one by its index."
             )
         return np.asarray(self.model.predict(self.given(self.all_X)))
+
+    def _one_target(self, targets: NDArray | None) -> Any:
+        """Return what is asked of skill: the one class or output explained, None if of several."""
+        several = [] if targets is None else np.unique(targets).tolist()
+        if len(several) == 1:
+            return several[0]
+        return None
 
     def _check_y_train(self, y_train: ArrayLike) -> NDArray:
         """Return the labels or values of the training samples."""
