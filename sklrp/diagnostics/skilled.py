@@ -43,7 +43,7 @@ def find_skilled(explained: Explained, alpha: float = 0.05) -> Finding:
             f"{what}, {chance:.2f} by chance; the mean score of the truth against permuted labels "
             f"of {found.exchange.words}: p = {found.p_value:.3g}"
         ),
-        advice="" if verdict == "fact" else _say_what_lacks(verdict, significant),
+        advice="" if verdict == "fact" else _advise_on_skill(verdict, significant),
         p_value=found.p_value,
         total=found.total,
         table={"bootstrap": np.array(drawn)},
@@ -68,7 +68,7 @@ def _effect(
     return balanced, 1 / len(np.unique(truth)), "balanced accuracy"
 
 
-def _say_what_lacks(verdict: str, reverse: bool) -> str:
+def _advise_on_skill(verdict: str, reverse: bool) -> str:
     if reverse:
         return "The model predicts the reverse of the labels: check which label is which output."
     if verdict == "artifact":

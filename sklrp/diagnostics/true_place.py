@@ -36,7 +36,7 @@ class Places:
     of_nulls: NDArray[np.float64]
 
 
-def _list_places(explained: Explained, n_draws: int, null: str) -> Places:
+def find_places(explained: Explained, n_draws: int, null: str) -> Places:
     """Return where the map and what it is compared with lie."""
     n_cells = explained.X[0].size
     nulls = np.empty((0, n_cells))
@@ -64,25 +64,8 @@ def find_true(
     .. math:: w = \frac{\sum_i (s_i - r_i) T_i}{\sum_i (u_i - r_i) T_i},
 
     the least over both rivals r. No sum is a verdict unless permuted labels do not give it.
-
-    Parameters
-    ----------
-    explained : Explained
-        What is explained, with labels.
-    n_draws : int
-        Number of null models.
-    alpha : float, default=0.05
-        The level at which sums are told from those of permuted labels.
-    null : str, default="network"
-        Name of the null model.
-
-    Returns
-    -------
-    Finding
-        With ``mass``, ``mass_interval``, ``input_mass`` and ``null_mass``, the shares on true
-        cells, and ``places``, all shares.
     """
-    places = _list_places(explained, n_draws, null)
+    places = find_places(explained, n_draws, null)
     rivals = {"input": places.of_input}
     if len(places.of_nulls):
         rivals["untrained networks"] = places.of_nulls.mean(axis=0)
@@ -127,7 +110,7 @@ def find_true(
             if powerful.any()
             else f"skill is not told apart from place to place ({true.sum()} true cells)"
         ),
-        advice="" if verdict == "fact" else _say_where_else(verdict, bool(powerful.any())),
+        advice="" if verdict == "fact" else _advise_on_place(verdict, bool(powerful.any())),
         mass=float(masses["mass"].mean()),
         mass_interval=bootstrap(masses["mass"], explained.rng("true")),
         input_mass=masses["input_mass"],
@@ -156,7 +139,7 @@ def _interval(error: float, gain: float, possible: float) -> tuple[float, float]
     return (gain - 1.96 * error) / possible, (gain + 1.96 * error) / possible
 
 
-def _say_where_else(verdict: str, powerful: bool) -> str:
+def _advise_on_place(verdict: str, powerful: bool) -> str:
     if verdict == "artifact":
         return (
             "Relevance lies where the input or an untrained network has it, not where the skill "

@@ -48,7 +48,7 @@ def find_used(explained: Explained, n_draws: int) -> Finding:
             + (", both without sign" if unsigned else "")
             + f"; the best of {', '.join(others) or 'no other maps'} has {rival:.2f}"
         ),
-        advice="" if verdict == "fact" else _say_what_differs(explained, another.says),
+        advice="" if verdict == "fact" else _advise_on_use(explained, another.says),
         reversed_classes=reversed_,
         own_sample=another.own,
         other_sample=another.other,
@@ -128,7 +128,7 @@ def _is_of_another(explained: Explained, maps: NDArray, parts: NDArray) -> _Anot
     return _Another(bool(said and same.mean() < _ALIKE), float(own.mean()), float(other.mean()))
 
 
-def _say_what_differs(explained: Explained, of_another: bool) -> str:
+def _advise_on_use(explained: Explained, of_another: bool) -> str:
     if of_another:
         return (
             "The maps fit other samples as well as their own: they are of another sample or "
