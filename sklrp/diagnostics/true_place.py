@@ -36,7 +36,7 @@ class Places:
     of_nulls: NDArray[np.float64]
 
 
-def find_places(explained: Explained, n_draws: int, null: str) -> Places:
+def share_places(explained: Explained, n_draws: int, null: str) -> Places:
     """Return where the map and what it is compared with lie."""
     n_cells = explained.X[0].size
     nulls = np.empty((0, n_cells))
@@ -65,7 +65,7 @@ def find_true(
 
     the least over both rivals r. No sum is a verdict unless permuted labels do not give it.
     """
-    places = find_places(explained, n_draws, null)
+    places = share_places(explained, n_draws, null)
     rivals = {"input": places.of_input}
     if len(places.of_nulls):
         rivals["untrained networks"] = places.of_nulls.mean(axis=0)
