@@ -15,7 +15,7 @@ from sklrp.diagnostics.findings import Finding, bootstrap
 
 _USED = 2.0  # times the mean contribution: a cell that is used
 _MOST_SKILL = 2.0  # standard errors: a cell that may carry skill is no suppressor
-_AGAINST = -0.5  # the correlation with what all other cells add
+_AGAINST = -0.7  # the correlation with what all other cells add
 _SHARE = 0.1  # of the relevance
 
 
@@ -25,7 +25,7 @@ def find_suppressors(explained: Explained, information: NDArray | None) -> Findi
     Suppressors S are used, have neither skill nor, by themselves, information on the labels, and
     what they add to the score runs against what all other cells add, from sample to sample of a
     class: the correlation of :math:`\sum_{i \in S} \phi_{ni}` and :math:`\sum_{i \notin S}
-    \phi_{ni}` is below -0.5 (Haufe et al. 2014).
+    \phi_{ni}` is below -0.7 (Haufe et al. 2014).
     """
     cells = explained.decomposition.cells
     parts = explained.contributions.reshape(len(explained.X), -1).astype(np.float64)

@@ -16,6 +16,8 @@ from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap
 
 _WAY = 0.25, 0.1  # of the way to where contributions lie: more is fact, less is an artifact
+_TELLING = 0.1, 0.5  # of a rival's skill: a loss that matters, and a gain that would be seen
+_NEARLY_ALL = 0.8  # of the map on true cells
 
 
 @dataclass(frozen=True)
@@ -82,19 +84,25 @@ def find_true(
             own = decomposed.cells["skill"].ravel()
             best = np.quantile(places.of_nulls @ own, 0.95)
             beaten[k] &= places.of_map @ own > best
-    verdict = "undecided"
-    if lost.any() or (powerful & (way < _WAY[1])).any():
-        verdict = "artifact"
-    elif (beaten & powerful & (way > _WAY[0])).all():
-        verdict = "fact"
-    worst = int(np.nanargmin(way)) if powerful.any() else 0
-    low, high = _interval(test.error[::2][worst], gain[worst], possible[worst])
     true = decomposed.cells["true"].ravel()
     masses = {
         "mass": share_on(explained.maps, true),
         "input_mass": float(places.of_input[true].sum()),
         "null_mass": places.of_nulls[:, true].sum(axis=1),
     }
+    # Where nearly all cells are true every place has about the same skill: sizes count, too.
+    there = np.array([decomposed.cells["skill"].ravel() @ r for r in rivals.values()])
+    lost &= gain < -_TELLING[0] * there
+    telling = powerful & (possible > _TELLING[1] * there)
+    verdict = "undecided"
+    if lost.any() or (telling & (way < _WAY[1])).any():
+        verdict = "artifact"
+    elif (beaten & powerful & (way > _WAY[0])).all() or (
+        not telling.any() and masses["mass"].mean() > _NEARLY_ALL
+    ):
+        verdict = "fact"
+    worst = int(np.nanargmin(way)) if powerful.any() else 0
+    low, high = _interval(test.error[::2][worst], gain[worst], possible[worst])
     untrained = f", untrained {np.median(masses['null_mass']):.2f}" if len(rivals) > 1 else ""
     return explained.finding(
         name="true",
