@@ -17,13 +17,16 @@ from sklrp.diagnostics.findings import Finding, bootstrap, judge
 
 _ARTIFACT, _FACT = 0.25, 0.3  # the cosine of a map that shows nothing, and of one that does
 _FEWEST = 5  # samples of a class whose maps are judged by themselves
+_GAIN = 0.1  # of the gain over other samples' maps that a map of contributions themselves has
 _ALIKE = 0.9  # the cosine of contributions of two samples whose maps need not be told apart
 
 
 def find_used(explained: Explained, n_draws: int) -> Finding:
     """Compare maps with contributions, and with how well other maps agree with these."""
     maps, parts, unsigned = _flat_pairs(explained)
-    own = np.nan_to_num(cosines(maps, parts))
+    shown = maps.any(axis=1)  # maps of zeros are what `degeneracy` looks for
+    shown = shown if shown.any() else ~shown
+    own = np.nan_to_num(cosines(maps[shown], parts[shown]))
     others = _others(explained, maps, parts, unsigned, n_draws)
     rival = max((float(values.mean()) for values in others.values()), default=0.0)
     interval = bootstrap(own, explained.rng("used"))
@@ -32,8 +35,9 @@ def find_used(explained: Explained, n_draws: int) -> Finding:
         artifact_above=-max(_ARTIFACT, rival),
         fact_below=-max(_FACT, rival),
     )
-    another = _is_of_another(explained, maps, parts)
-    reversed_ = _reversed_classes(explained, own)
+    kinds = _kinds(explained)[shown]
+    another = _is_of_another(explained, maps[shown], parts[shown], kinds)
+    reversed_ = _reversed_classes(explained, own, kinds)
     if another.says or reversed_:
         verdict = "artifact"
     return explained.finding(
@@ -82,13 +86,12 @@ def _others(
     return found
 
 
-def _reversed_classes(explained: Explained, own: NDArray) -> list[Any]:
+def _reversed_classes(explained: Explained, own: NDArray, kinds: NDArray) -> list[Any]:
     """Return the classes whose maps do not follow contributions, or follow them in reverse."""
-    kind = _kinds(explained)
     rng = explained.rng("used: classes")
     found = []
-    for label in np.unique(kind):
-        values = own[kind == label]
+    for label in np.unique(kinds):
+        values = own[kinds == label]
         if len(values) >= _FEWEST and bootstrap(values, rng)[1] <= 0:
             found.append(label)
     return found
@@ -107,12 +110,13 @@ class _Another(NamedTuple):
     other: float
 
 
-def _is_of_another(explained: Explained, maps: NDArray, parts: NDArray) -> _Another:
+def _is_of_another(
+    explained: Explained, maps: NDArray, parts: NDArray, kinds: NDArray
+) -> _Another:
     """Tell whether maps fit other samples of the class as well as their own."""
-    target = _kinds(explained)
     mine, theirs, alike = [], [], []
-    for label in np.unique(target):
-        rows = np.flatnonzero(target == label)
+    for label in np.unique(kinds):
+        rows = np.flatnonzero(kinds == label)
         if len(rows) < 2:
             continue
         after = np.roll(rows, 1)
@@ -124,7 +128,8 @@ def _is_of_another(explained: Explained, maps: NDArray, parts: NDArray) -> _Anot
     own, other, same = (np.nan_to_num(np.concatenate(values)) for values in (mine, theirs, alike))
     gain = own - other
     said = bootstrap(gain, explained.rng("used: other samples"))[0] <= 0
-    # Contributions that are the same for all samples tell no two maps apart.
+    # The less contributions differ, the less a map can fit its own sample better than others.
+    said &= gain.mean() < _GAIN * max(own.mean(), 0.0) * (1 - same.mean())
     return _Another(bool(said and same.mean() < _ALIKE), float(own.mean()), float(other.mean()))
 
 
