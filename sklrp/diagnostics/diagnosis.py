@@ -92,14 +92,14 @@ def diagnose(
 
     A map is an *artifact* if one of the first four says so, or if it is degenerate (constant, the
     input, or equal for all samples or classes), holds less than a tenth of its score (``bias``) or
-    does not prefer the mask. It is *fact* if the model is skilled and its maps are true, learned
-    and used. Else it is *undecided*: the tests had no power to tell.
+    does not prefer the mask. It is *fact* if the model is skilled and its maps are true and used.
+    Else it is *undecided*: the tests had no power to tell.
 
     Further tests name causes: ``readout`` and ``labels`` (see `randomization_test`), and the
-    patterns ``constant``, ``outliers``, ``fading``, ``border`` and ``grid`` of data and
-    architectures. A pattern alone convicts no map, since a sound one may lean or be weak at a
-    border. It convicts if the data confirm it: the map has no relevance where single cells tell
-    the labels apart, or has it where they tell nothing.
+    patterns ``constant``, ``outliers``, ``suppressor``, ``fading``, ``border`` and ``grid`` of
+    data and architectures. A pattern alone convicts no map, since a sound one may lean or be weak
+    at a border. It convicts if the data confirm it: the map has no relevance where single cells
+    tell the labels apart, or has it where they tell nothing.
 
     Nothing here can prove that a network is right for the right reason. *Fact* says that the map
     shows where the network's knowledge of held-out samples comes from.

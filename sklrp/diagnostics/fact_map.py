@@ -1,4 +1,4 @@
-"""Grade every cell of a map: is it fact, missed, without support, misleading or background?
+"""Grade every cell of a map: fact, missed, without support, misleading or background.
 
 `artifact_map` is how users ask; `diagnose` draws the same grades with its report. The skill map
 says which cells are true, the maps of untrained networks which cells the map names.

@@ -59,7 +59,7 @@ class ArtifactReport:
         ``stable``, ``placed`` and ``coherent``.
     verdict : {"fact", "artifact", "undecided"}
         ``"artifact"`` if a test convicts; ``"fact"`` if the network is skilled and its maps are
-        true, learned and used; else ``"undecided"``.
+        true and used; else ``"undecided"``.
     reasons : list of str
         The names of the tests that the verdict rests on, if it is not fact.
     cautions : list of str

@@ -26,6 +26,18 @@ def find_suppressors(explained: Explained, information: NDArray | None) -> Findi
     what they add to the score runs against what all other cells add, from sample to sample of a
     class: the correlation of :math:`\sum_{i \in S} \phi_{ni}` and :math:`\sum_{i \notin S}
     \phi_{ni}` is below -0.7 (Haufe et al. 2014).
+
+    Parameters
+    ----------
+    explained : Explained
+        What is explained, with labels.
+    information : ndarray or None
+        What single cells tell about the labels, of `find_information`.
+
+    Returns
+    -------
+    Finding
+        With ``cells``, a mask of suppressors, and ``against``, the correlation.
     """
     cells = explained.decomposition.cells
     parts = explained.contributions.reshape(len(explained.X), -1).astype(np.float64)

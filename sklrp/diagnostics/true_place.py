@@ -66,6 +66,23 @@ def find_true(
     .. math:: w = \frac{\sum_i (s_i - r_i) T_i}{\sum_i (u_i - r_i) T_i},
 
     the least over both rivals r. No sum is a verdict unless permuted labels do not give it.
+
+    Parameters
+    ----------
+    explained : Explained
+        What is explained, with labels.
+    n_draws : int
+        Number of null models.
+    alpha : float, default=0.05
+        The level at which sums are told from those of permuted labels.
+    null : str, default="network"
+        Name of the null model.
+
+    Returns
+    -------
+    Finding
+        With ``mass``, ``mass_interval``, ``input_mass`` and ``null_mass``, the shares on true
+        cells, and ``places``, all shares.
     """
     places = share_places(explained, n_draws, null)
     rivals = {"input": places.of_input}
