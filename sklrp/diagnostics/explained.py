@@ -156,6 +156,8 @@ class Explained:
         self.X = self.all_X[rows]
         self.classes = self.model.classes_for(self.given(self.all_X[:1]))
         self._n_outputs = self._count_outputs()
+        if y is not None and np.shape(y) == (n_samples, self._n_outputs) != (n_samples, 1):
+            self.classes = None  # a value for each output, of a network that does not say so
         targets = self._choose_target(target)
         self._asked["target"] = None if target is None else self._one_target(targets)
         self.target = None if targets is None else targets[rows]

@@ -7,6 +7,7 @@ say; it depends neither on the rule nor on the map.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from sklrp.diagnostics.findings import Finding, bootstrap
 
 _WAY = 0.25, 0.1  # of the way to where contributions lie: more is fact, less is an artifact
 _TELLING = 0.1, 0.5  # of a rival's skill: a loss that matters, and a gain that would be seen
-_NEARLY_ALL = 0.8  # of the map on true cells
+_NEARLY_ALL, _FAR_MORE = 0.8, 1.25  # of the map on true cells, and times what rivals have there
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def find_true(
         "input_mass": float(places.of_input[true].sum()),
         "null_mass": places.of_nulls[:, true].sum(axis=1),
     }
+    mass_interval = bootstrap(masses["mass"], explained.rng("true"))
     # Where nearly all cells are true every place has about the same skill: sizes count, too.
     there = np.array([decomposed.cells["skill"].ravel() @ r for r in rivals.values()])
     lost &= gain < -_TELLING[0] * there
@@ -115,7 +117,7 @@ def find_true(
     if lost.any() or (telling & (way < _WAY[1])).any():
         verdict = "artifact"
     elif (beaten & powerful & (way > _WAY[0])).all() or (
-        not telling.any() and masses["mass"].mean() > _NEARLY_ALL
+        not telling.any() and _lies_on_true_cells(masses, mass_interval)
     ):
         verdict = "fact"
     worst = int(np.nanargmin(way)) if powerful.any() else 0
@@ -137,7 +139,7 @@ def find_true(
         ),
         advice="" if verdict == "fact" else _advise_on_place(verdict, bool(powerful.any())),
         mass=float(masses["mass"].mean()),
-        mass_interval=bootstrap(masses["mass"], explained.rng("true")),
+        mass_interval=mass_interval,
         input_mass=masses["input_mass"],
         null_mass=masses["null_mass"],
         places=places,
@@ -149,6 +151,13 @@ def find_true(
             "p_value": test.p_value[::2],
         },
     )
+
+
+def _lies_on_true_cells(masses: dict[str, Any], interval: tuple[float, float]) -> bool:
+    """Tell whether maps lie on true cells, nearly all or far more than rivals."""
+    nulls = masses["null_mass"]
+    usual = max(masses["input_mass"], np.quantile(nulls, 0.95) if len(nulls) else 0.0)
+    return bool(masses["mass"].mean() > _NEARLY_ALL or interval[0] > _FAR_MORE * usual > 0)
 
 
 def _mean_shares(maps: NDArray) -> NDArray[np.float64]:
