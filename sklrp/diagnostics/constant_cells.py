@@ -6,25 +6,35 @@ Such cells tell no classes apart. `diagnose` runs this test.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sklrp.diagnostics.common_form import share_on
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
+
+_MOSTLY = 0.8  # of its mean square: a cell whose mean is twice its spread
 
 
 def fixed_cells(explained: Explained) -> Finding:
     """Ask how much relevance lies on cells that hold one value, or nearly, in all samples."""
     samples = explained.all_X.reshape(len(explained.all_X), -1).astype(np.float64)
     mean, spread = np.abs(samples.mean(axis=0)), samples.std(axis=0)
-    kinds = {"fixed": spread <= 1e-6 * mean, "offset": mean > 5 * spread}
-    limits = {"fixed": 0.05, "offset": 0.5}
-    shares = {kind: share_on(explained.maps, cells) for kind, cells in kinds.items()}
-    kind = max(kinds, key=lambda k: float(shares[k].mean()) / limits[k])
-    share, own = shares[kind], share_on(explained.X, kinds[kind])
+    fixed = spread <= 1e-6 * mean
+    # How much of a cell's mean square its mean makes: what an offset adds to relevance.
+    size = mean**2 + spread**2
+    offset = np.divide(mean**2, size, out=np.zeros_like(size), where=(size > 0) & ~fixed)
+    weights = {"fixed": fixed.astype(float), "offset": offset}
+    limits = {"fixed": 0.05, "offset": 0.75}
+    shares = {kind: _share_by(explained.maps, weight) for kind, weight in weights.items()}
+    kind = max(weights, key=lambda k: float(shares[k].mean()) / limits[k])
+    share, own = shares[kind], _share_by(explained.X, weights[kind])
+    cells = fixed if kind == "fixed" else offset > _MOSTLY
     interval = bootstrap(share, explained.rng("constant"))
     limit = limits[kind]
     verdict = judge(interval, artifact_above=limit, fact_below=0.8 * limit)
-    which = {"fixed": "of one value", "offset": "of a mean above five times their spread"}[kind]
+    which = {
+        "fixed": f"on {cells.sum()} of {cells.size} cells of one value",
+        "offset": f"earned by the mean of cells, above twice the spread in {cells.sum()}",
+    }[kind]
     return explained.finding(
         name="constant",
         question="Does relevance lie on cells that hardly differ between samples?",
@@ -32,10 +42,7 @@ def fixed_cells(explained: Explained) -> Finding:
         interval=interval,
         null=own,
         verdict=verdict,
-        reading=(
-            f"of |relevance| on {kinds[kind].sum()} of {kinds[kind].size} cells {which}, which "
-            f"hold {own.mean():.0%} of |input|"
-        ),
+        reading=(f"of |relevance| {which}, as is {own.mean():.0%} of |input|"),
         advice=""
         if verdict == "fact"
         else (
@@ -44,6 +51,13 @@ def fixed_cells(explained: Explained) -> Finding:
             "(sklrp.preprocessing.InputMasker)."
         ),
         kind=kind,
-        cells=kinds[kind].reshape(explained.X.shape[1:]),
+        cells=cells.reshape(explained.X.shape[1:]),
         table={"share": share, "input": own},
     )
+
+
+def _share_by(maps: NDArray, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the share of each map's absolute values that lies on cells, by their weights."""
+    sizes = np.abs(maps.reshape(len(maps), -1)).astype(np.float64)
+    total = sizes.sum(axis=1)
+    return np.divide(sizes @ weights, total, out=np.zeros(len(maps)), where=total > 0)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp.diagnostics.borders import EDGE
-from sklrp.diagnostics.common_form import share_on
+from sklrp.diagnostics.common_form import cosines, share_on
 from sklrp.diagnostics.constant_cells import fixed_cells
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding
@@ -22,8 +22,9 @@ from sklrp.diagnostics.positions import has_profile, positions
 from sklrp.diagnostics.suppressors import find_suppressors
 
 _MOST = 0.25  # of the relevance or of the skill: what a pattern must have, or must not
+_FOLLOWS = 0.6  # the cosine of maps and contributions where an offset does no harm
 _HALF = 0.5  # of the input's share of informative cells
-_STARVED, _FED = 0.6, 1.5  # times its share of the information, at a border
+_STARVED, _FED = 0.8, 1.5  # times its share of the information, at a border
 
 
 def find_patterns(explained: Explained, n_draws: int) -> list[Finding]:
@@ -44,8 +45,12 @@ def find_patterns(explained: Explained, n_draws: int) -> list[Finding]:
 
 
 def _constant(explained: Explained, finding: Finding, information: NDArray | None) -> bool:
-    """Cells of one value tell no classes apart, whatever the network does."""
-    return finding["kind"] == "fixed" and finding.statistic > _MOST
+    """Cells of one value tell no classes apart; an offset does if the score does not follow it."""
+    if finding["kind"] == "fixed":
+        return bool(finding.statistic > _MOST)
+    n = len(explained.X)
+    follows = cosines(explained.maps.reshape(n, -1), explained.contributions.reshape(n, -1))
+    return bool(np.nan_to_num(follows).mean() < _FOLLOWS)
 
 
 def _outliers(explained: Explained, finding: Finding, information: NDArray | None) -> bool:
