@@ -359,7 +359,7 @@ def make_rows():
     rows |= {f"sizes/{name}": partial(draw_sizes, name=name) for name in ("MLP", "ESN")}
     rows |= {f"states/{name}": partial(draw_states, name=name) for name in ("MLP", "LSTM")}
     for name in ARCHITECTURES:
-        for length in (0, 4):
+        for length in (0, 4, 8):
             rows[f"used/{length}/{name}"] = partial(draw_used, length=length, name=name)
     for name in ARCHITECTURES:
         for length in LENGTHS[::2]:

@@ -227,10 +227,12 @@ def table_used(rows):
         powers = [take(records, "true").power for records in (few, many)]
         against = np.mean([r["misleading"][0] / r["n_signal"] for r in many])
         t = take(few, "t").power
-        line = [*labels.split("/"), len(few), _short(powers[1]), _short(against)]
+        line = [*labels.split("/"), len(few), *(take(r, "true").family_wise for r in (few, many))]
+        line += [_short(powers[1]), _short(against)]
         lines.append([*line, *(_short(p) for p in (powers[0], t, powers[0] / (powers[1] * t)))])
     return lay_out(
-        "length, network, draws, true of 1000 samples, misleading of 1000, true of 100, "
+        "length, network, draws, FWER of 100 samples, FWER of 1000, true of 1000, "
+        "misleading of 1000, true of 100, "
         "t test of 100, ratio",
         lines,
     )
