@@ -5,7 +5,6 @@ The files beside this one register their cases by `planted`; `tests/planted.py` 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -74,24 +73,20 @@ def planted(name: str, truth: str, *, kind: str, why: str, also: tuple[str, ...]
 
 def report(case: Case, seed: int):
     """Diagnose a case, without the tests that train."""
-    entries = {
-        "X_train": case.X_train,
-        "y_train": case.y_train,
-        "relevance": case.relevance,
-        "groups": case.groups,
-    }
-    known = inspect.signature(diagnose).parameters
     return diagnose(
         case.model,
         case.X,
         case.y,
         rule=case.rule,
         target=case.target,
+        X_train=case.X_train,
+        y_train=case.y_train,
+        relevance=case.relevance,
+        groups=case.groups,
         n_refits=0,
         max_samples=50,
         n_permutations=20,
         random_state=seed,
-        **{name: value for name, value in entries.items() if name in known},
     )
 
 
