@@ -30,10 +30,12 @@ class ArtifactDisplay:
     """The picture of a `Finding`.
 
     Make it with `from_estimator` or `from_finding`. A finding of `artifact_map` shows the mean
-    map with the grades of its cells, the skill map, and how much of the map lies where the skill
-    is. One with profiles shows how the map, the input and untrained maps are shared out along
-    each axis, and marks what the test looks at; one with layers, how similarity falls as they are
-    randomised; any other, its statistic and interval beside the null.
+    map by its grades, the skill map, and how much of the map is where the skill is; dots are
+    facts, an outline goes round cells that carry skill, hatched cells say nothing alone. One of
+    `skill_map` shows the skill of cells, a panel for each output. One with profiles shows how the
+    map, the input and untrained maps are shared out along each axis, and marks what the test
+    looks at; one with layers, how similarity falls as they are randomised; any other, its
+    statistic and interval beside every draw of the null.
 
     Parameters
     ----------
@@ -75,7 +77,7 @@ class ArtifactDisplay:
     def from_estimator(
         cls, model: Any, X: Any, y: Any, *, ax: Any = None, **kwargs: Any
     ) -> ArtifactDisplay:
-        """Grade the cells of the mean map and draw it.
+        """Grade the cells of a map and draw them.
 
         Parameters
         ----------
@@ -86,7 +88,7 @@ class ArtifactDisplay:
             Samples that the model was not trained on.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Their labels or values.
-        ax : array of matplotlib.axes.Axes or None, default=None
+        ax : matplotlib.axes.Axes, array of Axes or None, default=None
             As in `plot`.
         **kwargs : dict
             Further parameters of `sklrp.diagnostics.artifact_map`, such as ``rule``.
@@ -122,8 +124,8 @@ class ArtifactDisplay:
         Parameters
         ----------
         ax : matplotlib.axes.Axes, array of Axes or None, default=None
-            Three for maps, one for each axis of a sample for profiles, else one; None makes a
-            figure.
+            Three for graded maps, one for each output of a skill map and for each axis of a
+            sample for profiles, else one; None makes a figure.
 
         Returns
         -------
