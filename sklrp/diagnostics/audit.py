@@ -22,6 +22,7 @@ from sklrp.diagnostics import map_mistakes as _map_mistakes  # noqa: F401
 from sklrp.diagnostics import misplaced_maps as _misplaced_maps  # noqa: F401
 from sklrp.diagnostics.audited import CHECKS, Audited, Unanswered
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
+from sklrp.diagnostics.findings import Finding
 
 
 @dataclass(frozen=True)
@@ -272,6 +273,32 @@ def find_mistakes(explained: Explained) -> Audit:
         given[explained.rows] = explained.relevance
     pool = None if explained.X_train is None else explained.pool
     return _check_all(Audited(explained, given, pool))
+
+
+# Mistakes by which the map is of something else than it says; the others spoil its numbers.
+_OF_SOMETHING_ELSE = {"wrong_class", "other_samples", "flipped", "inverted_mask", "fill_value"}
+
+
+def find_audited(explained: Explained) -> Finding:
+    """Return the mistakes as a finding of `diagnose`."""
+    found = find_mistakes(explained)
+    serious = [m for m in found.mistakes if m.name in _OF_SOMETHING_ELSE]
+    counts = len(serious), len(found.mistakes)
+    return explained.finding(
+        name="audit",
+        question="Was a mistake made that published code makes?",
+        statistic=float(counts[1]),
+        interval=(float(counts[1]), float(counts[1])),
+        null=np.empty(0),
+        verdict="artifact" if serious else "undecided" if found.mistakes else "fact",
+        reading=f"mistakes of {len(found.checked)} looked for: {', '.join(found.names) or 'none'}",
+        advice=" ".join(m.remedy for m in serious or found.mistakes),
+        audit=found,
+        table={
+            "mistake": np.array(found.names),
+            "wrong": np.array([m.wrong for m in found.mistakes]),
+        },
+    )
 
 
 def _check_all(audited: Audited) -> Audit:

@@ -15,11 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm.std import tqdm
 
 from sklrp._sklearn import Interval, StrOptions, validate_params
+from sklrp.diagnostics.audit import find_audited
 from sklrp.diagnostics.bias import find_kept
 from sklrp.diagnostics.degenerate import find_degenerate
 from sklrp.diagnostics.equivariance import follow_moves
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
-from sklrp.diagnostics.fact_map import grade_cells
+from sklrp.diagnostics.fact_map import grade_cells, has_nulls
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.mask_share import on_mask
 from sklrp.diagnostics.nulls import NULLS
@@ -27,8 +28,12 @@ from sklrp.diagnostics.patterns import find_patterns
 from sklrp.diagnostics.randomization import compare_with_null
 from sklrp.diagnostics.report import ArtifactReport
 from sklrp.diagnostics.skilled import find_skilled
+from sklrp.diagnostics.stability import find_stable
+from sklrp.diagnostics.surrogates import find_coherent
 from sklrp.diagnostics.true_place import find_true
 from sklrp.diagnostics.used import find_used
+
+_SURROGATES = 5  # of each sample
 
 Test = Callable[[], Finding | list[Finding]]
 
@@ -40,6 +45,7 @@ Test = Callable[[], Finding | list[Finding]]
         "relevance": "no_validation",
         "groups": "no_validation",
         "block_length": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "n_networks": [Interval(Integral, 1, None, closed="left")],
         "n_refits": [Interval(Integral, 0, None, closed="left")],
         "n_permutations": [Interval(Integral, 3, None, closed="left")],
         "epsilon": [Interval(Real, 0, None, closed="left")],
@@ -64,6 +70,7 @@ def diagnose(
     mask: ArrayLike | None = None,
     target: Any = None,
     n_permutations: int = 20,
+    n_networks: int = 1,
     n_refits: int = 0,
     max_samples: int | None = 100,
     n_jobs: int | None = None,
@@ -140,6 +147,9 @@ def diagnose(
         of each sample, or the only output.
     n_permutations : int, default=20
         Number of null models, at least 3. With fewer than 10 the test ``mask`` cannot say fact.
+    n_networks : int, default=1
+        Number of networks from other seeds, at least 3, that are trained for the question
+        *stable*; and as many halves of the training data. 1 (default) asks nothing of others.
     n_refits : int, default=0
         Number of clones that are trained on permuted labels, on flipped samples and on samples as
         they are, each. 0 (default) leaves out the tests that train: ``labels`` and *placed*.
@@ -217,14 +227,17 @@ def diagnose(
         contrast=contrast,
     )
     place = None if mask is None else explained.take_mask(mask)
-    tests, left_out = _list_tests(explained, place, n_permutations, n_refits)
+    tests, left_out = _list_tests(explained, place, n_permutations, n_networks, n_refits)
     findings: list[Finding] = []
     for test in tqdm(tests, desc="diagnose", disable=not progress):
         found = test()
         findings += found if isinstance(found, list) else [found]
     picture, assumptions = None, left_out
     if explained.all_y is not None:
-        picture = grade_cells(explained, n_permutations, findings)
+        if has_nulls(explained, n_permutations):
+            picture = grade_cells(explained, n_permutations, findings)
+        else:
+            left_out.append("Cells were not graded: no untrained network has any relevance.")
         assumptions = [*explained.decomposition.assumptions, *left_out]
     what = "maps made elsewhere" if explained.is_given else f"rule={rule!r}"
     subject = (
@@ -237,6 +250,7 @@ def _list_tests(
     explained: Explained,
     mask: NDArray[np.bool_] | None,
     n_permutations: int,
+    n_networks: int,
     n_refits: int,
 ) -> tuple[list[Test], list[str]]:
     """Return the tests that fit what is explained, and what is said of those that do not."""
@@ -262,24 +276,32 @@ def _list_tests(
             if not null.trains and null.fits(explained.model)
         ]
         tests.append(lambda: find_kept(explained))
+        if not explained.model.takes_integers:  # which have no spectrum
+            tests.append(lambda: find_coherent(explained, _SURROGATES))
     tests += [
         lambda: find_used(explained, n_permutations),
         lambda: find_patterns(explained, n_permutations),
     ]
     if mask is not None:
         tests.append(lambda: on_mask(explained, mask, n_permutations))
-    if n_refits and not explained.is_given:
+    tests.append(lambda: find_audited(explained))
+    if (n_refits or n_networks > 1) and not explained.is_given:
         why = _why_not_trained(explained)
         if why:
             left_out.append(f"Tests that train clones were left out, as {why}.")
         else:
-            tests += _list_training_tests(explained, n_refits)
+            tests += _list_training_tests(explained, n_networks, n_refits)
     return tests, left_out
 
 
-def _list_training_tests(explained: Explained, n_refits: int) -> list[Test]:
+def _list_training_tests(explained: Explained, n_networks: int, n_refits: int) -> list[Test]:
     """Return the tests that train clones."""
-    tests: list[Test] = [
+    tests: list[Test] = []
+    if n_networks > 1:
+        tests.append(lambda: find_stable(explained, n_networks))
+    if not n_refits:
+        return tests
+    tests += [
         functools.partial(compare_with_null, explained, null, n_refits)
         for null in NULLS.values()
         if null.trains and null.fits(explained.model)

@@ -22,6 +22,8 @@ from sklrp.diagnostics.nulls import NULLS
 from sklrp.diagnostics.patterns import find_patterns
 from sklrp.diagnostics.true_place import find_true
 
+_FEWEST = 3  # null models that make a distribution
+
 
 @validate_params(
     {
@@ -173,8 +175,20 @@ def artifact_map(
     )
     if NULLS[null].trains:
         explained.check_trainable(f"null={null!r}")
+    if not has_nulls(explained, n_permutations, null):
+        raise ValueError(
+            f"fewer than {_FEWEST} of n_permutations={n_permutations} null models have any "
+            "relevance, too few for a distribution: raise n_permutations, or use another rule."
+        )
     patterns = find_patterns(explained, n_permutations)
     return grade_cells(explained, n_permutations, patterns, null, alpha)
+
+
+def has_nulls(explained: Explained, n_draws: int, null: str = "network") -> bool:
+    """Tell whether there are null models to compare with, or none are needed."""
+    if explained.is_given:
+        return True
+    return int(with_relevance(explained.null_maps(null, n_draws)).sum()) >= _FEWEST
 
 
 def grade_cells(
@@ -245,11 +259,6 @@ def _named(
         return size > size.mean()
     drawn = explained.null_maps(null, n_draws)
     drawn = drawn[with_relevance(drawn)]
-    if len(drawn) < 3:
-        raise ValueError(
-            f"only {len(drawn)} of n_permutations={n_draws} null models have any relevance, but 3 "
-            "are needed for a distribution: raise n_permutations, or use another rule."
-        )
     null_sizes, null_means = (
         np.stack(kind) for kind in zip(*(_sizes(explained, m) for m in drawn), strict=True)
     )

@@ -26,7 +26,17 @@ QUESTIONS = {
     "coherent": "coherent",
 }
 # Tests that convict. So do patterns that were confirmed; others are names of causes.
-CONVICT = ("skilled", "true", "randomization", "used", "degeneracy", "bias", "mask")
+CONVICT = (
+    "skilled",
+    "true",
+    "randomization",
+    "used",
+    "degeneracy",
+    "bias",
+    "mask",
+    "audit",
+    "equivariance",
+)
 # What must say fact before the report does, and what is open while it does not.
 NEEDED = {
     "skilled": "the network is skilled",

@@ -21,7 +21,7 @@ _LEAST = 0.3  # of the way from chance to a perfect score: what a test of power 
 def find_skilled(explained: Explained, alpha: float = 0.05) -> Finding:
     """Test the mean centred score of the truth against permuted labels."""
     found = explained.decomposition
-    truth, predicted = explained.truth, explained.predict()
+    truth, predicted = explained.truth[found.rows], explained.predict()[found.rows]
     score, chance, what = _effect(explained, truth)
     statistic = score(predicted, truth)
     n, rng = len(truth), explained.rng("skilled")

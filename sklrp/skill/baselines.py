@@ -17,18 +17,23 @@ from sklrp.skill.asked_models import take_samples
 
 def find_baselines(
     model: Any, samples: NDArray, X_train: Any, baseline: Any, assumptions: list[str]
-) -> NDArray:
-    """Return what samples are compared with, in the shape of what enters the network."""
-    pool = samples
+) -> tuple[NDArray, NDArray[np.intp]]:
+    """Return what samples are compared with, as it enters the network, and the unseen rows."""
+    pool, rows = samples, np.arange(len(samples))
     if X_train is not None:
         pool = take_samples(model, X_train, "X_train")
         if pool.shape[1:] != samples.shape[1:]:
             raise ValueError(
                 f"X_train has samples of shape {pool.shape[1:]}, but X of {samples.shape[1:]}."
             )
-        _check_unseen(samples, pool, assumptions)
+        rows = _unseen_rows(samples, pool, assumptions)
     else:
         assumptions.append("X was taken for unseen: X_train was not given")
+    return _choose_baselines(pool, samples, baseline), rows
+
+
+def _choose_baselines(pool: NDArray, samples: NDArray, baseline: Any) -> NDArray:
+    """Return the baselines that were asked for."""
     if baseline is None:
         return pool
     if isinstance(baseline, str):
@@ -53,19 +58,21 @@ def find_baselines(
     return given
 
 
-def _check_unseen(samples: NDArray, pool: NDArray, assumptions: list[str]) -> None:
-    """Raise an error if all samples are training samples; warn of some."""
+def _unseen_rows(samples: NDArray, pool: NDArray, assumptions: list[str]) -> NDArray[np.intp]:
+    """Return the rows of samples that are no training samples; raise an error if all are."""
     known = set(_marks(pool))
-    same = sum(mark in known for mark in _marks(samples))
-    if same == len(samples):
+    rows = np.flatnonzero([mark not in known for mark in _marks(samples)])
+    if not len(rows):
         raise ValueError(
             "every sample of X is one of X_train: skill is of samples that the model has not "
             "seen. Hold some out before training."
         )
-    if same:
-        said = f"{same} of {len(samples)} samples of X are among X_train, and count as unseen"
-        warnings.warn(f"{said}: leave them out.", stacklevel=5)
-        assumptions.append(said)
+    seen = len(samples) - len(rows)
+    if seen:
+        said = f"{seen} of {len(samples)} samples of X are among X_train"
+        warnings.warn(f"{said}: skill is of the others.", stacklevel=6)
+        assumptions.append(f"{said} and were left out")
+    return rows
 
 
 def _marks(samples: NDArray) -> list[bytes]:

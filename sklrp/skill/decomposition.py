@@ -71,6 +71,8 @@ class Decomposition:
         Names, skills, errors, z and p-values of regions, if any were given.
     clusters : dict of str to ndarray or None
         Labels, masses, sizes and p-values of clusters, where cells have neighbours.
+    rows : ndarray of shape (n_unseen,)
+        Which samples were used: those that are not among the training samples.
     weigh : callable
         Tests weighted sums of cells, whose weights, (n_cells, n_sums), know nothing of the labels.
     """
@@ -86,6 +88,7 @@ class Decomposition:
     assumptions: list[str]
     regions: dict[str, NDArray] | None
     clusters: dict[str, NDArray] | None
+    rows: NDArray[np.intp]
     weigh: Callable[[NDArray], CellTest] = field(repr=False)
 
 
@@ -135,9 +138,12 @@ def decompose_skill(
     samples = take_samples(model, X)
     check_repeats(model, samples)
     assumptions: list[str] = []
-    pool = find_baselines(model, samples, X_train, baseline, assumptions)
+    pool, rows = find_baselines(model, samples, X_train, baseline, assumptions)
     labels = check_truth(y, len(samples))
     _check_groups_and_blocks(groups, block_length, len(samples))
+    if len(rows) < len(samples):
+        samples, labels = samples[rows], labels[rows]
+        groups = None if groups is None else np.asarray(groups)[rows]
     codes = None if regions is None else _code_regions(regions, samples.shape[1:])
     of_cell = None  # the group of each cell, where a model has no gradient
     if is_asked_by_groups(model, samples):
@@ -171,6 +177,9 @@ def decompose_skill(
     shape = (*question.lead, *samples.shape[1:])
 
     def weigh(weights: NDArray) -> CellTest:
+        if of_cell is not None and len(weights) != n_cells:  # a cell has its share of its group's
+            member = np.eye(n_cells)[of_cell] / np.bincount(of_cell)
+            weights = member.T @ weights
         sums = [phi @ weights.astype(phi.dtype) for phi in found.phi]
         # The same orders as for cells: what a sum shows and its cells belong together.
         rng = streams.rng("skill_map permutations")
@@ -190,6 +199,7 @@ def decompose_skill(
         assumptions=assumptions,
         regions=tested,
         clusters=None if near is None else near.result(shape),
+        rows=rows,
         weigh=weigh,
     )
 
