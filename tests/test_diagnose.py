@@ -19,8 +19,9 @@ from tests.helpers import planted as planted_cases
 
 SHAPE = (20, 20)
 PATTERNS = {"constant", "outliers", "suppressor", "fading", "border", "grid"}
-OF_NETWORKS = {"randomization", "readout", "bias", "outliers", "fading", "border", "grid"}
-ALWAYS = {"skilled", "true", "degeneracy", "used"} | OF_NETWORKS | PATTERNS
+OF_NETWORKS = {"randomization", "readout", "bias", "coherent", "outliers", "fading", "border"}
+OF_NETWORKS |= {"grid"}
+ALWAYS = {"skilled", "true", "degeneracy", "used", "audit"} | OF_NETWORKS | PATTERNS
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_all_tests(mlp, squares, held_out):
     assert pickle.dumps(mlp) == before
     assert report.verdict == "fact", report
     assert set(report.tests) == ALWAYS | {"mask"}
-    assert list(report.questions) == ["skilled", "true", "learned", "used"]
+    assert list(report.questions) == ["skilled", "true", "learned", "used", "coherent"]
     for test in report.tests.values():
         assert test.verdict in ("fact", "artifact", "undecided")
         assert bool(test.advice) == (test.verdict != "fact")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding
@@ -27,6 +28,9 @@ def find_skilled(explained: Explained, alpha: float = 0.05) -> Finding:
     n, rng = len(truth), explained.rng("skilled")
     drawn = [score(predicted[rows], truth[rows]) for rows in rng.integers(n, size=(500, n))]
     low, high = (float(v) for v in np.nanquantile(drawn, [0.025, 0.975]))
+    if explained.classes is not None:  # of few samples the bootstrap is too sure
+        hits = round(statistic * n)
+        high = max(high, float(binomtest(hits, n).proportion_ci().high))
     significant = found.p_value <= alpha
     if significant:
         verdict = "fact" if found.total > 0 else "artifact"

@@ -16,7 +16,7 @@ from sklrp.diagnostics.findings import Finding, bootstrap
 _USED = 2.0  # times the mean contribution: a cell that is used
 _MOST_SKILL = 2.0  # standard errors: a cell that may carry skill is no suppressor
 _AGAINST = -0.7  # the correlation with what all other cells add
-_SHARE = 0.25  # of the relevance: in smooth fields the neighbours of a signal correct it a bit
+_SHARE = 0.22  # of the relevance: in smooth fields the neighbours of a signal correct it a bit
 
 
 def find_suppressors(explained: Explained, information: NDArray | None) -> Finding:

@@ -112,6 +112,10 @@ def find_true(
     # Where nearly all cells are true every place has about the same skill: sizes count, too.
     there = np.array([decomposed.cells["skill"].ravel() @ r for r in rivals.values()])
     lost &= gain < -_TELLING[0] * there
+    if decomposed.total <= 0 or decomposed.p_value > alpha:  # no skill has no place
+        lost[:] = powerful[:] = False
+    way[~powerful] = np.nan
+    way = np.where(lost & ~powerful, gain / there, way)  # a share of the rival's skill, instead
     telling = powerful & (possible > _TELLING[1] * there)
     verdict = "undecided"
     if lost.any() or (telling & (way < _WAY[1])).any():
@@ -120,7 +124,7 @@ def find_true(
         not telling.any() and _lies_on_true_cells(masses, mass_interval)
     ):
         verdict = "fact"
-    worst = int(np.nanargmin(way)) if powerful.any() else 0
+    worst = int(np.nanargmin(way)) if np.isfinite(way).any() else 0
     low, high = _interval(test.error[::2][worst], gain[worst], possible[worst])
     untrained = f", untrained {np.median(masses['null_mass']):.2f}" if len(rivals) > 1 else ""
     return explained.finding(

@@ -52,7 +52,7 @@ def find_used(explained: Explained, n_draws: int) -> Finding:
             + (", both without sign" if unsigned else "")
             + f"; the best of {', '.join(others) or 'no other maps'} has {rival:.2f}"
         ),
-        advice="" if verdict == "fact" else _advise_on_use(explained, another.says),
+        advice="" if verdict == "fact" else _advise_on_use(explained, another.says, reversed_),
         reversed_classes=reversed_,
         own_sample=another.own,
         other_sample=another.other,
@@ -133,7 +133,12 @@ def _is_of_another(
     return _Another(bool(said and same.mean() < _ALIKE), float(own.mean()), float(other.mean()))
 
 
-def _advise_on_use(explained: Explained, of_another: bool) -> str:
+def _advise_on_use(explained: Explained, of_another: bool, reversed_: list[Any]) -> str:
+    if reversed_ and explained.is_given:
+        return (
+            f"The maps do not follow what moves the score, or say the reverse, of "
+            f"{', '.join(map(str, reversed_))}: check which class they explain, and their sign."
+        )
     if of_another:
         return (
             "The maps fit other samples as well as their own: they are of another sample or "
