@@ -1,6 +1,5 @@
 """The report: what convicts, what must be fact, what is said, and what is left on disk."""
 
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest

@@ -295,8 +295,8 @@ def find_audited(explained: Explained) -> Finding:
         advice=" ".join(m.remedy for m in serious or found.mistakes),
         audit=found,
         table={
-            "mistake": np.array(found.names),
-            "wrong": np.array([m.wrong for m in found.mistakes]),
+            "mistake": np.array(found.checked),
+            "found": np.isin(found.checked, found.names),
         },
     )
 
