@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import false_discovery_control
 from sklearn.feature_selection import f_classif, f_regression
 
 from sklrp.diagnostics.explained import Explained
+
+_ALPHA = 0.05  # the rate of false discoveries
 
 
 def find_information(explained: Explained) -> NDArray[np.float64] | None:
@@ -25,13 +28,15 @@ def find_information(explained: Explained) -> NDArray[np.float64] | None:
     varies = np.ptp(samples, axis=0) > 0
     told = np.zeros(samples.shape[1])
     if explained.classes is None:
-        f, degrees = f_regression(samples[:, varies], truth.astype(float))[0], 1
+        (f, p), degrees = f_regression(samples[:, varies], truth.astype(float)), 1
     else:
-        f, degrees = f_classif(samples[:, varies], truth)[0], len(np.unique(truth)) - 1
+        (f, p), degrees = f_classif(samples[:, varies], truth), len(np.unique(truth)) - 1
     explained_share = degrees * f / (degrees * f + n - degrees - 1)
     told[varies] = np.nan_to_num(explained_share, nan=0.0, posinf=1.0) - degrees / (n - 1)
-    # Of many cells without information the largest share by chance is this much, about.
-    told = np.where(told > 2 * np.log(samples.shape[1]) / n, told, 0.0)
+    # Of many cells without information some tell a little by chance.
+    found = np.zeros(len(told), dtype=bool)
+    found[varies] = false_discovery_control(np.nan_to_num(p, nan=1.0)) <= _ALPHA
+    told = np.where(found, told, 0.0)
     if not told.any():
         return None
     return (told / told.sum()).reshape(explained.X.shape[1:])

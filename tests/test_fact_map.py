@@ -1,0 +1,241 @@
+"""Graded maps: the grades of cells where the answer is known, and the grades by hand."""
+
+import numpy as np
+import pytest
+
+from sklrp import CNNClassifier, ESNClassifier, MLPClassifier
+from sklrp.datasets import load_pacific_sst, make_squares, make_suppressor
+from sklrp.diagnostics import artifact_map
+from sklrp.diagnostics.explained import Explained
+from sklrp.diagnostics.fact_map import grade_cells
+
+GRADES = ("fact", "missed", "unsupported", "misleading", "background")
+
+
+def check_grades(found):
+    """Each cell has one grade, and the numbers beside them are those of the grades."""
+    counts = sum(found[grade].astype(int) for grade in GRADES)
+    np.testing.assert_array_equal(counts, np.ones(found.mean.shape))
+    assert 0 <= found.power <= 1
+    assert found.statistic == found.mass
+    assert found.interval[0] <= found.mass <= found.interval[1]
+    np.testing.assert_array_equal(found.null, found.null_mass)
+    true = found.fact | found.missed
+    for cells in found.causes.values():
+        assert cells.any()
+        assert not (cells & true).any()
+    table = found.to_frame()
+    assert set(GRADES) <= set(table.columns)
+    assert len(table) == found.mean.size
+
+
+# Grades
+
+
+@pytest.fixture(scope="module")
+def larger():
+    """Images with a square of 16 cells, and a network for each rule."""
+    X, y, mask = make_squares(n_per_class=125, size=40, random_state=0)
+    data = {"X": X[150:], "y": y[150:], "X_train": X[:150], "random_state": 0}
+    esn = ESNClassifier(100, sweep="right", leak_rate=0.02, random_state=0)
+    return X[:150], y[:150], data, mask, esn.fit(X[:150], y[:150])
+
+
+def test_the_square_is_fact_and_little_else(larger):
+    X, y, data, mask, _ = larger
+    clf = MLPClassifier((32,), max_epochs=20, random_state=0).fit(X, y)
+    found = artifact_map(clf, rule="epsilon", **data)
+    check_grades(found)
+    assert found.verdict == "fact"
+    np.testing.assert_array_equal(found.fact, mask)
+    assert found.unsupported.mean() < 0.05
+    assert not found.misleading.any()
+    assert found.mass > 1.5 * max(found.input_mass, found.null_mass.max())
+    assert found.power > 0.9
+    assert found.detectable.min() > 0
+    maps = clf.explain(data["X"], rule="epsilon")
+    on_square = np.abs(maps)[:, mask].sum(axis=1) / np.abs(maps).sum(axis=(1, 2))
+    assert found.mass == pytest.approx(on_square.mean(), rel=1e-5)
+
+
+def test_a_rule_that_forgets_what_was_learned_misses_it(larger):
+    _, _, data, mask, esn = larger
+    blind = artifact_map(esn, rule="z_plus", **data)
+    check_grades(blind)
+    assert blind.verdict == "artifact"
+    np.testing.assert_array_equal(blind.missed, mask)
+    assert not (blind.fact | blind.unsupported).any()
+    assert blind.mass < blind.input_mass
+    seeing = artifact_map(esn, rule="epsilon", **data)
+    np.testing.assert_array_equal(seeing.fact, mask)
+    np.testing.assert_array_equal(seeing.skill, blind.skill)  # whatever the rule
+
+
+@pytest.mark.parametrize("kind", [MLPClassifier, CNNClassifier])
+def test_suppressors_are_used_and_say_nothing(kind):
+    X, y, mask = make_suppressor(n_per_class=700, size=16, random_state=0)
+    widths = (16,) if kind is MLPClassifier else (8, 8)
+    clf = kind(widths, max_epochs=20, weight_decay=1e-2, random_state=0).fit(X[:1000], y[:1000])
+    assert clf.score(X[1000:], y[1000:]) > 0.9
+    found = artifact_map(clf, X[1000:], y[1000:], X_train=X[:1000], rule="epsilon", random_state=0)
+    check_grades(found)
+    suppressor = mask[:, ::-1]
+    named = found.causes["suppressor"]
+    assert named[suppressor].mean() > 0.8
+    assert named[~suppressor].mean() < 0.02
+    assert found.unsupported[suppressor].mean() > 0.8
+    assert found.fact[mask].mean() > 0.75
+    assert not found.fact[~mask & ~suppressor].any()
+    # Also where a map hardly shows them.
+    faint = np.abs(clf.explain(X[1000:], rule="epsilon")) * np.where(suppressor, 0.01, 1.0)
+    given = artifact_map(
+        clf, X[1000:], y[1000:], X_train=X[:1000], relevance=faint, random_state=0
+    )
+    np.testing.assert_array_equal(given.causes["suppressor"], named)
+    assert given.unsupported[named].all()
+
+
+def test_no_suppressor_where_the_classes_differ(larger):
+    X, y, data, _, esn = larger
+    clf = MLPClassifier((32,), max_epochs=20, random_state=0).fit(X, y)
+    for model in (esn, clf):
+        assert "suppressor" not in artifact_map(model, rule="epsilon", **data).causes
+
+
+def test_what_speaks_against_the_truth_is_misleading(larger):
+    """Half of the square has the other sign in samples of another time."""
+    X, y, data, mask, _ = larger
+    clf = MLPClassifier((32,), max_epochs=20, random_state=0).fit(X, y)
+    turned = mask & (np.cumsum(mask).reshape(mask.shape) <= 4)
+    moved = np.where(turned, -data["X"], data["X"])
+    found = artifact_map(clf, rule="epsilon", **{**data, "X": moved})
+    check_grades(found)
+    np.testing.assert_array_equal(found.misleading, turned)
+    np.testing.assert_array_equal(found.fact | found.missed, mask & ~turned)
+
+
+def test_an_untrained_network_names_nothing(squares):
+    """Its maps are one more draw of the null."""
+    X, y, X_test, y_test, _ = squares
+    shares = []
+    for seed in range(6):
+        clf = MLPClassifier((32,), max_epochs=1, lr=1e-9, random_state=seed).fit(X, y)
+        found = artifact_map(clf, X_test, y_test, X_train=X, n_permutations=30, random_state=0)
+        shares.append(found.unsupported.mean())
+    assert np.median(shares) == 0
+    assert max(shares) < 0.05
+
+
+@pytest.fixture(scope="module")
+def noise():
+    """A network that was trained on noise, and more of it."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(200, 20, 20)), rng.permutation(200) % 2
+    clf = MLPClassifier((32,), max_epochs=20, random_state=0).fit(X[:100], y[:100])
+    return clf, X[100:], y[100:], X[:100]
+
+
+def test_cells_of_a_network_of_noise(noise):
+    clf, X, y, X_train = noise
+    found = artifact_map(clf, X, y, X_train=X_train, rule="epsilon", random_state=0)
+    check_grades(found)
+    assert not (found.fact | found.missed).any()
+    assert found.verdict == "undecided"
+    assert found.power == 0
+
+
+@pytest.fixture(scope="module")
+def pacific():
+    """Sea surface temperatures of El Niño and La Niña, and a network that tells them apart."""
+    pytest.importorskip("eofs")
+    sst = load_pacific_sst()
+    clf = MLPClassifier((16,), max_epochs=50, random_state=0).fit(sst.data[::2], sst.target[::2])
+    return clf, sst.data[1::2], sst.target[1::2], sst.data[::2], sst.nino34_mask
+
+
+def test_fields_are_not_without_power(pacific):
+    clf, X, y, X_train, box = pacific
+    found = artifact_map(clf, X, y, X_train=X_train, rule="epsilon", random_state=0)
+    check_grades(found)
+    assert (found.fact | found.missed)[box].mean() > 0.9
+    assert found.fact[box].mean() > 0.5
+
+
+def test_causes_of_relevance(squares):
+    X, y, X_test, y_test, mask = squares
+    land = np.zeros(mask.shape, dtype=bool)
+    land[:, 9:11] = True
+    filled = [np.where(land, -3.0, samples) for samples in (X, X_test)]
+    clf = MLPClassifier((16,), max_epochs=20, random_state=0).fit(filled[0], y)
+    found = artifact_map(clf, filled[1], y_test, X_train=filled[0], rule="epsilon", random_state=0)
+    np.testing.assert_array_equal(found.causes["constant"], land)
+
+
+# By hand
+
+
+def test_named_cells_by_hand(noise):
+    """Against networks that learned nothing, by a plain rewrite in double precision."""
+    clf, X, y, X_train = noise
+    data = {"X_train": X_train, "rule": "epsilon", "random_state": 3}
+    found = artifact_map(clf, X, y, n_permutations=12, **data)
+    explained = Explained(clf, X, y, **data)
+    own = np.abs(explained.maps.astype(float)).mean(axis=0).ravel()
+    drawn = np.abs(explained.null_maps("network", 12).astype(float)).mean(axis=1).reshape(12, -1)
+    ratio = own / np.sqrt((drawn**2).mean(axis=0))
+    left_out = [np.delete(drawn, k, axis=0) for k in range(12)]
+    null = np.array(
+        [
+            draw / np.sqrt((rest**2).mean(axis=0))
+            for draw, rest in zip(drawn, left_out, strict=True)
+        ]
+    )
+    expected = set()
+    for threshold in ratio:  # the most cells, of which at most a twentieth a null has as well
+        above = np.flatnonzero(ratio >= threshold)
+        if (null >= threshold).sum() / 12 <= 0.05 * len(above) and len(above) > len(expected):
+            expected = set(above)
+    assert set(np.flatnonzero(found.unsupported.ravel())) == expected
+    assert 0 < len(expected) < 200
+
+
+def test_true_cells_are_shown_if_they_exceed_the_nulls(pacific):
+    clf, X, y, X_train, _ = pacific
+    data = {"X_train": X_train, "rule": "epsilon", "random_state": 3}
+    found = artifact_map(clf, X, y, n_permutations=12, **data)
+    explained = Explained(clf, X, y, **data)
+    maps, nulls = (m.astype(float) for m in (explained.maps, explained.null_maps("network", 12)))
+
+    def sizes(maps):
+        classes = [maps[explained.target == label] for label in clf.classes_]
+        means = sum(len(m) / len(maps) * m.mean(axis=0) ** 2 for m in classes)
+        return np.array([np.abs(maps).mean(axis=0), np.sqrt(means)])
+
+    usual = np.sqrt(np.mean([sizes(null) ** 2 for null in nulls], axis=0))
+    true = found.fact | found.missed
+    assert found.fact.sum() > 5
+    assert found.missed.sum() > 5
+    np.testing.assert_array_equal(found.fact, true & (sizes(maps) > usual).any(axis=0))
+
+
+def test_maps_made_elsewhere_name_more_than_an_even_share(mlp, squares):
+    X, _, X_test, y_test, mask = squares
+    above = ~mask & (np.indices(mask.shape)[0] < 2)
+    sizes = np.where(mask, 5.0, np.where(above, 0.2, 0.1))  # 0.16 is an even share
+    maps = sizes * np.sign(mlp.explain(X_test, rule="epsilon"))
+    found = artifact_map(
+        mlp, X_test, y_test, relevance=maps, X_train=X, null="network", random_state=0
+    )
+    check_grades(found)
+    assert found.null_mass.size == 0
+    np.testing.assert_array_equal(found.fact | found.unsupported, mask | above)
+
+
+def test_grades_need_three_nulls(mlp, squares):
+    X_test, y_test = squares[2:4]
+    with pytest.raises(ValueError, match="n_permutations"):
+        artifact_map(mlp, X_test, y_test, n_permutations=2)
+    explained = Explained(mlp, X_test, y_test, random_state=0)
+    explained._nulls["network", 4] = np.zeros((4, *X_test.shape), dtype=np.float32)
+    with pytest.raises(ValueError, match="only 0 of n_permutations=4"):
+        grade_cells(explained, 4, [])
