@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -301,3 +302,19 @@ QUICK = [
 def test_planted(name):
     report = planted_cases.report(planted_cases.CASES[name](0), 0)
     assert report.verdict == planted_cases.CASES[name].truth, report
+
+
+def test_maps_of_a_model_without_a_network(squares):
+    X, y, X_test, y_test, _ = squares
+    rows, rows_test = (samples.reshape(len(samples), -1) for samples in (X, X_test))
+    model = LogisticRegression(C=0.01).fit(rows, y)  # of 400 cells, which are asked in blocks
+    away = rows_test - rows.mean(axis=0)
+    sign = np.where(model.predict(rows_test) == model.classes_[1], 1, -1)[:, np.newaxis]
+    options = {"X_train": rows, "random_state": 0}
+    sound = diagnose(model, rows_test, y_test, relevance=sign * model.coef_ * away, **options)
+    assert sound.verdict == "fact", sound
+    assert "There is no network" in sound.assumptions[-1]
+    drawn = np.random.default_rng(0).normal(size=rows_test.shape)
+    assert diagnose(model, rows_test, y_test, relevance=drawn, **options).verdict == "artifact"
+    with pytest.raises(TypeError, match="LogisticRegression does not explain itself"):
+        diagnose(model, rows_test, y_test)

@@ -32,6 +32,7 @@ from sklrp.diagnostics.stability import find_stable
 from sklrp.diagnostics.surrogates import find_coherent
 from sklrp.diagnostics.true_place import find_true
 from sklrp.diagnostics.used import find_used
+from sklrp.skill import PlainModel
 
 _SURROGATES = 5  # of each sample
 
@@ -284,7 +285,10 @@ def _list_tests(
     ]
     if mask is not None:
         tests.append(lambda: on_mask(explained, mask, n_permutations))
-    tests.append(lambda: find_audited(explained))
+    if isinstance(explained.model, PlainModel):
+        left_out.append("There is no network: common mistakes were not looked for.")
+    else:
+        tests.append(lambda: find_audited(explained))
     if (n_refits or n_networks > 1) and not explained.is_given:
         why = _why_not_trained(explained)
         if why:

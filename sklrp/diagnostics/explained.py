@@ -7,6 +7,7 @@ need.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
@@ -31,7 +32,13 @@ from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.nulls import NULLS
 from sklrp.metrics.randomise import restart
 from sklrp.propagation import explain
-from sklrp.skill import Decomposition, contributions_to_outputs, decompose_skill
+from sklrp.skill import (
+    Decomposition,
+    PlainModel,
+    contributions_to_outputs,
+    decompose_skill,
+    take_model,
+)
 
 # Of the parameters that all tests have in common, for scikit-learn's validate_params.
 CONSTRAINTS: dict[str, list[Any] | str] = {
@@ -48,6 +55,7 @@ CONSTRAINTS: dict[str, list[Any] | str] = {
     "random_state": ["random_state"],
 }
 _REDRAWS = 3
+_MOST_BLOCKS = 64  # of cells that are replaced by turns, where there is no gradient
 _DRAWS = 32  # of baselines, for contributions that maps are compared with
 
 
@@ -129,7 +137,8 @@ class Explained:
         n_jobs: int | None = None,
         **params: Any,
     ) -> None:
-        self.model = unwrap(model)
+        # Maps that were made elsewhere may be of any model; to make them takes a network.
+        self.model: Any = unwrap(model) if relevance is None else take_model(model, X)
         self._asked = {
             "X": X,
             "X_train": X_train,
@@ -194,6 +203,20 @@ class Explained:
         return taken
 
     @cached_property
+    def blocks(self) -> NDArray[np.intp] | None:
+        """Groups of neighbouring cells, where a model has no gradient and many cells."""
+        n_cells = self.all_X[0].size
+        if not isinstance(self.model, PlainModel) or n_cells <= _MOST_BLOCKS:
+            return None
+        axes = self.frame.axes
+        edge = 1
+        while math.prod(-(-n // edge) for n in axes) > _MOST_BLOCKS:
+            edge += 1
+        places = np.indices(axes) // edge
+        counts = [-(-n // edge) for n in axes]
+        return np.ravel_multi_index(tuple(places), counts).reshape(self.all_X.shape[1:])
+
+    @cached_property
     def decomposition(self) -> Decomposition:
         """The model's skill, cell by cell."""
         if self.all_y is None:
@@ -201,6 +224,8 @@ class Explained:
         if self.classes is None and self._n_outputs > 1 and self._asked["target"] is None:
             raise ValueError("target names several outputs, but skill is of one: give one index.")
         asked = {name: value for name, value in self._asked.items() if name != "X"}
+        if self.blocks is not None:
+            asked["regions"] = self.blocks
         return decompose_skill(
             self.model, self._asked["X"], self.all_y, self._streams, n_jobs=self.n_jobs, **asked
         )
@@ -210,7 +235,7 @@ class Explained:
         """How much cells add to the explained score, with its sign: what maps should show."""
         rng = self.rng("contributions")
         found = contributions_to_outputs(
-            self.model, self.X, self.pool, self.columns, rng, _DRAWS, self.n_jobs
+            self.model, self.X, self.pool, self.columns, rng, _DRAWS, self.blocks, self.n_jobs
         )
         sign = np.where(self.details.score < 0, -1.0, 1.0)
         return (found.phi[0] * sign[:, np.newaxis]).reshape(self.X.shape)

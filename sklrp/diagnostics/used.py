@@ -67,8 +67,17 @@ def _flat_pairs(explained: Explained) -> tuple[NDArray, NDArray, bool]:
     unsigned = explained.is_given and bool((maps >= 0).all())
     parts = explained.contributions.reshape(n, -1)
     if unsigned:
-        return np.abs(maps), np.abs(parts), True
-    return explained.maps.reshape(n, -1), parts, False
+        return _by_blocks(explained, np.abs(maps)), np.abs(parts), True
+    return _by_blocks(explained, explained.maps.reshape(n, -1)), parts, False
+
+
+def _by_blocks(explained: Explained, maps: NDArray) -> NDArray:
+    """Return maps in the resolution of contributions: the means of blocks, if they are of such."""
+    if explained.blocks is None:
+        return maps
+    codes = explained.blocks.ravel()
+    sums = maps @ np.eye(codes.max() + 1)[codes]
+    return (sums / np.bincount(codes))[:, codes]
 
 
 def _others(

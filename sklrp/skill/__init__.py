@@ -5,13 +5,14 @@ of cells, and are tested against permuted labels. `sklrp.diagnostics.skill_map` 
 the diagnostics and the scorer ``"skill_mass"`` build on `decompose_skill`.
 """
 
-from sklrp.skill.asked_models import contributions_to_outputs, take_model
+from sklrp.skill.asked_models import PlainModel, contributions_to_outputs, take_model
 from sklrp.skill.clusters import Neighbours
 from sklrp.skill.decomposition import Decomposition, decompose_skill
 
 __all__ = [
     "Decomposition",
     "Neighbours",
+    "PlainModel",
     "contributions_to_outputs",
     "decompose_skill",
     "take_model",

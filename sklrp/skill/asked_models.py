@@ -69,7 +69,9 @@ class PlainModel:
         self.model = model
         self.network = model
         self.before = None
-        self.has_explain = False
+        self.has_explain = self.takes_integers = self.is_net = False
+        self.is_frozen = self.can_train = False
+        self.classes = np.asarray(model.classes_) if is_classifier(model) else None
         self.name = type(model).__name__
         self._form = X[:1] if hasattr(X, "iloc") else None
 
@@ -100,7 +102,13 @@ class PlainModel:
 
     def classes_for(self, samples: NDArray) -> NDArray | None:
         """Return the labels of a classifier, None of a regressor."""
-        return np.asarray(self.model.classes_) if is_classifier(self.model) else None
+        return self.classes
+
+    def predict(self, samples: NDArray) -> NDArray:
+        """Return what the model predicts: labels or values."""
+        if self.classes is not None:
+            return self.classes[self.outputs(samples).argmax(axis=1)]
+        return self.outputs(samples)
 
 
 def take_model(model: Any, X: Any) -> Any:
@@ -213,20 +221,21 @@ def _in_fast_format(module: nn.Module, inputs: Tensor) -> nn.Module:
 
 
 def contributions_to_outputs(
-    model: Model,
+    model: Any,
     samples: NDArray,
     pool: NDArray,
     columns: NDArray[np.intp],
     rng: np.random.Generator,
     n_draws: int | None = None,
+    regions: NDArray | None = None,
     n_jobs: int | None = None,
 ) -> Contributions:
     """Return the contributions of cells to one output of each sample.
 
     Parameters
     ----------
-    model : Model
-        The network, taken apart.
+    model : Model or PlainModel
+        The model, taken apart.
     samples, pool : ndarray of shape (n, ...)
         What enters it, and what samples are compared with.
     columns : ndarray of shape (n_samples,)
@@ -235,6 +244,9 @@ def contributions_to_outputs(
         What draws are made from.
     n_draws : int or None, default=None
         As in `expected_gradients`.
+    regions : ndarray or None, default=None
+        The groups of cells that are replaced at once in a model without a gradient, whose cells
+        share what their group adds.
     n_jobs : int or None, default=None
         Number of threads.
 
@@ -243,6 +255,13 @@ def contributions_to_outputs(
     Contributions
         Contributions in one combination.
     """
+    if is_asked_by_groups(model, samples):
+        groups = code_groups(model.name, samples, regions)
+        every = np.eye(model.outputs(samples[:1]).shape[1])
+        found = occluded(model.outputs, samples, pool, every, groups, rng, n_draws)
+        own = np.stack(found.phi)[columns, np.arange(len(samples))]
+        found.phi = [(own / np.bincount(groups))[:, groups]]
+        return found
     inputs, baselines = _to_tensors(model, samples, pool)
     check_repeats(model, samples)
     module = _in_fast_format(model.quiet_module, inputs[:2])
