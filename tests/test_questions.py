@@ -226,6 +226,20 @@ def test_offsets_reverse_the_map_of_a_class():
     assert (centred.verdict, centred.reversed_classes) == ("fact", [])
 
 
+def test_contrasts_are_compared_with_contrasts():
+    """What all scores have in common is in no contrast, and earns no contribution to it."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, N_CELLS))
+    weights = rng.normal(size=(3, N_CELLS)) + np.linspace(3, 0, N_CELLS)
+    explained = asked(linear(weights), X, contrast=True)
+    scores = X @ weights.T
+    first, second = np.argsort(-scores, axis=1)[:, :2].T
+    expected = X * (weights[first] - weights[second])
+    np.testing.assert_allclose(explained.contributions, expected, atol=1e-5)
+    found = find_used(explained, 5)
+    assert found.statistic == pytest.approx(1, abs=1e-4)
+
+
 def test_maps_of_other_samples_are_no_maps_of_these(regression):
     net, X, _, weights = regression
     X = X + 1.2  # what samples have in common makes any map fit in part

@@ -235,7 +235,15 @@ class Explained:
         """How much cells add to the explained score, with its sign: what maps should show."""
         rng = self.rng("contributions")
         found = contributions_to_outputs(
-            self.model, self.X, self.pool, self.columns, rng, _DRAWS, self.blocks, self.n_jobs
+            self.model,
+            self.X,
+            self.pool,
+            self.columns,
+            rng,
+            _DRAWS,
+            self.blocks,
+            self.n_jobs,
+            self._rivals(),
         )
         sign = np.where(self.details.score < 0, -1.0, 1.0)
         return (found.phi[0] * sign[:, np.newaxis]).reshape(self.X.shape)
@@ -325,6 +333,14 @@ class Explained:
         if self.model.classes is None:
             return self.target.astype(np.intp)  # labels are indices
         return encode_labels("target", self.target, self.model.classes, len(self.target))
+
+    def _rivals(self) -> NDArray[np.intp] | None:
+        """Return the output that a contrast subtracts of each sample, None if there is none."""
+        if not self.params.get("contrast"):
+            return None
+        outputs = self.outputs(self.X)
+        outputs[np.arange(len(outputs)), self.columns] = -np.inf
+        return outputs.argmax(axis=1)
 
     @property
     def departures(self) -> NDArray:

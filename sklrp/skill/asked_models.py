@@ -229,8 +229,9 @@ def contributions_to_outputs(
     n_draws: int | None = None,
     regions: NDArray | None = None,
     n_jobs: int | None = None,
+    others: NDArray[np.intp] | None = None,
 ) -> Contributions:
-    """Return the contributions of cells to one output of each sample.
+    """Return the contributions of cells to one output of each sample, or to a difference of two.
 
     Parameters
     ----------
@@ -249,6 +250,8 @@ def contributions_to_outputs(
         share what their group adds.
     n_jobs : int or None, default=None
         Number of threads.
+    others : ndarray of shape (n_samples,) or None, default=None
+        The output that is subtracted of each sample. None (default): none is.
 
     Returns
     -------
@@ -259,7 +262,8 @@ def contributions_to_outputs(
         groups = code_groups(model.name, samples, regions)
         every = np.eye(model.outputs(samples[:1]).shape[1])
         found = occluded(model.outputs, samples, pool, every, groups, rng, n_draws)
-        own = np.stack(found.phi)[columns, np.arange(len(samples))]
+        rows, phi = np.arange(len(samples)), np.stack(found.phi)
+        own = phi[columns, rows] - (0 if others is None else phi[others, rows])
         found.phi = [(own / np.bincount(groups))[:, groups]]
         return found
     inputs, baselines = _to_tensors(model, samples, pool)
@@ -267,8 +271,10 @@ def contributions_to_outputs(
     module = _in_fast_format(model.quiet_module, inputs[:2])
     with torch.inference_mode(False), torch.no_grad():
         n_outputs = _first(module(inputs[:1].clone())).numel()
-    own = np.eye(n_outputs)[columns][np.newaxis]
-    return expected_gradients(module, inputs, baselines, own, rng, n_draws, n_jobs=n_jobs)
+    own = np.eye(n_outputs)[columns] - (0 if others is None else np.eye(n_outputs)[others])
+    return expected_gradients(
+        module, inputs, baselines, own[np.newaxis], rng, n_draws, n_jobs=n_jobs
+    )
 
 
 def check_repeats(model: Any, samples: NDArray) -> None:
