@@ -5,9 +5,9 @@ import pytest
 
 from sklrp import CNNClassifier, ESNClassifier, MLPClassifier
 from sklrp.datasets import load_pacific_sst, make_squares, make_suppressor
-from sklrp.diagnostics import artifact_map
+from sklrp.diagnostics import artifact_map, skill_map
 from sklrp.diagnostics.explained import Explained
-from sklrp.diagnostics.fact_map import grade_cells
+from sklrp.diagnostics.fact_map import has_nulls
 
 GRADES = ("fact", "missed", "unsupported", "misleading", "background")
 
@@ -69,6 +69,22 @@ def test_a_rule_that_forgets_what_was_learned_misses_it(larger):
     seeing = artifact_map(esn, rule="epsilon", **data)
     np.testing.assert_array_equal(seeing.fact, mask)
     np.testing.assert_array_equal(seeing.skill, blind.skill)  # whatever the rule
+
+
+def test_alpha_is_the_level_of_what_is_true_too():
+    """Cells of which few samples tell little are true at a level that lets many be."""
+    X, y, _ = make_squares(n_per_class=60, size=16, noise=0.8, random_state=0)
+    clf = MLPClassifier((16,), max_epochs=5, random_state=0).fit(X[:60], y[:60])
+    data = {"X": X[60:100], "y": y[60:100], "X_train": X[:60], "random_state": 0}
+    counts = []
+    for alpha in (0.0005, 0.4):  # the first needs more permutations than are usual
+        found = artifact_map(clf, rule="epsilon", alpha=alpha, n_permutations=5, **data)
+        skilled = skill_map(
+            clf, alpha=alpha, n_permutations=max(999, round(1 / alpha) - 1), **data
+        )
+        np.testing.assert_array_equal(found.fact | found.missed, skilled.true)
+        counts.append(int(skilled.true.sum()))
+    assert counts[0] < counts[1]
 
 
 @pytest.mark.parametrize("kind", [MLPClassifier, CNNClassifier])
@@ -237,5 +253,4 @@ def test_grades_need_three_nulls(mlp, squares):
         artifact_map(mlp, X_test, y_test, n_permutations=2)
     explained = Explained(mlp, X_test, y_test, random_state=0)
     explained._nulls["network", 4] = np.zeros((4, *X_test.shape), dtype=np.float32)
-    with pytest.raises(ValueError, match="only 0 of n_permutations=4"):
-        grade_cells(explained, 4, [])
+    assert not has_nulls(explained, 4)

@@ -55,6 +55,7 @@ CONSTRAINTS: dict[str, list[Any] | str] = {
     "random_state": ["random_state"],
 }
 _REDRAWS = 3
+_PERMUTATIONS = 999  # of labels, or as many as the smallest level needs
 _MOST_BLOCKS = 64  # of cells that are replaced by turns, where there is no gradient
 _DRAWS = 32  # of baselines, for contributions that maps are compared with
 
@@ -82,6 +83,8 @@ class Explained:
         contributions are found against it.
     groups, block_length : array-like or None, int or "auto"
         Which samples are exchangeable, as in `skill_map`.
+    alpha : float, default=0.05
+        The level at which cells are called true or misleading, as in `skill_map`.
     target : None, label, int or array-like of shape (n_samples,), default=None
         What is explained: None (default) the predicted class of each sample, or the only output.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
@@ -130,6 +133,7 @@ class Explained:
         y_train: Any = None,
         groups: Any = None,
         block_length: int | str = "auto",
+        alpha: float = 0.05,
         target: Any = None,
         grid: Any = None,
         max_samples: int | None = None,
@@ -144,6 +148,8 @@ class Explained:
             "X_train": X_train,
             "groups": groups,
             "block_length": block_length,
+            "alpha": alpha,
+            "n_permutations": max(_PERMUTATIONS, math.ceil(1 / alpha) - 1),
         }
         self.X_train = X_train
         entering = self.model.enter(X)

@@ -31,6 +31,7 @@ _FEWEST = 3  # null models that make a distribution
         "relevance": "no_validation",
         "X_train": "no_validation",
         "y_train": "no_validation",
+        "rule": "no_validation",
         "groups": "no_validation",
         "block_length": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "null": [StrOptions(set(NULLS))],
@@ -44,6 +45,7 @@ def artifact_map(
     X: ArrayLike,
     y: ArrayLike,
     *,
+    rule: Any = "auto",
     relevance: ArrayLike | None = None,
     null: str = "network",
     alpha: float = 0.05,
@@ -91,9 +93,11 @@ def artifact_map(
         Samples that the model was not trained on.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         Their labels or values.
+    rule : str, Rule or Composite, default="auto"
+        The rule whose maps are graded.
     relevance : array-like of shape (n_samples, ...) or None, default=None
         Maps of X that were made elsewhere, such as by integrated gradients or SHAP, in the shape
-        of what enters the network. None (default): they are made by `sklrp.explain`.
+        of what enters the network. None (default): they are made by `sklrp.explain` and `rule`.
     null : str, default="network"
         What a null model has lost, as in `randomization_test`.
     alpha : float, default=0.05
@@ -119,7 +123,7 @@ def artifact_map(
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
         Where the cells of fields are. None (default): what the model or X says.
     **explain_params : dict
-        Parameters of ``explain``, such as ``rule``.
+        Further parameters of ``explain``, such as ``epsilon``.
 
     Returns
     -------
@@ -166,11 +170,13 @@ def artifact_map(
         y_train=y_train,
         groups=groups,
         block_length=block_length,
+        alpha=alpha,
         target=target,
         grid=grid,
         max_samples=max_samples,
         random_state=random_state,
         n_jobs=n_jobs,
+        rule=rule,
         **explain_params,
     )
     if NULLS[null].trains:
@@ -200,7 +206,7 @@ def grade_cells(
 ) -> Finding:
     """Grade the cells of the mean map, with the causes that findings know."""
     cells = explained.decomposition.cells
-    place = find_true(explained, n_draws, null=null)
+    place = find_true(explained, n_draws, alpha, null)
     true, misleading = cells["true"], cells["misleading"]
     causes = _find_causes(explained, findings, ~true)
     # A map that is what null models show, as a whole, names nothing.
