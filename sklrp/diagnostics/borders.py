@@ -14,6 +14,13 @@ from sklrp.diagnostics.findings import bootstrap, judge
 from sklrp.diagnostics.profiles import AlongAxes
 
 EDGE = 2  # cells at either end of an axis
+_LEAST = 0.01  # of an even share of the input: an end of less is a frame of fill values
+
+
+def has_ends(along: AlongAxes, axis: int) -> bool:
+    """Tell whether the input has values at both ends of an axis, to hold relevance against."""
+    own = along.of_input(axis)
+    return bool(min(own[:EDGE].sum(), own[-EDGE:].sum()) >= _LEAST * EDGE / len(own))
 
 
 def find_borders(along: AlongAxes, axes: list[int], rng: np.random.Generator) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sklrp._sklearn import validate_params
-from sklrp.diagnostics.borders import find_borders
+from sklrp.diagnostics.borders import find_borders, has_ends
 from sklrp.diagnostics.common_form import with_relevance
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.fading import find_fading
@@ -152,6 +152,8 @@ def positions(explained: Explained, n_draws: int) -> list[Finding]:
     found = [find_fading(along, axes, explained.rng("fading"))]
     axes = [i for i in axes if lengths[i] >= _SHORTEST_GRID]
     if axes:
-        found.append(find_borders(along, axes, explained.rng("border")))
+        edged = [axis for axis in axes if has_ends(along, axis)]
+        if edged:
+            found.append(find_borders(along, edged, explained.rng("border")))
         found.append(find_periods(along, axes, explained.rng("grid")))
     return [explained.finding(**entries, **shared) for entries in found]
