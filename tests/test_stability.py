@@ -13,7 +13,7 @@ from torch import nn
 from sklrp import MLPClassifier
 from sklrp.datasets import make_squares
 from sklrp.diagnostics.explained import Explained
-from sklrp.diagnostics.stability import compare_cells, find_stable
+from sklrp.diagnostics.stability import _interval_of_pairs, compare_cells, find_stable
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,19 @@ def test_a_learned_map_is_stable(squares, mlp):
     assert torch.equal(torch.get_rng_state(), state)
     again = find_stable(Explained(mlp, X, y, **data, rule="epsilon", random_state=0), 4)
     np.testing.assert_array_equal(again.maps, found.maps)
+
+
+def test_the_interval_holds_the_mean_of_all_pairs():
+    """Each correlation is of two networks, so that means of single ones vary too little."""
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(200):
+        own = rng.beta(4, 4, size=12)  # how much a network has of what is common
+        pairs = np.outer(own, own)
+        each = (pairs.sum(axis=1) - own**2) / 11
+        low, high = _interval_of_pairs(each, rng)
+        held.append(low <= 0.25 <= high)
+    assert np.mean(held) > 0.85
 
 
 def test_networks_are_those_of_the_training_data(squares, mlp):

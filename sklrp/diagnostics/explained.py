@@ -210,7 +210,7 @@ class Explained:
 
     @cached_property
     def blocks(self) -> NDArray[np.intp] | None:
-        """Groups of neighbouring cells, where a model has no gradient and many cells."""
+        """The groups of neighbouring cells, where a model has no gradient and many cells."""
         n_cells = self.all_X[0].size
         if not isinstance(self.model, PlainModel) or n_cells <= _MOST_BLOCKS:
             return None

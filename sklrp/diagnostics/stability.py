@@ -37,7 +37,10 @@ def find_stable(explained: Explained, n_networks: int) -> Finding:
     pairs = half_maps.reshape(-1, 2, *maps.shape[1:])
     of_halves = np.array([_correlate(pair)[0, 1] for pair in pairs])
     each = (between.sum(axis=1) - 1) / (n_networks - 1)
-    statistic, interval = float(each.mean()), bootstrap(each, explained.rng("stable interval"))
+    statistic, interval = (
+        float(each.mean()),
+        _interval_of_pairs(each, explained.rng("stable interval")),
+    )
     is_fact = interval[0] > _FACT_ABOVE and of_halves.mean() > _FACT_ABOVE
     cells = compare_cells(explained.maps.mean(axis=0, dtype=np.float64), maps)
     return explained.finding(
@@ -162,6 +165,14 @@ def _train_and_explain(explained: Explained, seed: int, rows: NDArray | None) ->
     network = explained.train(seed, rows=rows)
     mean = explained.maps_of(network).mean(axis=0, dtype=np.float64)
     return np.concatenate([[explained.skill_of(network)], mean.ravel()])
+
+
+def _interval_of_pairs(each: NDArray, rng: np.random.Generator) -> tuple[float, float]:
+    """Return the interval of the mean of all pairs, by the means of each network's pairs."""
+    # A pair is of two networks: means of single networks' pairs vary half as much as the mean of
+    # all does from one set of networks to the next. Pseudo-values of the jackknife do not.
+    n = len(each)
+    return bootstrap((2 * (n - 1) * each - n * each.mean()) / (n - 2), rng)
 
 
 def _say_skill(explained: Explained, skill: NDArray, half_skill: NDArray) -> str:
