@@ -170,6 +170,16 @@ def test_find_coherent(fields, explains, verdict):
     np.testing.assert_array_equal(again.similarity, found.similarity)
 
 
+def test_halves_of_one_sample_tell_nothing(fields):
+    """What no other half of the samples gives again is not told from noise."""
+    found = find_coherent(
+        Explained(Given(lambda X: X), fields[:1], X_train=fields, random_state=0), 5
+    )
+    assert np.isnan(found.null).all()
+    assert found.interval[1] < 0.6
+    assert found.verdict == "undecided"
+
+
 def test_columns_of_a_table_are_permuted():
     seen = []
 
