@@ -27,6 +27,8 @@ def find_information(explained: Explained) -> NDArray[np.float64] | None:
     truth = explained.truth
     varies = np.ptp(samples, axis=0) > 0
     told = np.zeros(samples.shape[1])
+    if not varies.any():
+        return None
     if explained.classes is None:
         (f, p), degrees = f_regression(samples[:, varies], truth.astype(float)), 1
     else:

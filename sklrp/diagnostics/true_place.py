@@ -115,7 +115,8 @@ def find_true(
     if decomposed.total <= 0 or decomposed.p_value > alpha:  # no skill has no place
         lost[:] = powerful[:] = False
     way[~powerful] = np.nan
-    way = np.where(lost & ~powerful, gain / there, way)  # a share of the rival's skill, instead
+    # A share of the rival's skill, instead.
+    np.divide(gain, there, out=way, where=lost & ~powerful)
     telling = powerful & (possible > _TELLING[1] * there)
     verdict = "undecided"
     if lost.any() or (telling & (way < _WAY[1])).any():

@@ -181,7 +181,7 @@ class ValueScores:
     r"""Statistics of contributions to a predicted value.
 
     .. math:: T = \overline{(y - \bar y) \phi}, \qquad
-              v = \overline{(y - \bar y)^2 (\phi - \bar\phi)^2} / n - T^2 / n .
+              v = (\overline{(y - \bar y)^2 (\phi - \bar\phi)^2} - T^2) / (n - 1) .
 
     Parameters
     ----------
