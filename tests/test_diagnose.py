@@ -318,3 +318,12 @@ def test_maps_of_a_model_without_a_network(squares):
     assert diagnose(model, rows_test, y_test, relevance=drawn, **options).verdict == "artifact"
     with pytest.raises(TypeError, match="LogisticRegression does not explain itself"):
         diagnose(model, rows_test, y_test)
+
+
+def test_too_few_networks_are_refused_before_any_test(mlp, squares, monkeypatch):
+    X_train, y_train, X, y = squares[:4]
+    ran = []
+    monkeypatch.setattr("sklrp.diagnostics.diagnosis.find_skilled", ran.append)
+    with pytest.raises(ValueError, match="n_networks=2 is too few"):
+        diagnose(mlp, X, y, X_train=X_train, y_train=y_train, n_networks=2)
+    assert not ran

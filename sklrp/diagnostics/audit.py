@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -126,7 +126,6 @@ def _indent(text: str, by: str = "  ") -> list[str]:
         **CONSTRAINTS,
         "epsilon": [Interval(Real, 0, None, closed="left")],
         "contrast": ["boolean"],
-        "max_samples": [Interval(Integral, 1, None, closed="left"), None],
     },
     prefer_skip_nested_validation=True,
 )

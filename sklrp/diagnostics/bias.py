@@ -15,7 +15,7 @@ from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding, bootstrap
 
 _NEXT_TO_NOTHING = 0.1  # of the score
-_CAUSES = ("bias", "epsilon", "padding", "initial_state", "dropped")
+KEPT_BY = ("bias", "epsilon", "padding", "initial_state", "dropped")
 
 
 @validate_params(CONSTRAINTS, prefer_skip_nested_validation=True)
@@ -103,8 +103,8 @@ def find_kept(explained: Explained) -> Finding:
     score = np.where(details.score == 0, np.finfo(float).tiny, details.score)
     arrived = explained.relevance.reshape(len(score), -1).sum(axis=1)
     missing = np.abs(1 - arrived / score)
-    layers = [layer for layer in details.layers if any(layer[c].any() for c in _CAUSES)]
-    kept = np.array([[np.median(layer[c] / score) for c in _CAUSES] for layer in layers])
+    layers = [layer for layer in details.layers if any(layer[c].any() for c in KEPT_BY)]
+    kept = np.array([[np.median(layer[c] / score) for c in KEPT_BY] for layer in layers])
     interval = bootstrap(missing, explained.rng("bias"), np.median)
     verdict = "fact" if interval[1] < 0.5 else "undecided"
     shown = bootstrap(np.abs(arrived / score), explained.rng("bias"), np.median)
@@ -129,9 +129,9 @@ def find_kept(explained: Explained) -> Finding:
             "or bias='nonpositive', or centre the input."
         ),
         layers=names,
-        causes=_CAUSES,
-        kept=kept.reshape(len(layers), len(_CAUSES)),
-        table={"layer": names, **{c: kept[:, i] for i, c in enumerate(_CAUSES)}}
+        causes=KEPT_BY,
+        kept=kept.reshape(len(layers), len(KEPT_BY)),
+        table={"layer": names, **{c: kept[:, i] for i, c in enumerate(KEPT_BY)}}
         if layers
         else {"layer": names},
     )

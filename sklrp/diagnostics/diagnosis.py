@@ -28,7 +28,7 @@ from sklrp.diagnostics.patterns import find_patterns
 from sklrp.diagnostics.randomization import compare_with_null
 from sklrp.diagnostics.report import ArtifactReport
 from sklrp.diagnostics.skilled import find_skilled
-from sklrp.diagnostics.stability import find_stable
+from sklrp.diagnostics.stability import check_networks, find_stable
 from sklrp.diagnostics.surrogates import find_coherent
 from sklrp.diagnostics.true_place import find_true
 from sklrp.diagnostics.used import find_used
@@ -94,13 +94,18 @@ def diagnose(
                     same map? (test ``randomization``)
     used            Do the cells that the map names move the     what each cell contributes to the
                     score, in the direction that it says?        score, by expected gradients
+    stable          Do networks from other seeds and halves of   one another
+                    the training data agree? (`n_networks`)
     placed          Does relevance move along if the training    a network trained on samples as
                     samples are flipped? (``equivariance``)      they are
+    coherent        Is it the pattern, or do any samples of      another half of the samples
+                    the same spectrum give this map?
     ==============  ===========================================  =================================
 
-    A map is an *artifact* if one of the first four says so, or if it is degenerate (constant, the
-    input, or equal for all samples or classes), holds less than a tenth of its score (``bias``) or
-    does not prefer the mask. It is *fact* if the model is skilled and its maps are true and used.
+    A map is an *artifact* if one of the first four or *placed* says so, if it is degenerate
+    (constant, the input, or equal for all samples or classes), holds less than a tenth of its
+    score (``bias``) or does not prefer the mask, or if `audit` finds that it is of something else
+    than it says. It is *fact* if the model is skilled and its maps are true and used.
     Else it is *undecided*: the tests had no power to tell.
 
     Further tests name causes: ``readout`` and ``labels`` (see `randomization_test`), and the
@@ -302,6 +307,7 @@ def _list_training_tests(explained: Explained, n_networks: int, n_refits: int) -
     """Return the tests that train clones."""
     tests: list[Test] = []
     if n_networks > 1:
+        check_networks(explained, n_networks)
         tests.append(lambda: find_stable(explained, n_networks))
     if not n_refits:
         return tests

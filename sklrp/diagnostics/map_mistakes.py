@@ -20,8 +20,7 @@ from sklrp.diagnostics.audited import (
     mistake,
     sizes_of,
 )
-
-_CAUSES = ("bias", "epsilon", "padding", "initial_state", "dropped")
+from sklrp.diagnostics.bias import KEPT_BY
 
 # An epsilon as large as a pre-activation keeps half of its relevance. Of sound networks it kept
 # at most .0013 (an echo state network), and epsilons of a quarter of the spread keep a fifth.
@@ -43,7 +42,7 @@ _SIGNED = 0.05  # share of negative relevance that a map's own signs are told by
 def _find_epsilon(a: Audited) -> str:
     shares = {}
     for layer in a.details.layers:
-        arrived = layer["relevance"] + sum(layer[cause] for cause in _CAUSES)
+        arrived = layer["relevance"] + sum(layer[cause] for cause in KEPT_BY)
         size = np.maximum(np.abs(arrived), np.finfo(float).tiny)
         is_reached = np.abs(arrived) > 1e-3 * np.abs(a.details.score)
         if is_reached.any() and layer["epsilon"].any():

@@ -29,7 +29,7 @@ def find_stable(explained: Explained, n_networks: int) -> Finding:
     """Compare the mean maps of networks from other seeds and from halves of the training data."""
     # It is a fact if more than half of the variance is common to networks from other seeds, and
     # to those from halves. It convicts no map: what is unstable may be true of each network.
-    _check(explained, n_networks)
+    check_networks(explained, n_networks)
     halves = _draw_halves(explained, n_networks // 2)
     maps, skill = _refit(explained, _draw_seeds(explained, n_networks))
     half_maps, half_skill = _refit(explained, halves)
@@ -37,10 +37,8 @@ def find_stable(explained: Explained, n_networks: int) -> Finding:
     pairs = half_maps.reshape(-1, 2, *maps.shape[1:])
     of_halves = np.array([_correlate(pair)[0, 1] for pair in pairs])
     each = (between.sum(axis=1) - 1) / (n_networks - 1)
-    statistic, interval = (
-        float(each.mean()),
-        _interval_of_pairs(each, explained.rng("stable interval")),
-    )
+    statistic = float(each.mean())
+    interval = _interval_of_pairs(each, explained.rng("stable interval"))
     is_fact = interval[0] > _FACT_ABOVE and of_halves.mean() > _FACT_ABOVE
     cells = compare_cells(explained.maps.mean(axis=0, dtype=np.float64), maps)
     return explained.finding(
@@ -113,7 +111,7 @@ def compare_cells(this: NDArray, maps: NDArray) -> dict[str, Any]:
     }
 
 
-def _check(explained: Explained, n_networks: int) -> None:
+def check_networks(explained: Explained, n_networks: int) -> None:
     """Raise an error if other networks cannot be trained, explained or compared."""
     explained.check_trainable("n_networks")
     if explained.is_given:
