@@ -1,4 +1,4 @@
-"""The pictures of findings: fact and artifact maps, profiles, a statistic beside its null.
+"""The pictures of findings: graded maps, profiles, a statistic beside its null.
 
 `Finding.plot` and `ArtifactReport.plot` draw with `ArtifactDisplay`, and so do users who pass a
 model.
