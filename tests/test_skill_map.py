@@ -868,6 +868,11 @@ def test_bad_numbers_are_refused(columns):
     fails("baseline has NaN", baseline=holes[0])
     fails("every sample of X is one of X_train", X=X.astype(np.float32), X_train=X)
     fails("not one of the classes", target=[0, 1])
+    fails("a single sample of the class 1: two", y=np.eye(100, dtype=int)[3])
+    far, wide = np.where(np.arange(100)[:, None] == 90, 3e38, X), torch.nn.Linear(16, 2)
+    torch.nn.init.constant_(wide.weight, 2.0)
+    fails("NaN or infinite scores of these samples", X=far, model=wide)
+    fails("NaN or infinite scores of these samples", X_train=1 + far, model=wide)
     fails("predicts the same for every sample", y=values[:, :, None],
           model=_Odd(lambda x: x.round() * 0))  # fmt: skip
     with pytest.raises(ValueError, match="n_draws"):

@@ -106,6 +106,11 @@ def expected_gradients(
     weights = torch.as_tensor(combine, dtype=dtype, device=samples.device)
     own = all_outputs(module, samples, transform)
     usual = all_outputs(module, baselines, transform).mean(dim=0).expand_as(own)
+    if not (torch.isfinite(own).all() and torch.isfinite(usual).all()):
+        raise ValueError(
+            "the network gives NaN or infinite scores of these samples: look for values that are "
+            "far from what it was trained on, or train it again."
+        )
     scores = _combined(own, weights)
     _check_memory(n * n_cells * len(combine) * dtype.itemsize, len(combine))
     spread = scores.std(dim=0).clamp_min(torch.finfo(dtype).tiny)

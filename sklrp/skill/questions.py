@@ -264,7 +264,8 @@ def _check_counts(counts: NDArray, classes: NDArray) -> None:
             "least 2 classes."
         )
     if counts.min() < 2:
+        rare = classes.tolist()[counts.argmin()]
         raise ValueError(
-            f"y has a single sample of the class {classes[counts.argmin()]!r}: two are needed to "
-            "know the spread within it; leave it out, or hold out more samples."
+            f"y has a single sample of the class {rare!r}: two are needed to know the spread "
+            "within it; leave it out, or hold out more samples."
         )
