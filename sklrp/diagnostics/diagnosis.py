@@ -183,7 +183,7 @@ def diagnose(
     ------
     ValueError
         If the data, the mask, the rule or another parameter is malformed, before any test; if
-        there is one class or value only, or too few units to permute.
+        there is one class or value only, too few units to permute, or a single sample to explain.
     TypeError
         If the model cannot be explained.
     NotFittedError
@@ -232,6 +232,7 @@ def diagnose(
         epsilon=epsilon,
         contrast=contrast,
     )
+    _check_differ(explained)
     place = None if mask is None else explained.take_mask(mask)
     tests, left_out = _list_tests(explained, place, n_permutations, n_networks, n_refits)
     findings: list[Finding] = []
@@ -250,6 +251,21 @@ def diagnose(
         f"{explained.model.name}, {what}, {len(explained.X)} samples of {len(explained.all_X)}"
     )
     return ArtifactReport(findings, subject, assumptions, picture)
+
+
+def _check_differ(explained: Explained) -> None:
+    """Raise an error unless samples differ: of one map no interval and no null can be told."""
+    n = len(explained.X)
+    if n < 2:
+        raise ValueError(
+            f"a single map is explained, of {len(explained.all_X)} samples of X: the tests need "
+            "at least two, so pass more samples, or a greater max_samples."
+        )
+    if (explained.all_X == explained.all_X[:1]).all():
+        raise ValueError(
+            f"all {len(explained.all_X)} samples of X are the same: nothing can be told of cells "
+            "that never differ, so pass samples that do."
+        )
 
 
 def _list_tests(

@@ -291,6 +291,11 @@ class Explained:
         """Return a mask of a field or of a sample in the shape of what enters the network."""
         taken = self.frame.take_mask(mask)
         check_mask(taken, self.all_X.shape)
+        if taken.all():
+            raise ValueError(
+                "mask is True everywhere: all relevance lies on it, whatever the map; mark the "
+                "cells where it belongs only, or leave mask out."
+            )
         return taken[self.rows] if taken.ndim == self.X.ndim else taken
 
     def predict(self) -> NDArray:
