@@ -164,6 +164,15 @@ def test_outputs_of_a_regression():
         diagnose(kind.model, kind.X, np.ones(60))
 
 
+def test_labels_of_a_single_output():
+    """Classes of one output are values 0 and 1, also as False and True; names are none."""
+    kind, high = models.make("one output: skorch regressor"), VALUES > 0
+    asked = [diagnose(kind.model, kind.X, y, **FEW) for y in (high, high.astype(float))]
+    assert repr(asked[0]) == repr(asked[1])
+    with pytest.raises(ValueError, match="y holds 'high', but the model has values as outputs"):
+        diagnose(kind.model, kind.X, np.where(high, "high", "low"), **FEW)
+
+
 def test_use_of_negative_values():
     """The map of a negative value is followed with its own sign: it names what lowers it."""
     net = nn.Sequential(nn.Linear(6, 1, bias=False)).double()

@@ -520,14 +520,14 @@ class Explained:
         """Return one label for each sample, or the values of a regression."""
         labels = np.asarray(y)
         if self.classes is None and labels.shape in ((n_samples, 1), (n_samples, self._n_outputs)):
-            return labels
+            return _as_values(name, labels)
         if labels.shape != (n_samples,):
             what = "label" if self.classes is not None else "value"
             raise ValueError(
                 f"{name} must hold one {what} for each of {n_samples} samples, got the shape "
                 f"{labels.shape}."
             )
-        return labels
+        return labels if self.classes is not None else _as_values(name, labels)
 
     def _take_relevance(self, relevance: Any) -> tuple[NDArray, Bunch]:
         """Return maps that were made elsewhere, and the scores that they explain."""
@@ -546,6 +546,19 @@ class Explained:
             network, self.given(X), target=target, return_details=True, **self.params
         )
         return check_maps(relevance), details
+
+
+def _as_values(name: str, values: NDArray) -> NDArray:
+    """Return the values of a regression as numbers, also if they are True and False."""
+    if values.dtype.kind in "iuf":
+        return values
+    try:
+        return values.astype(np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} holds {values.tolist()[0]!r}, but the model has values as outputs, no "
+            "classes: give numbers, such as 0 and 1 for the two classes of a single output."
+        ) from None
 
 
 def _null_map(explained: Explained, null: str, seed: int) -> NDArray:
