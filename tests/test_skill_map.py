@@ -906,6 +906,14 @@ def test_samples_sorted_by_label_are_in_no_order_of_time(columns):
     assert found.true[3]
 
 
+def test_a_trend_is_an_order_of_time():
+    """Years and cells that drift are correlated, whatever one has to do with the other."""
+    rng = np.random.default_rng(0)
+    X = np.cumsum(rng.normal(size=(140, 16)), axis=0)
+    with pytest.raises(ValueError, match=r"too few units to permute, .* blocks of"):
+        skill_map(torch.nn.Linear(16, 1).double(), X, np.arange(140.0), random_state=0)
+
+
 def test_an_interrupt_leaves_the_network_as_it_was(columns):
     X, y = columns
     calls = []

@@ -320,7 +320,9 @@ def _find_exchange(
         return Exchange(n, codes.ravel())
     truth = question.numbers()
     order = np.diff(question.truth, axis=0)
-    is_sorted = n > _SORTED_BY_CHANCE and bool((order >= 0).all() or (order <= 0).all())
+    # Samples are often put in order of their class; values in order, such as years, are a trend.
+    is_sorted = question.shares is not None and n > _SORTED_BY_CHANCE
+    is_sorted &= bool((order >= 0).all() or (order <= 0).all())
     length, rho = 1, 0.0
     if not is_sorted:
         estimates = [estimate_block(truth, phi) for phi in found.phi[:_ASKED_FOR_BLOCKS]]
