@@ -50,7 +50,7 @@ def find_used(explained: Explained, n_draws: int) -> Finding:
         reading=(
             "mean cosine of a map and the cells' contributions to the score"
             + (", both without sign" if unsigned else "")
-            + f"; the best of {', '.join(others) or 'no other maps'} has {rival:.2f}"
+            + (f"; the best of {', '.join(others)} has {rival:.2f}" if others else "")
         ),
         advice="" if verdict == "fact" else _advise_on_use(explained, another.says, reversed_),
         reversed_classes=reversed_,
@@ -144,9 +144,16 @@ def _is_of_another(
 
 def _advise_on_use(explained: Explained, of_another: bool, reversed_: list[Any]) -> str:
     if reversed_ and explained.is_given:
+        named = ", ".join(map(str, reversed_))
+        if explained.target is None or explained.classes is None:
+            return (
+                "The maps do not follow what moves the score, or say the reverse, where the score "
+                f"is {named}: check which output they explain, and their sign."
+            )
         return (
-            f"The maps do not follow what moves the score, or say the reverse, of "
-            f"{', '.join(map(str, reversed_))}: check which class they explain, and their sign."
+            f"The maps do not follow what moves the score, or say the reverse, for class {named}: "
+            "check their sign, and which class they explain. If it is not the predicted one, "
+            "name it as target=."
         )
     if of_another:
         return (
