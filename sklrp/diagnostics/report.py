@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sklrp._checks import import_optional
 from sklrp._files import replacing
 from sklrp.diagnostics.findings import Finding
@@ -123,9 +125,11 @@ class ArtifactReport:
     def _answer(self, names: Sequence[str]) -> str:
         """Return the answer in one sentence."""
         if self.verdict == "fact":
+            known = "randomization" in self.tests
+            others = "the input and untrained networks do" if known else "the input does"
             return (
                 "Fact: the network knows something of samples that it never saw, and its maps "
-                "show where, more than the input and untrained networks do."
+                f"show where, more than {others}."
             )
         if self.verdict == "artifact":
             return f"Artifact: {self.tests[names[0]].advice}"
@@ -161,9 +165,10 @@ class ArtifactReport:
         lines = [self.sentence, f"  {self.subject}"]
         for name, test in self.tests.items():
             low, high = test.interval
+            null = "" if np.isnan(test.usual) else f"  null {test.usual:.3g}"
             lines.append(
                 f"  {_question_of(name):<14}{test.verdict:<10}{test.statistic:8.3g} "
-                f"[{low:.3g}, {high:.3g}]  null {test.usual:.3g}"
+                f"[{low:.3g}, {high:.3g}]{null}"
             )
         lines += [f"{_question_of(name)}: {self.tests[name].advice}" for name in self.reasons]
         if self.cautions:
