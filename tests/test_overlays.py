@@ -352,8 +352,9 @@ def test_artifact_map_is_drawn(maps):
     assert mass.get_xlim()[1] > 0.6
     said = display.figure_.get_suptitle().replace("\n", " ")
     assert said == (
-        "3 of 6 cells that carry the skill stand out in the map: 60\u00a0% of it lies there, of "
-        "the input 10\u00a0%, of untrained networks' maps 5.0\u00a0% to 9.0\u00a0%"
+        "3 of 6 cells that carry the skill stand out in the map. The cells with skill hold "
+        "60\u00a0% of the map, 10\u00a0% of the input and 5.0\u00a0% to 9.0\u00a0% of "
+        "untrained networks' maps"
     )
     assert skill.get_title().endswith("90\u00a0% of it outlined")
     axes = plt.figure().subplots(1, 3)
@@ -385,7 +386,7 @@ def test_sentences_of_grades():
     found = graded(values, values, frame, fact=none, missed=none)
     assert say_grades(found, frame).endswith("so the map cannot be graded")
     found = graded(values, values, frame, null_mass=[], mass=0.996)
-    assert "100\u00a0% of it lies there, of the input 10\u00a0%" in say_grades(found, frame)
+    assert "hold 100\u00a0% of the map and 10\u00a0% of the input" in say_grades(found, frame)
     assert "networks" not in say_grades(found, frame)
 
 

@@ -77,14 +77,18 @@ def say_grades(finding: Finding, frame: Frame) -> str:
     cells = _name_cells(frame)
     if not fact + missed:
         return f"No {cells} are told from such as know nothing, so the map cannot be graded"
-    beside = [f"of the input {_percent(finding.input_mass)}"]
+    shares = [
+        f"{_percent(finding.mass)} of the map",
+        f"{_percent(finding.input_mass)} of the input",
+    ]
     null = _finite(finding.null_mass)
     if null.size:
         low, high = _percent(null.min()), _percent(null.max())
-        beside.append(f"of untrained networks' maps {low if low == high else f'{low} to {high}'}")
+        null_share = low if low == high else f"{low} to {high}"
+        shares.append(f"{null_share} of untrained networks' maps")
     return (
-        f"{fact} of {fact + missed} {cells} that carry the skill stand out in the map: "
-        f"{_percent(finding.mass)} of it lies there, {', '.join(beside)}"
+        f"{fact} of {fact + missed} {cells} that carry the skill stand out in the map. "
+        f"The {cells} with skill hold {', '.join(shares[:-1])} and {shares[-1]}"
     )
 
 
@@ -243,19 +247,21 @@ def draw_mass(ax: Any, finding: Finding) -> dict[str, Any]:
         "mass": ax.plot([finding.mass], [2], "o", color=_MAP, ms=9)[0],
         "input_mass": ax.plot([finding.input_mass], [1], "s", color=_INPUT, ms=7)[0],
     }
+    rows = {2: "this map", 1: "the input"}
     if null.size:
         ax.hlines(0, null.min(), null.max(), color=_NULL, lw=1.5)
         artists["null_mass"] = ax.plot(
             null, np.zeros(len(null)), "o", color=_NULL, ms=5, mfc="none"
         )[0]
-    ax.set_yticks([2, 1, 0], ["this map", "the input", "networks that\nlearned nothing"])
-    ax.set_ylim(-0.6, 2.6)
+        rows[0] = "networks that\nlearned nothing"
+    ax.set_yticks(list(rows), list(rows.values()))
+    ax.set_ylim(min(rows) - 0.6, 2.6)
     ax.set_xlim(0, 1.08 * max(finding.mass, finding.input_mass, null.max(initial=0.0), 1e-3))
     ax.grid(axis="x", color="0.9")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     ax.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}\u00a0%")
-    ax.set_xlabel("share of |relevance| there, of the input's departures from its mean")
+    ax.set_xlabel("share of |relevance|, and of the input's |departure from its mean|")
     _set_title(ax, "How much of the map is where the skill is")
     return artists
 
