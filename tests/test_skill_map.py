@@ -954,3 +954,20 @@ def test_few_draws_are_said():
     found = skill_map(_Odd(torch.sin), 3 * X, y, n_draws=2, n_permutations=99, random_state=0)
     assert found.noise > 0.2
     assert any("2 draws make" in said for said in found.assumptions)
+
+
+def test_a_cell_of_one_value_is_never_true():
+    # The cell opens a gate for another one: its contributions follow the class, its value cannot.
+    class Gate(torch.nn.Module):
+        def forward(self, x):
+            score = x[:, 0] * x[:, 1]
+            return torch.stack([-score, score], dim=1)
+
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    X = np.stack([2.0 * y - 1 + 0.3 * rng.normal(size=200), np.ones(200)], axis=1)
+    X_train = np.stack([rng.normal(size=200), rng.normal(size=200)], axis=1)
+    found = skill_map(Gate(), X, y, X_train=X_train, block_length=1, random_state=0)
+    assert found.p_value[1] <= 0.05
+    assert found.true.tolist() == [True, False]
+    assert not found.true_fdr[1]

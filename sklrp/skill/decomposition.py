@@ -171,6 +171,10 @@ def decompose_skill(
         cells = _spread_over_cells(cells, of_cell)
         use = (use / np.bincount(of_cell))[:, of_cell]
     arrays = {**_judge_cells(cells, alpha, min_share), "use": use.ravel()}
+    # A cell of one value in all samples says nothing: what it adds is read through other cells.
+    varies = (samples != samples[:1]).any(axis=0).ravel()
+    for name in ("true", "true_fdr", "misleading"):
+        arrays[name] &= np.resize(varies, arrays[name].shape)
     arrays["misleading"] = _confirm(
         arrays, of_cell, model, samples, pool, question, exchange, alpha, streams, assumptions
     )
