@@ -180,8 +180,8 @@ for (name, forget_bias), nets in networks.items():
     for rule, of_rule in maps.items():
         for seed, of_seed in enumerate(of_rule):
             write_row(f"relevance, {rule}, seed {seed}", by_period(mean_size(of_seed)))
-    ends = zip(ranges.min(axis=0), ranges.max(axis=0), strict=True)
-    print(f"{'untrained, epsilon':<32}{''.join(f'{a:5.2f}-{b:.1f}' for a, b in ends)}")
+    write_row("untrained, epsilon, least", ranges.min(axis=0))
+    write_row("untrained, epsilon, most", ranges.max(axis=0))
     write_row("occlusion", occlusion)
     for k, variable in enumerate(("precipitation", "temperature")):
         of = slice(5 * k, 5 * k + 5)
