@@ -104,7 +104,7 @@ def test_maps_that_stay_convict_only_if_the_skill_stays(learns):
     X[:, 4, 4] += 9 * y
     X[:, 0, 0] = 5
     maps = np.ones((20, 9, 9)) * np.arange(9.0) ** 8
-    data = {"X_train": X, "y_train": y, "n_refits": 2, "random_state": 0}
+    data = {"X_train": X, "y_train": y, "n_refits": 3, "random_state": 0}
     model = Stays(maps).fit(X, y)
     found = equivariance_test(model, X, y, **data)
     assert found.verdict == ("artifact" if learns else "undecided"), found

@@ -11,6 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+FEWEST_CELLS = 3  # among fewer, maps of all networks and samples are alike
+
 
 def as_shares(relevance: NDArray, score: NDArray) -> NDArray[np.float32]:
     """Return maps with the sign of their score, divided by their sum of absolute values."""

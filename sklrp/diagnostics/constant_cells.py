@@ -19,6 +19,9 @@ def fixed_cells(explained: Explained) -> Finding:
     samples = explained.all_X.reshape(len(explained.all_X), -1).astype(np.float64)
     mean, spread = np.abs(samples.mean(axis=0)), samples.std(axis=0)
     fixed = spread <= 1e-6 * mean
+    # A cell that varies in training is one value by chance only.
+    pool = explained.pool.reshape(len(explained.pool), -1).astype(np.float64)
+    fixed &= pool.std(axis=0) <= 1e-6 * np.abs(pool.mean(axis=0))
     # How much of a cell's mean square its mean makes: what an offset adds to relevance.
     size = mean**2 + spread**2
     offset = np.divide(mean**2, size, out=np.zeros_like(size), where=(size > 0) & ~fixed)

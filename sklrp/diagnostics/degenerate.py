@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._sklearn import validate_params
-from sklrp.diagnostics.common_form import cosines
+from sklrp.diagnostics.common_form import FEWEST_CELLS, cosines
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
 
@@ -111,6 +111,8 @@ def find_degenerate(explained: Explained) -> Finding:
         "equal for all samples": _equal_samples(explained, maps, samples),
         "equal for all classes": _equal_classes(explained),
     }
+    if maps.shape[1] < FEWEST_CELLS:
+        kinds = {"zero": kinds["zero"]}
     shares = {kind: float(np.mean(found)) for kind, found in kinds.items()}
     worst = max(shares, key=lambda kind: shares[kind])
     interval = bootstrap(kinds[worst].astype(float), explained.rng("degeneracy"))

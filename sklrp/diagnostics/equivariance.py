@@ -18,6 +18,7 @@ from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding
 
 _TRANSFORMS = ("flip", "shift", "permute")
+_FEWEST = 3  # refits that convict: the interval of fewer says little
 _SKILL_LOST = 0.1  # of accuracy or correlation, from which clones have not learned moved samples
 
 
@@ -173,7 +174,7 @@ def follow_moves(
     interval = (float(lost.mean() - half), float(lost.mean() + half))
     skill_lost = bool(unmoved_skill.mean() - skill.mean() > _SKILL_LOST)  # not if it is unknown
     verdict = "fact" if lost.mean() < 0.15 else "artifact" if interval[0] > 0.3 else "undecided"
-    if skill_lost:
+    if skill_lost or (verdict == "artifact" and refit and n_refits < _FEWEST):
         verdict = "undecided"
     said = f"; skill {skill.mean():.2f} instead of {unmoved_skill.mean():.2f}"
     return explained.finding(

@@ -236,6 +236,18 @@ class Explained:
             self.model, self._asked["X"], self.all_y, self._streams, n_jobs=self.n_jobs, **asked
         )
 
+    @property
+    def n_units(self) -> int:
+        """How many groups, blocks or samples are exchangeable, as far as that is known yet."""
+        groups, length = self._asked["groups"], self._asked["block_length"]
+        if groups is not None:
+            return len(np.unique(groups))
+        if length != "auto":
+            return -(-len(self.all_X) // int(length))
+        # An estimated length is known once skill was asked for, which takes a while.
+        known = self.__dict__.get("decomposition")
+        return len(self.all_X) if known is None else known.exchange.n_units
+
     @cached_property
     def contributions(self) -> NDArray:
         """How much cells add to the explained score, with its sign: what maps should show."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control
+from scipy.stats import f, false_discovery_control
 from sklearn.feature_selection import f_classif, f_regression
 
 from sklrp.diagnostics.explained import Explained
@@ -30,15 +30,20 @@ def find_information(explained: Explained) -> NDArray[np.float64] | None:
     if not varies.any():
         return None
     if explained.classes is None:
-        (f, p), degrees = f_regression(samples[:, varies], truth.astype(float)), 1
+        ratio, degrees = f_regression(samples[:, varies], truth.astype(float))[0], 1
     else:
-        (f, p), degrees = f_classif(samples[:, varies], truth), len(np.unique(truth)) - 1
-    explained_share = degrees * f / (degrees * f + n - degrees - 1)
-    told[varies] = np.nan_to_num(explained_share, nan=0.0, posinf=1.0) - degrees / (n - 1)
+        ratio, degrees = f_classif(samples[:, varies], truth)[0], len(np.unique(truth)) - 1
+    share = degrees * ratio / (degrees * ratio + n - degrees - 1)
+    share = np.nan_to_num(share, nan=0.0, posinf=1.0)
+    # Groups, and blocks of samples that follow each other, are no more than so many samples.
+    units = explained.n_units
+    left = max(units - degrees - 1, 1)
+    p = f.sf(share / degrees * left / np.maximum(1 - share, 1e-12), degrees, left)
+    told[varies] = share - degrees / max(units - 1, 1)
     # Of many cells without information some tell a little by chance.
     found = np.zeros(len(told), dtype=bool)
-    found[varies] = false_discovery_control(np.nan_to_num(p, nan=1.0)) <= _ALPHA
-    told = np.where(found, told, 0.0)
+    found[varies] = false_discovery_control(p) <= _ALPHA
+    told = np.where(found, np.maximum(told, 0.0), 0.0)
     if not told.any():
         return None
     return (told / told.sum()).reshape(explained.X.shape[1:])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._sklearn import StrOptions, validate_params
-from sklrp.diagnostics.common_form import cosines
+from sklrp.diagnostics.common_form import FEWEST_CELLS, cosines
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
 from sklrp.diagnostics.nulls import NULLS, NullModel
@@ -152,6 +152,8 @@ def compare_with_null(explained: Explained, null: NullModel, n_draws: int) -> Fi
     if not alive.all():
         reading += f"; {(~alive).sum()} more had no relevance at all"
     verdict = judge(interval, artifact_above=null.artifact_above, fact_below=null.fact_below)
+    if maps.shape[1] < FEWEST_CELLS:
+        verdict, reading = "undecided", f"{reading}; among so few cells all maps are alike"
     finding = explained.finding(
         name=null.finding,
         question=f"Do networks {null.lost} give the same map?",

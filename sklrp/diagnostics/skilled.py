@@ -28,9 +28,13 @@ def find_skilled(explained: Explained, alpha: float = 0.05) -> Finding:
     n, rng = len(truth), explained.rng("skilled")
     drawn = [score(predicted[rows], truth[rows]) for rows in rng.integers(n, size=(500, n))]
     low, high = (float(v) for v in np.nanquantile(drawn, [0.025, 0.975]))
+    units = found.exchange.n_units
+    if units < n:  # samples of a unit are not so many
+        wider = np.sqrt(n / units)
+        low, high = statistic - wider * (statistic - low), statistic + wider * (high - statistic)
     if explained.classes is not None:  # of few samples the bootstrap is too sure
-        hits = round(statistic * n)
-        high = max(high, float(binomtest(hits, n).proportion_ci().high))
+        hits = round(statistic * units)
+        high = max(high, float(binomtest(hits, units).proportion_ci().high))
     significant = found.p_value <= alpha
     if significant:
         verdict = "fact" if found.total > 0 else "artifact"

@@ -16,6 +16,7 @@ from sklrp.diagnostics.findings import Finding, bootstrap
 _USED = 2.0  # times the mean contribution: a cell that is used
 _MOST_SKILL = 2.0  # standard errors: a cell that may carry skill is no suppressor
 _AGAINST = -0.7  # the correlation with what all other cells add
+_AS_MUCH = 0.6  # times the spread of what all other cells add
 _SHARE = 0.22  # of the relevance: in smooth fields the neighbours of a signal correct it a bit
 
 
@@ -25,7 +26,7 @@ def find_suppressors(explained: Explained, information: NDArray | None) -> Findi
     Suppressors S are used, have neither skill nor, by themselves, information on the labels, and
     what they add to the score runs against what all other cells add, from sample to sample of a
     class: the correlation of :math:`\sum_{i \in S} \phi_{ni}` and :math:`\sum_{i \notin S}
-    \phi_{ni}` is below -0.7 (Haufe et al. 2014).
+    \phi_{ni}` is below -0.7, and they spread as much (Haufe et al. 2014).
 
     Parameters
     ----------
@@ -49,12 +50,13 @@ def find_suppressors(explained: Explained, information: NDArray | None) -> Findi
     if information is not None:
         mute &= information.ravel() <= 0
     chosen = mute & (use > _USED * use.mean())
-    against = float("nan")
+    against, ratio = float("nan"), 0.0
     if chosen.any() and not chosen.all():
         sums = np.stack([parts[:, chosen].sum(axis=1), parts[:, ~chosen].sum(axis=1)])
         if (np.ptp(sums, axis=1) > 0).all():
             against = float(np.corrcoef(sums)[0, 1])
-    if not against < _AGAINST:
+        ratio = float(sums[0].std() / max(sums[1].std(), np.finfo(float).tiny))
+    if not (against < _AGAINST and ratio > _AS_MUCH):
         chosen = np.zeros_like(chosen)
     share = share_on(explained.maps, chosen)
     interval = bootstrap(share, explained.rng("suppressor"))

@@ -112,7 +112,8 @@ def find_true(
     # Where nearly all cells are true every place has about the same skill: sizes count, too.
     there = np.array([decomposed.cells["skill"].ravel() @ r for r in rivals.values()])
     lost &= gain < -_TELLING[0] * there
-    if decomposed.total <= 0 or decomposed.p_value > alpha:  # no skill has no place
+    has_skill = decomposed.total > 0 and decomposed.p_value <= alpha
+    if not has_skill:  # it has no place
         lost[:] = powerful[:] = False
     way[~powerful] = np.nan
     # A share of the rival's skill, instead.
@@ -122,7 +123,7 @@ def find_true(
     if lost.any() or (telling & (way < _WAY[1])).any():
         verdict = "artifact"
     elif (beaten & powerful & (way > _WAY[0])).all() or (
-        not telling.any() and _lies_on_true_cells(masses, mass_interval)
+        has_skill and not telling.any() and _lies_on_true_cells(masses, mass_interval)
     ):
         verdict = "fact"
     worst = int(np.nanargmin(way)) if np.isfinite(way).any() else 0
