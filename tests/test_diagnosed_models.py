@@ -173,6 +173,23 @@ def test_labels_of_a_single_output():
         diagnose(kind.model, kind.X, np.where(high, "high", "low"), **FEW)
 
 
+def test_fields_of_values():
+    """Targets may have the axes of a field; an output is chosen by its place in the row."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 4, 5))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(20, 20)).double()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.eye(20))
+    data = {"X_train": X[:20], "target": 7, "rule": "epsilon", "random_state": 0}
+    report = diagnose(net, X[20:], X[20:], **data)
+    assert report.tests["skilled"].verdict == "fact"
+    np.testing.assert_array_equal(np.flatnonzero(report.picture.fact), [7])
+    rows = diagnose(net, X[20:], X[20:].reshape(40, 20), **data)
+    assert str(rows) == str(report)
+    with pytest.raises(ValueError, match="one label for each of 40"):
+        diagnose(net, X[20:], np.zeros((40, 3, 5)), **data)
+
+
 def test_use_of_negative_values():
     """The map of a negative value is followed with its own sign: it names what lowers it."""
     net = nn.Sequential(nn.Linear(6, 1, bias=False)).double()

@@ -124,10 +124,10 @@ def diagnose(
         is left as it is, also when interrupted.
     X : array-like of shape (n_samples, ...)
         Samples that the model was *not* trained on: on others, skill says nothing.
-    y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-        Their labels, for a bare module indices of its outputs; the values of a regression, or of
-        a network of a single output. None (default): skill is not tested, and no map is called
-        fact.
+    y : array-like of shape (n_samples,) or (n_samples, ...), default=None
+        Their labels, for a bare module indices of its outputs; the values of a regression, of the
+        explained output or of all, fields too. None (default): skill is not tested, and no map is
+        called fact.
     rule : str, Rule or Composite, default="auto"
         The rule whose maps are tested.
     relevance : array-like of shape (n_samples, ...) or None, default=None

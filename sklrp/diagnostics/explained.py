@@ -73,8 +73,8 @@ class Explained:
         The fitted model, as `sklrp.explain` takes it. The maps are of what enters its network.
     X : array-like of shape (n_samples, ...)
         The samples, as the model takes them.
-    y : array-like of shape (n_samples,) or None, default=None
-        Their labels; the values of a regression, or of a network of a single output.
+    y : array-like of shape (n_samples,) or (n_samples, ...), or None, default=None
+        Their labels; the values of a regression, of one output or of all; fields of them too.
     relevance : array-like of shape (n_samples, ...) or None, default=None
         Maps that were made elsewhere, of what enters the network. None (default): they are made
         by `sklrp.explain`.
@@ -171,6 +171,8 @@ class Explained:
         self.X = self.all_X[rows]
         self.classes = self.model.classes_for(self.given(self.all_X[:1]))
         self._n_outputs = self._count_outputs()
+        if np.ndim(y) > 2 and np.size(y) == n_samples * self._n_outputs:  # fields of values
+            y = np.reshape(y, (n_samples, self._n_outputs))
         if y is not None and np.shape(y) == (n_samples, self._n_outputs) != (n_samples, 1):
             self.classes = None  # a value for each output, of a network that does not say so
         targets = self._choose_target(target)
