@@ -16,6 +16,7 @@ from sklrp.diagnostics.findings import Finding, bootstrap
 _USED = 2.0  # times the mean contribution: a cell that is used
 _MOST_SKILL = 2.0  # standard errors: a cell that may carry skill is no suppressor
 _AGAINST = -0.7  # the correlation with what all other cells add
+_FEWEST_SAMPLES = 10  # of fewer a correlation says nothing
 _AS_MUCH = 0.6  # times the spread of what all other cells add
 _SHARE = 0.22  # of the relevance: in smooth fields the neighbours of a signal correct it a bit
 
@@ -51,7 +52,7 @@ def find_suppressors(explained: Explained, information: NDArray | None) -> Findi
         mute &= information.ravel() <= 0
     chosen = mute & (use > _USED * use.mean())
     against, ratio = float("nan"), 0.0
-    if chosen.any() and not chosen.all():
+    if chosen.any() and not chosen.all() and len(parts) >= _FEWEST_SAMPLES:
         sums = np.stack([parts[:, chosen].sum(axis=1), parts[:, ~chosen].sum(axis=1)])
         if (np.ptp(sums, axis=1) > 0).all():
             against = float(np.corrcoef(sums)[0, 1])
