@@ -282,12 +282,12 @@ def find_audited(explained: Explained) -> Finding:
     """Return the mistakes as a finding of `diagnose`."""
     found = find_mistakes(explained)
     serious = [m for m in found.mistakes if m.name in _OF_SOMETHING_ELSE]
-    counts = len(serious), len(found.mistakes)
+    count = float(len(found.mistakes))
     return explained.finding(
         name="audit",
         question="Was a mistake made that published code makes?",
-        statistic=float(counts[1]),
-        interval=(float(counts[1]), float(counts[1])),
+        statistic=count,
+        interval=(count, count),
         null=np.empty(0),
         verdict="artifact" if serious else "undecided" if found.mistakes else "fact",
         reading=f"mistakes of {len(found.checked)} looked for: {', '.join(found.names) or 'none'}",

@@ -24,11 +24,11 @@ def as_shares(relevance: NDArray, score: NDArray) -> NDArray[np.float32]:
     return (sign * maps / np.where(size == 0, 1.0, size)).astype(np.float32)
 
 
-def share_on(maps: NDArray, cells: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the share of each map's absolute values that lies on some cells, which are flat."""
+def share_on(maps: NDArray, cells: NDArray) -> NDArray[np.float64]:
+    """Return the share of each map's absolute values on cells, a flat mask or their weights."""
     sizes = np.abs(maps.reshape(len(maps), -1)).astype(np.float64)
     total = sizes.sum(axis=1)
-    return np.divide(sizes[:, cells].sum(axis=1), total, out=np.zeros(len(maps)), where=total > 0)
+    return np.divide(sizes @ cells, total, out=np.zeros(len(maps)), where=total > 0)
 
 
 def with_relevance(maps: NDArray) -> NDArray[np.bool_]:

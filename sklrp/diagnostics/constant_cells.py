@@ -6,8 +6,8 @@ Such cells tell no classes apart. `diagnose` runs this test.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sklrp.diagnostics.common_form import share_on
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
 
@@ -27,9 +27,9 @@ def fixed_cells(explained: Explained) -> Finding:
     offset = np.divide(mean**2, size, out=np.zeros_like(size), where=(size > 0) & ~fixed)
     weights = {"fixed": fixed.astype(float), "offset": offset}
     limits = {"fixed": 0.05, "offset": 0.75}
-    shares = {kind: _share_by(explained.maps, weight) for kind, weight in weights.items()}
+    shares = {kind: share_on(explained.maps, weight) for kind, weight in weights.items()}
     kind = max(weights, key=lambda k: float(shares[k].mean()) / limits[k])
-    share, own = shares[kind], _share_by(explained.X, weights[kind])
+    share, own = shares[kind], share_on(explained.X, weights[kind])
     cells = fixed if kind == "fixed" else offset > _MOSTLY
     interval = bootstrap(share, explained.rng("constant"))
     limit = limits[kind]
@@ -57,10 +57,3 @@ def fixed_cells(explained: Explained) -> Finding:
         cells=cells.reshape(explained.X.shape[1:]),
         table={"share": share, "input": own},
     )
-
-
-def _share_by(maps: NDArray, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the share of each map's absolute values that lies on cells, by their weights."""
-    sizes = np.abs(maps.reshape(len(maps), -1)).astype(np.float64)
-    total = sizes.sum(axis=1)
-    return np.divide(sizes @ weights, total, out=np.zeros(len(maps)), where=total > 0)

@@ -144,9 +144,7 @@ def _absent(values: NDArray) -> NDArray:
 def _equal_samples(explained: Explained, maps: NDArray, samples: NDArray) -> NDArray[np.bool_]:
     """Tell which maps equal the next sample's of the class, though the samples differ."""
     same = np.zeros(len(maps), dtype=bool)
-    target = np.zeros(len(maps)) if explained.target is None else explained.target
-    for label in np.unique(target):
-        rows = np.flatnonzero(target == label)
+    for rows in explained.rows_by_target:
         if len(rows) > 1:
             after = np.roll(rows, 1)
             like = _absent(cosines(maps[rows], maps[after]))

@@ -373,6 +373,13 @@ class Explained:
         away = np.abs(self.X - self.pool.mean(axis=0, dtype=np.float64))
         return as_shares(away, np.ones(len(away)))
 
+    @property
+    def rows_by_target(self) -> list[NDArray[np.intp]]:
+        """The rows of each class or output that is explained; all rows of a single output."""
+        if self.target is None:
+            return [np.arange(len(self.X))]
+        return [np.flatnonzero(self.target == label) for label in np.unique(self.target)]
+
     def maps_of(self, network: Any, X: NDArray | None = None) -> NDArray:
         """Return the maps of another network, or of other samples, for the same targets."""
         relevance, details = self._explain(network, self.X if X is None else X, self.target)

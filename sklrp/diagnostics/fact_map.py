@@ -187,7 +187,8 @@ def artifact_map(
             "relevance, too few for a distribution: raise n_permutations, or use another rule."
         )
     patterns = find_patterns(explained, n_permutations)
-    return grade_cells(explained, n_permutations, patterns, null, alpha)
+    place = find_true(explained, n_permutations, alpha, null)
+    return grade_cells(explained, n_permutations, [place, *patterns], null, alpha)
 
 
 def has_nulls(explained: Explained, n_draws: int, null: str = "network") -> bool:
@@ -204,9 +205,9 @@ def grade_cells(
     null: str = "network",
     alpha: float = 0.05,
 ) -> Finding:
-    """Grade the cells of the mean map, with the causes that findings know."""
+    """Grade the cells of the mean map, with the place and the causes that findings know."""
     cells = explained.decomposition.cells
-    place = find_true(explained, n_draws, alpha, null)
+    place = next(finding for finding in findings if finding.name == "true")
     true, misleading = cells["true"], cells["misleading"]
     causes = _find_causes(explained, findings, ~true)
     # A map that is what null models show, as a whole, names nothing.
@@ -299,11 +300,9 @@ def _beyond_nulls(
 
 def _sizes(explained: Explained, maps: NDArray) -> tuple[NDArray, NDArray]:
     """Return the mean size of relevance, and the size of the mean maps of explained classes."""
-    target = np.zeros(len(maps)) if explained.target is None else explained.target
     squares = np.zeros(maps.shape[1:])
-    for label in np.unique(target):
-        rows = target == label
-        squares += rows.mean() * maps[rows].mean(axis=0, dtype=np.float64) ** 2
+    for rows in explained.rows_by_target:
+        squares += len(rows) / len(maps) * maps[rows].mean(axis=0, dtype=np.float64) ** 2
     return np.abs(maps).mean(axis=0, dtype=np.float64), np.sqrt(squares)
 
 

@@ -43,9 +43,8 @@ def find_suppressors(explained: Explained, information: NDArray | None) -> Findi
     """
     cells = explained.decomposition.cells
     parts = explained.contributions.reshape(len(explained.X), -1).astype(np.float64)
-    target = np.zeros(len(parts)) if explained.target is None else explained.target
-    for label in np.unique(target):
-        parts[target == label] -= parts[target == label].mean(axis=0)
+    for rows in explained.rows_by_target:
+        parts[rows] -= parts[rows].mean(axis=0)
     use = np.abs(parts).mean(axis=0)
     mute = ~cells["true_fdr"].ravel() & (cells["z"].ravel() < _MOST_SKILL)
     if information is not None:

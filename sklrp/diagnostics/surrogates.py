@@ -136,9 +136,9 @@ def _has_no_spectrum(explained: Explained) -> bool:
 
 def _rows_by_class(explained: Explained) -> list[NDArray[np.intp]]:
     """Return the rows of each explained class; all rows of a single output or a regression."""
-    if explained.target is None or explained.classes is None:
+    if explained.classes is None:
         return [np.arange(len(explained.X))]
-    return [np.flatnonzero(explained.target == label) for label in np.unique(explained.target)]
+    return explained.rows_by_target
 
 
 def _explain_surrogates(explained: Explained, groups: list[NDArray], seed: int) -> NDArray:

@@ -93,15 +93,13 @@ def find_true(
     sums = [s for r in rivals.values() for s in (places.of_map - r, places.of_use - r)]
     test = decomposed.weigh(np.stack(sums, axis=1))
     gain, possible = test.skill[::2], test.skill[1::2]
-    powerful = (test.p_value[1::2] <= alpha) & (possible > 0)
-    beaten = (test.p_value[::2] <= alpha) & (gain > 0)
-    lost = (test.p_value[::2] <= alpha) & (gain < 0)
-    way = np.divide(gain, possible, out=np.full(len(gain), np.nan), where=powerful)
-    for k, name in enumerate(rivals):
-        if name == "untrained networks":  # as good as the best of them is no better than they
-            own = decomposed.cells["skill"].ravel()
-            best = np.quantile(places.of_nulls @ own, 0.95)
-            beaten[k] &= places.of_map @ own > best
+    skill = decomposed.cells["skill"].ravel()
+    has_skill = decomposed.total > 0 and decomposed.p_value <= alpha  # else it has no place
+    told, could_be_told = (test.p_value[k::2] <= alpha for k in (0, 1))
+    powerful = has_skill & could_be_told & (possible > 0)
+    beaten = told & (gain > 0)
+    if len(places.of_nulls):  # as good as the best of them is no better than they
+        beaten[-1] &= places.of_map @ skill > np.quantile(places.of_nulls @ skill, 0.95)
     true = decomposed.cells["true"].ravel()
     masses = {
         "mass": share_on(explained.maps, true),
@@ -110,12 +108,9 @@ def find_true(
     }
     mass_interval = bootstrap(masses["mass"], explained.rng("true"))
     # Where nearly all cells are true every place has about the same skill: sizes count, too.
-    there = np.array([decomposed.cells["skill"].ravel() @ r for r in rivals.values()])
-    lost &= gain < -_TELLING[0] * there
-    has_skill = decomposed.total > 0 and decomposed.p_value <= alpha
-    if not has_skill:  # it has no place
-        lost[:] = powerful[:] = False
-    way[~powerful] = np.nan
+    there = np.array([skill @ r for r in rivals.values()])
+    lost = has_skill & told & (gain < np.minimum(-_TELLING[0] * there, 0.0))
+    way = np.divide(gain, possible, out=np.full(len(gain), np.nan), where=powerful)
     # A share of the rival's skill, instead.
     np.divide(gain, there, out=way, where=lost & ~powerful)
     telling = powerful & (possible > _TELLING[1] * there)

@@ -67,7 +67,7 @@ def _flat_pairs(explained: Explained) -> tuple[NDArray, NDArray, bool]:
     unsigned = explained.is_given and bool((maps >= 0).all())
     parts = explained.contributions.reshape(n, -1)
     if unsigned:
-        return _by_blocks(explained, np.abs(maps)), np.abs(parts), True
+        return _by_blocks(explained, maps), np.abs(parts), True
     return _by_blocks(explained, explained.maps.reshape(n, -1)), parts, False
 
 
