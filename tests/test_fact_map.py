@@ -8,6 +8,7 @@ from sklrp.datasets import load_pacific_sst, make_squares, make_suppressor
 from sklrp.diagnostics import artifact_map, skill_map
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.fact_map import has_nulls
+from sklrp.diagnostics.stability import find_stable
 
 GRADES = ("fact", "missed", "unsupported", "misleading", "background")
 
@@ -232,6 +233,57 @@ def test_true_cells_are_shown_if_they_exceed_the_nulls(pacific):
     assert found.fact.sum() > 5
     assert found.missed.sum() > 5
     np.testing.assert_array_equal(found.fact, true & (sizes(maps) > usual).any(axis=0))
+
+
+def test_several_networks_by_hand(noise):
+    """The map is the mean of the clones; means of sizes are held against means of null models."""
+    clf, X, y, X_train = noise
+    y_train = np.random.default_rng(0).permutation(np.resize(clf.classes_, len(X_train)))
+    data = {"X_train": X_train, "y_train": y_train, "rule": "epsilon", "random_state": 3}
+    found = artifact_map(clf, X, y, n_permutations=12, n_networks=4, **data)
+    check_grades(found)
+    explained = Explained(clf, X, y, **data)
+    stable = find_stable(explained, 4)
+    for name in ("mean", "spread", "stability", "common", "own"):
+        np.testing.assert_array_equal(found[name], stable[name])
+    np.testing.assert_allclose(found.mean, stable.maps.mean(axis=0))
+    seeds = explained.rng("stable").integers(2**31 - 1, size=4)
+    sizes = [np.abs(explained.maps.astype(float)).mean(axis=0)]
+    for seed in seeds:
+        maps = explained.maps_of(explained.train(int(seed)))
+        sizes.append(np.abs(maps.astype(float)).mean(axis=0))
+    drawn = np.abs(explained.null_maps("network", 12).astype(float)).mean(axis=1)
+    ratio = np.mean(sizes, axis=0) / np.sqrt((drawn**2).mean(axis=0))
+    # More than every null model at every other cell: no set of means of five reaches that.
+    largest = (drawn / np.sqrt((drawn**2).mean(axis=0))).max()
+    assert found.unsupported[(ratio > 2 * largest) & ~found.fact].all()
+    alone = artifact_map(clf, X, y, n_permutations=12, **data)
+    assert found.unsupported.sum() > alone.unsupported.sum()  # five networks have more power
+
+
+def test_networks_that_learned_nothing_name_no_more_together(squares):
+    """Means of several are compared with means of as many: power, not false alarms."""
+    X, y, X_test, y_test, _ = squares
+    n_named = []
+    for seed in range(16):
+        clf = MLPClassifier((16,), max_epochs=1, lr=1e-9, random_state=seed).fit(X, y)
+        found = artifact_map(
+            clf, X_test, y_test, X_train=X, y_train=y, rule="epsilon", n_networks=4,
+            n_permutations=20, random_state=seed,
+        )  # fmt: skip
+        n_named.append(found.unsupported.sum())
+    assert np.count_nonzero(n_named) <= 5  # a level of .05, with luck
+    assert np.mean(n_named) < 1  # of 400
+
+
+def test_networks_that_cannot_be_trained_are_refused(mlp, squares):
+    X_test, y_test = squares[2:4]
+    with pytest.raises(ValueError, match="X_train=None: n_networks"):
+        artifact_map(mlp, X_test, y_test, n_networks=3)
+    with pytest.raises(ValueError, match="n_networks=2 is too few"):
+        artifact_map(
+            mlp, X_test, y_test, X_train=squares[0], y_train=squares[1], n_networks=2
+        )  # fmt: skip
 
 
 def test_maps_made_elsewhere_name_more_than_an_even_share(mlp, squares):

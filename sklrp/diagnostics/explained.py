@@ -380,6 +380,13 @@ class Explained:
             return [np.arange(len(self.X))]
         return [np.flatnonzero(self.target == label) for label in np.unique(self.target)]
 
+    def mean_sizes(self, maps: NDArray) -> NDArray[np.float64]:
+        """Return the mean size of relevance, and the size of the classes' mean maps."""
+        squares = np.zeros(maps.shape[1:])
+        for rows in self.rows_by_target:
+            squares += len(rows) / len(maps) * maps[rows].mean(axis=0, dtype=np.float64) ** 2
+        return np.stack([np.abs(maps).mean(axis=0, dtype=np.float64), np.sqrt(squares)])
+
     def maps_of(self, network: Any, X: NDArray | None = None) -> NDArray:
         """Return the maps of another network, or of other samples, for the same targets."""
         relevance, details = self._explain(network, self.X if X is None else X, self.target)

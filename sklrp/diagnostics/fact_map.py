@@ -20,9 +20,11 @@ from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.nulls import NULLS
 from sklrp.diagnostics.patterns import find_patterns
+from sklrp.diagnostics.stability import check_networks, find_stable
 from sklrp.diagnostics.true_place import find_true
 
 _FEWEST = 3  # null models that make a distribution
+_OF_NETWORKS = "mean", "spread", "stability", "common", "own"  # what `stable` knows of cells
 
 
 @validate_params(
@@ -36,6 +38,7 @@ _FEWEST = 3  # null models that make a distribution
         "block_length": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "null": [StrOptions(set(NULLS))],
         "n_permutations": [Interval(Integral, 3, None, closed="left")],
+        "n_networks": [Interval(Integral, 1, None, closed="left")],
         "alpha": [Interval(Real, 0, 0.5, closed="neither")],
     },
     prefer_skip_nested_validation=True,
@@ -55,6 +58,7 @@ def artifact_map(
     block_length: int | str = "auto",
     target: Any = None,
     n_permutations: int = 50,
+    n_networks: int = 1,
     max_samples: int | None = 100,
     n_jobs: int | None = None,
     random_state: int | np.random.RandomState | None = None,
@@ -114,6 +118,11 @@ def artifact_map(
         of each sample, or the only output.
     n_permutations : int, default=50
         Number of null models, at least 3.
+    n_networks : int, default=1
+        With 3 or more, so many clones of the model are trained on `X_train` and `y_train` from
+        other seeds, and pairs on halves, as in `diagnose`. The map is their mean then, and the
+        sizes of relevance are means over the model and its clones. A cell is true by the skill
+        of the model. 1 (default): the model alone.
     max_samples : int or None, default=100
         At most so many samples are explained, drawn at random. None: all. Skill is of all.
     n_jobs : int or None, default=None
@@ -128,9 +137,10 @@ def artifact_map(
     Returns
     -------
     Finding
-        With arrays of a sample's shape: ``mean``, the mean map; the masks ``fact``, ``missed``,
-        ``unsupported``, ``misleading`` and ``background``, which cover it; ``skill``, ``z`` and
-        ``true_fdr`` of the skill map. Also ``mass``, the share of the map on true cells,
+        With arrays of a sample's shape: ``mean``, the mean map, over networks if there are
+        several, with ``spread``, ``stability``, ``common`` and ``own`` as `diagnose` has them;
+        the masks ``fact``, ``missed``, ``unsupported``, ``misleading`` and ``background``, which
+        cover it; ``skill``, ``z`` and ``true_fdr`` of the skill map. Also ``mass``, the share of the map on true cells,
         ``input_mass``, of the input's departures from the mean, and ``null_mass``, of each null
         model; ``power``, the share of the skill that lies on cells that were found true;
         ``detectable``, the smallest skill of a cell that would have been found; ``causes``, masks
@@ -181,14 +191,18 @@ def artifact_map(
     )
     if NULLS[null].trains:
         explained.check_trainable(f"null={null!r}")
+    if n_networks > 1:
+        check_networks(explained, n_networks)
     if not has_nulls(explained, n_permutations, null):
         raise ValueError(
             f"fewer than {_FEWEST} of n_permutations={n_permutations} null models have any "
             "relevance, too few for a distribution: raise n_permutations, or use another rule."
         )
     patterns = find_patterns(explained, n_permutations)
-    place = find_true(explained, n_permutations, alpha, null)
-    return grade_cells(explained, n_permutations, [place, *patterns], null, alpha)
+    findings = [find_true(explained, n_permutations, alpha, null), *patterns]
+    if n_networks > 1:
+        findings.append(find_stable(explained, n_networks))
+    return grade_cells(explained, n_permutations, findings, null, alpha)
 
 
 def has_nulls(explained: Explained, n_draws: int, null: str = "network") -> bool:
@@ -207,13 +221,14 @@ def grade_cells(
 ) -> Finding:
     """Grade the cells of the mean map, with the place and the causes that findings know."""
     cells = explained.decomposition.cells
-    place = next(finding for finding in findings if finding.name == "true")
+    by_name = {finding.name: finding for finding in findings}
+    place, stable = by_name["true"], by_name.get("stable")
     true, misleading = cells["true"], cells["misleading"]
     causes = _find_causes(explained, findings, ~true)
     # A map that is what null models show, as a whole, names nothing.
     named = np.zeros(true.shape, dtype=bool)
     if place.verdict != "artifact":
-        named = _named(explained, n_draws, null, alpha, true)
+        named = _named(explained, n_draws, null, alpha, true, stable)
         named |= causes.get("suppressor", np.zeros_like(named))
     grades = {
         "fact": true & named,
@@ -226,6 +241,10 @@ def grade_cells(
     power = cells["skill"][true].sum() / total if total > 0 else 0.0
     counts = ", ".join(f"{mask.sum()} {name}" for name, mask in grades.items())
     mean = explained.maps.mean(axis=0, dtype=np.float64)
+    of_networks = {}
+    if stable is not None:
+        of_networks = {name: stable[name] for name in _OF_NETWORKS}
+        mean = of_networks.pop("mean")
     return explained.finding(
         name="artifact_map",
         question="Which cells of the map are fact?",
@@ -238,6 +257,7 @@ def grade_cells(
         ),
         advice=place.advice,
         mean=mean,
+        **of_networks,
         **grades,
         skill=cells["skill"],
         z=cells["z"],
@@ -258,30 +278,53 @@ def grade_cells(
 
 
 def _named(
-    explained: Explained, n_draws: int, null: str, alpha: float, true: NDArray[np.bool_]
+    explained: Explained,
+    n_draws: int,
+    null: str,
+    alpha: float,
+    true: NDArray[np.bool_],
+    stable: Finding | None,
 ) -> NDArray[np.bool_]:
     """Tell which cells have more relevance than null models give."""
-    size, mean = _sizes(explained, explained.maps)
+    # Means over several networks are compared with means over as many null models.
+    sizes = explained.mean_sizes(explained.maps)[np.newaxis]
+    if stable is not None:
+        sizes = np.concatenate([sizes, stable["sizes"]])
+    size, of_means = sizes.mean(axis=0)
     if explained.is_given:
         return size > size.mean()
     drawn = explained.null_maps(null, n_draws)
     drawn = drawn[with_relevance(drawn)]
-    null_sizes, null_means = (
-        np.stack(kind) for kind in zip(*(_sizes(explained, m) for m in drawn), strict=True)
-    )
+    null_sizes, null_of_means = np.stack([explained.mean_sizes(m) for m in drawn], axis=1)
     floor = 1e-6 * size.max()  # maps are kept in float32
     squares = (null_sizes**2).sum(axis=0)
     ratio = size / np.maximum(np.sqrt(squares / len(drawn)), floor)
-    of_mean = mean / np.maximum(np.sqrt((null_means**2).mean(axis=0)), floor)
-    # Each null model against the others, as the map is against all of them.
-    rest = np.sqrt(np.maximum(squares - null_sizes**2, 0.0) / (len(drawn) - 1))
-    null_ratio = null_sizes / np.maximum(rest, floor)
+    of_mean = of_means / np.maximum(np.sqrt((null_of_means**2).mean(axis=0)), floor)
     named = np.zeros(true.shape, dtype=bool)
     named[true] = np.maximum(ratio, of_mean)[true] > 1  # true they are already: is it shown?
     if not true.all():
+        null_ratio = _null_ratios(null_sizes, len(sizes), floor, explained.rng("null means"))
         drawn_ratio = null_ratio[:, ~true].ravel()
-        named[~true] = _beyond_nulls(ratio[~true], drawn_ratio, len(drawn), alpha)
+        named[~true] = _beyond_nulls(ratio[~true], drawn_ratio, len(null_ratio), alpha)
     return named & (size > floor)
+
+
+def _null_ratios(
+    sizes: NDArray, n_networks: int, floor: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return the sizes of null models, or means of several, over those of the others."""
+    n_nulls = len(sizes)
+    squares = sizes**2
+    ratios = []
+    for k in range(n_nulls):
+        rest = np.delete(np.arange(n_nulls), k)
+        # Half of the null models are left to compare with, however many are averaged.
+        chosen = rng.choice(rest, min(n_networks, n_nulls // 2) - 1, replace=False)
+        chosen = np.append(chosen, k)
+        others = np.setdiff1d(rest, chosen)
+        expected = np.sqrt(squares[others].mean(axis=0))
+        ratios.append(sizes[chosen].mean(axis=0) / np.maximum(expected, floor))
+    return np.stack(ratios)
 
 
 def _beyond_nulls(
@@ -296,14 +339,6 @@ def _beyond_nulls(
     found = np.zeros(len(ratio), dtype=bool)
     found[order] = rate <= alpha
     return found
-
-
-def _sizes(explained: Explained, maps: NDArray) -> tuple[NDArray, NDArray]:
-    """Return the mean size of relevance, and the size of the mean maps of explained classes."""
-    squares = np.zeros(maps.shape[1:])
-    for rows in explained.rows_by_target:
-        squares += len(rows) / len(maps) * maps[rows].mean(axis=0, dtype=np.float64) ** 2
-    return np.abs(maps).mean(axis=0, dtype=np.float64), np.sqrt(squares)
 
 
 def _find_causes(

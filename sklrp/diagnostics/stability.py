@@ -31,8 +31,8 @@ def find_stable(explained: Explained, n_networks: int) -> Finding:
     # to those from halves. It convicts no map: what is unstable may be true of each network.
     check_networks(explained, n_networks)
     halves = _draw_halves(explained, n_networks // 2)
-    maps, skill = _refit(explained, _draw_seeds(explained, n_networks))
-    half_maps, half_skill = _refit(explained, halves)
+    skill, maps, sizes = _refit(explained, _draw_seeds(explained, n_networks))
+    half_skill, half_maps, _ = _refit(explained, halves)
     between = _correlate(maps)
     pairs = half_maps.reshape(-1, 2, *maps.shape[1:])
     of_halves = np.array([_correlate(pair)[0, 1] for pair in pairs])
@@ -61,6 +61,7 @@ def find_stable(explained: Explained, n_networks: int) -> Finding:
         ),
         **cells,
         maps=maps,
+        sizes=sizes,
         correlation=between,
         halves=of_halves,
         skill=skill,
@@ -152,17 +153,22 @@ def _draw_halves(explained: Explained, n: int) -> list[tuple[int, NDArray | None
 
 def _refit(
     explained: Explained, settings: list[tuple[int, NDArray | None]]
-) -> tuple[NDArray, NDArray]:
-    """Return the mean maps and the skill of clones."""
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Return the skill of clones, their mean maps, and the mean sizes of their maps."""
     found = explained.run(_train_and_explain, [(explained, *setting) for setting in settings])
-    return found[:, 1:].reshape(len(found), *explained.X.shape[1:]), found[:, 0]
+    shape = len(found), -1, *explained.X.shape[1:]
+    arrays = found[:, 1:].reshape(shape)
+    return found[:, 0], arrays[:, 0], arrays[:, 1:]
 
 
 def _train_and_explain(explained: Explained, seed: int, rows: NDArray | None) -> NDArray:
-    """Return the skill and the mean map of a clone, in one array."""
+    """Return the skill, the mean map and its `mean_sizes` of a clone, in one array."""
     network = explained.train(seed, rows=rows)
-    mean = explained.maps_of(network).mean(axis=0, dtype=np.float64)
-    return np.concatenate([[explained.skill_of(network)], mean.ravel()])
+    maps = explained.maps_of(network)
+    mean = maps.mean(axis=0, dtype=np.float64)
+    return np.concatenate(
+        [[explained.skill_of(network)], mean.ravel(), np.ravel(explained.mean_sizes(maps))]
+    )
 
 
 def _interval_of_pairs(each: NDArray, rng: np.random.Generator) -> tuple[float, float]:
