@@ -140,12 +140,12 @@ def artifact_map(
         With arrays of a sample's shape: ``mean``, the mean map, over networks if there are
         several, with ``spread``, ``stability``, ``common`` and ``own`` as `diagnose` has them;
         the masks ``fact``, ``missed``, ``unsupported``, ``misleading`` and ``background``, which
-        cover it; ``skill``, ``z`` and ``true_fdr`` of the skill map. Also ``mass``, the share of the map on true cells,
-        ``input_mass``, of the input's departures from the mean, and ``null_mass``, of each null
-        model; ``power``, the share of the skill that lies on cells that were found true;
-        ``detectable``, the smallest skill of a cell that would have been found; ``causes``, masks
-        of cells that are not true by what is known of them (``constant``, ``offset``,
-        ``outliers``, ``border``, ``suppressor``), and
+        cover it; ``skill``, ``z`` and ``true_fdr`` of the skill map. Also ``mass``, the share of
+        the map on true cells, ``input_mass``, of the input's departures from the mean, and
+        ``null_mass``, of each null model; ``power``, the share of the skill that lies on cells
+        that were found true; ``detectable``, the smallest skill of a cell that would have been
+        found; ``causes``, masks of cells that are not true by what is known of them
+        (``constant``, ``offset``, ``outliers``, ``border``, ``suppressor``), and
         ``assumptions``. The statistic and the verdict are those of the question *true* of
         `diagnose`.
 
