@@ -16,23 +16,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sklrp._missing import as_gapped_array, as_plain_array, forbid_masked
+
 
 def check_maps(relevance: ArrayLike, name: str = "relevance") -> NDArray[np.float64]:
     """Return maps as an array of finite floats, one map per entry of the first axis."""
-    maps = np.asarray(relevance)
+    maps = as_gapped_array(relevance)
     if maps.ndim < 2 or maps.size == 0:
         raise ValueError(
             f"{name} must be an array of shape (n_samples, ...) with at least one value per "
             f"sample, got the shape {maps.shape}; of a single map, pass {name}[np.newaxis]."
         )
     maps = maps.astype(np.float64, copy=False)
-    n_bad = np.count_nonzero(~np.isfinite(maps).reshape(len(maps), -1).all(axis=1))
-    if n_bad:
-        raise ValueError(
-            f"{name} has NaN or infinite values in {n_bad} of {len(maps)} maps: a finite input "
-            "and a finite network have finite relevance, so look at what produced them."
-        )
+    bad = ~np.isfinite(maps).reshape(len(maps), -1)
+    if bad.any():
+        raise ValueError(_say_not_finite(name, maps.reshape(len(maps), -1), bad))
     return maps
+
+
+def _say_not_finite(name: str, maps: NDArray[np.float64], bad: NDArray[np.bool_]) -> str:
+    """Say where maps are not finite: on land, in cells that all maps lack, or anywhere."""
+    n_bad = np.count_nonzero(bad.any(axis=1))
+    said = f"{name} has NaN or infinite values in {n_bad} of {len(maps)} maps"
+    land: NDArray[np.bool_] = np.logical_and.reduce(bad, axis=0)
+    if np.isnan(maps[bad]).all() and (bad == land).all() and not land.all():
+        return (
+            f"{said}, in the same {np.count_nonzero(land)} of {len(land)} cells of each, which "
+            "look like land or a mask: a metric takes cells that have a value. Give land no "
+            f"relevance, np.nan_to_num({name}), or leave it out of maps, mask and weights, "
+            f"{name}[..., ~land]."
+        )
+    return (
+        f"{said}: where the input is missing, such as on land, put 0, np.nan_to_num({name}); "
+        "elsewhere a finite input and a finite network have finite relevance, so look at what "
+        "produced them."
+    )
 
 
 def check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -60,7 +78,14 @@ def check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
 
 def as_booleans(mask: ArrayLike, name: str) -> NDArray[np.bool_]:
     """Return a mask as an array of booleans."""
-    found = np.asarray(mask)
+    found = _as_flags(mask, name)
+    if found.dtype.kind == "f" and np.isnan(found).any():
+        n_missing = np.count_nonzero(np.isnan(found))
+        raise ValueError(
+            f"{name} must hold booleans, or 0 and 1, but is NaN in {n_missing} of {found.size} "
+            f"cells, such as land: say whether they are marked; np.nan_to_num({name}) leaves "
+            "them out."
+        )
     if not _holds_flags(found):
         raise ValueError(
             f"{name} must hold booleans, or 0 and 1, got other values of dtype {found.dtype}: "
@@ -69,11 +94,17 @@ def as_booleans(mask: ArrayLike, name: str) -> NDArray[np.bool_]:
     return found.astype(bool)
 
 
+def _as_flags(mask: ArrayLike, name: str) -> NDArray:
+    """Return a mask as an array of any dtype, none of whose cells is masked itself."""
+    remedy = "say whether they are marked; {name}.filled(False) leaves them out"
+    return np.asarray(forbid_masked(mask, name, remedy))
+
+
 def check_field_mask(mask: ArrayLike | None, name: str) -> NDArray[np.bool_] | None:
     """Return a mask of the cells of a field, such as land, as booleans; None stays None."""
     if mask is None:
         return None
-    found = np.asarray(mask)
+    found = _as_flags(mask, name)
     if found.ndim != 2 or not _holds_flags(found):
         raise ValueError(
             f"{name} must be a boolean array of the shape of a field, (n_rows, n_columns), got "
@@ -88,7 +119,7 @@ def _holds_flags(mask: NDArray) -> bool:
 
 def check_weights(weights: ArrayLike, sample_shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Return the weights of features, in the shape of one map."""
-    found = np.asarray(weights, dtype=np.float64)
+    found = as_plain_array(weights, "weights", np.float64)
     if not same_layout(found.shape, sample_shape):
         raise ValueError(
             f"weights has the shape {found.shape}, but must have that of one map, {sample_shape}: "
@@ -96,7 +127,8 @@ def check_weights(weights: ArrayLike, sample_shape: tuple[int, ...]) -> NDArray[
         )
     if not (np.isfinite(found).all() and (found >= 0).all() and found.any()):
         raise ValueError(
-            "weights must be finite, at least 0 and not all 0, such as the areas of cells."
+            "weights must be finite, at least 0 and not all 0, such as the areas of cells; 0 on "
+            "land, np.nan_to_num(weights)."
         )
     return found.reshape(sample_shape)
 
@@ -127,7 +159,7 @@ def find_groups(
         patches = patch_row[:, None] * (patch_column[-1] + 1) + patch_column
         codes = np.broadcast_to(patches.ravel(), (n_features // patches.size, patches.size))
         return codes.ravel(), int(patches.max()) + 1
-    labels = np.asarray(groups)
+    labels = as_plain_array(groups, "groups")
     if labels.shape != sample_shape and labels.shape != (n_features,):
         raise ValueError(
             f"groups must be None, the edge of square patches or an array of labels of a sample's "
@@ -139,7 +171,7 @@ def find_groups(
 
 def encode_labels(name: str, target: Any, classes: NDArray, n_samples: int) -> NDArray[np.intp]:
     """Return the positions of one label, or of one per sample, among the classes."""
-    labels = np.asarray(target)
+    labels = as_plain_array(target, name)
     if labels.shape not in ((), (n_samples,)):
         raise ValueError(
             f"{name} must be None, one label or {n_samples} labels, one per sample, got an array "
@@ -201,7 +233,7 @@ def import_optional(module: str, *, extra: str, user: str) -> Any:
 def as_samples(X: Any, *, integers: bool = False) -> NDArray:
     """Return samples as an array, in their own floating dtype or else in float64."""
     # With `integers`, integers stay what they are, such as the indices of words.
-    samples = np.asarray(X)
+    samples = as_plain_array(X, "X")
     if samples.ndim < 2 or samples.size == 0:
         raise ValueError(
             "X must be an array of shape (n_samples, ...) with at least one value per sample, got "

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklrp._missing import as_plain_array
 from sklrp._sample_axes import name_axes
 
 
@@ -25,7 +26,7 @@ def group_features(
     if isinstance(aggregate, str):
         return _group_by_axis(aggregate, network, shape, axes)
     n_features = int(np.prod(sample_shape))
-    regions = np.asarray(aggregate)
+    regions = as_plain_array(aggregate, "aggregate")
     if regions.shape not in ((n_features,), sample_shape, shape):
         raise ValueError(
             f"aggregate must hold one label per feature, in the shape {sample_shape} of a sample "

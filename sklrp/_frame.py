@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sklrp import _models
 from sklrp._checks import as_booleans, check_field_mask, same_layout
+from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp._sample_axes import find_seen, read_layout
 from sklrp.geo.places import (
     Grid,
@@ -175,7 +176,7 @@ class Frame:  # numpydoc ignore=PR02
             Fields with north or the first row first as samples have it, latitude before longitude;
             variables before steps.
         """
-        laid = self._lay_out(np.asarray(values, dtype=np.float64))
+        laid = self._lay_out(as_gapped_array(values, np.float64))
         if self.layout == "table":
             return laid
         if self.channel_axis is not None:
@@ -321,7 +322,7 @@ class Frame:  # numpydoc ignore=PR02
             If a DataArray has other latitudes or longitudes.
         """
         values, latitude, longitude = take_degrees(values)
-        values = np.asarray(values)
+        values = np.asanyarray(values)  # a mask over it stays, for who takes it to refuse
         if latitude is None or longitude is None or not self.is_field:
             return values
         if self.latitude is not None and self.longitude is not None:
@@ -689,7 +690,7 @@ def _check_positions(steps: Any, frame: Frame) -> NDArray:
     """Return where the steps of a sequence are, rising."""
     if frame.layout != "sequence":
         raise ValueError(f"steps are of sequences, but samples are drawn as a {frame.layout}.")
-    found, n_steps = np.asarray(steps), frame.shape[-1]
+    found, n_steps = as_plain_array(steps, "steps"), frame.shape[-1]
     if found.shape != (n_steps,) or not (found[1:] > found[:-1]).all():
         raise ValueError(
             f"steps must hold {n_steps} rising values, one for each step, got an array of shape "

@@ -24,6 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sklrp._checks import import_optional
+from sklrp._missing import forbid_masked, mask_to_nan
 from sklrp._torch import is_compiled, unwrap_compiled
 
 _NO_STEP = (None, "passthrough")
@@ -134,7 +135,9 @@ class Model:  # numpydoc ignore=PR02
         """Return what enters the network for samples as the model takes them."""
         # Names of features that the steps before know travel along where the network was
         # fitted on names.
-        return X if self.before is None else self.before.transform(X)
+        if self.before is None:
+            return X if isinstance(X, tuple | Mapping) else forbid_masked(X, "X")
+        return self.before.transform(mask_to_nan(X))  # missing, for steps that fill gaps
 
     def feature_names(self, X: Any, n_features: int) -> list[str] | None:
         """Return the names of the features that enter the network, None if they have none."""

@@ -19,6 +19,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklrp._checks import same_layout
+from sklrp._missing import forbid_masked, mask_to_nan
 from sklrp._sklearn import Interval, StrOptions, fit_context, get_output_config
 
 __all__ = ["InputCapper", "InputMasker"]
@@ -32,7 +33,8 @@ class _InputTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     sample_shape_: tuple[int, ...]
 
     def _check_samples(self, X: Any, *, reset: bool) -> NDArray[np.floating]:
-        """Return validated samples as rows of features, which may hold NaN."""
+        """Return validated samples as rows of features; NaN is missing, as is what is masked."""
+        X = mask_to_nan(X)
         shape = _shaped(X)
         if shape is not None:
             X = np.asarray(X).reshape(shape[0], -1)
@@ -378,7 +380,8 @@ class InputMasker(_InputTransformer):
 
     def _given_mask(self) -> NDArray[np.bool_]:
         """Return the given mask as one boolean per feature."""
-        mask = np.asarray(self.mask)
+        remedy = "say whether they are kept; {name}.filled(False) masks them"
+        mask = np.asarray(forbid_masked(self.mask, "mask", remedy))
         if mask.dtype != bool:
             raise ValueError(
                 f"mask must hold booleans, True for the cells to keep, got dtype {mask.dtype}: "

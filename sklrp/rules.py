@@ -43,6 +43,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from sklrp._missing import forbid_masked
 from sklrp._sklearn import Interval, check_own_params, param_names
 
 # Type checkers and editors read this list; a rule that is missing here is added by its class.
@@ -605,6 +606,7 @@ class ZBox(Rule):
     def validate(self) -> None:
         """Raise ValueError or TypeError if a parameter is out of its range."""
         for name, bound in (("low", self.low), ("high", self.high)):
+            bound = forbid_masked(bound, f"{name} of ZBox")
             try:
                 finite = bound is None or np.isfinite(np.asarray(bound, dtype=float)).all()
             except (TypeError, ValueError):

@@ -19,6 +19,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from sklrp._missing import forbid_masked
 from sklrp._sklearn import StrOptions, check_sample_weight, fit_context
 from sklrp.classifiers.diagram import network_block
 from sklrp.classifiers.net import TrainingNet
@@ -41,6 +42,7 @@ _FORMAT: dict[str, Any] = {
     "ensure_all_finite": False,
 }
 
+_UNLABELLED = "leave samples without one out, X[~{name}.mask]"
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -212,6 +214,7 @@ class NetworkClassifier(  # numpydoc ignore=PR02
     ) -> tuple[NDArray, NDArray, NDArray | None]:
         """Return validated samples in two dimensions, labels and weights."""
         X, sample_shape = flatten_samples(X)
+        y = forbid_masked(y, "y", _UNLABELLED)
         X, y = validate_data(self, X, y, reset=reset, **_FORMAT)
         check_finite(X)
         check_classification_targets(y)
@@ -222,7 +225,10 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         self._check_sample_shape(sample_shape)
         if sample_weight is not None:
             sample_weight = check_sample_weight(
-                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+                forbid_masked(sample_weight, "sample_weight", _UNLABELLED),
+                X,
+                dtype=np.float64,
+                ensure_non_negative=True,
             )
         return X, y, sample_weight
 

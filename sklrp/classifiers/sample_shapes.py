@@ -15,6 +15,8 @@ import numpy as np
 from scipy.sparse import issparse
 from torch import Tensor
 
+from sklrp._missing import as_plain_array
+
 
 def flatten_samples(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     """Return X of more than two dimensions as a table and a sample's shape, else X and None."""
@@ -22,7 +24,7 @@ def flatten_samples(X: Any) -> tuple[Any, tuple[int, ...] | None]:
         return X, None
     if isinstance(X, Tensor):
         X = X.detach().cpu().numpy()
-    array = np.asarray(X)
+    array = as_plain_array(X, "X")
     if array.dtype.kind == "c":
         raise ValueError(
             f"Complex data not supported: X has dtype {array.dtype}. Give real features, such as "

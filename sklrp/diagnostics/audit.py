@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# The imports of the three files of mistakes enter their checks in the table.
 from sklrp._checks import as_samples, import_optional, same_layout
+
+# The imports of the three files of mistakes enter their checks in the table.
+from sklrp._missing import as_gapped_array
 from sklrp._models import Model, take_rows, unwrap
 from sklrp._sklearn import Interval, validate_params
 from sklrp.diagnostics import data_mistakes as _data_mistakes  # noqa: F401
@@ -318,7 +320,7 @@ def _check_all(audited: Audited) -> Audit:
 
 def _take_relevance(relevance: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Return maps made elsewhere, one of each sample, in the shape of the samples."""
-    maps = np.asarray(relevance, dtype=np.float64)
+    maps = as_gapped_array(relevance, np.float64)
     if maps.ndim and len(maps) < shape[0] and maps.shape[1:] == shape[1:]:
         sizes = [b for b in (8, 16, 32, 64, 100, 128, 256) if shape[0] // b * b == len(maps)]
         batches = f": the remainder of batches of {sizes[0]} was dropped" if sizes else ""

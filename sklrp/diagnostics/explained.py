@@ -24,6 +24,7 @@ from torch import nn
 
 from sklrp._checks import as_samples, check_maps, check_mask, encode_labels, like
 from sklrp._frame import frame_of
+from sklrp._missing import as_plain_array
 from sklrp._models import is_regression, unwrap
 from sklrp._sklearn import Interval
 from sklrp._streams import Streams
@@ -546,7 +547,7 @@ class Explained:
 
     def _check_y(self, name: str, y: ArrayLike, n_samples: int) -> NDArray:
         """Return one label for each sample, or the values of a regression."""
-        labels = np.asarray(y)
+        labels = as_plain_array(y, name)
         if self.classes is None and labels.shape in ((n_samples, 1), (n_samples, self._n_outputs)):
             return _as_values(name, labels)
         if labels.shape != (n_samples,):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sklrp import _models
 from sklrp._frame import frame_of, make_frame
+from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp.drawing.panels import View, check_kind, say_class
 from sklrp.geo.coordinates import is_dataset, is_field
 from sklrp.geo.places import Grid, find_degrees, find_places, move_grid, read_grid, take_degrees
@@ -81,7 +82,7 @@ def explain_views(
                 name=model_name if len(models) > 1 else rule_name if len(rules) > 1 else "",
                 frame=frame,
                 maps=check_relevance(maps),
-                samples=np.asarray(entering, dtype=np.float64),
+                samples=as_gapped_array(entering, np.float64),
                 labels=labels,
                 true=true,
                 prefix="predicted " if y is None else "",
@@ -137,7 +138,7 @@ def given_views(
         maps = check_relevance(_take_values(given, known, str(name) or "relevance"))
         if isinstance(X, Mapping) or (X is not None and samples is None):
             samples = _take_values(X[name] if isinstance(X, Mapping) else X, known, "X")
-            samples = np.asarray(samples, dtype=np.float64)
+            samples = as_gapped_array(samples, np.float64)
         if samples is not None and samples.shape != maps.shape:
             raise ValueError(
                 f"X must have the shape of relevance, {maps.shape}, got {samples.shape}."
@@ -201,7 +202,7 @@ def name_several(several: Any, what: str) -> dict[str, Any]:
 
 def check_relevance(relevance: Any) -> NDArray[np.float64]:
     """Return maps as floats, in which NaN marks missing cells."""
-    maps = np.asarray(relevance)
+    maps = as_gapped_array(relevance)
     if maps.ndim < 2 or maps.size == 0:
         raise ValueError(
             "relevance must be an array of shape (n_samples, ...) with at least one value, got "
@@ -258,14 +259,14 @@ def _check_true(y: Any, labels: NDArray | None, n_samples: int) -> NDArray | Non
         raise ValueError(
             f"y must hold one label for each of {n_samples} samples, got the shape {np.shape(y)}."
         )
-    return np.asarray(y)
+    return as_plain_array(y, "y")
 
 
 def _check_labels(labels: Any, n_samples: int) -> NDArray | None:
     """Return labels that are given along with maps."""
     if labels is None:
         return None
-    classes = np.asarray(labels)
+    classes = as_plain_array(labels, "labels")
     if classes.shape != (n_samples,):
         raise ValueError(
             f"labels must hold one label for each of {n_samples} samples, got the shape "

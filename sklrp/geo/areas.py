@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import import_optional
+from sklrp._missing import as_plain_array
 from sklrp.geo.coordinates import check_field, find_coordinate, is_dataset, is_field
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def cosine_weights(lat: Any) -> Any:
         weights = degrees.copy(data=_cosine(degrees.values))
         weights.attrs = {"long_name": "cosine of latitude", "units": "1"}
         return weights.rename("weights")
-    return _cosine(np.asarray(lat, dtype=np.float64))
+    return _cosine(as_plain_array(lat, "lat", np.float64))
 
 
 def _cosine(degrees: NDArray) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sklrp._checks import import_optional
+from sklrp._missing import as_plain_array
 from sklrp.geo.coordinates import check_field, find_sample_dim, is_dataset
 from sklrp.geo.relevance_fields import TARGET
 
@@ -82,14 +83,14 @@ def composites(
             "explain the predicted class (target=None), or select one, "
             f"relevance.sel({TARGET}=...)."
         )
-    true, predicted = np.asarray(y_true), np.asarray(y_pred)
+    true, predicted = as_plain_array(y_true, "y_true"), as_plain_array(y_pred, "y_pred")
     if not true.shape == predicted.shape == (maps.sizes[sample_dim],):
         raise ValueError(
             f"relevance has {maps.sizes[sample_dim]} samples along {sample_dim!r}, but y_true the "
             f"shape {true.shape} and y_pred {predicted.shape}: give one label for each."
         )
     known = np.unique(true)
-    labels = known if classes is None else np.asarray(classes)
+    labels = known if classes is None else as_plain_array(classes, "classes")
     unknown = [label for label in labels.tolist() if label not in known.tolist()]
     if unknown:
         raise ValueError(f"classes has {unknown}, which y_true has not; it has {known.tolist()}.")

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sklrp._checks import check_field_mask
+from sklrp._missing import as_plain_array
 from sklrp.geo.coordinates import find_coordinate, find_sample_dim, is_dataset, is_field
 from sklrp.geo.vectorizer import GridVectorizer
 
@@ -61,9 +63,10 @@ def read_grid(source: Any) -> Grid | None:
         return None
     if latitude is None or longitude is None:
         return None
-    latitude, longitude = np.asarray(latitude), np.asarray(longitude)
+    latitude = as_plain_array(latitude, "latitude")
+    longitude = as_plain_array(longitude, "longitude")
     cells = (len(latitude), len(longitude))
-    return Grid(cells, latitude, longitude, None if land is None else np.asarray(land, bool))
+    return Grid(cells, latitude, longitude, check_field_mask(land, "land_mask"))
 
 
 def move_grid(grid: Grid | None, lat: Any, lon: Any) -> Grid | None:
@@ -76,7 +79,7 @@ def move_grid(grid: Grid | None, lat: Any, lon: Any) -> Grid | None:
         longitude = grid.longitude if lon is None else lon
     if latitude is None or longitude is None:
         raise ValueError("lat and lon go together: give both or none.")
-    latitude, longitude = np.asarray(latitude), np.asarray(longitude)
+    latitude, longitude = as_plain_array(latitude, "lat"), as_plain_array(longitude, "lon")
     if grid is None:
         return Grid((latitude.size, longitude.size), latitude, longitude)
     return grid._replace(latitude=latitude, longitude=longitude)
@@ -117,7 +120,7 @@ def check_centres(values: ArrayLike | None, name: str, n_cells: int) -> NDArray 
     """Return the centres of cells, in order; longitudes in one turn, wherever it begins."""
     if values is None:
         return None
-    centres = np.asarray(values, dtype=np.float64)
+    centres = as_plain_array(values, name, np.float64)
     if centres.shape != (n_cells,):
         raise ValueError(
             f"{name} must hold the centres of {n_cells} cells, got the shape {centres.shape}."

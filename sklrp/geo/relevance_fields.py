@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklrp import _models, propagation
 from sklrp._checks import check_number, import_optional
+from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, is_dataset, is_field
 from sklrp.geo.vectorizer import GridVectorizer, moves_features, put_features
@@ -235,7 +236,8 @@ def _check_call(labels: list[Any], target: Any, rule: Any, epsilon: float) -> No
     check_number("epsilon", epsilon, minimum=0)
     if target is None or _wants_all(target):
         return
-    unknown = [label for label in np.unique(np.asarray(target)).tolist() if label not in labels]
+    asked = np.unique(as_plain_array(target, "target")).tolist()
+    unknown = [label for label in asked if label not in labels]
     if unknown:
         raise ValueError(
             f"target has the unknown label {unknown[0]!r}; the classes are {labels}, or 'all', or "
@@ -358,8 +360,8 @@ def relevance_to_xarray(
     >>> relevance_to_xarray([[0.5, 0.0]], sst).values
     array([[0.5, nan]])
     """
-    values = np.asarray(relevance)
-    labels = None if classes is None else np.asarray(classes)
+    values = as_gapped_array(relevance)
+    labels = None if classes is None else as_plain_array(classes, "classes")
     if labels is not None and (values.ndim < 2 or values.shape[1] != len(labels)):
         raise ValueError(
             f"classes has {len(labels)} labels, but relevance the shape {values.shape}: its "

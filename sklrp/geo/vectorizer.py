@@ -17,6 +17,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklrp._checks import import_optional
+from sklrp._missing import as_gapped_array
 from sklrp._sklearn import Interval, StrOptions, check_feature_names_in, fit_context
 from sklrp.geo.coordinates import is_field
 from sklrp.geo.grid import ArrayGrid, FieldGrid
@@ -270,7 +271,7 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
 
     def _check_array(self, X: Any, *, reset: bool) -> NDArray[np.floating]:
         """Return an array of samples, of floats that are not infinite."""
-        array = X if issparse(X) or hasattr(X, "iloc") else np.asarray(X)
+        array = X if issparse(X) or hasattr(X, "iloc") else as_gapped_array(X)
         shape = array.shape[1:]
         if len(shape) > 1:
             array = array.reshape(len(array), -1)
@@ -348,7 +349,7 @@ def put_features(
 ) -> Any:
     """Put features back on the grid; `extra` names their second axis, if they have one."""
     check_is_fitted(vectorizer)
-    values = np.asarray(X)
+    values = as_gapped_array(X)
     if values.dtype.kind != "f":
         values = values.astype(np.float64)
     valid = np.asarray(vectorizer.mask_)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
+from sklrp._missing import as_plain_array
 from sklrp._sklearn import Interval, StrOptions, validate_params
 from sklrp._streams import make_rng
 from sklrp.metrics.catalogue import metric
@@ -355,7 +356,7 @@ def _count_steps(steps: Any, n_groups: int) -> NDArray[np.intp]:
     """Return how many groups are replaced at each point of a curve."""
     if isinstance(steps, Integral):
         return np.unique(np.linspace(0, n_groups, int(steps) + 1).round().astype(np.intp))
-    counts = np.asarray(steps)
+    counts = as_plain_array(steps, "steps")
     if counts.ndim != 1 or counts.dtype.kind not in "iu" or not counts.size:
         raise ValueError(f"steps must be an integer or a list of integers, got {steps!r}.")
     if counts.min() < 0 or counts.max() > n_groups:

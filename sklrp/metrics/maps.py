@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import check_maps, check_mask, check_weights
+from sklrp._missing import as_plain_array
 from sklrp._sklearn import StrOptions, validate_params
 from sklrp.metrics.catalogue import metric
 
@@ -66,7 +67,7 @@ def conservation_error(
     [0.25 0.  ]
     """
     maps = check_maps(relevance)
-    scores = np.asarray(score, dtype=np.float64)
+    scores = as_plain_array(score, "score", np.float64)
     if scores.ndim not in (1, 2) or scores.shape != maps.shape[: scores.ndim]:
         raise ValueError(
             f"score has the shape {scores.shape}, but must have one value per map: "

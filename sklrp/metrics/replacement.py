@@ -21,6 +21,7 @@ from sklrp._checks import (
     find_groups,
     like,
 )
+from sklrp._missing import as_plain_array
 from sklrp.metrics.subject import find_scores
 
 
@@ -195,7 +196,7 @@ class Replacement:
         elif isinstance(baseline, Real):
             pool = np.full((1, 1), float(baseline))
         elif callable(baseline):
-            pool = np.asarray(baseline(samples.copy()))
+            pool = as_plain_array(baseline(samples.copy()), "baseline")
             if pool.shape != samples.shape:
                 raise ValueError(
                     f"baseline returned an array of shape {pool.shape}, but must return one of "
@@ -203,7 +204,7 @@ class Replacement:
                 )
             pool = pool.reshape(self.samples.shape)
         else:
-            pool = np.asarray(baseline)
+            pool = as_plain_array(baseline, "baseline")
             n_features = self.samples.shape[1]
             if pool.shape in (samples.shape[1:], (n_features,)):
                 pool = pool.reshape(1, n_features)

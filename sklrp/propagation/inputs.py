@@ -15,6 +15,7 @@ import scipy.sparse
 import torch
 from torch import Tensor, nn
 
+from sklrp._missing import as_plain_array
 from sklrp._models import has_embeddings
 from sklrp.rules import Signal
 
@@ -83,7 +84,7 @@ def _check_input(X: Any, label: str, single: bool, finite: bool) -> Any:
     if scipy.sparse.issparse(X):
         raise TypeError(f"{label} is sparse, but relevance is dense; pass {label}.toarray().")
     if not isinstance(X, Tensor):
-        X = np.asarray(X)
+        X = as_plain_array(X, label)
     real = not X.is_complex() if isinstance(X, Tensor) else X.dtype.kind in "fiub"
     if not real:
         raise ValueError(

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from sklrp._missing import as_plain_array
+
 
 def encode_target(target: Any, classes: np.ndarray, n_samples: int) -> Any:
     """Return a target given in labels as None, ``"all"`` or output indices.
@@ -35,7 +37,7 @@ def encode_target(target: Any, classes: np.ndarray, n_samples: int) -> Any:
     """
     if _is_open(target):
         return target
-    labels = np.asarray(target)
+    labels = as_plain_array(target, "target")
     if labels.dtype == object and not all(isinstance(v, Hashable) for v in labels.flat):
         raise ValueError(f"target must be None, 'all', a label or labels, got {target!r}.")
     if labels.shape not in ((), (n_samples,)):
@@ -83,7 +85,7 @@ def decode_target(
     if classes is not None:
         index = np.asarray(encode_target(target, classes, n_samples))
     else:
-        index = np.asarray(target)
+        index = as_plain_array(target, "target")
         if index.dtype.kind not in "iu" or index.shape not in ((), (n_samples,)):
             raise ValueError(
                 f"target must be None, 'all', the index of an output or {n_samples} indices, one "

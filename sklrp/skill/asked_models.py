@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sklrp._checks import as_samples, like
+from sklrp._missing import as_plain_array
 from sklrp._models import Model, unwrap
 from sklrp.skill.contributions import Contributions, all_outputs, expected_gradients, occluded
 from sklrp.skill.questions import Question
@@ -35,7 +36,7 @@ def take_samples(model: Any, X: Any, name: str = "X") -> NDArray:
             "module that takes one array and cuts it up."
         )
     if isinstance(model, PlainModel):
-        found = np.asarray(entering)
+        found = as_plain_array(entering, name)
         if found.ndim == 2 and found.size and found.dtype.kind in "OUS":
             return found.astype(object)
         return as_samples(found)

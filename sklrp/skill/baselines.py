@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklrp._missing import as_plain_array
 from sklrp.skill.asked_models import take_samples
 
 
@@ -45,7 +46,7 @@ def _choose_baselines(pool: NDArray, samples: NDArray, baseline: Any) -> NDArray
                 "or give one sample or several."
             )
         return pool.mean(axis=0, keepdims=True).astype(samples.dtype)
-    given = np.asarray(baseline, dtype=samples.dtype)
+    given = as_plain_array(baseline, "baseline", samples.dtype)
     if given.shape == samples.shape[1:]:
         given = given[np.newaxis]
     if given.shape[1:] != samples.shape[1:] or not len(given):

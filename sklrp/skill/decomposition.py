@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklrp._missing import as_plain_array
 from sklrp._models import Model
 from sklrp._streams import Streams
 from sklrp.skill.asked_models import (
@@ -143,7 +144,7 @@ def decompose_skill(
     _check_groups_and_blocks(groups, block_length, len(samples))
     if len(rows) < len(samples):
         samples, labels = samples[rows], labels[rows]
-        groups = None if groups is None else np.asarray(groups)[rows]
+        groups = None if groups is None else as_plain_array(groups, "groups")[rows]
     codes = None if regions is None else _code_regions(regions, samples.shape[1:])
     of_cell = None  # the group of each cell, where a model has no gradient
     if is_asked_by_groups(model, samples):
@@ -319,7 +320,7 @@ def _find_exchange(
     """Return what is exchanged, with the length of blocks estimated if it is not given."""
     n = len(question.truth)
     if groups is not None:
-        codes = np.unique(np.asarray(groups), return_inverse=True)[1]
+        codes = np.unique(as_plain_array(groups, "groups"), return_inverse=True)[1]
         assumptions.append("groups are exchangeable")
         return Exchange(n, codes.ravel())
     truth = question.numbers()
@@ -396,7 +397,7 @@ def _spread_over_cells(test: CellTest, codes: NDArray[np.intp]) -> CellTest:
 
 def _code_regions(regions: Any, sample_shape: tuple[int, ...]) -> NDArray:
     """Return the region of each cell, as given."""
-    labels = np.asarray(regions)
+    labels = as_plain_array(regions, "regions")
     if labels.shape != sample_shape and labels.shape != (math.prod(sample_shape),):
         raise ValueError(
             f"regions has the shape {labels.shape}, but must have that of a sample that enters "

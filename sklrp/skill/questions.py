@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
 from sklearn.utils.extmath import randomized_svd
 
+from sklrp._missing import as_plain_array
 from sklrp._models import is_regression
 from sklrp.skill.permutations import ClassScores, JointScores, SeveralScores, ValueScores
 
@@ -217,7 +218,7 @@ def _weights_of(target: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
         weights = np.zeros(full)
         weights[index] = 1.0
         return weights.ravel()
-    given = np.asarray(target)
+    given = as_plain_array(target, "target")
     if given.shape not in (shape, (size,)) or given.dtype.kind not in "biuf":
         raise ValueError(f"{wanted}; got {type(target).__name__} of shape {given.shape}.")
     weights = given.astype(np.float64).ravel()
@@ -246,7 +247,7 @@ def _looks_like_classes(labels: NDArray) -> bool:
 
 def check_truth(y: Any, n_samples: int) -> NDArray:
     """Return the truth of each sample; a single column of it is flat."""
-    labels = np.asarray(y)
+    labels = as_plain_array(y, "y")
     if labels.dtype.kind not in "biufOUS":
         raise ValueError(f"y must hold labels or numbers, got values of dtype {labels.dtype}.")
     if labels.ndim == 0 or len(labels) != n_samples:

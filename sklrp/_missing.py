@@ -1,0 +1,136 @@
+"""Missing values of NumPy's masked arrays, which ``np.asarray`` would take for data.
+
+netCDF4 returns masked arrays, and below their mask stands the file's fill value. What has a notion
+of missing calls `mask_to_nan`; what has none calls `forbid_masked`, which says how to go on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_REMEDY = (
+    "fill them, np.ma.filled({name}.astype(float), ...), leave such cells out, or mark them NaN "
+    "and let sklrp.geo.GridVectorizer or sklrp.preprocessing.InputMasker mask them"
+)
+
+
+def forbid_masked(values: Any, name: str, remedy: str = _REMEDY) -> Any:
+    """Return values without their mask, or raise an error if one of them is masked.
+
+    Parameters
+    ----------
+    values : object
+        Whatever was passed. Only masked arrays, lists of them and masked arrays in dask change.
+    name : str
+        What errors call it.
+    remedy : str, default="fill them, ..."
+        What to do about masked values; ``{name}`` stands for the name.
+
+    Returns
+    -------
+    object
+        The values; a masked array that masks nothing as a plain array.
+
+    Raises
+    ------
+    ValueError
+        If a value is masked.
+    """
+    found = _find_masked(values)
+    if found is None:
+        return values
+    n_masked = int(np.ma.count_masked(found))
+    if n_masked:
+        raise ValueError(
+            f"{name} is a masked array with {n_masked} of {found.size} values masked, which are "
+            f"missing and no data: {remedy.format(name=name)}."
+        )
+    return found.data
+
+
+def mask_to_nan(values: Any) -> Any:
+    """Return values with NaN where they are masked.
+
+    Parameters
+    ----------
+    values : object
+        Whatever was passed. Only masked arrays, lists of them and masked arrays in dask change.
+
+    Returns
+    -------
+    object
+        The values; a masked array as a plain one, in its own floating dtype if it has one.
+    """
+    found = _find_masked(values)
+    if found is None:
+        return values
+    if not np.ma.count_masked(found):
+        return found.data
+    floats: Any = found if found.dtype.kind == "f" else found.astype(np.float64)
+    return floats.filled(np.nan)
+
+
+def as_plain_array(values: Any, name: str, dtype: Any = None) -> NDArray:
+    """Return values as an array, or raise an error if one of them is masked.
+
+    Parameters
+    ----------
+    values : array-like
+        The values.
+    name : str
+        What errors call them.
+    dtype : dtype or None, default=None
+        The dtype of the array. None (default): the values' own.
+
+    Returns
+    -------
+    ndarray
+        The values.
+
+    Raises
+    ------
+    ValueError
+        If a value is masked.
+    """
+    return np.asarray(forbid_masked(values, name), dtype=dtype)
+
+
+def as_gapped_array(values: Any, dtype: Any = None) -> NDArray:
+    """Return values as an array with NaN where they are masked.
+
+    Parameters
+    ----------
+    values : array-like
+        The values.
+    dtype : dtype or None, default=None
+        The dtype of the array. None (default): the values' own.
+
+    Returns
+    -------
+    ndarray
+        The values.
+    """
+    return np.asarray(mask_to_nan(values), dtype=dtype)
+
+
+def _find_masked(values: Any) -> np.ma.MaskedArray | None:
+    """Return values as a masked array if they are one or hold one, else None."""
+    if isinstance(values, np.ma.MaskedArray):
+        return values
+    if isinstance(values, list | tuple) and _has_masked(values):
+        parts = [np.ma.asarray(v) if (f := _find_masked(v)) is None else f for v in values]
+        return np.ma.stack(parts)
+    if hasattr(values, "dask") and not hasattr(values, "dims"):  # an array, no field of xarray
+        return _find_masked(values.compute())
+    return None
+
+
+def _has_masked(values: list[Any] | tuple[Any, ...]) -> bool:
+    """Tell whether a list, or a list in it, holds a masked array or ``np.ma.masked``."""
+    return any(
+        isinstance(v, np.ma.MaskedArray) or (isinstance(v, list | tuple) and _has_masked(v))
+        for v in values
+    )
