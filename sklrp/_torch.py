@@ -65,3 +65,19 @@ def find_start(layer: nn.Module) -> Callable[[], Any] | None:
     # Attention and transformers keep theirs private. Without it they could not be drawn anew.
     names = ("reset_parameters", "_reset_parameters")
     return next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
+
+
+def get_schemas(name: str) -> list[tuple[list[tuple[str, bool, bool]], int]]:
+    """Return the ways to call a function in C++; without it their arguments would be guesses."""
+    # Of each way the arguments, (name, whether by name alone, whether it may be left out), and the
+    # number of tensors that it returns.
+    packet = getattr(torch.ops.aten, name, None)
+    overloads = [] if packet is None else [getattr(packet, way) for way in packet.overloads()]
+    return [
+        (
+            [(a.name, a.kwarg_only, a.has_default_value()) for a in way._schema.arguments],
+            len(way._schema.returns),
+        )
+        for way in overloads
+        if not any(a.is_out for a in way._schema.arguments)
+    ]

@@ -111,6 +111,7 @@ def probes():
             "_pack_padded_sequence": pack._VF,
             "_pad_packed_sequence": pack._VF,
             "_reset_parameters": torch.nn.MultiheadAttention,
+            "_schema": torch.ops.aten.relu.default,
             "_threshold": torch.nn.functional,
         },
     }

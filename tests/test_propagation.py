@@ -21,7 +21,7 @@ import sklrp
 from sklrp.composites import Composite
 from sklrp.modules import StatePooling
 from sklrp.propagation import affine, explain, register
-from sklrp.propagation.recording.as_layers import LAYERS
+from sklrp.propagation.recording.as_layers import LAYERS, to_layer
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
 from tests.helpers.comparing import assert_close, assert_same_to_rounding
 from tests.helpers.parameters import randomised
@@ -1184,29 +1184,6 @@ def test_details_where_relevance_does_not_arrive_in_every_chunk():
         np.testing.assert_allclose(relevance.sum(1) + kept, apart.score, rtol=1e-12)
 
 
-X3, X4 = torch.ones(2, 4, 6), torch.ones(2, 4, 6, 6)
-WORDS, TABLE = torch.zeros(2, 3, dtype=torch.long), torch.ones(5, 4)
-FUNCTIONS = {
-    "linear": (X3, torch.ones(3, 6)),
-    "conv1d": (X3, torch.ones(4, 4, 3)),
-    "conv2d": (X4, torch.ones(4, 4, 3, 3)),
-    "conv3d": (X4, torch.ones(4, 4, 3, 3, 3)),
-    "conv_transpose1d": (X3, torch.ones(4, 4, 3)),
-    "conv_transpose2d": (X4, torch.ones(4, 4, 3, 3)),
-    "conv_transpose3d": (X4, torch.ones(4, 4, 3, 3, 3)),
-    "prelu": (X3, torch.ones(1)),
-    "threshold": (X3, 0.0, 0.0),
-    "batch_norm": (X3, torch.zeros(4), torch.ones(4)),
-    "layer_norm": (X3, (6,)),
-    "rms_norm": (X3, (6,)),
-    "group_norm": (X3, 2),
-    "embedding": (WORDS, TABLE),
-    "embedding_bag": (WORDS, TABLE),
-    "im2col": (X4, 2),
-    "col2im": (X3, (2, 2), 2),
-}
-
-
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -1227,21 +1204,127 @@ FUNCTIONS = {
     ],
 )
 def test_layers_compute_what_their_functions_do(name, arguments):
-    """Those written in C++ show no signature: their order is taken from the constructor."""
     x = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
     positional = arguments if isinstance(arguments, tuple) else ()
     named = arguments if isinstance(arguments, dict) else {}
-    layer, inputs = LAYERS[name](x, *positional, **named)
-    expected = getattr(nn.functional, name)(x, *positional, **named)
+    function = getattr(nn.functional, name)
+    layer, inputs = to_layer(name, function, (x, *positional), named)
+    expected = function(x, *positional, **named)
     torch.testing.assert_close(layer(*inputs), expected, rtol=0.0, atol=0.0)
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_layers_of_functions_can_be_printed(name):
-    """As errors do, where X does not fit them."""
-    extra = (2,) if "pool" in name else (0.5, False) if "dropout" in name else ()
-    layer, _ = LAYERS[name](*FUNCTIONS.get(name, (X3, *extra)))
-    assert repr(layer).startswith(type(layer).__name__)
+def draw_tensor(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+X3, X4, X5 = draw_tensor(2, 4, 6), draw_tensor(2, 4, 6, 6), draw_tensor(2, 4, 6, 6, 6)
+WORDS, TABLE = torch.tensor([[0, 3, 1], [4, 4, 2]]), draw_tensor(5, 4)
+STATISTICS = (draw_tensor(4, 1)[:, 0], draw_tensor(4, 2)[:, 0].exp())
+WEIGHTS = (draw_tensor(4, 3)[:, 0], draw_tensor(4, 4)[:, 0])
+KERNEL = draw_tensor(4, 4, 3)
+
+# What to call functions with, other than an input and nothing more, by their names.
+CALLED_WITH = {
+    "linear": (X3, draw_tensor(3, 6), draw_tensor(3, 1)[:, 0]),
+    "conv1d": (X3, KERNEL, None, 2, 1, 2),
+    "conv2d": (X4, KERNEL[..., None], None, (2, 1), (1, 0), 1),
+    "conv3d": (X5, KERNEL[..., None, None], WEIGHTS[0], 2),
+    "conv_transpose1d": (X3, KERNEL, None, 3, 1, 2, 1, 2),
+    "conv_transpose2d": (X4, KERNEL[..., None], WEIGHTS[0], 2, 1, 1),
+    "conv_transpose3d": (X5, KERNEL[..., None, None], None, 2),
+    "prelu": (X3, WEIGHTS[0]),
+    "threshold": (X3, 0.1, -0.2),
+    "celu": (X3, 0.3),
+    "elu": (X3, 0.3),
+    "leaky_relu": (X3, 0.3),
+    "rrelu": (X3, 0.1, 0.3),
+    "hardtanh": (X3, -0.3, 0.4),
+    "softplus": (X3, 2.0, 0.5),
+    "layer_norm": (X3, (6,), draw_tensor(6, 1)[:, 0], draw_tensor(6, 2)[:, 0], 0.1),
+    "rms_norm": (X3, (6,), draw_tensor(6, 1)[:, 0], 0.1),
+    "group_norm": (X3, 2, *WEIGHTS, 0.1),
+    "F.batch_norm": (X3, *STATISTICS, *WEIGHTS, False, 0.2, 0.1),
+    "torch.batch_norm": (X3, *WEIGHTS, *STATISTICS, False, 0.2, 0.1, False),
+    "F.instance_norm": (X3, *STATISTICS, *WEIGHTS, False, 0.2, 0.1),
+    "torch.instance_norm": (X3, *WEIGHTS, *STATISTICS, False, 0.2, 0.1, False),
+    "F.embedding": (WORDS, TABLE, 1),
+    "torch.embedding": (TABLE, WORDS, 1),
+    "F.embedding_bag": (WORDS, TABLE),
+    "torch.embedding_bag": (TABLE, WORDS.flatten(), torch.tensor([0, 3])),
+    "im2col": (X4, 2, 1, 1, 2),
+    "col2im": (X3, (1, 2), 2, 1, 1, 1),
+    "softmax": (X3, 1),
+    "log_softmax": (X3, 1),
+    "glu": (X3, 1),
+    "interpolate": (X3, None, 2),
+    "upsample": (X3, None, 2),
+}
+
+
+def homes_of(name):
+    """Return a function under all its names, with the arguments that it takes there."""
+    name = {"im2col": "unfold", "col2im": "fold"}.get(name, name)
+    found = {}
+    for home, prefix in ((nn.functional, "F"), (torch, "torch"), (torch.Tensor, "Tensor")):
+        for suffix in ("", "_"):
+            function = getattr(home, f"{name}{suffix}", None)
+            # Tensor.unfold is another function, of windows of one axis.
+            if function is not None and (prefix, name) != ("Tensor", "unfold"):
+                found[f"{prefix}.{name}{suffix}"] = function
+    return found
+
+
+FUNCTIONS = [(name, home) for name in sorted(LAYERS) for home in homes_of(name)]
+
+
+def arguments_of(name, home):
+    drops, pools = name.endswith("dropout") or "dropout" in name, "pool" in name
+    default = ((X5 if "3d" in name else X4 if "2d" in name else X3), *(
+        (0.5, False) if drops else (2,) if pools else ()
+    ))  # fmt: skip
+    args = CALLED_WITH.get(home.removesuffix("_"), CALLED_WITH.get(name, default))
+    return tuple(a.clone() if isinstance(a, torch.Tensor) else a for a in args)
+
+
+@pytest.mark.filterwarnings("ignore:.*(dropout2d|upsample|1-D spatial)")
+@pytest.mark.parametrize(("name", "home"), FUNCTIONS)
+def test_functions_of_every_name_take_their_own_arguments(name, home):
+    """F.batch_norm and torch.batch_norm have them in other orders; all that torch has is tried."""
+    function = homes_of(name)[home]
+    expected = function(*arguments_of(name, home))
+    if isinstance(expected, tuple):  # torch.adaptive_max_pool1d returns indices too
+        with pytest.raises(TypeError, match=r"returns \d tensors"):
+            to_layer(name, function, arguments_of(name, home), {})
+        return
+    layer, inputs = to_layer(name, function, arguments_of(name, home), {})
+    torch.testing.assert_close(layer(*inputs), expected)
+    assert repr(layer).startswith(type(layer).__name__)  # as errors print it
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs", "message"),
+    [
+        (torch.rrelu, (X3,), {"training": True}, "draws its slopes"),
+        (nn.functional.elu_, (X3, 1.0, 2.0), {}, "leave out scale"),
+        (nn.functional.interpolate, (X4,), {"size": 3, "antialias": True}, "antialias=False"),
+        (torch.softmax, (X3, 1, torch.float64), {}, "leave out dtype"),
+        (torch.dropout, (X3, 0.5, True), {}, "training=self.training"),
+        (torch.embedding, (TABLE,), {}, "missing"),
+    ],
+)
+def test_what_no_layer_does_is_refused(function, args, kwargs, message):
+    with pytest.raises(TypeError, match=message):
+        to_layer(function.__name__.removesuffix("_"), function, args, kwargs)
+
+
+def test_keywords_of_functions_in_cpp():
+    """NumPy's names too."""
+    given = {"x": X3, "weight": WEIGHTS[0], "bias": None, "running_mean": STATISTICS[0],
+             "running_var": STATISTICS[1], "training": False, "momentum": 0.1, "eps": 0.1,
+             "cudnn_enabled": True}  # fmt: skip
+    layer, (x,) = to_layer("batch_norm", torch.batch_norm, (), given)
+    given["input"] = given.pop("x")
+    torch.testing.assert_close(layer(x), torch.batch_norm(**given))
 
 
 def test_function_that_x_does_not_fit():

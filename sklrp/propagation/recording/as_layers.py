@@ -1,8 +1,9 @@
 """Torch functions that do what a layer does: they are explained as that layer.
 
-A network may call ``F.conv2d(x, weight)`` where others hold an ``nn.Conv2d``. The recorder looks
-the function up in :data:`LAYERS`, which translates its arguments to such a layer; the layer's
-handler does the rest. A function without weights costs one row in ``_PLAIN``.
+A network may call ``F.conv2d(x, weight)`` where others hold an ``nn.Conv2d``. The recorder calls
+:func:`to_layer`, which translates the function's arguments to such a layer; the layer's handler
+does the rest. A function without weights costs one row in ``_PLAIN``. ``torch.batch_norm`` and
+``F.batch_norm`` take the same arguments in another order: `.signatures` names them.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sklrp.propagation.recording.signatures import name_arguments
 
 Translation = Callable[..., tuple[nn.Module, tuple[Any, ...]]]
 
-# The name of a function mapped to its translation, which takes the function's arguments and
-# returns the layer, in evaluation mode, and the arguments of the layer's forward.
+# The name of a function mapped to its translation, which takes the function's arguments by their
+# names in torch.nn.functional, and returns the layer, in evaluation mode, and the arguments of the
+# layer's forward.
 LAYERS: dict[str, Translation] = {}
 
 # Layers without weights: their constructors take what the functions take behind the input.
@@ -64,40 +67,67 @@ _PLAIN: dict[str, type[nn.Module]] = {
     "im2col": nn.Unfold,  # F.unfold and F.fold, as the recorder names them
     "col2im": nn.Fold,
 }
-_FUNCTIONS = {"im2col": F.unfold, "col2im": F.fold}
 
-# Arguments that none of these layers has, and that change what a function does.
+# Arguments that change nothing in evaluation mode, or nothing but gradients and speed.
+_IDLE = frozenset(
+    ["_stacklevel", "cudnn_enable", "cudnn_enabled", "momentum", "scale_grad_by_freq", "sparse"]
+)
+# Arguments that layers do not have, and the values that ask for nothing; None for all others.
+_NEUTRAL = {"training": False, "antialias": False, "scale": 1, "input_scale": 1}
 _REFUSED = {
     "training": "it draws its slopes; pass training=self.training",
-    "antialias": "interpolate with antialias=True is not supported; set antialias=False.",
+    "antialias": "interpolation with antialias=True is not supported; set antialias=False",
 }
 
 
-def _translate_by_constructor(name: str, layer_type: type[nn.Module]) -> Translation:
+def to_layer(
+    base: str, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[nn.Module, tuple[Any, ...]]:
+    """Return the layer that does what a call of a torch function does.
+
+    Parameters
+    ----------
+    base : str
+        The name by which the translation is found, a key of ``LAYERS``.
+    function : callable
+        The function, as torch shows it.
+    args, kwargs : sequence and mapping
+        Its arguments, as the network gives them.
+
+    Returns
+    -------
+    layer : nn.Module
+        The layer, in evaluation mode.
+    args : tuple
+        The arguments of its forward.
+
+    Raises
+    ------
+    TypeError
+        If the call does what no layer does; it says why.
+    """
+    given = name_arguments(function, args, kwargs)
+    return LAYERS[base](**{name: v for name, v in given.items() if name not in _IDLE})
+
+
+def _translate_by_constructor(layer_type: type[nn.Module]) -> Translation:
     """Return the translation of a function to a layer without weights."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD  # not nn.Module's *args and **kwargs
-    parameters = [p for p in inspect.signature(layer_type).parameters.values() if p.kind is kind]
-    known = {parameter.name for parameter in parameters}
-    # F.max_pool2d hides its arguments, but the function that it calls shows them.
-    function: Any = _FUNCTIONS.get(name) or getattr(F, f"{name}_with_indices", getattr(F, name))
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # it is written in C++: its arguments are in the constructor's order
-        signature = inspect.Signature([inspect.Parameter("input", kind), *parameters])
+    parameters = inspect.signature(layer_type).parameters.values()
+    known = {parameter.name for parameter in parameters if parameter.kind is kind}
 
-    def translate(*args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(*args, **kwargs).arguments
-        for argument, why in _REFUSED.items():
-            if given.get(argument):
-                raise TypeError(why)
-        layer = layer_type(**{k: v for k, v in given.items() if k in known})
+    def translate(input: Any, **given: Any) -> Any:
+        for name, value in given.items():
+            if name not in known and value != _NEUTRAL.get(name):
+                raise TypeError(_REFUSED.get(name, f"leave out {name}={value!r}"))
+        layer = layer_type(**{name: v for name, v in given.items() if name in known})
         vars(layer)["training"] = False
-        return layer, (given["input"],)
+        return layer, (input,)
 
     return translate
 
 
-LAYERS |= {name: _translate_by_constructor(name, kind) for name, kind in _PLAIN.items()}
+LAYERS |= {name: _translate_by_constructor(layer_type) for name, layer_type in _PLAIN.items()}
 
 
 def _bare(layer_type: type[nn.Module], **attributes: Any) -> nn.Module:
@@ -109,23 +139,11 @@ def _bare(layer_type: type[nn.Module], **attributes: Any) -> nn.Module:
     return layer
 
 
-def _translates(*names: str, like: Any = None) -> Callable[[Any], Any]:
-    """Register the decorated function as the translation of torch functions to a layer.
+def _translates(*names: str) -> Callable[[Translation], Translation]:
+    """Register the decorated function as the translation of torch functions to a layer."""
 
-    With ``like`` it gets all arguments of that function by name, defaults included; without, they
-    come as the network gives them.
-    """
-
-    signature = None if like is None else inspect.signature(like)
-
-    def decorate(translate: Any) -> Any:
-        def bound(*args: Any, **kwargs: Any) -> Any:
-            assert signature is not None
-            given = signature.bind(*args, **kwargs)
-            given.apply_defaults()
-            return translate(**given.arguments)
-
-        LAYERS.update(dict.fromkeys(names, translate if signature is None else bound))
+    def decorate(translate: Translation) -> Translation:
+        LAYERS.update(dict.fromkeys(names, translate))
         return translate
 
     return decorate
@@ -139,10 +157,8 @@ def _tuple(value: Any, n: int) -> tuple[int, ...]:
     "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
     "feature_alpha_dropout",
 )  # fmt: skip
-def _as_dropout(
-    input: Any, p: float = 0.5, training: bool = True, inplace: bool = False, train: Any = None
-) -> Any:
-    if training if train is None else train:  # `train` in torch.dropout, `training` in F.dropout
+def _as_dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    if training:
         raise TypeError("it drops also in evaluation mode; pass training=self.training")
     return nn.Identity().eval(), (input,)
 
@@ -210,77 +226,99 @@ _BATCH_NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.B
 _INSTANCE_NORMS = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
 
 
-@_translates("batch_norm", like=F.batch_norm)
-def _as_batch_norm(input: Any, training: bool, **given: Any) -> Any:
+@_translates("batch_norm")
+def _as_batch_norm(input: Any, training: bool = False, **given: Any) -> Any:
     return _bare_channel_norm(_BATCH_NORMS, input, not training, **given), (input,)
 
 
-@_translates("instance_norm", like=F.instance_norm)
-def _as_instance_norm(input: Any, use_input_stats: bool, **given: Any) -> Any:
+@_translates("instance_norm")
+def _as_instance_norm(input: Any, use_input_stats: bool = True, **given: Any) -> Any:
     return _bare_channel_norm(_INSTANCE_NORMS, input, not use_input_stats, **given), (input,)
 
 
 def _bare_channel_norm(
-    types: Mapping[int, type[nn.Module]], input: Any, tracks: bool, **given: Any
-) -> nn.Module:
+    types: Mapping[int, type[nn.Module]], input: Any, tracks: bool,
+    running_mean: Tensor | None = None, running_var: Tensor | None = None,
+    weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5,
+) -> nn.Module:  # fmt: skip
     """Return a norm of channels, without running statistics unless the function uses them."""
     if not tracks:  # a batch normalisation without them is refused by its handler
-        given |= {"running_mean": None, "running_var": None}
+        running_mean = running_var = None
     return _bare(
         types[input.dim()],
         num_features=input.shape[1],
-        affine=given["weight"] is not None,
+        affine=weight is not None,
         track_running_stats=tracks,
-        **given,
+        momentum=None,
+        running_mean=running_mean,
+        running_var=running_var,
+        weight=weight,
+        bias=bias,
+        eps=eps,
     )
 
 
-@_translates("layer_norm", like=F.layer_norm)
-def _as_layer_norm(input: Any, **given: Any) -> Any:
-    return _bare_shape_norm(nn.LayerNorm, **given), (input,)
+@_translates("layer_norm")
+def _as_layer_norm(
+    input: Any, normalized_shape: Any, weight: Tensor | None = None,
+    bias: Tensor | None = None, eps: float = 1e-5,
+) -> Any:  # fmt: skip
+    shape = _tuple(normalized_shape, 1)
+    return _bare_shape_norm(nn.LayerNorm, shape, weight, bias=bias, eps=eps), (input,)
 
 
-@_translates("rms_norm", like=F.rms_norm)
-def _as_rms_norm(input: Any, **given: Any) -> Any:
-    return _bare_shape_norm(nn.RMSNorm, **given), (input,)
+@_translates("rms_norm")
+def _as_rms_norm(
+    input: Any, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None
+) -> Any:
+    shape = _tuple(normalized_shape, 1)
+    return _bare_shape_norm(nn.RMSNorm, shape, weight, eps=eps), (input,)
 
 
 def _bare_shape_norm(
-    layer_type: type[nn.Module], normalized_shape: Any, weight: Tensor | None, **given: Any
+    layer_type: type[nn.Module], shape: tuple[int, ...], weight: Tensor | None, **given: Any
 ) -> nn.Module:
-    """Return a norm over the last axes, of ``normalized_shape``."""
-    shape, affine = _tuple(normalized_shape, 1), weight is not None
+    """Return a norm over the last axes, of ``shape``."""
+    affine = weight is not None
     return _bare(
         layer_type, normalized_shape=shape, weight=weight, elementwise_affine=affine, **given
     )
 
 
-@_translates("group_norm", like=F.group_norm)
-def _as_group_norm(input: Any, weight: Tensor | None, **given: Any) -> Any:
-    n_channels, affine = input.shape[1], weight is not None
-    layer = _bare(nn.GroupNorm, num_channels=n_channels, weight=weight, affine=affine, **given)
-    return layer, (input,)
+@_translates("group_norm")
+def _as_group_norm(
+    input: Any, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Any:  # fmt: skip
+    return _bare(
+        nn.GroupNorm, num_groups=num_groups, num_channels=input.shape[1], weight=weight, bias=bias,
+        eps=eps, affine=weight is not None,
+    ), (input,)  # fmt: skip
 
 
-@_translates("embedding", like=F.embedding)
-def _as_embedding(input: Any, weight: Any, **given: Any) -> Any:
-    if not isinstance(input, Tensor):
-        raise TypeError("embedding takes a tensor of indices.")
-    if input.is_floating_point():  # torch.embedding takes the weights first, F.embedding second
-        input, weight = weight, input
+@_translates("embedding")
+def _as_embedding(
+    input: Any, weight: Tensor, padding_idx: int | None = None, max_norm: float | None = None,
+    norm_type: float = 2.0,
+) -> Any:  # fmt: skip
     n_rows, n_columns = weight.shape
-    layer = _bare(
-        nn.Embedding, weight=weight, num_embeddings=n_rows, embedding_dim=n_columns, **given
-    )
-    return layer, (input,)
+    return _bare(
+        nn.Embedding, weight=weight, num_embeddings=n_rows, embedding_dim=n_columns,
+        padding_idx=padding_idx, max_norm=max_norm, norm_type=norm_type,
+        scale_grad_by_freq=False, sparse=False,
+    ), (input,)  # fmt: skip
 
 
-@_translates("embedding_bag", like=F.embedding_bag)
+@_translates("embedding_bag")
 def _as_embedding_bag(
-    input: Any, weight: Tensor, offsets: Any, per_sample_weights: Any, **given: Any
-) -> Any:
+    input: Any, weight: Tensor, offsets: Any = None, max_norm: float | None = None,
+    norm_type: float = 2.0, mode: str = "mean", per_sample_weights: Any = None,
+    include_last_offset: bool = False, padding_idx: int | None = None,
+) -> Any:  # fmt: skip
     n_rows, n_columns = weight.shape
     layer = _bare(
-        nn.EmbeddingBag, weight=weight, num_embeddings=n_rows, embedding_dim=n_columns, **given
-    )
+        nn.EmbeddingBag, weight=weight, num_embeddings=n_rows, embedding_dim=n_columns,
+        max_norm=max_norm, norm_type=norm_type, mode=mode, scale_grad_by_freq=False, sparse=False,
+        include_last_offset=include_last_offset, padding_idx=padding_idx,
+    )  # fmt: skip
     return layer, (input, offsets, per_sample_weights)

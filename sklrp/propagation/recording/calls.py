@@ -121,9 +121,9 @@ class FunctionCall:
         depend = self.nodes.depend
         args, self.kwargs = by_position(self.args, self.kwargs)
         if self.base in ("matmul", "mm") and args[1].dim() == 2 and not depend(args[1]):
-            self.base, args = "linear", (args[0], args[1].t())
+            self.base, self.func, args = "linear", F.linear, (args[0], args[1].t())
         elif self.base == "__getitem__" and _is_table(args[0]) and depend(args[1]):
-            self.base, args = "embedding", (args[1], args[0])
+            self.base, self.func, args = "embedding", F.embedding, (args[1], args[0])
         self.args = args
         entry = HANDLERS.get(self.base)
         if entry is not None and entry.handler in SOURCED and not (args and depend(args[0])):

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 from sklrp.propagation.nested import find_all, swap_signals
-from sklrp.propagation.recording.as_layers import LAYERS
+from sklrp.propagation.recording.as_layers import LAYERS, to_layer
 from sklrp.propagation.recording.calls import (
     LIKENESSES,
     QUESTIONS,
@@ -173,7 +173,7 @@ class Recorder(TorchFunctionMode):
     def _run_as_layer(self, call: FunctionCall) -> Any:
         """Record a function that does what a layer does, as that layer."""
         try:
-            layer, args = LAYERS[call.base](*call.args, **call.kwargs)
+            layer, args = to_layer(call.base, call.func, call.args, call.kwargs)
         except TypeError as error:
             raise self.refusals.unsupported(call.name, str(error)) from error
         weights = {k: v for k, v in vars(layer).items() if isinstance(v, Tensor)}
