@@ -68,7 +68,7 @@ class Recorder(TorchFunctionMode):
         call: Call | None = None,
     ) -> None:
         super().__init__()
-        self.twin = make_twin(network, "", self, {})
+        self.twin = make_twin(network, self)
         self.refusals = Refusals(self.twin)
         self.writer = TapeWriter(network, n_samples, self.refusals, steps, make_step, call)
         self.constants = self.writer.constants
