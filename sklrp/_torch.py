@@ -22,6 +22,11 @@ DisableTorchFunction = torch._C.DisableTorchFunction
 CHILDREN = "_modules"
 COMPILED_CALL = "_compiled_call_impl"
 
+# The attributes in which a module keeps its own parameters and buffers. Without them a layer that
+# forward gives other weights would be explained with the old ones.
+PARAMETERS = "_parameters"
+BUFFERS = "_buffers"
+
 # What a convolution's `forward` calls. Without it a subclass that overrides it would be explained
 # as a plain convolution.
 CONV_FORWARD = "_conv_forward"

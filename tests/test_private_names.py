@@ -100,6 +100,7 @@ def probes():
         },
         "torch": {
             "_C": torch,
+            "_buffers": torch.nn.Module(),
             "_compiled_call_impl": torch.nn.Module(),
             "_conv_forward": torch.nn.Conv2d,
             "_forward_hooks": torch.nn.Module(),
@@ -110,6 +111,7 @@ def probes():
             "_orig_mod": torch.compile(torch.nn.Identity()),
             "_pack_padded_sequence": pack._VF,
             "_pad_packed_sequence": pack._VF,
+            "_parameters": torch.nn.Module(),
             "_reset_parameters": torch.nn.MultiheadAttention,
             "_schema": torch.ops.aten.relu.default,
             "_threshold": torch.nn.functional,

@@ -70,8 +70,9 @@ def _rsub(step: Step, a: Any, b: Any, *, alpha: float = 1) -> tuple[Signal, Pull
 def _combine(step: Step, a: Any, b: Any, *factors: float) -> tuple[Signal, Pull]:
     """Add two operands, each times its factor; a constant keeps its share, as a bias does."""
     operands = (a, b)
+    dtype = torch.result_type(value_of(a), value_of(b))
     values = [
-        value_of(v) if factor == 1 else value_of(v) * factor
+        value_of(v) if factor == 1 else _scaled_as(value_of(v), factor, dtype)
         for v, factor in zip(operands, factors, strict=True)
     ]
     z = values[0] + values[1]
@@ -95,6 +96,11 @@ def _combine(step: Step, a: Any, b: Any, *factors: float) -> tuple[Signal, Pull]
     gate = all(v.gate for v in sources)
     samples = broadcast_samples(z.shape, *sources)
     return Signal(z, nonnegative, gate=gate, samples=samples), pull
+
+
+def _scaled_as(value: Any, factor: float, dtype: torch.dtype) -> Any:
+    """Return an operand of a sum times its factor, in the type of the sum: -1 is no uint8."""
+    return (value.to(dtype) if isinstance(value, Tensor) else value) * factor
 
 
 def _scaled_bounds(step: Step, a: Any, b: Any, **kwargs: Any) -> Signal:
@@ -213,19 +219,22 @@ def _compare(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
 @register("where", "masked_fill", "maximum", "minimum")
 @mark(NUMERIC)
 def _where(step: Step, *args: Any) -> tuple[Signal, Pull]:
-    mask, a, b = _choice(function_name(step), *args)
+    mask, a, b = _choice(step, *args)
     x = torch.where(mask, value_of(a), value_of(b))
-    x = x.to(next(s.x for s in (a, b) if isinstance(s, Signal)))
+    if function_name(step) == "masked_fill":  # it keeps the type of what it fills
+        x = x.to(value_of(b).dtype)
     order = find_all(Signal, args)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Any:
-        back = {}
+        back: dict[int, Tensor] = {}
         for value, chosen in ((a, mask), (b, ~mask)):
             if isinstance(value, Signal):
-                back[id(value)] = sum_to(relevance * chosen, value.x.shape)
+                part = sum_to(relevance * chosen, value.x.shape)
+                # One signal may be both: what it gets is a sum, handed over where it comes first.
+                back[id(value)] = back[id(value)] + part if id(value) in back else part
             elif kept is not None:
                 kept.add("dropped", relevance * chosen)
-        passed = tuple(back.get(id(s)) for s in order)  # a mask that is a signal gets None
+        passed = tuple(back.pop(id(s), None) for s in order)  # a mask that is a signal gets None
         return passed if len(passed) > 1 else passed[0]
 
     sources = [v for v in (a, b) if isinstance(v, Signal)]
@@ -234,23 +243,19 @@ def _where(step: Step, *args: Any) -> tuple[Signal, Pull]:
     return Signal(x, nonnegative, gate=gate, samples=broadcast_samples(x.shape, *order)), pull
 
 
-def _choice(name: str, *args: Any) -> tuple[Tensor, Any, Any]:
+def _choice(step: Step, *args: Any) -> tuple[Tensor, Any, Any]:
     """Return a mask, the operand that is taken where it holds, and the one taken elsewhere."""
+    name = function_name(step)
     if name == "masked_fill":
         source, mask, value = args
         return value_of(mask), value, source
     if name == "where":
         # As a function it has the mask first, as a method second: x.where(mask, other).
-        mask, a, b = args if _is_mask(args[0]) else (args[1], args[0], args[2])
+        mask, a, b = (args[1], args[0], args[2]) if step.layer is Tensor.where else args
         return value_of(mask), a, b
     a, b = args
     mask = value_of(a) >= value_of(b) if name == "maximum" else value_of(a) <= value_of(b)
     return mask, a, b
-
-
-def _is_mask(v: Any) -> bool:
-    v = value_of(v)
-    return isinstance(v, Tensor) and v.dtype == torch.bool
 
 
 @register("matmul", "bmm", "rmatmul")

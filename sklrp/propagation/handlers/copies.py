@@ -144,14 +144,17 @@ def _pad_function(
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
         if kept is not None and mode == "constant":
-            kept.add("padding", relevance * (1.0 - apply(torch.ones_like(source.x), 0.0)))
+            kept.add(
+                "padding",
+                relevance * (1.0 - apply(torch.ones_like(source.x, dtype=relevance.dtype), 0.0)),
+            )
         return adjoint(relevance)
 
     return replace(out, gate=source.gate), pull
 
 
-@register("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda",
-          bounds=monotone)  # fmt: skip
+@register("to", "type", "type_as", "float", "double", "half", "bfloat16", "long", "int", "short",
+          "cpu", "cuda", bounds=monotone)  # fmt: skip
 @mark(SOURCED)
 def _convert(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     x = source.x
@@ -159,21 +162,35 @@ def _convert(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Sig
     out = step.layer(x, *values[0], **values[1])
     if not isinstance(out, Tensor) or (x.is_floating_point() and not out.is_floating_point()):
         raise TypeError("a conversion to integers passes no relevance")
-    pull = _with_others(
-        lambda relevance: relevance.to(device=x.device, dtype=x.dtype), args, kwargs
-    )
+    # Integers and masks get relevance too, as the numbers that they are converted to.
+    dtype = x.dtype if x.is_floating_point() else None
+    pull = _with_others(lambda relevance: relevance.to(device=x.device, dtype=dtype), args, kwargs)
     return replace(source, x=out), pull
 
 
 @register(PAD_PACKED)
-def _pad_packed(step: Step, source: Signal, n_steps: int, axis: int) -> tuple[Signal, Pull]:
-    """Cut sequences to the longest of the chunk, and lay them out as the network asks."""
+def _pad_packed(
+    step: Step, source: Signal, lengths: list[int], n_steps: int, axis: int, filling: float
+) -> tuple[Signal, Pull]:
+    """Cut or fill up sequences to so many steps, and lay them out as the network asks."""
     shape, own = source.x.shape, source.axis
-    x = source.x.narrow(1 - own, 0, n_steps).movedim(own, axis)
+    first, size = source.x.movedim(own, 0), source.x.shape[1 - own]
+    n_taken = min(n_steps, size)
+    places = torch.arange(n_steps, device=first.device)
+    there = places < torch.tensor(lengths, device=first.device)[:, None]
+    there = there.reshape(*there.shape, *(1,) * (first.dim() - 2))
+    x = first[:, :n_taken]
+    if n_steps > size:
+        x = torch.cat([x, x.new_zeros(len(x), n_steps - size, *x.shape[2:])], 1)
+    x = torch.where(there, x, filling).movedim(0, axis)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
-        back = relevance.new_zeros(len(relevance), *shape)
-        back.narrow(2 - own, 0, n_steps).copy_(relevance.movedim(1 + axis, 1 + own))
-        return back
+        arrived = relevance.movedim(1 + axis, 1)
+        passed = arrived * there
+        if kept is not None:
+            kept.add("padding", (arrived - passed).movedim(1, 1 + axis))
+        back = relevance.new_zeros(len(relevance), *shape).movedim(1 + own, 1)
+        back[:, :, :n_taken] = passed[:, :, :n_taken]
+        return back.movedim(1, 1 + own)
 
-    return Signal(x, source.nonnegative, axis=axis), pull
+    return Signal(x, source.nonnegative and filling >= 0, axis=axis), pull

@@ -88,7 +88,7 @@ def _pack(call: FunctionCall, writer: TapeWriter) -> Any:
 def _unpack(call: FunctionCall, writer: TapeWriter) -> Any:
     """Pad the network's own tensor; the signal is cut to the longest sequence, as a step."""
     padded, lengths = call.run()
-    data, _, batch_first = call.args[:3]
+    data, _, batch_first, filling = call.args[:4]
     node = writer.nodes[data]
     axis = 0 if batch_first else 1
     plain = node._replace(signal=replace(node.signal, lengths=None), order=None)
@@ -96,7 +96,8 @@ def _unpack(call: FunctionCall, writer: TapeWriter) -> Any:
         writer.refusals.path_of(PAD_PACKED), None, HANDLERS[PAD_PACKED], is_layer=False
     )
     writer.nodes[data] = plain  # for the handler it is no packed sequence any more
-    out = writer.apply(step, (data, padded.shape[1 - axis], axis))
+    own: Any = node.signal.lengths  # as numbers: relevance does not go to them
+    out = writer.apply(step, (data, own.tolist(), padded.shape[1 - axis], axis, filling))
     writer.nodes[data] = node  # forward may unpack it again
     if node.order is None:
         return out, lengths

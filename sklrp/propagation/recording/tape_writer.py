@@ -23,6 +23,7 @@ from sklrp.propagation.recording.batch_axes import (
     number_samples,
 )
 from sklrp.propagation.recording.refusals import Refusals
+from sklrp.propagation.recording.snapshots import is_changed, is_equal
 from sklrp.propagation.recording.tensors import Memory, Node, Nodes, storage_of
 from sklrp.propagation.registry import HANDLERS, NUMERIC, PASSING, Entry, find_head
 from sklrp.propagation.tape import Call, Pull, Record, Step, Tape, run_handler
@@ -229,7 +230,25 @@ class TapeWriter:
             raise self.refusals.other_way()
         if step.layer is None:  # a function, which is not sent to another process
             step.layer = layer
+        if isinstance(layer, nn.Module) and is_changed(step.layer, layer):
+            return self._as_called(step, layer, entry)
         return step
+
+    def _as_called(self, step: Step, layer: nn.Module, entry: Entry) -> Step:
+        """Return a step for this call alone, whose layer has other attributes than the probe's."""
+        if entry.weights is None:
+            return replace(step, layer=layer)
+        own, planned = (entry.weights(one) for one in (layer, step.layer))
+        if all(map(is_equal, own, planned)):
+            return replace(step, layer=layer)
+        if step.folded or step.merged:
+            raise self.refusals.unsupported(
+                step.name,
+                "its weights change from call to call, and a batch normalisation is folded with "
+                "them; leave its weights as they are, or the normalisation out",
+            )
+        weight, bias = (None if tensor is None else tensor.detach() for tensor in own)
+        return replace(step, layer=layer, weight=weight, bias=bias, maps={})
 
     def _record(
         self, step: Step, pull: Pull, nodes: list[Node], outputs: Any, is_layer: bool

@@ -19,6 +19,7 @@ from sklrp._torch import (
     unwrap_compiled,
 )
 from sklrp.propagation.recording.held_state import StateCopies
+from sklrp.propagation.recording.snapshots import take_snapshot
 from sklrp.propagation.registry import check_hooks, find_entry
 
 
@@ -91,17 +92,17 @@ def _watch(
     twin: nn.Module, run: Callable[..., Any], path: str, recorder: Any
 ) -> Callable[..., Any]:
     """Return a forward that runs the twin's own, and tells the recorder."""
-    layer: Any = None
     # A reshape of the network is recorded as the function that it calls, in the network's layout.
-    if find_entry(twin) is not None and not isinstance(twin, nn.Flatten | nn.Unflatten):
-        # What a handler reads has the layer's own forward; what the network calls is recorded.
-        layer = object.__new__(type(twin))
-        vars(layer).update(vars(twin))
+    is_layer = find_entry(twin) is not None and not isinstance(twin, nn.Flatten | nn.Unflatten)
+    layer: nn.Module | None = None
 
     def forward(*args: Any, **kwargs: Any) -> Any:
+        nonlocal layer
         if twin.training:
             raise recorder.refusals.training_mode(path, twin)
-        if layer is not None and recorder.depends(args, kwargs):
+        if is_layer and recorder.depends(args, kwargs):
+            # What a handler reads has the layer's own forward, and its attributes as they are now.
+            layer = take_snapshot(twin, layer)
             with recorder.refusals.at(path, twin), DisableTorchFunction():
                 return recorder.layer(path, layer, args, kwargs)
         with recorder.refusals.at(path, twin):

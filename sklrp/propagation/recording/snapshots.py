@@ -1,0 +1,85 @@
+"""Layers as they are when they are called: forward may set their attributes between two calls.
+
+`.twin` takes a snapshot of a layer for each call, if it changed since the last one. The plan's
+steps hold the layers of the probe; `.tape_writer` compares a call's layer with the step's, and a
+layer that differs is explained as it is in this call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sklrp._torch import BUFFERS, PARAMETERS
+
+_TENSORS = (PARAMETERS, BUFFERS)
+# Values of attributes that can be compared; what else a layer holds, handlers do not read.
+_PLAIN = (bool, int, float, str, tuple, list, type(None), torch.dtype)
+
+
+def take_snapshot(layer: nn.Module, last: nn.Module | None) -> nn.Module:
+    """Return a layer of the same type and attributes, the last snapshot if nothing changed."""
+    if last is not None and _is_same_state(vars(layer), vars(last)):
+        return last
+    snapshot: nn.Module = object.__new__(type(layer))
+    # Its forward is that of its type, which handlers call; the layer's own tells the recorder.
+    state = {name: value for name, value in vars(layer).items() if name != "forward"}
+    for name, value in state.items():
+        if type(value) in (list, dict):  # forward may change them in place
+            state[name] = value.copy()
+    vars(snapshot).update(state)
+    return snapshot
+
+
+def _is_same_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether a snapshot holds what its layer does, but for `forward`."""
+    return len(one) - ("forward" in one) == len(other) and all(
+        value is other.get(name, other) or _are_equal_containers(value, other.get(name))
+        for name, value in one.items()
+        if name != "forward"
+    )
+
+
+def _are_equal_containers(one: Any, other: Any) -> bool:
+    """Return whether two lists or dicts hold the same objects."""
+    if type(one) is not type(other) or type(one) not in (list, dict) or len(one) != len(other):
+        return False
+    if isinstance(one, dict):
+        return all(value is other.get(name, other) for name, value in one.items())
+    return all(a is b for a, b in zip(one, other, strict=True))
+
+
+def is_changed(planned: nn.Module, layer: nn.Module) -> bool:
+    """Return whether a layer computes with other attributes or weights than the plan's."""
+    if planned is layer:
+        return False
+    one, other = _compared(planned), _compared(layer)
+    return one.keys() != other.keys() or not all(
+        is_equal(value, other[name]) for name, value in one.items()
+    )
+
+
+def _compared(layer: nn.Module) -> dict[str, Any]:
+    """Return the attributes of a layer that can be compared, its parameters among them."""
+    state = vars(layer)
+    tensors = {k: v for name in _TENSORS for k, v in state[name].items()}
+    return tensors | {k: v for k, v in state.items() if isinstance(v, (*_PLAIN, Tensor))}
+
+
+def is_equal(one: Any, other: Any) -> bool:
+    """Return whether two attributes are equal, by their values where these can be compared."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(map(is_equal, one, other))
+    if not isinstance(one, Tensor):
+        return not isinstance(one, _PLAIN) or bool(one == other)
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
+        return True
+    return torch.equal(one, other)
