@@ -55,6 +55,16 @@ def has_global_hooks() -> bool:
     return bool(everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks)
 
 
+def overrides_functions(kind: type) -> bool:
+    """Tell whether a type of tensors does as it likes with torch's functions."""
+    # Parameters and buffers, for which torch switches this off, would be among them without it.
+    own = getattr(kind, "__torch_function__", None)
+    plain = torch.Tensor.__torch_function__.__func__  # type: ignore[attr-defined]
+    return own is not torch._C._disabled_torch_function_impl and (
+        getattr(own, "__func__", own) is not plain
+    )
+
+
 def is_compiled(module: nn.Module) -> bool:
     """Tell whether ``torch.compile`` wraps a module, whose own layers are then hidden."""
     return hasattr(module, "_orig_mod")

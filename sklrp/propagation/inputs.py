@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sklrp._missing import as_plain_array
 from sklrp._models import has_embeddings
+from sklrp._torch import DisableTorchFunction
 from sklrp.rules import Signal
 
 NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
@@ -85,6 +86,15 @@ def _check_input(X: Any, label: str, single: bool, finite: bool) -> Any:
         raise TypeError(f"{label} is sparse, but relevance is dense; pass {label}.toarray().")
     if not isinstance(X, Tensor):
         X = as_plain_array(X, label)
+    elif isinstance(X, torch.masked.MaskedTensor):
+        raise TypeError(
+            f"{label} is a masked tensor, and a network takes no mask; pass "
+            f"{label}.to_tensor(value), with the value that it was trained on in place "
+            "of what is masked."
+        )
+    elif type(X) is not Tensor:  # what its type makes of torch's functions is not the network's
+        with DisableTorchFunction():
+            X = X.as_subclass(Tensor)
     real = not X.is_complex() if isinstance(X, Tensor) else X.dtype.kind in "fiub"
     if not real:
         raise ValueError(

@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from sklrp._torch import get_children
+from sklrp._torch import get_children, overrides_functions
 from sklrp.composites import Composite, check_rule, with_bounds
 from sklrp.modules import EchoState, StatePooling
 from sklrp.propagation.bounds import follow
@@ -84,7 +85,8 @@ class Plan:
             recorder = Recorder(self.network, len(inputs[0].x), self.steps)
             return recorder.run(inputs, args, kwargs)
         value, records, largest = _run_chain(self.steps, inputs[0])
-        if not isinstance(value, Signal) or value.x.dim() not in (1, 2):
+        is_table = isinstance(value, Signal) and value.x.dim() in (1, 2)
+        if not is_table or len(value.x) != len(inputs[0].x):
             shape = tuple(value.x.shape) if isinstance(value, Signal) else type(value).__name__
             raise ValueError(
                 f"The network must return scores of shape (n_samples, n_outputs), got {shape}; "
@@ -184,6 +186,7 @@ def compile_plan(
         The resolved plan.
     """
     composite = check_rule(rule)
+    _check_weights(module)
     leaves, head = list(_leaves(module, "")), None
     # Scores are taken before a softmax or a sigmoid at the end: relevance starts at the logits.
     while leaves and isinstance(leaves[-1][1], (*HEADS, nn.Dropout, nn.Identity)) and head is None:
@@ -210,6 +213,19 @@ def compile_plan(
         step.product = composite.product
     _assign_rules(module, plan.steps, composite, epsilon, bounds, strict)
     return plan
+
+
+def _check_weights(module: nn.Module) -> None:
+    """Refuse weights of a type that may compute something else with them than torch does."""
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    for name, tensor in tensors:
+        if overrides_functions(type(tensor)) and not is_lazy(tensor):
+            kind = type(tensor).__name__
+            raise TypeError(
+                f"Relevance through {name!r} is not supported: it is of the type {kind}, whose "
+                "own __torch_function__ may compute something else with it than the layer says; "
+                "set it to a plain nn.Parameter(tensor.as_subclass(torch.Tensor))."
+            )
 
 
 def _compile_chain(

@@ -269,6 +269,9 @@ def _matmul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
         raise TypeError("its samples must be on the first of three axes or more")
     source = next((s for s in signals if not s.gate), signals[0])  # the other one is held fixed
     z = torch.matmul(value_of(a), value_of(b))
+    n_axes = max(value_of(a).dim(), value_of(b).dim())
+    if any(s.x.dim() < n_axes for s in signals):  # (N, T, T) @ (N, 1, T, F): each with each
+        raise TypeError("it mixes samples: broadcasting moves their axis")
 
     def function(x: Tensor) -> Tensor:
         return torch.matmul(x if a is source else value_of(a), x if b is source else value_of(b))

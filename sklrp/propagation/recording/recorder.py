@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
+from sklrp._torch import overrides_functions
 from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.recording.as_layers import LAYERS, to_layer
 from sklrp.propagation.recording.calls import (
@@ -33,7 +34,7 @@ from sklrp.propagation.recording.calls import (
     is_change,
 )
 from sklrp.propagation.recording.packed import concerns_packed, pack_again, run_on_packed
-from sklrp.propagation.recording.refusals import FOREIGN, Refusal, Refusals
+from sklrp.propagation.recording.refusals import FOREIGN, OVERRIDES, Refusal, Refusals
 from sklrp.propagation.recording.tape_writer import MakeStep, Operation, TapeWriter
 from sklrp.propagation.recording.tensors import storage_of
 from sklrp.propagation.recording.twin import make_twin
@@ -131,6 +132,9 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Do with a torch function what the first case says that applies."""
         call = FunctionCall(func, args, kwargs or {}, self.writer.nodes)
+        odd = next(filter(overrides_functions, types), None)
+        if odd is not None:
+            raise self.refusals.unsupported(call.name, OVERRIDES.format(odd.__name__))
         if call.name not in QUESTIONS:
             self._check_fresh(call.name, call.tensors)
         for applies, act in _CASES:

@@ -17,6 +17,10 @@ from torch import nn
 FOREIGN = (
     "forward changes a tensor that is not its own (a parameter, a buffer, the input) in place"
 )
+OVERRIDES = (
+    "it takes a tensor of the type {}, whose own __torch_function__ may compute something else; "
+    "pass a plain tensor, as tensor.as_subclass(torch.Tensor) is"
+)
 OTHER_WAY = (
     "The network's forward takes another way for these samples than for the first: a branch or a "
     "loop in it depends on the values or the number of the samples, and relevance would not be "

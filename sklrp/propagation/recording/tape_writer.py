@@ -155,7 +155,8 @@ class TapeWriter:
         before, head = self._before_head(node)
         x = before.signal.x
         n_axes = (0, 1, 2) if self.n_samples == 1 else (1, 2)  # one sample may be squeezed
-        if node.signal.axis or node.signal.x.dim() not in n_axes or x.numel() % self.n_samples:
+        is_table = not node.signal.axis and node.signal.x.dim() in n_axes
+        if not is_table or (self.n_samples > 1 and len(x) != self.n_samples):
             raise ValueError(
                 "The network must return scores of shape (n_samples, n_outputs), got "
                 f"{tuple(output.shape)} for {self.n_samples} samples; pool or flatten its output."
@@ -297,6 +298,11 @@ class TapeWriter:
             out = move_axis(out, 0, axis)
         if self.is_probing and (is_layer or out.samples is not None):
             out = replace(out, samples=self._number(name, out.x, axis))
+        rows = out.x.shape[axis] if out.x.dim() else 1
+        if rows % self.n_samples or not rows:  # h[:5] says so for more than five samples alone
+            raise self.refusals.unsupported(
+                name, f"its output has {rows} rows for {self.n_samples} samples"
+            )
         tensor = out.x.detach()
         return tensor, self.nodes.add(tensor, out, active)
 
