@@ -103,6 +103,7 @@ def probes():
             "_buffers": torch.nn.Module(),
             "_compiled_call_impl": torch.nn.Module(),
             "_conv_forward": torch.nn.Conv2d,
+            "_disabled_torch_function_impl": torch._C,
             "_forward_hooks": torch.nn.Module(),
             "_forward_pre_hooks": torch.nn.Module(),
             "_global_forward_hooks": torch.nn.modules.module,
