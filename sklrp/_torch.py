@@ -44,15 +44,18 @@ def get_children(module: nn.Module) -> Mapping[str, nn.Module | None]:
     return module._modules
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Tell whether a module has forward hooks. Without it their effect would be overlooked."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+def get_hooks(module: nn.Module) -> list[Any]:
+    """Return the forward hooks of a module. Without it their effect would be overlooked."""
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
 
 
-def has_global_hooks() -> bool:
-    """Tell whether there are forward hooks on all modules, for the same reason."""
+def get_global_hooks() -> list[Any]:
+    """Return the forward hooks on all modules, for the same reason."""
     everywhere = nn.modules.module
-    return bool(everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks)
+    return [
+        *everywhere._global_forward_pre_hooks.values(),
+        *everywhere._global_forward_hooks.values(),
+    ]
 
 
 def overrides_functions(kind: type) -> bool:
@@ -80,6 +83,15 @@ def find_start(layer: nn.Module) -> Callable[[], Any] | None:
     # Attention and transformers keep theirs private. Without it they could not be drawn anew.
     names = ("reset_parameters", "_reset_parameters")
     return next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
+
+
+def is_autocast_on(device_type: str) -> bool:
+    """Tell whether autocast is on for a type of device, in every release of torch."""
+    try:
+        return torch.is_autocast_enabled(device_type)
+    except TypeError:  # before torch 2.4 it takes no argument, and knows of CUDA alone
+        on_cpu = device_type == "cpu"
+        return torch.is_autocast_cpu_enabled() if on_cpu else torch.is_autocast_enabled()
 
 
 def get_schemas(name: str) -> list[tuple[list[tuple[str, bool, bool]], int]]:

@@ -84,6 +84,9 @@ class Signal:
     gate : bool, default=False
         Whether ``x`` is a gate, such as a sigmoid: in a product with a signal, the signal takes
         all relevance.
+    mask : bool, default=False
+        Whether ``x`` only selects: it is boolean, or was made by a comparison or a search. It is a
+        gate that takes no relevance, whatever the composite's ``product``.
     lengths : Tensor of shape (n_samples,) or None, default=None
         How many steps each sequence of ``x``, (n_samples, n_steps, n_features), has; None if all.
     axis : int, default=0
@@ -98,6 +101,7 @@ class Signal:
     high: Tensor | None = None
     seen: Tensor | None = None
     gate: bool = False
+    mask: bool = False
     lengths: Tensor | None = None
     axis: int = 0
     samples: Tensor | None = None

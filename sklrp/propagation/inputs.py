@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from sklrp._missing import as_plain_array
 from sklrp._models import has_embeddings
 from sklrp._torch import DisableTorchFunction
+from sklrp.propagation.not_arrays import check_array_like
 from sklrp.rules import Signal
 
 NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
@@ -28,7 +29,8 @@ class Inputs:
 
     def __init__(self, X: Any, finite: bool = False) -> None:
         self.names: list[str] | None = list(X) if isinstance(X, Mapping) else None
-        self.single = not isinstance(X, tuple | Mapping)
+        # A packed sequence is a tuple, but one input; it is refused as such.
+        self.single = not isinstance(X, tuple | Mapping) or isinstance(X, PackedSequence)
         values = list(X.values()) if isinstance(X, Mapping) else [X] if self.single else list(X)
         if not values:
             raise ValueError("X is empty; pass the inputs of the network's forward.")
@@ -82,8 +84,7 @@ def is_floating(array: Any) -> bool:
 
 def _check_input(X: Any, label: str, single: bool, finite: bool) -> Any:
     """Return an input as an array or tensor of finite real numbers, with at least one sample."""
-    if scipy.sparse.issparse(X):
-        raise TypeError(f"{label} is sparse, but relevance is dense; pass {label}.toarray().")
+    check_array_like(X, label)
     if not isinstance(X, Tensor):
         X = as_plain_array(X, label)
     elif isinstance(X, torch.masked.MaskedTensor):
@@ -168,7 +169,10 @@ class Intake:
 
     def to_signals(self, chunk: Sequence[Any]) -> tuple[list[Signal], Any, dict[str, Any]]:
         """Return the inputs as signals, and as the arguments of forward."""
-        signals = [Signal(x, gate=not x.is_floating_point()) for x in map(self.to_tensor, chunk)]
+        signals = [
+            Signal(x, gate=not x.is_floating_point(), mask=x.dtype == torch.bool)
+            for x in map(self.to_tensor, chunk)
+        ]
         if self.names is None:
             return signals, tuple(signals), {}
         return signals, (), dict(zip(self.names, signals, strict=True))

@@ -5,14 +5,15 @@ Handlers enter by :func:`register`; the plan and the recorder look them up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sklrp._checks import suggest
-from sklrp._torch import CONV_FORWARD, has_global_hooks, has_hooks
+from sklrp._torch import CONV_FORWARD, get_global_hooks, get_hooks
 from sklrp.propagation.tape import Handler
 
 Weights = Callable[[Any], tuple[Tensor | None, Tensor | None]]
@@ -71,18 +72,36 @@ def runs_as(layer: nn.Module, layer_type: type[nn.Module]) -> bool:
 
 
 def check_hooks(module: nn.Module, path: str) -> None:
-    """Refuse a module with forward hooks."""
-    if has_global_hooks():
-        raise TypeError(
-            "There are forward hooks on all modules, which relevance would not see; remove them "
-            "before explaining."
+    """Refuse a module with forward hooks, and one that has no weights yet."""
+    place = f"Layer {path or 'the network itself'} ({type(module).__name__})"
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    if any(map(is_lazy, own)):
+        raise ValueError(
+            f"{place} is lazy and has no weights yet; run the network once on a few samples, and "
+            "train it."
         )
-    if has_hooks(module):
+    everywhere = get_global_hooks()
+    if everywhere:
         raise TypeError(
-            f"Layer {path or 'the network itself'} ({type(module).__name__}) has forward hooks, "
-            "which relevance would not see; remove them before explaining, those of pruning or "
-            "old-style weight normalisation by torch's prune.remove and remove_weight_norm."
+            f"There are forward hooks on all modules, {_tell(everywhere)}, which relevance would "
+            "not see. A counter of operations or a profiler sets them while it is at work "
+            "(torch.utils.flop_counter.FlopCounterMode): explain outside its with block, or "
+            "remove them."
         )
+    hooks = get_hooks(module)
+    if hooks:
+        raise TypeError(
+            f"{place} has forward hooks, {_tell(hooks)}, which relevance would not see; remove "
+            "them before explaining: a logger's by its handle.remove() (or unwatch), those of "
+            "pruning and of old-style weight or spectral normalisation by torch's prune.remove, "
+            "remove_weight_norm and remove_spectral_norm."
+        )
+
+
+def _tell(hooks: Sequence[Any]) -> str:
+    """Return the names of hooks, with the modules that define them."""
+    named = [h if hasattr(h, "__qualname__") else type(h) for h in hooks]
+    return ", ".join(sorted({f"{h.__module__}.{h.__qualname__}" for h in named}))
 
 
 class Entry(NamedTuple):

@@ -23,6 +23,7 @@ from sklrp.propagation.handlers.operands import (
     broadcast_samples,
     function_name,
     is_nonnegative,
+    refuse_mask,
     sum_to,
     value_of,
 )
@@ -93,9 +94,9 @@ def _combine(step: Step, a: Any, b: Any, *factors: float) -> tuple[Signal, Pull]
 
     nonnegative = all(map(is_nonnegative, operands)) and all(factor >= 0 for factor in factors)
     sources = [v for v, _ in signals]
-    gate = all(v.gate for v in sources)
+    gate, mask = all(v.gate for v in sources), all(v.mask for v in sources)
     samples = broadcast_samples(z.shape, *sources)
-    return Signal(z, nonnegative, gate=gate, samples=samples), pull
+    return Signal(z, nonnegative, gate=gate, mask=mask, samples=samples), pull
 
 
 def _scaled_as(value: Any, factor: float, dtype: torch.dtype) -> Any:
@@ -127,7 +128,7 @@ def _div(step: Step, a: Any, b: Any, *, rounding_mode: str | None = None) -> tup
     if not isinstance(b, Signal):
         return _scaled(a, lambda x: x / b, bool(torch.as_tensor(b).min() > 0))
     if isinstance(a, Signal) and b.gate:
-        return _product(step, a, b, a.x / b.x, (a.x, b.x.reciprocal()))
+        return _product(step, a, b, a.x / b.x, (a.x, b.x.to(a.x).reciprocal()))
     raise TypeError("it divides by a signal; only a gate may divide")
 
 
@@ -144,6 +145,7 @@ def _scaled(source: Signal, function: Callable[[Tensor], Tensor], increasing: bo
         x,
         source.nonnegative and increasing,
         gate=source.gate,
+        mask=source.mask,
         samples=broadcast_samples(x.shape, source),
     )
     return out, lambda relevance, kept: sum_to(relevance, shape)
@@ -158,28 +160,31 @@ def _product(
             "it multiplies two signals, neither of which is a gate (a sigmoid, a softmax or a "
             "mask)"
         )
+    # A gate weighs a signal, and a mask selects from either.
+    signal, gate = (0, 1) if a.gate + a.mask <= b.gate + b.mask else (1, 0)
+    selects = (a, b)[gate].mask
     both = a.gate and b.gate
-    signal, gate = (0, 1) if b.gate else (1, 0)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Any:
-        if both:
+        if both and not selects:
             raise TypeError(
                 f"Relevance through {step.name!r}, a product of two gates, is not supported; a "
                 "signal must be among its factors."
             )
         back: list[Tensor | None] = [None, None]
-        if step.product == "all":
+        if step.product == "all" or selects:
             back[signal] = relevance
         else:
-            share = share_product(step, values[gate], values[signal])
+            share = share_product(step, values[gate].to(z), values[signal])
             back[gate] = relevance * share
             back[signal] = relevance - relevance * share
         return tuple(
             None if r is None else sum_to(r, v.x.shape) for r, v in zip(back, (a, b), strict=True)
         )
 
-    nonnegative = a.nonnegative and b.nonnegative
-    return Signal(z, nonnegative, gate=both, samples=broadcast_samples(z.shape, a, b)), pull
+    nonnegative, mask = a.nonnegative and b.nonnegative, a.mask and b.mask
+    samples = broadcast_samples(z.shape, a, b)
+    return Signal(z, nonnegative, gate=both, mask=mask, samples=samples), pull
 
 
 @register("clamp", "clamp_min", "clamp_max", bounds=monotone)
@@ -189,9 +194,8 @@ def _clamp(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signa
     nonnegative = source.nonnegative or bool(
         (out.x >= 0).all() and _floor(step, args, kwargs) >= 0
     )
-    return replace(
-        out, nonnegative=nonnegative, gate=source.gate, samples=source.samples
-    ), pass_all
+    known: Any = {"gate": source.gate, "mask": source.mask, "samples": source.samples}
+    return replace(out, nonnegative=nonnegative, **known), pass_all
 
 
 def _floor(step: Step, args: Any, kwargs: Any) -> float:
@@ -201,19 +205,16 @@ def _floor(step: Step, args: Any, kwargs: Any) -> float:
     return -math.inf if low is None else float(torch.as_tensor(low).min())
 
 
-@register("gt", "lt", "ge", "le", "eq", "ne", "greater", "less", "greater_equal", "less_equal",
-          "not_equal", "isnan", "isfinite", "isinf", "signbit")  # fmt: skip
+@register(
+    "gt", "lt", "ge", "le", "eq", "ne", "greater", "less", "greater_equal", "less_equal",
+    "not_equal", "isclose", "isin", "isnan", "isfinite", "isinf", "isposinf", "isneginf",
+    "signbit", "logical_and", "logical_or", "logical_xor", "logical_not", "bitwise_and",
+    "bitwise_or", "bitwise_xor", "bitwise_not",
+)  # fmt: skip
 def _compare(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     x = step.layer(*swap_signals(args, value_of), **swap_signals(kwargs, value_of))
     samples = broadcast_samples(x.shape, *find_all(Signal, (args, kwargs)))
-
-    def pull(relevance: Any, kept: Kept | None) -> Any:
-        raise TypeError(
-            f"Relevance through the comparison {step.name!r} is not supported; use it as a mask "
-            "only."
-        )
-
-    return Signal(x, True, gate=True, samples=samples), pull
+    return Signal(x, True, gate=True, mask=True, samples=samples), refuse_mask(step)
 
 
 @register("where", "masked_fill", "maximum", "minimum")

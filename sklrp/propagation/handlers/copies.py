@@ -18,7 +18,7 @@ from torch import Tensor
 from sklrp._torch import PAD_PACKED
 from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.adjoints import adjoint_at, pull_gradients
-from sklrp.propagation.handlers.operands import value_of
+from sklrp.propagation.handlers.operands import function_name, value_of
 from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.registry import PASSING, SOURCED, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
@@ -35,17 +35,26 @@ def _view(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal
     # The affine step lays images out with channels last; the network's own are not, and its
     # `view` would fail on them.
     source = replace(source, x=source.x.contiguous())
+    if function_name(step) == "squeeze":
+        args, kwargs = _squeezed_axes(source, *args, **kwargs), {}
     out, shape = _copied(step, source, *args, **kwargs), source.x.shape
     return out, _with_others(
         lambda relevance: relevance.reshape(len(relevance), *shape), args, kwargs
     )
 
 
+def _squeezed_axes(source: Signal, dim: Any = None) -> tuple[tuple[int, ...]]:
+    """Return the axes that a squeeze may take: never that of the samples, also of a single one."""
+    n_axes = source.x.dim()
+    dims = range(n_axes) if dim is None else [dim] if isinstance(dim, int) else dim
+    return (tuple(d for d in dims if d % n_axes != source.axis),)
+
+
 @register(
     "permute", "transpose", "movedim", "t", "T", "mT", "adjoint", "flip", "fliplr", "flipud",
     "roll", "rot90", "narrow", "select", "index_select", "gather", "take_along_dim",
     "__getitem__", "expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave",
-    "unfold", "diagonal", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "tril", "triu",
+    "unfold", "diagonal", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
     bounds=monotone,
 )  # fmt: skip
 @mark(SOURCED)
@@ -54,6 +63,23 @@ def _rearrange(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[A
     values = swap_signals((args, kwargs), value_of)
     adjoint = adjoint_at(lambda x: step.layer(x, *values[0], **values[1]), source.x)
     return out, _with_others(adjoint, args, kwargs)
+
+
+@register("tril", "triu", bounds=monotone)
+@mark(SOURCED)
+def _triangle(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
+    """Keep one triangle of the last two axes; the zeros in the other one are of no sample."""
+    if source.axis >= source.x.dim() - 2:
+        raise TypeError("it cuts along the axis of the samples, each sample at another place")
+
+    def cut(x: Tensor) -> Tensor:
+        return step.layer(x, *args, **kwargs)
+
+    out = replace(_copied(step, source, *args, **kwargs), samples=source.samples)
+    if out.samples is not None:
+        is_cut = cut(torch.ones_like(source.x)) == 0
+        out = replace(out, samples=out.samples.masked_fill(is_cut, -1))
+    return out, lambda relevance, kept: cut(relevance)
 
 
 def _with_others(adjoint: Callable[[Any], Tensor], args: Any, kwargs: Any) -> Pull:
@@ -112,7 +138,9 @@ def _join(step: Step, pieces: Any, *args: Any, **kwargs: Any) -> tuple[Signal, P
 
     def pull(relevance: Tensor, kept: Kept | None) -> Any:
         with torch.enable_grad():
-            leaves = [s.x.detach().requires_grad_() for s in signals]
+            # Integers among floats take part as numbers.
+            leaves = [(s.x if s.x.is_floating_point() else s.x.to(relevance)) for s in signals]
+            leaves = [leaf.detach().requires_grad_() for leaf in leaves]
             following = iter(leaves)
             joined = apply(lambda s: next(following), value_of)
         if kept is not None and len(signals) < len(pieces):
@@ -121,8 +149,8 @@ def _join(step: Step, pieces: Any, *args: Any, **kwargs: Any) -> tuple[Signal, P
         back = pull_gradients(joined, leaves, relevance)
         return back if len(back) > 1 else back[0]
 
-    gate = all(s.gate for s in signals)
-    return Signal(out, nonnegative, gate=gate, samples=samples), pull
+    gate, mask = all(s.gate for s in signals), all(s.mask for s in signals)
+    return Signal(out, nonnegative, gate=gate, mask=mask, samples=samples), pull
 
 
 @register("pad", bounds=monotone)
@@ -150,7 +178,7 @@ def _pad_function(
             )
         return adjoint(relevance)
 
-    return replace(out, gate=source.gate), pull
+    return replace(out, gate=source.gate, mask=source.mask), pull
 
 
 @register("to", "type", "type_as", "float", "double", "half", "bfloat16", "long", "int", "short",

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklrp.propagation.bounds import box, corners
-from sklrp.propagation.registry import register
+from sklrp.propagation.handlers.operands import refuse_mask
+from sklrp.propagation.registry import SOURCED, mark, register
 from sklrp.propagation.sharing import contribute
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
@@ -74,6 +75,19 @@ def _embedding_bag(
         return to_vectors(relevance, kept).sum(-1)
 
     return Signal(z), pull
+
+
+@register("one_hot")
+@mark(SOURCED)
+def _one_hot(step: Step, tokens: Signal, num_classes: int = -1) -> tuple[Signal, Pull]:
+    if num_classes < 0:
+        raise TypeError("it reads the number of classes from the values; pass num_classes")
+    x = F.one_hot(tokens.x, num_classes)
+    samples = None if tokens.samples is None else tokens.samples[..., None].expand(x.shape)
+    out = Signal(x, True, gate=True, mask=tokens.mask, samples=samples)
+    if tokens.mask:
+        return out, refuse_mask(step)
+    return out, lambda relevance, kept: relevance.sum(-1)
 
 
 def _look_up(step: Step, tokens: Signal) -> Signal:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sklrp.propagation.registry import HANDLERS
-from sklrp.propagation.tape import Step
+from sklrp.propagation.tape import Pull, Step
 from sklrp.rules import Signal
 
 
@@ -73,6 +73,18 @@ def broadcast_samples(shape: torch.Size, *operands: Any) -> Tensor | None:
     if any(not torch.equal(found[0], other) for other in found[1:]):
         raise TypeError("it mixes samples: their axes do not match")
     return found[0] if found else None
+
+
+def refuse_mask(step: Step) -> Pull:
+    """Return the pull of a function that compares or searches: its output may select alone."""
+
+    def pull(relevance: Any, kept: Any) -> Any:
+        raise TypeError(
+            f"Relevance through the comparison {step.name!r} is not supported; use it as a mask "
+            "or an index only."
+        )
+
+    return pull
 
 
 def sum_to(relevance: Tensor, shape: torch.Size) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sklrp.propagation.bounds import monotone
-from sklrp.propagation.handlers.operands import function_name
+from sklrp.propagation.handlers.operands import function_name, refuse_mask
 from sklrp.propagation.registry import SOURCED, mark, register
 from sklrp.propagation.sharing import contribute
 from sklrp.propagation.tape import Kept, Pull, Step
@@ -37,7 +37,7 @@ def _sum(
     kept_shape = [1 if i in dims else n for i, n in enumerate(x.shape)]
     n = math.prod(x.shape[i] for i in dims) if mean else 1
     samples = _reduced_samples(source, dims, keepdim)
-    out = Signal(z, source.nonnegative, gate=source.gate, samples=samples)
+    out = Signal(z, source.nonnegative, gate=source.gate, mask=source.mask, samples=samples)
 
     def adjoint(ratio: Tensor) -> Tensor:
         return (ratio.reshape(len(ratio), *kept_shape) / n).expand(len(ratio), *x.shape)
@@ -76,11 +76,25 @@ def _extreme(
         return v.reshape(shape) if keepdim else v
 
     samples = _reduced_samples(source, dims, keepdim)
-    values = Signal(shaped(z), source.nonnegative, gate=source.gate, samples=samples)
+    known: Any = {"gate": source.gate, "mask": source.mask, "samples": samples}
+    values = Signal(shaped(z), source.nonnegative, **known)
     if name.startswith("a"):
         return values, pull
-    places = Signal(shaped(index[..., 0]), True, gate=True, samples=samples)
+    places = Signal(shaped(index[..., 0]), True, gate=True, mask=True, samples=samples)
     return (values, places), pull  # max and min also return where the winner is
+
+
+@register("any", "all", "argmax", "argmin", "count_nonzero")
+@mark(SOURCED)
+def _search(
+    step: Step, source: Signal, dim: Any = None, keepdim: bool = False
+) -> tuple[Signal, Pull]:
+    """Tell whether, where or how many: what comes of it may select, and takes no relevance."""
+    name = function_name(step)
+    own = {} if name == "count_nonzero" else {"keepdim": keepdim}
+    samples = _reduced_samples(source, _axes(source, dim), keepdim)
+    x = step.layer(source.x, **({} if dim is None else {"dim": dim, **own}))
+    return Signal(x, True, gate=True, mask=True, samples=samples), refuse_mask(step)
 
 
 def _axes(source: Signal, dim: Any) -> list[int]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sklrp._torch import THRESHOLD
 from sklrp.propagation.nested import find_all
+from sklrp.propagation.recording.signatures import rename_from_numpy
 from sklrp.propagation.recording.tensors import Nodes
 from sklrp.propagation.registry import HANDLERS, SOURCED, Entry
 
@@ -60,7 +61,12 @@ _SAME = {
     "divide_": "div_", "true_divide_": "div_", "__rdiv__": "rdiv", "__rtruediv__": "rdiv",
     "__neg__": "neg", "negative": "neg", "__matmul__": "matmul", "__rmatmul__": "rmatmul",
     "log_sigmoid": "logsigmoid", THRESHOLD: "threshold", "concat": "cat", "concatenate": "cat",
-    "clip": "clamp", "special_expit": "sigmoid",
+    "clip": "clamp", "special_expit": "sigmoid", "mm": "matmul", "absolute": "abs",
+    "__eq__": "eq", "__ne__": "ne", "__lt__": "lt", "__le__": "le", "__gt__": "gt", "__ge__": "ge",
+    "__and__": "bitwise_and", "__rand__": "bitwise_and", "__iand__": "bitwise_and_",
+    "__or__": "bitwise_or", "__ror__": "bitwise_or", "__ior__": "bitwise_or_",
+    "__xor__": "bitwise_xor", "__rxor__": "bitwise_xor", "__ixor__": "bitwise_xor_",
+    "__invert__": "bitwise_not",
     "swapaxes": "transpose", "swapdims": "transpose", "moveaxis": "movedim",
 }  # fmt: skip
 
@@ -95,6 +101,8 @@ class FunctionCall:
     """
 
     def __init__(self, func: Any, args: Any, kwargs: dict[str, Any], nodes: Nodes) -> None:
+        if kwargs.get("out", self) is None:  # as functions in Python hand it on
+            kwargs = {name: value for name, value in kwargs.items() if name != "out"}
         self.func, self.args, self.kwargs, self.nodes = func, args, kwargs, nodes
         self.name = name_of(func)
         self.in_place = is_in_place(self.name)
@@ -119,8 +127,8 @@ class FunctionCall:
         matrix is a linear layer, and rows picked from a constant table are an embedding.
         """
         depend = self.nodes.depend
-        args, self.kwargs = by_position(self.args, self.kwargs)
-        if self.base in ("matmul", "mm") and args[1].dim() == 2 and not depend(args[1]):
+        args, self.kwargs = by_position(self.args, rename_from_numpy(self.func, self.kwargs))
+        if self.base == "matmul" and args[1].dim() == 2 and not depend(args[1]):
             self.base, self.func, args = "linear", F.linear, (args[0], args[1].t())
         elif self.base == "__getitem__" and _is_table(args[0]) and depend(args[1]):
             self.base, self.func, args = "embedding", F.embedding, (args[1], args[0])

@@ -15,14 +15,14 @@ in order, with the values of the chunk at hand.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-from sklrp._torch import overrides_functions
+from sklrp._torch import is_autocast_on, overrides_functions
 from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.recording.as_layers import LAYERS, to_layer
 from sklrp.propagation.recording.calls import (
@@ -34,7 +34,15 @@ from sklrp.propagation.recording.calls import (
     is_change,
 )
 from sklrp.propagation.recording.packed import concerns_packed, pack_again, run_on_packed
-from sklrp.propagation.recording.refusals import FOREIGN, OVERRIDES, Refusal, Refusals
+from sklrp.propagation.recording.refusals import (
+    AUTOCAST,
+    FOREIGN,
+    OVERRIDES,
+    REMEDIES,
+    Refusal,
+    Refusals,
+)
+from sklrp.propagation.recording.rewritten import find_rewritten
 from sklrp.propagation.recording.tape_writer import MakeStep, Operation, TapeWriter
 from sklrp.propagation.recording.tensors import storage_of
 from sklrp.propagation.recording.twin import make_twin
@@ -82,7 +90,7 @@ class Recorder(TorchFunctionMode):
         if not isinstance(output, Tensor):
             raise TypeError(
                 "The network must return a tensor of scores, (n_samples, n_outputs), or a tuple "
-                f"that begins with it, got {type(output).__name__}."
+                f"that begins with it, got {type(output).__name__}{_find_scores(output)}."
             )
         return self.writer.finish(output)
 
@@ -94,8 +102,13 @@ class Recorder(TorchFunctionMode):
             if isinstance(output, tuple | list) and output:
                 output = output[0]  # as skorch does
             self._check_fresh("return", find_all(Tensor, output))
-        except Exception:
+        except Exception as error:
             if self.refusals.first is None:
+                if self.writer.is_probing and isinstance(error, RuntimeError | AssertionError):
+                    told = str(error).rstrip(".")
+                    raise ValueError(
+                        f"The network's forward fails: {told}. {self.writer.probe_note}"
+                    ) from error
                 raise
         refusal = self.refusals.first
         if refusal is not None:  # also if the network's own code caught it
@@ -117,6 +130,8 @@ class Recorder(TorchFunctionMode):
             bound = inspect.signature(type(layer).forward).bind(layer, *args, **kwargs)
             args = bound.args[1:]
         self._check_fresh(path, find_all(Tensor, args))
+        if _is_autocast_on(find_all(Tensor, args)):
+            raise self.refusals.unsupported(path, AUTOCAST)
         packed = args[0] if args and isinstance(args[0], PackedSequence) else None
         if packed is not None:
             args = (packed.data, *args[1:])
@@ -174,6 +189,15 @@ class Recorder(TorchFunctionMode):
             call.name, "forward reads values of activations, which relevance cannot follow"
         )
 
+    def _rewrite(self, call: FunctionCall) -> Any:
+        """Run the same in terms of other functions, and record those."""
+        function: Any = find_rewritten(call)
+        try:
+            with self:
+                return function(*call.args, **call.kwargs)
+        except TypeError as error:
+            raise self.refusals.unsupported(call.name, str(error)) from error
+
     def _run_as_layer(self, call: FunctionCall) -> Any:
         """Record a function that does what a layer does, as that layer."""
         try:
@@ -228,8 +252,8 @@ class Recorder(TorchFunctionMode):
         operation = Operation(path, function or call.func, call.entry, is_layer=False)
         return self.writer.apply(operation, call.args, call.kwargs)
 
-    def _refuse(self, call: FunctionCall) -> Any:
-        raise self.refusals.unsupported(call.name)
+    def _refuse(self, call: FunctionCall, why: str = "") -> Any:
+        raise self.refusals.unsupported(call.name, why or REMEDIES.get(call.base, ""))
 
     def _refuse_out(self, call: FunctionCall) -> Any:
         raise self.refusals.unsupported(
@@ -263,6 +287,21 @@ class Recorder(TorchFunctionMode):
         return target
 
 
+def _find_scores(output: Any) -> str:
+    """Return how to take the scores out of what a network returns, as an advice; "" if unknown."""
+    if isinstance(output, Mapping):
+        names = [name for name, value in output.items() if isinstance(value, Tensor)]
+        ways = [f"[{name!r}]" for name in names]
+        ways = [f".{name}" if hasattr(output, str(name)) else f"[{name!r}]" for name in names]
+    else:
+        own = vars(output) if hasattr(output, "__dict__") else {}
+        names = [name for name, value in own.items() if isinstance(value, Tensor)]
+        ways = [f".{name}" for name in names]
+    # The usual names first; of others, the first tensor.
+    usual = [ways[names.index(name)] for name in ("logits", "scores", "out") if name in names]
+    return f"; return {(usual + ways)[0]} of it, in a module around it" if ways else ""
+
+
 class Case(NamedTuple):
     """A kind of call: when it is at hand, and what is done."""
 
@@ -273,6 +312,15 @@ class Case(NamedTuple):
 def _is_constant(recorder: Recorder, call: FunctionCall) -> bool:
     # Nothing to record: it does not depend on the input, or asks for a shape or a type alone.
     return not call.inputs or call.name in QUESTIONS
+
+
+def _is_autocast(recorder: Recorder, call: FunctionCall) -> bool:
+    # Values of few digits, of types that change from function to function.
+    return _is_autocast_on(call.tensors)
+
+
+def _is_autocast_on(tensors: Sequence[Tensor]) -> bool:
+    return any(map(is_autocast_on, {tensor.device.type for tensor in tensors}))
 
 
 def _reads_values(recorder: Recorder, call: FunctionCall) -> bool:
@@ -288,6 +336,11 @@ def _is_packed(recorder: Recorder, call: FunctionCall) -> bool:
 def _writes_out(recorder: Recorder, call: FunctionCall) -> bool:
     # Another tensor would take on the values, whose views are not known.
     return "out" in call.kwargs
+
+
+def _is_rewritten(recorder: Recorder, call: FunctionCall) -> bool:
+    # torch.mv, softmax with a dtype: handlers need not know what others do in its place.
+    return not call.in_place and find_rewritten(call) is not None
 
 
 def _does_as_layer(recorder: Recorder, call: FunctionCall) -> bool:
@@ -318,9 +371,11 @@ def _is_in_place(recorder: Recorder, call: FunctionCall) -> bool:
 # The first case that applies decides. What is left is recorded by the function's handler.
 _CASES = (
     Case(_is_constant, Recorder._run_plainly),
+    Case(_is_autocast, lambda recorder, call: recorder._refuse(call, AUTOCAST)),
     Case(_reads_values, Recorder._read),
     Case(_is_packed, lambda recorder, call: run_on_packed(call, recorder.writer)),
     Case(_writes_out, Recorder._refuse_out),
+    Case(_is_rewritten, Recorder._rewrite),
 )
 # These look at arguments in the form that handlers take; see FunctionCall.bring_into_form.
 _CASES_IN_FORM = (

@@ -21,6 +21,17 @@ OVERRIDES = (
     "it takes a tensor of the type {}, whose own __torch_function__ may compute something else; "
     "pass a plain tensor, as tensor.as_subclass(torch.Tensor) is"
 )
+AUTOCAST = (
+    "forward calls it under torch.autocast, and relevance is computed in the network's own "
+    "precision; switch autocast off to explain, by torch.autocast(..., enabled=False) in forward"
+)
+# What functions without a handler do, and what does nearly the same and has one.
+REMEDIES = {
+    "normalize": (
+        "it divides a signal by its own norm; nn.RMSNorm divides by the root mean square, and "
+        "takes it as a constant of the sample"
+    ),
+}
 OTHER_WAY = (
     "The network's forward takes another way for these samples than for the first: a branch or a "
     "loop in it depends on the values or the number of the samples, and relevance would not be "

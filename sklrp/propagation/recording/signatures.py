@@ -22,6 +22,13 @@ _RENAMED = {"self": "input", "indices": "input", "train": "training"}
 _NUMPY = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input"}
 
 
+def rename_from_numpy(function: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments by name with torch's names in place of NumPy's."""
+    if inspect.isfunction(function):
+        return dict(kwargs)
+    return {_NUMPY.get(name, name): value for name, value in kwargs.items()}
+
+
 def name_arguments(
     function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -46,7 +53,7 @@ def name_arguments(
     """
     in_python = inspect.isfunction(function)
     if not in_python:
-        kwargs = {_NUMPY.get(name, name): value for name, value in kwargs.items()}
+        kwargs = rename_from_numpy(function, kwargs)
         kwargs = {_RENAMED.get(name, name): value for name, value in kwargs.items()}
     error = TypeError("the names of its arguments are not known")
     for signature in _signatures(function) if in_python else _signatures_in_cpp(function.__name__):

@@ -102,6 +102,14 @@ class TapeWriter:
         self._starts: list[int] = []
         self._before_heads: dict[int, Node] = {}
 
+    @property
+    def probe_note(self) -> str:
+        """What to say of a probe that failed."""
+        return (
+            f"It was run on {self.n_samples} samples, to see where samples are; a number of "
+            "samples that forward fixes must be read from its input, as len(x)"
+        )
+
     def start(self, signal: Signal) -> Tensor:
         """Return the tensor that the network gets for an input."""
         tensor = signal.x.detach()
@@ -126,6 +134,7 @@ class TapeWriter:
             kind = str(layer) if isinstance(layer, nn.Module) else "a function"
             raise ValueError(
                 f"X does not fit {name!r} ({kind}), which got shapes {shapes}: {error}"
+                f"{'. ' + self.probe_note if self.is_probing else ''}"
             ) from error
         except TypeError as error:
             # Handlers of layers refuse in whole sentences, handlers of functions say why.
@@ -145,7 +154,7 @@ class TapeWriter:
     def finish(self, output: Tensor) -> Tape:
         """Return the tape, and let go of all tensors."""
         node = self.nodes.get(output)
-        if node is None or node.signal.x.dtype == torch.bool:
+        if node is None or node.signal.mask:
             raise ValueError(
                 "The network's output does not depend on its input in any way that relevance can "
                 "follow; there is nothing to explain."
@@ -286,7 +295,9 @@ class TapeWriter:
             return tuple(signal.axis or moved for signal in signals)
         axes = [find_batch_axis(signal, self.n_samples) for signal in signals]
         if None in axes:
-            raise self.refusals.unsupported(name, "it mixes or reorders samples")
+            raise self.refusals.unsupported(
+                name, f"it mixes or reorders samples. {self.probe_note}"
+            )
         return tuple(axis for axis in axes if axis is not None)
 
     def _hand_out(

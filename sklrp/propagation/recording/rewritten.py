@@ -1,0 +1,108 @@
+"""Torch functions written in terms of others, which have handlers or are layers.
+
+``torch.mv`` is a product of matrices, ``torch.addcmul`` a product and a sum. The recorder runs
+what :func:`find_rewritten` returns in place of such a function, and records what that calls; a
+function that is supported in this way costs one row in ``_REWRITTEN``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sklrp.propagation.recording.calls import FunctionCall
+
+
+def find_rewritten(call: FunctionCall) -> Callable[..., Any] | None:
+    """Return what to run in place of a function, with its arguments; None for itself."""
+    if call.base in _CONVERTING and call.kwargs.get("dtype") is not None:
+        return _converted(call.func)
+    if call.base == "matmul":
+        second = call.args[1] if len(call.args) > 1 else call.kwargs.get("other")
+        return _times_vector if isinstance(second, Tensor) and second.dim() == 1 else None
+    return _REWRITTEN.get(call.name)
+
+
+# Functions that convert their input first, where they are given a dtype.
+_CONVERTING = frozenset(["log_softmax", "mean", "softmax", "softmin", "sum"])
+
+
+def _converted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that converts its input by a step of its own."""
+
+    def convert_first(input: Tensor, *args: Any, dtype: torch.dtype, **kwargs: Any) -> Any:
+        return function(input.to(dtype), *args, **kwargs)
+
+    return convert_first
+
+
+def _times_vector(input: Tensor, other: Tensor) -> Tensor:
+    """Multiply by a vector, which is a linear layer of one output."""
+    return F.linear(input, other.unsqueeze(0)).squeeze(-1)
+
+
+def _tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
+    """Sum over pairs of axes: a product of two matrices, of what is left and what is summed."""
+    if isinstance(dims, int):
+        dims = [range(a.dim() - dims, a.dim()), range(dims)]
+    one, other = (
+        [d % v.dim() for d in ([ds] if isinstance(ds, int) else ds)]
+        for v, ds in zip((a, b), dims, strict=True)
+    )
+    left = [d for d in range(a.dim()) if d not in one]
+    right = [d for d in range(b.dim()) if d not in other]
+    n_summed = prod(a.shape[d] for d in one)
+    rows = a.permute(*left, *one).reshape(*(a.shape[d] for d in left), n_summed)
+    columns = b.permute(*other, *right).reshape(n_summed, -1)
+    return torch.matmul(rows, columns).reshape(*rows.shape[:-1], *(b.shape[d] for d in right))
+
+
+def _addmm(input: Any, mat1: Tensor, mat2: Tensor, beta: float = 1, alpha: float = 1) -> Any:
+    product = torch.matmul(mat1, mat2)
+    product = product if alpha == 1 else product * alpha
+    return product if beta == 0 else product + (input if beta == 1 else input * beta)
+
+
+def _addmv(input: Any, mat: Tensor, vec: Tensor, beta: float = 1, alpha: float = 1) -> Any:
+    return _addmm(input, mat, vec, beta, alpha)
+
+
+def _baddbmm(input: Any, batch1: Tensor, batch2: Tensor, beta: float = 1, alpha: float = 1) -> Any:
+    return _addmm(input, batch1, batch2, beta, alpha)
+
+
+def _addcmul(input: Any, tensor1: Any, tensor2: Any, value: float = 1) -> Any:
+    product = tensor1 * tensor2
+    return input + (product if value == 1 else product * value)
+
+
+def _addcdiv(input: Any, tensor1: Any, tensor2: Any, value: float = 1) -> Any:
+    quotient = tensor1 / tensor2
+    return input + (quotient if value == 1 else quotient * value)
+
+
+def _softmin(input: Tensor, dim: int, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
+    return torch.softmax(-input, dim, dtype=dtype)
+
+
+_REWRITTEN: dict[str, Callable[..., Any]] = {
+    "addcdiv": _addcdiv,
+    "addcmul": _addcmul,
+    "addmm": _addmm,
+    "addmv": _addmv,
+    "baddbmm": _baddbmm,
+    "inner": lambda input, other: torch.matmul(input, other.mT if other.dim() > 1 else other),
+    "linalg_matmul": lambda input, other: torch.matmul(input, other),
+    "linalg_multi_dot": lambda tensors: reduce(torch.matmul, tensors),
+    "linalg_vecdot": lambda x, y, dim=-1: (x * y).sum(dim),
+    "mv": lambda input, vec: torch.matmul(input, vec),
+    "softmin": _softmin,
+    "special_softmax": lambda input, dim, dtype=None: torch.softmax(input, dim, dtype=dtype),
+    "tensordot": _tensordot,
+}
