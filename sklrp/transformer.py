@@ -41,6 +41,7 @@ from sklearn.utils.validation import (
 from torch import nn
 
 from sklrp._feature_groups import group_features, join_names, name_labels, sum_groups
+from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array, forbid_masked, mask_to_nan
 from sklrp._models import Model, is_regression, take_rows, unwrap
 from sklrp._network_cache import train_network
@@ -572,7 +573,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         X = forbid_masked(X, "X") if model.before is None else mask_to_nan(X)
         validate_data(self, X, y, reset=reset, skip_check_array=True, ensure_2d=False)
         has_y = not isinstance(y, str)
-        y = as_plain_array(y, "y") if has_y else y
+        y = as_plain_array(match_samples(y, X, "y"), "y") if has_y else y
         has_labels = has_y and _has_classes(model)
         if model.before is not None:  # whose steps check the samples, which may be texts or gaps
             array = X if hasattr(X, "shape") else np.asarray(X)

@@ -1,491 +1,382 @@
-"""Functions that a forward calls: explained rightly, whatever the name and the form of the call.
-
-`test_networks.py` lets a function be right or refused; these must be right. The reference is
-torch's own score, and gradient x input of the network, which is piecewise linear.
-"""
+"""Each call of a network is explained as it is: types, arguments and attributes of that call."""
 
 from __future__ import annotations
-
-import dataclasses
-import types
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import prune
-from torch.nn.utils.rnn import pack_sequence
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import sklrp
-from sklrp import Composite, Epsilon
-from tests.helpers.comparing import assert_close
-
-CAUSES = ("bias", "epsilon", "padding", "initial_state", "dropped")
+from tests.helpers.gradients import assert_is_gradient_times_input
+from tests.helpers.unchanged import assert_unchanged, snapshot
 
 
-class Calls(nn.Module):
-    """A linear layer, a function of (n_samples, 4, 6), and a linear layer on what comes of it."""
+class Numbers(nn.Module):
+    """Two inputs, floats and integers, and something made of both."""
 
     def __init__(self, function):
         super().__init__()
         self.function = function
-        self.first = nn.Linear(3, 6)
-        self.matrix, self.vector = nn.Parameter(torch.randn(6, 6)), nn.Parameter(torch.randn(6))
-        self.shift, self.norm = nn.Parameter(torch.randn(6)), nn.BatchNorm1d(4)
-        self.norm.running_mean.normal_()
-        self.norm.running_var.uniform_(0.5, 2.0)
-        self.conv = nn.Conv1d(4, 5, 1)
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(3, 4)
+        self.embed, self.conv, self.out = nn.Embedding(6, 3), nn.Conv1d(1, 4, 2), nn.Linear(4, 2)
         self.double().eval()
-        with torch.no_grad():
-            size = (
-                function(self, self.first(torch.zeros(2, 4, 3).double())).reshape(2, -1).shape[1]
-            )
-        self.last = nn.Linear(size, 2).double()
 
-    def forward(self, x):
-        return self.last(self.function(self, self.first(x)).reshape(len(x), -1))
+    def forward(self, x, m):
+        return self.out(F.relu(self.function(self, x, m)))
 
 
-def build(function):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Calls(function)
-
-
-def draw(n_samples, dtype=float):
-    return np.random.default_rng(n_samples).normal(size=(n_samples, 4, 3)).astype(dtype)
-
-
-def assert_right(model, X, tolerance=1e-9, rule="zero"):
-    """Hold relevance and scores against gradient x input and scores by torch."""
-    x = torch.tensor(X, requires_grad=True)
-    scores = model(x).reshape(len(x), -1)
-    expected = [
-        (x * torch.autograd.grad(scores[:, k].sum(), x, retain_graph=True)[0]).detach()
-        for k in range(scores.shape[1])
-    ]
-    relevance, details = sklrp.explain(
-        model, X, target="all", rule=rule, epsilon=0.0, return_details=True
-    )
-    assert_close(details.score, scores.detach(), tolerance)
-    assert_close(relevance, torch.stack(expected, 1), tolerance)
-    kept = sum(layer[cause] for layer in details.layers for cause in CAUSES)
-    assert_close(
-        relevance.reshape(*details.score.shape, -1).sum(-1) + kept, details.score, tolerance
-    )
-
-
-def statistics_of(norm):
-    return norm.weight, norm.bias, norm.running_mean, norm.running_var
-
-
-def masked_in_place(self, x):
-    mask = x > 0
-    mask &= x < 1
-    return x * mask
-
-
-def one_squeezed_and_back(self, x):
-    """As people mend what squeezes the axis of a single sample away."""
-    pooled = F.relu(self.conv(x)).mean(2, keepdim=True).squeeze()
-    return pooled.unsqueeze(0) if pooled.dim() == 1 else pooled
-
-
-RIGHT = {
-    # arguments in another order than in torch.nn.functional
-    "torch.batch_norm": lambda self, x: torch.batch_norm(
-        x, *statistics_of(self.norm), False, 0.1, 1e-5, True
+# Integers that become numbers; the same functions take them as floats in the reference.
+CASTS = {
+    "double": lambda self, x, m: self.a(m.double()) + self.b(x),
+    "to a type": lambda self, x, m: self.a(m.to(torch.float64)) + self.b(x),
+    "to another": lambda self, x, m: self.a(m.to(x)) + self.b(x),
+    "to by name": lambda self, x, m: self.a(m.to(dtype=torch.float64, copy=True)) + self.b(x),
+    "type": lambda self, x, m: self.a(m.type(torch.float64)) + self.b(x),
+    "type by name": lambda self, x, m: self.a(m.type("torch.DoubleTensor")) + self.b(x),
+    "type_as": lambda self, x, m: self.a(m.type_as(self.a.weight)) + self.b(x),
+    "slice": lambda self, x, m: self.a(m[:, [2, 1, 0]].double()) + self.b(x),
+    "slice of floats": lambda self, x, m: self.a(m.double()[:, [2, 1, 0]]) + self.b(x),
+    "join": lambda self, x, m: F.linear(
+        torch.cat([m.double(), x], 1), torch.cat([self.a.weight, self.b.weight], 1)
     ),
-    "torch.batch_norm by keywords": lambda self, x: torch.batch_norm(
-        x, *statistics_of(self.norm), training=False, momentum=0.1, eps=0.1, cudnn_enabled=False
+    "stack": lambda self, x, m: self.a(torch.stack([m.double(), x], 1).sum(1)),
+    "sum of both": lambda self, x, m: self.a(m + x),
+    "difference": lambda self, x, m: self.a(x - m),
+    "standardised": lambda self, x, m: self.a((m.double() - 1.5) / 2.0) + self.b(x),
+    "activated": lambda self, x, m: self.a(F.relu(m.double())) + self.b(x),
+    "convolved": lambda self, x, m: self.conv(m.double()[:, None]).sum(2) + self.b(x),
+    "summed": lambda self, x, m: (
+        m.sum(1, keepdim=True, dtype=x.dtype) * self.a.weight[:, 0] + self.b(x)
     ),
-    "torch.instance_norm": lambda self, x: torch.instance_norm(
-        x, *statistics_of(self.norm), False, 0.1, 1e-5, False
-    ),
-    "torch.dropout": lambda self, x: torch.dropout(x, 0.5, False),
-    "torch.rrelu": lambda self, x: torch.rrelu(x, 0.1, 0.3),
-    "Tensor.prelu": lambda self, x: x.prelu(self.shift[:4]),
-    "relu6": lambda self, x: F.relu6(3 * x),
-    "relu6 in place": lambda self, x: F.relu6(3 * x, inplace=True),
-    # NumPy's names, out=None
-    "axis and keepdims": lambda self, x: x - x.mean(axis=1, keepdims=True),
-    "amax by axis": lambda self, x: x.amax(axis=2),
-    "squeeze by axis": lambda self, x: x[:, :1].squeeze(axis=1),
-    "out": lambda self, x: torch.add(torch.mul(x, 2.0, out=None), self.shift, out=None),
-    "matmul with out": lambda self, x: torch.matmul(x, self.matrix, out=None),
-    # written in terms of others
-    "vector": lambda self, x: x @ self.vector,
-    "rows times a vector": lambda self, x: x[:, 0] @ self.vector,
-    "vector first": lambda self, x: self.vector[:4] @ x,
-    "matmul by name": lambda self, x: torch.matmul(input=x, other=self.vector),
-    "mv": lambda self, x: torch.mv(x[:, 0], self.vector),
-    "addmv": lambda self, x: torch.addmv(
-        self.shift[:1], x[:, 0], self.vector, beta=0.5, alpha=2.0
-    ),
-    "addmm": lambda self, x: torch.addmm(self.shift, x[:, 0], self.matrix, beta=0.5, alpha=2.0),
-    "addmm of activations": lambda self, x: torch.addmm(x[:, 1], x[:, 0], self.matrix),
-    "baddbmm": lambda self, x: torch.baddbmm(x, x, self.matrix.expand(len(x), -1, -1)),
-    "inner": lambda self, x: torch.inner(x, self.matrix) + torch.inner(x, self.vector)[..., None],
-    "vecdot": lambda self, x: torch.linalg.vecdot(x, self.vector),
-    "linalg.matmul": lambda self, x: torch.linalg.matmul(x, self.matrix),
-    "multi_dot": lambda self, x: torch.linalg.multi_dot([x[:, 0], self.matrix, self.matrix]),
-    "addcmul": lambda self, x: torch.addcmul(self.shift, x, self.vector, value=0.5),
-    "addcdiv": lambda self, x: torch.addcdiv(x, x, self.vector, value=0.5),
-    "tensordot": lambda self, x: torch.tensordot(x, self.matrix, dims=([2], [0])),
-    "tensordot of one axis": lambda self, x: torch.tensordot(x, self.matrix.t(), dims=1),
-    "tensordot of two axes": lambda self, x: torch.tensordot(
-        x, self.matrix[:4].reshape(4, 6, 1) * self.shift[:3], dims=([1, -1], [0, 1])
-    ),
-    "tensordot from the left": lambda self, x: torch.tensordot(
-        x, self.matrix[:4], dims=([1], [0])
-    ),
-    "sum in another dtype": lambda self, x: x.sum(1, dtype=torch.float64),
-    # masks
-    "equal": lambda self, x: x * (F.relu(x) == 0),
-    "both": lambda self, x: x * ((x > 0) & (x < 1)),
-    "either": lambda self, x: x * ((x > 1) | (x < -1)),
-    "one of two": lambda self, x: x * ((x > 0) ^ (x < 1)),
-    "not": lambda self, x: x * ~(x > 0),
-    "in place": masked_in_place,
-    "logical": lambda self, x: x
-    * torch.logical_or(torch.logical_not(x > 0), x.logical_and(x > 1)),
-    "bitwise": lambda self, x: x * torch.bitwise_and(x > 0, torch.bitwise_not(x > 1)),
-    "any": lambda self, x: x * (x > 1).any(1, keepdim=True),
-    "all": lambda self, x: x * torch.all(x > -1, dim=2, keepdim=True),
-    "all of several axes": lambda self, x: x * (x > -2).all((1, 2), keepdim=True),
-    "isclose": lambda self, x: x * torch.isclose(x, torch.zeros_like(x), atol=0.5),
-    "where any": lambda self, x: torch.where((x > 1).any(2, keepdim=True), x, -x),
-    "number of": lambda self, x: x / (x > 0).count_nonzero(2).unsqueeze(2).clamp(min=1),
-    "one hot of the largest": lambda self, x: x * F.one_hot(x.argmax(2), 6),
-    "place of the largest": lambda self, x: x
-    * (x.argmax(2, keepdim=True) == torch.arange(6)),
-    "at the largest": lambda self, x: x.gather(1, x.argmax(1, keepdim=True)),
-    "at the least": lambda self, x: torch.take_along_dim(x, x.argmin(2, keepdim=True), 2),
-    "masked mean": lambda self, x: (x * (x > 0)).sum(1) / (x > 0).sum(1).clamp(min=1),
-    # triangles, types
-    "tril": lambda self, x: torch.tril(x),
-    "triu": lambda self, x: x.triu(diagonal=1) + x.tril(-1),
-    "integers among floats": lambda self, x: torch.cat(
-        [x, torch.arange(6).expand(len(x), 1, 6), torch.ones(len(x), 1, 6, dtype=torch.bool)], 1
-    ),
-    "type_as": lambda self, x: x.double().type_as(x) + torch.relu(x).type_as(self.shift),
-    "autocast that is off": lambda self, x: F.relu(
-        autocast(x @ self.matrix, False)
-    ),
-    # a single sample
-    "squeeze": lambda self, x: F.adaptive_avg_pool1d(F.relu(self.conv(x)), 1).squeeze(),
-    "torch.squeeze": lambda self, x: torch.squeeze(F.relu(self.conv(x)).amax(2, keepdim=True)),
-    "squeeze in place": lambda self, x: F.relu(self.conv(x)).mean(2, keepdim=True).squeeze_(),
-    "squeeze of the first axis": lambda self, x: F.relu(self.conv(x)).squeeze(0),
-    "squeeze of several axes": lambda self, x: F.relu(x[:, :1, :1]).squeeze((0, 1)),
-    "squeeze and back": one_squeezed_and_back,
-}  # fmt: skip
+    "mean": lambda self, x, m: m.double().mean(1, keepdim=True) * self.a.weight[:, 0] + self.b(x),
+    "matmul": lambda self, x, m: m.double() @ self.a.weight.t() + self.b(x),
+    "chosen": lambda self, x, m: self.a(torch.where(x > 0, m.double(), x)) + self.b(x),
+    "larger": lambda self, x, m: self.a(torch.maximum(m.double(), x)) + self.b(x),
+    "reshaped": lambda self, x, m: self.a(m.unsqueeze(1).to(x.dtype).flatten(1)) + self.b(x),
+    "negative": lambda self, x, m: self.a(-m.double()) + self.b(x),
+    "padded": lambda self, x, m: self.a(F.pad(m[:, :2], (0, 1)).double()) + self.b(x),
+}
 
 
-def autocast(x, enabled=True):
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-        return 2 * x
+@pytest.mark.parametrize("name", CASTS)
+@pytest.mark.parametrize("dtype", ["int64", "int16", "uint8", "bool"])
+def test_integers_that_are_cast_get_what_floats_get(name, dtype):
+    if (name, dtype) == ("difference", "bool"):
+        pytest.skip("torch subtracts no bool")
+    generator = np.random.default_rng(0)
+    x, m = generator.normal(size=(4, 3)), generator.integers(0, 6, size=(4, 3)).astype(dtype)
+    torch.manual_seed(0)
+    assert_is_gradient_times_input(Numbers(CASTS[name]), x, m)
 
 
-@pytest.mark.parametrize("name", RIGHT)
-@pytest.mark.parametrize("n_samples", [1, 3, 4])
-def test_functions_are_right(name, n_samples):
-    assert_right(build(RIGHT[name]), draw(n_samples))
+def test_integers_by_hand():
+    """w = (1/2, -1/4) and m = (3, 5): 3/2 and -5/4, in a tuple and in a dict."""
+    network = Numbers(lambda self, x, m: None).double()
+    network.forward = lambda x, m: F.linear(m.double(), network.w) + F.linear(x, network.w)
+    network.w = nn.Parameter(torch.tensor([[0.5, -0.25]], dtype=torch.float64))
+    for dtype in ("uint8", "int32", "int64"):
+        x, m = np.ones((1, 2)), np.array([[3, 5]], dtype=dtype)
+        for X in ((x, m), {"x": x, "m": m}):
+            found = sklrp.explain(network, X, rule="zero", epsilon=0.0)
+            found = tuple(found.values()) if isinstance(found, dict) else found
+            np.testing.assert_array_equal(found[0], [[0.5, -0.25]])
+            np.testing.assert_array_equal(found[1], [[1.5, -1.25]])
 
 
-@pytest.mark.parametrize("name", ["squeeze", "type_as", "relu6", "integers among floats"])
-def test_functions_are_right_in_single_precision(name):
-    assert_right(build(RIGHT[name]).float(), draw(1, "float32"), 1e-5)
+def test_integers_beside_tokens():
+    """Numbers get relevance, and so do tokens, by the sum over their vectors."""
+    torch.manual_seed(0)
+    network = Numbers(lambda self, t, m: self.a(m.double()) + self.b(self.embed(t).sum(1)))
+    tokens, numbers = np.array([[1, 2, 5], [0, 3, 3]]), np.array([[3, 1, 4], [1, 5, 9]])
+    relevance = sklrp.explain(network, (tokens, numbers), rule="zero", epsilon=0.0, target=1)
+
+    vectors = network.embed(torch.tensor(tokens)).detach().requires_grad_()
+    m = torch.tensor(numbers).double().requires_grad_()
+    score = network.out(F.relu(network.a(m) + network.b(vectors.sum(1))))[:, 1].sum()
+    of_vectors, of_numbers = torch.autograd.grad(score, [vectors, m])
+    expected = [(vectors * of_vectors).sum(-1), m * of_numbers]
+    for found, own in zip(relevance, expected, strict=True):
+        np.testing.assert_allclose(found, own.detach().numpy(), rtol=1e-9, atol=1e-12)
 
 
-def test_chunks_of_single_images():
-    """Large images are explained one by one: what forward squeezes is then a single sample."""
-    model, X = build(RIGHT["squeeze"]), draw(5)
-    one_by_one = sklrp.explain(model, X, batch_size=1, target=0)
-    assert_close(one_by_one, sklrp.explain(model, X, batch_size=5, target=0))
+class Twice(nn.Module):
+    """One tensor as several operands of a function."""
 
-
-def test_scores_without_an_axis_of_outputs():
-    class Regression(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(12, 1).double()
-
-        def forward(self, x):
-            return self.fc(x.flatten(1)).squeeze()
-
-    model = Regression()
-    for n_samples in (1, 4):
-        assert_right(model, draw(n_samples))
-
-
-def test_softmin_is_a_gate():
-    model = build(lambda self, x: x * F.softmin(x, dim=1, dtype=torch.float64))
-    same = build(lambda self, x: x * torch.softmax(-x, 1))
-    X = draw(3)
-    assert_close(sklrp.explain(model, X, target=1), sklrp.explain(same, X, target=1))
-
-
-@pytest.mark.parametrize("product", ["prop", "abs", "half"])
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda self, x: x * (x > 0),
-        lambda self, x: (x > 0).double() * x,
-        lambda self, x: x * ((x > 0) & (x < 2)),
-        lambda self, x: x * (1 - (x > 0).double()),
-        lambda self, x: (x * (x > 0)).sum(1) / (x > 0).sum(1).clamp(min=1),
-        lambda self, x: x * F.one_hot(x.argmax(2), 6).to(x.dtype),
-    ],
-)
-def test_masks_take_no_relevance(product, function):
-    """A mask selects: whatever the composite says of gates, the signal takes all."""
-    rule = Composite([("all", Epsilon(0.0), "all")], product=product)
-    assert_right(build(function), draw(3), rule=rule)
-
-
-def test_masks_and_gates_share_with_a_signal():
-    """Of x * sigmoid(y) * mask, the sigmoid gets what it would get without the mask."""
-    rule = Composite([("all", Epsilon(0.0), "all")], product="abs")
-    model = build(lambda self, x: x * (torch.sigmoid(x) * (x > 0)))
-    x = torch.tensor(draw(3))
-    relevance, details = sklrp.explain(
-        model, x, target=0, rule=rule, epsilon=0.0, return_details=True
-    )
-    h = model.first(x).detach()
-    at_product = h * torch.sigmoid(h) * (h > 0) * model.last.weight[0].detach().reshape(4, 6)
-    weight = model.first.weight.detach()
-    # All of it reaches h, from both sides, and is shared by contribution to h.
-    expected = x * ((at_product / h) @ weight)
-    assert_close(relevance, expected)
-    assert_close(details.score, model(x)[:, 0].detach())
-
-
-def test_boolean_inputs_are_masks():
-    class Masked(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(4, 2, bias=False).double()
-
-        def forward(self, x, mask):
-            return self.fc(x * mask)
-
-    model, rng = Masked(), np.random.default_rng(0)
-    X, mask = rng.normal(size=(5, 4)), rng.uniform(size=(5, 4)) > 0.5
-    rule = Composite([("all", Epsilon(0.0), "all")], product="abs")
-    relevance, of_mask = sklrp.explain(model, (X, mask), target=1, rule=rule, epsilon=0.0)
-    assert_close(relevance, X * mask * model.fc.weight[1].detach().numpy())
-    assert not of_mask.any()
-
-
-def test_tokens_as_one_hot_vectors():
-    """The relevance of a token is what the rows of the matrix get: as of an embedding."""
-
-    class Words(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc, self.embed = nn.Linear(6, 2, bias=False).double(), nn.Embedding(6, 2)
-            self.embed.weight = nn.Parameter(self.fc.weight.detach().t())
-            self.is_hot = True
-
-        def forward(self, tokens):
-            x = F.one_hot(tokens, 6) if self.is_hot else None
-            return (self.embed(tokens) if x is None else self.fc(x.double())).sum(1)
-
-    model, tokens = Words(), np.random.default_rng(0).integers(0, 6, size=(5, 3))
-    hot = sklrp.explain(model, tokens, target=0, rule="zero", epsilon=0.0)
-    model.is_hot = False
-    assert np.abs(hot).min() > 0
-    looked_up = [model.embed(torch.tensor(tokens))[..., 0].detach()]
-    assert_close(hot, looked_up[0])
-
-
-# --- What is refused, and how ---------------------------------------------------------------
-
-REFUSED = {
-    "autocast": (lambda self, x: autocast(x), r"'mul'.*torch\.autocast.*enabled=False"),
-    "layer under autocast": (
-        lambda self, x: F.relu(under_autocast(self.conv, x)).double(),
-        r"torch\.autocast.*enabled=False",
-    ),
-    "normalize": (lambda self, x: F.normalize(x, dim=-1), "'normalize'.*RMSNorm"),
-    "adaptive_max_pool1d": (
-        lambda self, x: torch.adaptive_max_pool1d(x, 2)[0],
-        r"'adaptive_max_pool1d'.*2 tensors.*torch\.nn\.functional",
-    ),
-    "tril of samples": (lambda self, x: x[:, 0].tril(), "'tril'.*axis of the samples"),
-    "comparison": (lambda self, x: x + (x > 0), "comparison 'gt'"),
-    "mask among values": (lambda self, x: torch.cat([x, x > 0], 1), "comparison 'gt'"),
-    "place": (lambda self, x: x + x.argmax(2, keepdim=True), "comparison 'argmax'"),
-    "any sample": (lambda self, x: x * (x > 0).any(0), "'any'.*axis of the samples"),
-    "largest of all": (lambda self, x: x * x.argmax(), "'argmax'.*axis of the samples"),
-    "one hot of unknown width": (
-        lambda self, x: x * F.one_hot(x.argmax(2)).sum(-1, keepdim=True),
-        "'one_hot'.*pass num_classes",
-    ),
-    "dtype by position": (lambda self, x: x * torch.softmax(x, 1, torch.float64), "'softmax'"),
-}  # fmt: skip
-
-
-def under_autocast(layer, x):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        return layer(x)
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_functions_are_refused_by_name(name):
-    function, message = REFUSED[name]
-    with pytest.raises(TypeError, match=f"(?s){message}"):
-        sklrp.explain(build(function), draw(3), target=0)
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda self, x: x.view(3, -1),
-        lambda self, x: x + torch.zeros(3, 4, 6).to(x),
-        lambda self, x: torch.cat([x, torch.zeros(3, 1, 6).to(x)], 1),
-        lambda self, x: x.reshape(3, 2, 12).sum(1),
-        lambda self, x: check_batch(x),
-    ],
-)
-def test_a_fixed_number_of_samples_is_told(function):
-    """Forward is probed with others than X has."""
-    model = Calls.__new__(Calls)
-    model.__dict__.update(build(lambda self, x: x).__dict__)
-    model.function = function
-    with pytest.raises((TypeError, ValueError), match=r"run on \d samples.*len\(x\)"):
-        sklrp.explain(model, draw(3), target=0)
-
-
-def check_batch(x):
-    assert len(x) == 3
-    return x
-
-
-class Returning(nn.Module):
     def __init__(self, function):
         super().__init__()
-        self.fc, self.function = nn.Linear(3, 2).double(), function
+        self.function = function
+        self.a, self.b = nn.Linear(3, 4, bias=False), nn.Linear(3, 4, bias=False)
+        self.register_buffer("m", torch.tensor([True, False, True, False]))
+        self.rnn = nn.RNN(4, 4, batch_first=True, bias=False, nonlinearity="relu")
+        self.cell = nn.RNNCell(4, 4, bias=False, nonlinearity="relu")
+        self.double().eval()
+        with torch.no_grad():
+            size = self._hidden(torch.zeros(2, 3, dtype=torch.float64)).shape[1]
+        self.out = nn.Linear(size, 2, bias=False).double()
+
+    def _hidden(self, x):
+        return self.function(self, self.a(x), self.b(x)).flatten(1)
 
     def forward(self, x):
-        return self.function(self.fc(x))
+        return self.out(self._hidden(x))
 
 
-class Output(dict):
-    """As the outputs of some libraries: a dict with attributes."""
-
-    __getattr__ = dict.__getitem__
-
-
-@dataclasses.dataclass
-class Data:
-    logits: torch.Tensor
-
-
-@pytest.mark.parametrize(
-    ("function", "advice"),
-    [
-        (lambda x: {"loss": None, "logits": x}, r"got dict; return \['logits'\] of it"),
-        (lambda x: {"first": x}, r"return \['first'\] of it"),
-        (lambda x: Output(hidden=x, logits=x), r"got Output; return \.logits of it"),
-        (lambda x: Data(x), r"return \.logits of it"),
-        (lambda x: types.SimpleNamespace(out=x), r"return \.out of it"),
-        (lambda x: "scores", r"got str\."),
-    ],
-)
-def test_outputs_that_hold_the_scores(function, advice):
-    with pytest.raises(TypeError, match=advice):
-        sklrp.explain(Returning(function), np.zeros((4, 3)))
-
-
-class Logger:
-    def __call__(self, *args):
-        return None
+TWICE = {
+    "where": lambda self, h, g: torch.where(self.m, h, h),
+    "where of the input": lambda self, h, g: torch.where(h > g, h, h),
+    "where as a method": lambda self, h, g: h.where(h > 0, h),
+    "where of masks": lambda self, h, g: h * torch.where(h > 0, g > 0, h > 1),
+    "where of masks as a method": lambda self, h, g: h * (h > 0).where(g > 0, h > 1),
+    "maximum": lambda self, h, g: torch.maximum(h, h),
+    "minimum": lambda self, h, g: torch.minimum(h, h),
+    "maximum of opposites": lambda self, h, g: torch.maximum(h, -h),
+    "cat": lambda self, h, g: torch.cat([h, g, h, h], 1),
+    "stack": lambda self, h, g: torch.stack((h, h, g), 2),
+    "hstack": lambda self, h, g: torch.hstack((h, h)),
+    "column_stack": lambda self, h, g: torch.column_stack([h, h]),
+    "add": lambda self, h, g: torch.add(h, h, alpha=0.3),
+    "sub": lambda self, h, g: torch.sub(h, h, alpha=0.3),
+    "rsub": lambda self, h, g: torch.rsub(h, h, alpha=0.3),
+    "add in place": lambda self, h, g: h.add_(h, alpha=2),
+    "mask of itself in place": lambda self, h, g: h.mul_(h > 0),
+    "fill in place": lambda self, h, g: h.masked_fill_(h < 0, 0.0),
+    "layer": lambda self, h, g: self.rnn(h[:, None], h[None])[0],
+    "cell": lambda self, h, g: self.cell(h, h) + self.cell(h, self.cell(h, g)),
+    "likeness": lambda self, h, g: h.expand_as(h) + h.view_as(h) + h.type_as(h),
+    "sum of a list": lambda self, h, g: sum([h, h, h]),
+}
 
 
-def pruned():
-    layer = nn.Linear(3, 2)
-    prune.l1_unstructured(layer, "weight", 2)
-    return layer
+@pytest.mark.parametrize("name", TWICE)
+def test_one_tensor_twice(name):
+    torch.manual_seed(0)
+    X = np.random.default_rng(0).normal(size=(4, 3))
+    assert_is_gradient_times_input(Twice(TWICE[name]), X)
 
 
-def logged():
-    layer = nn.Linear(3, 2)
-    layer.register_forward_hook(Logger())
-    return layer
+class Sequences(nn.Module):
+    """A recurrent layer over packed sequences, and what is made of its padded states."""
+
+    def __init__(self, function, batch_first):
+        super().__init__()
+        self.function, self.batch_first = function, batch_first
+        self.rnn = nn.RNN(3, 4, batch_first=batch_first, bias=False, nonlinearity="relu")
+        self.lin, self.out = nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False)
+        self.act, self.pool = nn.LeakyReLU(0.2), nn.MaxPool1d(2)
+        self.by_steps = nn.Parameter(torch.randn(2, 9))
+        self.norm = nn.BatchNorm1d(4)
+        nn.init.normal_(self.norm.running_mean)
+        nn.init.zeros_(self.norm.bias)
+        self.double().eval()
+
+    def states(self, x, lengths, **options):
+        """Return (n_samples, n_steps, n_features)."""
+        kind = {"batch_first": self.batch_first}
+        x = x if self.batch_first else x.transpose(0, 1)
+        packed = pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False, **kind)
+        h, _ = pad_packed_sequence(self.rnn(packed)[0], **kind, **options)
+        return h if self.batch_first else h.transpose(0, 1)
+
+    def forward(self, x, lengths):
+        return self.function(self, x, lengths)
 
 
-@pytest.mark.parametrize(
-    ("layer", "error", "message"),
-    [
-        (logged, TypeError, r"Layer 0 \(Linear\) has forward hooks, .*Logger.*handle\.remove"),
-        (pruned, TypeError, r"L1Unstructured.*prune\.remove"),
-        (lambda: nn.LazyLinear(2), ValueError, r"Layer 0 \(LazyLinear\) is lazy.*once"),
-        (lambda: nn.LazyBatchNorm1d(), ValueError, "LazyBatchNorm1d.*is lazy"),
-    ],
-)
-def test_what_is_at_a_layer_is_named(layer, error, message):
-    for model in (nn.Sequential(layer(), nn.Linear(2, 2)), Returning(nn.Sequential(layer()))):
-        with pytest.raises(error, match=message.replace("Layer 0", r"Layer \S*0")):
-            sklrp.explain(model.double(), np.zeros((4, 3)))
+def without_a_layer(self, x, lengths):
+    packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    return self.out(self.rnn(pad_packed_sequence(packed, batch_first=True)[0])[0].sum(1))
 
 
-def test_counters_of_operations_are_named():
-    with FlopCounterMode(display=False), pytest.raises(TypeError, match=r"FlopCounterMode.*with"):
-        sklrp.explain(nn.Sequential(nn.Linear(3, 2)).double(), np.zeros((4, 3)))
+def pool_by_attributes(self, x, lengths):
+    h = self.states(x, lengths).transpose(1, 2)
+    self.pool.kernel_size = self.pool.stride = h.size(2)
+    return self.out(self.pool(h).squeeze(2))
 
 
-class Samples(Dataset):
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, i):
-        return torch.zeros(3), i
+def pool_by_arguments(self, x, lengths):
+    h = self.states(x, lengths).transpose(1, 2)
+    return self.out(F.max_pool1d(h, h.size(2)).squeeze(2))
 
 
-T = torch.zeros(2, 3)
-NOT_ARRAYS = {
-    "sparse": (T.to_sparse, TypeError, r"pass X\.to_dense\(\)"),
-    "sparse rows": (T.to_sparse_csr, TypeError, r"pass X\.to_dense\(\)"),
-    "quantized": (
-        lambda: torch.quantize_per_tensor(T, 0.1, 0, torch.qint8),
-        TypeError,
-        r"pass X\.dequantize\(\)",
+def average_by_arguments(self, x, lengths):
+    h = self.states(x, lengths).transpose(1, 2)
+    return self.out(F.avg_pool1d(h, kernel_size=h.size(2)).flatten(1))
+
+
+def slope_of_steps(self, x, lengths):
+    h = self.lin(self.states(x, lengths))
+    return self.out(F.leaky_relu(h, 0.05 * h.size(1)).sum(1))
+
+
+def weights_of_steps(self, x, lengths):
+    h = self.states(x, lengths).amax(2)
+    return F.linear(h, self.by_steps[:, : h.size(1)])
+
+
+def matrix_of_steps(self, x, lengths):
+    h = self.states(x, lengths).amax(2)
+    return h @ self.by_steps[:, : h.size(1)].t()
+
+
+def two_slopes(self, x, lengths):
+    h = self.lin(self.states(x, lengths))
+    self.act.negative_slope = 0.5
+    h = self.act(h)
+    self.act.negative_slope = 0.1
+    return self.out(self.act(self.lin(h)).sum(1))
+
+
+PACKED = {
+    "filled with less than all": lambda self, x, n: self.out(
+        self.states(x, n, padding_value=-1e9).amax(1)
     ),
-    "nested": (
-        lambda: torch.nested.nested_tensor([T, T[:1]]), TypeError, r"pass X\.to_padded_tensor",
+    "filled with ones": lambda self, x, n: self.out(self.states(x, n, padding_value=1.0).sum(1)),
+    "total length": lambda self, x, n: self.out(
+        self.states(x, n, total_length=9, padding_value=0.2).amin(1)
     ),
-    "nested in one block": (
-        lambda: torch.nested.nested_tensor([T, T[:1]], layout=torch.jagged),
-        TypeError,
-        r"pass X\.to_padded_tensor",
+    "total length of the input": lambda self, x, n: self.out(
+        self.states(x, n, total_length=x.size(1)).sum(1)
     ),
-    "data set": (lambda: TensorDataset(T), TypeError, r"TensorDataset.*X\.tensors\[0\]"),
-    "subset": (lambda: Subset(TensorDataset(T), [0]), TypeError, r"Subset.*torch\.stack"),
-    "own data set": (Samples, TypeError, r"Samples.*torch\.stack"),
-    "loader": (lambda: DataLoader(Samples()), TypeError, r"DataLoader.*torch\.cat"),
-    "packed": (
-        lambda: pack_sequence([T, T[:1]]), TypeError, r"PackedSequence.*pad_packed_sequence",
-    ),
-    "generator": (lambda: (row for row in T), TypeError, r"generator.*np\.stack"),
-    "ragged lists": (lambda: [[1.0, 2.0], [1.0]], ValueError, r"unequal lengths.*pad_sequence"),
-    "ragged tensors": (lambda: [T[0], T[1, :2]], ValueError, r"unequal lengths.*pad_sequence"),
-    "ragged objects": (
-        lambda: np.array([np.ones(2), np.ones(3)], dtype=object), ValueError, "unequal lengths",
-    ),
-    "ragged among several": (
-        lambda: {"x": [[1.0, 2.0], [1.0]]}, ValueError, r"X\['x'\].*unequal",
-    ),
-}  # fmt: skip
+    "without a layer": without_a_layer,
+    "pool": pool_by_arguments,
+    "average": average_by_arguments,
+    "pool by its attributes": pool_by_attributes,
+    "slope": slope_of_steps,
+    "weights": weights_of_steps,
+    "matrix": matrix_of_steps,
+    "two slopes": two_slopes,
+}
 
 
-@pytest.mark.filterwarnings("ignore:.*(beta state|quantize|prototype|deprecated)")
-@pytest.mark.parametrize("name", NOT_ARRAYS)
-def test_what_is_no_array_is_told_with_a_remedy(name):
-    make, error, message = NOT_ARRAYS[name]
-    with pytest.raises(error, match=message):
-        sklrp.explain(Returning(lambda x: x), make())
+@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("batch_size", [None, 2, 1])
+def test_sequences_of_unequal_lengths(name, batch_size):
+    torch.manual_seed(0)
+    X, lengths = np.random.default_rng(1).normal(size=(6, 5, 3)), np.array([3, 5, 2, 4, 1, 3])
+    network = Sequences(PACKED[name], batch_first=name == "without a layer" or batch_size != 2)
+    assert_is_gradient_times_input(network, X, lengths, batch_size=batch_size)
+
+
+def test_padding_keeps_what_it_gets():
+    network = Sequences(PACKED["filled with ones"], batch_first=True)
+    X, lengths = np.random.default_rng(1).normal(size=(6, 5, 3)), np.array([3, 5, 2, 4, 1, 3])
+    (relevance, _), details = sklrp.explain(
+        network, (X, lengths), rule="zero", epsilon=0.0, target=1, return_details=True
+    )
+    padding = sum(layer.padding for layer in details.layers)
+    own = network.out.weight.sum(1)[1].item() * (5 - lengths)  # ones at every step that is missing
+    np.testing.assert_allclose(padding, own, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(relevance.sum((1, 2)) + padding, details.score, rtol=1e-9)
+
+
+class Sets(nn.Module):
+    """A forward that sets attributes of its layers, and puts them back."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.conv = nn.Conv1d(2, 4, 3, padding=1, bias=False)
+        self.act, self.norm = nn.LeakyReLU(0.2), nn.BatchNorm1d(4)
+        self.drop, self.pad, self.up = (
+            nn.Dropout(0.5),
+            nn.ZeroPad1d(1),
+            nn.Upsample(scale_factor=2),
+        )
+        self.pool, self.prelu = nn.AvgPool1d(2), nn.PReLU(4)
+        self.lin = nn.Linear(4, 4, bias=False)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2.0)
+        self.other = nn.Parameter(torch.randn(4, 4))
+        self.out = nn.Linear(4, 2, bias=False)
+        self.double().eval()
+
+    def forward(self, x):
+        return self.out(self.function(self, x).mean(2))
+
+
+def set_slope(self, x):
+    self.act.negative_slope = 0.5
+    return self.act(self.conv(x))
+
+
+def set_slope_between(self, x):
+    self.act.negative_slope = 0.5
+    h = self.act(self.conv(x))
+    self.act.negative_slope = 0.1
+    return self.act(-h)
+
+
+def set_dropout(self, x):
+    self.drop.p = 0.9
+    return self.drop(self.conv(x))
+
+
+def set_padding(self, x):
+    self.conv.padding = (0,)
+    h = self.conv(x)
+    self.conv.padding, self.conv.stride = (2,), (3,)
+    return F.relu(torch.cat([h, self.conv(x)], 2))
+
+
+def set_eps(self, x):
+    self.norm.eps = 0.7
+    return self.norm(self.conv(x))
+
+
+def set_eps_between(self, x):
+    self.norm.eps = 0.7
+    h = F.relu(self.norm(self.conv(x)))
+    self.norm.eps = 0.1
+    return self.norm(h)
+
+
+def set_stride(self, x):
+    self.pool.stride = (1,)
+    self.pad.padding = (3, 0)
+    self.up.scale_factor = 3.0
+    return self.up(self.pool(self.pad(self.conv(x))))
+
+
+def set_weights(self, x):
+    h = self.conv(x).transpose(1, 2)
+    first = self.lin(h)
+    self.lin.weight = self.other
+    return F.relu(first + self.lin(h)).transpose(1, 2)
+
+
+def set_slopes(self, x):
+    h = self.prelu(self.conv(x))
+    self.prelu.weight = nn.Parameter(torch.full((1,), 0.7, dtype=x.dtype))
+    return self.prelu(-h)
+
+
+def set_in_place(self, x):
+    self.act.inplace = True
+    h = self.conv(x)
+    self.act(h)
+    return h
+
+
+SETTERS = [
+    set_slope, set_slope_between, set_dropout, set_padding, set_eps, set_eps_between, set_stride,
+    set_weights, set_slopes, set_in_place,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("function", SETTERS, ids=lambda function: function.__name__)
+def test_attributes_at_the_call(function):
+    torch.manual_seed(0)
+    network = Sets(function)
+    make_biasless(network.norm)
+    X = np.random.default_rng(0).normal(size=(4, 2, 6))
+    before = snapshot(network, X)
+    assert_is_gradient_times_input(network, X, batch_size=2)
+    assert_unchanged(before, snapshot(network, X))
+
+
+def make_biasless(*norms):
+    """Let norms only scale, so that no relevance goes to a bias."""
+    for norm in norms:
+        nn.init.zeros_(norm.running_mean)
+        nn.init.zeros_(norm.bias)

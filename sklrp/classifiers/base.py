@@ -19,6 +19,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from sklrp._matching import match_samples
 from sklrp._missing import forbid_masked
 from sklrp._sklearn import StrOptions, check_sample_weight, fit_context
 from sklrp.classifiers.diagram import network_block
@@ -213,8 +214,9 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool
     ) -> tuple[NDArray, NDArray, NDArray | None]:
         """Return validated samples in two dimensions, labels and weights."""
+        y = match_samples(forbid_masked(y, "y", _UNLABELLED), X, "y")
+        sample_weight = match_samples(sample_weight, X, "sample_weight")
         X, sample_shape = flatten_samples(X)
-        y = forbid_masked(y, "y", _UNLABELLED)
         X, y = validate_data(self, X, y, reset=reset, **_FORMAT)
         check_finite(X)
         check_classification_targets(y)
@@ -437,6 +439,7 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         Bach et al. 2015; Arras et al. 2017 for LSTMs; arXiv 2302.12317 for what maps are worth.
         """
         check_is_fitted(self)
+        target = match_samples(target, X, "target")
         given = getattr(X, "dtype", None)
         X, sample_shape = self._check_samples(X)
         dtype = given if isinstance(given, np.dtype) and given.kind == "f" else X.dtype

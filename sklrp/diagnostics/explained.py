@@ -24,6 +24,7 @@ from torch import nn
 
 from sklrp._checks import as_samples, check_maps, check_mask, encode_labels, like
 from sklrp._frame import frame_of
+from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._models import is_regression, unwrap
 from sklrp._sklearn import Interval
@@ -179,7 +180,7 @@ class Explained:
         targets = self._choose_target(target)
         self._asked["target"] = None if target is None else self._one_target(targets)
         self.target = None if targets is None else targets[rows]
-        self.all_y = None if y is None else self._check_y("y", y, n_samples)
+        self.all_y = None if y is None else self._check_y("y", match_samples(y, X, "y"), n_samples)
         self.y_train = None if y_train is None else self._check_y_train(y_train)
         self.is_given = relevance is not None
         if self.is_given:
@@ -534,6 +535,7 @@ class Explained:
         """Return the labels or values of the training samples."""
         if self.X_train is None:
             raise ValueError("y_train was given without X_train: give both, or neither.")
+        y_train = match_samples(y_train, self.X_train, "y_train")
         labels = self._check_y("y_train", y_train, len(self.pool))
         if self.classes is not None:
             encode_labels("y_train", labels, self.classes, len(labels))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sklrp import _models
 from sklrp._frame import frame_of, make_frame
+from sklrp._matching import match_samples
 from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp.drawing.panels import View, check_kind, say_class
 from sklrp.geo.coordinates import is_dataset, is_field
@@ -75,7 +76,7 @@ def explain_views(
         n_samples = _models.count_samples(entering)
         check_kind(kind, n_samples, len(models) * len(rules))  # before what takes time
         labels = _predict_classes(model, entering)
-        true = _check_true(y, labels, n_samples)
+        true = _check_true(match_samples(y, X, "y"), labels, n_samples)
         for rule_name, its_rule in rules.items():
             maps = explain(model.network, entering, rule=its_rule, **params)
             view = View(
@@ -152,7 +153,7 @@ def given_views(
             frame=frame,
             maps=maps,
             samples=samples,
-            labels=_check_labels(labels, len(maps)),
+            labels=_check_labels(match_samples(labels, given, "labels"), len(maps)),
             titles=titles if labels is None else None,
         )
         views.append(_bring(view, normalize))

@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from sklrp._checks import import_optional
+from sklrp._matching import check_same_samples
 from sklrp._sklearn import Interval, StrOptions, fit_context
 from sklrp.geo.coordinates import check_field, find_dates, find_period, is_dataset
 from sklrp.geo.grid import check_grid, make_template
@@ -148,6 +149,7 @@ class AnomalyTransformer(  # type: ignore[call-arg]
         xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
         check_field(X, "AnomalyTransformer")
+        check_same_samples(y, X, "y")
         time = find_dates(X)
         _check_over_time(X, time)
         reference = find_period(X, time, self.reference, "reference")

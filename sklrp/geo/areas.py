@@ -12,7 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import import_optional
 from sklrp._missing import as_plain_array
-from sklrp.geo.coordinates import check_field, find_coordinate, is_dataset, is_field
+from sklrp.geo.coordinates import (
+    check_field,
+    find_coordinate,
+    find_kind,
+    full_turn,
+    in_degrees,
+    is_dataset,
+    is_field,
+    is_marked,
+)
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
@@ -59,10 +68,73 @@ def cosine_weights(lat: Any) -> Any:
         degrees = lat
         if is_dataset(lat) or lat.ndim != 1 or lat.name not in lat.dims:
             degrees = lat[find_coordinate(lat, "latitude")]
-        weights = degrees.copy(data=_cosine(degrees.values))
+        _check_plausible(degrees, None)
+        weights = degrees.copy(data=_cosine(in_degrees(degrees, "latitude")))
         weights.attrs = {"long_name": "cosine of latitude", "units": "1"}
         return weights.rename("weights")
     return _cosine(as_plain_array(lat, "lat", np.float64))
+
+
+def _check_plausible(latitude: DataArray, longitude: DataArray | None) -> None:
+    """Raise an error if coordinates cannot be degrees, or look like counts or radians.
+
+    Those whose units or standard name say what they are are believed, within their limits.
+    """
+    named = [(latitude, "latitude", 90.0)]
+    named += [] if longitude is None else [(longitude, "longitude", 720.0)]
+    for coordinate, kind, limit in named:
+        if find_kind(coordinate) not in (kind, None):
+            raise ValueError(
+                f"{coordinate.name!r} is the {find_kind(coordinate)}, but {kind}s are needed."
+            )
+        degrees = in_degrees(coordinate, kind).astype(np.float64)
+        beyond = degrees[~(np.abs(degrees) <= limit + _TOLERANCE)]
+        if beyond.size:
+            raise ValueError(
+                f"{kind}s must be in [-{limit:g}, {limit:g}] degrees, got {beyond[0]:g} in "
+                f"{coordinate.name!r}: are they metres, or counts of cells? Give degrees, "
+                f"data.assign_coords({coordinate.name}=...)."
+            )
+    if any(is_marked(coordinate) for coordinate, *_ in named):
+        return
+    found = [np.ravel(coordinate.values).astype(np.float64) for coordinate, *_ in named]
+    if not all(map(len, found)):
+        return
+    if all(map(_are_counts, found)) and max(map(len, found)) > 2:
+        what, unit = "the numbers of cells, 0, 1, 2, ...", "degrees_north"
+    elif _are_radians(found):
+        what, unit = "radians", "radians"
+    else:
+        return
+    names = " and ".join(repr(coordinate.name) for coordinate, *_ in named)
+    raise ValueError(
+        f"{names} look like {what}, and no units say that they are degrees: give the cells' "
+        f"degrees, data.assign_coords({latitude.name}=...), or say what they are by the "
+        f"attribute units of {latitude.name!r}, such as {unit!r}."
+    )
+
+
+def _are_counts(values: NDArray[np.float64]) -> bool:
+    """Tell whether values count cells from 0 or 1, up or down."""
+    values = values if values[0] <= values[-1] else values[::-1]
+    return values[0] in (0, 1) and np.array_equal(values, values[0] + np.arange(len(values)))
+
+
+def _are_radians(found: list[NDArray[np.float64]]) -> bool:
+    """Tell whether coordinates are within a turn in radians and look like degrees made radians."""
+    largest = [np.abs(values).max() - 1e-6 for values in found]
+    values = np.concatenate(found)
+    if largest[0] > np.pi / 2 or largest[-1] > 2 * np.pi or _are_decimals(values):
+        return False
+    # Degrees are decimals of a few digits, and so are radians once they are degrees.
+    if _are_decimals(np.degrees(values)):
+        return True
+    spans = [np.ptp(values) for values in found]
+    return len(spans) == 2 and bool(spans[0] > np.pi / 2 and spans[1] > np.pi)
+
+
+def _are_decimals(values: NDArray[np.float64]) -> bool:
+    return bool(np.allclose(values, values.round(3), rtol=0, atol=1e-5))
 
 
 def _cosine(degrees: NDArray) -> NDArray[np.float64]:
@@ -117,7 +189,8 @@ def _locate(
 ) -> dict[str, NDArray[np.intp]]:
     """Return the positions of a box along the dimensions of latitude and of longitude."""
     lat_dim, lon_dim = find_coordinate(data, "latitude"), find_coordinate(data, "longitude")
-    longitudes = data[lon_dim].values.astype(np.float64)
+    _check_plausible(data[lat_dim], data[lon_dim])
+    longitudes = in_degrees(data[lon_dim], "longitude").astype(np.float64)
     circle = np.sort(longitudes % 360)
     if np.isclose(np.diff(circle, append=circle[:1] + 360), 0, atol=_TOLERANCE).any():
         raise ValueError(
@@ -125,7 +198,7 @@ def _locate(
             f"degrees), which would count double: drop it, data.isel({lon_dim}=slice(None, -1))."
         )
     positions = {
-        lat_dim: np.flatnonzero(in_latitudes(data[lat_dim].values, lat)),
+        lat_dim: np.flatnonzero(in_latitudes(in_degrees(data[lat_dim], "latitude"), lat)),
         lon_dim: np.flatnonzero(in_longitudes(longitudes, lon)),
     }
     for bounds, (dim, found) in zip((lat, lon), positions.items(), strict=True):
@@ -226,7 +299,8 @@ def select_box(
     positions = _locate(data, lat, lon)
     lon_dim = list(positions)[1]
     part = data.isel(positions)
-    longitudes = part[lon_dim].values.astype(np.float64)  # unsigned ones have no differences
+    # Unsigned ones have no differences.
+    longitudes = in_degrees(part[lon_dim], "longitude").astype(np.float64)
     if lon is None or len(longitudes) == data.sizes[lon_dim]:
         return part
     eastward = (longitudes - lon[0] + _TOLERANCE) % 360
@@ -235,7 +309,7 @@ def select_box(
         return part  # westward without a seam
     turns = np.cumsum(np.diff(longitudes[order], prepend=longitudes[order[0]]) < 0)
     part = part.isel({lon_dim: order})
-    moved = (longitudes[order] + 360 * turns).astype(part[lon_dim].dtype)
+    moved = (part[lon_dim].values + full_turn(part[lon_dim]) * turns).astype(part[lon_dim].dtype)
     return part.assign_coords({lon_dim: part[lon_dim].copy(data=moved)})
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sklrp._checks import import_optional
+from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp.geo.coordinates import check_field, find_sample_dim, is_dataset
 from sklrp.geo.relevance_fields import TARGET
@@ -83,6 +84,8 @@ def composites(
             "explain the predicted class (target=None), or select one, "
             f"relevance.sel({TARGET}=...)."
         )
+    y_true = match_samples(y_true, relevance, "y_true")
+    y_pred = match_samples(y_pred, relevance, "y_pred")
     true, predicted = as_plain_array(y_true, "y_true"), as_plain_array(y_pred, "y_pred")
     if not true.shape == predicted.shape == (maps.sizes[sample_dim],):
         raise ValueError(

@@ -9,6 +9,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
 
@@ -32,7 +33,9 @@ _KINDS = {
     "latitude": _Kind("Y", _NORTH, ("lat", "latitude", "nav_lat", "lats", "y"), "lat"),
     "longitude": _Kind("X", _EAST, ("lon", "longitude", "nav_lon", "lons", "long", "x"), "lon"),
 }
-_ANGLES = (None, "", "1", "degrees", "degree")  # units that leave open what an axis is
+_RADIANS = ("radian", "radians", "rad")
+# Units that leave open what an axis is.
+_ANGLES = (None, "", "1", "degrees", "degree", "deg", *_RADIANS)
 _PLAIN = ("x", "y")  # names that pixels and metres have too, unless units say degrees
 
 
@@ -128,6 +131,39 @@ def _rank(coordinate: DataArray, kind: str) -> int | None:
         return 2
     name = str(coordinate.name).lower()
     return 3 if name in names and (name not in _PLAIN or units in ("degrees", "degree")) else None
+
+
+def in_degrees(coordinate: DataArray, kind: str) -> NDArray:
+    """Return latitudes or longitudes in degrees: as they are, or from radians by their units."""
+    units = coordinate.attrs.get("units")
+    unit = None if units is None else str(units).lower()
+    values = coordinate.values
+    if values.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{coordinate.name!r} must hold numbers of degrees, got {coordinate.dtype}: give the "
+            f"centres of cells, data.assign_coords({coordinate.name}=...)."
+        )
+    if unit in _RADIANS:
+        return np.degrees(values.astype(np.float64))
+    if unit in _ANGLES or unit in _KINDS[kind].units:
+        return values
+    raise ValueError(
+        f"{coordinate.name!r} is in {units!r}, which is no {kind} in degrees: give {kind}s in "
+        f"degrees, data.assign_coords({coordinate.name}=...), or its attribute units as "
+        f"{_KINDS[kind].units[0]!r} if they are."
+    )
+
+
+def full_turn(coordinate: DataArray) -> float:
+    """Return 360 degrees in the units of a longitude."""
+    units = str(coordinate.attrs.get("units")).lower()
+    return 2 * np.pi if units in _RADIANS else 360
+
+
+def is_marked(coordinate: DataArray) -> bool:
+    """Tell whether units or a standard name say what a coordinate is, and not its name alone."""
+    units = coordinate.attrs.get("units")
+    return "standard_name" in coordinate.attrs or units not in (None, "", "1")
 
 
 def find_kind(coordinate: DataArray) -> str | None:

@@ -15,7 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import check_field_mask
 from sklrp._missing import as_plain_array
-from sklrp.geo.coordinates import find_coordinate, find_sample_dim, is_dataset, is_field
+from sklrp.geo.coordinates import (
+    find_coordinate,
+    find_kind,
+    find_sample_dim,
+    in_degrees,
+    is_dataset,
+    is_field,
+)
 from sklrp.geo.vectorizer import GridVectorizer
 
 
@@ -88,7 +95,7 @@ def move_grid(grid: Grid | None, lat: Any, lon: Any) -> Grid | None:
 def find_degrees(field: Any) -> tuple[NDArray, NDArray] | None:
     """Return latitudes and longitudes of a DataArray, None of anything without them."""
     dims = _find_dims(field)
-    return None if dims is None else (field.coords[dims[0]].values, field.coords[dims[1]].values)
+    return None if dims is None else _read_degrees(field, dims)
 
 
 def take_degrees(field: Any) -> tuple[Any, NDArray | None, NDArray | None]:
@@ -103,7 +110,107 @@ def take_degrees(field: Any) -> tuple[Any, NDArray | None, NDArray | None]:
             samples = find_sample_dim(field, None)
             others = [samples, *(dim for dim in others if dim != samples)]
     values = field.transpose(*others, *dims).values
-    return values, field.coords[dims[0]].values, field.coords[dims[1]].values
+    return values, *_read_degrees(field, dims)
+
+
+def _read_degrees(field: Any, dims: tuple[str, str]) -> tuple[NDArray, NDArray]:
+    """Return latitudes and longitudes in degrees."""
+    latitude, longitude = dims
+    return (
+        in_degrees(field.coords[latitude], "latitude"),
+        in_degrees(field.coords[longitude], "longitude"),
+    )
+
+
+def put_in_order(values: Any, maps: Any, name: str) -> Any:
+    """Return values of cells in the order of maps, where both are DataArrays.
+
+    Parameters
+    ----------
+    values : object
+        A mask, weights or other maps. A DataArray may have its dimensions and coordinates in
+        another order than maps, or lack some of them; everything else is in order already.
+    maps : object
+        Maps with the samples first.
+    name : str
+        What errors call the values.
+
+    Returns
+    -------
+    object
+        The values; a DataArray over all dimensions of a map.
+
+    Raises
+    ------
+    ValueError
+        If the values are of other cells.
+    """
+    if not _is_data_array(values) or not _is_data_array(maps):
+        return values
+    values = _rename_space(values, maps)
+    known = [dim for dim in values.dims if dim in maps.dims]
+    if not known and all(str(dim).startswith("dim_") for dim in values.dims):  # without names
+        return values
+    strange = [dim for dim in values.dims if dim not in maps.dims and values.sizes[dim] > 1]
+    if strange or not known:
+        raise ValueError(
+            f"{name} has the dimensions {values.dims}, but the maps {maps.dims}: rename them, "
+            "select a position of those that maps lack, or pass an array in the maps' order."
+        )
+    values = values.squeeze([dim for dim in values.dims if dim not in known], drop=True)
+    for dim in known:
+        values = values.isel({dim: _find_order(values, maps, dim, name)})
+    lacking = [dim for dim in maps.dims[1:] if dim not in known]
+    values = values.expand_dims({dim: maps.sizes[dim] for dim in lacking})
+    return values.transpose(*(dim for dim in maps.dims if dim in values.dims))
+
+
+def samples_first(maps: Any) -> Any:
+    """Return maps with the samples first, if they are a DataArray that says which they are."""
+    if not _is_data_array(maps) or maps.ndim < 2:
+        return maps
+    with contextlib.suppress(ValueError):  # its first dimension, as in an array
+        return maps.transpose(find_sample_dim(maps, None), ...)
+    return maps
+
+
+def _is_data_array(data: Any) -> bool:
+    return is_field(data) and not is_dataset(data)
+
+
+def _rename_space(values: Any, maps: Any) -> Any:
+    """Return values whose latitude and longitude have the names that they have in the maps."""
+    for kind in ("latitude", "longitude"):
+        with contextlib.suppress(ValueError):  # one of them has no such coordinate
+            its, known = find_coordinate(values, kind), find_coordinate(maps, kind)
+            values = values if its == known else values.rename({its: known})
+    return values
+
+
+def _find_order(values: Any, maps: Any, dim: Any, name: str) -> NDArray[np.intp]:
+    """Return where the positions of the maps along a dimension are among those of values."""
+    n = maps.sizes[dim]
+    if dim not in values.coords or dim not in maps.coords:
+        if values.sizes[dim] != n:
+            raise ValueError(
+                f"{name} has {values.sizes[dim]} positions along {dim!r}, the maps {n}: select "
+                "those of the maps, or give both their coordinates."
+            )
+        return np.arange(n)
+    kind = find_kind(maps[dim])
+    if kind in ("latitude", "longitude"):
+        its, known = in_degrees(values[dim], kind), in_degrees(maps[dim], kind)
+        return find_places(its, known, name, f"{kind}s")
+    index = values.get_index(dim)
+    if len(index) == n and index.equals(maps.get_index(dim)):
+        return np.arange(n)
+    found = index.get_indexer(maps.get_index(dim)) if index.is_unique else np.array([-1])
+    if len(index) != n or (found < 0).any():
+        raise ValueError(
+            f"{name} has other coordinates along {dim!r} than the maps: select those of the "
+            f"maps, {name}.sel({dim}=...), or pass an array in the maps' order."
+        )
+    return found
 
 
 def _find_dims(field: Any) -> tuple[str, str] | None:
@@ -196,4 +303,4 @@ def _find_space(field: Any, space: tuple[Any, ...]) -> tuple[Any, Any, bool]:
     dims = _find_dims(field)
     if dims is None or space not in (dims, dims[::-1]):
         return None, None, False
-    return field.coords[dims[0]].values, field.coords[dims[1]].values, space != dims
+    return *_read_degrees(field, dims), space != dims

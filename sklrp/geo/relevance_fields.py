@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklrp import _models, propagation
 from sklrp._checks import check_number, import_optional
+from sklrp._matching import match_samples
 from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, is_dataset, is_field
@@ -118,6 +119,7 @@ def explain(
     (('time', 'lat', 'lon'), 'logit', 'epsilon')
     """
     check_field(data, "explain")
+    target = match_samples(target, data, "target")
     before, chain = _take_apart(estimator, vectorizer)
     for step in before:
         data = step.transform(data)

@@ -17,6 +17,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklrp._checks import import_optional
+from sklrp._matching import check_same_samples
 from sklrp._missing import as_gapped_array
 from sklrp._sklearn import Interval, StrOptions, check_feature_names_in, fit_context
 from sklrp.geo.coordinates import is_field
@@ -159,6 +160,7 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
             If cells are missing in some samples only and ``missing="raise"``; if all are missing;
             if a value is infinite; or if it is open what the dimensions are.
         """
+        check_same_samples(y, X, "y")
         if is_field(X):
             grid: Any = FieldGrid(X, self.sample_dim, self.channel_dim)
             stacked = grid.stack(X)

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import check_maps, check_mask, check_weights
+from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._sklearn import StrOptions, validate_params
+from sklrp.geo.places import put_in_order, samples_first
 from sklrp.metrics.catalogue import metric
 
 __all__ = ["conservation_error", "relevance_mass", "relevance_rank", "sparseness"]
@@ -66,8 +68,9 @@ def conservation_error(
     >>> print(conservation_error([[1.0, 2.0], [1.0, 1.0]], [4.0, 2.0]))
     [0.25 0.  ]
     """
+    relevance = samples_first(relevance)
     maps = check_maps(relevance)
-    scores = as_plain_array(score, "score", np.float64)
+    scores = as_plain_array(match_samples(score, relevance, "score"), "score", np.float64)
     if scores.ndim not in (1, 2) or scores.shape != maps.shape[: scores.ndim]:
         raise ValueError(
             f"score has the shape {scores.shape}, but must have one value per map: "
@@ -114,7 +117,8 @@ def relevance_mass(
         The maps.
     mask : array-like of bool, of the shape of one map or of relevance
         True where relevance belongs; one mask for all samples or one for each. Axes of length 1
-        may be left out, and it or the maps may be flat.
+        may be left out, and it or the maps may be flat. Where both are DataArrays, it is put in
+        place by its coordinates.
     part : {"positive", "absolute", "signed"}, default="positive"
         Which relevance counts: ``"positive"`` the evidence for the class, :math:`R^+`, as in the
         paper; ``"absolute"`` all of it, :math:`|R|`; ``"signed"`` the net relevance on the mask as
@@ -151,9 +155,11 @@ def relevance_mass(
     [0.875]
     [-0.125]
     """
+    relevance = samples_first(relevance)
     maps = check_maps(relevance)
-    inside = check_mask(mask, maps.shape)
+    inside = check_mask(put_in_order(mask, relevance, "mask"), maps.shape)
     if weights is not None:
+        weights = put_in_order(weights, relevance, "weights")
         maps = maps * check_weights(weights, maps.shape[1:])
     return weighted_share(maps, inside, part)
 
@@ -182,7 +188,8 @@ def relevance_rank(
         The maps.
     mask : array-like of bool, of the shape of one map or of relevance
         True where relevance belongs; one mask for all samples or one for each. Axes of length 1
-        may be left out, and it or the maps may be flat.
+        may be left out, and it or the maps may be flat. Where both are DataArrays, it is put in
+        place by its coordinates.
     part : {"positive", "absolute", "signed"}, default="positive"
         By what features are ranked: ``"positive"`` by :math:`R^+`, in which all that is not
         positive ties; ``"absolute"`` by :math:`|R|`; ``"signed"`` by R itself.
@@ -209,8 +216,9 @@ def relevance_rank(
     >>> print(relevance_rank([[3.0, 1.0, 2.0, 0.0], [1.0, 1.0, 1.0, 1.0]], [1, 1, 0, 0]))
     [0.5 0.5]
     """
+    relevance = samples_first(relevance)
     maps = check_maps(relevance)
-    inside = check_mask(mask, maps.shape)
+    inside = check_mask(put_in_order(mask, relevance, "mask"), maps.shape)
     values = _take_part(maps.reshape(len(maps), -1), part)
     size = np.broadcast_to(inside.sum(axis=1), len(values))
     ranked = np.sort(values, axis=1)[:, ::-1]
@@ -262,7 +270,7 @@ def sparseness(relevance: ArrayLike) -> NDArray[np.float64]:
     >>> print(sparseness([[0.0, 0.0, 0.0, 1.0], [1.0, -1.0, 1.0, 1.0]]))
     [0.75 0.  ]
     """
-    maps = check_maps(relevance)
+    maps = check_maps(samples_first(relevance))
     size = np.sort(np.abs(maps.reshape(len(maps), -1)), axis=1)
     largest = size[:, -1:]
     size = size / np.where(largest == 0, 1.0, largest)  # the sum does not overflow

@@ -21,7 +21,9 @@ from sklrp._checks import (
     find_groups,
     like,
 )
+from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
+from sklrp.geo.places import put_in_order
 from sklrp.metrics.subject import find_scores
 
 
@@ -41,7 +43,7 @@ class Replacement:
     ) -> None:
         entered, self._scores_of, classes, integers = find_scores(estimator, X, response)
         samples = as_samples(entered, integers=integers)
-        maps = check_maps(relevance)
+        maps = check_maps(put_in_order(relevance, entered, "relevance"))
         shape = samples.shape
         n_features = samples[0].size
         if maps.shape not in (shape, (len(samples), n_features)):
@@ -56,7 +58,7 @@ class Replacement:
         )
         self.batch_size = batch_size or choose_batch_size(n_features)
         self._restore = lambda rows: like(entered, rows.reshape(-1, *shape[1:]))
-        self._choose_target(target, classes)
+        self._choose_target(match_samples(target, X, "target"), classes)
         self._pool = self._make_pool(baseline, samples)
 
     @property

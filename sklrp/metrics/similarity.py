@@ -14,6 +14,7 @@ from scipy.ndimage import uniform_filter
 from scipy.stats import rankdata
 
 from sklrp._checks import check_maps
+from sklrp.geo.places import put_in_order, samples_first
 
 SIMILARITIES = ("spearman", "pearson", "cosine", "ssim")
 Similarity = str | Callable[[NDArray, NDArray], Any]
@@ -56,6 +57,8 @@ def compare_maps(
     ValueError
         If the shapes differ, a map is not finite or the similarity is unknown.
     """
+    one = samples_first(one)
+    other = put_in_order(other, one, "the other maps")
     dtypes = np.asarray(one).dtype, np.asarray(other).dtype
     one, other = check_maps(one), check_maps(other)
     if one.shape != other.shape:

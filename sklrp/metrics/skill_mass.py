@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import check_maps
+from sklrp._matching import match_samples
 from sklrp._sklearn import Interval, StrOptions, validate_params
 from sklrp._streams import Streams
+from sklrp.geo.places import put_in_order
 from sklrp.metrics.catalogue import metric
 from sklrp.metrics.maps import weighted_share
 from sklrp.metrics.randomise import check_layers, with_start
@@ -166,6 +168,7 @@ def skill_mass(
     w_square False
     """
     subject = Subject(estimator, X)
+    y = match_samples(y, X, "y")
     if subject.model is None:
         raise TypeError(
             "estimator is a function, which has no network to draw anew: pass a model."
@@ -246,7 +249,7 @@ def _are_labels(subject: Subject, y: Any) -> bool:
 
 def _take_maps(relevance: ArrayLike, subject: Subject) -> NDArray:
     """Return maps that were given, if they are of the samples."""
-    maps = check_maps(relevance)
+    maps = check_maps(put_in_order(relevance, subject.X, "relevance"))
     if maps.shape != subject.samples.shape:
         raise ValueError(
             f"relevance has the shape {maps.shape}, but must have that of what enters the "

@@ -16,6 +16,7 @@ from torch import nn
 
 from sklrp import propagation
 from sklrp._checks import as_samples, check_maps, like
+from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._models import Model, holds_network, is_regression, unwrap
 
@@ -77,7 +78,7 @@ class Subject:
         # The default of `target`, None, is the predicted class.
         n_samples = len(self.samples)
         if target is not None:
-            labels = as_plain_array(target, "target")
+            labels = as_plain_array(match_samples(target, self.X, "target"), "target")
             if labels.shape not in ((), (n_samples,)):
                 raise ValueError(
                     f"target must be None, one label or {n_samples} labels, one per sample, got "

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sklrp._checks import check_number
+from sklrp._matching import match_samples
 from sklrp._models import unwrap, without_wrapper
 from sklrp.propagation.inputs import Inputs, Intake
 from sklrp.propagation.planning import Plan, compile_plan
@@ -118,6 +119,7 @@ def explain(
         "return_details": return_details,
     }  # fmt: skip
     found = unwrap(model)
+    options["target"] = match_samples(target, X, "target")
     samples = found.enter(X)
     if found.has_explain:
         return found.network.explain(samples, **_taken_by(found.network.explain, options))

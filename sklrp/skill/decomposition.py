@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._models import Model
 from sklrp._streams import Streams
@@ -140,7 +141,8 @@ def decompose_skill(
     check_repeats(model, samples)
     assumptions: list[str] = []
     pool, rows = find_baselines(model, samples, X_train, baseline, assumptions)
-    labels = check_truth(y, len(samples))
+    labels = check_truth(match_samples(y, X, "y"), len(samples))
+    groups = match_samples(groups, X, "groups")
     _check_groups_and_blocks(groups, block_length, len(samples))
     if len(rows) < len(samples):
         samples, labels = samples[rows], labels[rows]

@@ -1,0 +1,132 @@
+"""Which samples labels are of, where coordinates or dates say so.
+
+A label belongs to the sample of its own time, and not to that which happens to stand at its place.
+What takes labels, weights or scores beside samples calls `match_samples` first.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def match_samples(labels: Any, X: Any, name: str) -> Any:
+    """Return labels in the order of the samples, where both know which samples they are of.
+
+    They know it by the coordinate of the samples' dimension in xarray, or by the dates of an index
+    in pandas. Everything else is taken by position, as everywhere in scikit-learn.
+
+    Parameters
+    ----------
+    labels : object
+        Labels, values, weights or groups, one for each sample along the first axis.
+    X : object
+        The samples.
+    name : str
+        What errors call the labels.
+
+    Returns
+    -------
+    object
+        The labels; in the order of X if they came in another one.
+
+    Raises
+    ------
+    ValueError
+        If they are of other samples.
+    """
+    its, known, which = _find_marks(labels, X)
+    if its is None or known is None or np.array_equal(its, known):
+        return labels
+    order = np.argsort(its, kind="stable")
+    found = order[np.searchsorted(its, known, sorter=order).clip(max=len(its) - 1)]
+    if len(its) != len(known) or len(np.unique(its)) < len(its) or (its[found] != known).any():
+        raise ValueError(_say_others(name, which, its, known))
+    if hasattr(labels, "iloc"):
+        return labels.iloc[found]
+    return labels.isel({labels.dims[0]: found})
+
+
+def check_same_samples(labels: Any, X: Any, name: str) -> None:
+    """Raise an error unless labels are of the samples, in their order, as far as both know.
+
+    Parameters
+    ----------
+    labels : object
+        Labels that are handed on as they are, such as those of a pipeline.
+    X : object
+        The samples.
+    name : str
+        What errors call the labels.
+
+    Raises
+    ------
+    ValueError
+        If they are of other samples, or in another order.
+    """
+    if match_samples(labels, X, name) is not labels:
+        its, known, which = _find_marks(labels, X)
+        raise ValueError(_say_others(name, which, its, known))
+
+
+def _find_marks(labels: Any, X: Any) -> tuple[Any, Any, str]:
+    """Return what marks the samples of labels and of X, None if one does not say; and its name."""
+    if not _is_of_xarray(labels) and not hasattr(labels, "iloc"):
+        return None, None, ""
+    dim = next(iter(labels.dims), None) if _is_of_xarray(labels) else None
+    if dim is not None and _is_of_xarray(X) and dim in X.dims:
+        if dim in labels.coords and dim in X.coords:
+            return _as_marks(labels[dim].values), _as_marks(X[dim].values), str(dim)
+        return None, None, ""
+    return _find_dates(labels), _find_dates(X), "its dates"
+
+
+def _find_dates(data: Any) -> NDArray | None:
+    """Return the dates of the samples: of an index in pandas, or of a dimension in xarray."""
+    if hasattr(data, "iloc"):
+        index = data.index.to_timestamp() if hasattr(data.index, "to_timestamp") else data.index
+        values = np.asarray(index.values)
+        return values if values.dtype.kind == "M" else None
+    if not _is_of_xarray(data):
+        return None
+    found = [data[dim].values for dim in data.dims if dim in data.coords]
+    dated = [values for values in found if values.dtype.kind == "M"]
+    return dated[0] if len(dated) == 1 else None
+
+
+def _as_marks(values: NDArray) -> NDArray | None:
+    """Return coordinates as values that have an order, None of those that have none."""
+    if values.dtype.kind != "O":
+        return values
+    try:
+        np.sort(values)
+    except TypeError:
+        return None
+    return values
+
+
+def _is_of_xarray(data: Any) -> bool:
+    return hasattr(data, "dims") and hasattr(data, "coords")
+
+
+def _say_others(name: str, which: str, its: NDArray, known: NDArray) -> str:
+    """Say where labels are of other samples than X, and what to do."""
+    if len(its) != len(known):
+        differ = f"it has {len(its)} of them, X {len(known)}"
+    else:
+        at = int(np.flatnonzero(its != known)[0])
+        differ = f"at position {at} it has {_as_text(its[at])}, X {_as_text(known[at])}"
+    remedy = f"{name}.sel({which}=X.{which})" if which.isidentifier() else f"{name}.loc[...]"
+    return (
+        f"{name} is of other samples than X, by {which}: {differ}. Select those of X in their "
+        f"order, {remedy}, or pass plain values, np.asarray({name}), if they belong together by "
+        "position."
+    )
+
+
+def _as_text(mark: Any) -> str:
+    """Write a date without its zeros, anything else as it is."""
+    return re.sub(r"T00:00:00(\.0+)?$", "", str(mark))

@@ -1,0 +1,148 @@
+"""Labels that know which samples they are of, in everything that takes labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from sklearn.pipeline import make_pipeline
+
+import sklrp
+from sklrp import MLPClassifier, RelevanceTransformer, metrics
+from sklrp._matching import check_same_samples, match_samples
+from sklrp.diagnostics import diagnose, skill_map
+from sklrp.geo import AnomalyTransformer, GridVectorizer, composites, explain
+from sklrp.plotting import RelevanceDisplay
+
+N = 24
+TIME = pd.date_range("2000-01-01", periods=N, freq="MS")
+
+
+@pytest.fixture(scope="module")
+def field():
+    values = np.random.default_rng(0).normal(size=(N, 2, 3))
+    return xr.DataArray(
+        values, {"time": TIME, "lat": [0.0, 5.0], "lon": [0.0, 5.0, 10.0]}, name="sst"
+    )
+
+
+@pytest.fixture(scope="module")
+def y(field):
+    return (field[:, 0, 1] > 0).astype(int).drop_vars(["lat", "lon"])
+
+
+@pytest.fixture(scope="module")
+def clf(field, y):
+    return MLPClassifier((4,), max_epochs=3, random_state=0).fit(field.values, y.values)
+
+
+def shuffled(labels):
+    order = np.random.default_rng(1).permutation(N)
+    return labels.isel(time=order)
+
+
+def moved(labels):
+    return labels.assign_coords(time=TIME + pd.DateOffset(years=1))
+
+
+def test_order_of_the_samples(field, y):
+    assert match_samples(y, field, "y") is y
+    for X in (field, field.to_dataset(name="sst"), field.transpose("lat", "time", "lon")):
+        xr.testing.assert_identical(match_samples(shuffled(y), X, "y"), y)
+    series = y.to_series()
+    table = pd.DataFrame(field.values.reshape(N, -1), index=TIME)
+    for X in (field, table):
+        pd.testing.assert_series_equal(match_samples(series[::-1], X, "y"), series)
+    xr.testing.assert_identical(match_samples(y[::-1], table, "y"), y)
+    monthly = series.set_axis(series.index.to_period("M"))
+    assert match_samples(monthly[::-1], table, "y").tolist() == series.tolist()
+
+
+def test_by_position(field, y):
+    """Labels, or samples, that do not know are taken as they come."""
+    plain = y.drop_vars("time")
+    assert match_samples(plain, field, "y") is plain
+    assert match_samples(y, field.values, "y") is y
+    numbered = y.to_series().reset_index(drop=True)
+    assert match_samples(numbered[::-1], field, "y").tolist() == numbered.tolist()[::-1]
+    other = y.rename(time="member").assign_coords(member=np.arange(N))
+    assert match_samples(other, field, "y") is other
+    assert match_samples("all", field, "target") == "all"
+    assert match_samples(None, field, "target") is None
+
+
+def test_others_are_refused(field, y):
+    with pytest.raises(ValueError, match=r"y is of other samples.*0 it has 2001-01-01, X 2000-01"):
+        match_samples(moved(y), field, "y")
+    with pytest.raises(ValueError, match=r"it has 23 of them, X 24.*y.sel\(time=X.time\)"):
+        match_samples(y[1:], field, "y")
+    doubled = y.assign_coords(time=TIME[[0, *range(N - 1)]])
+    with pytest.raises(ValueError, match="other samples"):
+        match_samples(doubled, field, "y")
+    with pytest.raises(ValueError, match=r"other samples than X, by its dates"):
+        match_samples(moved(y).to_series(), field, "y")
+    with pytest.raises(ValueError, match="other samples"):
+        check_same_samples(shuffled(y), field, "y")
+    check_same_samples(y, field, "y")
+
+
+def test_classifiers_align(field, y, clf):
+    weight = xr.ones_like(y, dtype=float) + np.arange(N)
+    right = MLPClassifier((4,), max_epochs=3, random_state=0).fit(field, y, weight.values)
+    again = MLPClassifier((4,), max_epochs=3, random_state=0)
+    again.fit(field, shuffled(y), shuffled(weight))
+    np.testing.assert_array_equal(again.explain(field), right.explain(field))
+    target = clf.explain(field, target=y.values)
+    np.testing.assert_array_equal(clf.explain(field, target=shuffled(y)), target)
+    np.testing.assert_array_equal(sklrp.explain(clf, field, target=shuffled(y)), target)
+    np.testing.assert_array_equal(
+        sklrp.explain(clf.module_, field.values.reshape(N, -1), target=y),
+        target.reshape(N, -1),
+    )
+
+
+@pytest.mark.parametrize("first", [GridVectorizer(), AnomalyTransformer()])
+def test_pipelines_refuse(field, y, first):
+    steps = [first] if isinstance(first, GridVectorizer) else [first, GridVectorizer()]
+    pipeline = make_pipeline(*steps, MLPClassifier((4,), max_epochs=1, random_state=0))
+    pipeline.fit(field, y)
+    for labels in (shuffled(y), moved(y), moved(y).to_series()):
+        with pytest.raises(ValueError, match="y is of other samples than X"):
+            pipeline.fit(field, labels)
+
+
+def test_geo_aligns(field, y):
+    pipeline = make_pipeline(GridVectorizer(), MLPClassifier((4,), max_epochs=1, random_state=0))
+    pipeline.fit(field, y)
+    maps = explain(pipeline, field, target=y.values)
+    np.testing.assert_array_equal(explain(pipeline, field, target=shuffled(y)), maps)
+    right = composites(maps, y.values, y.values)
+    np.testing.assert_array_equal(composites(maps, shuffled(y), y)["mean"], right["mean"])
+    for call in (
+        lambda: explain(pipeline, field, target=moved(y)),
+        lambda: composites(maps, moved(y), y),
+        lambda: composites(maps, y, moved(y)),
+    ):
+        with pytest.raises(ValueError, match="is of other samples than X"):
+            call()
+
+
+def test_everything_else_refuses(field, y, clf):
+    wrong = moved(y)
+    for call in (
+        lambda: clf.fit(field, wrong),
+        lambda: clf.partial_fit(field, wrong),
+        lambda: RelevanceTransformer(clf).fit(field, wrong),
+        lambda: diagnose(clf, field, wrong),
+        lambda: diagnose(clf, field, y, X_train=field, y_train=wrong),
+        lambda: skill_map(clf, field, wrong),
+        lambda: skill_map(clf, field, y, groups=wrong),
+        lambda: metrics.skill_mass(clf, field, wrong),
+        lambda: metrics.max_sensitivity(clf, field, target=wrong),
+        lambda: metrics.pixel_flipping_score(clf, field, field, target=wrong),
+        lambda: RelevanceDisplay.from_estimator(clf, field, wrong),
+        lambda: metrics.conservation_error(field, wrong),
+    ):
+        with pytest.raises(ValueError, match="is of other samples than X"):
+            call()
