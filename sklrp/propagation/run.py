@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
-from sklearn.utils import Bunch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -24,6 +23,7 @@ from tqdm.std import tqdm
 from sklrp._checks import check_flags, check_jobs, check_number
 from sklrp._models import without_wrapper
 from sklrp.propagation.bounds import bound
+from sklrp.propagation.details import Details, LayerDetails
 from sklrp.propagation.inputs import Inputs, Intake, is_finite
 from sklrp.propagation.planning import Plan, compile_plan, measure
 from sklrp.propagation.sizes import find_sizes
@@ -320,7 +320,7 @@ def _put_chunk(out: Sequence[Any], span: slice, result: Any, every: bool, bar: t
 
 def _join_details(
     plan: Plan, records: Sequence[Any], every_target: bool, classes: np.ndarray | None
-) -> Bunch:
+) -> Details:
     """Join the details of the chunks."""
 
     def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -336,7 +336,7 @@ def _join_details(
             cause: join([k.get(cause, np.zeros_like(r)) for r, k in parts]) for cause in CAUSES
         }
         layers.append(
-            Bunch(
+            LayerDetails(
                 name=step.name,
                 layer=step.label,
                 rule=step.rule,
@@ -346,4 +346,4 @@ def _join_details(
         )
     target = join([record["target"] for record in records])
     target = target if classes is None else classes[target]
-    return Bunch(score=score, target=target, head=plan.head, layers=layers)
+    return Details(score=score, target=target, head=plan.head, layers=layers)

@@ -1,0 +1,63 @@
+"""What `explain` returns beside the maps, with a form that fits on a screen.
+
+`run` fills them in. They are Bunches, so that all is there by name; printed they say what a reader
+asks first: which score was explained, and which layer kept how much of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from sklrp.propagation.tape import CAUSES
+
+_MOST_LAYERS = 40  # lines
+
+
+class LayerDetails(Bunch):
+    """A layer's name, kind and rule, the relevance that left it, and what it kept, by cause."""
+
+    def __repr__(self) -> str:
+        return " ".join(_describe(self))
+
+
+class Details(Bunch):
+    """The scores explained, their targets, and the layers with what they kept."""
+
+    def __repr__(self) -> str:
+        score = np.asarray(self.score)
+        head = f", before {self.head}" if self.head else ""
+        lines = [
+            f"Details of {len(score)} samples: score {_range(score)}{head}; "
+            "layers from the input on, with what they keep of |score|",
+        ]
+        rows = [_describe(layer, score) for layer in self.layers[:_MOST_LAYERS]]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += [
+            "  "
+            + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        if len(self.layers) > _MOST_LAYERS:
+            lines.append(f"  and {len(self.layers) - _MOST_LAYERS} more in details.layers")
+        return "\n".join(lines)
+
+
+def _describe(layer: Bunch, score: Any = None) -> tuple[str, ...]:
+    """Return a layer in a line: its name, kind and rule, and what it kept in the mean."""
+    total = np.abs(score).mean() if score is not None and np.size(score) else 1.0
+    kept = []
+    for cause in CAUSES:
+        size = float(np.abs(layer[cause]).mean()) if np.size(layer[cause]) else 0.0
+        if size > 0:
+            kept.append(f"{cause} {size / total:.2g}")
+    return str(layer.name), str(layer.layer), str(layer.rule or "-"), ", ".join(kept)
+
+
+def _range(values: np.ndarray) -> str:
+    if not values.size:
+        return "none"
+    low, high = values.min(), values.max()
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
