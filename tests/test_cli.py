@@ -171,6 +171,44 @@ def test_missing_values_of_csv(text, folder):
     assert_same_to_rounding(written, clf.explain(filled))
 
 
+@pytest.mark.parametrize("target", [None, "up", "all"])
+def test_land_of_fields_is_missing(folder, clf, target):
+    """As in sklrp.geo.explain, cells that were filled have no relevance, not 0."""
+    xr = pytest.importorskip("xarray")
+    holes = X.copy()
+    holes[:, :3, 4] = np.nan
+    holes[7, 9, 9] = np.nan
+    xr.Dataset({"sst": (("time", "lat", "lon"), holes)}).to_netcdf("samples.nc")
+    options = [] if target is None else ["--target", target]
+    explain("samples.nc", "-o", "out.nc", "--fill", "0", *options)
+    expected = clf.explain(np.nan_to_num(holes), target=target)
+    missing = np.isnan(holes)
+    if target == "all":
+        missing = np.broadcast_to(missing[:, np.newaxis], expected.shape)
+    said = {None: "the predicted class of each sample", "up": "up", "all": "every class"}
+    with xr.open_dataset("out.nc") as written:
+        values = written["relevance"].to_numpy()
+        assert written["relevance"].attrs["target"] == said[target]
+    np.testing.assert_array_equal(np.isnan(values), missing)
+    assert_same_to_rounding(values[~missing], expected[~missing])
+
+
+@pytest.mark.parametrize("command", ["explain", "diagnose"])
+def test_samples_far_from_training_are_said(folder, command):
+    """Raw fields have the shape of anomalies: only their values tell."""
+    np.save("raw.npy", X + 290)
+    np.save("near.npy", 1.2 * X)
+    options = ["-o", "out.npy"]
+    if command == "diagnose":
+        options = ["-o", "out.html", "--labels", "labels.txt", "--n-permutations", "3"]
+    for name, warns in (("raw", True), ("near", False), ("samples", False)):
+        args = [command, "model.safetensors", f"{name}.npy", *options]
+        result = CliRunner().invoke(main, args)
+        assert result.exit_code == 0, result.output
+        assert ("Warning: 100% of the values in raw.npy" in result.stderr) == warns
+        assert result.stderr.count("Warning") == warns
+
+
 @pytest.mark.parametrize("suffix", [".nc", ".zarr"])
 def test_xarray(suffix, folder, clf):
     xr = pytest.importorskip("xarray")
@@ -205,7 +243,8 @@ def test_xarray(suffix, folder, clf):
         time_ = written["time"]
         assert "time_bnds" in (time_.attrs.get("bounds"), time_.encoding.get("bounds"))
         assert set(written) == {"relevance", "time_bnds"}
-        assert "rule auto" in relevance.attrs["comment"]
+        said = [relevance.attrs[name] for name in ("rule", "units", "target")]
+        assert said == ["auto", "logit", "the predicted class of each sample"]
     explain(f"samples{suffix}", "-o", f"out{suffix}", "--target", "all", "--variable", "sst")
     with xr.open_dataset(f"out{suffix}", **options) as written:
         assert written["relevance"].dims == ("time", "class", "lat", "lon")
@@ -505,8 +544,8 @@ def test_memory_is_bounded(folder, monkeypatch):
     n_bytes = []
     original = Samples.read
 
-    def read(self, rows=slice(None)):
-        X = original(self, rows)
+    def read(self, rows=slice(None), **options):
+        X = original(self, rows, **options)
         n_bytes.append(X.nbytes)
         return X
 

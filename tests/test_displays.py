@@ -376,6 +376,46 @@ def test_composites_say_class_and_count(maps):
     assert [ax.get_title() for ax in display.axes_.ravel()] == ["a", "b"]
 
 
+def test_composites_of_one_class_are_not_named_after_another(maps):
+    """The map of "a" over samples of "b" is no map of "b"."""
+    xr = pytest.importorskip("xarray")
+    coords = {"time": np.arange(6), "lat": LAT, "lon": LON}
+    attrs = {"long_name": "relevance", "units": "logit", "target": "a"}
+    field = xr.DataArray(maps, coords, ("time", "lat", "lon"), attrs=attrs)
+    y = ["a", "a", "b", "b", "b", "b"]
+    both = xr.concat([field, -field], "target").assign_coords(target=["a", "b"])
+    both = both.transpose("time", ...).assign_attrs(target="every class")
+    for one in (field, both.sel(target="a")):
+        found = composites(one, y, y)
+        np.testing.assert_allclose(found["mean"].sel(target="b"), maps[2:].mean(axis=0))
+        assert found["mean"].attrs["long_name"].startswith("mean relevance for a over correctly")
+        display = RelevanceDisplay.from_relevance(found)
+        titles = [ax.get_title() for ax in display.axes_.ravel()]
+        assert titles == [
+            "samples of a, for a (n = 2 correct)",
+            "samples of b, for a (n = 4 correct)",
+        ]
+        assert "relevance for a" in display.colorbars_[0].ax.get_ylabel().replace("\n", " ")
+
+
+def test_the_colour_bar_says_unit_and_target(maps):
+    xr = pytest.importorskip("xarray")
+    coords = {"time": np.arange(6), "lat": LAT, "lon": LON}
+    attrs = {"long_name": "relevance", "units": "logit", "target": "El Niño"}
+    field = xr.DataArray(maps, coords, ("time", "lat", "lon"), attrs=attrs)
+
+    def label(*args, **kwargs):
+        display = RelevanceDisplay.from_relevance(*args, **kwargs)
+        return display.colorbars_[0].ax.get_ylabel().replace("\n", " ")
+
+    assert label(field).startswith("relevance for El Niño (logit)")
+    assert label({"one": field, "two": -field}).startswith("relevance for El Niño (logit)")
+    other = field.assign_attrs(target="La Niña")
+    assert not label({"one": field, "two": other}).startswith("relevance for")
+    assert label(field, unit="mine").startswith("mine")
+    assert label(maps).startswith("relevance")
+
+
 def test_a_dataset_is_drawn_by_variable(maps):
     xr = pytest.importorskip("xarray")
     coords = {"time": np.arange(2), "lat": LAT, "lon": LON}

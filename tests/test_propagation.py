@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import re
 import threading
 import warnings
@@ -684,6 +685,24 @@ def test_nothing_of_the_callers_is_changed():
 
 
 # --- Details --------------------------------------------------------------------------------
+
+
+def test_details_fit_on_a_screen():
+    """What is printed has a line for a layer, with what it keeps, however many samples."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    X = np.random.default_rng(0).normal(size=(500, 3))
+    _, details = explain(model, X, return_details=True)
+    lines = repr(details).splitlines()
+    assert lines[0].startswith("Details of 500 samples: score ")
+    assert len(lines) == 4
+    assert lines[1].split()[1:3] == ["Linear", "Epsilon()"]
+    bias = np.abs(details.layers[0].bias).mean() / np.abs(details.score).mean()
+    assert f"bias {bias:.2g}" in lines[1]
+    assert repr(details.layers[1]).startswith("1 ReLU -")
+    deep = nn.Sequential(*(nn.Linear(3, 3) for _ in range(90))).double()
+    assert len(repr(explain(deep, X, return_details=True)[1]).splitlines()) < 45
+    copied = pickle.loads(pickle.dumps(details))
+    np.testing.assert_array_equal(copied.layers[0].relevance, details.layers[0].relevance)
 
 
 @pytest.mark.parametrize("rule", [r for r in RULES if not isinstance(r, ZBox)], ids=repr)

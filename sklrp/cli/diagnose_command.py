@@ -21,6 +21,7 @@ from sklrp.cli.options import (
     RULE,
     SAMPLES,
     VARIABLE,
+    RangeWarning,
     check_out,
     check_samples,
     file_path,
@@ -123,7 +124,9 @@ def diagnose(  # numpydoc ignore=PR01
     def read(path: Path) -> NDArray[Any]:
         with Samples(path, variable, columns, fill) as samples:
             check_samples(samples)
-            return samples.read()
+            X = samples.read()
+            RangeWarning(classifier, samples)(X)
+            return X
 
     X = read(data)
     y = read_labels(labels, classes, len(X))

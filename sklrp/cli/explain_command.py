@@ -22,6 +22,7 @@ from sklrp.cli.options import (
     RULE,
     SAMPLES,
     VARIABLE,
+    RangeWarning,
     check_out,
     check_samples,
     file_path,
@@ -30,6 +31,7 @@ from sklrp.cli.options import (
 )
 from sklrp.cli.runs import PartialRun, checksum
 from sklrp.cli.samples import Samples, find_class, form_of
+from sklrp.geo.relevance_fields import describe_target
 
 
 @click.command(short_help="Write the relevance of each value of DATA for a class.")
@@ -75,7 +77,8 @@ def explain(  # numpydoc ignore=PR01
     DATA is a .npy, .npz, NetCDF (.nc), .zarr or .csv file; OUT has the same form, shape, names and
     coordinates. The first axis is that of the samples. Of a .csv file with a header, the columns
     that the model was trained on are taken by name. Samples are read and explained in chunks, so
-    that a .npy, NetCDF or zarr file may be larger than memory.
+    that a .npy, NetCDF or zarr file may be larger than memory. In NetCDF and zarr the relevance
+    says its rule, target and units, and is missing where the data were missing before --fill.
 
     What is done is kept in OUT.part, with OUT.part.json beside it; --resume goes on there after
     an interruption. OUT itself appears when it is complete.
@@ -113,16 +116,25 @@ def explain(  # numpydoc ignore=PR01
         check_samples(samples)
         run = PartialRun(out, {**settings, "shape of the data": samples.shape}, resume)
 
+        warn_of_range = RangeWarning(classifier, samples)
+
         def explain_part(X: np.ndarray) -> np.ndarray:
-            return sklrp.explain(
+            filled = samples.fill_in(X)
+            relevance = sklrp.explain(
                 classifier,
-                X,
+                filled,
                 target=label,
                 rule=rule,
                 epsilon=epsilon,
                 contrast=contrast,
                 batch_size=batch_size,
             )
+            warn_of_range(filled)
+            if fill is not None and samples.form in ("NetCDF", "zarr"):  # as sklrp.geo.explain
+                missing = np.isnan(X)
+                missing = missing[:, np.newaxis] if target == "all" else missing
+                relevance = np.where(missing, relevance.dtype.type(np.nan), relevance)
+            return relevance
 
         try:
             relevance = run.explain(explain_part, samples, progress=shows_progress())
@@ -136,6 +148,15 @@ def explain(  # numpydoc ignore=PR01
         if samples.form == "npy":
             os.replace(run.path, out)
         else:
-            about = f"LRP by sklrp {sklrp.__version__}, rule {rule}, epsilon {epsilon:g}"
+            about = {
+                "long_name": "relevance",
+                "units": "logit",
+                "rule": rule,
+                "epsilon": epsilon,
+                "target": describe_target(label),
+                "contrast": int(contrast),
+                "estimator": type(classifier).__name__,
+                "sklrp_version": sklrp.__version__,
+            }
             samples.write(out, relevance, classes.tolist() if target == "all" else None, about)
         run.finish()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 
@@ -59,6 +60,9 @@ DEVICE = click.option(
 )
 
 
+_MOST_OUTSIDE = 0.01  # of all values
+
+
 def shows_progress() -> bool:
     """Tell whether a person looks at stderr."""
     return sys.stderr is not None and sys.stderr.isatty()
@@ -89,6 +93,44 @@ def check_samples(samples: Samples) -> None:
             f"{samples.path} has the shape {samples.shape}, but must hold samples along the first "
             "axis and their values along others."
         )
+
+
+class RangeWarning:
+    """Says once that samples are far from what a model was trained on.
+
+    Fields as downloaded and a model of their anomalies have the same shape, so that nothing else
+    would tell them apart.
+
+    Parameters
+    ----------
+    model : estimator
+        The fitted classifier. Its ``input_range_`` is the range of all values in ``fit``; of a
+        model that has none nothing is said.
+    samples : Samples
+        Where the samples are from.
+    """
+
+    def __init__(self, model: Any, samples: Samples) -> None:
+        self._range = getattr(model, "input_range_", None)
+        self._path = samples.path
+
+    def __call__(self, X: NDArray) -> None:
+        """Look at samples, until there was something to say."""
+        if self._range is None or not X.size:
+            return
+        low, high = self._range
+        # New samples reach a little further than those in training: half as far again is far.
+        margin = (high - low) / 2
+        share = float(((low - margin > X) | (high + margin < X)).mean())
+        if share > _MOST_OUTSIDE:
+            self._range = None
+            click.echo(
+                f"Warning: {share:.0%} of the values in {self._path} ({np.nanmin(X):.4g} to "
+                f"{np.nanmax(X):.4g}) lie far outside those that the model was trained on "
+                f"({low:.4g} to {high:.4g}): give it what it was trained on, such as anomalies "
+                "or scaled values.",
+                err=True,
+            )
 
 
 def check_out(out: Path, *inputs: Path) -> None:

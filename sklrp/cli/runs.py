@@ -74,7 +74,7 @@ class PartialRun:
         Parameters
         ----------
         explain : callable
-            Returns the relevance of some samples.
+            Returns the relevance of some samples, whose missing values are not filled yet.
         samples : Samples
             All samples.
         progress : bool
@@ -93,7 +93,7 @@ class PartialRun:
         before = self.done
         with tqdm(total=n_samples, unit="sample", disable=not progress) as bar:
             for start in range(0, n_samples, n_rows):
-                X = samples.read(slice(start, start + n_rows))
+                X = samples.read(slice(start, start + n_rows), filled=False)
                 digest.update(X.data)
                 stop = start + len(X)
                 if stop > before:

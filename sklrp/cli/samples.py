@@ -93,13 +93,15 @@ class Samples:
     def __exit__(self, *exc: object) -> None:
         self._files.close()
 
-    def read(self, rows: slice = slice(None)) -> NDArray[Any]:
+    def read(self, rows: slice = slice(None), *, filled: bool = True) -> NDArray[Any]:
         """Return some of the samples, in memory.
 
         Parameters
         ----------
         rows : slice, default=slice(None)
             Which; all by default.
+        filled : bool, default=True
+            Whether missing values are filled, if `fill` says with what.
 
         Returns
         -------
@@ -107,12 +109,20 @@ class Samples:
             The samples.
         """
         X = np.array(self._array[rows], order="C")
-        if self.fill is not None and X.dtype.kind == "f":
-            X[np.isnan(X)] = self.fill
-        return X
+        return self.fill_in(X) if filled else X
+
+    def fill_in(self, X: NDArray[Any]) -> NDArray[Any]:
+        """Return samples whose missing values are filled, if `fill` says with what."""
+        if self.fill is None or X.dtype.kind != "f":
+            return X
+        return np.where(np.isnan(X), X.dtype.type(self.fill), X)
 
     def write(
-        self, path: Path, relevance: NDArray[Any], classes: Sequence[Any] | None, about: str
+        self,
+        path: Path,
+        relevance: NDArray[Any],
+        classes: Sequence[Any] | None,
+        about: dict[str, Any],
     ) -> None:
         """Write relevance in the form of the samples, with their names and coordinates.
 
@@ -124,8 +134,8 @@ class Samples:
             The relevance.
         classes : sequence or None
             The classes along the second axis, or None if there is no such axis.
-        about : str
-            What it is, in words, for forms that hold attributes.
+        about : dict
+            What it is, for forms that hold attributes.
         """
         with replacing(path) as part:
             if self.form in ("NetCDF", "zarr"):
@@ -174,7 +184,7 @@ class Samples:
         )
 
     def _write_xarray(
-        self, path: Path, relevance: NDArray, classes: Sequence[Any] | None, about: str
+        self, path: Path, relevance: NDArray, classes: Sequence[Any] | None, about: dict[str, Any]
     ) -> None:
         xr = import_optional("xarray", extra="geo", user="NetCDF or zarr")
         template = self._array
@@ -182,8 +192,7 @@ class Samples:
         if classes is not None:
             dims.insert(1, "class")
             coords["class"] = np.array([str(label) for label in classes], dtype=object)
-        attributes = {"long_name": "relevance", "units": "1", "comment": about}
-        result = xr.DataArray(relevance, coords, dims, "relevance", attributes).to_dataset()
+        result = xr.DataArray(relevance, coords, dims, "relevance", about).to_dataset()
         options: dict[str, Any] = {}
         if self.form == "zarr":
             version = 2 if (self.path / ".zgroup").exists() else 3

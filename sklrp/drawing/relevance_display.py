@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from sklrp.drawing import fields, series, sheet
 from sklrp.drawing.overlays import Overlay, marks_of
 from sklrp.drawing.panels import Panel, View, make_panels
 from sklrp.drawing.picture import DIVERGING, draw_cells, draw_map, find_reach, panel_sizes
-from sklrp.drawing.views import check_alike, explain_views, given_views
+from sklrp.drawing.views import check_alike, explain_views, given_views, is_composite
+from sklrp.geo.relevance_fields import EVERY
 
 _OVER = ("outline", "stipple", "hatch", "spread")  # what is drawn over maps, or beside them
 _MOST_COLUMNS = {"field": 3, "sequence": 1, "table": 3}  # of panels, where there is one view
@@ -238,7 +240,7 @@ class RelevanceDisplay:
         grid: Any = None,
         land: Any = None,
         feature_names: Any = None,
-        unit: str = "relevance",
+        unit: str | None = None,
         normalize: str | None = None,
         lat: ArrayLike | None = None,
         lon: ArrayLike | None = None,
@@ -283,8 +285,9 @@ class RelevanceDisplay:
             hold all cells, or those that are not land.
         feature_names : array-like of str or None, default=None
             Names of the features of a table, or of the variables of a sequence.
-        unit : str, default="relevance"
-            What the colour bars call the values, such as ``"relevance (K)"``.
+        unit : str or None, default=None
+            What the colour bars call the values, such as ``"relevance (K)"``. None (default): what
+            the attributes of fields say, as `sklrp.geo.explain` writes them, or "relevance".
         normalize : {None, "l1"}, default=None
             ``"l1"`` divides each map by its sum of absolute values, which makes networks of
             different scores comparable.
@@ -340,6 +343,7 @@ class RelevanceDisplay:
             steps=steps,
         )
         over = {"outline": outline, "stipple": stipple, "hatch": hatch, "spread": spread}
+        unit = _read_unit(relevance) if unit is None else unit
         prepared = _prepare(views, kind, unit, normalize, over)
         return cls(**prepared).plot(ax=ax, **kwargs)
 
@@ -595,6 +599,22 @@ def _say_whose(target: Any, has_classes: bool) -> str:
     if np.ndim(target):
         return "relevance for the classes given as target"
     return f"relevance for {'class' if has_classes else 'output'} {target}"
+
+
+def _read_unit(relevance: Any) -> str:
+    """Say what fields hold, by the attributes that `sklrp.geo.explain` writes."""
+    if is_composite(relevance):
+        relevance = relevance["mean"]
+    fields = relevance.values() if isinstance(relevance, Mapping) else [relevance]
+    attrs = [getattr(field, "attrs", {}) for field in fields]
+    said = {(a.get("long_name"), a.get("units"), a.get("target")) for a in attrs}
+    if len(said) != 1:
+        return "relevance"
+    name, units, target = map(str, said.pop())
+    if units == "None" or "relevance" not in name:
+        return "relevance"
+    whose = "" if target in ("None", EVERY) or f" for {target}" in name else f" for {target}"
+    return f"{name}{whose} ({units})"
 
 
 def _prepare(

@@ -19,7 +19,7 @@ from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp.drawing.panels import View, check_kind, say_class
 from sklrp.geo.coordinates import is_dataset, is_field
 from sklrp.geo.places import Grid, find_degrees, find_places, move_grid, read_grid, take_degrees
-from sklrp.geo.relevance_fields import TARGET
+from sklrp.geo.relevance_fields import TARGET, explained_class
 from sklrp.propagation import explain
 
 _NORMALIZE = (None, "l1")
@@ -127,7 +127,7 @@ def given_views(
     list of View
         A view for each entry.
     """
-    several = isinstance(relevance, Mapping) and not _is_composite(relevance)
+    several = isinstance(relevance, Mapping) and not is_composite(relevance)
     named = relevance if several else {"": relevance}
     if not named:
         raise ValueError("relevance is empty: pass at least one array of maps.")
@@ -280,7 +280,7 @@ def _name_one(one: Any, what: str) -> str:
     return repr(one) if what == "rule" else _models.unwrap(one, fitted=False).name
 
 
-def _is_composite(maps: Any) -> bool:
+def is_composite(maps: Any) -> bool:
     """Tell whether data is what `sklrp.geo.composites` returns."""
     return is_dataset(maps) and {"mean", "std", "count"} <= set(maps.data_vars)
 
@@ -288,11 +288,14 @@ def _is_composite(maps: Any) -> bool:
 def _name_maps(maps: Any) -> tuple[Any, list[str] | None]:
     """Return maps and, where each is a class's, a title for each."""
     counts = None
-    if _is_composite(maps):
+    if is_composite(maps):
         maps, counts = maps["mean"], maps["count"].values.tolist()
     if not is_field(maps) or not maps.dims or maps.dims[0] != TARGET or TARGET not in maps.coords:
         return maps, None
     titles = [say_class(group) for group in maps[TARGET].values.tolist()]
+    one = explained_class(maps)
+    if one:
+        titles = [f"samples of {t}, for {one}" for t in titles]
     if counts is not None:
         titles = [f"{t} (n = {n} correct)" for t, n in zip(titles, counts, strict=True)]
     return maps, titles

@@ -14,7 +14,7 @@ from sklrp._checks import import_optional
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp.geo.coordinates import check_field, find_sample_dim, is_dataset
-from sklrp.geo.relevance_fields import TARGET
+from sklrp.geo.relevance_fields import TARGET, explained_class
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
@@ -34,6 +34,9 @@ def composites(
     count and the spread are part of the answer: a mean of few or of unlike maps stands for none.
     `RelevanceDisplay.from_relevance` draws the means, and stipples them where a finding of
     `skill_map` or `artifact_map` says so.
+
+    If all maps explain one class (``target`` in their attributes, as `sklrp.geo.explain` writes
+    it), the means of other classes' samples say what speaks for that one, and are named so.
 
     Parameters
     ----------
@@ -86,6 +89,8 @@ def composites(
         )
     y_true = match_samples(y_true, relevance, "y_true")
     y_pred = match_samples(y_pred, relevance, "y_pred")
+    one = explained_class(maps)
+    maps = maps.drop_vars(TARGET, errors="ignore")  # a single one, which was selected
     true, predicted = as_plain_array(y_true, "y_true"), as_plain_array(y_pred, "y_pred")
     if not true.shape == predicted.shape == (maps.sizes[sample_dim],):
         raise ValueError(
@@ -123,7 +128,10 @@ def composites(
             "count": (TARGET, counts, {"units": "1"}),
         }
     )
+    of = f" for {one}" if one else ""
     for name, what in (("mean", "mean relevance"), ("std", "standard deviation of relevance")):
-        result[name].attrs["long_name"] = f"{what} over correctly predicted samples"
+        result[name].attrs["long_name"] = f"{what}{of} over correctly predicted samples"
+        if one:
+            result[name].attrs["target"] = one
     result["count"].attrs["long_name"] = "number of correctly predicted samples"
     return result

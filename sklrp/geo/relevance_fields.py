@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from xarray import DataArray, Dataset
 
 TARGET = "target"  # the dimension of the explained classes
+# What else than one class is explained, as the attribute "target" says.
+PREDICTED = "the predicted class of each sample"
+EVERY = "every class"
+GIVEN = "a class given for each sample"
 
 
 def explain(
@@ -137,7 +141,7 @@ def explain(
     attrs = {
         "rule": rule if isinstance(rule, str) else repr(rule),
         "epsilon": float(epsilon),
-        "target": _describe_target(target),
+        "target": describe_target(target),
         "contrast": int(contrast),
         "estimator": chain.model.name,
     }
@@ -223,13 +227,22 @@ def _wants_all(target: Any) -> bool:
     return isinstance(target, str) and target == "all"
 
 
-def _describe_target(target: Any) -> str:
+def describe_target(target: Any) -> str:
     """Say in words which class is explained."""
     if target is None:
-        return "the predicted class of each sample"
+        return PREDICTED
     if _wants_all(target):
-        return "every class"
-    return "a class given for each sample" if np.ndim(target) else str(target)
+        return EVERY
+    return GIVEN if np.ndim(target) else str(target)
+
+
+def explained_class(relevance: Any) -> str:
+    """Return the one class that fields of relevance explain, "" if each has its own."""
+    field = next(iter(relevance.data_vars.values())) if is_dataset(relevance) else relevance
+    if TARGET in field.coords and field[TARGET].ndim == 0:  # selected from those of every class
+        return str(field[TARGET].item())
+    target = field.attrs.get("target", PREDICTED)
+    return "" if target in (PREDICTED, EVERY, GIVEN) else str(target)
 
 
 def _check_call(labels: list[Any], target: Any, rule: Any, epsilon: float) -> None:

@@ -14,6 +14,7 @@ from sklearn.utils import Bunch
 from sklrp.propagation.tape import CAUSES
 
 _MOST_LAYERS = 40  # lines
+_ROUNDING = 1e-12
 
 
 class LayerDetails(Bunch):
@@ -28,18 +29,16 @@ class Details(Bunch):
 
     def __repr__(self) -> str:
         score = np.asarray(self.score)
-        head = f", before {self.head}" if self.head else ""
+        head = f", of the logits before {self.head}" if self.head else ""
         lines = [
             f"Details of {len(score)} samples: score {_range(score)}{head}; "
             "layers from the input on, with what they keep of |score|",
         ]
         rows = [_describe(layer, score) for layer in self.layers[:_MOST_LAYERS]]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += [
-            "  "
-            + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
+        for row in rows:
+            padded = map(str.ljust, row, widths)
+            lines.append(f"  {'  '.join(padded)}".rstrip())
         if len(self.layers) > _MOST_LAYERS:
             lines.append(f"  and {len(self.layers) - _MOST_LAYERS} more in details.layers")
         return "\n".join(lines)
@@ -51,7 +50,7 @@ def _describe(layer: Bunch, score: Any = None) -> tuple[str, ...]:
     kept = []
     for cause in CAUSES:
         size = float(np.abs(layer[cause]).mean()) if np.size(layer[cause]) else 0.0
-        if size > 0:
+        if size > _ROUNDING * total:
             kept.append(f"{cause} {size / total:.2g}")
     return str(layer.name), str(layer.layer), str(layer.rule or "-"), ", ".join(kept)
 
