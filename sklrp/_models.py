@@ -154,11 +154,11 @@ class Model:  # numpydoc ignore=PR02
     def predict(self, samples: Any) -> NDArray:
         """Return what the network predicts for samples that enter it: labels, or values."""
         if self.has_explain:
-            return np.asarray(self.network.predict(self.typed(samples)))
+            return np.asarray(self._quiet_network.predict(self.typed(samples)))
         outputs = self.outputs(samples)
         if outputs.shape[1] == 1:
             if _says(is_classifier, self.network):  # of two classes, told apart by a threshold
-                return np.asarray(self.network.predict(self.typed(samples)))
+                return np.asarray(self._quiet_network.predict(self.typed(samples)))
             return outputs[:, 0]
         if is_regression(self.network):
             return outputs
@@ -170,7 +170,7 @@ class Model:  # numpydoc ignore=PR02
         if not self.takes_tensors:
             methods = ("decision_function", "predict_proba", "predict")
             method = next(name for name in methods if hasattr(self.network, name))
-            scores = np.asarray(getattr(self.network, method)(self._named(samples)))
+            scores = np.asarray(getattr(self._quiet_network, method)(self._named(samples)))
             if scores.ndim == 1 and method == "decision_function":
                 return np.stack([-scores, scores], axis=1)
             return scores.reshape(len(scores), -1)
@@ -205,6 +205,17 @@ class Model:  # numpydoc ignore=PR02
     def quiet_module(self) -> nn.Module:
         """A copy of the module in evaluation mode; the user's own keeps its mode."""
         return copy.deepcopy(self.module).eval().requires_grad_(False)
+
+    @cached_property
+    def _quiet_network(self) -> Any:
+        """The network around its quiet module: to predict, nets set the mode of their module."""
+        network = _shallow_copy(self.network)
+        net = network
+        if hasattr(network, "net_"):
+            net = network.net_ = _shallow_copy(network.net_)
+        if isinstance(vars(net).get("module_"), nn.Module):
+            vars(net)["module_"] = self.quiet_module
+        return network
 
     @property
     def dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
@@ -280,6 +291,13 @@ def unwrap(model: Any, *, fitted: bool = True, name: str = "model") -> Model:
         _check_fitted(network)
     named = [(f"{i}-{step_name}", step) for i, (step_name, step) in enumerate(steps)]
     return Model(Pipeline(named) if named else None, network, is_frozen, path)
+
+
+def _shallow_copy(value: Any) -> Any:
+    """Return a copy that shares its parts; `copy.copy` would pickle a net."""
+    copied = object.__new__(type(value))
+    vars(copied).update(vars(value))
+    return copied
 
 
 def _single_steps(steps: Iterable[tuple[str, Any]], fitted: bool) -> Iterator[tuple[str, Any]]:

@@ -1,11 +1,17 @@
 """What a model is: every kind holds the same network, and what is no model is refused."""
 
+import copy
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
+from sklearn.ensemble import VotingClassifier
 from torch import nn
 
+from sklrp import MLPClassifier
 from sklrp._models import unwrap
+from sklrp.diagnostics import artifact_map, audit, diagnose, randomization_test, skill_map
 from sklrp.metrics import make_relevance_scorer
 from sklrp.metrics.catalogue import METRICS
 from sklrp.propagation import explain, plan
@@ -92,6 +98,83 @@ def test_a_module_keeps_its_mode():
     kind = make("module in training mode")
     unwrap(kind.model).outputs(kind.X)
     assert kind.model.training
+
+
+def modes(module):
+    return {name: part.training for name, part in module.named_modules()}
+
+
+@pytest.mark.parametrize("name", [*MODELS, *SINGLE])
+def test_every_part_keeps_its_mode(name):
+    """Nets set the mode of their module when they predict; parts may differ, as frozen ones do."""
+    model = unwrap(copy.deepcopy(make(name).model))
+    entered = model.enter(make(name).X)
+    expected = model.predict(entered)
+    for mode in (True, False):
+        for k, part in enumerate(model.module.modules()):
+            part.training = (k % 2 == 0) == mode
+        before = modes(model.module)
+        np.testing.assert_array_equal(model.predict(entered), expected)
+        model.outputs(entered)
+        model.classes_for(entered)
+        assert modes(model.module) == before
+
+
+DIAGNOSTICS = {
+    "skill_map": lambda model, X, y: skill_map(model, X, y, n_permutations=19),
+    "artifact_map": lambda model, X, y: artifact_map(model, X, y, n_permutations=3),
+    "diagnose": lambda model, X, y: diagnose(model, X, y, n_permutations=3),
+    "randomization_test": lambda model, X, y: randomization_test(model, X, y, n_permutations=1),
+    "audit": lambda model, X, y: audit(model, X),
+    "scorer": lambda model, X, y: make_relevance_scorer("skill_mass")(model, X, y),
+}
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+@pytest.mark.parametrize("name", DIAGNOSTICS)
+def test_diagnostics_leave_every_part_in_its_mode(name, wrong):
+    rng = np.random.default_rng(0)
+    y = np.arange(80) % 2
+    X = rng.normal(size=(80, 6)) + 1.5 * y[:, None]
+    clf = MLPClassifier((6,), dropout=0.5, max_epochs=5, random_state=0).fit(X[:40], y[:40])
+    assert clf.module_.training  # as its training left it
+    list(clf.module_)[-1].eval()
+    before = modes(clf.module_)
+    state = {name: value.clone() for name, value in clf.module_.state_dict().items()}
+    X[40:][:, 0] = np.inf if wrong else X[40:, 0]
+    with pytest.raises(ValueError, match="inf") if wrong else nullcontext():
+        DIAGNOSTICS[name](clf, X[40:], y[40:])
+    assert modes(clf.module_) == before
+    assert all(torch.equal(state[name], value) for name, value in clf.module_.state_dict().items())
+
+
+def test_an_interrupt_leaves_every_part_in_its_mode(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(80, 6))
+    y = (X[:, 0] > 0).astype(int)
+    clf = MLPClassifier((6,), dropout=0.5, max_epochs=5, random_state=0).fit(X[:40], y[:40])
+    seen = []
+
+    def interrupt(module, *args):
+        seen.append(module.training)
+        raise KeyboardInterrupt
+
+    for part in clf.module_:
+        part.register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        diagnose(clf, X[40:], y[40:], n_permutations=3)
+    assert seen == [False]  # it was interrupted amid a prediction
+    assert all(modes(clf.module_).values())
+
+
+def test_networks_inside_of_others_keep_their_modes():
+    X = np.random.default_rng(0).normal(size=(80, 6))
+    y = (X[:, 0] > 0).astype(int)
+    clf = MLPClassifier((6,), max_epochs=5, random_state=0)
+    votes = VotingClassifier([("one", clf)], voting="soft").fit(X[:40], y[:40])
+    inside = votes.estimators_[0].module_
+    assert inside.training
+    skill_map(votes, X[40:], y[40:], n_permutations=19)
+    assert all(modes(inside).values())
 
 
 # Few draws, as many models are graded. Cosines, as the ranks of nearly equal values are others in

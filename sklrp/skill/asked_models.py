@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sklrp._checks import as_samples, like
 from sklrp._missing import as_plain_array
-from sklrp._models import Model, unwrap
+from sklrp._models import Model, holds_network, unwrap
 from sklrp.skill.contributions import Contributions, all_outputs, expected_gradients, occluded
 from sklrp.skill.questions import Question
 
@@ -67,7 +67,8 @@ class PlainModel:
     """
 
     def __init__(self, model: Any, X: Any) -> None:
-        self.model = model
+        # Networks inside set their mode when they predict: the user's keep theirs.
+        self.model = copy.deepcopy(model) if holds_network(model) else model
         self.network = model
         self.before = None
         self.has_explain = self.takes_integers = self.is_net = False
