@@ -30,12 +30,12 @@ from sklrp.diagnostics import skill_map
 from sklrp.diagnostics.skill_map import neighbours_of
 from sklrp.skill.clusters import ClusterTest, Neighbours
 from sklrp.skill.contributions import expected_gradients, occluded
+from sklrp.skill.exchanges import estimate_block
 from sklrp.skill.permutations import (
     ClassScores,
     Exchange,
     JointScores,
     ValueScores,
-    estimate_block,
     permutation_test,
 )
 from sklrp.skill.questions import Question

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,8 +31,9 @@ from sklrp.skill.asked_models import (
 from sklrp.skill.baselines import find_baselines
 from sklrp.skill.clusters import ClusterTest, Neighbours
 from sklrp.skill.contributions import ENOUGH_NOISE, Contributions
+from sklrp.skill.exchanges import check_groups_and_blocks, check_units, find_exchange
 from sklrp.skill.misleading import confirm_harm, most_candidates
-from sklrp.skill.permutations import CellTest, Exchange, estimate_block, permutation_test
+from sklrp.skill.permutations import CellTest, Exchange, permutation_test
 from sklrp.skill.questions import Question, check_truth, question_of
 
 # min_share="auto": of many samples a cell of a thousandth of the skill is significant, and paths
@@ -41,8 +41,6 @@ from sklrp.skill.questions import Question, check_truth, question_of
 _OF_EVEN, _OF_LARGEST = 0.1, 0.05
 
 _MUCH_IS_MISSING = 0.5
-_SORTED_BY_CHANCE = 20  # samples, of which no order in time is sorted by label
-_ASKED_FOR_BLOCKS = 8  # combinations of outputs
 
 _POWER = 0.84  # standard errors above the threshold where four of five such cells are found
 
@@ -143,7 +141,7 @@ def decompose_skill(
     pool, rows = find_baselines(model, samples, X_train, baseline, assumptions)
     labels = check_truth(match_samples(y, X, "y"), len(samples))
     groups = match_samples(groups, X, "groups")
-    _check_groups_and_blocks(groups, block_length, len(samples))
+    check_groups_and_blocks(groups, block_length, len(samples))
     if len(rows) < len(samples):
         samples, labels = samples[rows], labels[rows]
         groups = None if groups is None else as_plain_array(groups, "groups")[rows]
@@ -158,8 +156,8 @@ def decompose_skill(
     rng = streams.rng("skill_map draws")
     found = contributions_of(model, samples, pool, question, of_cell, rng, draws, n_jobs, progress)
     _say_noise(found, assumptions)
-    exchange = _find_exchange(groups, block_length, question, found, assumptions)
-    _check_units(exchange, alpha)
+    exchange = find_exchange(groups, block_length, question, found.phi, assumptions)
+    check_units(exchange, alpha, block_length == "auto")
     rng = streams.rng("skill_map permutations")
     n_cells = found.phi[0].shape[1]
     near = None
@@ -294,87 +292,12 @@ def _judge_cells(cells: CellTest, alpha: float, min_share: float | str) -> dict[
     }
 
 
-def _check_groups_and_blocks(groups: Any, block_length: int | str, n_samples: int) -> None:
-    if groups is not None:
-        shape = np.shape(groups)
-        if shape != (n_samples,):
-            raise ValueError(
-                f"groups must hold the group of each of {n_samples} samples, got the shape "
-                f"{shape}."
-            )
-        if block_length not in ("auto", 1):
-            raise ValueError(
-                f"block_length={block_length!r} and groups go together in no test: give one."
-            )
-    if block_length != "auto" and int(block_length) > n_samples // 2:
-        raise ValueError(
-            f"block_length={block_length} leaves fewer than two blocks of {n_samples} samples."
-        )
-
-
-def _find_exchange(
-    groups: Any,
-    block_length: int | str,
-    question: Question,
-    found: Contributions,
-    assumptions: list[str],
-) -> Exchange:
-    """Return what is exchanged, with the length of blocks estimated if it is not given."""
-    n = len(question.truth)
-    if groups is not None:
-        codes = np.unique(as_plain_array(groups, "groups"), return_inverse=True)[1]
-        assumptions.append("groups are exchangeable")
-        return Exchange(n, codes.ravel())
-    truth = question.numbers()
-    order = np.diff(question.truth, axis=0)
-    # Samples are often put in order of their class; values in order, such as years, are a trend.
-    is_sorted = question.shares is not None and n > _SORTED_BY_CHANCE
-    is_sorted &= bool((order >= 0).all() or (order <= 0).all())
-    length, rho = 1, 0.0
-    if not is_sorted:
-        estimates = [estimate_block(truth, phi) for phi in found.phi[:_ASKED_FOR_BLOCKS]]
-        length, rho = max(estimates)
-    if block_length != "auto":
-        what = "single samples" if block_length == 1 else "blocks of neighbouring samples"
-        assumptions.append(f"{what} are exchangeable, as block_length says")
-        if block_length == 1 and length > 1:
-            warnings.warn(
-                f"block_length=1 is kept, as asked, but labels and contributions are correlated "
-                f"from one sample to the next ({rho:.2f}): 'auto' would permute blocks of "
-                f"{length}. If the samples are in order of time, p-values are far too small.",
-                stacklevel=4,
-            )
-        return Exchange(n, None, int(block_length))
-    if is_sorted:
-        said = "samples are exchangeable: their order is that of y, which says nothing of time"
-    elif length > 1:
-        said = (
-            f"samples in their order are correlated ({rho:.2f} from one to the next): blocks of "
-            f"{length} are exchangeable"
-        )
-    else:
-        said = (
-            f"samples are exchangeable: no correlation from one to the next was found ({rho:.2f})"
-        )
-    assumptions.append(said)
-    return Exchange(n, None, length)
-
-
 def _check_alpha(alpha: float, n_permutations: int) -> None:
     if alpha * (1 + n_permutations) < 1 - 1e-9:
         raise ValueError(
             f"alpha={alpha:g} is below the smallest p-value of n_permutations={n_permutations}, "
             f"{1 / (1 + n_permutations):.2g}: give n_permutations={math.ceil(1 / alpha) - 1} or "
             "more."
-        )
-
-
-def _check_units(exchange: Exchange, alpha: float) -> None:
-    if exchange.log_permutations() < math.log(1 / alpha):
-        raise ValueError(
-            f"there are too few units to permute, {exchange.words}: fewer than {1 / alpha:.0f} "
-            f"orders cannot give p <= {alpha:g}. Hold out more samples, or give a smaller "
-            "block_length or other groups if that is right."
         )
 
 

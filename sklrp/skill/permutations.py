@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from tqdm.std import tqdm
 
-_CUT_OFF = 0.05  # of the variance of a statistic, by the borders of blocks
 _CHUNK_VALUES = 2**21  # statistics of permutations that are in memory at once
 
 
@@ -56,10 +55,13 @@ class Exchange:  # numpydoc ignore=PR02
     def words(self) -> str:
         """What is exchanged, in words."""
         if self.groups is not None:
-            return f"{self.n_units} groups, whole"
+            return "1 group" if self.n_units == 1 else f"{self.n_units} groups, whole"
+        if self.n_units == 1 and self.n_samples > 1:
+            return f"1 block of all {self.n_samples} samples"
         if self.block_length > 1:
-            return f"{self.n_units} blocks of {self.block_length} neighbouring samples"
-        return f"{self.n_samples} single samples"
+            up_to = "up to " if self.n_samples % self.block_length else ""
+            return f"{self.n_units} blocks of {up_to}{self.block_length} neighbouring samples"
+        return "1 sample" if self.n_samples == 1 else f"{self.n_samples} single samples"
 
     def draw(self, rng: np.random.Generator, n_draws: int) -> NDArray[np.intp]:
         """Return permutations, (n_draws, n_samples): whose label each sample takes."""
@@ -340,52 +342,3 @@ def permutation_test(
 
 def _studentise(total: NDArray, error: NDArray, floor: float) -> NDArray:
     return np.divide(total, error, out=np.zeros_like(total), where=error > floor)
-
-
-def estimate_block(labels: ArrayLike, contributions: NDArray) -> tuple[int, float]:
-    r"""Return a length of blocks for samples in order of time, and the correlation behind it.
-
-    Let :math:`r = \rho^2` be the product of the lag-1 autocorrelations of the labels and of the
-    contributions: only if both are correlated in time does their product mislead a permutation
-    test. The variance of the statistic is then :math:`(1 + r) / (1 - r)` times larger than of
-    independent samples. Of pairs k apart, blocks of length L keep the share :math:`1 - k / L`, so
-    that permuted labels lack :math:`2 r / (L (1 - r^2))` of this variance. L is the smallest by
-    which this is at most a twentieth; 1 where :math:`\rho` cannot be told from 0.
-
-    Parameters
-    ----------
-    labels : array-like of shape (n_samples,) or (n_samples, n_columns)
-        The labels, as numbers.
-    contributions : ndarray of shape (n_samples, n_cells)
-        The contributions.
-
-    Returns
-    -------
-    length : int
-        The number of samples in a block.
-    rho : float
-        The correlation.
-    """
-    n = len(contributions)
-    weights = contributions.var(axis=0)
-    own = _lag1(np.asarray(labels, dtype=np.float64).reshape(n, -1))
-    its = _lag1(contributions)
-    rho_labels = float(own.max())
-    keep = weights > 0
-    rho_cells = float(np.average(its[keep], weights=weights[keep])) if keep.any() else 0.0
-    noise = 2 / math.sqrt(n)
-    if min(rho_labels, rho_cells) < noise:
-        return 1, math.sqrt(max(rho_labels, 0.0) * max(rho_cells, 0.0))
-    rho = min(math.sqrt(rho_labels * rho_cells), 0.99)
-    return math.ceil(2 * rho**2 / (1 - rho**4) / _CUT_OFF), rho
-
-
-def _lag1(series: NDArray) -> NDArray[np.float64]:
-    """Return the lag-1 autocorrelation of columns, corrected for the bias of short series."""
-    x = series - series.mean(axis=0)
-    variance = (x**2).sum(axis=0)
-    n = len(x)
-    r = np.divide(
-        (x[1:] * x[:-1]).sum(axis=0), variance, out=np.zeros(x.shape[1]), where=variance > 0
-    )
-    return (r * n + 1) / (n - 4) if n > 8 else r
