@@ -105,6 +105,49 @@ def test_the_reverse_of_the_labels_is_an_artifact():
     assert "reverse of the labels" in found.advice
 
 
+def samples_right(n_right, n, seed=0):
+    """Return samples that the network gets right in so many of n cases, half of each class."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 2
+    right = rng.permutation(n) < n_right
+    size = rng.uniform(0.5, 1.5, n)
+    X = np.zeros((n, N_CELLS))
+    X[:, 0] = np.where((y == 1) == right, size, -size)
+    return X, y
+
+
+@pytest.mark.parametrize("n", [100, 200, 400])
+def test_a_hint_of_skill_is_no_conviction(n):
+    """p-values from .05 to .2 in the right direction: what would settle it is said."""
+    hints = []
+    for n_right in range(n // 2, int(0.65 * n)):
+        found = find_skilled(asked(linear(TELLS), *samples_right(n_right, n)))
+        if 0.05 < found.p_value <= 0.2 and found.total > 0:
+            assert found.verdict == "undecided", found
+            assert "held-out samples would" in found.advice
+            needed = int(found.advice.partition("about ")[2].split()[0])
+            assert 1.5 * n <= needed < 6 * n
+            hints.append(found)
+    assert hints
+    assert find_skilled(asked(linear(TELLS), *samples_right(n // 2, n))).verdict == "artifact"
+
+
+@pytest.mark.parametrize(("n_right", "n"), [(3, 10), (2, 8), (10, 30), (80, 200)])
+def test_the_reverse_is_not_said_of_what_chance_gives(n_right, n):
+    for seed in range(5):
+        found = find_skilled(asked(linear(TELLS), *samples_right(n_right, n, seed)))
+        assert found.total < 0
+        assert found.verdict != "fact"
+        if found.p_value > 0.005:
+            assert "reverse" not in found.advice
+
+
+def test_few_samples_say_how_many_would_do():
+    found = find_skilled(asked(linear(TELLS), *samples_right(10, 20)))
+    assert found.verdict == "undecided"
+    assert "hold out more, about" in found.advice
+
+
 def test_skill_of_values_is_their_correlation():
     X, _ = two_classes(100)
     noise = np.random.default_rng(1).normal(size=100)
