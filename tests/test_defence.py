@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import sklrp
 from tests.helpers.parameters import randomised
@@ -210,3 +214,159 @@ def test_a_masked_tensor_is_refused():
 def test_an_input_of_a_type_of_its_own_is_taken_as_its_values():
     model, X = randomised(nn.Sequential(nn.Linear(4, 2))), torch.from_numpy(numbers(3, 4))
     assert torch.equal(sklrp.explain(model, X.as_subclass(Doubled)), sklrp.explain(model, X))
+
+
+# --- Constants that depend on the input out of sight -----------------------------------------
+
+
+def gelu_of(x: torch.Tensor) -> torch.Tensor:
+    return 0.5 * x * (1.0 + torch.tanh(0.79788456 * (x + 0.044715 * x * x * x)))
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # deprecated, but in use
+    scripted_gelu = torch.jit.script(gelu_of)
+    traced_gelu = torch.jit.trace(gelu_of, torch.zeros(2, 3, dtype=torch.float64))
+
+
+def by_numpy_table(tokens):
+    table = np.arange(12.0).reshape(4, 3)
+    return torch.from_numpy(table[tokens.numpy() % 4])
+
+
+def by_list(tokens):
+    return torch.tensor([[float(len(set(row))) for row in tokens.tolist()]]).mT.double()
+
+
+def by_sum(tokens):
+    return torch.tensor(float(sum(map(sum, tokens.tolist()))), dtype=torch.float64)
+
+
+def in_thread(function, *args):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *args).result()
+
+
+# What a network of words computes out of sight, of words or of their vectors h (N, T, F).
+UNSEEN = {
+    "scripted": lambda self, tokens, h: scripted_gelu(h),
+    "traced": lambda self, tokens, h: traced_gelu(h),
+    "in a thread": lambda self, tokens, h: in_thread(F.gelu, h),
+    "table in NumPy": lambda self, tokens, h: by_numpy_table(tokens),
+    "distinct words": lambda self, tokens, h: h * by_list(tokens)[..., None],
+    "number": lambda self, tokens, h: h * by_sum(tokens),
+    "Python's number": lambda self, tokens, h: h * float(tokens[0, 0]),
+    "half of it": lambda self, tokens, h: torch.cat([h[:, :2], scripted_gelu(h[:, 2:])], 1),
+}
+SENTENCES = {
+    "one": [[5, 3, 2, 7]],
+    "one of unknown words": [[1, 1, 1, 1]],
+    "one of padding": [[0, 0, 0, 0]],
+    "all the same": [[5, 3, 2, 0]] * 4,
+    "first as last": [[5, 3, 2, 0], [1, 2, 3, 4], [5, 3, 2, 0]],
+    "at the end of the vocabulary": [[8, 8, 8, 8]],
+}
+
+
+@pytest.mark.parametrize("sentences", SENTENCES)
+@pytest.mark.parametrize("name", UNSEEN)
+def test_what_depends_on_words_out_of_sight_is_refused(name, sentences):
+    def run(self, tokens):
+        h = self.words(tokens)
+        return self.head((h + UNSEEN[name](self, tokens, h)).mean(1))
+
+    model = written(run, words=nn.Embedding(9, 3), head=nn.Linear(3, 2))
+    with pytest.raises(TypeError, match="changes with"):
+        sklrp.explain(model, np.array(SENTENCES[sentences]), rule="epsilon")
+
+
+FIXED_POINTS = {
+    "zeros": np.zeros((3, 4)),
+    "halves": np.full((3, 4), 0.5),
+    "ones": np.ones((1, 4)),
+    "one sample": numbers(1, 4),
+    "all the same": np.repeat(numbers(1, 4), 3, 0),
+    "first as last": numbers(3, 4)[[0, 1, 0]],
+    "zeros and ones": np.eye(4),
+    "integers": np.arange(12).reshape(3, 4) % 2,
+    "equal integers": np.ones((3, 4), dtype=np.int64),
+    "bytes": np.zeros((2, 4), dtype=np.uint8),
+    "masks": np.ones((2, 4), dtype=bool),
+}
+HIDDEN = {
+    "scripted": lambda x: scripted_gelu(x),
+    "ratio": lambda x: in_thread(lambda: x / (1 + x.abs().sum())),
+    "centred": lambda x: in_thread(lambda: x - x.mean()),
+}
+
+
+@pytest.mark.parametrize("values", FIXED_POINTS)
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_depends_on_numbers_out_of_sight_is_refused(name, values):
+    model = written(lambda self, x: self.a(x + HIDDEN[name](x)), a=nn.Linear(4, 2))
+    with pytest.raises(TypeError, match="changes with"):
+        sklrp.explain(model, FIXED_POINTS[values], rule="epsilon")
+
+
+def test_integers_beside_numbers_are_changed_too():
+    def run(self, x, category):
+        return self.a(x) + in_thread(F.embedding, category, self.kinds.weight)
+
+    model = written(run, a=nn.Linear(4, 2), kinds=nn.Embedding(3, 2))
+    for category in (0, 1, 2):
+        X = numbers(1, 4), np.array([category])
+        with pytest.raises(TypeError, match="changes with"):
+            sklrp.explain(model, X, rule="epsilon")
+
+
+def test_lengths_that_take_no_other_value_do_not_hide_words():
+    """Lengths of one step can be no shorter and no longer; the words are still changed."""
+
+    def run(self, tokens, lengths):
+        packed = pack_padded_sequence(self.words(tokens), lengths.cpu(), batch_first=True)
+        states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        return self.head(states[:, 0] + scripted_gelu(states)[:, 0])
+
+    layers = {"words": nn.Embedding(9, 3), "lstm": nn.LSTM(3, 3, batch_first=True)}
+    model = written(run, **layers, head=nn.Linear(3, 2))
+    with pytest.raises(TypeError, match="changes with"):
+        sklrp.explain(model, (np.array([[4]]), np.array([1])), rule="epsilon")
+
+
+class Picky(nn.Module):
+    """A network that takes one sentence only, and looks something up out of sight."""
+
+    def __init__(self, look_up):
+        super().__init__()
+        self.words, self.head, self.look_up = nn.Embedding(9, 3), nn.Linear(3, 2), look_up
+
+    def forward(self, tokens):
+        if not bool((tokens == torch.tensor([2, 7])).all()):
+            raise ValueError("unknown sentence")
+        h = self.words(tokens)
+        return self.head((h + self.look_up(h)).mean(1))
+
+
+def test_what_cannot_be_told_is_refused():
+    X = np.array([[2, 7]])
+    with pytest.raises(TypeError, match=r"cannot be told.*Pass samples"):
+        sklrp.explain(randomised(Picky(scripted_gelu)), X, rule="epsilon")
+    relevance = sklrp.explain(randomised(Picky(torch.relu)), X, rule="epsilon")
+    assert relevance.shape == X.shape
+
+
+def test_lengths_of_one_sentence_are_taken():
+    def run(self, tokens, lengths):
+        h = self.words(tokens)
+        mask = torch.arange(tokens.shape[1]) < lengths[:, None]
+        causal = torch.ones(int(lengths.max()), 1, dtype=h.dtype)
+        packed = pack_padded_sequence(h, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        return self.head((states * causal).sum(1) + (h * mask[..., None]).sum(1))
+
+    layers = {"words": nn.Embedding(9, 3), "lstm": nn.LSTM(3, 3, batch_first=True)}
+    model = written(run, **layers, head=nn.Linear(3, 2))
+    tokens, lengths = np.array([[4, 2, 8, 0], [4, 2, 8, 1]]), np.array([3, 4])
+    both = sklrp.explain(model, (tokens, lengths), target=0, rule="epsilon")[0]
+    one = sklrp.explain(model, (tokens[:1], lengths[:1]), target=0, rule="epsilon")[0]
+    np.testing.assert_allclose(one, both[:1], rtol=1e-10, atol=1e-13)

@@ -15,6 +15,7 @@ from sklrp._matching import match_samples
 from sklrp._models import unwrap, without_wrapper
 from sklrp.propagation.inputs import Inputs, Intake
 from sklrp.propagation.planning import Plan, compile_plan
+from sklrp.propagation.probing import Probe
 from sklrp.propagation.run import explain_network, plain_arithmetic
 
 
@@ -180,15 +181,11 @@ def plan(model: Any, rule: Any = "auto", X: Any = None, *, epsilon: float = 1e-6
     """
     check_number("epsilon", epsilon, minimum=0.0)
     found = unwrap(model)
-    module, sample = without_wrapper(found.module), None
+    module = without_wrapper(found.module)
     # An estimator lays X out for its network itself, which is a chain and needs none.
     inputs = Inputs(found.enter(X)) if X is not None and found.takes_tensors else None
     intake = Intake.of(module, inputs)
-    if inputs is not None:
-
-        def sample(n_samples: int) -> Any:
-            return intake.to_signals(inputs.probe(n_samples))
-
+    probe = None if inputs is None else Probe(inputs, intake)
     bounds = getattr(found.network, "input_range_", None)
     with plain_arithmetic(intake.device):
-        return compile_plan(module, rule, float(epsilon), bounds, sample, strict=False)
+        return compile_plan(module, rule, float(epsilon), bounds, probe, strict=False)

@@ -57,13 +57,6 @@ class Inputs:
         """Return rows of each input."""
         return [array[rows] for array in self.arrays]
 
-    def probe(self, n_samples: int) -> list[Any]:
-        """Return samples for probing a network: the first, or the last and moved a little."""
-        if n_samples == 2:
-            return self.take([0] * n_samples)
-        last = self.take([-1] * n_samples)
-        return [array * 0.75 + 0.125 if is_floating(array) else array for array in last]
-
     def make_outputs(self, targets: tuple[int, ...], dtype: torch.dtype) -> list[Any]:
         """Return an empty array or tensor for the relevance of each input, like the input."""
         return [_make_output(array, targets, dtype) for array in self.arrays]

@@ -10,13 +10,12 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -26,8 +25,8 @@ from sklrp.modules import EchoState, StatePooling
 from sklrp.propagation.bounds import follow
 from sklrp.propagation.folding import fold_back, fold_forward, fold_recorded
 from sklrp.propagation.nested import find_all
+from sklrp.propagation.probing import Probe, probe_network
 from sklrp.propagation.recording.recorder import Recorder
-from sklrp.propagation.recording.refusals import OTHER_WAY
 from sklrp.propagation.registry import HEADS, Entry, check_hooks, find_entry, find_head, runs_as
 from sklrp.propagation.tape import Call, Record, Step, Tape, run_handler
 from sklrp.rules import AlphaBeta, Flat, Part, Rule, Signal, ZBox, ZPlus
@@ -159,7 +158,7 @@ def compile_plan(
     rule: Any,
     epsilon: float,
     bounds: tuple[Any, Any] | None = None,
-    sample: Callable[[int], tuple[Sequence[Signal], Any, dict[str, Any]]] | None = None,
+    probe: Probe | None = None,
     strict: bool = True,
 ) -> Plan:
     """Resolve the rules of a network, batch normalisations folded into their neighbours.
@@ -174,9 +173,8 @@ def compile_plan(
         The epsilon of the call.
     bounds : (low, high) or None, default=None
         The bounds of the input for z-box rules that have none of their own.
-    sample : callable or None, default=None
-        What gives the inputs, ``args`` and ``kwargs`` of a chunk of n samples, to probe a network
-        that is not a chain of layers.
+    probe : Probe or None, default=None
+        What gives samples to probe a network that is not a chain of layers.
     strict : bool, default=True
         Whether z-box without bounds is an error, not a warning.
 
@@ -194,7 +192,7 @@ def compile_plan(
     entries = [find_entry(layer) for _, layer in leaves]
     if all(entry is not None for entry in entries):
         plan = Plan(_compile_chain(leaves, entries, epsilon), None, head)
-    elif sample is None:
+    elif probe is None:
         unknown = ", ".join(
             f"layer {name!r} ({type(layer).__name__})"
             if name
@@ -208,7 +206,7 @@ def compile_plan(
             "handler for it with sklrp.propagation.register."
         )
     else:
-        plan = _compile_recorded(module, epsilon, sample)
+        plan = _compile_recorded(module, epsilon, probe)
     for step in plan.steps:
         step.product = composite.product
     _assign_rules(module, plan.steps, composite, epsilon, bounds, strict)
@@ -260,52 +258,17 @@ def _compile_chain(
     return steps
 
 
-def _compile_recorded(
-    module: nn.Module,
-    epsilon: float,
-    sample: Callable[[int], tuple[Sequence[Signal], Any, dict[str, Any]]],
-) -> Plan:
-    """Compile a network by running it on few samples, twice, to tell constants from values."""
-    # Whatever differs between two samples and three, moved a little, depends on the input or on
-    # the number of samples. A constant must not, nor the way that forward takes.
-    recorders, tapes = [], []
-    for n_samples in (2, 3):
-        make = partial(make_step, epsilon=epsilon)
-        recorder = Recorder(module, n_samples, make_step=make)
-        tapes.append(recorder.run(*sample(n_samples)))
-        recorders.append(recorder)
-    ways = [[(r.step.name, r.step.handler) for r in tape.records] for tape in tapes]
-    names = [[name for name, _ in recorder.constants] for recorder in recorders]
-    if ways[0] != ways[1] or names[0] != names[1]:
-        raise TypeError(OTHER_WAY)
-    for (name, one), (_, other) in zip(*(r.constants for r in recorders), strict=True):
-        if not _same_constant(one, other):
-            raise TypeError(
-                f"A tensor that enters {name!r} changes with the network's input, but was "
-                "computed from it by something other than torch functions (NumPy, scripted or "
-                "custom code), which relevance cannot follow."
-            )
-    steps = [record.step for record in tapes[0].records]
-    fold_recorded(tapes[0].records)
-    return Plan(steps, module, tapes[0].head, measure(tapes[0]))
+def _compile_recorded(module: nn.Module, epsilon: float, probe: Probe) -> Plan:
+    """Compile a network by running it on few samples."""
+    tape = probe_network(module, partial(make_step, epsilon=epsilon), probe).tape
+    steps = [record.step for record in tape.records]
+    fold_recorded(tape.records)
+    return Plan(steps, module, tape.head, measure(tape))
 
 
 def measure(tape: Tape) -> tuple[int, int]:
     """Return the number of outputs and of values in the largest tensor, of one sample."""
     return tape.scores[0].numel(), -(-tape.largest // len(tape.scores))
-
-
-def _same_constant(one: Tensor, other: Tensor) -> bool:
-    """Return whether a constant is the same with two samples as with three."""
-    if one.dim() != other.dim():
-        return False
-    for axis, (n, m) in enumerate(zip(one.shape, other.shape, strict=True)):
-        if n != m:  # what is made for each sample, such as an initial state
-            first, second = one.narrow(axis, 0, 1), other.narrow(axis, 0, 1)
-            if one.is_floating_point() and not torch.equal(one, first.expand_as(one)):
-                return False  # it tells the samples apart by their places
-            one, other = first, second
-    return torch.equal(one, other)
 
 
 def make_step(name: str, layer: Any, entry: Entry | None, epsilon: float) -> Step:

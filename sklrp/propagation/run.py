@@ -26,6 +26,7 @@ from sklrp.propagation.bounds import bound
 from sklrp.propagation.details import Details, LayerDetails
 from sklrp.propagation.inputs import Inputs, Intake, is_finite
 from sklrp.propagation.planning import Plan, compile_plan, measure
+from sklrp.propagation.probing import Probe
 from sklrp.propagation.sizes import find_sizes
 from sklrp.propagation.tape import CAUSES, Layer
 from sklrp.propagation.targets import decode_target
@@ -126,11 +127,7 @@ def _prepare_plan(
     module: nn.Module, rule: Any, epsilon: float, bounds: Any, inputs: Inputs, intake: Intake
 ) -> Plan:
     """Compile the network, and find what does not depend on the samples: sizes and bounds."""
-
-    def sample(n_samples: int) -> Any:
-        return intake.to_signals(inputs.probe(n_samples))
-
-    plan = compile_plan(module, rule, epsilon, bounds, sample)
+    plan = compile_plan(module, rule, epsilon, bounds, Probe(inputs, intake))
     if plan.sizes is None and inputs.single:
         plan.sizes = find_sizes(plan.steps, tuple(inputs.arrays[0].shape[1:]))
     if plan.lacks_boxes:
@@ -140,7 +137,7 @@ def _prepare_plan(
 
 def _find_boxes(plan: Plan, bounds: Any, inputs: Inputs, intake: Intake) -> None:
     """Find the bounds that follow, for z-box rules, from those of the network's input."""
-    tensors = [intake.to_tensor(part) for part in inputs.probe(2)]
+    tensors = [intake.to_tensor(part) for part in inputs.take([0, 0])]
     rule = next(step.rule for step in plan.steps if step.kind is not None)
     known = len(tensors) == 1 and tensors[0].is_floating_point()
     ends = (rule.low, rule.high) if isinstance(rule, ZBox) else bounds

@@ -77,6 +77,8 @@ class TapeWriter:
         The storages of the network's parameters mapped to their names.
     constants : list of (str, Tensor)
         The constants that steps refer to, while probing, with the names of the steps.
+    unknown : list of str
+        The steps that refer to constants which no function seen has made.
     """
 
     def __init__(
@@ -96,8 +98,10 @@ class TapeWriter:
         self.call = call or run_handler
         self.nodes = Nodes()
         self.memory = Memory()
+        self._registered = {storage_of(b) for b in network.buffers()}
         self.owners = {storage_of(p): name for name, p in network.named_parameters()}
         self.constants: list[tuple[str, Tensor]] = []
+        self.unknown: list[str] = []
         self._records: list[Record] = []
         self._starts: list[int] = []
         self._before_heads: dict[int, Node] = {}
@@ -148,8 +152,12 @@ class TapeWriter:
         # the plan compares them between two probes.
         if self.is_probing:
             for tensor in find_all(Tensor, value):
-                if storage_of(tensor) not in self.owners:
-                    self.constants.append((name, tensor.detach().clone()))
+                place = storage_of(tensor)
+                if place in self.owners:
+                    continue
+                self.constants.append((name, tensor.detach().clone()))
+                if place not in self._registered and not self.memory.is_own(tensor):
+                    self.unknown.append(name)
 
     def finish(self, output: Tensor) -> Tape:
         """Return the tape, and let go of all tensors."""
@@ -212,7 +220,9 @@ class TapeWriter:
         if isinstance(value, dict):
             return {k: self._to_signals(operation, v, nodes) for k, v in value.items()}
         if isinstance(value, int | float) and operation.entry.handler in NUMERIC:
-            self.note(operation.name, torch.tensor(float(value)))
+            number = torch.tensor(float(value))
+            self.memory.claim(number, ())
+            self.note(operation.name, number)
         return value
 
     def _with_samples_first(self, operation: Operation, signal: Signal) -> Signal:

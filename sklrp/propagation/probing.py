@@ -1,0 +1,182 @@
+"""Probing a network with a forward of its own: its steps, found by runs on few samples.
+
+:mod:`sklrp.propagation.planning` compiles such a network by :func:`probe_network`. It is run on
+two copies of a sample and on three of another; whatever differs depends on the input, or on the
+number of samples. A constant must not, nor the way that forward takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sklrp.propagation.inputs import Inputs, Intake, is_floating
+from sklrp.propagation.other_values import WAYS, make_other
+from sklrp.propagation.recording.recorder import Recorder
+from sklrp.propagation.recording.refusals import OTHER_WAY
+from sklrp.propagation.recording.tape_writer import MakeStep
+from sklrp.propagation.tape import Tape
+from sklrp.rules import Signal
+
+# The inputs of a network, and as the arguments of its forward.
+Sample = tuple[Sequence[Signal], Any, dict[str, Any]]
+
+
+class Probe:
+    """The samples on which a network is probed.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        All samples.
+    intake : Intake
+        How the network takes them.
+    """
+
+    def __init__(self, inputs: Inputs, intake: Intake) -> None:
+        self.inputs, self.intake = inputs, intake
+        every = range(len(inputs.arrays))
+        self.floats = frozenset(i for i in every if is_floating(inputs.arrays[i]))
+        self.integers = frozenset(every) - self.floats
+
+    def first(self, n_samples: int) -> Sample:
+        """Return copies of the first sample."""
+        return self.intake.to_signals(self.inputs.take([0] * n_samples))
+
+    def other(
+        self, n_samples: int, moved: frozenset[int] = frozenset(), way: str = WAYS[0]
+    ) -> tuple[Sample, frozenset[int]]:
+        """Return copies of another sample, and in which inputs it differs from the first."""
+        # Floats are other ones, and so are integers in the inputs that are to be moved.
+        changed, rows = moved | self.floats, []
+        for i, array in enumerate(self.inputs.arrays):
+            rows.append((make_other(array, way) if i in changed else array[-1:])[[0] * n_samples])
+        return self.intake.to_signals(rows), changed | self._differ()
+
+    def last(self, n_samples: int) -> tuple[Sample, frozenset[int]]:
+        """Return copies of the last sample, and in which inputs it differs from the first."""
+        sample = self.intake.to_signals(self.inputs.take([-1] * n_samples))
+        return sample, self._differ()
+
+    def _differ(self) -> frozenset[int]:
+        """Return the inputs in which the last sample differs from the first."""
+        arrays = enumerate(self.inputs.arrays)
+        return frozenset(i for i, array in arrays if (array[-1] != array[0]).any())
+
+
+class Run(NamedTuple):
+    """A run of the network on a probe."""
+
+    tape: Tape
+    recorder: Recorder
+    changed: frozenset[int] = frozenset()  # the inputs that differed from the first sample
+
+    @property
+    def way(self) -> Any:
+        """The way that forward took."""
+        steps = [(r.step.name, r.step.handler) for r in self.tape.records]
+        return steps, [name for name, _ in self.recorder.constants]
+
+
+def probe_network(module: nn.Module, make_step: MakeStep, probe: Probe) -> Run:
+    """Run a network on probes, and refuse what changes with them.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+    make_step : callable
+        What makes a step from its name, its layer and its entry.
+    probe : Probe
+        The samples.
+
+    Returns
+    -------
+    Run
+        The run on the first sample.
+
+    Raises
+    ------
+    TypeError
+        If forward takes another way for another sample, or computes something from its input out
+        of sight.
+    """
+
+    def run(sample: Sample, changed: frozenset[int] = frozenset()) -> Run:
+        recorder = Recorder(module, len(sample[0][0].x), make_step=make_step)
+        return Run(recorder.run(*sample), recorder, changed)
+
+    first = run(probe.first(2))
+    others = list(_run_on_others(run, probe, first))
+    for other in others:
+        if first.way != other.way:
+            raise TypeError(OTHER_WAY)
+        pairs = zip(first.recorder.constants, other.recorder.constants, strict=True)
+        for (name, one), (_, changed) in pairs:
+            if not _same_constant(one, changed):
+                raise TypeError(
+                    f"A tensor that enters {name!r} changes with the network's input, but was "
+                    "computed from it by something other than torch functions (NumPy, scripted "
+                    "or custom code), which relevance cannot follow."
+                )
+    _check_untold(first, probe, frozenset().union(*(other.changed for other in others)))
+    return first
+
+
+def _run_on_others(run: Callable[..., Run], probe: Probe, first: Run) -> Iterator[Run]:
+    """Yield runs on other samples: of all inputs, else with the integers of each alone."""
+    # Which integers a network takes is not known: one that fails for some, or goes another way, is
+    # tried with others. Floats lie between those of the samples: a network that fails for them
+    # may use them as indices.
+    taken = frozenset[int]()
+    for group in (probe.integers, *(frozenset([i]) for i in sorted(probe.integers))):
+        if group <= taken:
+            continue
+        for way in WAYS:
+            other = _try(run, *probe.other(3, group, way))
+            if other is not None and other.way == first.way:
+                taken |= group
+                yield other
+                break
+    if not taken:
+        other = _try(run, *probe.other(3)) if probe.floats else None
+        yield other or run(*probe.last(3))
+
+
+def _try(run: Callable[..., Run], sample: Sample, changed: frozenset[int]) -> Run | None:
+    """Return a run on a sample that the network may not take, None if it does not."""
+    try:
+        return run(sample, changed)
+    except Exception:  # whatever the network raises for values that it does not know
+        return None
+
+
+def _check_untold(first: Run, probe: Probe, changed: frozenset[int]) -> None:
+    """Refuse constants of unknown origin where no other sample could tell what they depend on."""
+    untold = [label for i, label in enumerate(probe.inputs.labels) if i not in changed]
+    unknown = first.recorder.writer.unknown
+    if untold and unknown:
+        raise TypeError(
+            f"A tensor that enters {unknown[0]!r} was computed by something other than torch "
+            f"functions (NumPy, scripted or custom code), and whether it depends on "
+            f"{untold[0]} cannot be told: the network takes no other values there. Pass samples "
+            "that differ, or compute it by torch functions."
+        )
+
+
+def _same_constant(one: Tensor, other: Tensor) -> bool:
+    """Return whether a constant is the same with two samples as with three."""
+    if one.dim() != other.dim():
+        return False
+    for axis, (n, m) in enumerate(zip(one.shape, other.shape, strict=True)):
+        if 3 * n == 2 * m:  # what is made for each sample, such as an initial state
+            first, second = one.narrow(axis, 0, 1), other.narrow(axis, 0, 1)
+            if one.is_floating_point() and not torch.equal(one, first.expand_as(one)):
+                return False  # it tells the samples apart by their places
+            one, other = first, second
+        elif n != m:  # it is as long as a sequence is
+            one, other = (tensor.narrow(axis, 0, min(n, m)) for tensor in (one, other))
+    return torch.equal(one, other)
