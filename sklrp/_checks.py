@@ -27,7 +27,7 @@ def check_maps(relevance: ArrayLike, name: str = "relevance") -> NDArray[np.floa
             f"{name} must be an array of shape (n_samples, ...) with at least one value per "
             f"sample, got the shape {maps.shape}; of a single map, pass {name}[np.newaxis]."
         )
-    maps = maps.astype(np.float64, copy=False)
+    maps = _as_reals(maps, name)
     bad = ~np.isfinite(maps).reshape(len(maps), -1)
     if bad.any():
         raise ValueError(_say_not_finite(name, maps.reshape(len(maps), -1), bad))
@@ -51,6 +51,36 @@ def _say_not_finite(name: str, maps: NDArray[np.float64], bad: NDArray[np.bool_]
         "elsewhere a finite input and a finite network have finite relevance, so look at what "
         "produced them."
     )
+
+
+def take_maps(
+    relevance: ArrayLike, shape: tuple[int, ...], name: str = "relevance"
+) -> NDArray[np.float64]:
+    """Return maps made elsewhere in the shape of the samples, one of each, finite or not."""
+    maps = _as_reals(as_gapped_array(relevance), name)
+    if maps.ndim and len(maps) < shape[0] and maps.shape[1:] == shape[1:]:
+        sizes = [b for b in (8, 16, 32, 64, 100, 128, 256) if shape[0] // b * b == len(maps)]
+        batches = f": the remainder of batches of {sizes[0]} was dropped" if sizes else ""
+        raise ValueError(
+            f"{name} has {len(maps)} maps, but X {shape[0]} samples{batches}. Explain all "
+            "samples, or pass those of X that were."
+        )
+    if not maps.ndim or len(maps) != shape[0] or not same_layout(maps.shape[1:], shape[1:]):
+        raise ValueError(
+            f"{name} has the shape {maps.shape}, but must have that of what enters the network, "
+            f"{shape}: one map for each sample of X. Sum or select axes of classes first."
+        )
+    return maps.reshape(shape)
+
+
+def _as_reals(values: NDArray, name: str) -> NDArray[np.float64]:
+    """Return an array in float64; a complex one would lose its imaginary part."""
+    if values.dtype.kind == "c":
+        raise ValueError(
+            f"{name} holds complex numbers ({values.dtype}), but must hold real ones: pass the "
+            f"part that is meant, such as {name}.real or np.abs({name})."
+        )
+    return values.astype(np.float64, copy=False)
 
 
 def check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -187,6 +217,18 @@ def encode_labels(name: str, target: Any, classes: NDArray, n_samples: int) -> N
     return np.broadcast_to(codes, n_samples)
 
 
+def check_not_one_hot(name: str, y: Any, n_classes: int) -> None:
+    """Raise an error if labels are rows of a single 1, one row for each sample."""
+    rows = np.asarray(y)
+    if rows.ndim != 2 or not 1 < n_classes == rows.shape[1] or rows.dtype.kind not in "biuf":
+        return
+    if np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) == 1).all():
+        raise ValueError(
+            f"{name} is one-hot, of shape {rows.shape}, but must hold one label for each sample: "
+            f"pass {name}.argmax(axis=1), or the classes at these positions."
+        )
+
+
 def check_number(name: str, value: Any, *, minimum: float, integral: bool = False) -> None:
     """Raise an error unless a value is a finite number, or an integer, of at least `minimum`."""
     kind: Any = Integral if integral else Real
@@ -240,7 +282,7 @@ def as_samples(X: Any, *, integers: bool = False) -> NDArray:
             f"the shape {samples.shape}; of a single sample, pass X[np.newaxis]."
         )
     stays = samples.dtype.kind == "f" or (integers and samples.dtype.kind in "iu")
-    return samples if stays else samples.astype(np.float64)
+    return samples if stays else _as_reals(samples, "X")
 
 
 def like(X: Any, samples: NDArray) -> Any:

@@ -202,6 +202,7 @@ class Model:  # numpydoc ignore=PR02
         return np.asarray(samples, dtype=dtype) if is_float and dtype else samples
 
     @cached_property
+    @torch.inference_mode(False)  # whose tensors have no gradient later on
     def quiet_module(self) -> nn.Module:
         """A copy of the module in evaluation mode; the user's own keeps its mode."""
         return copy.deepcopy(self.module).eval().requires_grad_(False)

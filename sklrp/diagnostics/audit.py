@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp._checks import as_samples, import_optional, same_layout
-
 # The imports of the three files of mistakes enter their checks in the table.
-from sklrp._missing import as_gapped_array
+from sklrp._checks import as_samples, import_optional, take_maps
 from sklrp._models import Model, take_rows, unwrap
 from sklrp._sklearn import Interval, validate_params
 from sklrp.diagnostics import data_mistakes as _data_mistakes  # noqa: F401
@@ -248,13 +246,13 @@ def audit(
     """
     unwrapped = unwrap(model)
     samples = as_samples(unwrapped.enter(X))
-    given = None if relevance is None else _take_relevance(relevance, samples.shape)
-    pool = None if X_train is None else _take_pool(unwrapped, X_train, samples.shape[1:])
+    given = None if relevance is None else take_maps(relevance, samples.shape)
     outside, target = _take_target(unwrapped, X, target)
     explained = Explained(
         model,
         X,
         y,
+        X_train=X_train,
         target=target,
         grid=grid,
         max_samples=max_samples,
@@ -263,17 +261,12 @@ def audit(
         epsilon=epsilon,
         contrast=contrast,
     )
-    return _check_all(Audited(explained, given, pool, outside))
+    return _check_all(Audited(explained, given, outside))
 
 
 def find_mistakes(explained: Explained) -> Audit:
     """Look for mistakes in what is already explained, or graded, as `audit` does."""
-    given = None
-    if explained.is_given:
-        given = np.zeros(explained.all_X.shape)
-        given[explained.rows] = explained.relevance
-    pool = None if explained.X_train is None else explained.pool
-    return _check_all(Audited(explained, given, pool))
+    return _check_all(Audited(explained, explained.given_maps))
 
 
 # Mistakes by which the map is of something else than it says; the others spoil its numbers.
@@ -316,35 +309,6 @@ def _check_all(audited: Audited) -> Audit:
             audited.found.append(check.name)
             found.append(Mistake(check.name, check.wrong, seen, check.remedy))
     return Audit(found, checked, skipped, audited.notes)
-
-
-def _take_relevance(relevance: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return maps made elsewhere, one of each sample, in the shape of the samples."""
-    maps = as_gapped_array(relevance, np.float64)
-    if maps.ndim and len(maps) < shape[0] and maps.shape[1:] == shape[1:]:
-        sizes = [b for b in (8, 16, 32, 64, 100, 128, 256) if shape[0] // b * b == len(maps)]
-        batches = f": the remainder of batches of {sizes[0]} was dropped" if sizes else ""
-        raise ValueError(
-            f"relevance has {len(maps)} maps, but X {shape[0]} samples{batches}. Explain all "
-            "samples, or pass those of X that were."
-        )
-    if not maps.ndim or len(maps) != shape[0] or not same_layout(maps.shape[1:], shape[1:]):
-        raise ValueError(
-            f"relevance has the shape {maps.shape}, but must have that of what enters the "
-            f"network, {shape}: one map for each sample. Sum or select axes of classes first."
-        )
-    return maps.reshape(shape)
-
-
-def _take_pool(model: Model, X_train: Any, sample_shape: tuple[int, ...]) -> NDArray:
-    """Return what the network was trained on."""
-    pool = as_samples(model.enter(X_train))
-    if pool.shape[1:] != sample_shape:
-        raise ValueError(
-            f"X_train has samples of shape {pool.shape[1:]}, but X of {sample_shape}: pass both "
-            "as the model takes them."
-        )
-    return pool
 
 
 def _take_target(model: Model, X: Any, target: Any) -> tuple[str, Any]:

@@ -39,8 +39,6 @@ class Audited:  # numpydoc ignore=PR02
         The model, the samples and their own maps, by the rule of the call.
     relevance : ndarray of shape (n_samples, ...) or None, default=None
         Maps made elsewhere, of all samples, in the shape of what enters the network.
-    pool : ndarray of shape (n_train, ...) or None, default=None
-        What the network was trained on.
     outside : str, default=""
         Why the target that was asked for cannot be one; empty if it can.
     notes : list of str
@@ -51,7 +49,6 @@ class Audited:  # numpydoc ignore=PR02
 
     explained: Explained
     relevance: NDArray | None = None
-    pool: NDArray | None = None
     outside: str = ""
     notes: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
@@ -122,9 +119,9 @@ class Audited:  # numpydoc ignore=PR02
     @property
     def train(self) -> NDArray:
         """What the network was trained on."""
-        if self.pool is None:
+        if self.explained.X_train is None:
             raise Unanswered("X_train was not given")
-        return self.pool
+        return self.explained.pool
 
     @cached_property
     def finite_train(self) -> NDArray[np.float64]:

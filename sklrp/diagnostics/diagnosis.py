@@ -133,6 +133,7 @@ def diagnose(
     relevance : array-like of shape (n_samples, ...) or None, default=None
         Maps of X that were made elsewhere, such as by integrated gradients or SHAP, in the shape
         of what enters the network. None (default): they are made by `sklrp.explain` and `rule`.
+        Beside them parameters of ``explain`` are refused, but for `contrast`, what they are of.
         No null model's maps can be compared with them, so *learned* and *placed* are not asked.
     X_train, y_train : array-like or None, default=None
         What the model was trained on. Contributions of cells are found against draws of `X_train`;
@@ -144,7 +145,8 @@ def diagnose(
     epsilon : float, default=1e-6
         Stabiliser, as in ``explain``.
     contrast : bool, default=False
-        Whether to explain the target's logit minus the largest of the others.
+        Whether the target's logit minus the largest of the others is explained, also by maps made
+        elsewhere.
     mask : DataArray, array-like of bool or None, default=None
         True where relevance belongs, if that is known: of the shape of a sample, or of a field,
         such as `sklrp.geo.box_mask` returns, also where rows of its cells enter the network.

@@ -7,6 +7,7 @@ need.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -22,7 +23,16 @@ from sklearn.base import clone
 from sklearn.utils import Bunch
 from torch import nn
 
-from sklrp._checks import as_samples, check_maps, check_mask, encode_labels, like
+from sklrp._checks import (
+    as_samples,
+    check_maps,
+    check_mask,
+    check_not_one_hot,
+    encode_labels,
+    like,
+    suggest,
+    take_maps,
+)
 from sklrp._frame import frame_of
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
@@ -56,6 +66,9 @@ CONSTRAINTS: dict[str, list[Any] | str] = {
     "n_jobs": [Integral, None],
     "random_state": ["random_state"],
 }
+# The parameters of ``explain`` that tests hand on to it, and those that they give themselves.
+_MAKES_MAPS = ("rule", "epsilon", "contrast", "batch_size", "progress")
+_TAKEN = ("return_details",)
 _REDRAWS = 3
 _PERMUTATIONS = 999  # of labels, or as many as the smallest level needs
 _MOST_BLOCKS = 64  # of cells that are replaced by turns, where there is no gradient
@@ -145,6 +158,7 @@ class Explained:
     ) -> None:
         # Maps that were made elsewhere may be of any model; to make them takes a network.
         self.model: Any = unwrap(model) if relevance is None else take_model(model, X)
+        _check_params(params, self.model, relevance is not None)
         self._asked = {
             "X": X,
             "X_train": X_train,
@@ -175,7 +189,10 @@ class Explained:
         self._n_outputs = self._count_outputs()
         if np.ndim(y) > 2 and np.size(y) == n_samples * self._n_outputs:  # fields of values
             y = np.reshape(y, (n_samples, self._n_outputs))
-        if y is not None and np.shape(y) == (n_samples, self._n_outputs) != (n_samples, 1):
+        if self.classes is not None and y is not None:
+            check_not_one_hot("y", y, len(self.classes))
+        is_of_outputs = np.shape(y) == (n_samples, self._n_outputs) != (n_samples, 1)
+        if is_of_outputs and self.model.classes is None:
             self.classes = None  # a value for each output, of a network that does not say so
         targets = self._choose_target(target)
         self._asked["target"] = None if target is None else self._one_target(targets)
@@ -183,8 +200,11 @@ class Explained:
         self.all_y = None if y is None else self._check_y("y", match_samples(y, X, "y"), n_samples)
         self.y_train = None if y_train is None else self._check_y_train(y_train)
         self.is_given = relevance is not None
+        self.given_maps = None
         if self.is_given:
-            self.relevance, self.details = self._take_relevance(relevance)
+            self.given_maps = check_maps(take_maps(relevance, self.all_X.shape))
+            self.relevance = self.given_maps[rows]
+            self.details = Bunch(score=self.scores_of(self.X, self.columns))
         else:
             self.relevance, self.details = self._explain(self.model.network, self.X, self.target)
         self.maps = as_shares(self.relevance, self.details.score)
@@ -361,6 +381,16 @@ class Explained:
             return self.target.astype(np.intp)  # labels are indices
         return encode_labels("target", self.target, self.model.classes, len(self.target))
 
+    def scores_of(self, X: NDArray, columns: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return the scores that are explained of samples: outputs, or differences of two."""
+        outputs = self.outputs(X).astype(np.float64)
+        rows = np.arange(len(outputs))
+        score = outputs[rows, columns]
+        if not self.params.get("contrast") or outputs.shape[1] == 1:
+            return score
+        outputs[rows, columns] = -np.inf
+        return score - outputs.max(axis=1)
+
     def _rivals(self) -> NDArray[np.intp] | None:
         """Return the output that a contrast subtracts of each sample, None if there is none."""
         if not self.params.get("contrast"):
@@ -448,6 +478,7 @@ class Explained:
                 "what it was trained on. Clones trained on the explained samples would know them."
             )
 
+    @torch.inference_mode(False)  # a caller's, in which nothing can be trained
     def train(
         self,
         seed: int,
@@ -554,29 +585,44 @@ class Explained:
             return _as_values(name, labels)
         if labels.shape != (n_samples,):
             what = "label" if self.classes is not None else "value"
+            remedy = f": pass {name}.ravel()" if labels.shape == (n_samples, 1) else ""
             raise ValueError(
                 f"{name} must hold one {what} for each of {n_samples} samples, got the shape "
-                f"{labels.shape}."
+                f"{labels.shape}{remedy}."
             )
         return labels if self.classes is not None else _as_values(name, labels)
-
-    def _take_relevance(self, relevance: Any) -> tuple[NDArray, Bunch]:
-        """Return maps that were made elsewhere, and the scores that they explain."""
-        maps = check_maps(relevance)
-        if maps.shape != self.all_X.shape:
-            raise ValueError(
-                f"relevance has the shape {maps.shape}, but must have that of what enters the "
-                f"network, {self.all_X.shape}: a map for each sample of X."
-            )
-        outputs = self.outputs(self.X)
-        score = outputs[np.arange(len(outputs)), self.columns]
-        return maps[self.rows], Bunch(score=score)
 
     def _explain(self, network: Any, X: NDArray, target: NDArray | None) -> tuple[NDArray, Any]:
         relevance, details = explain(
             network, self.given(X), target=target, return_details=True, **self.params
         )
         return check_maps(relevance), details
+
+
+def _check_params(params: dict[str, Any], model: Any, is_given: bool) -> None:
+    """Raise an error if a parameter of ``explain`` is unknown, or has nothing to make."""
+    known = {n: p.default for n, p in inspect.signature(explain).parameters.items()}
+    known = {n: v for n, v in known.items() if n in _MAKES_MAPS}
+    own = {}
+    if getattr(model, "has_explain", False):  # a user's estimator may have more of them
+        own = dict(inspect.signature(model.network.explain).parameters)
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in own.values())
+    for name, value in params.items():
+        if (name not in known and not takes_all and name not in own) or name in _TAKEN:
+            raise TypeError(
+                f"{name}={value!r} is no parameter of explain that is taken here; these are "
+                f"{', '.join(known)}.{suggest(name, known)}"
+            )
+        if is_given and name != "contrast" and not _is_default(value, known.get(name)):
+            raise ValueError(
+                f"{name}={value!r} has no effect on maps that relevance holds: leave {name} out, "
+                f"or leave relevance out, so that maps are made by {name}. To tell by which rule "
+                "maps were made elsewhere, use audit."
+            )
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    return value is default or (isinstance(value, str | float | int) and value == default)
 
 
 def _as_values(name: str, values: NDArray) -> NDArray:

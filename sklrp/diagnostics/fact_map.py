@@ -102,6 +102,7 @@ def artifact_map(
     relevance : array-like of shape (n_samples, ...) or None, default=None
         Maps of X that were made elsewhere, such as by integrated gradients or SHAP, in the shape
         of what enters the network. None (default): they are made by `sklrp.explain` and `rule`.
+        Beside them parameters of ``explain`` are refused, but for `contrast`, what they are of.
     null : str, default="network"
         What a null model has lost, as in `randomization_test`.
     alpha : float, default=0.05

@@ -29,12 +29,13 @@ def find_information(explained: Explained) -> NDArray[np.float64] | None:
     told = np.zeros(samples.shape[1])
     if not varies.any():
         return None
-    if explained.classes is None:
-        ratio, degrees = f_regression(samples[:, varies], truth.astype(float))[0], 1
-    else:
-        ratio, degrees = f_classif(samples[:, varies], truth)[0], len(np.unique(truth)) - 1
-    share = degrees * ratio / (degrees * ratio + n - degrees - 1)
-    share = np.nan_to_num(share, nan=0.0, posinf=1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a cell that is the label has no rest
+        if explained.classes is None:
+            ratio, degrees = f_regression(samples[:, varies], truth.astype(float))[0], 1
+        else:
+            ratio, degrees = f_classif(samples[:, varies], truth)[0], len(np.unique(truth)) - 1
+        share = 1 / (1 + (n - degrees - 1) / (degrees * ratio))
+    share = np.nan_to_num(share, nan=0.0)
     # Groups, and blocks of samples that follow each other, are no more than so many samples.
     units = explained.n_units
     left = max(units - degrees - 1, 1)

@@ -1,44 +1,48 @@
-"""Ask whether a few cells of large values hold the relevance, whatever was learned.
+"""Ask whether a few large values hold the relevance, whatever was learned.
 
 Rules that share by contribution follow large values, such as the edge of sea ice. `diagnose` runs
-this test.
+this test, and `positions` leaves such values out of profiles.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sklrp.diagnostics.common_form import share_on
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
 
+_FAR = 10.0  # times as large as the median
+_DEVIATION = 1.4826  # of normal values, times the median of their sizes
+_MOST_CELLS, _MOST_VALUES = 0.1, 0.01  # shares; more are no outliers
+
 
 def outlying_cells(explained: Explained, n_draws: int) -> Finding:
-    """Ask whether a few cells of large values hold the relevance, whatever was learned."""
-    samples = explained.all_X.reshape(len(explained.all_X), -1).astype(np.float64)
-    size = np.sqrt((samples**2).mean(axis=0))
-    typical = np.median(size[size > 0]) if size.any() else 1.0
-    outlying = size > 10 * typical
-    if outlying.mean() > 0.1:
-        outlying[:] = False  # a tenth of the cells are no outliers
-    share = share_on(explained.maps, outlying)
+    """Ask whether a few cells or values that are large hold the relevance, learned or not."""
+    outlying = find_outlying(explained.all_X)
+    cells = outlying.reshape(len(outlying), -1).all(axis=0)
+    there = outlying[explained.rows].reshape(len(explained.rows), -1)
+    share = _share_there(explained.maps, there)
     null = np.array(
-        [share_on(m, outlying).mean() for m in explained.null_maps("network", n_draws)]
+        [_share_there(m, there).mean() for m in explained.null_maps("network", n_draws)]
     )
     interval = bootstrap(share, explained.rng("outliers"))
     verdict = judge(interval, artifact_above=0.5, fact_below=0.4)
     if np.median(null) < 0.5 * share.mean():
         verdict = "fact"
+    where = f"{cells.sum()} of {cells.size} cells that are"
+    if there.any() and not cells.any():
+        where = f"{there.mean():.2%} of the values, here and there, that are"
     return explained.finding(
         name="outliers",
-        question="Do a few cells of large values hold the relevance?",
+        question="Do a few large values hold the relevance?",
         statistic=float(share.mean()),
         interval=interval,
         null=null,
         verdict=verdict,
         reading=(
-            f"of |relevance| on the {outlying.sum()} of {outlying.size} cells that are more than "
-            f"ten times as large as the median cell; untrained {np.median(null):.2f}"
+            f"of |relevance| on the {where} more than ten times as large as the median; "
+            f"untrained {np.median(null):.2f}"
         ),
         advice=""
         if verdict == "fact"
@@ -46,6 +50,27 @@ def outlying_cells(explained: Explained, n_draws: int) -> Finding:
             "Relevance goes where values are large, learned or not: cap the input "
             "(sklrp.preprocessing.InputCapper) or standardise each cell."
         ),
-        cells=outlying.reshape(explained.X.shape[1:]),
+        cells=cells.reshape(explained.X.shape[1:]),
         table={"share": share},
     )
+
+
+def find_outlying(samples: NDArray) -> NDArray[np.bool_]:
+    """Return which values are outliers: all of a few cells, or else a few of all cells."""
+    flat = np.abs(samples.reshape(len(samples), -1).astype(np.float64))
+    size = np.sqrt((flat**2).mean(axis=0))
+    cells = size > _FAR * (np.median(size[size > 0]) if size.any() else 1.0)
+    if 0 < cells.mean() <= _MOST_CELLS:
+        return np.broadcast_to(cells, flat.shape).reshape(samples.shape)
+    usual = _DEVIATION * np.median(flat[flat > 0]) if flat.any() else 1.0
+    values = flat > _FAR * usual
+    if values.mean() > _MOST_VALUES:  # the tail of such data, and no outliers
+        values[:] = False
+    return values.reshape(samples.shape)
+
+
+def _share_there(maps: NDArray, there: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the share of each map's absolute values on values of its own sample."""
+    sizes = np.abs(maps.reshape(len(maps), -1)).astype(np.float64)
+    total = sizes.sum(axis=1)
+    return np.divide((sizes * there).sum(axis=1), total, out=np.zeros(len(maps)), where=total > 0)

@@ -55,7 +55,7 @@ def _constant(explained: Explained, finding: Finding, information: NDArray | Non
 
 def _outliers(explained: Explained, finding: Finding, information: NDArray | None) -> bool:
     """Most of the relevance lies on outlying cells, and hardly any of the skill."""
-    if explained.all_y is None:
+    if explained.all_y is None or not finding["cells"].any():
         return False
     skill = explained.decomposition.cells["skill"]
     there = skill[finding["cells"]].sum()

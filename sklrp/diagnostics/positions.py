@@ -17,6 +17,7 @@ from sklrp.diagnostics.common_form import with_relevance
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.fading import find_fading
 from sklrp.diagnostics.findings import Finding
+from sklrp.diagnostics.outliers import find_outlying
 from sklrp.diagnostics.periods import find_periods
 from sklrp.diagnostics.profiles import AlongAxes, axis_profiles
 
@@ -139,7 +140,10 @@ def positions(explained: Explained, n_draws: int) -> list[Finding]:
     nulls = nulls[with_relevance(nulls)]
     if not len(nulls):  # nothing to compare with
         return []
-    along = AlongAxes(explained.on_axes(explained.maps), explained.on_axes(explained.X), nulls)
+    # Profiles are without outliers: beside such a value no other place has any share.
+    usual = explained.on_axes(~find_outlying(explained.all_X)[explained.rows])
+    maps, samples = explained.on_axes(explained.maps), explained.on_axes(explained.X)
+    along = AlongAxes(maps * usual, samples * usual, nulls * usual)
     shared = {
         "profiles": axis_profiles(along.maps),
         "input_profiles": axis_profiles(along.samples),

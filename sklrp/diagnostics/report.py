@@ -73,7 +73,8 @@ class ArtifactReport:
         ``"artifact"`` if a test convicts; ``"fact"`` if the network is skilled and its maps are
         true and used; else ``"undecided"``.
     reasons : list of str
-        The names of the tests that the verdict rests on, if it is not fact.
+        The names of the tests that the verdict rests on, if it is not fact; outliers come first,
+        as the cause of what other tests see.
     cautions : list of str
         Names of the other tests that did not say fact: what to keep in mind.
     sentence : str
@@ -113,8 +114,9 @@ class ArtifactReport:
         """Return the verdict and the names of what it rests on, of tests not run as well."""
         convicting = [name for name in CONVICT if self._says(name) == "artifact"]
         convicting += [name for name, test in self.tests.items() if test.get("confirmed")]
-        if convicting:
-            return "artifact", convicting
+        if convicting:  # what the other tests see of outliers has them as its cause
+            cause = ["outliers"] if self._says("outliers") == "artifact" else []
+            return "artifact", [*cause, *(name for name in convicting if name not in cause)]
         left = [name for name in NEEDED if self._says(name) != "fact"]
         return ("undecided", left) if left else ("fact", [])
 

@@ -136,7 +136,22 @@ def is_asked_by_groups(model: Any, samples: NDArray) -> bool:
             (gradient,) = torch.autograd.grad((out * _uneven(out)).sum(), inputs)
         except RuntimeError:  # an operation without a derivative, or one that forgets the input
             return True
-    return not bool(gradient.any())  # a step without a slope, such as rounding
+    if bool(gradient.any()):
+        return False
+    _check_alive(model, samples)
+    return True  # a step without a slope, such as rounding
+
+
+def _check_alive(model: Any, samples: NDArray) -> None:
+    """Raise an error if a network whose slope is 0 answers the same whatever the sample is."""
+    outputs = model.outputs(samples)
+    if len(samples) > 1 and (outputs == outputs[:1]).all() and (samples != samples[:1]).any():
+        raise ValueError(
+            f"{model.name} is dead: its output is {np.round(outputs[0, :3], 3).tolist()} for all "
+            f"{len(samples)} samples and its gradient is 0, as where no ReLU is active. "
+            "There is nothing to explain: train it again, from another seed, with a lower "
+            "learning rate or with LeakyReLU, and look for weights that are 0 or NaN."
+        )
 
 
 def _uneven(out: Tensor) -> Tensor:
@@ -222,6 +237,7 @@ def _in_fast_format(module: nn.Module, inputs: Tensor) -> nn.Module:
     return fast if error < 1e-3 else module
 
 
+@torch.inference_mode(False)  # a caller's, whose tensors have no gradient
 def contributions_to_outputs(
     model: Any,
     samples: NDArray,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sklrp._matching import match_samples
@@ -92,6 +93,7 @@ class Decomposition:
     weigh: Callable[[NDArray], CellTest] = field(repr=False)
 
 
+@torch.inference_mode(False)  # a caller's, whose tensors have no gradient
 def decompose_skill(
     model: Model | PlainModel,
     X: Any,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
 from sklearn.utils.extmath import randomized_svd
 
+from sklrp._checks import check_not_one_hot
 from sklrp._missing import as_plain_array
 from sklrp._models import is_regression
 from sklrp.skill.permutations import ClassScores, JointScores, SeveralScores, ValueScores
@@ -73,6 +74,8 @@ class Question:
 def question_of(model: Any, samples: NDArray, labels: NDArray, target: Any) -> Question:
     """Find out whether the truth is classes or values, and which outputs it belongs to."""
     n_outputs = model.outputs(samples[:1]).shape[1]
+    if not is_regression(model.network):
+        check_not_one_hot("y", labels, n_outputs)
     classes = _find_classes(model, samples, labels, n_outputs)
     if classes is None:
         return _question_of_values(model, samples, labels, target)
@@ -83,6 +86,13 @@ def question_of(model: Any, samples: NDArray, labels: NDArray, target: Any) -> Q
         )
     known = {label: k for k, label in enumerate(classes.tolist())}
     unknown = sorted({repr(v) for v in labels.tolist() if v not in known})
+    if unknown and labels.dtype.kind == "f" and (labels % 1 != 0).any():
+        raise ValueError(
+            f"y holds values such as {unknown[0]}, but the {n_outputs} outputs of the network are "
+            f"taken for classes, as it is no regressor and y has the shape {labels.shape}: give y "
+            f"the values of all outputs, of shape ({len(labels)}, {n_outputs}), and say by target "
+            "which output is explained."
+        )
     if unknown:
         raise ValueError(
             f"y has the unknown labels {', '.join(unknown[:5])}; the classes of the model are "

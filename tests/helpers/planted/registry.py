@@ -73,15 +73,15 @@ def planted(name: str, truth: str, *, kind: str, why: str, also: tuple[str, ...]
 
 def report(case: Case, seed: int):
     """Diagnose a case, without the tests that train."""
+    made = {"rule": case.rule} if case.relevance is None else {"relevance": case.relevance}
     return diagnose(
         case.model,
         case.X,
         case.y,
-        rule=case.rule,
         target=case.target,
         X_train=case.X_train,
         y_train=case.y_train,
-        relevance=case.relevance,
+        **made,
         groups=case.groups,
         n_refits=0,
         max_samples=50,

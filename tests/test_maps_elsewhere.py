@@ -1,0 +1,196 @@
+"""Maps made elsewhere: what is taken, what is refused, and which are of something else.
+
+They are relevance of a small network, disturbed on purpose. Outliers in the input are here, too.
+"""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sklrp
+from sklrp import Epsilon, MLPClassifier
+from sklrp.datasets import make_squares
+from sklrp.diagnostics import artifact_map, audit, degeneracy, diagnose, skill_map
+from sklrp.diagnostics.outliers import find_outlying
+
+
+@pytest.fixture(scope="module")
+def held_out(squares):
+    """Return the held-out samples, their labels, and the training samples."""
+    X_train, _, X, y, _ = squares
+    return {"X": X, "y": y, "X_train": X_train, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def maps(mlp, squares):
+    return sklrp.explain(mlp, squares[2], rule="epsilon")
+
+
+FEW = {"n_permutations": 3, "max_samples": 20}
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("ask", [diagnose, artifact_map])
+@pytest.mark.parametrize("given", [{"rule": "epsilon"}, {"rule": Epsilon(0.1)}, {"epsilon": 0.1}])
+def test_parameters_of_explain_are_refused_beside_maps(mlp, held_out, maps, ask, given):
+    name, value = next(iter(given.items()))
+    said = f"{name}={value!r} has no effect on maps that relevance holds: leave {name} out"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        ask(mlp, relevance=maps, **given, **held_out)
+
+
+def test_maps_of_a_contrast(mlp, held_out):
+    """What maps are of is no way to make them: of two classes the contrast is twice the score."""
+    made = sklrp.explain(mlp, held_out["X"], rule="epsilon", contrast=True)
+    report = diagnose(mlp, relevance=made, contrast=True, **held_out)
+    assert report.verdict == "fact", report
+    assert "used" in diagnose(mlp, relevance=-made, contrast=True, **held_out).reasons
+
+
+@pytest.mark.parametrize("ask", [artifact_map, degeneracy])
+def test_unknown_parameters_of_explain(mlp, held_out, ask):
+    data = held_out if ask is artifact_map else {"X": held_out["X"]}
+    with pytest.raises(TypeError, match=r"ruel='zero' is no parameter.*Did you mean 'rule'"):
+        ask(mlp, ruel="zero", **data)
+    with pytest.raises(TypeError, match="return_details=True is no parameter"):
+        ask(mlp, return_details=True, **data)
+
+
+@pytest.mark.parametrize("ask", [diagnose, artifact_map, audit])
+def test_complex_maps_are_refused(mlp, held_out, maps, ask):
+    with pytest.raises(ValueError, match=r"relevance holds complex numbers \(complex128\)"):
+        ask(mlp, relevance=maps.astype(complex), **held_out)
+    with pytest.raises(ValueError, match=r"X holds complex numbers"):
+        ask(mlp, **{**held_out, "X": held_out["X"].astype(complex)})
+
+
+@pytest.mark.parametrize("ask", [diagnose, artifact_map, audit])
+def test_maps_may_be_flat(mlp, held_out, maps, ask):
+    few = {} if ask is audit else FEW
+    flat = ask(mlp, relevance=maps.reshape(len(maps), -1), **few, **held_out)
+    assert repr(flat) == repr(ask(mlp, relevance=maps, **few, **held_out))
+
+
+@pytest.mark.parametrize("ask", [diagnose, artifact_map, audit])
+def test_labels_in_columns_are_refused(mlp, held_out, ask):
+    y = held_out["y"]
+    data = {**held_out, "y": np.eye(2)[y]}
+    with pytest.raises(ValueError, match=r"y is one-hot, of shape \(60, 2\).*y.argmax\(axis=1\)"):
+        ask(mlp, **data)
+    with pytest.raises(ValueError, match=r"got the shape \(60, 1\): pass y.ravel\(\)"):
+        ask(mlp, **{**held_out, "y": y[:, np.newaxis]})
+    with pytest.raises(ValueError, match=r"one label for each of 60 samples.*\(60, 2\)"):
+        ask(mlp, **{**held_out, "y": 0.1 + 0.8 * np.eye(2)[y]})  # which are no values of outputs
+
+
+def bare(n_outputs, bias=0.0):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(400, 8), nn.ReLU(), nn.Linear(8, n_outputs))
+    with torch.no_grad():
+        net[1].bias.add_(bias)
+    return net.double()
+
+
+@pytest.mark.parametrize("ask", [diagnose, artifact_map, skill_map])
+def test_values_of_one_output_of_a_bare_network(squares, ask):
+    X, small = squares[2], bare(3)
+    values = X[:, :3, 0] @ np.array([[1.0, 0.5, 0], [0, 1, 0], [0, 0, 1]])
+    said = r"y holds values such as .* give y the values of all outputs, of shape \(60, 3\)"
+    with pytest.raises(ValueError, match=said):
+        ask(bare(3), X, values[:, 1], target=1)
+    assert ask(small, X, values, target=1, random_state=0).verdict
+    with pytest.raises(ValueError, match=r"y is one-hot, of shape \(60, 3\)"):
+        ask(bare(3), X, np.eye(3)[np.arange(60) % 3])
+
+
+@pytest.mark.parametrize("ask", [diagnose, artifact_map, skill_map])
+def test_a_dead_network_is_called_dead(squares, ask):
+    X, y = squares[2:4]
+    with pytest.raises(ValueError, match=r"Sequential is dead: its output is .* for all 60"):
+        ask(bare(2, bias=-100.0), X, y)
+
+
+def test_a_network_of_steps_is_not_dead(squares):
+    class Steps(nn.Module):
+        def forward(self, x):
+            steps = (40 * x[:, :, 8]).round().sum(dim=1)
+            return torch.stack([-steps, steps], dim=1)
+
+    X, y = squares[2:4]
+    with pytest.raises(ValueError, match="Steps has no gradient, and 400 cells are too many"):
+        skill_map(Steps(), X, y)
+
+
+# Gradients that the caller switched off
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("kind", ["estimator", "bare module"])
+def test_gradients_may_be_off(mlp, squares, held_out, maps, off, kind):
+    model = mlp if kind == "estimator" else bare(2)
+    asked = {
+        diagnose: [FEW, {**FEW, "relevance": maps}],
+        artifact_map: [FEW],
+        skill_map: [{}],
+    }
+    if kind == "estimator":
+        training = {"y_train": squares[1], "n_refits": 1, "n_networks": 3}
+        asked[diagnose].append({**FEW, **training})
+    for ask, several in asked.items():
+        for params in several:
+            usual = repr(ask(model, **params, **held_out))
+            with off():
+                assert repr(ask(model, **params, **held_out)) == usual
+    with off():  # parameters that never have a gradient
+        net = bare(2)
+        assert repr(skill_map(net, **held_out)) == repr(skill_map(bare(2), **held_out))
+
+
+# Outliers are named before what they bring about
+
+
+def with_outliers(kind, seed):
+    """Return samples with pixels of +-60, that tell the class or nothing, and a network."""
+    rng = np.random.default_rng(seed)
+    X, y, _ = make_squares(n_per_class=150, size=20, random_state=seed)
+    n = len(X)
+    if kind == "of the class":
+        X[:, 3, 5] = 60.0 * (2 * y - 1)
+    elif kind == "here and there":
+        X.reshape(n, -1)[np.arange(n), rng.integers(400, size=n)] = 60.0 * rng.choice([-1, 1], n)
+    elif kind == "ignored":
+        X[:, 3, 5] = 60.0 * rng.choice([-1, 1], n)
+    clf = MLPClassifier(max_epochs=20, random_state=seed).fit(X[:150], y[:150])
+    return clf, {"X": X[150:], "y": y[150:], "X_train": X[:150], "random_state": seed}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("kind", ["of the class", "here and there"])
+def test_outliers_are_named_before_what_they_bring_about(kind, seed):
+    clf, data = with_outliers(kind, seed)
+    report = diagnose(clf, **data)
+    assert report.verdict == "artifact"
+    assert report.reasons[0] == "outliers", report
+    assert "cap the input" in report.sentence
+    assert {"randomization", "degeneracy"} <= set(report.reasons)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_outliers_that_the_map_passes_over_convict_no_map(seed):
+    clf, data = with_outliers("ignored", seed)
+    report = diagnose(clf, **data)
+    assert report.verdict == "fact", report
+    assert report.tests["outliers"].verdict == "fact"
+
+
+def test_a_long_tail_is_no_outlier():
+    rain = np.random.default_rng(0).lognormal(sigma=1.5, size=(300, 400))
+    assert not find_outlying(rain).any()
+    assert not find_outlying(np.random.default_rng(0).normal(size=(300, 400))).any()
+    rain[:, 7] *= 100
+    assert np.array_equal(np.flatnonzero(find_outlying(rain).any(axis=0)), [7])
