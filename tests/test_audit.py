@@ -237,6 +237,35 @@ PAIRS = {
             lambda: (clf, X, {"relevance": own(rule=Epsilon(1e-2))}),
         ),
     },
+    "same_map": {
+        "the mean": (
+            lambda: (clf, X, {"relevance": np.tile(own().mean(axis=0), (100, 1, 1))}),
+            lambda: (clf, X, {"relevance": own() + own().mean(axis=0)}),
+        ),
+        "the first times scores": (
+            lambda: (clf, X, {"relevance": own()[:1] * own().sum(axis=sums, keepdims=True)}),
+            lambda: (clf, X, {"relevance": own() * 3}),
+        ),
+        "of the first of each ten": (
+            lambda: (clf, X, {"relevance": np.repeat(own()[::10], 10, axis=0)}),
+            lambda: (clf, X, {"relevance": own()}),
+        ),
+    },
+    "input_as_map": {
+        name: (
+            lambda form=form: (clf, X, {"relevance": form(X)}),
+            lambda form=form: (
+                clf,
+                X,
+                {"relevance": own() + 1e-4 * form(X)},
+            ),
+        )
+        for name, form in {
+            "X": lambda samples: samples,
+            "a multiple": lambda samples: -255 * samples,
+            "its departures": lambda samples: samples - samples.mean(axis=0),
+        }.items()
+    },
     "signed_sum": {
         "to 1": (
             lambda: (clf, X, {"relevance": own() / own().sum(axis=sums, keepdims=True)}),
@@ -258,6 +287,26 @@ PAIRS = {
         "absolute values": (
             lambda: (clf, X, {"relevance": np.abs(own())}),
             lambda: (clf, X, {"relevance": own()}),
+        ),
+        "squares": (
+            lambda: (clf, X, {"relevance": own() ** 2}),
+            lambda: (clf, X, {"relevance": own() * np.abs(own())}),
+        ),
+        "absolute values of another method": (
+            lambda: (
+                small_module(),
+                table(),
+                {"relevance": np.abs(softened())},
+            ),
+            lambda: (small_module(), table(), {"relevance": softened()}),
+        ),
+        "the sign of the score": (
+            lambda: (
+                small_module(n_outputs=1),
+                table(),
+                {"relevance": as_scores(of_value())},
+            ),
+            lambda: (small_module(n_outputs=1), table(), {"relevance": of_value()}),
         ),
         "positive parts": (
             lambda: (clf, X, {"relevance": own().clip(min=0)}),
@@ -339,6 +388,12 @@ def softened(*last, as_sums=False):
 
 def of_value():
     return sklrp.explain(small_module(n_outputs=1), table())
+
+
+def as_scores(maps):
+    """Return the size of maps, with the signs of the scores."""
+    scores = small_module(n_outputs=1)(torch.from_numpy(table())).detach().numpy()
+    return np.abs(maps) * np.sign(scores)
 
 
 def digit_maps(target):

@@ -126,6 +126,83 @@ def test_a_network_of_steps_is_not_dead(squares):
         skill_map(Steps(), X, y)
 
 
+# Maps without signs
+
+UNSIGNED = {
+    "absolute values": np.abs,
+    "squares": np.square,
+    "roots": lambda maps: np.sqrt(np.abs(maps)),
+    "rounding below 0": lambda maps: np.abs(maps) - 1e-9 * np.abs(maps).max() * (maps == 0),
+}
+
+
+@pytest.mark.parametrize("form", UNSIGNED)
+def test_maps_without_signs_have_no_direction(mlp, held_out, maps, form):
+    report = diagnose(mlp, relevance=UNSIGNED[form](maps), **held_out)
+    if form in ("absolute values", "rounding below 0"):  # others shift what is large
+        assert report.verdict == "fact", report
+        assert "no negative values" in report.sentence
+    used = report.tests["used"]
+    assert used.question == "Do the cells that the map names move the score?"
+    assert "as maps have no direction" in used.reading
+    assert "sign_lost" in report.tests["audit"].audit.names
+    signed = diagnose(mlp, relevance=maps, **held_out)
+    assert "in the direction it says" in signed.tests["used"].question
+    assert "no negative values" not in signed.sentence
+
+
+def test_the_sign_of_the_score_is_no_direction(squares, held_out):
+    """|R| with the sign of its score is as blind as |R|: of a single output, and of classes."""
+    X = squares[2]
+    values = 10 * (X[:, 0, 1] - X[:, 14, 0])
+    net = nn.Sequential(nn.Flatten(), nn.Linear(400, 1)).double()
+    with torch.no_grad():
+        net[1].weight.zero_()
+        net[1].bias.zero_()
+        net[1].weight[0, [1, 280]] = torch.tensor([10.0, -10.0], dtype=torch.float64)
+    blind = np.abs(sklrp.explain(net, X)) * np.sign(values)[:, np.newaxis, np.newaxis]
+    report = diagnose(net, X, values, relevance=blind, random_state=0)
+    assert "direction" not in report.tests["used"].question
+    assert "sign_lost" in report.tests["audit"].audit.names
+
+
+def test_unsigned_maps_that_show_nothing_are_not_told_to_turn_their_sign(mlp, held_out):
+    drawn = np.random.default_rng(0).random(held_out["X"].shape)
+    report = diagnose(mlp, relevance=drawn, **held_out)
+    assert report.verdict == "artifact"
+    assert "reverse" not in report.tests["used"].advice
+    assert "keep negative relevance" in report.tests["used"].advice
+
+
+# Maps that are none of their samples
+
+NONE_OF_SAMPLES = {
+    "same_map": lambda maps, X: np.tile(maps.mean(axis=0), (len(maps), 1, 1)),
+    "input_as_map": lambda maps, X: -2.5 * X,
+}
+
+
+@pytest.mark.parametrize("name", NONE_OF_SAMPLES)
+def test_maps_that_are_none_of_their_samples(mlp, held_out, maps, name):
+    given = NONE_OF_SAMPLES[name](maps, held_out["X"])
+    report = diagnose(mlp, relevance=given, **held_out)
+    assert "audit" in report.reasons
+    assert report.tests["audit"].audit.names == [name]
+    skipped = report.tests["audit"].audit.skipped
+    assert "none of their samples" in skipped["norm_divided"]
+    assert "none of their samples" in skipped["other_samples"]
+
+
+def test_gradients_that_samples_share_are_no_mistake(held_out):
+    """Of a linear model every sample has the same gradient: that is so, and said."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(400, 1)).double()
+    same = np.tile(net[1].weight.detach().numpy(), (60, 1))
+    found = audit(net, held_out["X"], same, random_state=0)
+    assert found.names == []
+    assert any("maps are gradients" in note for note in found.notes)
+
+
 # Gradients that the caller switched off
 
 

@@ -172,9 +172,14 @@ def audit(
                      loss applied a second softmax
     not_finite       relevance is NaN or infinite
     vanished         a tenth of the maps are all zeros, or maps hold a millionth of the score
+    same_map         half of the maps are another sample's, but for a factor, and of the model's
+                     own less than half as many
+    input_as_map     half of the maps are X, its size, its square or its departures from the mean,
+                     but for a factor (cosine .999), and of the model's own less than half as many
     signed_sum       sums of maps are equal (to 1e-4) though scores differ
     norm_divided     norms of maps are equal (to 1e-4) though scores differ
-    sign_lost        maps are the absolute values, positive parts or the negative of the model's
+    sign_lost        maps have one sign throughout, where the model's own have both and no rule
+                     without negative relevance gives such maps; or they are the negative of its
                      own (cosine .999)
     other_samples    half of the maps are nearest to another sample's, and nearer than half of
                      the distance from there to the next sample's
@@ -270,7 +275,15 @@ def find_mistakes(explained: Explained) -> Audit:
 
 
 # Mistakes by which the map is of something else than it says; the others spoil its numbers.
-_OF_SOMETHING_ELSE = {"wrong_class", "other_samples", "flipped", "inverted_mask", "fill_value"}
+_OF_SOMETHING_ELSE = {
+    "same_map",
+    "input_as_map",
+    "wrong_class",
+    "other_samples",
+    "flipped",
+    "inverted_mask",
+    "fill_value",
+}
 
 
 def find_audited(explained: Explained) -> Finding:

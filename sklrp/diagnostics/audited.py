@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,11 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sklrp.diagnostics.common_form import are_unsigned
 from sklrp.diagnostics.explained import Explained
 from sklrp.propagation import explain
 
 _MOST_OUTPUTS = 50  # whose maps are compared: each costs one explanation of the samples
 SAME = 0.999  # cosine of maps that are the same but for signs: z-plus and auto maps have .98
+_ROUNDING = 1e-5  # of a map's norm: single precision, and sums of it
 _HEADS = ("softmax", "log_softmax", "sigmoid", "logsigmoid")
 
 
@@ -93,6 +96,11 @@ class Audited:  # numpydoc ignore=PR02
             raise Unanswered("no map of relevance is finite")
         return flatten(self.relevance[self.explained.rows])[self.kept]
 
+    @cached_property
+    def shared(self) -> NDArray[np.bool_]:
+        """Which given maps are another sample's, but for a factor."""
+        return find_shared(self.given, flatten(self.explained.X)[self.kept])
+
     @property
     def maps(self) -> NDArray[np.float64]:
         """The maps made elsewhere, or else the model's own."""
@@ -138,7 +146,7 @@ class Audited:  # numpydoc ignore=PR02
         given, own = self.given, self.own
         if is_negative(self):
             return -given, own
-        if (given >= 0).all() and (own < 0).any():
+        if are_unsigned(given) and not are_unsigned(own):
             return given, np.abs(own)
         return given, own
 
@@ -177,6 +185,15 @@ class Audited:  # numpydoc ignore=PR02
         fits = self._fit(self.explained.params.get("rule", "auto"))
         other = self._fit("epsilon")
         return max(fits, other, key=lambda values: float(values.max(axis=0).mean()))
+
+    def own_by(self, rule: Any) -> NDArray[np.float64]:
+        """Return the model's own maps by another rule."""
+        e = self.explained
+        params = {**e.params, "rule": rule}
+        with warnings.catch_warnings():  # a flat rule says that its maps are alike
+            warnings.simplefilter("ignore", UserWarning)
+            own = explain(e.model.network, e.given(e.X), target=e.target, **params)
+        return flatten(own)[self.kept]
 
     def _fit(self, rule: Any) -> NDArray[np.float64]:
         e, given = self.explained, directions(self.given)
@@ -236,6 +253,24 @@ def directions(maps: NDArray) -> NDArray[np.float64]:
 def mean_cosine(one: NDArray, other: NDArray) -> float:
     """Return the mean cosine of each flat map with its counterpart."""
     return float((directions(one) * directions(other)).sum(axis=1).mean())
+
+
+def find_shared(maps: NDArray, samples: NDArray) -> NDArray[np.bool_]:
+    """Tell which flat maps are another sample's, but for a factor, where samples differ."""
+    maps = directions(maps)
+    lead = maps[np.arange(len(maps)), np.abs(maps).argmax(axis=1)]
+    maps = maps * np.where(lead < 0, -1.0, 1.0)[:, np.newaxis]
+    same = np.zeros(len(maps), dtype=bool)
+    for row in np.flatnonzero(maps.any(axis=1)):
+        alike = np.abs(maps - maps[row]).max(axis=1) <= _ROUNDING
+        same[row] = (samples[alike] != samples[row]).any()
+    return same
+
+
+def check_of_samples(a: Audited) -> None:
+    """Refuse to ask more of maps that are not of samples at all."""
+    if {"same_map", "input_as_map"} & set(a.found):
+        raise Unanswered("maps are none of their samples: repair that first")
 
 
 def is_negative(a: Audited) -> bool:

@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+_ROUNDING = 1e-6  # of all relevance, in single precision
 FEWEST_CELLS = 3  # among fewer, maps of all networks and samples are alike
 
 
@@ -29,6 +30,12 @@ def share_on(maps: NDArray, cells: NDArray) -> NDArray[np.float64]:
     sizes = np.abs(maps.reshape(len(maps), -1)).astype(np.float64)
     total = sizes.sum(axis=1)
     return np.divide(sizes @ cells, total, out=np.zeros(len(maps)), where=total > 0)
+
+
+def are_unsigned(maps: NDArray) -> bool:
+    """Tell whether maps have no negative value but for rounding, and so no direction."""
+    against = np.abs(np.minimum(maps, 0)).sum(dtype=np.float64)
+    return bool(against <= _ROUNDING * np.abs(maps).sum(dtype=np.float64))
 
 
 def with_relevance(maps: NDArray) -> NDArray[np.bool_]:

@@ -93,7 +93,8 @@ def diagnose(
     learned         Do networks that learned nothing give the    networks before any training
                     same map? (test ``randomization``)
     used            Do the cells that the map names move the     what each cell contributes to the
-                    score, in the direction that it says?        score, by expected gradients
+                    score, in the direction that it says, if     score, by expected gradients
+                    it has any?
     stable          Do networks from other seeds and halves of   one another
                     the training data agree? (`n_networks`)
     placed          Does relevance move along if the training    a network trained on samples as

@@ -14,6 +14,8 @@ from sklrp.diagnostics.audited import (
     SAME,
     Audited,
     Unanswered,
+    check_of_samples,
+    find_shared,
     flatten,
     is_negative,
     mean_cosine,
@@ -21,6 +23,7 @@ from sklrp.diagnostics.audited import (
     sizes_of,
 )
 from sklrp.diagnostics.bias import KEPT_BY
+from sklrp.diagnostics.common_form import are_unsigned, cosines
 
 # An epsilon as large as a pre-activation keeps half of its relevance. Of sound networks it kept
 # at most .0013 (an echo state network), and epsilons of a quarter of the spread keep a fifth.
@@ -30,7 +33,10 @@ _EQUAL = 1e-4  # relative: sums over a field in single precision are exact to ab
 _DIFFERENT = 0.01  # relative spread of scores, by which sums that are equal are no coincidence
 _SUM_FITS = 0.05  # residual of sums, as a share of the spread of what they fit
 _VANISHED = 1e-6  # of the score: no rule leaves so little, and no unit of measurement is so far
+_MOST_SHARED = 0.5  # share of maps that are another sample's, or the input
 _EMPTY = 0.1  # share of maps that are all zeros
+_POSITIVE_RULES = ("z_plus", "w_square", "flat")
+_BY_RULE = 0.99  # cosine of maps by one of them with the model's own
 _SIGNED = 0.05  # share of negative relevance that a map's own signs are told by
 
 
@@ -153,8 +159,64 @@ def _find_vanished(a: Audited) -> str:
     return f"the absolute values of a map add up to {share:.1e} of the score (median)"
 
 
+@mistake(
+    "same_map",
+    wrong="different samples have one and the same map",
+    remedy=(
+        "Explain each sample by itself: look for a mean over samples that was broadcast, a batch "
+        "whose first map was kept, and gradients that are not multiplied by the input."
+    ),
+)
+def _find_same_map(a: Audited) -> str:
+    given, samples = a.given, flatten(a.explained.X)[a.kept]
+    n = int(a.shared.sum())
+    if n < max(3, _MOST_SHARED * len(given)):
+        return ""
+    own = int(find_shared(a.own, samples).sum())
+    if own > n / 2:
+        a.notes.append(f"{own} of the model's own {len(given)} maps are another sample's too")
+        return ""
+    # Samples that activate the same units have the same gradient.
+    if mean_cosine(given * samples, a.own_by("epsilon")) >= _BY_RULE:
+        a.notes.append(
+            f"maps are gradients, of which {n} of {len(given)} are another sample's: multiplied "
+            "by the input they say what a cell adds to the score"
+        )
+        return ""
+    return (
+        f"{n} of {len(given)} maps are the map of another sample, but for a factor, where samples "
+        f"differ; of the model's own {own or 'none'}"
+    )
+
+
+@mistake(
+    "input_as_map",
+    wrong="the samples were passed as their maps",
+    remedy="Pass relevance: X shows what the samples are, and nothing of the network.",
+)
+def _find_input_as_map(a: Audited) -> str:
+    given = a.given
+    samples = flatten(a.explained.X)[a.kept]
+    away = samples - flatten(a.explained.pool).mean(axis=0)
+    forms = {"X": samples, "X without its mean": away}
+    forms |= {f"|{name}|": np.abs(form) for name, form in forms.items()}
+    forms |= {"X squared": samples**2, "X without its mean, squared": away**2}
+    for name, form in forms.items():
+        fits = [np.abs(np.nan_to_num(cosines(maps, form))) for maps in (given, a.own)]
+        found, own = (float(np.mean(values >= SAME)) for values in fits)
+        if found >= _MOST_SHARED and own < found / 2:
+            return (
+                f"{found:.0%} of the maps are {name}, but for a factor (cosine of {SAME} and "
+                f"more), of the model's own {own:.0%}"
+            )
+    return ""
+
+
 def _check_scores_differ(a: Audited) -> None:
     """Refuse to ask whether sums of maps are equal where they are by right."""
+    check_of_samples(a)
+    if a.shared.mean() >= _MOST_SHARED:
+        raise Unanswered("half of the maps are another sample's")
     size = np.abs(a.score).mean()
     if len(a.score) < 3 or np.ptp(a.score) <= _DIFFERENT * size:
         raise Unanswered("there are not three samples with different scores")
@@ -224,19 +286,49 @@ def _find_norm_divided(a: Audited) -> str:
 )
 def _find_sign_lost(a: Audited) -> str:
     given, own = a.given, a.own
-    against = float(np.median(-own.clip(max=0).sum(axis=1) / np.maximum(sizes_of(own), 1e-300)))
+    check_of_samples(a)
+    if _share_against(own) < _SIGNED and are_unsigned(given):
+        own = a.own_by("epsilon")  # the rule of the call may have no negative relevance by right
+    against = _share_against(own)
     if against < _SIGNED:
         raise Unanswered("the model's own maps hardly have negative relevance")
     if is_negative(a):
         return "maps are the negative of the model's own"
-    if (given < 0).any():
+    signs = np.where(a.score < 0, -1.0, 1.0)[:, np.newaxis]
+    one_sign = {
+        "no negative value": given,
+        "no positive value": -given,
+        "the sign of their score throughout": given * signs,
+    }
+    seen = next((said for said, maps in one_sign.items() if are_unsigned(maps)), "")
+    if not seen or _is_unsigned_by_rule(a):
         return ""
-    forms = {"absolute values": np.abs(own), "positive parts": own.clip(min=0)}
+    given = np.abs(given)
+    forms = {
+        "absolute values": np.abs(own),
+        "squares": own**2,
+        "positive parts": own.clip(min=0),
+    }
     values = {name: mean_cosine(given, form) for name, form in forms.items()}
     best = max(values, key=lambda name: values[name])
-    if values[best] < SAME:
-        return ""
+    like = "nearest to"
+    if values[best] >= SAME:
+        like = "like"
     return (
-        f"maps have no negative value and are the {best} of the model's own (mean cosine "
+        f"maps have {seen}, {like} the {best} of the model's own (mean cosine "
         f"{values[best]:.2f}), of which {against:.0%} are negative"
     )
+
+
+def _share_against(maps: NDArray) -> float:
+    """Return how much of a map is negative relevance (median)."""
+    return float(np.median(-maps.clip(max=0).sum(axis=1) / np.maximum(sizes_of(maps), 1e-300)))
+
+
+def _is_unsigned_by_rule(a: Audited) -> bool:
+    """Tell whether maps are those of a rule that has no negative relevance, as z-plus."""
+    signs = np.where(a.score < 0, -1.0, 1.0)[:, np.newaxis]
+    given = np.abs(a.given)
+    if are_unsigned(a.own * signs) and mean_cosine(given, np.abs(a.own)) >= _BY_RULE:
+        return True
+    return any(mean_cosine(given, np.abs(a.own_by(rule))) >= _BY_RULE for rule in _POSITIVE_RULES)

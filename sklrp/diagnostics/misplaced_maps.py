@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from sklrp.diagnostics.audited import (
     Audited,
     Unanswered,
+    check_of_samples,
     directions,
     flatten,
     mistake,
 )
+from sklrp.diagnostics.common_form import are_unsigned
 
 _ALIKE, _BETTER = 0.5, 0.2  # cosine with another map, and how much that exceeds the right one's
 _WITHIN = 0.5  # of the distance from a sample's map to the next sample's, by which it is told
@@ -39,6 +41,7 @@ _KNOWN, _MOST_KNOWN = 0.99, 0.9  # cosine of maps by one rule, and the share of 
 def _find_other_samples(a: Audited) -> str:
     if "softmax" in a.found:
         raise Unanswered("maps of probabilities differ from those of scores: repair that first")
+    check_of_samples(a)
     given, _ = a.comparable
     e = a.explained
     if e.all_X.size > _MOST_VALUES:
@@ -48,7 +51,7 @@ def _find_other_samples(a: Audited) -> str:
     own, rows = a.own_of_all, e.rows[a.kept]
     if own is None:  # only maps of explained samples can be found
         own, rows = a.own, np.arange(len(given))
-    own = np.abs(own) if (given >= 0).all() and (own < 0).any() else own
+    own = np.abs(own) if are_unsigned(given) and not are_unsigned(own) else own
     given, own = directions(given), directions(own)
     near = _distances(given, own)
     nearest = near.argmin(axis=1)
@@ -83,6 +86,7 @@ def _distances(one: NDArray, other: NDArray) -> NDArray[np.float64]:
     ),
 )
 def _find_flipped(a: Audited) -> str:
+    check_of_samples(a)
     given, own = a.comparable
     frame = a.explained.frame
     if not frame.has_positions:
@@ -133,6 +137,7 @@ def _find_wrong_class(a: Audited) -> str:
     given = directions(a.given)
     if {"other_samples", "flipped"} & set(a.found):
         raise Unanswered("maps are in the wrong place or order: repair that first")
+    check_of_samples(a)
     outputs = a.outputs
     fits = a.fits
     rows = np.arange(len(given))

@@ -129,9 +129,12 @@ class ArtifactReport:
         if self.verdict == "fact":
             known = "randomization" in self.tests
             others = "the input and untrained networks do" if known else "the input does"
+            size = ""
+            if self.tests["used"].get("unsigned"):
+                size = " They have no negative values, and so do not say for or against what."
             return (
                 "Fact: the network knows something of samples that it never saw, and its maps "
-                f"show where, more than {others}."
+                f"show where, more than {others}.{size}"
             )
         if self.verdict == "artifact":
             return f"Artifact: {self.tests[names[0]].advice}"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sklrp.diagnostics.common_form import cosines
+from sklrp.diagnostics.common_form import are_unsigned, cosines
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
 
@@ -42,17 +42,24 @@ def find_used(explained: Explained, n_draws: int) -> Finding:
         verdict = "artifact"
     return explained.finding(
         name="used",
-        question="Do the cells that the map names move the score, in the direction it says?",
+        question=(
+            "Do the cells that the map names move the score?"
+            if unsigned
+            else "Do the cells that the map names move the score, in the direction it says?"
+        ),
         statistic=float(own.mean()),
         interval=interval,
         null=np.array([values.mean() for values in others.values()]),
         verdict=verdict,
         reading=(
             "mean cosine of a map and the cells' contributions to the score"
-            + (", both without sign" if unsigned else "")
+            + (", both without sign, as maps have no direction" if unsigned else "")
             + (f"; the best of {', '.join(others)} has {rival:.2f}" if others else "")
         ),
-        advice="" if verdict == "fact" else _advise_on_use(explained, another.says, reversed_),
+        advice=""
+        if verdict == "fact"
+        else _advise_on_use(explained, another.says, reversed_, unsigned),
+        unsigned=unsigned,
         reversed_classes=reversed_,
         own_sample=another.own,
         other_sample=another.other,
@@ -64,11 +71,12 @@ def _flat_pairs(explained: Explained) -> tuple[NDArray, NDArray, bool]:
     """Return maps and contributions, without signs if the maps have none."""
     n = len(explained.X)
     maps = explained.relevance.reshape(n, -1)
-    unsigned = explained.is_given and bool((maps >= 0).all())
+    shares = explained.maps.reshape(n, -1)
     parts = explained.contributions.reshape(n, -1)
-    if unsigned:
-        return _by_blocks(explained, maps), np.abs(parts), True
-    return _by_blocks(explained, explained.maps.reshape(n, -1)), parts, False
+    # Absolute values, also with the sign of the score: such maps say nothing of directions.
+    if explained.is_given and (are_unsigned(maps) or are_unsigned(shares)):
+        return _by_blocks(explained, np.abs(shares)), np.abs(parts), True
+    return _by_blocks(explained, shares), parts, False
 
 
 def _by_blocks(explained: Explained, maps: NDArray) -> NDArray:
@@ -142,7 +150,15 @@ def _is_of_another(
     return _Another(bool(said and same.mean() < _ALIKE), float(own.mean()), float(other.mean()))
 
 
-def _advise_on_use(explained: Explained, of_another: bool, reversed_: list[Any]) -> str:
+def _advise_on_use(
+    explained: Explained, of_another: bool, reversed_: list[Any], unsigned: bool
+) -> str:
+    if unsigned and not of_another:
+        return (
+            "The score does not follow what the map names, more than the input: check that it is "
+            "of this network, this sample and this class, and keep negative relevance, by which "
+            "maps say which cells speak against."
+        )
     if reversed_ and explained.is_given:
         named = ", ".join(map(str, reversed_))
         if explained.target is None or explained.classes is None:
