@@ -28,7 +28,8 @@ def linear(weights):
 
 def asked(net, X, y=None, **entries):
     """Explain samples against a sample of zeros."""
-    entries = {"rule": "epsilon", "random_state": 0, **entries}
+    made = {} if "relevance" in entries else {"rule": "epsilon"}
+    entries = {**made, "random_state": 0, **entries}
     return Explained(net, X, y, X_train=np.zeros((2, N_CELLS)), **entries)
 
 
