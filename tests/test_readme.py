@@ -41,7 +41,7 @@ def test_code_blocks_run(blocks, tmp_path, monkeypatch, capsys):
     # The box has 4.4 % of the ocean cells; a map of nothing would give it about that much.
     assert share > 0.06
     assert verdicts == [
-        "z_plus artifact ['true', 'randomization', 'used']",
+        "z_plus artifact ['true', 'learned', 'used']",
         "epsilon fact []",
         "True",
     ]

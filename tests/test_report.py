@@ -89,6 +89,23 @@ def test_questions_are_answered_by_tests():
     assert set(NEEDED) <= set(QUESTIONS.values())
 
 
+def test_reasons_are_named_as_they_are_printed():
+    verdicts = FACT | {"randomization": "artifact", "equivariance": "undecided", "grid": "artifact"}
+    report = make_report(verdicts)
+    assert report.reasons == ["learned"]
+    assert report.cautions == ["placed", "grid"]
+    lines = repr(report).splitlines()
+    assert "learned: Change randomization." in lines
+    assert "To keep in mind: placed, grid" in lines
+    table = report.to_frame()
+    assert list(table.index) == [*FACT, "learned", "placed", "grid"]
+    assert list(table.index[table["caution"]]) == report.cautions
+    for name, test in (("learned", "randomization"), ("placed", "equivariance"), ("grid", "grid")):
+        assert report.tests[name] is report.tests[test]
+    with pytest.raises(KeyError, match="stable"):
+        report.tests["stable"]
+
+
 def test_reports_are_not_left_half_written(tmp_path, monkeypatch):
     report = make_report(FACT)
     target = tmp_path / "report.html"

@@ -47,6 +47,16 @@ NEEDED = {
 }
 
 
+class _Tests(dict[str, Finding]):
+    """Findings by the name of their test; the question that it answers finds it too."""
+
+    def __missing__(self, name: str) -> Finding:
+        test = QUESTIONS.get(name)
+        if test not in self:
+            raise KeyError(name)
+        return self[test]
+
+
 class ArtifactReport:
     """What `diagnose` found.
 
@@ -65,7 +75,8 @@ class ArtifactReport:
     ----------
     tests : dict of str to Finding
         The findings by name, each with ``statistic``, ``null``, ``interval``, ``verdict``,
-        ``reading`` and ``advice``.
+        ``reading`` and ``advice``. A question finds the test that answers it: ``tests["learned"]``
+        is the test ``randomization``, ``tests["placed"]`` the test ``equivariance``.
     questions : dict of str to Finding
         The findings that answer the questions asked: ``skilled``, ``true``, ``learned``, ``used``,
         ``stable``, ``placed`` and ``coherent``.
@@ -73,10 +84,11 @@ class ArtifactReport:
         ``"artifact"`` if a test convicts; ``"fact"`` if the network is skilled and its maps are
         true and used; else ``"undecided"``.
     reasons : list of str
-        The names of the tests that the verdict rests on, if it is not fact; outliers come first,
-        as the cause of what other tests see.
+        What the verdict rests on, if it is not fact: questions, and names of tests that answer
+        none, as they are printed; outliers come first, as the cause of what other tests see.
+        ``tests`` has the finding of each.
     cautions : list of str
-        Names of the other tests that did not say fact: what to keep in mind.
+        The others that did not say fact: what to keep in mind.
     sentence : str
         The answer.
     subject : str
@@ -95,18 +107,18 @@ class ArtifactReport:
         picture: Finding | None = None,
     ) -> None:
         self.assumptions = list(assumptions)
-        self.tests = {test.name: test for test in tests}
+        self.tests: dict[str, Finding] = _Tests({test.name: test for test in tests})
         self.questions = {
             q: self.tests[name] for q, name in QUESTIONS.items() if name in self.tests
         }
         self.subject = subject
         self.picture = picture
         self.verdict, names = self._judge()
-        self.reasons = [name for name in names if name in self.tests]
+        self.reasons = [_question_of(name) for name in names if name in self.tests]
         self.cautions = [
-            name
+            _question_of(name)
             for name, test in self.tests.items()
-            if test.verdict != "fact" and name not in self.reasons
+            if test.verdict != "fact" and name not in names
         ]
         self.sentence = self._answer(names)
 
@@ -151,13 +163,13 @@ class ArtifactReport:
         pd = import_optional("pandas", extra="plot", user="to_frame")
 
         rows = {
-            name: {
+            _question_of(name): {
                 "verdict": test.verdict,
                 "statistic": test.statistic,
                 "low": test.interval[0],
                 "high": test.interval[1],
                 "null": test.usual,
-                "caution": name in self.cautions,
+                "caution": _question_of(name) in self.cautions,
                 "reading": test.reading,
                 "advice": test.advice,
             }
@@ -175,9 +187,9 @@ class ArtifactReport:
                 f"  {_question_of(name):<14}{test.verdict:<10}{test.statistic:8.3g} "
                 f"[{low:.3g}, {high:.3g}]{null}"
             )
-        lines += [f"{_question_of(name)}: {self.tests[name].advice}" for name in self.reasons]
+        lines += [f"{name}: {self.tests[name].advice}" for name in self.reasons]
         if self.cautions:
-            lines.append(f"To keep in mind: {', '.join(map(_question_of, self.cautions))}")
+            lines.append(f"To keep in mind: {', '.join(self.cautions)}")
         return "\n".join([*lines, *(f"Assumed: {said}" for said in self.assumptions)])
 
     def _repr_html_(self) -> str:
