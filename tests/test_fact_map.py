@@ -1,11 +1,13 @@
 """Graded maps: the grades of cells where the answer is known, and the grades by hand."""
 
+import re
+
 import numpy as np
 import pytest
 
 from sklrp import CNNClassifier, ESNClassifier, MLPClassifier
 from sklrp.datasets import load_pacific_sst, make_squares, make_suppressor
-from sklrp.diagnostics import artifact_map, skill_map
+from sklrp.diagnostics import artifact_map, diagnose, skill_map
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.fact_map import has_nulls
 from sklrp.diagnostics.stability import find_stable
@@ -306,3 +308,22 @@ def test_grades_need_three_nulls(mlp, squares):
     explained = Explained(mlp, X_test, y_test, random_state=0)
     explained._nulls["network", 4] = np.zeros((4, *X_test.shape), dtype=np.float32)
     assert not has_nulls(explained, 4)
+
+
+def test_printed_counts_are_of_cells_with_data():
+    """Of 540 cells 90 are land, which no finding counts; arrays cover them all the same."""
+    sst = load_pacific_sst()
+    data = {"X_train": sst.data[::2], "random_state": 0, "grid": sst}
+    X, y = sst.data[1::2], sst.target[1::2]
+    clf = MLPClassifier(max_epochs=30, random_state=0).fit(sst.data[::2], sst.target[::2])
+    land = sst.land_mask
+    assert (land.size, land.sum()) == (540, 90)
+    skill = skill_map(clf, X, y, **data)
+    assert f"{skill.true.sum()} of 450 cells are true" in skill.reading
+    found = artifact_map(clf, X, y, n_permutations=3, **data)
+    counted = [int(word) for word in re.findall(r"(\d+) [a-z]", found.reading.partition(";")[2])]
+    assert sum(counted) == 450
+    assert found.background[land].all()
+    assert f"{(found.background & ~land).sum()} background" in found.reading
+    report = diagnose(clf, X, y, n_permutations=3, **data)
+    assert "true of 450 cells" in report.tests["true"].reading

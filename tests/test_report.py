@@ -90,7 +90,11 @@ def test_questions_are_answered_by_tests():
 
 
 def test_reasons_are_named_as_they_are_printed():
-    verdicts = FACT | {"randomization": "artifact", "equivariance": "undecided", "grid": "artifact"}
+    verdicts = FACT | {
+        "randomization": "artifact",
+        "equivariance": "undecided",
+        "grid": "artifact",
+    }
     report = make_report(verdicts)
     assert report.reasons == ["learned"]
     assert report.cautions == ["placed", "grid"]

@@ -89,6 +89,12 @@ def artifact_map(
     lies where null models' or the input lies names nothing. Maps that were made elsewhere have no
     null models: they name the cells of more than an even share.
 
+    The guarantee is that of *true*: with a probability of at most `alpha` any cell is fact or
+    missed that is not true. That a true cell is shown is described, not tested: a null model
+    shows about every second one. Of *unsupported* cells those are bounded, in the mean, that null
+    models would name; of maps made elsewhere nothing is, so that a map without any knowledge
+    names cells too.
+
     Parameters
     ----------
     model : estimator, skorch net, nn.Module, Pipeline, search or FrozenEstimator
@@ -240,7 +246,8 @@ def grade_cells(
     }
     total = explained.decomposition.total
     power = cells["skill"][true].sum() / total if total > 0 else 0.0
-    counts = ", ".join(f"{mask.sum()} {name}" for name, mask in grades.items())
+    with_data = explained.decomposition.with_data  # no land
+    counts = ", ".join(f"{(mask & with_data).sum()} {name}" for name, mask in grades.items())
     mean = explained.maps.mean(axis=0, dtype=np.float64)
     of_networks = {}
     if stable is not None:

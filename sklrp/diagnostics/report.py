@@ -51,7 +51,7 @@ class _Tests(dict[str, Finding]):
     """Findings by the name of their test; the question that it answers finds it too."""
 
     def __missing__(self, name: str) -> Finding:
-        test = QUESTIONS.get(name)
+        test = QUESTIONS.get(name, name)
         if test not in self:
             raise KeyError(name)
         return self[test]

@@ -237,10 +237,13 @@ def _axis_around_globe(frame: Frame) -> int | None:
 def _say(found: Decomposition, alpha: float) -> dict[str, Any]:
     """Return what a finding says in words and numbers."""
     cells, true = found.cells, found.cells["true"]
+    n_cells = np.count_nonzero(found.with_data) * true.size // found.with_data.size
     advice = ""
     if not true.any():
         held = found.total > 0 and found.p_value <= alpha
-        advice = _advise(held, cells["detectable"], np.abs(cells["skill"]).sum())
+        advice = _advise(
+            held, cells["detectable"][..., found.with_data], np.abs(cells["skill"]).sum()
+        )
     return {
         "name": "skill_map",
         "question": "Which cells carry what the model knows of samples that it never saw?",
@@ -250,7 +253,7 @@ def _say(found: Decomposition, alpha: float) -> dict[str, Any]:
         "verdict": "fact" if true.any() else "undecided",
         "reading": (
             f"mean centred score of the truth (p = {found.p_value:.3g}); {true.sum()} of "
-            f"{true.size} cells are true, {cells['true_fdr'].sum()} by false discoveries, "
+            f"{n_cells} cells are true, {cells['true_fdr'].sum()} by false discoveries, "
             f"{cells['misleading'].sum()} misleading; they were compared with permuted labels of "
             f"{found.exchange.words}"
         ),

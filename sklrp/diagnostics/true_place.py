@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklrp.diagnostics.common_form import share_on, with_relevance
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap
+from sklrp.skill import Decomposition
 
 _WAY = 0.25, 0.1  # of the way to where contributions lie: more is fact, less is an artifact
 _TELLING = 0.1, 0.5  # of a rival's skill: a loss that matters, and a gain that would be seen
@@ -90,7 +91,70 @@ def find_true(
     if len(places.of_nulls):
         rivals["untrained networks"] = places.of_nulls.mean(axis=0)
     decomposed = explained.decomposition
-    sums = [s for r in rivals.values() for s in (places.of_map - r, places.of_use - r)]
+    ways = _find_ways(decomposed, places, list(rivals.values()), alpha)
+    true = decomposed.cells["true"].ravel()
+    masses = {
+        "mass": share_on(explained.maps, true),
+        "input_mass": float(places.of_input[true].sum()),
+        "null_mass": places.of_nulls[:, true].sum(axis=1),
+    }
+    mass_interval = bootstrap(masses["mass"], explained.rng("true"))
+    verdict = _judge(ways, masses, mass_interval)
+    worst = int(np.nanargmin(ways.way)) if np.isfinite(ways.way).any() else 0
+    low, high = _interval(ways.error[worst], ways.gain[worst], ways.possible[worst])
+    untrained = f", untrained {np.median(masses['null_mass']):.2f}" if len(rivals) > 1 else ""
+    n_cells = np.count_nonzero(decomposed.with_data)
+    return explained.finding(
+        name="true",
+        question="Does relevance lie where the network's skill is?",
+        statistic=float(ways.way[worst]),
+        interval=(low, high),
+        null=np.zeros(len(rivals)),
+        verdict=verdict,
+        reading=(
+            f"of the way from the {list(rivals)[worst]} to the network's own contributions; on "
+            f"the {true.sum()} true of {n_cells} cells lie {masses['mass'].mean():.2f} of "
+            f"|relevance|, {masses['input_mass']:.2f} of the input{untrained}"
+            if ways.powerful.any()
+            else f"skill is not told apart from place to place ({true.sum()} true cells)"
+        ),
+        advice="" if verdict == "fact" else _advise_on_place(verdict, bool(ways.powerful.any())),
+        mass=float(masses["mass"].mean()),
+        mass_interval=mass_interval,
+        input_mass=masses["input_mass"],
+        null_mass=masses["null_mass"],
+        places=places,
+        table={
+            "rival": np.array(list(rivals)),
+            "gain": ways.gain,
+            "possible": ways.possible,
+            "way": ways.way,
+            "p_value": ways.p_value,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """How far maps get from each rival's place to that of contributions, by the skill there."""
+
+    gain: NDArray[np.float64]
+    error: NDArray[np.float64]
+    p_value: NDArray[np.float64]
+    possible: NDArray[np.float64]
+    way: NDArray[np.float64]
+    powerful: NDArray[np.bool_]  # where contributions are told from the rival
+    telling: NDArray[np.bool_]  # and by much
+    beaten: NDArray[np.bool_]  # where the map is told to be better
+    lost: NDArray[np.bool_]  # where it is told to be worse, by much
+    has_skill: bool
+
+
+def _find_ways(
+    decomposed: Decomposition, places: Places, rivals: list[NDArray], alpha: float
+) -> _Ways:
+    """Weigh places by the skill of their cells, and test the differences."""
+    sums = [s for r in rivals for s in (places.of_map - r, places.of_use - r)]
     test = decomposed.weigh(np.stack(sums, axis=1))
     gain, possible = test.skill[::2], test.skill[1::2]
     skill = decomposed.cells["skill"].ravel()
@@ -100,58 +164,35 @@ def find_true(
     beaten = told & (gain > 0)
     if len(places.of_nulls):  # as good as the best of them is no better than they
         beaten[-1] &= places.of_map @ skill > np.quantile(places.of_nulls @ skill, 0.95)
-    true = decomposed.cells["true"].ravel()
-    masses = {
-        "mass": share_on(explained.maps, true),
-        "input_mass": float(places.of_input[true].sum()),
-        "null_mass": places.of_nulls[:, true].sum(axis=1),
-    }
-    mass_interval = bootstrap(masses["mass"], explained.rng("true"))
     # Where nearly all cells are true every place has about the same skill: sizes count, too.
-    there = np.array([skill @ r for r in rivals.values()])
+    there = np.array([skill @ r for r in rivals])
     lost = has_skill & told & (gain < np.minimum(-_TELLING[0] * there, 0.0))
     way = np.divide(gain, possible, out=np.full(len(gain), np.nan), where=powerful)
     # A share of the rival's skill, instead.
     np.divide(gain, there, out=way, where=lost & ~powerful)
     telling = powerful & (possible > _TELLING[1] * there)
-    verdict = "undecided"
-    if lost.any() or (telling & (way < _WAY[1])).any():
-        verdict = "artifact"
-    elif (beaten & powerful & (way > _WAY[0])).all() or (
-        has_skill and not telling.any() and _lies_on_true_cells(masses, mass_interval)
-    ):
-        verdict = "fact"
-    worst = int(np.nanargmin(way)) if np.isfinite(way).any() else 0
-    low, high = _interval(test.error[::2][worst], gain[worst], possible[worst])
-    untrained = f", untrained {np.median(masses['null_mass']):.2f}" if len(rivals) > 1 else ""
-    return explained.finding(
-        name="true",
-        question="Does relevance lie where the network's skill is?",
-        statistic=float(way[worst]),
-        interval=(low, high),
-        null=np.zeros(len(rivals)),
-        verdict=verdict,
-        reading=(
-            f"of the way from the {list(rivals)[worst]} to the network's own contributions; on "
-            f"the {true.sum()} true of {true.size} cells lie {masses['mass'].mean():.2f} of "
-            f"|relevance|, {masses['input_mass']:.2f} of the input{untrained}"
-            if powerful.any()
-            else f"skill is not told apart from place to place ({true.sum()} true cells)"
-        ),
-        advice="" if verdict == "fact" else _advise_on_place(verdict, bool(powerful.any())),
-        mass=float(masses["mass"].mean()),
-        mass_interval=mass_interval,
-        input_mass=masses["input_mass"],
-        null_mass=masses["null_mass"],
-        places=places,
-        table={
-            "rival": np.array(list(rivals)),
-            "gain": gain,
-            "possible": possible,
-            "way": way,
-            "p_value": test.p_value[::2],
-        },
+    return _Ways(
+        gain,
+        test.error[::2],
+        test.p_value[::2],
+        possible,
+        way,
+        powerful,
+        telling,
+        beaten,
+        lost,
+        has_skill,
     )
+
+
+def _judge(ways: _Ways, masses: dict[str, Any], mass_interval: tuple[float, float]) -> str:
+    """Return the verdict: on the way that maps get, or on their mass where places tell little."""
+    if ways.lost.any() or (ways.telling & (ways.way < _WAY[1])).any():
+        return "artifact"
+    if (ways.beaten & ways.powerful & (ways.way > _WAY[0])).all():
+        return "fact"
+    by_mass = ways.has_skill and not ways.telling.any()
+    return "fact" if by_mass and _lies_on_true_cells(masses, mass_interval) else "undecided"
 
 
 def _lies_on_true_cells(masses: dict[str, Any], interval: tuple[float, float]) -> bool:

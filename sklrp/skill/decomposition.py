@@ -74,6 +74,8 @@ class Decomposition:
         Labels, masses, sizes and p-values of clusters, where cells have neighbours.
     rows : ndarray of shape (n_unseen,)
         Which samples were used: those that are not among the training samples.
+    with_data : ndarray of bool of shape (*sample_shape,)
+        Where samples or baselines differ: not on land, nor where all is masked.
     weigh : callable
         Tests weighted sums of cells, whose weights, (n_cells, n_sums), know nothing of the labels.
     """
@@ -90,6 +92,7 @@ class Decomposition:
     regions: dict[str, NDArray] | None
     clusters: dict[str, NDArray] | None
     rows: NDArray[np.intp]
+    with_data: NDArray[np.bool_]
     weigh: Callable[[NDArray], CellTest] = field(repr=False)
 
 
@@ -137,16 +140,10 @@ def decompose_skill(
         Skills and tests, in the shape of what enters the network.
     """
     _check_alpha(alpha, n_permutations)
-    samples = take_samples(model, X)
-    check_repeats(model, samples)
     assumptions: list[str] = []
-    pool, rows = find_baselines(model, samples, X_train, baseline, assumptions)
-    labels = check_truth(match_samples(y, X, "y"), len(samples))
-    groups = match_samples(groups, X, "groups")
-    check_groups_and_blocks(groups, block_length, len(samples))
-    if len(rows) < len(samples):
-        samples, labels = samples[rows], labels[rows]
-        groups = None if groups is None else as_plain_array(groups, "groups")[rows]
+    samples, labels, groups, pool, rows = _hold_out(
+        model, X, y, X_train, baseline, groups, block_length, assumptions
+    )
     codes = None if regions is None else _code_regions(regions, samples.shape[1:])
     of_cell = None  # the group of each cell, where a model has no gradient
     if is_asked_by_groups(model, samples):
@@ -160,40 +157,21 @@ def decompose_skill(
     _say_noise(found, assumptions)
     exchange = find_exchange(groups, block_length, question, found.phi, assumptions)
     check_units(exchange, alpha, block_length == "auto")
-    rng = streams.rng("skill_map permutations")
-    n_cells = found.phi[0].shape[1]
+    test = _Test(question, found.phi, exchange, of_cell, streams, n_permutations)
     near = None
     if neighbours is not None and of_cell is None:
-        near = ClusterTest(neighbours, n_cells)
-    scores = question.scores(found.phi)
-    cells = permutation_test(scores, exchange, rng, n_permutations, near, progress)
-    del scores  # as large as the contributions
-    use = np.stack([_mean_size(phi) for phi in found.phi])  # (n_combinations, n_cells)
-    use = use if question.lead else use.mean(axis=0, keepdims=True)
-    if of_cell is not None:  # what a group has, its cells share
-        cells = _spread_over_cells(cells, of_cell)
-        use = (use / np.bincount(of_cell))[:, of_cell]
-    arrays = {**_judge_cells(cells, alpha, min_share), "use": use.ravel()}
+        near = ClusterTest(neighbours, test.n_cells)
+    cells = test.cells(near, progress)
+    arrays = {**_judge_cells(cells, alpha, min_share), "use": test.use()}
     # A cell of one value in all samples says nothing: what it adds is read through other cells.
-    varies = (samples != samples[:1]).any(axis=0).ravel()
+    varies = (samples != samples[:1]).any(axis=0)
     for name in ("true", "true_fdr", "misleading"):
-        arrays[name] &= np.resize(varies, arrays[name].shape)
+        arrays[name] &= np.resize(varies.ravel(), arrays[name].shape)
     arrays["misleading"] = _confirm(
         arrays, of_cell, model, samples, pool, question, exchange, alpha, streams, assumptions
     )
     shape = (*question.lead, *samples.shape[1:])
-
-    def weigh(weights: NDArray) -> CellTest:
-        if of_cell is not None and len(weights) != n_cells:  # a cell has its share of its group's
-            member = np.eye(n_cells)[of_cell] / np.bincount(of_cell)
-            weights = member.T @ weights
-        sums = [phi @ weights.astype(phi.dtype) for phi in found.phi]
-        # The same orders as for cells: what a sum shows and its cells belong together.
-        rng = streams.rng("skill_map permutations")
-        return permutation_test(question.scores(sums), exchange, rng, n_permutations)
-
-    whole = weigh(np.ones((n_cells, 1)))
-    tested = None if codes is None else _test_regions(weigh, n_cells, codes, question.lead)
+    whole = test.weigh(np.ones((test.n_cells, 1)))
     return Decomposition(
         cells={name: values.reshape(shape) for name, values in arrays.items()},
         total=float(cells.skill.sum()),
@@ -204,11 +182,81 @@ def decompose_skill(
         noise=found.noise,
         n_draws=found.n_draws,
         assumptions=assumptions,
-        regions=tested,
+        regions=None if codes is None else _test_regions(test, codes),
         clusters=None if near is None else near.result(shape),
         rows=rows,
-        weigh=weigh,
+        with_data=varies | (pool != pool[:1]).any(axis=0),
+        weigh=test.weigh,
     )
+
+
+def _hold_out(
+    model: Any,
+    X: Any,
+    y: Any,
+    X_train: Any,
+    baseline: Any,
+    groups: Any,
+    block_length: int | str,
+    assumptions: list[str],
+) -> tuple[NDArray, NDArray, Any, NDArray, NDArray[np.intp]]:
+    """Return samples that were not trained on, labels, groups, baselines, and which rows of X."""
+    samples = take_samples(model, X)
+    check_repeats(model, samples)
+    pool, rows = find_baselines(model, samples, X_train, baseline, assumptions)
+    labels = check_truth(match_samples(y, X, "y"), len(samples))
+    groups = match_samples(groups, X, "groups")
+    check_groups_and_blocks(groups, block_length, len(samples))
+    if len(rows) < len(samples):
+        samples, labels = samples[rows], labels[rows]
+        groups = None if groups is None else as_plain_array(groups, "groups")[rows]
+    return samples, labels, groups, pool, rows
+
+
+@dataclass(frozen=True)
+class _Test:
+    """Contributions to a question, and the tests of cells and of sums of cells."""
+
+    question: Question
+    phi: list[NDArray]
+    exchange: Exchange
+    of_cell: NDArray[np.intp] | None
+    streams: Streams
+    n_permutations: int
+
+    @property
+    def n_cells(self) -> int:
+        """The number of cells, or of groups of cells, that contribute."""
+        return self.phi[0].shape[1]
+
+    def cells(self, near: ClusterTest | None, progress: bool) -> CellTest:
+        """Test cells one by one."""
+        test = self._permute(self.phi, near, progress)
+        return test if self.of_cell is None else _spread_over_cells(test, self.of_cell)
+
+    def weigh(self, weights: NDArray) -> CellTest:
+        """Test weighted sums of cells, whose weights, (n_cells, n_sums), know no labels."""
+        if self.of_cell is not None and len(weights) != self.n_cells:
+            # A cell has its share of its group's.
+            member = np.eye(self.n_cells)[self.of_cell] / np.bincount(self.of_cell)
+            weights = member.T @ weights
+        return self._permute([phi @ weights.astype(phi.dtype) for phi in self.phi])
+
+    def use(self) -> NDArray[np.float64]:
+        """Return the mean size of each cell's contributions, flat."""
+        use = np.stack([_mean_size(phi) for phi in self.phi])  # (n_combinations, n_cells)
+        use = use if self.question.lead else use.mean(axis=0, keepdims=True)
+        if self.of_cell is not None:  # what a group has, its cells share
+            use = (use / np.bincount(self.of_cell))[:, self.of_cell]
+        return use.ravel()
+
+    def _permute(
+        self, phi: list[NDArray], near: ClusterTest | None = None, progress: bool = False
+    ) -> CellTest:
+        # The same orders each time: what a sum shows and what its cells show belong together.
+        rng = self.streams.rng("skill_map permutations")
+        scores = self.question.scores(phi)
+        return permutation_test(scores, self.exchange, rng, self.n_permutations, near, progress)
 
 
 def _mean_size(phi: NDArray) -> NDArray[np.float64]:
@@ -333,20 +381,18 @@ def _code_regions(regions: Any, sample_shape: tuple[int, ...]) -> NDArray:
     return labels.ravel()
 
 
-def _test_regions(
-    weigh: Callable[[NDArray], CellTest], n_cells: int, labels: NDArray, lead: tuple[int, ...]
-) -> dict[str, NDArray]:
+def _test_regions(test: _Test, labels: NDArray) -> dict[str, NDArray]:
     """Test the skill of regions, the sums of their cells."""
     names, codes = np.unique(labels, return_inverse=True)
-    if len(labels) != n_cells:  # groups already
-        codes = np.arange(n_cells)
-    member = np.zeros((n_cells, len(names)))
-    member[np.arange(n_cells), codes] = 1
-    test = weigh(member)
+    if len(labels) != test.n_cells:  # groups already
+        codes = np.arange(test.n_cells)
+    member = np.zeros((test.n_cells, len(names)))
+    member[np.arange(test.n_cells), codes] = 1
+    found = test.weigh(member)
     return {
-        "name": np.tile(names, max(1, math.prod(lead))),
-        "skill": test.skill,
-        "error": test.error,
-        "z": test.z,
-        "p_value": test.p_value,
+        "name": np.tile(names, max(1, math.prod(test.question.lead))),
+        "skill": found.skill,
+        "error": found.error,
+        "z": found.z,
+        "p_value": found.p_value,
     }
