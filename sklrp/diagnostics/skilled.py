@@ -45,7 +45,7 @@ def find_skilled(explained: Explained, alpha: float = 0.05) -> Finding:
     if explained.classes is not None:  # of few samples the bootstrap is too sure
         hits = round(statistic * units)
         high = max(high, float(binomtest(hits, units).proportion_ci().high))
-    verdict = _judge(found, alpha, high, chance)
+    verdict = _judge_skill(found, alpha, high, chance)
     return explained.finding(
         name="skilled",
         question="Does the model know anything of samples that it never saw?",
@@ -84,7 +84,7 @@ def _effect(
     return balanced, 1 / len(np.unique(truth)), "balanced accuracy"
 
 
-def _judge(found: Decomposition, alpha: float, high: float, chance: float) -> str:
+def _judge_skill(found: Decomposition, alpha: float, high: float, chance: float) -> str:
     """Return the verdict: a network that could not be told skilled is not convicted for it."""
     if found.p_value <= alpha and found.total > 0:
         return "fact"

@@ -99,7 +99,7 @@ def find_true(
         "null_mass": places.of_nulls[:, true].sum(axis=1),
     }
     mass_interval = bootstrap(masses["mass"], explained.rng("true"))
-    verdict = _judge(ways, masses, mass_interval)
+    verdict = _judge_place(ways, masses, mass_interval)
     worst = int(np.nanargmin(ways.way)) if np.isfinite(ways.way).any() else 0
     low, high = _interval(ways.error[worst], ways.gain[worst], ways.possible[worst])
     untrained = f", untrained {np.median(masses['null_mass']):.2f}" if len(rivals) > 1 else ""
@@ -185,7 +185,7 @@ def _find_ways(
     )
 
 
-def _judge(ways: _Ways, masses: dict[str, Any], mass_interval: tuple[float, float]) -> str:
+def _judge_place(ways: _Ways, masses: dict[str, Any], mass_interval: tuple[float, float]) -> str:
     """Return the verdict: on the way that maps get, or on their mass where places tell little."""
     if ways.lost.any() or (ways.telling & (ways.way < _WAY[1])).any():
         return "artifact"
