@@ -46,6 +46,8 @@ class NullModel(ABC):
     finding: ClassVar[str]
     lost: ClassVar[str]
     advice: ClassVar[str]
+    # Of 167 sound maps of the planted suite 95 of 100 are below .44 and the most is .78; maps that
+    # forget what was learned have .94 to 1.
     artifact_above: ClassVar[float] = 0.9
     fact_below: ClassVar[float] = 0.6
     convicts: ClassVar[bool] = False

@@ -20,9 +20,9 @@ from sklrp.diagnostics.findings import Finding, bootstrap
 
 # The mean correlation of two networks' maps is the share of a map's variance that they have in
 # common, the intraclass correlation.
-_FACT_ABOVE = 0.5
-_ALPHA = 0.05
-_FEWEST = 3
+_FACT_ABOVE = 0.5  # more is common to networks than is one's own
+_ALPHA = 0.05  # the rate of false discoveries of cells that networks agree on
+_FEWEST = 3  # of two networks a cell's spread has one degree of freedom, and nothing is told
 
 
 def find_stable(explained: Explained, n_networks: int) -> Finding:

@@ -13,12 +13,18 @@ from sklrp.diagnostics.common_form import share_on
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap
 
-_USED = 2.0  # times the mean contribution: a cell that is used
-_MOST_SKILL = 2.0  # standard errors: a cell that may carry skill is no suppressor
-_AGAINST = -0.7  # the correlation with what all other cells add
-_FEWEST_SAMPLES = 10  # of fewer a correlation says nothing
-_AS_MUCH = 0.6  # times the spread of what all other cells add
-_SHARE = 0.22  # of the relevance: in smooth fields the neighbours of a signal correct it a bit
+_USED = 2.0  # times the mean contribution: cells of noise that was fitted have up to the mean
+_MOST_SKILL = 2.0  # standard errors, the usual two: a cell that may carry skill is no suppressor
+# The correlation with what all other cells add: half of the variance, .7 squared, is taken away.
+_AGAINST = -0.7
+_FEWEST_SAMPLES = 10  # of ten independent ones one in eighty correlates so by chance
+# Times the spread of what all other cells add: what takes away half of a variance has .7 of its
+# spread, less what the network does not take away.
+_AS_MUCH = 0.6
+# Of the relevance. In smooth fields the neighbours of a signal correct it a bit: of 184 sound maps
+# of the planted suite 99 of 100 have .03 or less on such cells, and one .18; planted suppressors
+# have .35 to .69.
+_SHARE = 0.22
 
 
 def find_suppressors(explained: Explained, information: NDArray | None) -> Finding:

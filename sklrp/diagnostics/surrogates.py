@@ -29,7 +29,7 @@ from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap
 
 _FACT_BELOW = 0.6  # of the cosine, as for null models: 36 % of the squared map
-_HALVES = 20
+_HALVES = 20  # halvings, whose median is what maps of surrogates are held against
 
 
 def draw_surrogates(

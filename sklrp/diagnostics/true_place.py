@@ -17,9 +17,17 @@ from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap
 from sklrp.skill import Decomposition
 
-_WAY = 0.25, 0.1  # of the way to where contributions lie: more is fact, less is an artifact
-_TELLING = 0.1, 0.5  # of a rival's skill: a loss that matters, and a gain that would be seen
-_NEARLY_ALL, _FAR_MORE = 0.8, 1.25  # of the map on true cells, and times what rivals have there
+# Of the way to where contributions lie: more than the first is fact, less than the second an
+# artifact. In the planted suite (183 sound maps, 48 that lie elsewhere) 19 of 20 sound maps get
+# .5 of it and more, and none of the others .06; between the two the test says that it cannot tell.
+_WAY = 0.25, 0.1
+# Of a rival's skill: a loss of less is no fault of a map, as rules share out relevance otherwise
+# than contributions do; and a gain of less than half leaves no room to part maps by place.
+_TELLING = 0.1, 0.5
+# Of the map on true cells, and times what rivals have there: where nearly all cells are true, four
+# fifths are as much as sound maps have (the way cannot tell there), and a quarter more than the
+# rivals is above the spread of untrained networks' own masses (.062 to .067, .09 to .11).
+_NEARLY_ALL, _FAR_MORE = 0.8, 1.25
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,17 @@ from sklrp.diagnostics.common_form import are_unsigned, cosines
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
 
-_ARTIFACT, _FACT = 0.25, 0.3  # the cosine of a map that shows nothing, and of one that does
-_FEWEST = 5  # samples of a class whose maps are judged by themselves
-_GAIN = 0.1  # of the gain over other samples' maps that a map of contributions themselves has
-_ALIKE = 0.9  # the cosine of contributions of two samples whose maps need not be told apart
+# The mean cosine of maps that show nothing, and of maps that do. Of 184 sound maps of the planted
+# suite 99 of 100 have .40 and more; maps of noise, of another network or of an offset have .24 at
+# most. Maps that have more (the input's size .60) are beaten by what they are made of.
+_ARTIFACT, _FACT = 0.25, 0.3
+_FEWEST = 5  # samples of a class whose maps are judged by themselves: of fewer one sign decides
+# Of the gain over other samples' maps that a map of contributions themselves has: maps of other
+# samples gain nothing, so any share does that is above its noise.
+_GAIN = 0.1
+# The cosine of contributions of two samples whose maps need not be told apart: a linear network's
+# are nearly the same for all samples, and a tenth of a map is what rules differ by anyway.
+_ALIKE = 0.9
 
 
 def find_used(explained: Explained, n_draws: int) -> Finding:
