@@ -14,6 +14,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from joblib.parallel import get_active_backend
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._missing import as_gapped_array, as_plain_array, forbid_masked
@@ -248,6 +249,22 @@ def check_jobs(n_jobs: Any) -> None:
     """Raise an error unless `n_jobs` is a number of joblib's workers."""
     if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral)):
         raise ValueError(f"n_jobs must be None or an integer, -1 for all cores, got {n_jobs!r}.")
+
+
+def choose_return() -> str:
+    """Return how joblib's `Parallel` may hand results on: as a generator, or all in a list."""
+    backend, _ = get_active_backend()
+    return "generator" if backend.supports_return_generator else "list"
+
+
+def check_representable(relevance: Any, dtype: Any, largest: float) -> None:
+    """Raise an error if relevance is larger than the largest number of a dtype."""
+    # As NumPy and torch make it infinite in silence.
+    if relevance.size and max(-relevance.min(), relevance.max()) > largest:
+        raise ValueError(
+            f"relevance is too large for {dtype}, the dtype of X, whose largest number is "
+            f"{largest:g}: give X as float32, X.astype('float32')."
+        )
 
 
 def suggest(name: str, known: Iterable[str], *, n: int = 1, inline: bool = False) -> str:

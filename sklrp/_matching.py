@@ -79,7 +79,8 @@ def _find_marks(labels: Any, X: Any) -> tuple[Any, Any, str]:
     dim = next(iter(labels.dims), None) if _is_of_xarray(labels) else None
     if dim is not None and _is_of_xarray(X) and dim in X.dims:
         if dim in labels.coords and dim in X.coords:
-            return _as_marks(labels[dim].values), _as_marks(X[dim].values), str(dim)
+            its, known = (data.get_index(dim).to_numpy() for data in (labels, X))
+            return _as_marks(its), _as_marks(known), str(dim)
         return None, None, ""
     return _find_dates(labels), _find_dates(X), "its dates"
 
@@ -92,7 +93,7 @@ def _find_dates(data: Any) -> NDArray | None:
         return values if values.dtype.kind == "M" else None
     if not _is_of_xarray(data):
         return None
-    found = [data[dim].values for dim in data.dims if dim in data.coords]
+    found = [data.get_index(dim).to_numpy() for dim in data.dims if dim in data.coords]
     dated = [values for values in found if values.dtype.kind == "M"]
     return dated[0] if len(dated) == 1 else None
 

@@ -16,6 +16,8 @@ _MOST_VARIABLES = 4  # times as many steps as variables make a sequence, not an 
 def find_seen(network: Any, sample_shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """Return the shape in which a network sees samples, None if it does not say another one."""
     taken = getattr(network, "input_shape_", None)
+    if taken is not None and len(taken) == 2 and len(sample_shape) == 3 and sample_shape[0] > 1:
+        return None  # channels that stand below one another in the network's input
     if taken is None or len(taken) < 2 or math.prod(taken) != math.prod(sample_shape):
         return None
     return tuple(taken)
@@ -23,6 +25,8 @@ def find_seen(network: Any, sample_shape: tuple[int, ...]) -> tuple[int, ...] | 
 
 def read_layout(network: Any, seen: tuple[int, ...]) -> tuple[str | None, str]:
     """Return what samples are to a network, None if it does not say, and where channels are."""
+    if _is_recurrent(network) and len(seen) == 3:
+        return None, "first"
     if _is_recurrent(network):
         # An image is swept too: many steps of few variables tell a sequence from it.
         along_columns = getattr(network, "sweep", "down") in ("right", "left")

@@ -431,7 +431,7 @@ def test_anomalies_of_what_was_not_fitted():
     transformer = AnomalyTransformer(detrend=True).fit(field[field.time.dt.month != 1])
     with pytest.raises(ValueError, match="month 1 was not in the reference period"):
         transformer.transform(make_field()[11:])
-    with pytest.raises(ValueError, match="the calendar of 'time', 'noleap', is not that of fit"):
+    with pytest.raises(ValueError, match=r"the calendar of 'time' was .* got 'noleap'"):
         transformer.transform(make_field(11, calendar="noleap"))
     with pytest.raises(ValueError, match="the grid differs: lat"):
         transformer.transform(make_field().sortby("lat", ascending=False))

@@ -5,6 +5,7 @@ import pytest
 import torch
 import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -408,6 +409,8 @@ def test_relevance_of_several_variables(tmp_path):
 def test_relevance_survives_a_file(fitted, tmp_path, suffix, calendar):
     _, y, pipeline = fitted
     field = make_field(calendar=calendar, dtype=np.float32)
+    if calendar is not None:
+        pipeline = clone(pipeline).fit(field, y)
     path = tmp_path / f"relevance.{suffix}"
     rule = "auto" if calendar else Epsilon(0.1)
     for found in (

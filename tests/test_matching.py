@@ -59,6 +59,28 @@ def test_order_of_the_samples(field, y):
     assert match_samples(monthly[::-1], table, "y").tolist() == series.tolist()
 
 
+@pytest.mark.parametrize(
+    "index",
+    [
+        TIME.tz_localize("UTC"),
+        TIME.to_period("M"),
+        pd.interval_range(0, N),
+        pd.MultiIndex.from_product([[2000, 2001], range(1, 13)], names=["year", "month"]),
+    ],
+)
+def test_types_of_pandas(field, y, index):
+    def mark(data, index):
+        data = data.drop_vars("time")
+        if index.nlevels > 1:
+            return data.assign_coords(xr.Coordinates.from_pandas_multiindex(index, "time"))
+        return data.assign_coords(time=index)
+
+    labels, X = mark(y, index), mark(field, index)
+    assert match_samples(labels[::-1], X, "y").values.tolist() == y.values.tolist()
+    with pytest.raises(ValueError, match="is of other samples"):
+        match_samples(labels[1:], X, "y")
+
+
 def test_by_position(field, y):
     """Labels, or samples, that do not know are taken as they come."""
     plain = y.drop_vars("time")

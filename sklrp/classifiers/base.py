@@ -19,6 +19,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from sklrp._checks import check_representable
 from sklrp._matching import match_samples
 from sklrp._missing import forbid_masked
 from sklrp._sklearn import StrOptions, check_sample_weight, fit_context
@@ -217,6 +218,8 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         y = match_samples(forbid_masked(y, "y", _UNLABELLED), X, "y")
         sample_weight = match_samples(sample_weight, X, "sample_weight")
         X, sample_shape = flatten_samples(X)
+        if not reset and sample_shape is not None:
+            self._check_sample_shape(sample_shape)
         X, y = validate_data(self, X, y, reset=reset, **_FORMAT)
         check_finite(X)
         check_classification_targets(y)
@@ -365,6 +368,8 @@ class NetworkClassifier(  # numpydoc ignore=PR02
     def _check_samples(self, X: Any) -> tuple[NDArray[np.floating], tuple[int, ...]]:
         """Return validated samples in two dimensions and the shape in which a sample came."""
         X, sample_shape = flatten_samples(X)
+        if sample_shape is not None:  # before scikit-learn, to which samples are rows
+            self._check_sample_shape(sample_shape)
         X = validate_data(self, X, reset=False, **_FORMAT)
         check_finite(X)
         if sample_shape is None:
@@ -459,6 +464,8 @@ class NetworkClassifier(  # numpydoc ignore=PR02
             return_details=return_details,
         )
         relevance, details = result if return_details else (result, None)
+        if dtype == np.float16:
+            check_representable(relevance, dtype, float(np.finfo(dtype).max))
         relevance = relevance.reshape(*relevance.shape[:-1], *sample_shape).astype(
             dtype, copy=False
         )

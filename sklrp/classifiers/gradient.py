@@ -374,6 +374,8 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
         dtype = check_dtype(self.dtype, X_dtype, device)
         optimizer = check_optimizer(self.optimizer)
         params = copy.deepcopy(self._skorch_params)
+        callbacks = self._own_callbacks()
+        callbacks += check_callbacks(self.callbacks, params, self.early_stopping)
         net = TrainingNet(
             self._network(n_outputs),
             n_classes=n_outputs,
@@ -383,7 +385,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
             optimizer=optimizer,
             lr=self.lr,
             max_epochs=self.max_epochs,
-            callbacks=self._own_callbacks() + check_callbacks(self.callbacks),
+            callbacks=callbacks,
             device=str(device),
             verbose=int(self.verbose),
             **optimizer_params(optimizer, params, self.weight_decay, device),

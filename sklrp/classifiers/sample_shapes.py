@@ -17,6 +17,8 @@ from torch import Tensor
 
 from sklrp._missing import as_plain_array
 
+_MOST_COLOURS = 4  # red, green, blue and transparency
+
 
 def flatten_samples(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     """Return X of more than two dimensions as a table and a sample's shape, else X and None."""
@@ -62,12 +64,33 @@ def check_sample_shape(
     flat = (math.prod(input_shape),)
     if sample_shape in (input_shape, (1, *input_shape), flat) or (1, *sample_shape) == input_shape:
         return
+    if _stacks(sample_shape) == input_shape:  # rows of several channels in one column
+        return
+    remedy = _say_how_to_lay_out(sample_shape, input_shape)
     forms = [("n_samples", *flat), ("n_samples", *input_shape)]
     raise ValueError(
         f"X has shape {_write_shape(('n_samples', *sample_shape))}, but "
         f"input_shape={input_shape} of {owner} expects {' or '.join(map(_write_shape, forms))}, "
-        "where a channel axis of length 1 may be left out: reshape X or change input_shape."
+        f"where a channel axis of length 1 may be left out: {remedy}."
     )
+
+
+def _say_how_to_lay_out(sample_shape: tuple[int, ...], input_shape: tuple[int, ...]) -> str:
+    """Say how samples get the shape of the input: their axes moved, not cut up anew."""
+    for source, target in ((-1, 0), (0, -1)):
+        order = list(range(len(sample_shape)))
+        order.insert(target % len(order), order.pop(source))
+        if len(order) > 1 and tuple(sample_shape[i] for i in order) == input_shape:
+            axes = "-1, 1" if source == -1 else "1, -1"
+            return f"move its axes, np.moveaxis(X, {axes}); reshape would mix them"
+    if len(sample_shape) == len(input_shape) and sorted(sample_shape) == sorted(input_shape):
+        return "transpose X; reshape would mix its axes"
+    return "give samples of that shape, or fit anew with another input_shape"
+
+
+def _stacks(sample_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of images whose channels stand below one another."""
+    return (math.prod(sample_shape[:-1]), sample_shape[-1]) if len(sample_shape) == 3 else ()
 
 
 def find_sequence_shape(
@@ -84,7 +107,7 @@ def find_sequence_shape(
         raise ValueError(
             f"X has shape {_write_shape(('n_samples', *sample_shape))}, but {owner} takes "
             "sequences (n_samples, n_steps, n_step_features) or images (n_samples, height, "
-            "width): reshape X and name its input_shape."
+            f"width){_say_channels(sample_shape)}."
         )
     return shape
 
@@ -100,8 +123,33 @@ def find_image_shape(
             f"X has shape {_write_shape(('n_samples', *sample_shape))}, but {owner} takes signals "
             "or images, of at most 4 dimensions: reshape X and name its input_shape."
         )
+    if _has_channels_last(sample_shape):
+        raise ValueError(
+            f"X has shape {_write_shape(('n_samples', *sample_shape))}, which {owner} would take "
+            f"for {sample_shape[0]} channels of {sample_shape[1]} x {sample_shape[2]}: put the "
+            "channels first, np.moveaxis(X, -1, 1); or, if they are first, say so by "
+            f"input_shape={sample_shape}."
+        )
     is_signal = len(sample_shape) == 2 and sample_shape[0] == 1
     return sample_shape if is_signal or len(sample_shape) == 3 else (1, *sample_shape)
+
+
+def _say_channels(sample_shape: tuple[int, ...]) -> str:
+    """Say how images of several channels become a sequence of columns."""
+    if len(sample_shape) != 3:
+        return ": reshape X and name its input_shape"
+    if _has_channels_last(sample_shape):
+        return ": put the channels first, np.moveaxis(X, -1, 1), and see what is then said"
+    n_channels, height, width = sample_shape
+    return (
+        f". To read {n_channels} channels of {height} x {width} column by column, all channels of "
+        f"a column at a step, set input_shape={_stacks(sample_shape)} and sweep='right' or 'left'"
+    )
+
+
+def _has_channels_last(sample_shape: tuple[int, ...]) -> bool:
+    """Tell whether an image looks as if its channels came last: 1 to 4, behind longer axes."""
+    return len(sample_shape) == 3 and sample_shape[-1] <= _MOST_COLOURS < min(sample_shape[:-1])
 
 
 def _check_input_shape(

@@ -193,13 +193,17 @@ def optimizer_params(
     return params
 
 
-def check_callbacks(callbacks: Any) -> list[Any]:
+def check_callbacks(callbacks: Any, params: Mapping[str, Any], validates: bool) -> list[Any]:
     """Return a deep copy of callbacks, as skorch changes those that it is given.
 
     Parameters
     ----------
     callbacks : sequence or None
         Callbacks of skorch, their classes, or tuples ``(name, callback)``.
+    params : mapping of str to object
+        Double-underscore parameters, which may set what a callback monitors.
+    validates : bool
+        Whether samples are set aside, so that there is a loss on them.
 
     Returns
     -------
@@ -209,7 +213,9 @@ def check_callbacks(callbacks: Any) -> list[Any]:
     Raises
     ------
     TypeError
-        If one of them is not a callback.
+        If one of them is not a callback, or cannot be copied.
+    ValueError
+        If one of them monitors a loss on samples that are not set aside.
     """
     callbacks = [] if callbacks is None else callbacks
     if not isinstance(callbacks, Sequence) or isinstance(callbacks, str):
@@ -225,7 +231,40 @@ def check_callbacks(callbacks: Any) -> list[Any]:
                 "callbacks must be a list of skorch callbacks or tuples (name, callback), got "
                 f"an item {item!r}."
             )
-    return copy.deepcopy(list(callbacks))
+        if not validates:
+            _check_monitor(item, callback, params)
+    return [_copy_callback(item) for item in callbacks]
+
+
+def _check_monitor(item: Any, callback: Any, params: Mapping[str, Any]) -> None:
+    """Raise an error if a callback monitors validation data that there are not."""
+    kind = callback if isinstance(callback, type) else type(callback)
+    name = item[0] if isinstance(item, tuple) else kind.__name__
+    if isinstance(callback, type):
+        default = inspect.signature(callback).parameters.get("monitor")
+        monitor = None if default is None else default.default
+    else:
+        monitor = getattr(callback, "monitor", None)
+    monitor = params.get(f"callbacks__{name}__monitor", monitor)
+    if isinstance(monitor, str) and monitor.startswith("valid_"):
+        raise ValueError(
+            f"the callback {kind.__name__} monitors {monitor!r}, but no samples are set aside to "
+            "validate on: set early_stopping=True, which sets validation_fraction of them aside "
+            f"and stops by itself, or monitor={'train' + monitor.removeprefix('valid')!r}."
+        )
+
+
+def _copy_callback(item: Any) -> Any:
+    """Return a deep copy of a callback, or raise an error that says which cannot be copied."""
+    try:
+        return copy.deepcopy(item)
+    except Exception as error:
+        raise TypeError(
+            f"the callback {item!r} cannot be copied ({type(error).__name__}: {error}), as fit "
+            "does so that yours stays as it is: open files, locks and connections in its "
+            "on_train_begin, give it a __deepcopy__, or pass its class and set its arguments by "
+            "callbacks__<name>__<argument>."
+        ) from error
 
 
 def check_skorch_names(

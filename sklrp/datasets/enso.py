@@ -19,6 +19,7 @@ from sklrp.datasets.nino34 import NINO34_LAT, NINO34_LON, label_index, nino34_ma
 from sklrp.geo.anomalies import AnomalyTransformer
 from sklrp.geo.areas import box_mean, select_box
 from sklrp.geo.coordinates import find_coordinate, find_dates, find_period, is_dataset, is_field
+from sklrp.geo.fill_values import mask_impossible
 
 _NAMES = ("sst", "analysed_sst", "tos", "sea_surface_temperature", "surface_temperature", "ts")
 _STANDARD_NAMES = ("sea_surface_temperature", "sea_surface_temperature_anomaly")
@@ -26,7 +27,8 @@ _DESCR = """\
 El Niño and La Niña in {source}
 {line}
 {n_samples} fields of {variable!r}, {first} to {last}, on a grid of {n_lat} latitudes by {n_lon}
-longitudes; {n_land} of its cells are missing in every field.
+longitudes; {n_land} of its cells are missing in every field. What no temperature can be, such as
+HadISST's -1000 for ice, counts as missing.
 
 Fields are anomalies from the mean of their calendar month over {period}{capped}. The index is the
 mean over the Niño 3.4 box (5 S-5 N, 170 W-120 W), weighted by the cosine of latitude, minus the
@@ -72,7 +74,8 @@ def load_enso(
     For files such as ``sst.mnmean.nc`` of ERSST v5, which this package does not download: time,
     latitude and longitude are found by their CF attributes or common names, longitudes may be in
     either convention and latitudes in either order, and a dimension of length 1, such as a level,
-    is dropped. Index and labels follow [1]_.
+    is dropped. What no temperature on Earth can be, such as HadISST's -1000 for ice or a fill
+    value, is missing. Index and labels follow [1]_.
 
     Parameters
     ----------
@@ -139,8 +142,8 @@ def load_enso(
         If xarray, or what it needs to read the file, is not installed.
     ValueError
         If the file is neither NetCDF nor zarr; its variable, time, latitude or longitude is
-        missing or ambiguous; its time has no calendar; the base period or the Niño 3.4 box has no
-        data; or a parameter is malformed.
+        missing or ambiguous; its time has no calendar, or a date twice; the base period or the
+        Niño 3.4 box has no data; or a parameter is malformed.
 
     References
     ----------
@@ -207,6 +210,7 @@ def _read(path: Any, variable: str | None, chunks: Any) -> tuple[str | None, str
         field = _arrange(name, field)
         if closes:
             field = field.load()
+        field = mask_impossible(field, name)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{name!r} of {str(path)!r} cannot be read: {error}") from error
     finally:
@@ -344,7 +348,16 @@ def _arrange(name: str, field: Any) -> Any:
             f"load_enso(xarray.open_dataset(path).isel({next(iter(long))}=0))."
         )
     field = field.isel(dict.fromkeys(others, 0), drop=True)
-    return field.transpose(*dims).sortby(dims[0])
+    field = field.transpose(*dims).sortby(dims[0])
+    doubled = np.flatnonzero(field.indexes[dims[0]].duplicated())
+    if doubled.size:
+        first = field[dims[0]].values[doubled[0]]
+        raise ValueError(
+            f"{name!r} has {doubled.size} times more than once, the first {first}: drop one of "
+            f"each, load_enso(dataset.drop_duplicates({dims[0]!r})), or average them, "
+            f"dataset.groupby({dims[0]!r}).mean()."
+        )
+    return field
 
 
 def _find_months(time: Any, months: Sequence[int] | None) -> np.ndarray:

@@ -19,7 +19,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from torch import nn
 from tqdm.std import tqdm
 
-from sklrp._checks import check_mask, import_optional, suggest
+from sklrp._checks import check_mask, choose_return, import_optional, suggest
 from sklrp._frame import frame_of
 from sklrp._models import Model, unwrap
 from sklrp._sklearn import (
@@ -251,7 +251,7 @@ def focus_curve(
     folds = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y, groups))
     scorer = check_scoring(estimator, scoring=scoring)
     explain_params = {"target": target, "rule": rule, "epsilon": epsilon, "contrast": contrast}
-    jobs = Parallel(n_jobs=n_jobs, return_as="generator")(
+    jobs = Parallel(n_jobs=n_jobs, return_as=choose_return())(
         delayed(_grade)(
             clone(candidate), X, y, fold, scorer, params or {}, mask, grid, part, explain_params
         )

@@ -18,7 +18,8 @@ from sklearn.utils.validation import check_is_fitted
 from sklrp._checks import import_optional
 from sklrp._matching import check_same_samples
 from sklrp._sklearn import Interval, StrOptions, fit_context
-from sklrp.geo.coordinates import check_field, find_dates, find_period, is_dataset
+from sklrp.geo.coordinates import check_field, even_chunks, find_dates, find_period, is_dataset
+from sklrp.geo.fill_values import without_sentinels
 from sklrp.geo.grid import check_grid, make_template
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _GROUP = "group"  # the dimension of the months or days of a climatology
 _DAYS_PER_DECADE = 3652.5
+_STANDARD = {"standard", "gregorian", "proleptic_gregorian"}  # the same since 1582
 
 
 class AnomalyTransformer(  # type: ignore[call-arg]
@@ -152,6 +154,7 @@ class AnomalyTransformer(  # type: ignore[call-arg]
         check_same_samples(y, X, "y")
         time = find_dates(X)
         _check_over_time(X, time)
+        X = without_sentinels(even_chunks(X))
         reference = find_period(X, time, self.reference, "reference")
         codes = self._encode_times(X[time])
         groups = np.unique(codes[reference])
@@ -192,6 +195,7 @@ class AnomalyTransformer(  # type: ignore[call-arg]
         if slope is not None:
             self.slope_ = slope
         self._middle = origin, middle
+        self._calendar = X[time].dt.calendar
         self._template = make_template(X, time)
         return self
 
@@ -217,7 +221,8 @@ class AnomalyTransformer(  # type: ignore[call-arg]
             If its grid or calendar differs from that in ``fit``, or a month or day was not in the
             reference period.
         """
-        result = self._apply(partial(_remove, cap=self.cap), X)
+        check_field(X, "AnomalyTransformer")
+        result = self._apply(partial(_remove, cap=self.cap), without_sentinels(X))
         if self.standardize:
             for field in _variables(result):
                 field.attrs["units"] = "1"
@@ -290,6 +295,7 @@ class AnomalyTransformer(  # type: ignore[call-arg]
         if time != self.time_:
             raise ValueError(f"time was {self.time_!r} in fit, got {time!r}: rename it.")
         check_grid(self._template, X, time)
+        self._check_calendar(X[time])
         codes = self._encode_times(X[time])
         unknown = np.setdiff1d(codes, self.groups_)
         if unknown.size:
@@ -328,6 +334,15 @@ class AnomalyTransformer(  # type: ignore[call-arg]
         if is_dataset(X):
             return result.map(lambda found: finish(found, X[found.name]), keep_attrs=True)
         return finish(result, X)
+
+    def _check_calendar(self, time: DataArray) -> None:
+        """Raise an error unless times are in the calendar of those in fit."""
+        known, given = self._calendar, time.dt.calendar
+        if known != given and not {known, given} <= _STANDARD:
+            raise ValueError(
+                f"the calendar of {time.name!r} was {known!r} in fit, got {given!r}: convert it, "
+                f"data.convert_calendar({known!r}), or fit anew."
+            )
 
     def _encode_times(self, time: DataArray) -> NDArray[np.int64]:
         """Return the month (1 to 12) or the day (month times 100 plus day) of each time."""
@@ -447,7 +462,6 @@ def _sum_groups(
     # Departures x from a sample of the cell, as squares of kelvins would cancel.
     near = X.isel({time: 0}, drop=True).fillna(0).astype(np.float64).compute()
     groups, positions = np.unique(codes, return_inverse=True)
-    X = X.unify_chunks() if X.chunks else X
     lengths = X.chunksizes[time] if X.chunks else (X.sizes[time],)
     ends = np.cumsum(lengths)
     total: Any = 0.0

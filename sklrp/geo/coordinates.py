@@ -137,7 +137,7 @@ def in_degrees(coordinate: DataArray, kind: str) -> NDArray:
     """Return latitudes or longitudes in degrees: as they are, or from radians by their units."""
     units = coordinate.attrs.get("units")
     unit = None if units is None else str(units).lower()
-    values = coordinate.values
+    values = plain_values(coordinate)
     if values.dtype.kind not in "fiu":
         raise ValueError(
             f"{coordinate.name!r} must hold numbers of degrees, got {coordinate.dtype}: give the "
@@ -152,6 +152,13 @@ def in_degrees(coordinate: DataArray, kind: str) -> NDArray:
         f"degrees, data.assign_coords({coordinate.name}=...), or its attribute units as "
         f"{_KINDS[kind].units[0]!r} if they are."
     )
+
+
+def plain_values(coordinate: DataArray) -> NDArray:
+    """Return the values of a coordinate, those of pandas' types as objects."""
+    if isinstance(coordinate.dtype, np.dtype):
+        return coordinate.values
+    return np.asarray(coordinate.to_index(), dtype=object)
 
 
 def full_turn(coordinate: DataArray) -> float:
@@ -173,6 +180,8 @@ def find_kind(coordinate: DataArray) -> str | None:
 
 def has_dates(coordinate: DataArray) -> bool:
     """Tell whether a coordinate holds dates of NumPy or of cftime."""
+    if not isinstance(coordinate.dtype, np.dtype):  # one of pandas: of intervals, periods, ...
+        return False
     if np.issubdtype(coordinate.dtype, np.datetime64):
         return True
     return bool(
@@ -185,6 +194,14 @@ def has_dates(coordinate: DataArray) -> bool:
 def find_dates(data: DataArray | Dataset) -> str:
     """Return the name of the time dimension, whose values must be dates."""
     name = find_coordinate(data, "time")
+    if not isinstance(data[name].dtype, np.dtype):
+        remedy = {"period": "to_timestamp()", "datetime64": "tz_localize(None)"}
+        kind = str(data[name].dtype).partition("[")[0]
+        dates = f"data.indexes[{name!r}].{remedy[kind]}" if kind in remedy else "..."
+        raise ValueError(
+            f"the time coordinate {name!r} is of pandas' type {data[name].dtype}: give it plain "
+            f"dates, data.assign_coords({name}={dates})."
+        )
     if not has_dates(data[name]):
         raise ValueError(
             f"the time coordinate {name!r} has no calendar: its values are {data[name].dtype}, "
@@ -198,6 +215,11 @@ def find_dates(data: DataArray | Dataset) -> str:
             f"{unknown.size}: leave these samples out, data.isel({name}=data.{name}.notnull())."
         )
     return name
+
+
+def even_chunks(data: DataArray | Dataset) -> Any:
+    """Return a Dataset whose variables in dask have the same chunks; anything else as it is."""
+    return data.unify_chunks() if is_dataset(data) else data
 
 
 def find_sample_dim(data: DataArray | Dataset, sample_dim: str | None) -> str:

@@ -11,11 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
-from sklrp.geo.coordinates import find_kind, find_sample_dim, is_dataset
+from sklrp.geo.coordinates import find_kind, find_sample_dim, is_dataset, plain_values
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
 
+# Names of dimensions that count runs of a model, and no cells.
+_MEMBERS = {
+    *("member", "members", "ensemble", "ensemble_member", "ens", "number", "run"),
+    *("realization", "realisation", "member_id"),
+}
 CHANNEL = "variable"  # the dimension along which the variables of a Dataset are stacked
 
 
@@ -46,6 +51,7 @@ class FieldGrid:
         channel_dim: str | None = None,
     ) -> None:
         self.sample_dim = find_sample_dim(data, sample_dim)
+        self.channel_dim = channel_dim
         _check_variables(data, self.sample_dim, channel_dim)
         self.template = make_template(data, self.sample_dim)
         first = next(iter(data.data_vars.values())) if is_dataset(data) else data
@@ -67,7 +73,7 @@ class FieldGrid:
     def check(self, data: DataArray | Dataset) -> None:
         """Raise an error that says where, unless data lies on this grid."""
         check_grid(self.template, data, self.sample_dim)
-        _check_variables(data, self.sample_dim, None)
+        _check_variables(data, self.sample_dim, self.channel_dim)
 
     def names(self) -> list[str]:
         """Return the name of each cell, such as ``"sst[lat=2.5,lon=190.0]"``."""
@@ -93,13 +99,13 @@ class FieldGrid:
     def _labels(self, dim: str) -> list[str]:
         """Return the coordinate of each position along a dimension as text."""
         if dim in self.template.coords:
-            return [str(value) for value in self.template[dim].values]
+            return [str(value) for value in plain_values(self.template[dim])]
         return [str(i) for i in range(self.template.sizes[dim])]
 
     def name_sample(self, stacked: DataArray, i: int) -> str:
         """Return how to speak of a sample: by its position and coordinate."""
         if self.sample_dim in stacked.coords:
-            return f"sample {i} ({self.sample_dim}={stacked[self.sample_dim].values[i]})"
+            return f"sample {i} ({self.sample_dim}={plain_values(stacked[self.sample_dim])[i]})"
         return f"sample {i}"
 
     def unstack(
@@ -252,6 +258,16 @@ def _check_variables(data: DataArray | Dataset, sample_dim: str, channel_dim: st
                 f"samples; the data has {data.dims}."
             )
     for name, field in fields.items():
+        members = [str(d) for d in field.dims if str(d).lower() in _MEMBERS]
+        members = [dim for dim in members if dim not in (sample_dim, channel_dim)]
+        if members and field.sizes[members[0]] > 1:
+            dim = members[0]
+            raise ValueError(
+                f"the {field.sizes[dim]} positions along {dim!r} would become cells of one "
+                f"sample: make each a sample, data.stack(sample=({dim!r}, {sample_dim!r})) and "
+                f"sample_dim='sample'; select one, data.isel({dim}=0); or, if they are variables, "
+                f"set channel_dim={dim!r}."
+            )
         if field.dtype.kind not in "fiub":
             raise ValueError(f"{name!r} must hold numbers, got dtype {field.dtype}.")
         if field.ndim < 2:
@@ -278,7 +294,7 @@ def _say_difference(old: DataArray, new: DataArray) -> str:
     name = old.name
     if set(old.dims) != set(new.dims):
         return f"{name!r} had the dimensions {old.dims} in fit, got {new.dims}."
-    was, now = old.values, new.transpose(*old.dims).values
+    was, now = plain_values(old), plain_values(new.transpose(*old.dims))
     advice = "Regrid it, data.interp_like(fitted), or fit anew."
     if was.shape != now.shape:
         first = min(was.size, now.size)
@@ -305,7 +321,8 @@ def _say_difference(old: DataArray, new: DataArray) -> str:
 
 def _same_meridians(old: DataArray, new: DataArray) -> bool:
     """Tell whether two coordinates are the same longitudes but for whole turns and order."""
-    if "longitude" not in (find_kind(old), find_kind(new)):
+    is_number = all(plain_values(c).dtype.kind in "fiu" for c in (old, new))
+    if not is_number or "longitude" not in (find_kind(old), find_kind(new)):
         return False
     one, other = (np.round(c.values.astype(np.float64) % 360, 3) % 360 for c in (old, new))
     return bool(np.allclose(np.sort(one), np.sort(other), rtol=0, atol=0.002))

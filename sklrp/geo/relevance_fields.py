@@ -18,7 +18,7 @@ from sklrp._checks import check_number, import_optional
 from sklrp._matching import match_samples
 from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp.composites import check_rule
-from sklrp.geo.coordinates import check_field, is_dataset, is_field
+from sklrp.geo.coordinates import check_field, even_chunks, is_dataset, is_field
 from sklrp.geo.vectorizer import GridVectorizer, moves_features, put_features
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ def explain(
     for step in before:
         data = step.transform(data)
         check_field(data, f"the step after {type(step).__name__}")
+    data = even_chunks(data)
     chain.vectorizer.grid_.check(data)
     labels = _list_labels(chain, data, target)
     settings = {
@@ -264,6 +265,7 @@ def _explain_fields(
     data: Any,
     given: Any = None,
     *,
+    indexes: dict[Any, Any] | None = None,
     chain: _Chain,
     target: Any,
     classes: list[Any] | None,
@@ -272,6 +274,12 @@ def _explain_fields(
 ) -> Any:
     """Return the relevance of fields in memory; `given` are the labels of a chunk, if given."""
     target = target if given is None else given.values
+    if indexes:
+        found = _explain_fields(
+            _give_levels(data, indexes), chain=chain, target=target, classes=classes,
+            settings=settings, attrs=attrs,
+        )  # fmt: skip
+        return found.drop_vars(_names_of_levels(found))
     maps = propagation.explain(chain.model.network, chain.enter(data), target=target, **settings)
     return relevance_to_xarray(maps, chain.vectorizer, like=data, classes=classes, attrs=attrs)
 
@@ -282,6 +290,11 @@ def _explain_lazily(data: Any, *, chain: _Chain, target: Any, classes: Any, **kn
 
     sample_dim = chain.vectorizer.grid_.sample_dim
     data = _chunk_samples(data, sample_dim)
+    # dask hands no index of several levels on: each chunk gets that of its cells back, and the
+    # result that of the samples.
+    indexes = {dim: index for dim, index in data.indexes.items() if index.nlevels > 1}
+    indexes = {dim: index for dim, index in indexes.items() if dim in data.dims}
+    data = data.drop_vars(_names_of_levels(data))
     labels = []
     if target is not None and np.ndim(target):
         if len(target) != data.sizes[sample_dim]:
@@ -292,13 +305,35 @@ def _explain_lazily(data: Any, *, chain: _Chain, target: Any, classes: Any, **kn
         of_samples = {sample_dim: data.chunksizes[sample_dim]}
         labels = [xr.DataArray(np.asarray(target), dims=sample_dim).chunk(of_samples)]
     template = _make_template(data, sample_dim, classes)
-    return xr.map_blocks(
+    of_cells = {dim: index for dim, index in indexes.items() if dim != sample_dim}
+    result = xr.map_blocks(
         _explain_fields,
         data,
         labels,
-        kwargs={"chain": chain, "target": target, "classes": classes, **known},
+        kwargs={
+            "chain": chain,
+            "target": target,
+            "classes": classes,
+            "indexes": of_cells,
+            **known,
+        },
         template=_with_attributes(template.assign_attrs(data.attrs), known["attrs"]),
     )
+    return _give_levels(result, indexes)
+
+
+def _give_levels(data: Any, indexes: dict[Any, Any]) -> Any:
+    """Return data with indexes of several levels along its dimensions."""
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
+
+    for dim, index in indexes.items():
+        data = data.assign_coords(xr.Coordinates.from_pandas_multiindex(index, dim))
+    return data
+
+
+def _names_of_levels(data: Any) -> list[Any]:
+    """Return the names of the coordinates that belong to indexes of several levels."""
+    return [name for name, index in data.indexes.items() if index.nlevels > 1]
 
 
 def _chunk_samples(data: Any, sample_dim: str) -> Any:
@@ -306,8 +341,8 @@ def _chunk_samples(data: Any, sample_dim: str) -> Any:
     space = [dim for dim in data.dims if dim != sample_dim]
     parted = any(len(data.chunksizes.get(dim, ())) > 1 for dim in space)
     chunks: dict[Any, Any] = dict.fromkeys(space, -1)
-    data = data.unify_chunks() if is_dataset(data) else data
-    return data.chunk({**chunks, sample_dim: "auto"} if parted else chunks)
+    # A variable that is in memory takes the chunks of the others.
+    return data.chunk({**chunks, sample_dim: "auto" if parted else data.chunksizes[sample_dim]})
 
 
 def _make_template(data: Any, sample_dim: str, classes: list[Any] | None) -> Any:

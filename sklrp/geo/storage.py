@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sklrp._files import replacing
-from sklrp.geo.coordinates import check_field, is_dataset
+from sklrp.geo.coordinates import check_field, even_chunks, is_dataset
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
@@ -98,7 +98,7 @@ def store(fields: DataArray | Dataset, path: Path, *, zarr: bool, **kwargs: Any)
 
 def _one_by_one(fields: DataArray | Dataset) -> AbstractContextManager[Any]:
     """Compute without threads, of which some would go on to write after an error in another."""
-    if not fields.chunks:
+    if not even_chunks(fields).chunks:
         return nullcontext()
     import dask
 

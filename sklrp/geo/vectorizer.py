@@ -21,6 +21,7 @@ from sklrp._matching import check_same_samples
 from sklrp._missing import as_gapped_array
 from sklrp._sklearn import Interval, StrOptions, check_feature_names_in, fit_context
 from sklrp.geo.coordinates import is_field
+from sklrp.geo.fill_values import check_filled, without_sentinels
 from sklrp.geo.grid import ArrayGrid, FieldGrid
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
         """
         check_same_samples(y, X, "y")
         if is_field(X):
+            X = without_sentinels(X)
             grid: Any = FieldGrid(X, self.sample_dim, self.channel_dim)
             stacked = grid.stack(X)
             share: Any = _share_missing(stacked)
@@ -213,7 +215,8 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
                 f"{'an array' if is_field(X) else 'fields of xarray'}: whether it is on the same "
                 "grid cannot be told. Pass the same kind of data as in fit."
             )
-        stacked = self.grid_.stack(X if is_field(X) else self._check_array(X, reset=False))
+        X = without_sentinels(X) if is_field(X) else self._check_array(X, reset=False)
+        stacked = self.grid_.stack(X)
         values = np.asarray(stacked).reshape(len(stacked), -1)
         missing = np.isnan(values)
         self._check_missing(stacked, missing)
@@ -277,7 +280,7 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
         shape = array.shape[1:]
         if len(shape) > 1:
             array = array.reshape(len(array), -1)
-        array = validate_data(self, array, reset=reset, **_FORMAT)
+        array = check_filled(validate_data(self, array, reset=reset, **_FORMAT), "X")
         return array.reshape(len(array), *shape) if len(shape) > 1 else array
 
     def _check_missing(self, stacked: Any, missing: NDArray[np.bool_]) -> None:

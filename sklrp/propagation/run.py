@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from tqdm.std import tqdm
 
-from sklrp._checks import check_flags, check_jobs, check_number
+from sklrp._checks import check_flags, check_jobs, check_number, check_representable, choose_return
 from sklrp._models import without_wrapper
 from sklrp.propagation.bounds import bound
 from sklrp.propagation.details import Details, LayerDetails
@@ -34,6 +34,8 @@ from sklrp.rules import Signal, ZBox
 
 # The largest activation of a chunk stays within the caches of a CPU, and far below a GPU's memory.
 _CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+
+_HALF = ("float16", "torch.float16")
 
 # Products of single states, of which a recurrence over many steps consists, are slow for fewer.
 _RECURRENT_ROWS = 8
@@ -185,7 +187,7 @@ def _explain_chunks(
     # Parametrized modules, such as those with weight norm, cannot be sent to a process.
     shared = "sharedmem" if any(map(is_parametrized, module.modules())) else None
     n_threads = max(1, (os.cpu_count() or 1) // jobs)
-    return Parallel(n_jobs=n_jobs, return_as="generator", require=shared)(
+    return Parallel(n_jobs=n_jobs, return_as=choose_return(), require=shared)(
         delayed(_explain_in_worker)(call, *task, n_threads) for task in tasks
     )
 
@@ -310,6 +312,9 @@ def _put_chunk(out: Sequence[Any], span: slice, result: Any, every: bool, bar: t
     for array, relevance in zip(out, parts, strict=True):
         relevance = relevance.movedim(0, 1) if every else relevance[0]
         is_tensor = isinstance(array, Tensor)
+        if str(array.dtype) in _HALF:
+            largest = torch.finfo(array.dtype).max if is_tensor else np.finfo(array.dtype).max
+            check_representable(relevance.cpu().double().numpy(), array.dtype, float(largest))
         array[span] = relevance.to(array) if is_tensor else relevance.cpu().numpy()
     bar.update(span.stop - span.start)
     return details

@@ -1,0 +1,131 @@
+"""Values that stand for "missing" and are no data: fill values, and marks such as -1000 for ice.
+
+What learns from fields refuses them by `without_sentinels`. `load_enso` knows that its field is a
+temperature, and masks them by `mask_impossible`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklrp._checks import import_optional
+from sklrp.geo.coordinates import is_dataset
+
+if TYPE_CHECKING:
+    from xarray import DataArray
+
+_FILLED = 1e19  # netCDF's own fill values are 1e20 and 9.97e36
+# Temperatures and anomalies of them, on Earth, in degrees Celsius or kelvins.
+_COLDEST, _HOTTEST = -95.0, 400.0
+_CELSIUS, _KELVIN = (-95.0, 70.0), (178.0, 343.0)
+_SPLIT = 150.0  # temperatures in kelvins lie above it, those in degrees Celsius below
+_UNITS = {
+    *("k", "kelvin", "kelvins", "degk", "deg_k", "degree_kelvin", "degrees_kelvin"),
+    *("c", "°c", "celsius", "degc", "deg_c", "degree_c", "degrees_c", "degreec"),
+    *("degree_celsius", "degrees_celsius", "deg c", "degrees celsius", "degree celsius"),
+}
+_FAHRENHEIT = {"f", "°f", "degf", "deg_f", "fahrenheit", "degree_fahrenheit"}
+
+
+def without_sentinels(data: Any) -> Any:
+    """Return fields as they are, but raise an error where a value cannot be data.
+
+    Parameters
+    ----------
+    data : DataArray or Dataset
+        Fields; those in dask are checked when they are computed.
+
+    Returns
+    -------
+    DataArray or Dataset
+        The fields.
+
+    Raises
+    ------
+    ValueError
+        If a value is beyond ±1e19; or beyond -95 and 400 in a field in kelvins or degrees Celsius.
+    """
+    if is_dataset(data):
+        return data.map(_check_field, keep_attrs=True)
+    return _check_field(data)
+
+
+def check_filled(values: NDArray, name: str) -> NDArray:
+    """Return values of any units, or raise an error if one of them is a fill value."""
+    return _refuse_beyond(values, name=name, low=-_FILLED, high=_FILLED, units="any units")
+
+
+def _check_field(field: DataArray) -> Any:
+    """Return a variable whose values are checked, at once or in each chunk."""
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
+
+    if field.dtype.kind not in "fiu":
+        return field
+    low, high = -_FILLED, _FILLED
+    units = field.attrs.get("units", "any units")
+    if str(units).lower() in _UNITS:
+        low, high = _COLDEST, _HOTTEST
+    check = partial(
+        _refuse_beyond, name=repr(field.name or "data"), low=low, high=high, units=units
+    )
+    if not field.chunks:
+        check(field.values)
+        return field
+    return xr.apply_ufunc(
+        check, field, dask="parallelized", output_dtypes=[field.dtype], keep_attrs=True
+    )
+
+
+def _refuse_beyond(values: NDArray, *, name: str, low: float, high: float, units: Any) -> NDArray:
+    """Return values, or raise an error unless all lie within limits, or are missing."""
+    if not values.size or (np.nanmin(values, initial=0) >= low and _largest(values) <= high):
+        return values
+    bad = np.isfinite(values) & ((values < low) | (values > high))
+    if not bad.any():  # infinite ones are another error
+        return values
+    first = values[bad][0]
+    raise ValueError(
+        f"{name} has {np.count_nonzero(bad)} values such as {first:g}, which cannot be data in "
+        f"{units!s}: they mark missing cells, land or ice. Mask them, "
+        f"data.where((data >= {low:g}) & (data <= {high:g}))."
+    )
+
+
+def _largest(values: NDArray) -> Any:
+    return np.nanmax(values, initial=0)
+
+
+def mask_impossible(field: DataArray, name: str) -> Any:
+    """Return a temperature that is missing where no temperature can be.
+
+    Parameters
+    ----------
+    field : DataArray
+        The temperature, in degrees Celsius or kelvins, with the samples first.
+    name : str
+        What errors call it.
+
+    Returns
+    -------
+    DataArray
+        The temperature, lazy if it was.
+
+    Raises
+    ------
+    ValueError
+        If it is in degrees Fahrenheit.
+    """
+    if str(field.attrs.get("units")).lower() in _FAHRENHEIT:
+        raise ValueError(
+            f"{name!r} is in {field.attrs['units']!r}: convert it to degrees Celsius, (t - 32) / "
+            "1.8, as anomalies are in K."
+        )
+    first = np.asarray(field[:1].values, dtype=np.float64)
+    there = first[(first >= _COLDEST) & (first <= _HOTTEST)]
+    is_kelvin = there.size and np.median(there) > _SPLIT
+    low, high = _KELVIN if is_kelvin else _CELSIUS
+    return field.where((field >= low) & (field <= high))
