@@ -226,4 +226,4 @@ def test_a_leaked_cell_is_no_outlier():
     assert report.tests["outliers"].verdict == "artifact"
     assert not report.tests["outliers"].confirmed
     # It convicts no map by itself; where other tests do, it is the cause, and named first.
-    assert report.reasons == ["outliers", "randomization", "degeneracy"]
+    assert report.reasons == ["outliers", "learned", "degeneracy"]
