@@ -12,7 +12,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from sklrp._checks import suggest
@@ -49,7 +49,9 @@ class Composite(Value):
     rules : list of (name, rule, place)
         ``name`` is a string, unique, without ``"__"``. ``rule`` is a :class:`Rule`. ``place`` is
 
-        - ``"first"`` or ``"last"``: the first or last layer with weights in execution order;
+        - ``"first"``: every layer with weights that sees the input before any other has, such as
+          the stems of several branches, at all its uses;
+        - ``"last"``: the last layer with weights in execution order, at all its uses;
         - ``"all"``: every layer with weights;
         - a kind of layer: ``"conv"``, ``"dense"`` or ``"recurrent"``;
         - a layer type, such as ``torch.nn.Linear``;
@@ -160,13 +162,22 @@ class Composite(Value):
                     f"of a layer or a callable, got {place!r}."
                 )
 
-    def resolve(self, layers: Sequence[tuple[str, Any, str]]) -> list[Rule]:
+    def resolve(
+        self,
+        layers: Sequence[tuple[str, Any, str]],
+        first: Collection[int] = (0,),
+        last: Collection[int] | None = None,
+    ) -> list[Rule]:
         """Return the rule of each layer.
 
         Parameters
         ----------
         layers : list of (name, layer, kind)
             The layers with weights, in execution order.
+        first : collection of int, default=(0,)
+            The positions of those that see the input first.
+        last : collection of int or None, default=None
+            The positions of the last one; None for the end.
 
         Returns
         -------
@@ -190,19 +201,21 @@ class Composite(Value):
                     "of a layer with weights; their names are "
                     f"{names}.{suggest(place, [*PLACES, *names])}"
                 )
-        return [self._rule_of(i, layers) for i in range(len(layers))]
+        ends = (len(layers) - 1,) if last is None else last
+        return [
+            self._rule_of(row, {"first": i in first, "last": i in ends})
+            for i, row in enumerate(layers)
+        ]
 
-    def _rule_of(self, i: int, layers: Sequence[tuple[str, Any, str]]) -> Rule:
-        name, layer, kind = layers[i]
+    def _rule_of(self, row: tuple[str, Any, str], at: dict[str, bool]) -> Rule:
+        name, layer, kind = row
         for _, rule, place in self.rules:
             if isinstance(place, type):
                 matches = isinstance(layer, place)
             elif callable(place):
                 matches = bool(place(name, layer))
-            elif place == "first":
-                matches = i == 0
-            elif place == "last":
-                matches = i == len(layers) - 1
+            elif place in at:
+                matches = at[place]
             elif place in PLACES:
                 matches = place in ("all", kind)
             else:

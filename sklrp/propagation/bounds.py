@@ -113,7 +113,7 @@ def linear(step: Step, signal: Signal, *args: Any) -> Signal:
 
 
 def follow(
-    step: Step, handler: Handler, args: Any, kwargs: Any, first_from_input: bool = True
+    step: Step, handler: Handler, args: Any, kwargs: Any, of_first: Any = None
 ) -> tuple[Any, Pull]:
     """Run a step on the corners of boxes, and give it the box of its input if its rule asks.
 
@@ -125,9 +125,9 @@ def follow(
         The handler, another than the step's own for what is folded into a neighbour.
     args, kwargs : object
         The arguments, with the corners of a box in the signals.
-    first_from_input : bool, default=True
-        Whether the bounds of the first layer with weights are those that follow from the bounds of
-        the network's input, which its rule gave.
+    of_first : Rule or None, default=None
+        The rule whose bounds those of the network's input are: layers that see the input first
+        and have this rule are given what follows from them.
 
     Returns
     -------
@@ -136,8 +136,9 @@ def follow(
     pull : callable
         What must not be called.
     """
-    if isinstance(step.rule, ZBox) and isinstance(args[0], Signal):
-        args = (_enter(step, args[0], step.first and first_from_input), *args[1:])
+    asked = not step.from_numbers or step.rule == of_first
+    if isinstance(step.rule, ZBox) and isinstance(args[0], Signal) and asked:
+        args = (_enter(step, args[0], step.from_numbers), *args[1:])
     if handler is not step.handler:  # it changes nothing
         return run_handler(step, handler, args, kwargs)
     if step.bounds is None:
@@ -156,8 +157,9 @@ def _enter(step: Step, signal: Signal, from_input: bool) -> Signal:
     if from_input and not known:  # its rule's own bounds are those of the network's input
         raise ValueError(
             f"The z-box rule on layer {step.name!r} needs bounds, and none follow from those of "
-            "the network's input, as a layer before it does not say what it does to them; "
-            "register that layer with bounds=..., or choose another rule."
+            "the network's input: a layer before it does not say what it does to them (register "
+            "that layer with bounds=...), the input holds integers (pass floats), or the bounds "
+            "do not have its shape. Or choose another rule."
         )
     if not from_input:
         if not known and (rule.low is None or rule.high is None):

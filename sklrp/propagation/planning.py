@@ -23,6 +23,13 @@ from sklrp._torch import get_children, overrides_functions
 from sklrp.composites import Composite, check_rule, with_bounds
 from sklrp.modules import EchoState, StatePooling
 from sklrp.propagation.bounds import follow
+from sklrp.propagation.first_layers import (
+    Link,
+    group_uses,
+    link_chain,
+    mark_first,
+    mark_shifts,
+)
 from sklrp.propagation.folding import fold_back, fold_forward, fold_recorded
 from sklrp.propagation.nested import find_all
 from sklrp.propagation.probing import Probe, probe_network
@@ -100,7 +107,7 @@ class Plan:
         """Whether a z-box rule needs bounds that follow from those of the network's input."""
         return any(
             isinstance(step.rule, ZBox)
-            and (step.rule.low is None or step.rule.high is None or (step.first and k > 0))
+            and (step.rule.low is None or step.rule.high is None or (step.from_numbers and k > 0))
             for k, step in enumerate(self.steps)
         )
 
@@ -109,7 +116,7 @@ class Plan:
         inputs: Sequence[Signal],
         args: Any,
         kwargs: dict[str, Any],
-        first_from_input: bool,
+        of_first: Rule | None,
     ) -> None:
         """Give z-box rules the bounds they lack; see :mod:`sklrp.propagation.bounds`.
 
@@ -119,10 +126,10 @@ class Plan:
             The inputs, which hold the two corners of a box in place of samples.
         args, kwargs : object
             The inputs as the arguments of ``forward``.
-        first_from_input : bool
-            Whether the box of the inputs comes from the first layer's own rule.
+        of_first : Rule or None
+            The z-box rule of layers that see the input first, whose bounds the inputs hold.
         """
-        call = partial(follow, first_from_input=first_from_input)
+        call = partial(follow, of_first=of_first)
         if self.network is not None:
             Recorder(self.network, 2, self.steps, call=call).run(inputs, args, kwargs)
             return
@@ -192,6 +199,7 @@ def compile_plan(
     entries = [find_entry(layer) for _, layer in leaves]
     if all(entry is not None for entry in entries):
         plan = Plan(_compile_chain(leaves, entries, epsilon), None, head)
+        links = link_chain(plan.steps)
     elif probe is None:
         unknown = ", ".join(
             f"layer {name!r} ({type(layer).__name__})"
@@ -206,10 +214,12 @@ def compile_plan(
             "handler for it with sklrp.propagation.register."
         )
     else:
-        plan = _compile_recorded(module, epsilon, probe)
+        plan, links = _compile_recorded(module, epsilon, probe)
     for step in plan.steps:
         step.product = composite.product
+    mark_first(links)
     _assign_rules(module, plan.steps, composite, epsilon, bounds, strict)
+    mark_shifts(links)
     return plan
 
 
@@ -258,12 +268,13 @@ def _compile_chain(
     return steps
 
 
-def _compile_recorded(module: nn.Module, epsilon: float, probe: Probe) -> Plan:
+def _compile_recorded(module: nn.Module, epsilon: float, probe: Probe) -> tuple[Plan, list[Link]]:
     """Compile a network by running it on few samples."""
     tape = probe_network(module, partial(make_step, epsilon=epsilon), probe).tape
     steps = [record.step for record in tape.records]
     fold_recorded(tape.records)
-    return Plan(steps, module, tape.head, measure(tape))
+    links = [Link(record.step, record.inputs, record.outputs) for record in tape.records]
+    return Plan(steps, module, tape.head, measure(tape)), links
 
 
 def measure(tape: Tape) -> tuple[int, int]:
@@ -327,13 +338,17 @@ def _assign_rules(
             f"The network {type(module).__name__} has no layer with weights; there is nothing to "
             "explain."
         )
-    resolved = composite.resolve([(step.name, step.layer, step.kind or "") for step in weighted])
-    resolved[0] = with_bounds(resolved[0], bounds)
+    last = next(uses for uses in group_uses(weighted) if uses[-1] is weighted[-1])
+    resolved = composite.resolve(
+        [(step.name, step.layer, step.kind or "") for step in weighted],
+        first=[k for k, step in enumerate(weighted) if step.first],
+        last=[k for k, step in enumerate(weighted) if any(step is use for use in last)],
+    )
     for step, rule in zip(weighted, resolved, strict=True):
-        step.first = step is weighted[0]
-        _check_parts(step, rule)
-        step.rule, step.epsilon = rule, rule.resolve_epsilon(epsilon)
-    if bounds is None and not _has_bounds(resolved[0]):
+        step.rule = with_bounds(rule, bounds) if step.first else rule
+        _check_parts(step, step.rule)
+        step.epsilon = step.rule.resolve_epsilon(epsilon)
+    if bounds is None and not any(_has_bounds(step.rule) for step in weighted if step.first):
         _check_boxes(weighted, strict)
     _warn_of_degenerate_maps(weighted, strict)
 
@@ -365,10 +380,11 @@ def _check_boxes(weighted: Sequence[Step], strict: bool) -> None:
 
 def _warn_of_degenerate_maps(weighted: Sequence[Step], strict: bool) -> None:
     """Warn of rules that give a map that says little, whatever the network learned."""
-    first, last = weighted[0], weighted[-1]
-    if isinstance(first.rule, Flat) and first.kind == "dense":
+    last = weighted[-1]
+    flat = [s.name for s in weighted if s.first and s.kind == "dense" and isinstance(s.rule, Flat)]
+    for name in dict.fromkeys(flat):
         _warn_user(
-            f"The flat rule on the dense first layer {first.name!r} gives every input the same "
+            f"The flat rule on the dense first layer {name!r} gives every input the same "
             "relevance, whatever the network learned; use 'epsilon', 'w_square' or 'z_box' there."
         )
     one_output = last.weight is not None and len(last.weight) == 1

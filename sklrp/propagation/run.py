@@ -140,15 +140,30 @@ def _prepare_plan(
 def _find_boxes(plan: Plan, bounds: Any, inputs: Inputs, intake: Intake) -> None:
     """Find the bounds that follow, for z-box rules, from those of the network's input."""
     tensors = [intake.to_tensor(part) for part in inputs.take([0, 0])]
-    rule = next(step.rule for step in plan.steps if step.kind is not None)
-    known = len(tensors) == 1 and tensors[0].is_floating_point()
-    ends = (rule.low, rule.high) if isinstance(rule, ZBox) else bounds
-    if known and ends is not None:
-        x = tensors[0]
-        corners = [torch.cat([bound(end, x).expand_as(x[:1]) for end in ends])]
-    else:
-        corners = [x.new_full(x.shape, torch.nan) if x.is_floating_point() else x for x in tensors]
-    plan.find_boxes(*intake.to_signals(corners), first_from_input=known)
+    firsts = [
+        step.rule if isinstance(step.rule, ZBox) else None for step in plan.steps if step.first
+    ]
+    found: dict[int, Any] = {}
+    # Layers that see the input first may each have bounds of their own for it.
+    for rule in dict.fromkeys(firsts):
+        ends = bounds if rule is None else (rule.low, rule.high)
+        corners = [_corners_of(x, ends) for x in tensors]
+        plan.find_boxes(*intake.to_signals(corners), of_first=rule)
+        for step in plan.steps:
+            if not step.first or step.rule == rule:
+                found.setdefault(id(step), step.box)
+    for step in plan.steps:
+        step.box = found.get(id(step))
+
+
+def _corners_of(x: Tensor, ends: tuple[Any, Any] | None) -> Tensor:
+    """Return the two corners of the box that an input lies in, NaN if it is not known."""
+    if not x.is_floating_point():
+        return x
+    try:
+        return torch.cat([bound(end, x).expand_as(x[:1]) for end in ends or (np.nan, np.nan)])
+    except ValueError:  # the bounds are of another input
+        return x.new_full(x.shape, torch.nan)
 
 
 def _choose_batch_size(plan: Plan, intake: Intake, n_values: int) -> int:

@@ -60,7 +60,14 @@ class Step:
     merged : bool, default=False
         Whether this is a batch normalisation that is folded into its neighbour.
     first : bool, default=False
-        Whether this is the first layer with weights in execution order.
+        Whether this is a layer with weights that sees the input before any other has.
+    from_numbers : bool, default=False
+        Whether it is first, and sees numbers of the input and no vectors of tokens: the bounds of
+        a z-box rule are then in units of the network's input.
+    has_state : bool, default=False
+        Whether a constant factor has values of its own for each sample, as an initial state has.
+    shifted : bool, default=False
+        Whether a z-box rule follows: constants that are added before take no relevance.
     maps : dict
         The weights' maps computed so far; see :meth:`map_weight`.
     """
@@ -81,6 +88,9 @@ class Step:
     folded: bool = False
     merged: bool = False
     first: bool = False
+    from_numbers: bool = False
+    has_state: bool = False
+    shifted: bool = False
     maps: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property

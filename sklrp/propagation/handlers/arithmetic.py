@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sklrp.propagation.bounds import box, corners, monotone, unknown
-from sklrp.propagation.formula import Split, account
+from sklrp.propagation.bounds import box, corners, is_known, monotone, unknown
+from sklrp.propagation.formula import Split, account, known
 from sklrp.propagation.handlers.activations import pass_all
 from sklrp.propagation.handlers.adjoints import adjoint_at
 from sklrp.propagation.handlers.operands import (
@@ -80,10 +80,14 @@ def _combine(step: Step, a: Any, b: Any, *factors: float) -> tuple[Signal, Pull]
     pairs = list(zip(operands, values, strict=True))
     signals = [(v, value) for v, value in pairs if isinstance(v, Signal)]
     constant = next((value for v, value in pairs if not isinstance(v, Signal)), None)
+    # 1 - sigmoid(z) is sigmoid(-z), which passes all on.
+    is_complement = isinstance(a, int | float) and a == 1 and b.gate and factors[1] == -1
 
     def pull(relevance: Tensor, kept: Kept | None) -> Any:
         if not z.is_floating_point() and len(signals) == 1:
             # Token indices with an offset into a table: nothing is shared, the index moves.
+            return sum_to(relevance, signals[0][0].x.shape)
+        if len(signals) == 1 and (step.shifted or is_complement):
             return sum_to(relevance, signals[0][0].x.shape)
         split = Split(1.0, lambda: z, step.epsilon, constant)
         ratio = split.ratio(relevance)  # R / s(a + b), and each operand gets itself times that
@@ -105,8 +109,13 @@ def _scaled_as(value: Any, factor: float, dtype: torch.dtype) -> Any:
 
 
 def _scaled_bounds(step: Step, a: Any, b: Any, **kwargs: Any) -> Signal:
-    """Bound what is scaled by constants; the product of two signals is not bounded."""
+    """Bound what is scaled by constants or masked; other products of signals are not bounded."""
     if isinstance(a, Signal) and isinstance(b, Signal):
+        source = b if a.mask else a
+        if function_name(step) == "mul" and a.mask != b.mask and is_known(source):
+            out, (low, high) = step.handler(step, a, b)[0], corners(source, source.axis)
+            if out.x.shape == source.x.shape:
+                return box(out, low.clamp(max=0), high.clamp(min=0), source.axis)
         return unknown(step.handler(step, a, b, **kwargs)[0])
     return monotone(step, a, b, **kwargs)
 
@@ -116,6 +125,8 @@ def _scaled_bounds(step: Step, a: Any, b: Any, **kwargs: Any) -> Signal:
 def _mul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
     if not isinstance(a, Signal) or not isinstance(b, Signal):
         source, factor = (a, b) if isinstance(a, Signal) else (b, a)
+        if source.gate and not source.mask and _is_state(step, source, factor):
+            return _weigh_state(step, source, factor)
         return _scaled(source, lambda x: x * factor, is_nonnegative(factor))
     return _product(step, a, b, a.x * b.x, (a.x, b.x))
 
@@ -151,6 +162,30 @@ def _scaled(source: Signal, function: Callable[[Tensor], Tensor], increasing: bo
     return out, lambda relevance, kept: sum_to(relevance, shape)
 
 
+def _is_state(step: Step, gate: Signal, factor: Any) -> bool:
+    """Return whether a constant has values of its own for each sample, as the probe tells."""
+    if gate.samples is not None and isinstance(factor, Tensor):
+        n_axes = max(gate.x.dim(), factor.dim())
+        axis = n_axes - gate.x.dim() + gate.axis
+        own = axis - (n_axes - factor.dim())
+        step.has_state = own >= 0 and factor.shape[own] > 1
+    return step.has_state
+
+
+def _weigh_state(step: Step, gate: Signal, state: Tensor) -> tuple[Signal, Pull]:
+    """Multiply a gate and an initial state, which takes what a signal would, and keeps it."""
+    z = gate.x * state
+
+    def pull(relevance: Tensor, kept: Kept | None) -> Tensor | None:
+        share = share_product(step, gate.x, state)
+        to_gate = relevance * share
+        if kept is not None:
+            kept.add("bias", relevance - to_gate)
+        return None if step.product == "all" else sum_to(to_gate, gate.x.shape)
+
+    return Signal(z, is_nonnegative(state), samples=broadcast_samples(z.shape, gate)), pull
+
+
 def _product(
     step: Step, a: Signal, b: Signal, z: Tensor, values: tuple[Tensor, Tensor]
 ) -> tuple[Signal, Pull]:
@@ -161,7 +196,7 @@ def _product(
             "mask)"
         )
     # A gate weighs a signal, and a mask selects from either.
-    signal, gate = (0, 1) if a.gate + a.mask <= b.gate + b.mask else (1, 0)
+    signal, gate = (0, 1) if _reluctance(a) <= _reluctance(b) else (1, 0)
     selects = (a, b)[gate].mask
     both = a.gate and b.gate
 
@@ -261,30 +296,73 @@ def _choice(step: Step, *args: Any) -> tuple[Tensor, Any, Any]:
 
 @register("matmul", "bmm", "rmatmul")
 def _matmul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
-    if function_name(step) == "rmatmul":
-        a, b = b, a
-    signals = find_all(Signal, (a, b))
+    turned = function_name(step) == "rmatmul"
+    factors = (b, a) if turned else (a, b)
+    signals = find_all(Signal, factors)
     if len(signals) == 2 and not (a.gate or b.gate):
         raise TypeError("it multiplies two signals, neither of which is a gate")
     if any(s.axis != 0 or s.x.dim() < 3 for s in signals):
         raise TypeError("its samples must be on the first of three axes or more")
-    source = next((s for s in signals if not s.gate), signals[0])  # the other one is held fixed
-    z = torch.matmul(value_of(a), value_of(b))
-    n_axes = max(value_of(a).dim(), value_of(b).dim())
-    if any(s.x.dim() < n_axes for s in signals):  # (N, T, T) @ (N, 1, T, F): each with each
-        raise TypeError("it mixes samples: broadcasting moves their axis")
+    # The factor that takes all; the other one is held fixed.
+    taking = min(
+        (k for k, v in enumerate(factors) if isinstance(v, Signal)),
+        key=lambda k: _reluctance(factors[k]),
+    )
+    left, right = map(value_of, factors)
+    z = torch.matmul(left, right)
 
     def function(x: Tensor) -> Tensor:
-        return torch.matmul(x if a is source else value_of(a), x if b is source else value_of(b))
+        return torch.matmul(left, x) if taking else torch.matmul(x, right)
 
+    source = factors[taking]
     share = contribute(step, source.x, z, adjoint_at(function, source.x))
 
     def pull(relevance: Tensor, kept: Kept | None) -> Any:
-        back = share(relevance, kept)
-        return tuple(back if s is source else None for s in signals) if len(signals) > 1 else back
+        if len(signals) == 1:
+            return share(relevance, kept)
+        if step.product == "all" or factors[1 - taking].mask:
+            back: tuple[Any, ...] = (share(relevance, kept), None)
+            back = back[::-1] if taking else back
+        else:
+            back = _share_matmul(step, *factors, z, relevance, kept)
+        return back[::-1] if turned else back
 
     samples = _samples_in_front([source, *signals], z.shape)
-    return Signal(z, gate=all(s.gate for s in signals), samples=samples), pull
+    all_gates, all_masks = all(s.gate for s in signals), all(s.mask for s in signals)
+    return Signal(z, gate=all_gates, mask=all_masks, samples=samples), pull
+
+
+def _reluctance(signal: Signal) -> int:
+    """Return how little a factor takes: a signal takes before a gate, and that before a mask."""
+    return signal.gate + signal.mask
+
+
+def _share_matmul(
+    step: Step, a: Signal, b: Signal, z: Tensor, relevance: Tensor, kept: Kept | None
+) -> tuple[Tensor, Tensor]:
+    """Share with the gate too: by contribution to the sum, then each product among its factors."""
+    if a.gate and b.gate:
+        raise TypeError(
+            f"Relevance through {step.name!r}, a product of two gates, is not supported; a signal "
+            "must be among its factors."
+        )
+    split = Split(1.0, known(z), step.epsilon, None)
+    ratio = split.ratio(relevance)
+    if kept is not None:
+        account(kept, relevance, [split], [ratio])
+    to_a, to_b = [], []
+    for i in range(a.x.shape[-1]):  # one product of each sum at a time: all would not fit
+        one, other = a.x[..., :, i, None], b.x[..., i, None, :]
+        gate, signal = (one, other) if a.gate else (other, one)
+        total = ratio * (one * other)
+        to_gate = total * share_product(step, gate, signal)
+        parts = (to_gate, total - to_gate) if a.gate else (total - to_gate, to_gate)
+        to_a.append(parts[0].sum(-1))
+        to_b.append(parts[1].sum(-2))
+    return (
+        sum_to(torch.stack(to_a, -1), a.x.shape),
+        sum_to(torch.stack(to_b, -2), b.x.shape),
+    )
 
 
 def _samples_in_front(signals: list[Signal], shape: torch.Size) -> Tensor | None:

@@ -160,6 +160,8 @@ def _scale_and_shift(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     n_spatial = signal.x.dim() - 2
     scale, shift = channelwise(step.weight, n_spatial), channelwise(step.bias, n_spatial)
     out = signal.apply(lambda x: x * scale + shift)
+    if step.shifted:
+        return out, lambda relevance, kept: relevance
     return out, contribute(step, signal.x, out.x, lambda ratio: ratio * scale, bias=shift)
 
 

@@ -87,6 +87,10 @@ def _addcdiv(input: Any, tensor1: Any, tensor2: Any, value: float = 1) -> Any:
     return input + (quotient if value == 1 else quotient * value)
 
 
+def _lerp(input: Any, end: Any, weight: Any) -> Any:
+    return input * (1 - weight) + end * weight
+
+
 def _softmin(input: Tensor, dim: int, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
     return torch.softmax(-input, dim, dtype=dtype)
 
@@ -98,6 +102,7 @@ _REWRITTEN: dict[str, Callable[..., Any]] = {
     "addmv": _addmv,
     "baddbmm": _baddbmm,
     "inner": lambda input, other: torch.matmul(input, other.mT if other.dim() > 1 else other),
+    "lerp": _lerp,
     "linalg_matmul": lambda input, other: torch.matmul(input, other),
     "linalg_multi_dot": lambda tensors: reduce(torch.matmul, tensors),
     "linalg_vecdot": lambda x, y, dim=-1: (x * y).sum(dim),
