@@ -244,7 +244,7 @@ def _floor(step: Step, args: Any, kwargs: Any) -> float:
     "gt", "lt", "ge", "le", "eq", "ne", "greater", "less", "greater_equal", "less_equal",
     "not_equal", "isclose", "isin", "isnan", "isfinite", "isinf", "isposinf", "isneginf",
     "signbit", "logical_and", "logical_or", "logical_xor", "logical_not", "bitwise_and",
-    "bitwise_or", "bitwise_xor", "bitwise_not",
+    "bitwise_or", "bitwise_xor", "bitwise_not", "bool",
 )  # fmt: skip
 def _compare(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     x = step.layer(*swap_signals(args, value_of), **swap_signals(kwargs, value_of))
@@ -254,12 +254,18 @@ def _compare(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
 
 @register("where", "masked_fill", "maximum", "minimum")
 @mark(NUMERIC)
-def _where(step: Step, *args: Any) -> tuple[Signal, Pull]:
+def _where(step: Step, *args: Any, **named: Any) -> tuple[Signal, Pull]:
+    order = find_all(Signal, (args, named))
+    if "condition" in named:  # the other two are given by position
+        at = 1 if step.layer is Tensor.where else 0
+        args = (*args[:at], named.pop("condition"), *args[at:])
+    args = (*args, *(named.pop(name) for name in ("mask", "value") if name in named))
+    if named or len(args) < 2:
+        raise TypeError("write it with all of its operands, and nothing else")
     mask, a, b = _choice(step, *args)
     x = torch.where(mask, value_of(a), value_of(b))
     if function_name(step) == "masked_fill":  # it keeps the type of what it fills
         x = x.to(value_of(b).dtype)
-    order = find_all(Signal, args)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Any:
         back: dict[int, Tensor] = {}
