@@ -1025,6 +1025,7 @@ def test_model_with_explain_is_asked_itself():
         "n_jobs": None,
         "progress": False,
         "return_details": False,
+        "check": "auto",
     }
 
 

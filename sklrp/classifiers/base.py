@@ -393,6 +393,7 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         n_jobs: int | None = None,
         progress: bool = False,
         return_details: bool = False,
+        check: bool | str = "auto",
     ) -> Any:
         """Return the relevance of each value of X for a class, by layer-wise propagation.
 
@@ -423,6 +424,9 @@ class NetworkClassifier(  # numpydoc ignore=PR02
             Whether to show a progress bar.
         return_details : bool, default=False
             Whether to return how much relevance each layer received and kept.
+        check : bool or "auto", default="auto"
+            How much is compared with the network's own forward: "auto" a few samples, True all,
+            with the relevance of each layer; False the fewest. See `sklrp.explain`.
 
         Returns
         -------
@@ -462,6 +466,7 @@ class NetworkClassifier(  # numpydoc ignore=PR02
             n_jobs=n_jobs,
             progress=progress,
             return_details=return_details,
+            check=check,
         )
         relevance, details = result if return_details else (result, None)
         if dtype == np.float16:

@@ -31,6 +31,7 @@ def explain(
     n_jobs: int | None = None,
     progress: bool = False,
     return_details: bool = False,
+    check: bool | str = "auto",
 ) -> Any:
     r"""Explain a fitted network: relevance of each value of ``X`` for a score, by LRP.
 
@@ -68,6 +69,12 @@ def explain(
         Whether to show a progress bar.
     return_details : bool, default=False
         Whether to return ``(relevance, details)``.
+    check : bool or "auto", default="auto"
+        How much is compared with the network's own forward, run plainly: its scores with those
+        that are explained, and the relevance of each layer with what the layer passes on and
+        keeps. "auto" compares a few samples before the first chunk, two of every chunk of 64 or
+        more, and whole chunks where arguments of functions change from call to call. True compares
+        everything, at about the cost of one more explanation; False a few samples, once.
 
     Returns
     -------
@@ -117,7 +124,7 @@ def explain(
     options = {
         "target": target, "rule": rule, "epsilon": epsilon, "contrast": contrast,
         "batch_size": batch_size, "n_jobs": n_jobs, "progress": progress,
-        "return_details": return_details,
+        "return_details": return_details, "check": check,
     }  # fmt: skip
     found = unwrap(model)
     options["target"] = match_samples(target, X, "target")

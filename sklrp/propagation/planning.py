@@ -34,7 +34,16 @@ from sklrp.propagation.folding import fold_back, fold_forward, fold_recorded
 from sklrp.propagation.nested import find_all
 from sklrp.propagation.probing import Probe, probe_network
 from sklrp.propagation.recording.recorder import Recorder
-from sklrp.propagation.registry import HEADS, Entry, check_hooks, find_entry, find_head, runs_as
+from sklrp.propagation.recording.twin import make_twin
+from sklrp.propagation.registry import (
+    HANDLERS,
+    HEADS,
+    Entry,
+    check_hooks,
+    find_entry,
+    find_head,
+    runs_as,
+)
 from sklrp.propagation.tape import Call, Record, Step, Tape, run_handler
 from sklrp.rules import AlphaBeta, Flat, Part, Rule, Signal, ZBox, ZPlus
 
@@ -56,12 +65,21 @@ class Plan:
     sizes : (int, int) or None
         The number of outputs and of values in the largest tensor, of one sample; None where only
         a run tells.
+    layers : list of (str, nn.Module)
+        The network's own layers if it is a chain, in evaluation mode, up to the head.
+    is_extended : bool
+        Whether a handler that is not of this package is among those of a chain.
+    varies : bool
+        Whether functions that are like layers have other arguments from call to call.
     """
 
     steps: list[Step]
     network: nn.Module | None = None
     head: str | None = None
     sizes: tuple[int, int] | None = None
+    layers: Sequence[tuple[str, nn.Module]] = ()
+    is_extended: bool = False
+    varies: bool = False
 
     def __repr__(self) -> str:
         """Return a table of the steps."""
@@ -85,12 +103,18 @@ class Plan:
             f"{row[0]:{wide[0]}}  {row[1]:{wide[1]}}  {row[2]}".rstrip() for row in rows
         )
 
-    def run(self, inputs: Sequence[Signal], args: Any, kwargs: dict[str, Any]) -> Tape:
+    def run(
+        self,
+        inputs: Sequence[Signal],
+        args: Any,
+        kwargs: dict[str, Any],
+        call: Call = run_handler,
+    ) -> Tape:
         """Run the network on a chunk, in which signals stand for the inputs."""
         if self.network is not None:
-            recorder = Recorder(self.network, len(inputs[0].x), self.steps)
+            recorder = Recorder(self.network, len(inputs[0].x), self.steps, call=call)
             return recorder.run(inputs, args, kwargs)
-        value, records, largest = _run_chain(self.steps, inputs[0])
+        value, records, largest = _run_chain(self.steps, inputs[0], call)
         is_table = isinstance(value, Signal) and value.x.dim() in (1, 2)
         if not is_table or len(value.x) != len(inputs[0].x):
             shape = tuple(value.x.shape) if isinstance(value, Signal) else type(value).__name__
@@ -198,8 +222,11 @@ def compile_plan(
         head = find_head(leaves.pop()[1])
     entries = [find_entry(layer) for _, layer in leaves]
     if all(entry is not None for entry in entries):
-        plan = Plan(_compile_chain(leaves, entries, epsilon), None, head)
-        links = link_chain(plan.steps)
+        steps = _compile_chain(leaves, entries, epsilon)
+        own = [(name, _in_evaluation_mode(layer)) for name, layer in leaves]
+        extended = any(not _is_built_in(step.handler) for step in steps)
+        plan = Plan(steps, None, head, layers=own, is_extended=extended)
+        links = link_chain(steps)
     elif probe is None:
         unknown = ", ".join(
             f"layer {name!r} ({type(layer).__name__})"
@@ -221,6 +248,26 @@ def compile_plan(
     _assign_rules(module, plan.steps, composite, epsilon, bounds, strict)
     mark_shifts(links)
     return plan
+
+
+# Layers that do the same in training and in evaluation mode, and remember nothing.
+_MODELESS = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Flatten, nn.Unflatten, nn.Identity, nn.ReLU,
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
+)  # fmt: skip
+
+
+def _in_evaluation_mode(layer: nn.Module) -> nn.Module:
+    """Return a layer as it acts in evaluation mode, the user's own where that is the same."""
+    if type(layer) in _MODELESS or (not layer.training and type(layer) in HANDLERS):
+        return layer
+    twin: nn.Module = make_twin(layer)
+    return twin
+
+
+def _is_built_in(handler: Any) -> bool:
+    """Return whether a handler is one of this package."""
+    return str(getattr(handler, "__module__", "")).startswith("sklrp.propagation.")
 
 
 def _check_weights(module: nn.Module) -> None:
@@ -270,11 +317,11 @@ def _compile_chain(
 
 def _compile_recorded(module: nn.Module, epsilon: float, probe: Probe) -> tuple[Plan, list[Link]]:
     """Compile a network by running it on few samples."""
-    tape = probe_network(module, partial(make_step, epsilon=epsilon), probe).tape
+    tape, varies = probe_network(module, partial(make_step, epsilon=epsilon), probe)
     steps = [record.step for record in tape.records]
     fold_recorded(tape.records)
     links = [Link(record.step, record.inputs, record.outputs) for record in tape.records]
-    return Plan(steps, module, tape.head, measure(tape)), links
+    return Plan(steps, module, tape.head, measure(tape), varies=varies), links
 
 
 def measure(tape: Tape) -> tuple[int, int]:

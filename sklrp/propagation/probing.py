@@ -17,6 +17,7 @@ from sklrp.propagation.inputs import Inputs, Intake, is_floating
 from sklrp.propagation.other_values import WAYS, make_other
 from sklrp.propagation.recording.recorder import Recorder
 from sklrp.propagation.recording.refusals import OTHER_WAY
+from sklrp.propagation.recording.snapshots import is_changed
 from sklrp.propagation.recording.tape_writer import MakeStep
 from sklrp.propagation.tape import Tape
 from sklrp.rules import Signal
@@ -81,7 +82,7 @@ class Run(NamedTuple):
         return steps, [name for name, _ in self.recorder.constants]
 
 
-def probe_network(module: nn.Module, make_step: MakeStep, probe: Probe) -> Run:
+def probe_network(module: nn.Module, make_step: MakeStep, probe: Probe) -> tuple[Tape, bool]:
     """Run a network on probes, and refuse what changes with them.
 
     Parameters
@@ -95,8 +96,10 @@ def probe_network(module: nn.Module, make_step: MakeStep, probe: Probe) -> Run:
 
     Returns
     -------
-    Run
+    tape : Tape
         The run on the first sample.
+    varies : bool
+        Whether layers, or functions that are like layers, differ from call to call.
 
     Raises
     ------
@@ -123,7 +126,14 @@ def probe_network(module: nn.Module, make_step: MakeStep, probe: Probe) -> Run:
                     "or custom code), which relevance cannot follow."
                 )
     _check_untold(first, probe, frozenset().union(*(other.changed for other in others)))
-    return first
+    return first.tape, any(_varies(first, other) for other in others)
+
+
+def _varies(first: Run, other: Run) -> bool:
+    """Return whether a layer has other attributes, or a function other arguments."""
+    pairs = zip(first.tape.records, other.tape.records, strict=True)
+    layers = ((one.step.layer, changed.step.layer) for one, changed in pairs)
+    return any(isinstance(one, nn.Module) and is_changed(one, two) for one, two in layers)
 
 
 def _run_on_others(run: Callable[..., Run], probe: Probe, first: Run) -> Iterator[Run]:

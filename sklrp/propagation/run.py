@@ -23,6 +23,7 @@ from tqdm.std import tqdm
 from sklrp._checks import check_flags, check_jobs, check_number, check_representable, choose_return
 from sklrp._models import without_wrapper
 from sklrp.propagation.bounds import bound
+from sklrp.propagation.defence import Balance, Defence
 from sklrp.propagation.details import Details, LayerDetails
 from sklrp.propagation.inputs import Inputs, Intake, is_finite
 from sklrp.propagation.planning import Plan, compile_plan, measure
@@ -53,6 +54,7 @@ def explain_network(
     n_jobs: int | None,
     progress: bool,
     return_details: bool,
+    check: bool | str = "auto",
     classes: np.ndarray | None = None,
     bounds: tuple[float, float] | None = None,
     finite: bool = False,
@@ -66,6 +68,8 @@ def explain_network(
     X : array-like or Tensor of shape (n_samples, ...), tuple or dict of them
         The input, as the network takes it.
     target, rule, epsilon, contrast, batch_size, n_jobs, progress, return_details : object
+        As in :func:`explain`.
+    check : bool or "auto", default="auto"
         As in :func:`explain`.
     classes : ndarray of shape (n_outputs,) or None, default=None
         The labels of the outputs; None if targets are given, and told, as indices of outputs.
@@ -82,6 +86,8 @@ def explain_network(
     check_number("epsilon", epsilon, minimum=0.0)
     check_flags(contrast=contrast, progress=progress, return_details=return_details)
     check_jobs(n_jobs)
+    if not (check is True or check is False or check == "auto"):
+        raise ValueError(f"check must be 'auto', True or False, got {check!r}.")
     if batch_size is not None:
         check_number("batch_size", batch_size, minimum=1, integral=True)
     module = without_wrapper(module)
@@ -102,7 +108,10 @@ def explain_network(
             batch_size = _choose_batch_size(plan, intake, largest * n_targets)
             batch_size = min(batch_size, -(-inputs.n_samples // jobs))
         spans = _split_evenly(inputs.n_samples, int(batch_size))
-        call = PreparedCall(plan, intake, bool(contrast), bool(return_details))
+        defence = Defence(plan, intake, check)
+        call = PreparedCall(plan, intake, bool(contrast), bool(return_details), defence)
+        if defence.needs_probe:
+            call.check(inputs.take([0, -1] if inputs.n_samples > 1 else [0, 0]))
         results = _explain_chunks(call, inputs, target, spans, n_jobs, jobs, module)
         out = inputs.make_outputs((n_targets,) if every else (), intake.dtype)
         with tqdm(
@@ -194,7 +203,11 @@ def _explain_chunks(
 ) -> Iterator[Any]:
     """Yield the relevance and the details of each chunk, in order."""
     tasks = (
-        (inputs.take(span), target[span] if isinstance(target, np.ndarray) else target)
+        (
+            inputs.take(span),
+            target[span] if isinstance(target, np.ndarray) else target,
+            span.start == 0,
+        )
         for span in spans
     )
     if jobs == 1:
@@ -207,13 +220,15 @@ def _explain_chunks(
     )
 
 
-def _explain_in_worker(call: PreparedCall, chunk: Any, target: Any, n_threads: int) -> Any:
+def _explain_in_worker(
+    call: PreparedCall, chunk: Any, target: Any, is_first: bool, n_threads: int
+) -> Any:
     # A worker thread brings OpenMP threads of its own: they are limited for that thread alone.
     in_thread = threading.current_thread() is not threading.main_thread()
     torch.get_num_threads()
     limits = threadpool_limits(n_threads, user_api="openmp") if in_thread else nullcontext()
     with limits, plain_arithmetic(call.intake.device):
-        return call.explain(chunk, target)
+        return call.explain(chunk, target, is_first)
 
 
 @dataclass(frozen=True)
@@ -230,24 +245,46 @@ class PreparedCall:
         Whether the largest of the other scores is subtracted.
     details : bool
         Whether to tell where relevance went.
+    defence : Defence
+        What the network's own scores are compared by.
     """
 
     plan: Plan
     intake: Intake
     contrast: bool
     details: bool
+    defence: Defence
+
+    def check(self, chunk: Sequence[Any]) -> None:
+        """Explain a few samples, and compare all that can be."""
+        every = range(len(chunk[0]))
+        tape = self.plan.run(*self.intake.to_signals(chunk))
+        _check_scores(tape.scores)
+        self.defence.compare(tape, chunk, every)
+        if self.plan.network is not None:
+            self.defence.check_samples(chunk)
+        relevance, score = self._start(tape.scores, _targets(tape.scores, None))
+        balance = Balance(len(every))
+        tape.pull(relevance, True, balance.note)
+        balance.settle(score)
 
     def explain(
-        self, chunk: Sequence[Any], target: np.ndarray | str | None
+        self, chunk: Sequence[Any], target: np.ndarray | str | None, is_first: bool
     ) -> tuple[list[Tensor], dict[str, Any] | None]:
         """Return the relevance of a chunk's inputs, targets first, and the details."""
         # Forward, all relevance on the scores of the targets, and back: the whole of LRP.
         signals, args, kwargs = self.intake.to_signals(chunk)
         tape = self.plan.run(signals, args, kwargs)
         _check_scores(tape.scores)
+        self.defence.compare(tape, chunk, self.defence.rows_of(len(tape.scores), is_first))
         targets = _targets(tape.scores, target)
         relevance, score = self._start(tape.scores, targets)
-        arrived, layers = tape.pull(relevance, self.details)
+        if self.defence.check is True:
+            balance = Balance(len(tape.scores))
+            arrived, layers = tape.pull(relevance, True, balance.note)
+            balance.settle(score)
+        else:
+            arrived, layers = tape.pull(relevance, self.details)
         passed = self._fill(arrived, signals, len(targets))
         return passed, _to_arrays(score, targets, layers) if self.details else None
 

@@ -188,9 +188,13 @@ class Tape(NamedTuple):
     scores: Tensor  # the output as (n_samples, n_outputs)
     head: str | None = None
     largest: int = 0
+    returned: Tensor | None = None  # what the network returns, behind a head; None: the scores
 
     def pull(
-        self, relevance: Tensor, details: bool
+        self,
+        relevance: Tensor,
+        details: bool,
+        note: Callable[[Record, Sequence[Any], Sequence[Any], Kept | None], None] | None = None,
     ) -> tuple[list[Tensor | None], list[Layer | None]]:
         """Pull relevance from the scores back to the inputs.
 
@@ -200,6 +204,8 @@ class Tape(NamedTuple):
             The relevance of the scores.
         details : bool
             Whether to tell where relevance went.
+        note : callable or None, default=None
+            What is told of each record: the relevance that arrived, that was passed, and kept.
 
         Returns
         -------
@@ -221,6 +227,8 @@ class Tape(NamedTuple):
             kept = Kept(len(self.scores), record.kept_axis) if details else None
             passed = record.pull(arrived[0] if len(arrived) == 1 else tuple(arrived), kept)
             passed = passed if isinstance(passed, tuple) else (passed,)
+            if note is not None:
+                note(record, arrived, passed, kept)
             _hand_on(record, passed, waiting)
             if kept is not None:
                 layers.append((self._amount(record, passed, relevance), kept))

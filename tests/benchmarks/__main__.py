@@ -28,6 +28,7 @@ SECTIONS: dict[str, list[Callable[..., list[Row]]]] = {
         engine.bench_lstm,
         engine.bench_ways,
         engine.bench_shortcut,
+        engine.bench_defence,
         rows.bench_lstm_loop,
         esn.bench_esn,
     ],

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sklrp import MLPClassifier, check_rule, explain
 from sklrp.modules import StatePooling
 from sklrp.propagation import fast
+from sklrp.propagation.defence import Defence
 
 from .measure import Row, median_times, threads
 
@@ -345,6 +346,50 @@ def bench_shortcut(quick: bool = False) -> list[Row]:
             what = "without the shortcut / with it"
             rows.append(_row(what, case.name, t["without"] / t["with"], reach, rule))
     return rows
+
+
+def bench_defence(quick: bool = False) -> list[Row]:
+    """Return what comparing scores with the network's own forward costs.
+
+    Parameters
+    ----------
+    quick : bool, default=False
+        Whether to take two samples and one repeat.
+
+    Returns
+    -------
+    list of dict
+        Rows of ``what``, ``case``, ``rule``, ``ratio`` and ``reach``.
+    """
+    rows = []
+    rng = np.random.default_rng(0)
+    n = 2 if quick else 100
+    cases = (
+        ("MLP 2700-128-64-2", make_mlp(), (2700,)),
+        ("CNN 1x28x28", make_cnn(28), (1, 28, 28)),
+    )
+    for name, model, shape in cases:
+        model, X = model.eval(), rng.normal(size=(n, *shape)).astype(np.float32)
+        for rule in ("epsilon", "epsilon_plus"):
+            functions = {
+                "with": partial(explain, model, X, rule=rule),
+                "without": partial(without_defence, model, X, rule=rule),
+            }
+            t = median_times(functions, 1 if quick else 101)
+            ratio = t["with"] / t["without"]
+            what = "with scores compared / without"
+            rows.append(_row(what, f"{name}, {n} samples", ratio, "≤ 1.05", rule))
+    return rows
+
+
+def without_defence(model: nn.Module, X: np.ndarray, rule: str) -> np.ndarray:
+    """Explain without a comparison with the network's own scores."""
+    compare = Defence.compare
+    Defence.compare = lambda *args: None
+    try:
+        return explain(model, X, rule=rule)
+    finally:
+        Defence.compare = compare
 
 
 def without_shortcut(model: nn.Module, X: np.ndarray, rule: str) -> np.ndarray:

@@ -184,8 +184,9 @@ class TapeWriter:
         self.nodes.clear()
         self._before_heads.clear()
         return Tape(
-            records, tuple(self._starts), before.number, x.shape, scores, head, self.nodes.largest
-        )
+            records, tuple(self._starts), before.number, x.shape, scores, head, self.nodes.largest,
+            node.signal.x,
+        )  # fmt: skip
 
     def _before_head(self, node: Node) -> tuple[Node, str | None]:
         """Return what enters a softmax or sigmoid at the end, and what is stepped over."""

@@ -1,0 +1,252 @@
+"""A defence in depth: what is explained is compared with what the network itself computes.
+
+The engine follows a network by handlers of its own. Whatever these misread, the score tells: it is
+not the network's, by a plain forward of its own modules. And relevance that is lost or made on the
+way tells too: the sum of what arrives and of what was kept is not the score. :mod:`.run` calls
+:class:`Defence` before the first chunk, on few samples, and on chunks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sklrp.propagation.inputs import Intake
+from sklrp.propagation.nested import swap_signals
+from sklrp.propagation.planning import Plan
+from sklrp.propagation.recording.refusals import Refusals
+from sklrp.propagation.recording.twin import make_twin
+from sklrp.propagation.tape import Kept, Record, Tape, run_handler, total
+from sklrp.rules import Signal
+
+# By how much of the largest score of a sample its score may differ: more than rounding does, less
+# than any mistake.
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-7}
+# By how many units of the last place weights are moved to see what rounding does to a network.
+_UNITS, _MARGIN = 16, 64
+# In chunks of so many samples two are compared: a plain forward of them costs next to nothing.
+_FEW, _MANY = 2, 64
+_NONE: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Defence:
+    """What is compared with the network's own forward, and when.
+
+    Attributes
+    ----------
+    plan : Plan
+        The compiled network.
+    intake : Intake
+        How it takes its inputs.
+    check : {"auto", True, False}
+        Whether every chunk is compared as a whole; see :func:`sklrp.explain`.
+    """
+
+    plan: Plan
+    intake: Intake
+    check: bool | str
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether few samples are explained beforehand: the package's own chains need it not."""
+        return self.plan.network is not None or self.plan.is_extended
+
+    def rows_of(self, n_samples: int, is_first: bool) -> Sequence[int]:
+        """Return which samples of a chunk are compared."""
+        if self.check is True or (self.check == "auto" and self.plan.varies):
+            return range(n_samples)
+        first = is_first and not self.needs_probe
+        if first or (self.check == "auto" and n_samples >= _MANY):
+            return (0,) if n_samples == 1 else (0, n_samples - 1)
+        return _NONE
+
+    def compare(self, tape: Tape, chunk: Sequence[Any], rows: Sequence[int]) -> None:
+        """Refuse a network whose own scores of some samples are not those of the tape."""
+        if not len(rows):
+            return
+        ours = (
+            tape.scores if tape.returned is None else tape.returned.reshape(len(tape.scores), -1)
+        )
+        part = chunk if len(rows) == len(ours) else [array[list(rows)] for array in chunk]
+        if self._is_close(ours[list(rows)], part, tape.head):
+            return
+        if part is not chunk and self._is_close(ours, chunk, tape.head):
+            return  # forward may look at the whole chunk, at its longest sequence for one
+        raise TypeError(
+            f"Relevance through {self._first_to_differ(chunk)} is not supported: there the values "
+            "that are explained begin to differ from those of the network itself, and so does the "
+            "score. It, or what forward does before it, is not followed; write it by functions "
+            "and layers of torch that change nothing in place, or register a handler for it."
+        )
+
+    def check_samples(self, chunk: Sequence[Any]) -> None:
+        """Refuse a network that mixes samples: the score of one depends on another's values."""
+        # The second sample is a little nearer to zero, where it is not zero: lengths that forward
+        # tells by zeros stay the same.
+        alone = [array[[0, 0]] for array in chunk]
+        tensors = [self.intake.to_tensor(part) for part in alone]
+        beside = [t.clone() for t in tensors]
+        for t in beside:
+            if t.is_floating_point():
+                t[1] *= 0.75
+            elif t.dtype != torch.bool:
+                t[1] -= (t[1] > 1).to(t.dtype)
+        try:
+            mixed = self._run_plainly(beside)
+        except Exception:  # it does not take these values
+            return
+        if not self._is_close(mixed[:1], alone, self.plan.head, slice(1)):
+            raise TypeError(
+                "The network mixes samples: the score of one depends on the values of the others "
+                "in its batch, and relevance would too. Look for a sum, a mean, a product or a "
+                "comparison over the axis of the samples."
+            )
+
+    # The network itself
+
+    def _run_plainly(self, chunk: Sequence[Any], nudge: float = 0.0) -> Tensor:
+        """Return the scores of the network's own forward, with all weights moved a little."""
+        signals, args, kwargs = self.intake.to_signals(chunk)
+        generator = torch.Generator().manual_seed(0)
+
+        def moved(x: Tensor) -> Tensor:
+            if not nudge or not x.is_floating_point():
+                return x.clone()
+            noise = torch.rand(x.shape, generator=generator, dtype=torch.double).to(x)
+            return x * (1 + nudge * (2 * noise - 1))
+
+        args, kwargs = swap_signals((args, kwargs), lambda signal: moved(signal.x))
+        network = self.plan.network
+        if network is None and not nudge:  # a chain's own layers, which keep nothing
+            output = args[0]
+            for _, layer in self.plan.layers:
+                output = layer(output)
+        else:
+            module = make_twin(network or nn.Sequential(*(layer for _, layer in self.plan.layers)))
+            weights = {name: moved(p) for name, p in module.named_parameters()} if nudge else {}
+            output = functional_call(module, weights, args, kwargs)
+        if isinstance(output, tuple | list) and output:
+            output = output[0]
+        return output.reshape(len(signals[0].x), -1)
+
+    def _is_close(
+        self, ours: Tensor, chunk: Sequence[Any], head: str | None, rows: slice = slice(None)
+    ) -> bool:
+        """Return whether scores are the network's own, to rounding."""
+        theirs = self._run_plainly(chunk)[rows].to(ours.dtype)
+        if ours.shape != theirs.shape:
+            return False
+        # Small probabilities tell of logits what large ones do not.
+        size = theirs.abs() if head in ("softmax", "sigmoid") else theirs.abs().amax(1, True)
+        gap = (ours - theirs).abs()
+        allowed = _TOLERANCE[ours.dtype] * size + torch.finfo(ours.dtype).tiny
+        if bool(((gap <= allowed) | (ours == theirs)).all()):
+            return True
+        eps = torch.finfo(ours.dtype).eps
+        noise = (self._run_plainly(chunk, _UNITS * eps)[rows].to(ours.dtype) - theirs).abs()
+        return bool(((gap <= allowed + _MARGIN * noise.amax(1, True)) | (ours == theirs)).all())
+
+    def _first_to_differ(self, chunk: Sequence[Any]) -> str:
+        """Return the first layer whose values are not those of the network itself."""
+        ours: list[tuple[str, Any]] = []
+
+        def note(step: Any, handler: Any, args: Any, kwargs: Any) -> Any:
+            out, pull = run_handler(step, handler, args, kwargs)
+            if not step.folded and not step.merged:
+                ours.append((step.name, out))
+            return out, pull
+
+        inputs = self.intake.to_signals(chunk)
+        self.plan.run(*inputs, call=note)
+        theirs = self._layer_values(*inputs)
+        seen: Counter[str] = Counter()
+        for name, out in ours:
+            known = theirs[name][seen[name] :][:1]
+            seen[name] += 1
+            if known and isinstance(out, Signal) and out.x.shape == known[0].shape:
+                gap = (out.x - known[0]).abs().max()
+                if not gap <= _TOLERANCE[self.intake.dtype] * known[0].abs().max():
+                    return f"layer {name!r}"
+        return "a function that the network's forward calls"
+
+    def _layer_values(self, signals: Any, args: Any, kwargs: Any) -> dict[str, list[Tensor]]:
+        """Return what the network's own layers return, by their paths."""
+        if self.plan.network is None:
+            value, found = signals[0].x.clone(), defaultdict(list)
+            for name, layer in self.plan.layers:
+                value = layer(value)
+                if isinstance(value, Tensor):
+                    found[name].append(value.clone())
+            return found
+        witness = _Witness(self.plan.network)
+        args, kwargs = swap_signals((args, kwargs), lambda signal: signal.x.clone())
+        make_twin(self.plan.network, witness)(*args, **kwargs)
+        return witness.values
+
+
+class _Witness:
+    """What a twin tells in place of a recorder: it lets every layer run as it is."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.refusals = Refusals(network)
+        self.values: dict[str, list[Tensor]] = defaultdict(list)
+
+    def depends(self, *values: Any) -> bool:
+        """Let all layers be told."""
+        return True
+
+    def layer(self, path: str, layer: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Run a layer, and note what it returns."""
+        out = layer(*args, **kwargs)
+        if isinstance(out, Tensor):
+            self.values[path].append(out.clone())
+        return out
+
+
+class Balance:
+    """An account of relevance on its way back: what each step got, passed on and kept."""
+
+    def __init__(self, n_samples: int) -> None:
+        self.n_samples = n_samples
+        self.size: Tensor | None = None  # of the relevance on its way, whatever its sign
+        self.gaps: list[tuple[Record, Tensor]] = []
+
+    def note(
+        self, record: Record, arrived: Sequence[Any], passed: Sequence[Any], kept: Kept | None
+    ) -> None:
+        """Note one step."""
+        axes = record.step.axes
+        if len(axes) != len(arrived):  # a chain's, which has the samples first
+            axes = (0,) * len(arrived)
+        given = self._sum(arrived, axes)
+        left = self._sum(passed, record.input_axes) + sum((kept or {}).values())
+        self.gaps.append((record, (given - left).abs()))
+        size = self._sum([None if r is None else r.abs() for r in passed], record.input_axes)
+        if isinstance(size, Tensor):
+            self.size = size if self.size is None else torch.maximum(self.size, size)
+
+    def _sum(self, parts: Sequence[Any], axes: Sequence[int]) -> Any:
+        pairs = zip(parts, axes, strict=True)
+        return sum((total(r, self.n_samples, axis) for r, axis in pairs if r is not None), 0.0)
+
+    def settle(self, score: Tensor) -> None:
+        """Refuse a network in which a step lost or made relevance."""
+        allowed = _TOLERANCE[score.dtype] * (
+            score.abs() if self.size is None else score.abs() + self.size
+        )
+        for record, gap in self.gaps:
+            if not bool((gap <= allowed).all()):
+                step = record.step
+                raise TypeError(
+                    f"Relevance through {step.name!r} ({step.label}) is not supported: what its "
+                    "handler passes on and keeps is not what it got, it is "
+                    f"{float(gap.max()):.3g} off. Let its pull add what it does not pass on to "
+                    "`kept`."
+                )

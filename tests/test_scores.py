@@ -1,0 +1,237 @@
+"""Scores and sums of relevance are held against the network's own plain forward."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import sklrp
+from sklrp.propagation import register
+from sklrp.propagation.defence import Defence
+from sklrp.propagation.registry import HANDLERS
+from tests.helpers.parameters import randomised
+
+
+class Odd(nn.Module):
+    """A layer whose handler, in these tests, is wrong in some way."""
+
+    def forward(self, x):
+        return 2 * x
+
+
+class Behind(nn.Module):
+    """The same network with a forward of its own."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x) + 0.0
+
+
+def wrong_value(step, signal):
+    return signal.apply(lambda x: 2.001 * x), lambda relevance, kept: relevance
+
+
+def wrong_for_some(step, signal):
+    def function(x):
+        return torch.where(x[:, :1] > 10, 3.0, 2.0) * x
+
+    return signal.apply(function), lambda relevance, kept: relevance
+
+
+def lost(step, signal):
+    return signal.apply(step.layer.forward), lambda relevance, kept: relevance / 2
+
+
+def made(step, signal):
+    return signal.apply(step.layer.forward), lambda relevance, kept: relevance * 1.01
+
+
+def right(step, signal):
+    return signal.apply(step.layer.forward), lambda relevance, kept: relevance
+
+
+@pytest.fixture
+def handle():
+    """Register handlers of `Odd`, and put the table back."""
+    yield lambda handler: register(Odd)(handler)
+    HANDLERS.pop(Odd, None)
+
+
+def build(by_hand, dtype=torch.float64):
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), Odd(), nn.Linear(3, 2))
+    return (Behind(randomised(net)) if by_hand else randomised(net)).to(dtype)
+
+
+def draw(n, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, 4))
+
+
+both_ways = pytest.mark.parametrize("by_hand", [False, True], ids=["chain", "by hand"])
+
+
+@both_ways
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_samples", [1, 2, 10, 100])
+def test_another_score_is_refused_by_the_layer(handle, by_hand, dtype, n_samples):
+    handle(wrong_value)
+    layer = "net.2" if by_hand else "2"
+    with pytest.raises(TypeError, match=f"through layer '{re.escape(layer)}'.*not supported"):
+        sklrp.explain(build(by_hand, dtype), draw(n_samples), rule="epsilon")
+
+
+@both_ways
+@pytest.mark.parametrize("handler", [lost, made])
+def test_relevance_that_is_lost_or_made_is_refused_by_the_layer(handle, by_hand, handler):
+    handle(handler)
+    layer = "net.2" if by_hand else "2"
+    with pytest.raises(TypeError, match=rf"'{re.escape(layer)}' \(Odd\).*`kept`"):
+        sklrp.explain(build(by_hand), draw(5), rule="epsilon")
+
+
+@both_ways
+def test_what_is_right_is_not_refused(handle, by_hand):
+    handle(right)
+    for check in (True, False, "auto"):
+        sklrp.explain(build(by_hand), draw(70), rule="gamma", check=check)
+
+
+@both_ways
+def test_true_compares_every_sample(handle, by_hand):
+    handle(wrong_for_some)
+    net, X = build(by_hand), draw(10)
+    first = net.net[0] if by_hand else net[0]
+    weight = first.weight[0].detach().numpy()
+    X[5] = 100 * weight / (weight @ weight)  # the first hidden value is about 100
+    for check in ("auto", False):
+        sklrp.explain(net, X, rule="epsilon", check=check)
+    with pytest.raises(TypeError, match="not supported"):
+        sklrp.explain(net, X, rule="epsilon", check=True)
+    with pytest.raises(TypeError, match="not supported"):  # first and last are compared
+        sklrp.explain(net, X[:6], rule="epsilon", check=False)
+
+
+def test_two_of_each_large_chunk_are_compared(monkeypatch):
+    found = []
+    compare = Defence.compare
+
+    def note(self, tape, chunk, rows):
+        found.append((len(chunk[0]), list(rows)))
+        compare(self, tape, chunk, rows)
+
+    monkeypatch.setattr(Defence, "compare", note)
+    net = randomised(nn.Sequential(nn.Linear(4, 2)))
+    sklrp.explain(net, draw(128), batch_size=64)
+    assert found == [(64, [0, 63])] * 2
+    found.clear()
+    sklrp.explain(net, draw(20), batch_size=10)
+    assert found == [(10, [0, 9]), (10, [])]
+    found.clear()
+    sklrp.explain(net, draw(128), batch_size=64, check=False)
+    assert found == [(64, [0, 63]), (64, [])]
+    found.clear()
+    sklrp.explain(net, draw(6), batch_size=3, check=True)
+    assert found == [(3, [0, 1, 2])] * 2
+
+
+class SlopeOfChunk(nn.Module):
+    """A function with another argument in each chunk."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.b(F.leaky_relu(self.a(x), 0.05 * len(x)))
+
+
+def test_chunks_with_arguments_of_their_own_are_compared_as_a_whole(monkeypatch):
+    found = []
+    monkeypatch.setattr(Defence, "compare", lambda self, tape, chunk, rows: found.append(rows))
+    sklrp.explain(randomised(SlopeOfChunk()), draw(7), batch_size=4, rule="epsilon")
+    assert [len(rows) for rows in found] == [2, 4, 3]  # the probe, and both chunks
+
+
+@pytest.mark.parametrize("check", [None, 1, "all", "True"])
+def test_unknown_check_is_refused(check):
+    with pytest.raises(ValueError, match="check must be 'auto', True or False"):
+        sklrp.explain(nn.Sequential(nn.Linear(4, 2)), draw(2), check=check)
+
+
+def test_estimators_take_check():
+    X, y = draw(20), np.arange(20) % 2
+    clf = sklrp.MLPClassifier((3,), max_epochs=1, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(clf.explain(X, check=True), clf.explain(X, check=False))
+    np.testing.assert_array_equal(sklrp.explain(clf, X, check=True), clf.explain(X))
+
+
+def test_rounding_is_not_refused():
+    """Scores in float32 that are the small difference of large numbers."""
+    net = randomised(nn.Sequential(nn.Linear(4, 50), nn.ReLU(), nn.Linear(50, 1))).float()
+    with torch.no_grad():
+        X = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+        net[2].weight *= 1e4
+        net[2].bias -= net(X[:1])[0]  # the first score is rounding alone
+    sklrp.explain(net, X, rule="epsilon", check=True)
+    sklrp.explain(Behind(net), X, rule="epsilon", check=True)
+
+
+class Head(nn.Module):
+    def __init__(self, net, head):
+        super().__init__()
+        self.net, self.head = net, head
+
+    def forward(self, x):
+        return self.head(self.net(x))
+
+
+@pytest.mark.parametrize("head", [nn.Softmax(1), nn.Sigmoid(), nn.LogSoftmax(1), nn.LogSigmoid()])
+def test_saturated_heads_hide_nothing(handle, head):
+    net = build(by_hand=False)
+    with torch.no_grad():
+        net[3].weight.abs_().mul_(20)
+        net[3].weight[0] *= -1
+    handle(right)
+    sklrp.explain(Head(net, head), draw(5), rule="epsilon")
+    handle(wrong_value)
+    with pytest.raises(TypeError, match=r"layer 'net\.2'"):
+        sklrp.explain(Head(net, head), draw(5), rule="epsilon")
+
+
+class MaskOfTheFirst(nn.Module):
+    """Words of all sentences masked by the first sentence, by integers."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.head = nn.Embedding(9, 3), nn.Linear(3, 2)
+
+    def forward(self, tokens):
+        mask = (tokens[0] > 3).to(self.head.weight.dtype)
+        return self.head((self.words(tokens) * mask[:, None]).mean(1))
+
+
+def test_samples_mixed_by_integers_are_refused():
+    X = np.array([[5, 3, 2, 7], [1, 8, 4, 4]])
+    with pytest.raises(TypeError, match=r"mixes|another way"):
+        sklrp.explain(randomised(MaskOfTheFirst()), X, rule="epsilon")
+
+
+def test_the_network_is_left_as_it_was(handle):
+    """Also where its weights are moved to tell rounding from a mistake."""
+    handle(wrong_value)
+    net = build(by_hand=False).train()
+    before = [(p, p.data_ptr(), p.clone()) for p in net.parameters()]
+    with pytest.raises(TypeError, match="not supported"):
+        sklrp.explain(net, draw(5), rule="epsilon")
+    for (p, place, values), now in zip(before, net.parameters(), strict=True):
+        assert p is now
+        assert p.data_ptr() == place
+        assert torch.equal(p, values)
+    assert all(layer.training for layer in net.modules())
