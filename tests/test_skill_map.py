@@ -75,6 +75,45 @@ def test_contributions_sum_to_the_score_where_draws_are_many():
     )
 
 
+def test_few_draws_leave_nothing_linear():
+    rng = np.random.default_rng(0)
+    net = torch.nn.Linear(6, 1).double()
+    x, b = (torch.as_tensor(rng.normal(size=(n, 6))) for n in (5, 40))
+    found = expected_gradients(net, x, b, np.eye(1), rng, n_draws=8)
+    expected = (x - b.mean(0)) * net.weight.detach()
+    np.testing.assert_allclose(found.phi[0], expected.numpy(), rtol=0, atol=1e-12)
+    assert found.noise < 1e-20
+    automatic = expected_gradients(net, x, b, np.eye(1), rng)
+    assert automatic.n_draws == 8
+
+
+class _Square(torch.nn.Module):
+    """A quadratic form of the input, whose gradient is linear."""
+
+    def __init__(self, matrix):
+        super().__init__()
+        self.matrix = torch.as_tensor(matrix)
+
+    def forward(self, x):
+        return torch.einsum("ni,ij,nj->n", x, self.matrix, x)[:, None]
+
+
+@pytest.mark.parametrize(("n_draws", "n_baselines"), [(2, 6), (8, 5), (8, 6), (11, 3), (8, 40)])
+def test_few_draws_are_right_in_the_mean(n_draws, n_baselines):
+    # Of many copies of one sample, each with draws of its own: also where a half of the draws is
+    # over some of the baselines twice, or over hardly more than it leaves out.
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(3, 3))
+    matrix += matrix.T
+    sample, b = rng.normal(size=3), rng.normal(size=(n_baselines, 3))
+    x = torch.as_tensor(np.tile(sample, (8000, 1)))
+    found = expected_gradients(_Square(matrix), x, torch.as_tensor(b), np.eye(1), rng, n_draws)
+    # The mean of the gradient over the way is its value halfway.
+    expected = ((sample - b) * ((sample + b) @ matrix)).mean(axis=0)
+    error = found.phi[0].std(axis=0) / np.sqrt(len(x))
+    assert (np.abs(found.phi[0].mean(axis=0) - expected) < 4 * error).all()
+
+
 def test_occlusion_of_an_additive_model_is_exact():
     rng = np.random.default_rng(0)
     X, b = rng.normal(size=(6, 4)), rng.normal(size=(1, 4))

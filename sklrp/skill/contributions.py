@@ -6,8 +6,10 @@ gradient will do, and for a model without one `occlude` replaces groups of cells
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,8 @@ from tqdm.std import tqdm
 _CHUNK_VALUES = 2**17  # values of the input in one pass: what follows stays in a cache
 _STATES_VALUES = 2**22  # values of replaced samples in one call of a model
 _FIRST_DRAWS, _MOST_DRAWS = 8, 256
-_MOST_VALUES = 2**29  # of all draws of all samples: a minute or so for a small CNN
+_MOST_VALUES = 2**28  # of all draws of all samples: half a minute or so for a small CNN
+_FEWEST_STEADIED = 4  # draws, of which a covariance is worth having
 _MOST_BYTES = 2**32  # of contributions, of which the test makes a copy
 _WATCHED_CELLS = 1024
 ENOUGH_NOISE = 0.1  # the share of the draws in the variance of contributions
@@ -33,7 +36,12 @@ class Contributions:
               \frac{\partial f}{\partial x_i}(b + a (x - b)),
 
     b drawn from the baselines, a uniform on (0, 1). They sum to f(x) less the mean of f over the
-    baselines, but for what few draws leave: the residual.
+    baselines, but for what few draws leave: the residual. Most of what draws of b leave is linear
+    in b, and its mean is known, so that it is a control variate: with g the gradient,
+
+    .. math:: \phi_i = (x_i - \mathbb{E} b_i) \, \mathbb{E} g_i - \mathrm{cov}(b_i, g_i),
+
+    of which draws are asked for the mean gradient and the covariance only.
 
     Parameters
     ----------
@@ -113,6 +121,7 @@ def expected_gradients(
         )
     scores = _combined(own, weights)
     _check_memory(n * n_cells * len(combine) * dtype.itemsize, len(combine))
+    centre = baselines.mean(dim=0, dtype=torch.float64).to(dtype)
     spread = scores.std(dim=0).clamp_min(torch.finfo(dtype).tiny)
     phi = [torch.zeros(n, n_cells, dtype=dtype, device=samples.device) for _ in combine]
     # Two halves of the draws: how far they differ tells how much of the variance is the draws'.
@@ -123,13 +132,11 @@ def expected_gradients(
     most = _most_draws(n * n_cells, len(phi))
     with tqdm(total=n * wanted, unit="draw", desc="skill_map", disable=not progress) as bar:
         while True:
-            draws = _draw_pairs(rng, n, len(baselines), wanted - done)
-            middle = (wanted - done) // 2
-            for half, part in zip(halves, (slice(middle), slice(middle, None)), strict=True):
+            pairs = _draw_halves(rng, n, len(baselines), wanted - done)
+            for half, draws in zip(halves, pairs, strict=True):
                 before = [p[:, some].clone() for p in phi]
-                pairs = draws[0][:, part], draws[1][:, part]
                 _accumulate(
-                    module, samples, baselines, weights, pairs, phi, transform, n_jobs, bar
+                    module, samples, baselines, centre, weights, draws, phi, transform, n_jobs, bar
                 )
                 for mine, p, old in zip(half, phi, before, strict=True):
                     mine += p[:, some] - old
@@ -163,7 +170,7 @@ def _summed_in(samples: Tensor) -> torch.dtype:
 def _most_draws(n_values: int, n_combinations: int) -> int:
     """Return how many draws a sample may have, for the time that they take."""
     # A pass forward takes about as long as one back, of which each combination has its own.
-    affordable = 2 * _MOST_VALUES // ((1 + n_combinations) * n_values)
+    affordable = _MOST_VALUES // ((1 + n_combinations) * n_values) * 2  # two halves
     return min(max(affordable, _FIRST_DRAWS), _MOST_DRAWS)
 
 
@@ -183,64 +190,105 @@ def _share_of_draws(halves: list[list[Tensor]], n_draws: int) -> float:
     return own / total if total > 0 else 0.0
 
 
+@dataclass(frozen=True)
+class _Draws:
+    """Draws of each sample, (n, n_draws), and the share of a covariance that they have."""
+
+    baselines: NDArray[np.intp]
+    places: NDArray[np.float64]
+    share: float
+
+
 def _accumulate(
     module: nn.Module,
     samples: Tensor,
     baselines: Tensor,
+    centre: Tensor,
     weights: Tensor,
-    pairs: tuple[NDArray[np.intp], NDArray[np.float64]],
+    draws: _Draws,
     totals: list[Tensor],
     transform: Callable[[Tensor], Tensor] | None,
     n_jobs: int | None,
     bar: tqdm,
 ) -> None:
     """Add the contributions of more draws to the totals."""
-    chosen, places = pairs
-    (n, n_draws), n_cells = chosen.shape, totals[0].shape[1]
+    (n, n_draws), n_cells = draws.baselines.shape, totals[0].shape[1]
     per_pass = max(1, _CHUNK_VALUES // n_cells)
     n_together = min(n_draws, per_pass)  # draws of a sample in one pass
+    dtype = totals[0].dtype
+    is_steadied = n_draws >= _FEWEST_STEADIED
 
-    def add(rows: slice, part: slice) -> None:
-        b = chosen[rows, part]
+    def sums(rows: slice, part: slice) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        b = draws.baselines[rows, part]
         count = b.shape[1]
         x = samples[rows].repeat_interleave(count, dim=0)
         base = baselines[torch.as_tensor(b.ravel(), device=samples.device)]
-        a = torch.as_tensor(places[rows, part].ravel()).to(x).reshape(-1, *(1,) * (x.dim() - 1))
+        a = torch.as_tensor(draws.places[rows, part].ravel()).to(x)
         way = x - base
-        point = (base + a * way).requires_grad_()
+        point = (base + a.reshape(-1, *(1,) * (x.dim() - 1)) * way).requires_grad_()
+
+        def add_up(values: Tensor) -> Tensor:
+            return values.reshape(-1, count, n_cells).sum(dim=1, dtype=dtype)
+
+        slopes, added = [], []
         with torch.inference_mode(False), torch.enable_grad():
             outputs = _outputs(module(point.clone()), transform)  # some write into it
-            for k, total in enumerate(totals):
+            for k in range(len(totals)):
                 weight = weights[k]
                 if weights.dim() == 3:
                     weight = weight[rows].repeat_interleave(count, dim=0)
                 (gradient,) = torch.autograd.grad(
                     (outputs * weight).sum(), point, retain_graph=k + 1 < len(totals)
                 )
-                total[rows] += (gradient * way).reshape(-1, count, n_cells).sum(dim=1)
+                added.append(add_up(gradient * way))
+                if is_steadied:
+                    slopes.append(add_up(gradient))
+        return add_up(way), added, slopes
 
     def add_rows(rows: slice) -> int:
-        for first in range(0, n_draws, n_together):
-            add(rows, slice(first, first + n_together))
+        parts = [
+            sums(rows, slice(first, first + n_together)) for first in range(0, n_draws, n_together)
+        ]
+        way = sum(part[0] for part in parts) / n_draws
+        away = samples[rows].reshape(-1, n_cells).to(dtype) - centre.reshape(-1)
+        for k, total in enumerate(totals):
+            added = sum(part[1][k] for part in parts)
+            if is_steadied:
+                slope = sum(part[2][k] for part in parts)
+                added = away * slope - (way * slope - added) / draws.share
+            total[rows] += added
         return len(range(n)[rows]) * n_draws
 
     per_chunk = max(1, per_pass // n_draws)
-    added = Parallel(n_jobs=n_jobs, require="sharedmem", return_as="generator")(
+    done = Parallel(n_jobs=n_jobs, require="sharedmem", return_as="generator")(
         delayed(add_rows)(slice(first, first + per_chunk)) for first in range(0, n, per_chunk)
     )
-    for count in added:
+    for count in done:
         bar.update(count)
 
 
-def _draw_pairs(
-    rng: np.random.Generator, n: int, n_baselines: int, n_draws: int
-) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return which baselines each sample meets, and at which place on the way, (n, n_draws)."""
+def _draw_halves(rng: np.random.Generator, n: int, n_baselines: int, n_draws: int) -> list[_Draws]:
+    """Return two halves of draws: baselines that each sample meets, and places on the way."""
     # Every sample meets as many different baselines, and its places on the way are spread evenly:
     # both make the mean of few draws a better one.
     chosen = np.stack([_spread_out(rng, n_baselines, n_draws) for _ in range(n)])
     order = np.stack([rng.permutation(n_draws) for _ in range(n)])
-    return chosen, (order + rng.random((n, 1))) / n_draws
+    places = (order + rng.random((n, 1))) / n_draws
+    ends = [0, n_draws // 2, n_draws]
+    return [
+        _Draws(chosen[:, i:j], places[:, i:j], _share_of_covariance(n_baselines, i, j))
+        for i, j in itertools.pairwise(ends)
+    ]
+
+
+def _share_of_covariance(n_baselines: int, first: int, last: int) -> float:
+    """Return the mean covariance of those draws, as a share of it over all baselines."""
+    # The mean of m of N without replacement has the variance (N - m) / (N - 1) / m; one that was
+    # over all N has none. What lies between two turns over all is drawn without replacement.
+    ends = [first, *range((first // n_baselines + 1) * n_baselines, last, n_baselines), last]
+    pieces = np.diff(ends)
+    varied = (pieces * (n_baselines - pieces)).sum() / max(n_baselines - 1, 1)
+    return float(1 - varied / (last - first) ** 2)
 
 
 def _spread_out(rng: np.random.Generator, n_baselines: int, n_draws: int) -> NDArray[np.intp]:
