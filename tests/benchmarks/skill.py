@@ -31,6 +31,7 @@ TO_FIELDS = "MLP, 64 units, to a field of the same shape"
 ASKED = [("skill_map", name) for name in (*CASES, TO_FIELDS)]
 ASKED += [("diagnose", name) for name in list(CASES)[:2]]
 GIB_OF_KIB = 2**20
+MODULE = "tests.benchmarks.skill"  # also where it is run as a script
 
 
 def bench_skill(quick: bool = False) -> list[Row]:
@@ -50,8 +51,8 @@ def bench_skill(quick: bool = False) -> list[Row]:
     rows: list[Row] = []
     for what, name in ASKED[: 1 if quick else None]:
         out = subprocess.run(
-            [sys.executable, "-m", __name__, what, name, *map(str, (*shape, n))],
-            cwd=Path(__file__).parents[__name__.count(".")],
+            [sys.executable, "-m", MODULE, what, name, *map(str, (*shape, n))],
+            cwd=Path(__file__).parents[MODULE.count(".")],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             check=True,
             capture_output=True,
