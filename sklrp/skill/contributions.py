@@ -132,7 +132,7 @@ def expected_gradients(
     most = _most_draws(n * n_cells, len(phi))
     with tqdm(total=n * wanted, unit="draw", desc="skill_map", disable=not progress) as bar:
         while True:
-            pairs = _draw_halves(rng, n, len(baselines), wanted - done)
+            pairs = _draw_pairs(rng, n, len(baselines), wanted - done)
             for half, draws in zip(halves, pairs, strict=True):
                 before = [p[:, some].clone() for p in phi]
                 _accumulate(
@@ -267,7 +267,7 @@ def _accumulate(
         bar.update(count)
 
 
-def _draw_halves(rng: np.random.Generator, n: int, n_baselines: int, n_draws: int) -> list[_Draws]:
+def _draw_pairs(rng: np.random.Generator, n: int, n_baselines: int, n_draws: int) -> list[_Draws]:
     """Return two halves of draws: baselines that each sample meets, and places on the way."""
     # Every sample meets as many different baselines, and its places on the way are spread evenly:
     # both make the mean of few draws a better one.
