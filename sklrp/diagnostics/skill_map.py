@@ -99,8 +99,9 @@ def skill_map(
         Number of permutations, at least 19.
     n_draws : int or "auto", default="auto"
         Pairs of a baseline and a place on the way to it, for each sample. ``"auto"`` adds to them
-        until they make less than a tenth of the variance of contributions (``noise``), or until
-        that would take long on a large grid: few draws find less, and no more that is false.
+        until they make less than a twentieth of the variance of contributions (``noise``), a
+        tenth in a model without a gradient, or until that would take long on a large grid: few
+        draws find less, and no more that is false.
     min_share : float or "auto", default="auto"
         The least share of the skill that makes a cell true or misleading, beside its p-value: of
         many samples a cell of a thousandth of the skill can be significant. ``"auto"`` is a

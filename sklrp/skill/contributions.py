@@ -26,7 +26,8 @@ _MOST_VALUES = 2**28  # of all draws of all samples: half a minute or so for a s
 _FEWEST_STEADIED = 4  # draws, of which a covariance is worth having
 _MOST_BYTES = 2**32  # of contributions, of which the test makes a copy
 _WATCHED_CELLS = 1024
-ENOUGH_NOISE = 0.1  # the share of the draws in the variance of contributions
+# The share of draws in the variance of contributions that is little, of gradients and of orders.
+_LITTLE_NOISE, _LITTLE_NOISE_OF_ORDERS = 0.05, 0.1
 
 
 class Contributions:
@@ -142,9 +143,9 @@ def expected_gradients(
                     mine += p[:, some] - old
             done = wanted
             noise = _share_of_draws(halves, done)
-            if n_draws is not None or noise < ENOUGH_NOISE or done >= most:
+            if n_draws is not None or noise < _LITTLE_NOISE or done >= most:
                 break
-            wanted = min(_next_draws(done, noise), most)
+            wanted = min(_next_draws(done, noise, _LITTLE_NOISE), most)
             bar.total = n * wanted
     for p in phi:
         p /= done
@@ -174,9 +175,9 @@ def _most_draws(n_values: int, n_combinations: int) -> int:
     return min(max(affordable, _FIRST_DRAWS), _MOST_DRAWS)
 
 
-def _next_draws(done: int, noise: float) -> int:
+def _next_draws(done: int, noise: float, little: float) -> int:
     """Return how many draws will do, from what so many have left: at most twice as many."""
-    needed = done * noise * (1 - ENOUGH_NOISE) / (ENOUGH_NOISE * max(1 - noise, ENOUGH_NOISE))
+    needed = done * noise * (1 - little) / (little * max(1 - noise, little))
     return min(2 * done, 2 * math.ceil(0.55 * needed) + 2)
 
 
@@ -398,9 +399,9 @@ def occluded(
             done = wanted
             tensors = [[torch.from_numpy(part) for part in half] for half in halves]
             noise = _share_of_draws(tensors, done)
-            if n_draws is not None or noise < ENOUGH_NOISE or done >= _MOST_DRAWS:
+            if n_draws is not None or noise < _LITTLE_NOISE_OF_ORDERS or done >= _MOST_DRAWS:
                 break
-            wanted = min(_next_draws(done, noise), _MOST_DRAWS)
+            wanted = min(_next_draws(done, noise, _LITTLE_NOISE_OF_ORDERS), _MOST_DRAWS)
             bar.total = wanted
     phi = list(halves.sum(axis=0) / done)
     sums = np.stack([p.sum(axis=1) for p in phi], axis=1)

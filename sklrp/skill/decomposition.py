@@ -31,7 +31,7 @@ from sklrp.skill.asked_models import (
 )
 from sklrp.skill.baselines import find_baselines
 from sklrp.skill.clusters import ClusterTest, Neighbours
-from sklrp.skill.contributions import ENOUGH_NOISE, Contributions
+from sklrp.skill.contributions import Contributions
 from sklrp.skill.exchanges import check_groups_and_blocks, check_units, find_exchange
 from sklrp.skill.misleading import confirm_harm, most_candidates
 from sklrp.skill.permutations import CellTest, Exchange, permutation_test
@@ -41,7 +41,7 @@ from sklrp.skill.questions import Question, check_truth, question_of
 # from a baseline lead over places where there are no data, which alone can make so much.
 _OF_EVEN, _OF_LARGEST = 0.1, 0.05
 
-_MUCH_IS_MISSING = 0.5
+_MUCH_IS_MISSING, _MUCH_NOISE = 0.5, 0.2
 
 _POWER = 0.84  # standard errors above the threshold where four of five such cells are found
 
@@ -266,7 +266,7 @@ def _mean_size(phi: NDArray) -> NDArray[np.float64]:
 
 def _say_noise(found: Contributions, assumptions: list[str]) -> None:
     """Say what few draws cost, where it is much: the test stays right, but finds less."""
-    if found.noise > 2 * ENOUGH_NOISE:
+    if found.noise > _MUCH_NOISE:
         assumptions.append(
             f"{found.n_draws} draws make {found.noise:.0%} of the variance of contributions, so "
             "that cells are harder to find: a larger n_draws finds more"
