@@ -202,7 +202,7 @@ class _Witness:
         """Let all layers be told."""
         return True
 
-    def layer(self, path: str, layer: nn.Module, args: Any, kwargs: Any) -> Any:
+    def layer(self, path: str, layer: nn.Module, args: Any, kwargs: Any, own: Any) -> Any:
         """Run a layer, and note what it returns."""
         out = layer(*args, **kwargs)
         if isinstance(out, Tensor):

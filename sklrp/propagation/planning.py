@@ -71,6 +71,8 @@ class Plan:
         Whether a handler that is not of this package is among those of a chain.
     varies : bool
         Whether functions that are like layers have other arguments from call to call.
+    exact : bool
+        Whether memory is to be shared in each run as the network knows it.
     """
 
     steps: list[Step]
@@ -80,6 +82,7 @@ class Plan:
     layers: Sequence[tuple[str, nn.Module]] = ()
     is_extended: bool = False
     varies: bool = False
+    exact: bool = False
 
     def __repr__(self) -> str:
         """Return a table of the steps."""
@@ -112,7 +115,9 @@ class Plan:
     ) -> Tape:
         """Run the network on a chunk, in which signals stand for the inputs."""
         if self.network is not None:
-            recorder = Recorder(self.network, len(inputs[0].x), self.steps, call=call)
+            recorder = Recorder(
+                self.network, len(inputs[0].x), self.steps, call=call, exact=self.exact
+            )
             return recorder.run(inputs, args, kwargs)
         value, records, largest = _run_chain(self.steps, inputs[0], call)
         is_table = isinstance(value, Signal) and value.x.dim() in (1, 2)
@@ -155,7 +160,8 @@ class Plan:
         """
         call = partial(follow, of_first=of_first)
         if self.network is not None:
-            Recorder(self.network, 2, self.steps, call=call).run(inputs, args, kwargs)
+            recorder = Recorder(self.network, 2, self.steps, call=call, exact=self.exact)
+            recorder.run(inputs, args, kwargs)
             return
         last = max(k for k, step in enumerate(self.steps) if isinstance(step.rule, ZBox))
         _run_chain(self.steps[: last + 1], inputs[0], call)
@@ -317,11 +323,13 @@ def _compile_chain(
 
 def _compile_recorded(module: nn.Module, epsilon: float, probe: Probe) -> tuple[Plan, list[Link]]:
     """Compile a network by running it on few samples."""
-    tape, varies = probe_network(module, partial(make_step, epsilon=epsilon), probe)
+    make = partial(make_step, epsilon=epsilon)
+    tape, varies, exact = probe_network(module, make, probe)
     steps = [record.step for record in tape.records]
     fold_recorded(tape.records)
     links = [Link(record.step, record.inputs, record.outputs) for record in tape.records]
-    return Plan(steps, module, tape.head, measure(tape), varies=varies), links
+    plan = Plan(steps, module, tape.head, measure(tape), varies=varies, exact=exact)
+    return plan, links
 
 
 def measure(tape: Tape) -> tuple[int, int]:

@@ -82,7 +82,9 @@ class Run(NamedTuple):
         return steps, [name for name, _ in self.recorder.constants]
 
 
-def probe_network(module: nn.Module, make_step: MakeStep, probe: Probe) -> tuple[Tape, bool]:
+def probe_network(
+    module: nn.Module, make_step: MakeStep, probe: Probe
+) -> tuple[Tape, bool, bool]:
     """Run a network on probes, and refuse what changes with them.
 
     Parameters
@@ -100,6 +102,8 @@ def probe_network(module: nn.Module, make_step: MakeStep, probe: Probe) -> tuple
         The run on the first sample.
     varies : bool
         Whether layers, or functions that are like layers, differ from call to call.
+    exact : bool
+        Whether the network changes tensors in place that it also uses through others.
 
     Raises
     ------
@@ -126,7 +130,8 @@ def probe_network(module: nn.Module, make_step: MakeStep, probe: Probe) -> tuple
                     "or custom code), which relevance cannot follow."
                 )
     _check_untold(first, probe, frozenset().union(*(other.changed for other in others)))
-    return first.tape, any(_varies(first, other) for other in others)
+    exact = any(run.recorder.writer.needs_exact for run in (first, *others))
+    return first.tape, any(_varies(first, other) for other in others), exact
 
 
 def _varies(first: Run, other: Run) -> bool:

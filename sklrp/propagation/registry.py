@@ -19,6 +19,10 @@ from sklrp.propagation.tape import Handler
 Weights = Callable[[Any], tuple[Tensor | None, Tensor | None]]
 
 
+# The steps of memory that is changed through a view of it; no functions of torch are called so.
+WRITING, READING = "change in place", "view of what changed"
+
+
 def supported() -> list[str]:
     """Return what relevance passes through: layer types, and names of torch functions.
 
@@ -37,7 +41,7 @@ def supported() -> list[str]:
     """
     keys = [key for key, entry in HANDLERS.items() if entry.handler not in REFUSING]
     types = sorted(key.__name__ for key in keys if isinstance(key, type))
-    return types + sorted(key for key in keys if isinstance(key, str))
+    return types + sorted(key for key in keys if isinstance(key, str) and key.isidentifier())
 
 
 # What is stepped over at the end of a network: scores are taken before it.

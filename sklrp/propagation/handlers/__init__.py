@@ -7,6 +7,7 @@ from sklrp.propagation.handlers import (  # noqa: F401  (these modules register 
     activations,
     affine,
     arithmetic,
+    changes,
     copies,
     echo_state,
     lookup,

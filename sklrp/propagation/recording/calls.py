@@ -48,6 +48,10 @@ READS = frozenset(
 )
 # What makes its first argument alike to the second, whose values it does not use.
 LIKENESSES = frozenset(["to", "type_as", "expand_as", "view_as", "reshape_as"])
+# What changes the shape of its first argument in place, and none of its values.
+RESHAPES = frozenset(
+    ["transpose_", "t_", "squeeze_", "unsqueeze_", "swapaxes_", "swapdims_", "detach_"]
+)
 # What changes its first argument, besides the functions whose name ends with an underscore.
 _SETTERS = frozenset(["__setitem__", "__set__", "__delete__"])
 # Tensor.unfold is another function than F.unfold; torch calls the latter, and its adjoint, so.
@@ -61,6 +65,7 @@ _SAME = {
     "divide_": "div_", "true_divide_": "div_", "__rdiv__": "rdiv", "__rtruediv__": "rdiv",
     "__neg__": "neg", "negative": "neg", "__matmul__": "matmul", "__rmatmul__": "rmatmul",
     "log_sigmoid": "logsigmoid", THRESHOLD: "threshold", "concat": "cat", "concatenate": "cat",
+    "__ifloordiv__": "floor_divide_", "__imod__": "remainder_", "__ipow__": "pow_",
     "clip": "clamp", "special_expit": "sigmoid", "mm": "matmul", "absolute": "abs",
     "__eq__": "eq", "__ne__": "ne", "__lt__": "lt", "__le__": "le", "__gt__": "gt", "__ge__": "ge",
     "__and__": "bitwise_and", "__rand__": "bitwise_and", "__iand__": "bitwise_and_",
@@ -95,6 +100,8 @@ class FunctionCall:
         The tensors among the arguments.
     inputs : list of Node
         What is known of those that depend on the network's input.
+    is_done : bool
+        Whether nothing is left to do.
     entry : Entry or None
         What is registered for the function, None if nothing that serves this call; known once the
         call is in form.
@@ -104,12 +111,19 @@ class FunctionCall:
         if kwargs.get("out", self) is None:  # as functions in Python hand it on
             kwargs = {name: value for name, value in kwargs.items() if name != "out"}
         self.func, self.args, self.kwargs, self.nodes = func, args, kwargs, nodes
+        self._as_called = func, args, kwargs
         self.name = name_of(func)
-        self.in_place = is_in_place(self.name)
-        self.base = self.name[:-1] if self.in_place else self.name
+        self.in_place = is_change(self.name)
+        base = self.name[:-1] if is_in_place(self.name) else self.name
+        self.base = _SAME.get(base, base)
         self.tensors = find_all(Tensor, (args, kwargs))
-        self.inputs = nodes.of(self.tensors)
         self.entry: Entry | None = None
+        self.is_done = False
+        self.find_inputs()
+
+    def find_inputs(self) -> None:
+        """Look up what is known of the tensors now."""
+        self.inputs = self.nodes.of(self.tensors)
 
     @property
     def only_integers(self) -> bool:
@@ -118,7 +132,8 @@ class FunctionCall:
 
     def run(self) -> Any:
         """Run the function as it is."""
-        return self.func(*self.args, **self.kwargs)
+        func, args, kwargs = self._as_called
+        return func(*args, **kwargs)
 
     def bring_into_form(self) -> None:
         """Write the arguments as handlers and translations take them, and find the handler.

@@ -71,7 +71,11 @@ def _pack(call: FunctionCall, writer: TapeWriter) -> Any:
     """Pack the network's own tensor; the signal notes the lengths."""
     data, sizes = call.run()
     source, lengths, batch_first = call.args
-    node = writer.nodes[source]
+    node = writer.nodes.get(source)
+    if node is None or node.number < 0:
+        raise writer.refusals.unsupported(
+            call.name, "it packs a constant by lengths that are an input; pack the input"
+        )
     if node.signal.axis != (0 if batch_first else 1):
         raise writer.refusals.unsupported(
             call.name, "the axis of the samples is not where batch_first says"

@@ -15,21 +15,23 @@ in order, with the values of the chunk at hand.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-from sklrp._torch import is_autocast_on, overrides_functions
+from sklrp._torch import DisableTorchFunction, is_autocast_on, overrides_functions
 from sklrp.propagation.nested import find_all, swap_signals
+from sklrp.propagation.recording.aliases import Layout
 from sklrp.propagation.recording.as_layers import LAYERS, to_layer
 from sklrp.propagation.recording.calls import (
     LIKENESSES,
     QUESTIONS,
     RANDOM,
     READS,
+    RESHAPES,
     FunctionCall,
     is_change,
 )
@@ -66,6 +68,9 @@ class Recorder(TorchFunctionMode):
         While probing, what makes a step from its name, its layer and its entry.
     call : callable or None, default=None
         What runs a step in place of its handler alone, to find bounds.
+    exact : bool, default=True
+        Whether memory is shared as the network knows it, which costs a second forward pass; a
+        network that does not change what it uses elsewhere goes without, once it was probed.
     """
 
     def __init__(
@@ -75,12 +80,14 @@ class Recorder(TorchFunctionMode):
         steps: Sequence[Step] | None = None,
         make_step: MakeStep | None = None,
         call: Call | None = None,
+        exact: bool = True,
     ) -> None:
         super().__init__()
         self.twin = make_twin(network, self)
         self.refusals = Refusals(self.twin)
-        self.writer = TapeWriter(network, n_samples, self.refusals, steps, make_step, call)
+        self.writer = TapeWriter(network, n_samples, self.refusals, steps, make_step, call, exact)
         self.constants = self.writer.constants
+        self.runs_own = False  # whether a layer's own forward is being run, unrecorded
 
     def run(self, inputs: Sequence[Signal], args: Any, kwargs: dict[str, Any]) -> Tape:
         """Run the network on ``forward(*args, **kwargs)``, in which signals stand for inputs."""
@@ -101,7 +108,7 @@ class Recorder(TorchFunctionMode):
                 output = self.twin(*args, **kwargs)
             if isinstance(output, tuple | list) and output:
                 output = output[0]  # as skorch does
-            self._check_fresh("return", find_all(Tensor, output))
+            self._follow_changes("return", find_all(Tensor, output))
         except Exception as error:
             if self.refusals.first is None:
                 if self.writer.is_probing and isinstance(error, RuntimeError | AssertionError):
@@ -119,9 +126,16 @@ class Recorder(TorchFunctionMode):
 
     def depends(self, *values: Any) -> bool:
         """Return whether a tensor among nested values depends on the network's input."""
+        if self.runs_own:
+            return False
+        with DisableTorchFunction():
+            self._follow_changes("forward", find_all(Tensor, values))
         return self.writer.nodes.depend(values)
 
-    def layer(self, path: str, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    def layer(
+        self, path: str, layer: nn.Module, args: Any, kwargs: dict[str, Any],
+        own: Callable[[], Any],
+    ) -> Any:  # fmt: skip
         """Record a layer that has a handler, and return what its forward would."""
         entry = find_entry(layer)
         if entry is None:
@@ -129,16 +143,24 @@ class Recorder(TorchFunctionMode):
         if kwargs:  # handlers take the arguments by position
             bound = inspect.signature(type(layer).forward).bind(layer, *args, **kwargs)
             args = bound.args[1:]
-        self._check_fresh(path, find_all(Tensor, args))
         if _is_autocast_on(find_all(Tensor, args)):
             raise self.refusals.unsupported(path, AUTOCAST)
         packed = args[0] if args and isinstance(args[0], PackedSequence) else None
+        operation = Operation(path, layer, entry)
         if packed is not None:
-            args = (packed.data, *args[1:])
-        out = self.writer.apply(Operation(path, layer, entry), args)
-        if getattr(layer, "inplace", False):
-            return self._write_back(args[0], out)
-        return out if packed is None else pack_again(packed, out, self.writer)
+            out = self.writer.apply(operation, (packed.data, *args[1:]))
+            return pack_again(packed, out, self.writer)
+
+        def run_own() -> Any:
+            self.runs_own = True
+            try:
+                return own()
+            finally:
+                self.runs_own = False
+
+        if not getattr(layer, "inplace", False):
+            return self.writer.apply(operation, args, own=run_own)
+        return self._change(args[0], lambda: self.writer.apply(operation, args, own=run_own))
 
     # Torch's function mode
 
@@ -150,8 +172,9 @@ class Recorder(TorchFunctionMode):
         odd = next(filter(overrides_functions, types), None)
         if odd is not None:
             raise self.refusals.unsupported(call.name, OVERRIDES.format(odd.__name__))
-        if call.name not in QUESTIONS:
-            self._check_fresh(call.name, call.tensors)
+        looks = call.name not in QUESTIONS and not self._stays_as_is(call)
+        if looks and self._follow_changes(call.name, call.tensors):
+            call.find_inputs()
         for applies, act in _CASES:
             if applies(self, call):
                 return act(self, call)
@@ -175,11 +198,20 @@ class Recorder(TorchFunctionMode):
         if target is not None and (changes or "out" in call.kwargs):
             if not self._is_own(target):
                 raise self.refusals.unsupported(call.name, FOREIGN)
-            if changes:
-                self.writer.memory.prepare_change(target)
+            # What steps refer to must not change with it: while exact they have copies.
+            self.writer.needs_exact |= self.writer.memory.is_used(target)
         out = call.run()
-        self.writer.memory.claim(out, call.tensors)
+        self._claim(out, call)
+        if call.name in RESHAPES and self.writer.exact:
+            self.writer.buffers.join(call.tensors[0])
         return out
+
+    def _claim(self, out: Any, call: FunctionCall) -> None:
+        """Note what a function made that is not on the tape."""
+        self.writer.memory.claim(out, call.tensors)
+        for tensor in find_all(Tensor, out) if self.writer.exact else ():
+            if self.writer.memory.is_own(tensor) and not self.writer.buffers.of(tensor):
+                self.writer.buffers.join(tensor)
 
     def _read(self, call: FunctionCall) -> Any:
         """Read integers; refuse to read activations."""
@@ -213,29 +245,39 @@ class Recorder(TorchFunctionMode):
         names = [owners[key] for v in weights.values() if (key := storage_of(v)) in owners]
         # A layer is told by the path of its weights: composites may name it.
         path = names[0].removesuffix(".weight") if names else self.refusals.path_of(call.base)
-        vars(layer).update({k: v.detach() for k, v in weights.items()})
+        vars(layer).update({k: self.writer.hold(v) for k, v in weights.items()})
         if call.in_place:
             vars(layer)["inplace"] = True
         self.writer.note(path, weights)
-        self.writer.memory.use(*weights.values())
-        return self.layer(path, layer, args, {})
+        return self.layer(path, layer, args, {}, call.run)
 
     def _run_on_integers(self, call: FunctionCall) -> Any:
         """Run a function of tokens, lengths or masks: by its handler if there is one, or plainly.
 
         No relevance passes unless a handler leads it back to an input, so any function will do.
         """
-        if call.entry is not None and not call.in_place:
-            try:
-                return self._run_handler(call)
-            except Refusal as refusal:
-                self.refusals.withdraw(refusal)
         if call.in_place and not self._is_own(call.tensors[0]):
             raise self.refusals.unsupported(call.name, FOREIGN)
+        if call.entry is not None:
+            try:
+                return self._run_in_place(call) if call.in_place else self._run_handler(call)
+            except Refusal as refusal:
+                self.refusals.withdraw(refusal)
+        if call.in_place:
+            return self._change_integers(call)
         out = call.run()
-        self.writer.memory.claim(out, call.tensors)
+        self._claim(out, call)
         for tensor in find_all(Tensor, out):
-            self.writer.nodes.add_integers(tensor)
+            self.writer.nodes.add_integers(tensor, copy=self.writer.exact)
+        return out
+
+    def _change_integers(self, call: FunctionCall) -> Any:
+        """Change tokens, lengths or masks in place, off the tape."""
+        target = call.tensors[0]
+        self.writer.needs_exact = True
+        self.writer.prepare_change(target)
+        out = call.run()
+        self.writer.change(target, self.writer.nodes.add_integers(target, copy=self.writer.exact))
         return out
 
     def _run_in_place(self, call: FunctionCall) -> Any:
@@ -243,14 +285,27 @@ class Recorder(TorchFunctionMode):
         target = call.args[0]
         if not self._is_own(target):
             raise self.refusals.unsupported(call.name, FOREIGN)
-        return self._write_back(target, self._run_handler(call, getattr(Tensor, call.base)))
 
-    def _run_handler(self, call: FunctionCall, function: Any = None) -> Any:
+        def own() -> Tensor:
+            call.run()
+            return target
+
+        function = getattr(Tensor, call.base, call.func)
+        if call.name not in RESHAPES:
+            out = self._change(target, lambda: self._run_handler(call, function, own))
+            return None if call.name == "__setitem__" else out
+        out = self._run_handler(call, function, own)
+        if not self.writer.exact:
+            target.data = out
+            self.writer.nodes[target] = self.writer.nodes[out]
+        return target
+
+    def _run_handler(self, call: FunctionCall, function: Any = None, own: Any = None) -> Any:
         """Record a function as a step; ``function`` is what its handler calls in its place."""
         assert call.entry is not None
         path = self.refusals.path_of(call.base)
         operation = Operation(path, function or call.func, call.entry, is_layer=False)
-        return self.writer.apply(operation, call.args, call.kwargs)
+        return self.writer.apply(operation, call.args, call.kwargs, own or call.run)
 
     def _refuse(self, call: FunctionCall, why: str = "") -> Any:
         raise self.refusals.unsupported(call.name, why or REMEDIES.get(call.base, ""))
@@ -262,28 +317,46 @@ class Recorder(TorchFunctionMode):
 
     # Changes in place
 
-    def _check_fresh(self, name: str, tensors: Iterable[Tensor]) -> None:
-        """Refuse tensors that were changed through another view of their memory."""
-        if self.writer.memory.is_stale(tensors):
+    def _follow_changes(self, name: str, tensors: Sequence[Tensor]) -> bool:
+        """Bring tensors up to date that were changed through others; return whether any was."""
+        if self.writer.memory.is_stale(tensors):  # the probe's did not share memory so
             raise self.refusals.unsupported(
                 name, "a tensor that it uses was changed in place through a view of it"
             )
+        return self.writer.follow_changes(tensors)
+
+    def _stays_as_is(self, call: FunctionCall) -> bool:
+        """Return whether values are written where they are, as `h[:, 1:] += y` does at its end."""
+        if call.name != "__setitem__" or not self.writer.exact:
+            return False
+        target, index, value = call.args
+        if not isinstance(value, Tensor) or storage_of(value) != storage_of(target):
+            return False
+        if find_all(Tensor, index):
+            return False
+        call.is_done = Layout.of(target[index]) == Layout.of(value)
+        self.writer.needs_exact |= call.is_done
+        return call.is_done
 
     def _is_own(self, tensor: Tensor) -> bool:
         """Return whether forward may change a tensor in place."""
         return self.writer.nodes.depend(tensor) or self.writer.memory.is_own(tensor)
 
-    def _write_back(self, target: Tensor, out: Tensor) -> Tensor:
-        """Let the network's own tensor hold what was computed in place of changing it."""
-        if storage_of(target) == storage_of(out):
-            return out
-        if target.shape != out.shape or target.dtype != out.dtype:
+    def _change(self, target: Tensor, run: Callable[[], Tensor]) -> Tensor:
+        """Let a tensor of the network hold what is computed in place of changing it."""
+        writer, layout = self.writer, (target.shape, target.dtype)
+        writer.prepare_change(target)
+        out = run()
+        node = writer.nodes[out]
+        if layout != (node.signal.x.shape, node.signal.x.dtype):
             raise self.refusals.unsupported(
                 "in place", "it changes the shape or the type of a tensor"
             )
-        node = self.writer.nodes[out]
-        self.writer.memory.move(target, out)
-        self.writer.nodes[target] = node
+        if not writer.exact:
+            if storage_of(target) == storage_of(out):
+                return out
+            writer.memory.move(target, out)
+        writer.change(target, node)
         return target
 
 
@@ -312,6 +385,11 @@ class Case(NamedTuple):
 def _is_constant(recorder: Recorder, call: FunctionCall) -> bool:
     # Nothing to record: it does not depend on the input, or asks for a shape or a type alone.
     return not call.inputs or call.name in QUESTIONS
+
+
+def _is_done(recorder: Recorder, call: FunctionCall) -> bool:
+    # It would write values where they are.
+    return call.is_done
 
 
 def _is_autocast(recorder: Recorder, call: FunctionCall) -> bool:
@@ -370,6 +448,7 @@ def _is_in_place(recorder: Recorder, call: FunctionCall) -> bool:
 
 # The first case that applies decides. What is left is recorded by the function's handler.
 _CASES = (
+    Case(_is_done, lambda recorder, call: None),
     Case(_is_constant, Recorder._run_plainly),
     Case(_is_autocast, lambda recorder, call: recorder._refuse(call, AUTOCAST)),
     Case(_reads_values, Recorder._read),

@@ -8,7 +8,7 @@ another way is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sklrp.propagation.nested import find_all, rebuild, swap_signals
+from sklrp.propagation.recording.aliases import Buffers, Layout
 from sklrp.propagation.recording.batch_axes import (
     find_batch_axis,
     move_axis,
@@ -25,7 +26,15 @@ from sklrp.propagation.recording.batch_axes import (
 from sklrp.propagation.recording.refusals import Refusals
 from sklrp.propagation.recording.snapshots import is_changed, is_equal
 from sklrp.propagation.recording.tensors import Memory, Node, Nodes, storage_of
-from sklrp.propagation.registry import HANDLERS, NUMERIC, PASSING, Entry, find_head
+from sklrp.propagation.registry import (
+    HANDLERS,
+    NUMERIC,
+    PASSING,
+    READING,
+    WRITING,
+    Entry,
+    find_head,
+)
 from sklrp.propagation.tape import Call, Pull, Record, Step, Tape, run_handler
 from sklrp.rules import Signal
 
@@ -33,6 +42,7 @@ from sklrp.rules import Signal
 _IDENTITY = HANDLERS[nn.Identity].handler
 
 MakeStep = Callable[[str, Any, Entry], Step]
+Own = Callable[[], Any]
 
 
 class Operation(NamedTuple):
@@ -66,6 +76,9 @@ class TapeWriter:
         While probing, what makes a step from its name, its layer and its entry.
     call : callable or None
         What runs a step in place of its handler alone.
+    exact : bool
+        Whether the network's own tensors are to be what torch makes of them, sharing memory as
+        the network knows it; else they share it with the tape's.
 
     Attributes
     ----------
@@ -75,6 +88,10 @@ class TapeWriter:
         What is known of the memory of tensors.
     owners : dict
         The storages of the network's parameters mapped to their names.
+    buffers : Buffers
+        While exact, what the tape knows of memory that several tensors share.
+    needs_exact : bool
+        Whether the network changes tensors in place that are used by other views, or later.
     constants : list of (str, Tensor)
         The constants that steps refer to, while probing, with the names of the steps.
     unknown : list of str
@@ -89,6 +106,7 @@ class TapeWriter:
         steps: Sequence[Step] | None,
         make_step: MakeStep | None,
         call: Call | None,
+        exact: bool,
     ) -> None:
         self.n_samples = n_samples
         self.refusals = refusals
@@ -99,6 +117,9 @@ class TapeWriter:
         self.nodes = Nodes()
         self.memory = Memory()
         self._registered = {storage_of(b) for b in network.buffers()}
+        self.exact, self.needs_exact = exact, False
+        self.buffers = Buffers()
+        self._returned: set[int] = set()  # tensors that functions returned as they were
         self.owners = {storage_of(p): name for name, p in network.named_parameters()}
         self.constants: list[tuple[str, Tensor]] = []
         self.unknown: list[str] = []
@@ -116,15 +137,22 @@ class TapeWriter:
 
     def start(self, signal: Signal) -> Tensor:
         """Return the tensor that the network gets for an input."""
-        tensor = signal.x.detach()
+        tensor = signal.x.detach().clone() if self.exact else signal.x.detach()
         if self.is_probing:
             signal = replace(signal, samples=self._number("X", tensor, 0))
         node = self.nodes.add(tensor, signal, tensor.is_floating_point())
+        if self.exact:
+            self.buffers.join(tensor, node)
         self._starts.append(node.number)
         return tensor
 
-    def apply(self, operation: Operation, args: Any, kwargs: Any = None) -> Any:
-        """Run a handler on the signals of the arguments, and record it as a step."""
+    def apply(
+        self, operation: Operation, args: Any, kwargs: Any = None, own: Own | None = None
+    ) -> Any:
+        """Run a handler on the signals of the arguments, and record it as a step.
+
+        ``own`` is what torch itself computes on the network's own tensors; it is run while exact.
+        """
         nodes: list[Node] = []
         args = [self._to_signals(operation, v, nodes) for v in args]
         kwargs = {k: self._to_signals(operation, v, nodes) for k, v in (kwargs or {}).items()}
@@ -144,7 +172,77 @@ class TapeWriter:
             # Handlers of layers refuse in whole sentences, handlers of functions say why.
             refusal = self.refusals.because(str(error)) if is_layer else None
             raise refusal or self.refusals.unsupported(_function_of(name), str(error)) from error
-        return self._record(step, pull, nodes, outputs, is_layer)
+        return self._record(step, pull, nodes, outputs, is_layer, own)
+
+    def hold(self, constant: Tensor) -> Tensor:
+        """Return a constant as steps may refer to it, whatever the network does to it later."""
+        self.memory.use(constant)
+        if self.exact and self.memory.is_own(constant):
+            return constant.detach().clone()
+        return constant.detach()
+
+    def follow_changes(self, tensors: Iterable[Tensor]) -> bool:
+        """Bring nodes up to date of tensors whose memory was changed through others."""
+        behind = []
+        for tensor in tensors if self.exact else ():
+            if self.buffers.is_moved(tensor):
+                raise self.refusals.unsupported(
+                    "set_", "it gives a tensor the memory of another; assign that one"
+                )
+            if self.buffers.is_behind(tensor):
+                behind.append(tensor)
+        for tensor in behind:
+            self._catch_up(tensor)
+        return bool(behind)
+
+    def prepare_change(self, target: Tensor) -> None:
+        """Note that the network is about to change a tensor in place."""
+        if not self.exact:
+            return
+        if Layout.of(target).overlaps:
+            raise self.refusals.unsupported(
+                "in place", "it changes a tensor whose values share places in memory; clone it"
+            )
+        # Without `exact`, the target would share memory with what is used elsewhere.
+        self.needs_exact |= id(target) in self._returned or self.nodes.share(target)
+        self.buffers.prepare_change(target)
+
+    def change(self, target: Tensor, node: Node) -> None:
+        """Let a node stand for a tensor that was changed in place."""
+        self.nodes[target] = node
+        if self.exact:
+            self._returned.discard(id(target))
+            self.buffers.change(target, node)
+
+    def _catch_up(self, tensor: Tensor) -> None:
+        """Make a tensor of what its memory holds now, by steps of their own."""
+        self.needs_exact = True
+        buffer: Any = self.buffers.of(tensor)
+        written = [buffer.value, *(node for node, _ in buffer.changes)]
+        if any(isinstance(node, Node) and node.number < 0 for node in written):
+            self.nodes.add_integers(tensor, copy=True)
+            self.buffers.join(tensor)
+            return
+        for node, layout in buffer.changes:
+            value = self._apply_to_memory(WRITING, buffer.value, node, buffer.place(layout))
+            buffer.value = self.nodes[value]
+        buffer.changes.clear()
+        if Layout.of(tensor) == buffer.layout:
+            self.nodes[tensor] = buffer.value
+        else:
+            places = buffer.place(Layout.of(tensor))
+            self._apply_to_memory(READING, buffer.value, places, own=lambda: tensor)
+        self.buffers.join(tensor)
+
+    def _apply_to_memory(self, name: str, *args: Any, own: Own | None = None) -> Tensor:
+        """Run a handler on the values of shared memory."""
+        if args[-1] is None:
+            raise self.refusals.unsupported(
+                name, "tensors share memory in a way that is not known; change a clone of one"
+            )
+        path = self.refusals.path_of(name)
+        out: Tensor = self.apply(Operation(path, None, HANDLERS[name], False), args, own=own)
+        return out
 
     def note(self, name: str, value: Any) -> None:
         """Remember a constant, while probing: it must not depend on the input."""
@@ -207,8 +305,10 @@ class TapeWriter:
             node = self.nodes.get(value)
             if node is None:
                 self.note(operation.name, value)
-                self.memory.use(value)
-                return value.detach()
+                return self.hold(value)
+            return self._to_signals(operation, node, nodes)
+        if isinstance(value, Node):
+            node = value
             if node.is_packed and not operation.takes_packed:
                 raise self.refusals.unsupported(
                     operation.name, "of a packed sequence; unpack it before"
@@ -272,8 +372,9 @@ class TapeWriter:
         return replace(step, layer=layer, weight=weight, bias=bias, maps={})
 
     def _record(
-        self, step: Step, pull: Pull, nodes: list[Node], outputs: Any, is_layer: bool
-    ) -> Any:
+        self, step: Step, pull: Pull, nodes: list[Node], outputs: Any, is_layer: bool,
+        own: Own | None,
+    ) -> Any:  # fmt: skip
         """Record a step that was run, and return its outputs as the network is to see them."""
         signals = find_all(Signal, outputs)
         input_axes = tuple(node.signal.axis for node in nodes)
@@ -281,8 +382,9 @@ class TapeWriter:
             step.axes = self._output_axes(step.name, signals, input_axes, is_layer)
         active = is_layer or any(node.active for node in nodes)
         numbers, tensors = [], {}
-        for signal, axis in zip(signals, step.axes, strict=True):
-            tensor, node = self._hand_out(step.name, signal, axis, is_layer, active)
+        held, found = self._run_own(own, None if is_layer else signals, len(signals))
+        for signal, axis, one in zip(signals, step.axes, found, strict=True):
+            tensor, node = self._hand_out(step.name, signal, axis, is_layer, active, one)
             tensors[id(signal)] = tensor
             numbers.append(node.number)
         if is_layer and (any(input_axes) or any(step.axes)):
@@ -292,6 +394,8 @@ class TapeWriter:
         inputs = tuple(node.number for node in nodes)
         kept_axis = 0 if is_layer else step.axes[0]
         self._records.append(Record(step, pull, inputs, tuple(numbers), input_axes, kept_axis))
+        if held is not None:
+            return held
         result = swap_signals(outputs, lambda signal: tensors[id(signal)])
         # x.max(1) returns a named tuple, whose .values forward may ask for.
         named = getattr(torch.return_types, _function_of(step.name), None)
@@ -312,8 +416,9 @@ class TapeWriter:
         return tuple(axis for axis in axes if axis is not None)
 
     def _hand_out(
-        self, name: str, signal: Signal, axis: int, is_layer: bool, active: bool
-    ) -> tuple[Tensor, Node]:
+        self, name: str, signal: Signal, axis: int, is_layer: bool, active: bool,
+        own: Tensor | None,
+    ) -> tuple[Tensor, Node]:  # fmt: skip
         """Return the network's own tensor of an output, and its node."""
         out = replace(signal, axis=axis)
         if is_layer:
@@ -325,8 +430,29 @@ class TapeWriter:
             raise self.refusals.unsupported(
                 name, f"its output has {rows} rows for {self.n_samples} samples"
             )
-        tensor = out.x.detach()
-        return tensor, self.nodes.add(tensor, out, active)
+        if own is not None and self.nodes.get(own) is not None:
+            self._returned.add(id(own))
+        if own is None:
+            own = out.x.detach().clone() if self.exact else out.x.detach()
+        node = self.nodes.add(own, out, active)
+        if self.exact:
+            self.buffers.join(own, node)
+        return own, node
+
+    def _run_own(
+        self, own: Own | None, signals: list[Signal] | None, n_signals: int
+    ) -> tuple[Any, list[Any]]:
+        """Return what torch itself makes of the network's tensors, and the tensors in it."""
+        if not self.exact or own is None:
+            return None, [None] * n_signals
+        held = own()
+        found: list[Any] = find_all(Tensor, held)
+        if len(found) != n_signals:
+            return None, [None] * n_signals
+        if isinstance(held, Tensor) and signals and held.shape != signals[0].x.shape:
+            held = held.view(signals[0].x.shape)  # one sample keeps its axis when it is squeezed
+            found = [held]
+        return held, found
 
     def _number(self, name: str, x: Tensor, axis: int) -> Tensor:
         """Return the sample of each value, of which the axis of the samples must hold as many."""

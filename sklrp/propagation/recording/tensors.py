@@ -78,10 +78,23 @@ class Nodes:
         self.largest = max(self.largest, tensor.numel())
         return node
 
-    def add_integers(self, tensor: Tensor, nonnegative: bool = False) -> None:
+    def add_integers(self, tensor: Tensor, nonnegative: bool = False, copy: bool = False) -> Node:
         """Note integers or masks that were computed from the input, off the tape."""
         # They may be used; relevance that reaches them is refused when it is pulled.
-        self._nodes[tensor] = Node(-1, Signal(tensor, nonnegative, gate=True), None, False)
+        values = tensor.clone() if copy else tensor
+        node = self._nodes[tensor] = Node(-1, Signal(values, nonnegative, gate=True), None, False)
+        return node
+
+    def share(self, tensor: Tensor) -> bool:
+        """Return whether another tensor has a value in the same memory as a tensor's."""
+        node = self._nodes.get(tensor)
+        if node is None:
+            return False
+        place = storage_of(node.signal.x)
+        return any(
+            other is not tensor and storage_of(one.signal.x) == place
+            for other, one in self._nodes.items()
+        )
 
     def clear(self) -> None:
         """Let go of all tensors."""
@@ -115,11 +128,9 @@ class Memory:
         """Note that a step refers to constants."""
         self._used |= set(map(storage_of, tensors))
 
-    def prepare_change(self, target: Tensor) -> None:
-        """Give a constant that forward is about to change memory of its own, if steps use it."""
-        if storage_of(target) in self._used:
-            self.move(target, target.detach().clone())
-            self._own.add(storage_of(target))
+    def is_used(self, target: Tensor) -> bool:
+        """Return whether a step refers to a constant."""
+        return storage_of(target) in self._used
 
     def move(self, target: Tensor, values: Tensor) -> None:
         """Let a tensor of the network hold other values; other views of the old ones are stale."""

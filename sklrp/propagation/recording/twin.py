@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -104,7 +105,7 @@ def _watch(
             # What a handler reads has the layer's own forward, and its attributes as they are now.
             layer = take_snapshot(twin, layer)
             with recorder.refusals.at(path, twin), DisableTorchFunction():
-                return recorder.layer(path, layer, args, kwargs)
+                return recorder.layer(path, layer, args, kwargs, partial(run, *args, **kwargs))
         with recorder.refusals.at(path, twin):
             return run(*args, **kwargs)
 
