@@ -78,7 +78,7 @@ def _written(memory: Any, values: Any, places: Tensor) -> tuple[Signal, Pull]:
     """Return what memory holds when values are written into places of it."""
     before, flat = value_of(memory), places.flatten()
     shape = before.shape
-    new = torch.as_tensor(value_of(values), device=before.device).to(before.dtype)
+    new = torch.as_tensor(value_of(values), dtype=before.dtype, device=before.device)
     # Values may have axes of length one in front, which the places do not.
     own = new.shape[max(0, new.dim() - places.dim()) :]
     new = new.reshape(own).expand(places.shape)
