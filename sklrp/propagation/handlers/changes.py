@@ -21,7 +21,7 @@ from sklrp.rules import Signal
 
 
 @register(WRITING, bounds=monotone)
-def _write(step: Step, memory: Any, values: Any, places: Any) -> tuple[Signal, Pull]:
+def _write_through(step: Step, memory: Any, values: Any, places: Any) -> tuple[Signal, Pull]:
     """Write values into some places of memory."""
     return _written(memory, values, places.index)
 
@@ -38,7 +38,13 @@ def _look(step: Step, memory: Signal, places: Any) -> tuple[Signal, Pull]:
         return back.reshape(len(relevance), *shape)
 
     samples = None if memory.samples is None else memory.samples.flatten()[index]
-    out = Signal(memory.x.flatten()[index], memory.nonnegative, gate=memory.gate, samples=samples)
+    out = Signal(
+        memory.x.flatten()[index],
+        memory.nonnegative,
+        gate=memory.gate,
+        mask=memory.mask,
+        samples=samples,
+    )
     return out, pull
 
 
@@ -106,6 +112,7 @@ def _written(memory: Any, values: Any, places: Tensor) -> tuple[Signal, Pull]:
         x.reshape(shape),
         all(map(is_nonnegative, known)),
         gate=all(s.gate for s in signals),
+        mask=all(s.mask for s in signals),
         samples=_samples_of(memory, values, places, own),
     ), pull
 

@@ -54,6 +54,13 @@ class Places:
 class Buffer:
     """The memory of one storage, and what the tape knows of its values.
 
+    Parameters
+    ----------
+    tensor : Tensor
+        A tensor that lies in it.
+    value : Node or None
+        The value of the tape that the tensor is; None for a constant.
+
     Attributes
     ----------
     layout : Layout
@@ -122,7 +129,7 @@ class Buffers:
         known = self._known.get(tensor)
         return known is not None and known[::2] != (self.of(tensor), Layout.of(tensor))
 
-    def prepare_change(self, target: Tensor) -> None:
+    def prepare_change(self, target: Tensor) -> Tensor | None:
         """Keep what constant memory holds, before something of the tape is written into it."""
         if self.of(target) is None:
             self.join(target)
@@ -131,6 +138,8 @@ class Buffers:
             plain = torch.empty(0, dtype=target.dtype, device=target.device)
             held = plain.set_(target.untyped_storage(), buffer.layout.offset, *buffer.layout[:2])
             buffer.value = held.clone()
+            return buffer.value
+        return None
 
     def change(self, target: Tensor, node: Node) -> None:
         """Note that a node was written into the memory of a tensor."""

@@ -149,10 +149,8 @@ class TapeWriter:
     def apply(
         self, operation: Operation, args: Any, kwargs: Any = None, own: Own | None = None
     ) -> Any:
-        """Run a handler on the signals of the arguments, and record it as a step.
-
-        ``own`` is what torch itself computes on the network's own tensors; it is run while exact.
-        """
+        """Run a handler on the signals of the arguments, and record it as a step."""
+        # While exact, `own` is run too: what torch itself computes on the network's own tensors.
         nodes: list[Node] = []
         args = [self._to_signals(operation, v, nodes) for v in args]
         kwargs = {k: self._to_signals(operation, v, nodes) for k, v in (kwargs or {}).items()}
@@ -205,7 +203,9 @@ class TapeWriter:
             )
         # Without `exact`, the target would share memory with what is used elsewhere.
         self.needs_exact |= id(target) in self._returned or self.nodes.share(target)
-        self.buffers.prepare_change(target)
+        held = self.buffers.prepare_change(target)
+        if held is not None:
+            self.memory.claim(held, [])
 
     def change(self, target: Tensor, node: Node) -> None:
         """Let a node stand for a tensor that was changed in place."""
