@@ -7,6 +7,7 @@ before. Importing this module registers the handlers; `sklrp.propagation.recordi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,18 +52,22 @@ def _look(step: Step, memory: Signal, places: Any) -> tuple[Signal, Pull]:
 @register("__setitem__", bounds=monotone)
 def _set_item(step: Step, target: Any, index: Any, value: Any) -> tuple[Signal, Pull]:
     """Write values into the places of an index, among which may be masks of the input."""
-    n_others, x = len(find_all(Signal, (index,))), value_of(target)
+    masks, x = find_all(Signal, (index,)), value_of(target)
     index = swap_signals(index, value_of)
     places = torch.arange(x.numel(), device=x.device).reshape(x.shape)[index]
     if places.unique().numel() < places.numel():
         raise TypeError("it writes several values into one place")
     out, pull = _written(target, value, places)
+    if not isinstance(target, Signal) and not isinstance(value, Signal):
+        if len(masks) > 1 or masks[0].x.shape != x.shape:
+            raise TypeError("it writes constants into a constant, by a mask of another shape")
+        out = replace(out, samples=masks[0].samples)
 
     def pull_all(relevance: Tensor, kept: Kept | None) -> Any:
         passed = pull(relevance, kept)
         parts = passed if isinstance(passed, tuple) else (passed,)
         n_own = isinstance(target, Signal)
-        passed = (*parts[:n_own], *(None,) * n_others, *parts[n_own:])
+        passed = (*parts[:n_own], *(None,) * len(masks), *parts[n_own:])
         return passed if len(passed) > 1 else passed[0]
 
     return out, pull_all
@@ -105,7 +110,7 @@ def _written(memory: Any, values: Any, places: Tensor) -> tuple[Signal, Pull]:
             arrived = back[-1].reshape(len(relevance), -1)[:, flat]
             arrived = arrived.reshape(len(relevance), *places.shape)
             back[-1] = sum_to(arrived, own).reshape(len(relevance), *values.x.shape)
-        return tuple(back) if len(back) > 1 else back[0]
+        return tuple(back) if len(back) != 1 else back[0]
 
     known = [v for v in (memory, values) if not isinstance(v, Signal) or v.x.numel()]
     return Signal(
