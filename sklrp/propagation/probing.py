@@ -82,9 +82,7 @@ class Run(NamedTuple):
         return steps, [name for name, _ in self.recorder.constants]
 
 
-def probe_network(
-    module: nn.Module, make_step: MakeStep, probe: Probe
-) -> tuple[Tape, bool, bool]:
+def probe_network(module: nn.Module, make_step: MakeStep, probe: Probe) -> tuple[Tape, bool, bool]:
     """Run a network on probes, and refuse what changes with them.
 
     Parameters
