@@ -335,9 +335,27 @@ PAIRS = {
             lambda: (clf, X, {"relevance": np.random.default_rng(0).permutation(own())}),
             lambda: (clf, X, {"relevance": own()}),
         ),
+        "a third in reverse": (
+            lambda: (clf, X, {"relevance": np.concatenate([own()[32::-1], own()[33:]])}),
+            lambda: (clf, X, {"relevance": own()}),
+        ),
         "one later": (
             lambda: (*digits()[0::2][:2], {"relevance": np.roll(digit_maps(None), 1, axis=0)}),
             lambda: (*digits()[0::2][:2], {"relevance": digit_maps(None)}),
+        ),
+    },
+    "other_cells": {
+        "two columns": (
+            lambda: (small_module(), table(), {"relevance": swapped(softened(), 1, 4)}),
+            lambda: (small_module(), table(), {"relevance": swapped(softened(), 1, 1)}),
+        ),
+        "two pixels": (
+            lambda: (clf, X, {"relevance": swapped(own(), 10, 170)}),
+            lambda: (clf, X, {"relevance": own()}),
+        ),
+        "columns by name": (
+            lambda: (small_module(), table(), {"relevance": softened()[:, [2, 0, 1, 3, 4, 5]]}),
+            lambda: (small_module(), table(), {"relevance": softened()}),
         ),
     },
     "flipped": {
@@ -394,6 +412,13 @@ def as_scores(maps):
     """Return the size of maps, with the signs of the scores."""
     scores = small_module(n_outputs=1)(torch.from_numpy(table())).detach().numpy()
     return np.abs(maps) * np.sign(scores)
+
+
+def swapped(maps, i, j):
+    """Return maps with two cells exchanged."""
+    flat = maps.reshape(len(maps), -1).copy()
+    flat[:, [i, j]] = flat[:, [j, i]]
+    return flat.reshape(maps.shape)
 
 
 def digit_maps(target):

@@ -203,6 +203,37 @@ def test_gradients_that_samples_share_are_no_mistake(held_out):
     assert any("maps are gradients" in note for note in found.notes)
 
 
+# Maps of which a part has changed places
+
+
+def a_third_in_reverse(maps):
+    return np.concatenate([maps[19::-1], maps[20:]])
+
+
+def two_cells_exchanged(maps):
+    other = maps.copy()
+    other[:, 4, 5], other[:, 12, 3] = maps[:, 12, 3], maps[:, 4, 5]
+    return other
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("move", "name"),
+    [(a_third_in_reverse, "other_samples"), (two_cells_exchanged, "other_cells")],
+)
+def test_parts_that_changed_places_convict(mlp, held_out, maps, move, name, seed):
+    report = diagnose(mlp, relevance=move(maps), **{**held_out, "random_state": seed})
+    assert report.verdict == "artifact"
+    assert report.tests["audit"].audit.names == [name]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_sound_maps_are_sound_for_every_random_state(mlp, held_out, maps, seed):
+    few = {"n_permutations": 3, "max_samples": 40}
+    report = diagnose(mlp, relevance=maps, **few, **{**held_out, "random_state": seed})
+    assert (report.verdict, report.tests["audit"].audit.names) == ("fact", []), report
+
+
 # Gradients that the caller switched off
 
 

@@ -181,9 +181,12 @@ def audit(
     sign_lost        maps have one sign throughout, where the model's own have both and no rule
                      without negative relevance gives such maps; or they are the negative of its
                      own (cosine .999)
-    other_samples    half of the maps are nearest to another sample's, and nearer than half of
-                     the distance from there to the next sample's
     flipped          turned round, exchanged or rolled, maps fit better (by .2 in the cosine)
+    other_cells      cells vary over samples as another cell of the model's own maps (Fisher's z,
+                     p < .05 for all pairs), which varies as they should, or as a third
+    other_samples    half of the maps are nearest to another sample's, and nearer than half of
+                     the distance from there to the next sample's; or 2 % are (10 % of few cells
+                     or by contributions), and maps of those samples are not where they belong
     wrong_class      a quarter of the maps are another output's (cosine .99, better by .2), where
                      nine of ten are those of some output by `rule` or by epsilon
     inverted_mask    half of the relevance is on constant cells, twice the model's own share there
@@ -280,6 +283,7 @@ _OF_SOMETHING_ELSE = {
     "input_as_map",
     "wrong_class",
     "other_samples",
+    "other_cells",
     "flipped",
     "inverted_mask",
     "fill_value",

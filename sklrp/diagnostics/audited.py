@@ -161,11 +161,11 @@ class Audited:  # numpydoc ignore=PR02
             raise Unanswered(f"the network has more than {_MOST_OUTPUTS} outputs")
         return np.arange(n_outputs) if e.classes is None else e.classes
 
-    @cached_property
-    def own_of_all(self) -> NDArray[np.float64] | None:
-        """The model's own maps of all samples, None where other targets are unknown."""
+    def own_of_all(self, rule: Any = None) -> NDArray[np.float64] | None:
+        """Return the model's own maps of all samples, None where other targets are unknown."""
         e = self.explained
-        if len(e.rows) == len(e.all_X):
+        params = e.params if rule is None else {**e.params, "rule": rule}
+        if rule is None and len(e.rows) == len(e.all_X):
             return flatten(self._by_rule[0])
         target: Any = None
         if e.target is not None:
@@ -176,7 +176,7 @@ class Audited:  # numpydoc ignore=PR02
                     return None
             else:
                 target = target[0]
-        return flatten(explain(e.model.network, e.given(e.all_X), target=target, **e.params))
+        return flatten(explain(e.model.network, e.given(e.all_X), target=target, **params))
 
     @cached_property
     def fits(self) -> NDArray[np.float64]:
