@@ -285,7 +285,7 @@ def test_outliers_are_named_before_what_they_bring_about(kind, seed):
     assert report.verdict == "artifact"
     assert report.reasons[0] == "outliers", report
     assert "cap the input" in report.sentence
-    assert {"randomization", "degeneracy"} <= set(report.reasons)
+    assert {"learned", "degeneracy"} <= set(report.reasons)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

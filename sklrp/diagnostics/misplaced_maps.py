@@ -104,7 +104,7 @@ def _find_other_cells(a: Audited) -> str:
         raise Unanswered("maps lie the wrong way round: repair that first")
     given, own = a.comparable
     n, n_cells = given.shape
-    kinds = _kinds(a)
+    kinds = _group_targets(a)
     degrees = n - len(np.unique(kinds))
     if degrees < _FEWEST_DEGREES:
         raise Unanswered(f"fewer than {_FEWEST_DEGREES} maps tell how cells vary together")
@@ -119,7 +119,7 @@ def _find_other_cells(a: Audited) -> str:
             break
     if not pairs:
         return ""
-    shown = ", ".join(f"{_place(a, i)} as {_place(a, j)}" for i, j in pairs[:2])
+    shown = ", ".join(f"{_name_cell(a, i)} as {_name_cell(a, j)}" for i, j in pairs[:2])
     return f"over samples {len(pairs)} of {n_cells} cells vary as others do: {shown}"
 
 
@@ -136,7 +136,7 @@ def _pair_cells(
     if len(cells) < 2:
         return []
     given, own = directions(given.T[cells]), directions(own.T[cells])
-    nearest, is_told = _tell(given, own)
+    nearest, is_told = _tell_nearest(given, own)
     if np.mean(is_told) < _MOST:  # maps by another method, which say little of single cells
         return []
     # Fisher's z, of which the difference of two has the deviation sqrt(2 / (n - 3)).
@@ -157,7 +157,7 @@ def _pair_cells(
     return [(int(cells[i]), int(cells[best[i]])) for i in every[moved]] + back
 
 
-def _kinds(a: Audited) -> NDArray:
+def _group_targets(a: Audited) -> NDArray:
     """Return the class explained of each sample, within which cells are compared."""
     target = a.explained.target
     if target is None:
@@ -165,7 +165,7 @@ def _kinds(a: Audited) -> NDArray:
     return np.unique(np.asarray(target)[a.kept], return_inverse=True)[1]
 
 
-def _place(a: Audited, cell: int) -> str:
+def _name_cell(a: Audited, cell: int) -> str:
     """Return the place of a cell in a sample, in words."""
     at = np.unravel_index(cell, a.explained.X.shape[1:])
     return str(tuple(int(k) for k in at)) if len(at) > 1 else f"column {int(at[0])}"
@@ -250,11 +250,11 @@ def _tell_samples(a: Audited, given: NDArray, own: NDArray, numbers: NDArray[np.
     """Hold maps against others, whose samples have these numbers."""
     own = np.abs(own) if are_unsigned(given) and not are_unsigned(own) else own
     given = directions(given)
-    nearest, is_told = _tell(given, directions(own))
+    nearest, is_told = _tell_nearest(given, directions(own))
     return _Told(a.explained.rows[a.kept], numbers[nearest], is_told & given.any(axis=1))
 
 
-def _tell(given: NDArray, own: NDArray) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+def _tell_nearest(given: NDArray, own: NDArray) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Return to which rows of norm 1 others are nearest, and whether by far."""
     near = _distances(given, own)
     nearest = near.argmin(axis=1)
