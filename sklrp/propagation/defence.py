@@ -130,8 +130,11 @@ class Defence:
                 output = layer(output)
         else:
             module = make_twin(network or nn.Sequential(*(layer for _, layer in self.plan.layers)))
-            weights = {name: moved(p) for name, p in module.named_parameters()} if nudge else {}
-            output = functional_call(module, weights, args, kwargs)
+            if nudge:
+                weights = {name: moved(weight) for name, weight in module.named_parameters()}
+                output = functional_call(module, weights, args, kwargs)
+            else:
+                output = module(*args, **kwargs)
         if isinstance(output, tuple | list) and output:
             output = output[0]
         return output.reshape(len(signals[0].x), -1)
