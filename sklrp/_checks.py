@@ -17,6 +17,7 @@ import numpy as np
 from joblib.parallel import get_active_backend
 from numpy.typing import ArrayLike, NDArray
 
+from sklrp._devices import to_host
 from sklrp._missing import as_gapped_array, as_plain_array, forbid_masked
 
 
@@ -128,7 +129,7 @@ def as_booleans(mask: ArrayLike, name: str) -> NDArray[np.bool_]:
 def _as_flags(mask: ArrayLike, name: str) -> NDArray:
     """Return a mask as an array of any dtype, none of whose cells is masked itself."""
     remedy = "say whether they are marked; {name}.filled(False) leaves them out"
-    return np.asarray(forbid_masked(mask, name, remedy))
+    return np.asarray(forbid_masked(to_host(mask), name, remedy))
 
 
 def check_field_mask(mask: ArrayLike | None, name: str) -> NDArray[np.bool_] | None:
@@ -220,7 +221,7 @@ def encode_labels(name: str, target: Any, classes: NDArray, n_samples: int) -> N
 
 def check_not_one_hot(name: str, y: Any, n_classes: int) -> None:
     """Raise an error if labels are rows of a single 1, one row for each sample."""
-    rows = np.asarray(y)
+    rows = np.asarray(to_host(y))
     if rows.ndim != 2 or not 1 < n_classes == rows.shape[1] or rows.dtype.kind not in "biuf":
         return
     if np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) == 1).all():

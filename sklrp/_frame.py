@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sklrp import _models
 from sklrp._checks import as_booleans, check_field_mask, same_layout
+from sklrp._devices import to_host
 from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp._sample_axes import find_seen, read_layout
 from sklrp.geo.places import (
@@ -322,7 +323,7 @@ class Frame:  # numpydoc ignore=PR02
             If a DataArray has other latitudes or longitudes.
         """
         values, latitude, longitude = take_degrees(values)
-        values = np.asanyarray(values)  # a mask over it stays, for who takes it to refuse
+        values = np.asanyarray(to_host(values))  # a mask over it stays, for who takes it to refuse
         if latitude is None or longitude is None or not self.is_field:
             return values
         if self.latitude is not None and self.longitude is not None:

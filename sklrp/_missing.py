@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklrp._devices import to_host
+
 _REMEDY = (
     "fill them, np.ma.filled({name}.astype(float), ...), leave such cells out, or mark them NaN "
     "and let sklrp.geo.GridVectorizer or sklrp.preprocessing.InputMasker mask them"
@@ -79,7 +81,7 @@ def as_plain_array(values: Any, name: str, dtype: Any = None) -> NDArray:
     Parameters
     ----------
     values : array-like
-        The values.
+        The values; a tensor may lie on any device.
     name : str
         What errors call them.
     dtype : dtype or None, default=None
@@ -95,7 +97,7 @@ def as_plain_array(values: Any, name: str, dtype: Any = None) -> NDArray:
     ValueError
         If a value is masked.
     """
-    return np.asarray(forbid_masked(values, name), dtype=dtype)
+    return np.asarray(forbid_masked(to_host(values), name), dtype=dtype)
 
 
 def as_gapped_array(values: Any, dtype: Any = None) -> NDArray:
@@ -104,7 +106,7 @@ def as_gapped_array(values: Any, dtype: Any = None) -> NDArray:
     Parameters
     ----------
     values : array-like
-        The values.
+        The values; a tensor may lie on any device.
     dtype : dtype or None, default=None
         The dtype of the array. None (default): the values' own.
 
@@ -113,7 +115,7 @@ def as_gapped_array(values: Any, dtype: Any = None) -> NDArray:
     ndarray
         The values.
     """
-    return np.asarray(mask_to_nan(values), dtype=dtype)
+    return np.asarray(mask_to_nan(to_host(values)), dtype=dtype)
 
 
 def _find_masked(values: Any) -> np.ma.MaskedArray | None:

@@ -24,6 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sklrp._checks import import_optional
+from sklrp._devices import to_host
 from sklrp._missing import forbid_masked, mask_to_nan
 from sklrp._torch import is_compiled, unwrap_compiled
 
@@ -137,7 +138,7 @@ class Model:  # numpydoc ignore=PR02
         # fitted on names.
         if self.before is None:
             return X if isinstance(X, tuple | Mapping) else forbid_masked(X, "X")
-        return self.before.transform(mask_to_nan(X))  # missing, for steps that fill gaps
+        return self.before.transform(mask_to_nan(to_host(X)))  # missing, for steps that fill gaps
 
     def feature_names(self, X: Any, n_features: int) -> list[str] | None:
         """Return the names of the features that enter the network, None if they have none."""
@@ -473,10 +474,15 @@ def _names_behind(before: Pipeline) -> Any:
 
 
 def _dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
-    first = next((p for p in module.parameters() if p.is_floating_point()), None)
+    first = next((p for p in list_weights(module) if p.is_floating_point()), None)
     if first is None:
         return torch.float64, torch.device("cpu")
     return first.dtype, first.device
+
+
+def list_weights(module: nn.Module) -> list[Tensor]:
+    """Return what says where a network is: its parameters, or floating buffers if it has none."""
+    return list(module.parameters()) or [b for b in module.buffers() if b.is_floating_point()]
 
 
 def has_embeddings(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from torch import Tensor
 class RandomStream:
     """Let torch's generators of one device run from ``start``, and put them back on leaving.
 
-    Streams of several threads wait for one another, as they share torch's generators.
+    Streams of several threads wait for one another, as they share torch's generators. Inside, what
+    is made without a device is made on the CPU, whatever ``torch.set_default_device`` says: on
+    another device it would be drawn from a generator that is not the stream's.
 
     Parameters
     ----------
@@ -41,9 +44,13 @@ class RandomStream:
         self.state: dict[str, Tensor] = {}
         self._start = start
         self._saved: dict[str, Tensor] = {}
+        self._on_cpu: Any = nullcontext()
 
     def __enter__(self) -> RandomStream:
         self._lock.acquire()
+        if torch.get_default_device().type != "cpu":
+            self._on_cpu = torch.device("cpu")
+        self._on_cpu.__enter__()
         self._saved = self._get()
         if isinstance(self._start, dict):
             self._set(self._start)
@@ -61,6 +68,7 @@ class RandomStream:
             self.state = self._get()
             self._set(self._saved)
         finally:
+            self._on_cpu.__exit__(*exc)
             self._lock.release()
 
     def _arguments(self) -> tuple[Any, ...]:

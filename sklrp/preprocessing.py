@@ -19,6 +19,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklrp._checks import same_layout
+from sklrp._devices import to_host
 from sklrp._missing import forbid_masked, mask_to_nan
 from sklrp._sklearn import Interval, StrOptions, fit_context, get_output_config
 
@@ -34,7 +35,7 @@ class _InputTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _check_samples(self, X: Any, *, reset: bool) -> NDArray[np.floating]:
         """Return validated samples as rows of features; NaN is missing, as is what is masked."""
-        X = mask_to_nan(X)
+        X = mask_to_nan(to_host(X))
         shape = _shaped(X)
         if shape is not None:
             X = np.asarray(X).reshape(shape[0], -1)
@@ -76,7 +77,7 @@ def _shaped(X: Any) -> tuple[int, ...] | None:
     """Return the shape of X if it has more than two dimensions, else None: X is a table."""
     if issparse(X) or hasattr(X, "iloc"):
         return None
-    shape = np.asarray(X).shape
+    shape = np.shape(X)
     return shape if len(shape) > 2 else None
 
 
@@ -381,7 +382,7 @@ class InputMasker(_InputTransformer):
     def _given_mask(self) -> NDArray[np.bool_]:
         """Return the given mask as one boolean per feature."""
         remedy = "say whether they are kept; {name}.filled(False) masks them"
-        mask = np.asarray(forbid_masked(self.mask, "mask", remedy))
+        mask = np.asarray(forbid_masked(to_host(self.mask), "mask", remedy))
         if mask.dtype != bool:
             raise ValueError(
                 f"mask must hold booleans, True for the cells to keep, got dtype {mask.dtype}: "

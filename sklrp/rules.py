@@ -43,6 +43,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from sklrp._devices import to_host
 from sklrp._missing import forbid_masked
 from sklrp._sklearn import Interval, check_own_params, param_names
 
@@ -250,7 +251,7 @@ class Value(BaseEstimator):
 def _plain(value: Any) -> Any:
     """Return arrays and NumPy scalars as lists and numbers, whose ``repr`` rebuilds them."""
     if hasattr(value, "__array__"):
-        return np.asarray(value).tolist()
+        return np.asarray(to_host(value)).tolist()
     return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
 
 
@@ -610,7 +611,7 @@ class ZBox(Rule):
     def validate(self) -> None:
         """Raise ValueError or TypeError if a parameter is out of its range."""
         for name, bound in (("low", self.low), ("high", self.high)):
-            bound = forbid_masked(bound, f"{name} of ZBox")
+            bound = forbid_masked(to_host(bound), f"{name} of ZBox")
             try:
                 finite = bound is None or np.isfinite(np.asarray(bound, dtype=float)).all()
             except (TypeError, ValueError):
@@ -621,15 +622,15 @@ class ZBox(Rule):
                 raise ValueError(f"{name} of ZBox must be finite, got {bound!r}.")
         if self.low is None or self.high is None:
             return
+        low, high = (np.asarray(to_host(v), dtype=float) for v in (self.low, self.high))
         try:
-            bad = np.asarray(self.low, dtype=float) >= np.asarray(self.high, dtype=float)
+            bad = low >= high
         except ValueError:
             raise ValueError(
-                f"low and high of ZBox must have the same shape, got {np.shape(self.low)} and "
-                f"{np.shape(self.high)}."
+                f"low and high of ZBox must have the same shape, got {low.shape} and {high.shape}."
             ) from None
         # A constant input (land, a black border) may have equal bounds of its own.
-        if np.all(bad) or (np.asarray(self.low) > np.asarray(self.high)).any():
+        if np.all(bad) or (low > high).any():
             raise ValueError(
                 f"ZBox needs low < high, got low={_plain(self.low)!r} and "
                 f"high={_plain(self.high)!r}; set low to the smallest and high to the largest "

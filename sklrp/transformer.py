@@ -40,6 +40,7 @@ from sklearn.utils.validation import (
 )
 from torch import nn
 
+from sklrp._devices import to_host
 from sklrp._feature_groups import group_features, join_names, name_labels, sum_groups
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array, forbid_masked, mask_to_nan
@@ -570,6 +571,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         self, X: Any, y: Any = "no_validation", *, model: Model, reset: bool = True
     ) -> Any:
         """Return ``X`` as the model shall see it, with its column names if any, and ``y``."""
+        X = to_host(X)
         X = forbid_masked(X, "X") if model.before is None else mask_to_nan(X)
         validate_data(self, X, y, reset=reset, skip_check_array=True, ensure_2d=False)
         has_y = not isinstance(y, str)

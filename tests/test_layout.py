@@ -33,6 +33,7 @@ FLOORS = [
     "_models modules preprocessing rules",
     "_checks _files _random_stream _sample_axes _sklearn _skorch _streams _torch _version",
     "_matching _missing",
+    "_devices",
 ]
 # Names that several files define, with the reason.
 SHARED_NAMES = {

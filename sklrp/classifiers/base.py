@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from sklrp._checks import check_representable
+from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._missing import forbid_masked
 from sklrp._sklearn import StrOptions, check_sample_weight, fit_context
@@ -215,7 +216,7 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool
     ) -> tuple[NDArray, NDArray, NDArray | None]:
         """Return validated samples in two dimensions, labels and weights."""
-        y = match_samples(forbid_masked(y, "y", _UNLABELLED), X, "y")
+        y = match_samples(forbid_masked(to_host(y), "y", _UNLABELLED), X, "y")
         sample_weight = match_samples(sample_weight, X, "sample_weight")
         X, sample_shape = flatten_samples(X)
         if not reset and sample_shape is not None:
@@ -230,7 +231,7 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         self._check_sample_shape(sample_shape)
         if sample_weight is not None:
             sample_weight = check_sample_weight(
-                forbid_masked(sample_weight, "sample_weight", _UNLABELLED),
+                forbid_masked(to_host(sample_weight), "sample_weight", _UNLABELLED),
                 X,
                 dtype=np.float64,
                 ensure_non_negative=True,
@@ -357,6 +358,25 @@ class NetworkClassifier(  # numpydoc ignore=PR02
         """
         logits = self._logits(X)
         return (logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits).numpy()
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Return the share of samples whose class is predicted.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, *input_shape)
+            The samples.
+        y : array-like of shape (n_samples,)
+            Their classes.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Weights of the samples. None (default): all samples weigh the same.
+
+        Returns
+        -------
+        float
+            The accuracy.
+        """
+        return super().score(X, to_host(y), to_host(sample_weight))
 
     def _logits(self, X: Any) -> Tensor:
         """Return the logits of samples of any valid form, on the CPU."""

@@ -24,6 +24,7 @@ from skorch.callbacks import EarlyStopping
 from skorch.history import History
 from torch import Tensor, nn
 
+from sklrp._devices import to_host
 from sklrp._missing import forbid_masked
 from sklrp._random_stream import RandomStream, draw_seed, fit_state
 from sklrp._sklearn import Interval, StrOptions, check_own_params, fit_context
@@ -281,7 +282,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
             check_own_params(self)  # scikit-learn does so in the first call only
             self._check_unchanged()
         X, y, sample_weight = self._check_training_data(X, y, sample_weight, reset=not resume)
-        classes = forbid_masked(classes, "classes")
+        classes = forbid_masked(to_host(classes), "classes")
         known = self.classes_ if resume else np.unique(y if classes is None else classes)
         if resume and classes is not None and not np.array_equal(np.unique(classes), known):
             raise ValueError(

@@ -286,7 +286,7 @@ def _make_accuracy() -> EpochScoring:
 def _score_accuracy(net: NeuralNet, X: Any, y: np.ndarray) -> float:
     """Return the share of right predictions, without checks that take longer than the count."""
     predictions = [logits.argmax(1) for logits in net.forward_iter(X)]
-    return float((torch.cat(predictions).numpy() == y).mean())
+    return float((torch.cat(predictions).cpu().numpy() == y).mean())
 
 
 def _follows_batches(callback: Callback, training: bool) -> bool:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
-from torch import Tensor
 
 from sklrp._missing import as_plain_array
 
@@ -24,8 +23,6 @@ def flatten_samples(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     """Return X of more than two dimensions as a table and a sample's shape, else X and None."""
     if issparse(X) or hasattr(X, "iloc"):
         return X, None
-    if isinstance(X, Tensor):
-        X = X.detach().cpu().numpy()
     array = as_plain_array(X, "X")
     if array.dtype.kind == "c":
         raise ValueError(

@@ -15,6 +15,7 @@ import torch
 from skorch.callbacks import Callback
 
 from sklrp._checks import suggest
+from sklrp._devices import has_float64
 from sklrp._skorch import named_callbacks
 from sklrp.classifiers.net import TrainingNet
 
@@ -105,9 +106,10 @@ def check_dtype(dtype: Any, X_dtype: np.dtype, device: torch.device) -> torch.dt
             name = repr(dtype)
     if name not in ("float32", "float64"):
         raise ValueError(f"dtype must be 'auto', 'float32' or 'float64', got {dtype!r}.")
-    if name == "float64" and device.type == "mps":
+    if name == "float64" and not has_float64(device):
         raise ValueError(
-            "dtype='float64' is not available on device='mps': use 'auto' or 'float32'."
+            f"dtype='float64' is not available on device={str(device)!r}: fit with "
+            "dtype='auto' or 'float32', or use device='cpu'."
         )
     return getattr(torch, name)
 

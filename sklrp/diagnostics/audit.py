@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 # The imports of the three files of mistakes enter their checks in the table.
 from sklrp._checks import as_samples, import_optional, take_maps
+from sklrp._devices import to_host
 from sklrp._models import Model, take_rows, unwrap
 from sklrp._sklearn import Interval, validate_params
 from sklrp.diagnostics import data_mistakes as _data_mistakes  # noqa: F401
@@ -336,6 +337,7 @@ def _take_target(model: Model, X: Any, target: Any) -> tuple[str, Any]:
     classes = model.classes_for(take_rows(entering, slice(1)))
     if classes is None:
         classes = np.arange(model.outputs(take_rows(entering, slice(1))).shape[1])
+    target = to_host(target)
     labels = np.unique(np.asarray(target)).tolist()
     known = set(classes.tolist())
     strange = [label for label in labels if label not in known]

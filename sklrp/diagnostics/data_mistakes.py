@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import binom
 from torch import nn
 
+from sklrp._random_stream import RandomStream
 from sklrp.diagnostics.audited import Audited, Unanswered, flatten, mistake
 
 _FEWEST = 5  # samples by which a cell counts as constant
@@ -286,11 +287,9 @@ def _find_training_mode(a: Audited) -> str:
     samples = a.explained.X[:64]
     quiet = a.explained.outputs(samples).astype(np.float64)
     dtype, device = a.explained.model.dtype_and_device
-    inputs = torch.from_numpy(np.array(a.explained.given(samples))).to(device)
-    if not a.explained.model.takes_integers:
-        inputs = inputs.to(dtype)
-    with torch.random.fork_rng(), torch.inference_mode(False), torch.no_grad():
-        torch.manual_seed(0)
+    taken = None if a.explained.model.takes_integers else dtype
+    inputs = torch.from_numpy(np.array(a.explained.given(samples))).to(device, taken)
+    with RandomStream(device, 0), torch.inference_mode(False), torch.no_grad():
         out = copy.deepcopy(a.explained.model.module)(inputs)  # statistics of batches move
     out = out[0] if isinstance(out, tuple | list) else out
     noisy = out.detach().cpu().numpy().astype(np.float64).reshape(quiet.shape)

@@ -33,10 +33,12 @@ from sklrp._checks import (
     suggest,
     take_maps,
 )
+from sklrp._devices import to_host
 from sklrp._frame import frame_of
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._models import is_regression, unwrap
+from sklrp._random_stream import RandomStream
 from sklrp._sklearn import Interval
 from sklrp._streams import Streams
 from sklrp.diagnostics.common_form import as_shares, with_relevance
@@ -168,7 +170,7 @@ class Explained:
             "n_permutations": max(_PERMUTATIONS, math.ceil(1 / alpha) - 1),
         }
         self.X_train = X_train
-        entering = self.model.enter(X)
+        y, entering = to_host(y), to_host(self.model.enter(X))
         self.frame = frame_of(self.model, X, entering, grid=grid)
         self._form = entering[:1] if hasattr(entering, "iloc") else None
         self.all_X = as_samples(entering)
@@ -525,8 +527,8 @@ class Explained:
         samples = self.model.typed(samples)
         if is_regression(self.model.network):
             y = self.model.typed(y.astype(np.float64)).reshape(len(y), -1)
-        with torch.random.fork_rng():  # a net draws from torch's global generator
-            torch.manual_seed(seed)
+        # A net draws from torch's global generators.
+        with RandomStream(self.model.dtype_and_device[1], seed):
             return new.fit(samples, y)
 
     def finding(self, **entries: Any) -> Finding:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sklrp._devices import to_host
 from sklrp._frame import Frame
 from sklrp._missing import mask_to_nan
 from sklrp.drawing import fields, series, sheet
@@ -663,7 +664,7 @@ def _take_spread(frame: Frame, spread: Any, n_rows: int) -> NDArray | None:
         return None
     if not frame.is_field:
         raise ValueError(f"spread is drawn of fields, but samples are drawn as a {frame.layout}.")
-    values = np.asarray(frame.in_order(mask_to_nan(spread), "spread"), np.float64)
+    values = np.asarray(frame.in_order(mask_to_nan(to_host(spread)), "spread"), np.float64)
     if values.shape[-2:] == frame.cells and math.prod(frame.cells) == math.prod(frame.entering):
         values = values.reshape(*values.shape[:-2], *frame.entering)  # rows of features
     if values.shape == frame.entering:

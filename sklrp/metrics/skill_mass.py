@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import check_maps
+from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._sklearn import Interval, StrOptions, validate_params
 from sklrp._streams import Streams
@@ -174,6 +175,7 @@ def skill_mass(
             "estimator is a function, which has no network to draw anew: pass a model."
         )
     check_layers(subject.network)
+    y, target = to_host(y), to_host(target)
     streams = Streams(random_state)
     weights = _find_weights(
         subject,

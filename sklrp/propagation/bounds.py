@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sklrp._devices import to_host
 from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.tape import Handler, Pull, Step, run_handler
 from sklrp.rules import Signal, ZBox
@@ -198,7 +199,7 @@ def _unbounded(step: Step) -> str:
 
 def bound(value: Any, like: Tensor) -> Tensor:
     """Return a bound of z-box in the shape of one sample."""
-    bound = torch.tensor(np.array(value, dtype=float)).to(like)
+    bound = torch.from_numpy(np.array(to_host(value), dtype=float)).to(like)
     shape = like.shape[1:]
     if bound.numel() == shape.numel() and bound.dim():
         return bound.reshape(1, *shape)

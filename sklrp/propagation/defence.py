@@ -119,7 +119,9 @@ class Defence:
         def moved(x: Tensor) -> Tensor:
             if not nudge or not x.is_floating_point():
                 return x.clone()
-            noise = torch.rand(x.shape, generator=generator, dtype=torch.double).to(x)
+            noise = torch.rand(x.shape, generator=generator, dtype=torch.double, device="cpu").to(
+                x
+            )
             return x * (1 + nudge * (2 * noise - 1))
 
         args, kwargs = swap_signals((args, kwargs), lambda signal: moved(signal.x))
@@ -220,6 +222,7 @@ class Balance:
         self.n_samples = n_samples
         self.size: Tensor | None = None  # of the relevance on its way, whatever its sign
         self.gaps: list[tuple[Record, Tensor]] = []
+        self._device: torch.device | None = None  # of the score, where relevance starts
 
     def note(
         self, record: Record, arrived: Sequence[Any], passed: Sequence[Any], kept: Kept | None
@@ -229,7 +232,7 @@ class Balance:
         if len(axes) != len(arrived):  # a chain's, which has the samples first
             axes = (0,) * len(arrived)
         given = self._sum(arrived, axes)
-        left = self._sum(passed, record.input_axes) + sum((kept or {}).values())
+        left = self._sum(passed, record.input_axes) + self._bring(sum((kept or {}).values()))
         self.gaps.append((record, (given - left).abs()))
         size = self._sum([None if r is None else r.abs() for r in passed], record.input_axes)
         if isinstance(size, Tensor):
@@ -237,7 +240,15 @@ class Balance:
 
     def _sum(self, parts: Sequence[Any], axes: Sequence[int]) -> Any:
         pairs = zip(parts, axes, strict=True)
-        return sum((total(r, self.n_samples, axis) for r, axis in pairs if r is not None), 0.0)
+        totals = (total(r, self.n_samples, axis) for r, axis in pairs if r is not None)
+        return sum(map(self._bring, totals), 0.0)
+
+    def _bring(self, value: Any) -> Any:
+        """Return a tensor on the score's device: forward may compute in parts on another."""
+        if not isinstance(value, Tensor):
+            return value
+        self._device = self._device or value.device
+        return value.to(self._device)
 
     def settle(self, score: Tensor) -> None:
         """Refuse a network in which a step lost or made relevance."""

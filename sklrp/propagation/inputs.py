@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from sklrp._devices import has_float64
 from sklrp._missing import as_plain_array
-from sklrp._models import has_embeddings
+from sklrp._models import has_embeddings, list_weights
 from sklrp._torch import DisableTorchFunction
 from sklrp.propagation.not_arrays import check_array_like
 from sklrp.rules import Signal
@@ -66,6 +67,8 @@ def _make_output(array: Any, targets: tuple[int, ...], dtype: torch.dtype) -> An
     shape = (len(array), *targets, *array.shape[1:])
     if isinstance(array, Tensor):
         own = array.dtype if array.is_floating_point() else dtype
+        if own == torch.float64 and not has_float64(array.device):  # integers lie there
+            own = torch.float32
         return torch.empty(shape, dtype=own, device=array.device)
     return np.empty(shape, array.dtype if is_floating(array) else NUMPY_DTYPES[dtype])
 
@@ -173,8 +176,9 @@ class Intake:
 
 def _one_dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
     """Return the one floating dtype and the one device of a network."""
-    dtypes = {p.dtype for p in module.parameters()} or {torch.float64}
-    devices = {p.device for p in module.parameters()} or {torch.device("cpu")}
+    weights = list_weights(module)
+    dtypes = {p.dtype for p in weights} or {torch.float64}
+    devices = {p.device for p in weights} or {torch.device("cpu")}
     if len(dtypes) > 1 or not dtypes <= set(NUMPY_DTYPES):
         raise TypeError(
             f"The network's parameters must be of float32 or float64, and all of the same, got "

@@ -238,7 +238,7 @@ class Tape(NamedTuple):
         """Return how much relevance the inputs of a record got, ``(n_targets, n_samples)``."""
         n_samples = len(self.scores)
         amounts = (
-            total(r, n_samples, axis)
+            total(r, n_samples, axis).to(relevance.device)  # forward may move values to another
             for r, axis in zip(passed, record.input_axes, strict=True)
             if r is not None
         )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._models import Model
@@ -144,6 +145,7 @@ def decompose_skill(
     samples, labels, groups, pool, rows = _hold_out(
         model, X, y, X_train, baseline, groups, block_length, assumptions
     )
+    target = to_host(target)
     codes = None if regions is None else _code_regions(regions, samples.shape[1:])
     of_cell = None  # the group of each cell, where a model has no gradient
     if is_asked_by_groups(model, samples):

@@ -131,7 +131,7 @@ def _join(step: Step, pieces: Any, *args: Any, **kwargs: Any) -> tuple[Signal, P
     if any(s.samples is not None for s in signals):
 
         def nobody(v: Tensor) -> Tensor:  # constants are of no sample: -1
-            return torch.full_like(v, -1, dtype=torch.double)
+            return torch.full_like(v, -1, dtype=torch.float32)
 
         samples = apply(lambda s: nobody(s.x) if s.samples is None else s.samples, nobody)
     nonnegative = len(signals) == len(pieces) and all(s.nonnegative for s in signals)
@@ -193,7 +193,10 @@ def _convert(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Sig
     # Integers and masks get relevance too, as the numbers that they are converted to.
     dtype = x.dtype if x.is_floating_point() else None
     pull = _with_others(lambda relevance: relevance.to(device=x.device, dtype=dtype), args, kwargs)
-    return replace(source, x=out), pull
+    # What goes with the values lies where they lie: forward may move them to another device.
+    beside = (source.seen, source.samples)
+    seen, samples = (None if v is None else v.to(out.device) for v in beside)
+    return replace(source, x=out, seen=seen, samples=samples), pull
 
 
 @register(PAD_PACKED)

@@ -102,8 +102,9 @@ def unpad(padded: Tensor, pads: Sequence[int], mode: str, size: Sequence[int]) -
     if mode == "constant":
         return F.pad(padded, [-p for p in pads])
     n_spatial, n_cells = len(size), math.prod(size)
-    cells = torch.arange(n_cells, dtype=torch.float64, device=padded.device).reshape(1, 1, *size)
-    source = F.pad(cells, list(pads), mode).long().flatten()
+    # Numbered on the CPU: float32, all that some devices have, counts to 2^24.
+    cells = torch.arange(n_cells, dtype=torch.float64).reshape(1, 1, *size)
+    source = F.pad(cells, list(pads), mode).long().flatten().to(padded.device)
     flat = padded.flatten(-n_spatial)
     out = flat.new_zeros(*flat.shape[:-1], n_cells).index_add_(-1, source, flat)
     return out.unflatten(-1, tuple(size))

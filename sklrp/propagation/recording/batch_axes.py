@@ -24,7 +24,7 @@ def number_samples(x: Tensor, axis: int, n_samples: int) -> Tensor | None:
     # side.
     if x.shape[axis] % n_samples:
         return None
-    one = torch.arange(n_samples, device=x.device, dtype=torch.double)
+    one = torch.arange(n_samples, device=x.device, dtype=torch.float32)
     one = one.repeat_interleave(x.shape[axis] // n_samples)
     return one.reshape(-1, *(1,) * (x.dim() - axis - 1)).expand(x.shape).contiguous()
 

@@ -1,0 +1,47 @@
+"""Devices of torch: what one can compute in, and the values that lie on it as NumPy's arrays.
+
+NumPy cannot read the memory of an accelerator, so whatever takes labels, weights, masks or maps
+hands them to `to_host` first. The engine and the classifiers ask `has_float64` before they make
+numbers of double precision.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@functools.cache
+def has_float64(device: torch.device) -> bool:
+    """Tell whether a device computes in float64; Apple's MPS and some of Intel's do not."""
+    try:
+        torch.ones(1, dtype=torch.float64, device=device).sum()
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def to_host(values: Any) -> Any:
+    """Return a tensor as an array, wherever it lies, and a list of tensors as one of arrays.
+
+    Parameters
+    ----------
+    values : object
+        Whatever was passed. Only tensors and lists or tuples of them change.
+
+    Returns
+    -------
+    object
+        The values. A tensor without axes is a number; a tensor leaves its gradient behind, and
+        bfloat16, which NumPy lacks, becomes float32.
+    """
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values
+        return values.numpy()[()]
+    if type(values) in (list, tuple) and any(isinstance(v, Tensor) for v in values):
+        return type(values)(map(to_host, values))
+    return values
