@@ -86,7 +86,7 @@ def question_of(model: Any, samples: NDArray, labels: NDArray, target: Any) -> Q
         )
     known = {label: k for k, label in enumerate(classes.tolist())}
     unknown = sorted({repr(v) for v in labels.tolist() if v not in known})
-    if unknown and labels.dtype.kind == "f" and (labels % 1 != 0).any():
+    if unknown and labels.dtype.kind == "f" and (labels[np.isfinite(labels)] % 1 != 0).any():
         raise ValueError(
             f"y holds values such as {unknown[0]}, but the {n_outputs} outputs of the network are "
             f"taken for classes, as it is no regressor and y has the shape {labels.shape}: give y "
