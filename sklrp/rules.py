@@ -85,6 +85,8 @@ class Signal:
     gate : bool, default=False
         Whether ``x`` is a gate, such as a sigmoid: in a product with a signal, the signal takes
         all relevance.
+    sigmoid : bool, default=False
+        Whether the gate is the output of a sigmoid or a softmax, and no integer of the input.
     mask : bool, default=False
         Whether ``x`` only selects: it is boolean, or was made by a comparison or a search. It is a
         gate that takes no relevance, whatever the composite's ``product``.
@@ -102,6 +104,7 @@ class Signal:
     high: Tensor | None = None
     seen: Tensor | None = None
     gate: bool = False
+    sigmoid: bool = False
     mask: bool = False
     lengths: Tensor | None = None
     axis: int = 0

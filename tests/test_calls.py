@@ -380,3 +380,17 @@ def make_biasless(*norms):
     for norm in norms:
         nn.init.zeros_(norm.running_mean)
         nn.init.zeros_(norm.bias)
+
+
+@pytest.mark.parametrize("by_sample", [False, True])
+def test_integers_are_no_gates_of_a_cell(by_sample):
+    """What holds for sigmoids, 1 - z and z times an initial state, does not for numbers."""
+
+    def function(self, x, m):
+        m = m.double()
+        state = torch.full((len(m), 1), 2.0, dtype=x.dtype)
+        return self.a(m * state if by_sample else 1.0 - m) + self.b(x)
+
+    torch.manual_seed(0)
+    x, m = np.random.default_rng(0).normal(size=(4, 3)), 2 + np.arange(12).reshape(4, 3)
+    assert_is_gradient_times_input(Numbers(function), x, m)

@@ -185,7 +185,7 @@ def _same_constant(one: Tensor, other: Tensor) -> bool:
     if one.dim() != other.dim():
         return False
     for axis, (n, m) in enumerate(zip(one.shape, other.shape, strict=True)):
-        if 3 * n == 2 * m:  # what is made for each sample, such as an initial state
+        if n and 3 * n == 2 * m:  # what is made for each sample, such as an initial state
             first, second = one.narrow(axis, 0, 1), other.narrow(axis, 0, 1)
             if one.is_floating_point() and not torch.equal(one, first.expand_as(one)):
                 return False  # it tells the samples apart by their places

@@ -74,7 +74,8 @@ def _nonnegative_activation(step: Step, signal: Signal) -> tuple[Signal, Pull]:
 
 @register(nn.Sigmoid, nn.Hardsigmoid, any_axis=True, bounds=monotone)
 def _gate(step: Step, signal: Signal) -> tuple[Signal, Pull]:
-    return activate(signal, _out_of_place(step.layer), True, gate=True)
+    out, pull = activate(signal, _out_of_place(step.layer), True, gate=True)
+    return replace(out, sigmoid=True), pull
 
 
 @register(
@@ -161,7 +162,8 @@ def _softmax(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     dim = _softmax_dim(step, signal, -3 if isinstance(layer, nn.Softmax2d) else layer.dim)
     x = -signal.x if isinstance(layer, nn.Softmin) else signal.x
-    return Signal(x.softmax(dim), nonnegative=True, gate=True), _refuse_relevance(step)
+    out = Signal(x.softmax(dim), nonnegative=True, gate=True, sigmoid=True)
+    return out, _refuse_relevance(step)
 
 
 @register(nn.LogSoftmax, any_axis=True)

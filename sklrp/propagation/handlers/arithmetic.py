@@ -81,7 +81,7 @@ def _combine(step: Step, a: Any, b: Any, *factors: float) -> tuple[Signal, Pull]
     signals = [(v, value) for v, value in pairs if isinstance(v, Signal)]
     constant = next((value for v, value in pairs if not isinstance(v, Signal)), None)
     # 1 - sigmoid(z) is sigmoid(-z), which passes all on.
-    is_complement = isinstance(a, int | float) and a == 1 and b.gate and factors[1] == -1
+    is_complement = isinstance(a, int | float) and a == 1 and b.sigmoid and factors[1] == -1
 
     def pull(relevance: Tensor, kept: Kept | None) -> Any:
         if not z.is_floating_point() and len(signals) == 1:
@@ -100,7 +100,8 @@ def _combine(step: Step, a: Any, b: Any, *factors: float) -> tuple[Signal, Pull]
     sources = [v for v, _ in signals]
     gate, mask = all(v.gate for v in sources), all(v.mask for v in sources)
     samples = broadcast_samples(z.shape, *sources)
-    return Signal(z, nonnegative, gate=gate, mask=mask, samples=samples), pull
+    out = Signal(z, nonnegative, gate=gate, sigmoid=is_complement, mask=mask, samples=samples)
+    return out, pull
 
 
 def _scaled_as(value: Any, factor: float, dtype: torch.dtype) -> Any:
@@ -125,7 +126,7 @@ def _scaled_bounds(step: Step, a: Any, b: Any, **kwargs: Any) -> Signal:
 def _mul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
     if not isinstance(a, Signal) or not isinstance(b, Signal):
         source, factor = (a, b) if isinstance(a, Signal) else (b, a)
-        if source.gate and not source.mask and _is_state(step, source, factor):
+        if source.sigmoid and _is_state(step, source, factor):
             return _weigh_state(step, source, factor)
         return _scaled(source, lambda x: x * factor, is_nonnegative(factor))
     return _product(step, a, b, a.x * b.x, (a.x, b.x))

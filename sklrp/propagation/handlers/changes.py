@@ -43,6 +43,7 @@ def _look(step: Step, memory: Signal, places: Any) -> tuple[Signal, Pull]:
         memory.x.flatten()[index],
         memory.nonnegative,
         gate=memory.gate,
+        sigmoid=memory.sigmoid,
         mask=memory.mask,
         samples=samples,
     )
