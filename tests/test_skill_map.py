@@ -912,7 +912,7 @@ def test_bad_numbers_are_refused(columns):
     torch.nn.init.constant_(wide.weight, 2.0)
     fails("NaN or infinite scores of these samples", X=far, model=wide)
     fails("NaN or infinite scores of these samples", X_train=1 + far, model=wide)
-    fails("predicts the same for every sample", y=values[:, :, None],
+    fails("is dead: its output is", y=values[:, :, None],
           model=_Odd(lambda x: x.round() * 0))  # fmt: skip
     with pytest.raises(ValueError, match="n_draws"):
         skill_map(net, X, y, n_draws=1)
