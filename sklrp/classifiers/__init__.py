@@ -1,8 +1,9 @@
-"""Classifiers on neural networks, with skorch inside, that explain their predictions.
+"""Estimators on neural networks, with skorch inside, that explain their predictions.
 
-Users import the classes from `sklrp`. `base` holds what all of them have in common, `gradient`
-what those have that are trained by gradient; a classifier's own module declares its parameters
-and names what builds its network. `__all__` is the list of the classifiers: `sklrp.save` reads it.
+Users import the classes from `sklrp`. `base` holds what all of them have in common, `classifier`
+what `y` means to some, and `gradient` the training by gradient; a network's own module declares
+its parameters and names what builds it. `__all__` is the list of the estimators: `sklrp.save`
+reads it.
 """
 
 from sklrp.classifiers.cnn import CNNClassifier

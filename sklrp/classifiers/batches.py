@@ -1,6 +1,6 @@
 """The data of a training as tensors: the dataset, its batches, and where it lies.
 
-Classifiers make the dataset; `TrainingNet` slices its batches, and moves it to the accelerator
+Estimators make the dataset; `TrainingNet` slices its batches, and moves it to the accelerator
 once where there is room.
 """
 
@@ -72,8 +72,8 @@ def make_dataset(X: Tensor, y: np.ndarray, sample_weight: np.ndarray | None = No
     ----------
     X : Tensor of shape (n_samples, n_features)
         Samples.
-    y : ndarray of shape (n_samples,)
-        Integer labels from 0.
+    y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        Integer labels from 0, or values.
     sample_weight : ndarray of shape (n_samples,) or None, default=None
         Factor of each sample's loss.
 
@@ -82,10 +82,10 @@ def make_dataset(X: Tensor, y: np.ndarray, sample_weight: np.ndarray | None = No
     skorch.dataset.Dataset
         The data; with weights its ``X`` is a dict of ``X`` and ``sample_weight``.
     """
-    labels = torch.tensor(y, dtype=torch.int64)
+    targets = torch.tensor(y, dtype=X.dtype if y.dtype.kind == "f" else torch.int64)
     if sample_weight is None:
-        return Dataset(X, labels)
-    return Dataset({"X": X, "sample_weight": torch.tensor(sample_weight, dtype=X.dtype)}, labels)
+        return Dataset(X, targets)
+    return Dataset({"X": X, "sample_weight": torch.tensor(sample_weight, dtype=X.dtype)}, targets)
 
 
 def find_home(dataset: Dataset, device: torch.device) -> torch.device | None:

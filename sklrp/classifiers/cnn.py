@@ -1,6 +1,6 @@
-"""The convolutional network, as a classifier.
+"""The convolutional network, as an estimator.
 
-It declares the parameters of its network; `sklrp.modules.make_cnn` builds it.
+`CNNNetwork` declares the parameters of the network; `sklrp.modules.make_cnn` builds it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ from numbers import Integral
 from torch import nn
 
 from sklrp._sklearn import Interval, StrOptions
-from sklrp.classifiers.gradient import GradientClassifier
+from sklrp.classifiers.classifier import GradientClassifier
+from sklrp.classifiers.gradient import GradientEstimator
 from sklrp.classifiers.parameters import COUNT, param
 from sklrp.classifiers.sample_shapes import check_sizes, find_image_shape
 from sklrp.modules import CONV_POOLINGS, PADDING_MODES, make_cnn
 
 
-class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR02
-    """Convolutional network that explains its predictions.
-
-    Use it for images and signals whose patterns may lie anywhere. Each convolution is followed by
-    the activation and a pooling, and the last one by dense layers.
+class CNNNetwork(GradientEstimator):  # numpydoc ignore=PR02
+    """Architecture of the convolutional networks.
 
     Parameters
     ----------
@@ -52,7 +50,7 @@ class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR02
     batch_norm : bool, default=False
         Whether each convolution is followed by batch normalisation.
     hidden_layer_sizes : int or sequence of int, default=(64,)
-        Units of each dense layer between the convolutions and the logits.
+        Units of each dense layer between the convolutions and the output.
     activation : str, default="relu"
         ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"``, ``"silu"``, ``"tanh"``,
         ``"sigmoid"`` or ``"identity"``.
@@ -67,15 +65,6 @@ class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR02
     ----------
     .. [1] G. Montavon et al., "Explaining nonlinear classification decisions with deep Taylor
        decomposition", Pattern Recognition 65, 2017.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_digits
-    >>> from sklrp import CNNClassifier
-    >>> X, y = load_digits(return_X_y=True)
-    >>> clf = CNNClassifier(channels=(8,), input_shape=(1, 8, 8), max_epochs=2, random_state=0)
-    >>> clf.fit(X / 16, y).explain(X[:3].reshape(3, 8, 8) / 16).shape
-    (3, 8, 8)
     """
 
     channels: int | Sequence[int] = param(
@@ -123,3 +112,20 @@ class CNNClassifier(GradientClassifier):  # numpydoc ignore=PR02
             batch_norm=self.batch_norm,
             clip=self.input_shape is None and len(self.input_shape_) == 2,
         )
+
+
+class CNNClassifier(CNNNetwork, GradientClassifier):  # numpydoc ignore=PR01
+    """Convolutional network that explains its predictions.
+
+    Use it for images and signals whose patterns may lie anywhere. Each convolution is followed by
+    the activation and a pooling, and the last one by dense layers.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklrp import CNNClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = CNNClassifier(channels=(8,), input_shape=(1, 8, 8), max_epochs=2, random_state=0)
+    >>> clf.fit(X / 16, y).explain(X[:3].reshape(3, 8, 8) / 16).shape
+    (3, 8, 8)
+    """

@@ -1,6 +1,6 @@
 """What scikit-learn's diagram of estimators shows of a network: its layers and their rules.
 
-Classifiers call it for themselves, `RelevanceTransformer` for the classifier inside it.
+Estimators call it for themselves, `RelevanceTransformer` for the classifier inside it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The echo state network, as a classifier.
+"""The echo state network, as an estimator.
 
 Its reservoir is drawn by `sklrp.modules.make_esn` and never trained; `fit_ridge` fits the readout.
 """
@@ -6,6 +6,7 @@ Its reservoir is drawn by `sklrp.modules.make_esn` and never trained; `fit_ridge
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -17,8 +18,9 @@ from torch import nn
 
 from sklrp._random_stream import RandomStream, draw_seed
 from sklrp._sklearn import Interval, StrOptions
-from sklrp.classifiers.base import NetworkClassifier
+from sklrp.classifiers.base import NetworkEstimator
 from sklrp.classifiers.batches import make_dataset
+from sklrp.classifiers.classifier import NetworkClassifier
 from sklrp.classifiers.net import TrainingNet
 from sklrp.classifiers.parameters import COUNT, NOT_NEGATIVE, POSITIVE, param
 from sklrp.classifiers.ridge import fit_ridge
@@ -30,20 +32,8 @@ from sklrp.modules import LEAK_SPLITS, STATE_POOLINGS, SWEEPS, make_esn
 _SHARE = Interval(Real, 0, 1, closed="right")
 
 
-class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR02
-    r"""Echo state network that explains its predictions.
-
-    Use it for sequences, and for images read as a sequence of rows or columns, where a fixed
-    random memory is enough: only a linear readout of the reservoir's states is fitted, in closed
-    form. How long the reservoir remembers is set by `leak_rate`, and shows in every explanation.
-
-    The reservoir is :math:`x_t = (1 - \alpha) x_{t-1} + \alpha \tanh(W_\mathrm{in} u_t +
-    W_\mathrm{res} x_{t-1} + b)`. The readout is fitted to targets of 1 for the class of a sample
-    and 0 for the others: a logit, and so the relevance, is in units of a probability, which it
-    estimates by least squares, and the logits of a sample sum to 1 if there is an intercept. Of
-    two classes `decision_function` is the fit to targets of ±1. `predict_proba` is the softmax of
-    the logits, as in all classifiers: in the right order, but less confident than it should be;
-    see `sklearn.calibration.CalibratedClassifierCV`.
+class ESNNetwork(NetworkEstimator):  # numpydoc ignore=PR02
+    r"""Architecture of the echo state networks, and their training.
 
     Parameters
     ----------
@@ -78,7 +68,7 @@ class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR02
         of an image), ``"up"`` the same backwards, ``"right"`` along the second axis (the columns
         of an image from left to right), ``"left"`` the same backwards.
     pooling : {"last", "mean", "max"}, default="last"
-        Whether the logits are read from the last state or from the mean or largest of all states.
+        Whether the output is read from the last state or from the mean or largest of all states.
     washout : int, default=0
         Number of first states that are left out of the pooling, less than there are steps.
     leak_first_step : bool, default=True
@@ -100,15 +90,6 @@ class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR02
        networks", GMD report 148, 2001.
     .. [2] M. Landt-Hayen, P. Kröger, M. Claus, W. Rath, "Layer-wise relevance propagation for echo
        state networks applied to Earth system variability", arXiv 2210.09958, 2022.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_digits
-    >>> from sklrp import ESNClassifier
-    >>> X, y = load_digits(return_X_y=True)
-    >>> clf = ESNClassifier(100, input_shape=(8, 8), sweep="right", random_state=0)
-    >>> clf.fit(X / 16, y).explain(X[:3] / 16).shape
-    (3, 64)
     """
 
     n_reservoir: int = param(default=300, allowed=[COUNT], kw_only=False)
@@ -126,10 +107,11 @@ class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR02
     leak_first_step: bool = param(default=True, allowed=["boolean"])
     leak_split: str = param(default="contribution", allowed=[StrOptions(set(LEAK_SPLITS))])
 
-    _saved: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
-        **NetworkClassifier._saved,
-        "ridge_": is_penalty,
-    }
+    _kept: ClassVar[Mapping[str, Callable[[Any], bool]]] = {"ridge_": is_penalty}
+
+    @abstractmethod
+    def _fitted_values(self, targets: NDArray) -> NDArray[np.float64]:
+        """Return what the readout is fitted to, of shape ``(n_samples, n_outputs)``."""
 
     def _find_input_shape(self, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
         return find_sequence_shape(self.input_shape, sample_shape, type(self).__name__)
@@ -137,27 +119,27 @@ class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR02
     def _train(
         self,
         X: NDArray,
-        codes: NDArray[np.int64],
+        targets: NDArray,
         weight: NDArray | None,
-        classes: NDArray,
         *,
         resume: bool,
-    ) -> ESNClassifier:
+        epochs: int | None = None,
+    ) -> ESNNetwork:
         """Draw the reservoir and fit the readout of its states."""
-        net = self._make_net(X.dtype, len(classes))
+        net = self._make_net(X.dtype)
         with RandomStream(torch.device(net.device), draw_seed(self.random_state)):
             net.initialize()
         *reservoir, readout = net.module_
         states = []
         with torch.no_grad():
-            for x, _ in net.get_iterator(make_dataset(torch.tensor(X, dtype=net.dtype), codes)):
+            for x, _ in net.get_iterator(make_dataset(torch.tensor(X, dtype=net.dtype), targets)):
                 value = x.to(net.device)
                 for layer in reservoir:
                     value = layer(value)
                 states.append(value.cpu().double())
             coef, intercept, self.ridge_ = fit_ridge(
                 torch.cat(states).numpy(),
-                np.eye(len(classes))[codes],
+                self._fitted_values(targets),
                 weight=weight,
                 ridge=self.ridge,
                 fit_intercept=self.fit_intercept,
@@ -165,7 +147,7 @@ class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR02
             readout.weight.copy_(torch.from_numpy(coef))
             if readout.bias is not None:
                 readout.bias.copy_(torch.from_numpy(intercept))
-        self._keep(net, X, classes, resume=resume)
+        self._keep(net, X, resume=resume)
         return self
 
     def _network(self, n_outputs: int) -> Callable[[], nn.Module]:
@@ -188,7 +170,7 @@ class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR02
         )
 
     def _check_unchanged(self) -> None:
-        networks: list[Any] = [self._network(len(self.classes_)), self.net_.module]
+        networks: list[Any] = [self._network(self._n_outputs), self.net_.module]
         now, before = (network.keywords for network in networks)
         name = next((name for name in now if now[name] != before[name]), None)
         if name is not None:
@@ -198,12 +180,37 @@ class ESNClassifier(NetworkClassifier):  # numpydoc ignore=PR02
                 f"{now[name]!r}: set it back, or fit anew, before the estimator is saved."
             )
 
-    def _make_net(self, X_dtype: np.dtype, n_outputs: int) -> TrainingNet:
+    def _make_net(self, X_dtype: np.dtype) -> TrainingNet:
         """Return a new net, not initialised."""
         device = check_device(self.device)
-        return TrainingNet(
-            self._network(n_outputs),
-            n_classes=n_outputs,
-            dtype=check_dtype(self.dtype, X_dtype, device),
-            device=str(device),
-        )
+        dtype = check_dtype(self.dtype, X_dtype, device)
+        return self._net(dtype=dtype, device=str(device))
+
+
+class ESNClassifier(ESNNetwork, NetworkClassifier):  # numpydoc ignore=PR01
+    r"""Echo state network that explains its predictions.
+
+    Use it for sequences, and for images read as a sequence of rows or columns, where a fixed
+    random memory is enough: only a linear readout of the reservoir's states is fitted, in closed
+    form. How long the reservoir remembers is set by `leak_rate`, and shows in every explanation.
+
+    The reservoir is :math:`x_t = (1 - \alpha) x_{t-1} + \alpha \tanh(W_\mathrm{in} u_t +
+    W_\mathrm{res} x_{t-1} + b)`. The readout is fitted to targets of 1 for the class of a sample
+    and 0 for the others: a logit, and so the relevance, is in units of a probability, which it
+    estimates by least squares, and the logits of a sample sum to 1 if there is an intercept. Of
+    two classes `decision_function` is the fit to targets of ±1. `predict_proba` is the softmax of
+    the logits, as in all classifiers: in the right order, but less confident than it should be;
+    see `sklearn.calibration.CalibratedClassifierCV`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklrp import ESNClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = ESNClassifier(100, input_shape=(8, 8), sweep="right", random_state=0)
+    >>> clf.fit(X / 16, y).explain(X[:3] / 16).shape
+    (3, 64)
+    """
+
+    def _fitted_values(self, targets: NDArray) -> NDArray[np.float64]:
+        return np.eye(self._n_outputs)[targets]

@@ -1,7 +1,7 @@
-"""The base of the classifiers that are trained by gradient: their parameters and their training.
+"""The base of the estimators that are trained by gradient: their parameters and their training.
 
-`MLPClassifier`, `CNNClassifier` and `LSTMClassifier` derive from it and add their network. A
-training parameter is declared here, once, for all of them.
+Multilayer perceptrons, convolutional and LSTM networks derive from it. A training parameter is
+declared here, once, for all of them.
 """
 
 from __future__ import annotations
@@ -17,18 +17,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
-from sklearn.utils.metaestimators import available_if
+from numpy.typing import NDArray
 from skorch.callbacks import EarlyStopping
 from skorch.history import History
 from torch import Tensor, nn
 
-from sklrp._devices import to_host
-from sklrp._missing import forbid_masked
 from sklrp._random_stream import RandomStream, draw_seed, fit_state
-from sklrp._sklearn import Interval, StrOptions, check_own_params, fit_context
-from sklrp.classifiers.base import NetworkClassifier, undone_on_error
+from sklrp._sklearn import Interval, StrOptions
+from sklrp.classifiers.base import NetworkEstimator
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.net import PENALTIES, TrainingNet
 from sklrp.classifiers.parameters import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, param
@@ -45,9 +41,9 @@ from sklrp.classifiers.settings import (
 from sklrp.modules import ACTIVATIONS
 
 
-def _makes_single_epochs(classifier: GradientClassifier) -> bool:
+def makes_single_epochs(estimator: GradientEstimator) -> bool:
     """Tell that there is a `partial_fit`, or raise the error of its absence."""
-    if classifier.early_stopping:
+    if estimator.early_stopping:
         raise AttributeError(
             "partial_fit makes a single epoch, so it does not go with early_stopping=True: use "
             "fit with warm_start=True, or set early_stopping=False."
@@ -55,11 +51,12 @@ def _makes_single_epochs(classifier: GradientClassifier) -> bool:
     return True
 
 
-class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
-    """Base of the classifiers whose parameters are all trained by gradient, with skorch.
+class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
+    """Base of the estimators whose parameters are all trained by gradient, with skorch.
 
-    A subclass declares the parameters of its network, changes the defaults of shared ones, and
-    defines `_find_input_shape` and `_architecture`.
+    A subclass for an architecture declares its parameters, changes the defaults of shared ones,
+    and defines `_find_input_shape` and `_architecture`; one for a kind of `y` defines
+    `partial_fit` and `_make_splitter`.
 
     Parameters
     ----------
@@ -95,29 +92,12 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
         Whether to set samples aside, to stop when the loss on them no longer falls and to restore
         the parameters of the best epoch.
     validation_fraction : float, default=0.1
-        Share of the samples that are set aside, stratified by class where the classes are large
-        enough. Only with ``early_stopping=True``.
+        Share of the samples that are set aside. Only with ``early_stopping=True``.
     patience : int, default=10
         Number of epochs without a better loss after which the training stops. Only with
         ``early_stopping=True``.
-    callbacks : list or None, default=None
-        Callbacks of skorch, or tuples ``(name, callback)``; `fit` copies them. They see the
-        classes as numbers from 0. Their arguments are parameters
-        ``callbacks__<name>__<argument>``. None (default): no callbacks.
-    warm_start : bool, default=False
-        Whether another `fit` goes on with the network, the optimizer's state and the callbacks of
-        the one before. It takes the present `lr`, `batch_size`, `max_epochs`, `l1`, `l1_first`,
-        `l2_first`, `class_weight`, `validation_fraction` and `verbose`, draws only the validation
-        split from `random_state`, and ignores `callbacks`. Any other parameter that has changed is
-        an error, as in `partial_fit`.
     verbose : int, default=0
         Whether skorch prints a line per epoch.
-    **kwargs : dict
-        Double-underscore parameters of skorch: ``optimizer__<name>``, ``callbacks__<name>``,
-        ``callbacks__<name>__<argument>``, ``iterator_train__batch_size``,
-        ``iterator_train__shuffle``, ``iterator_train__drop_last``, ``iterator_train__device``,
-        ``iterator_valid__batch_size``, ``criterion__label_smoothing``. They are parameters like
-        any other, also in `GridSearchCV`.
 
     Attributes
     ----------
@@ -125,15 +105,6 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
         Losses and times of each epoch.
     n_iter_ : int
         Number of epochs of training so far.
-
-    Notes
-    -----
-    The loss is the cross-entropy, averaged over a batch with the samples' weights, which `fit`
-    scales to a mean of one. With a single batch per epoch, a weight of two is the same as giving
-    a sample twice; with several it is so on average only, as the batches differ.
-
-    The training data is moved to a CUDA device once, if it takes at most half of the free memory
-    there, and else batch by batch, as with ``iterator_train__device="cpu"``.
     """
 
     hidden_layer_sizes: int | Sequence[int] = param(default=(), allowed=["array-like", COUNT])
@@ -163,8 +134,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
     warm_start: bool = param(default=False, allowed=["boolean"], may_change=True)
     verbose: int = param(default=0, allowed=["verbose"], may_change=True)
 
-    _saved: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
-        **NetworkClassifier._saved,
+    _kept: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
         "n_iter_": is_positive_integer,
         "_random_stream_state": is_random_state,
     }
@@ -209,7 +179,7 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
         """
         return {**super().get_params(deep=deep), **self._skorch_params}
 
-    def set_params(self, **params: Any) -> GradientClassifier:
+    def set_params(self, **params: Any) -> GradientEstimator:
         """Set parameters, skorch's double-underscore ones included.
 
         Parameters
@@ -239,81 +209,25 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
             self._check_unchanged()
         return resume
 
-    @available_if(_makes_single_epochs)
-    @fit_context(prefer_skip_nested_validation=True)
-    @undone_on_error
-    def partial_fit(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        classes: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
-    ) -> GradientClassifier:
-        """Go on training for one epoch over the given samples.
-
-        Use it for data that arrives in parts; it is not available with ``early_stopping=True``.
-        On an estimator that is not fitted yet it starts the training; n calls with the same
-        samples train as ``fit`` with ``max_epochs=n`` does.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, *input_shape)
-            Training samples.
-        y : array-like of shape (n_samples,)
-            Their class labels.
-        classes : array-like of shape (n_classes,) or None, default=None
-            All labels that will ever occur, needed in the first call if `y` lacks some.
-        sample_weight : array-like of shape (n_samples,) or None, default=None
-            Weights of the samples, not negative. Unlike in `fit` they are not scaled, as one part
-            does not know the weights of the others.
-
-        Returns
-        -------
-        self : estimator
-            The fitted estimator.
-
-        Raises
-        ------
-        ValueError
-            If the data or a parameter is malformed, before any training; or if it diverges.
-        """
-        resume = hasattr(self, "net_")
-        if resume:
-            check_own_params(self)  # scikit-learn does so in the first call only
-            self._check_unchanged()
-        X, y, sample_weight = self._check_training_data(X, y, sample_weight, reset=not resume)
-        classes = forbid_masked(to_host(classes), "classes")
-        known = self.classes_ if resume else np.unique(y if classes is None else classes)
-        if resume and classes is not None and not np.array_equal(np.unique(classes), known):
-            raise ValueError(
-                f"classes={np.unique(classes).tolist()} differ from those of the first call, "
-                f"{known.tolist()}."
-            )
-        if len(known) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs at least 2 classes, got 1 class, "
-                f"{known.tolist()}: name all of them in classes=."
-            )
-        codes = self._encode_labels(y, known)
-        weight = self._weigh(codes, sample_weight, known)
-        return self._train(X, codes, weight, known, resume=resume, epochs=1)
+    @abstractmethod
+    def _make_splitter(self, targets: NDArray, n_held_out: int, seed: int) -> Any:
+        """Return the splitter that sets samples aside, a class of scikit-learn's."""
 
     def _train(
         self,
         X: NDArray,
-        codes: NDArray[np.int64],
+        targets: NDArray,
         weight: NDArray | None,
-        classes: NDArray,
         *,
         resume: bool,
         epochs: int | None = None,
-    ) -> GradientClassifier:
+    ) -> GradientEstimator:
         """Train a new network, or go on with the present one, for `epochs` or `max_epochs`."""
         if epochs is None and weight is not None:
             weight = weight * (len(weight) / weight.sum())
         seed = draw_seed(self.random_state)
-        rows, held_out = self._split(codes, weight, seed)
-        n_train = len(codes) if rows is None else len(rows)
+        rows, held_out = self._split(targets, weight, seed)
+        n_train = len(targets) if rows is None else len(rows)
         batch_size = self.batch_size
         if batch_size == "auto":
             batch_size = min(200, max(32, n_train // 10))
@@ -323,15 +237,15 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
             net = self.net_
             self._resume(net, batch_size)
         else:
-            net = self._make_net(X.dtype, len(classes))
+            net = self._make_net(X.dtype)
             net.batch_size = batch_size
 
         def dataset(rows: NDArray | None) -> Any:
-            samples, labels, weights = X, codes, weight
+            samples, y, weights = X, targets, weight
             if rows is not None:
-                samples, labels = X[rows], codes[rows]
+                samples, y = X[rows], targets[rows]
                 weights = None if weight is None else weight[rows]
-            return make_dataset(torch.tensor(samples, dtype=net.dtype), labels, weights)
+            return make_dataset(torch.tensor(samples, dtype=net.dtype), y, weights)
 
         start = self._random_stream_state if resume else seed
         with RandomStream(torch.device(net.device), start) as stream:
@@ -339,47 +253,41 @@ class GradientClassifier(NetworkClassifier):  # numpydoc ignore=PR02
                 net.initialize()
             valid = None if held_out is None else dataset(held_out)
             net.train(dataset(rows), epochs or self.max_epochs, valid)
-        self._keep(net, X, classes, resume=resume)
+        self._keep(net, X, resume=resume)
         self.n_iter_ = len(net.history)
         self._random_stream_state: dict[str, Tensor] = stream.state
         self._fixed_params = self._describe_fixed_params()
         return self
 
     def _split(
-        self, codes: NDArray[np.int64], weight: NDArray | None, seed: int
+        self, targets: NDArray, weight: NDArray | None, seed: int
     ) -> tuple[NDArray | None, NDArray | None]:
         """Return the rows to train on and to validate on; None, None without early stopping."""
         # Samples of weight zero say nothing about the loss, so they stay in the training part.
         if not self.early_stopping:
             return None, None
-        weight = np.ones(len(codes)) if weight is None else weight
+        weight = np.ones(len(targets)) if weight is None else weight
         weighted, others = np.flatnonzero(weight), np.flatnonzero(weight == 0)
-        codes = codes[weighted]
-        n_samples = len(codes)
+        targets = targets[weighted]
+        n_samples = len(targets)
         n_held_out = math.ceil(self.validation_fraction * n_samples)
         if n_held_out >= n_samples:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction} leaves none of the {n_samples} "
                 "samples to train on: use a smaller one, or early_stopping=False."
             )
-        counts = np.bincount(codes)
-        counts = counts[counts > 0]
-        stratify = counts.min() >= 2 and min(n_held_out, n_samples - n_held_out) >= len(counts)
-        splitter = StratifiedShuffleSplit if stratify else ShuffleSplit
-        split = splitter(n_splits=1, test_size=n_held_out, random_state=seed)
-        rows, held_out = next(split.split(codes, codes))
+        splitter = self._make_splitter(targets, n_held_out, seed)
+        rows, held_out = next(splitter.split(targets, targets))
         return np.concatenate([weighted[rows], others]), weighted[held_out]
 
-    def _make_net(self, X_dtype: np.dtype, n_outputs: int) -> TrainingNet:
+    def _make_net(self, X_dtype: np.dtype) -> TrainingNet:
         device = check_device(self.device)
         dtype = check_dtype(self.dtype, X_dtype, device)
         optimizer = check_optimizer(self.optimizer)
         params = copy.deepcopy(self._skorch_params)
         callbacks = self._own_callbacks()
         callbacks += check_callbacks(self.callbacks, params, self.early_stopping)
-        net = TrainingNet(
-            self._network(n_outputs),
-            n_classes=n_outputs,
+        net = self._net(
             dtype=dtype,
             penalties=self._penalties,
             nonpositive_bias=self.bias == "nonpositive",

@@ -1,6 +1,6 @@
-"""The long short-term memory network, as a classifier.
+"""The long short-term memory network, as an estimator.
 
-It declares the parameters of its network; `sklrp.modules.make_lstm` builds it.
+`LSTMNetwork` declares the parameters of the network; `sklrp.modules.make_lstm` builds it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from skorch.callbacks import GradientNormClipping
 from torch import nn
 
 from sklrp._sklearn import Interval, StrOptions
-from sklrp.classifiers.gradient import GradientClassifier
+from sklrp.classifiers.classifier import GradientClassifier
+from sklrp.classifiers.gradient import GradientEstimator
 from sklrp.classifiers.parameters import COUNT, POSITIVE, param
 from sklrp.classifiers.sample_shapes import find_sequence_shape
 from sklrp.modules import STATE_POOLINGS, SWEEPS, make_lstm
 
 
-class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR02
-    """Long short-term memory network that explains its predictions.
-
-    Use it for sequences, and for images read as a sequence of rows or columns.
+class LSTMNetwork(GradientEstimator):  # numpydoc ignore=PR02
+    """Architecture of the long short-term memory networks.
 
     Parameters
     ----------
@@ -43,7 +42,7 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR02
         of an image), ``"up"`` the same backwards, ``"right"`` along the second axis (the columns
         of an image from left to right), ``"left"`` the same backwards.
     pooling : {"last", "mean", "max"}, default="last"
-        Whether the logits are read from the last state or from the mean or largest of all states.
+        Whether the output is read from the last state or from the mean or largest of all states.
     forget_bias : float, "auto" or None, default="auto"
         Bias from which every forget gate starts. A bias b remembers for about exp(b) steps;
         ``"auto"`` is the logarithm of the number of steps, at least 1, so that the first step can
@@ -52,7 +51,7 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR02
     gradient_clip_value : float or None, default=1.0
         Largest norm of the gradient in a step. None: no limit.
     hidden_layer_sizes : int or sequence of int, default=()
-        Units of each dense layer between the state and the logits.
+        Units of each dense layer between the state and the output.
     activation : str, default="relu"
         Activation of the dense layers: ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"``,
         ``"silu"``, ``"tanh"``, ``"sigmoid"`` or ``"identity"``.
@@ -72,15 +71,6 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR02
        decomposition", Pattern Recognition 65, 2017.
     .. [2] C. Tallec and Y. Ollivier, "Can recurrent neural networks warp time?", ICLR 2018: the
        forget gate's bias as the logarithm of the time to remember.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_digits
-    >>> from sklrp import LSTMClassifier
-    >>> X, y = load_digits(return_X_y=True)
-    >>> clf = LSTMClassifier(16, input_shape=(8, 8), sweep="right", max_epochs=2, random_state=0)
-    >>> clf.fit(X / 16, y).explain(X[:3] / 16).shape
-    (3, 64)
     """
 
     hidden_size: int = param(default=64, allowed=[COUNT], kw_only=False)
@@ -122,3 +112,19 @@ class LSTMClassifier(GradientClassifier):  # numpydoc ignore=PR02
             pooling=self.pooling,
             forget_bias=forget_bias,
         )
+
+
+class LSTMClassifier(LSTMNetwork, GradientClassifier):  # numpydoc ignore=PR01
+    """Long short-term memory network that explains its predictions.
+
+    Use it for sequences, and for images read as a sequence of rows or columns.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklrp import LSTMClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = LSTMClassifier(16, input_shape=(8, 8), sweep="right", max_epochs=2, random_state=0)
+    >>> clf.fit(X / 16, y).explain(X[:3] / 16).shape
+    (3, 64)
+    """

@@ -1,6 +1,6 @@
-"""The multilayer perceptron, as a classifier.
+"""The multilayer perceptron, as an estimator.
 
-It declares the parameters of its network; `sklrp.modules.make_mlp` builds it.
+`MLPNetwork` declares the parameters of the network; `sklrp.modules.make_mlp` builds it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from sklrp.classifiers.gradient import GradientClassifier
+from sklrp.classifiers.classifier import GradientClassifier
+from sklrp.classifiers.gradient import GradientEstimator
 from sklrp.classifiers.parameters import param
 from sklrp.modules import make_mlp
 
 
-class MLPClassifier(GradientClassifier):  # numpydoc ignore=PR02
-    """Multilayer perceptron that explains its predictions.
-
-    Use it for features without an order, and as the baseline that knows nothing of neighbourhood.
-    Samples of any shape are flattened, so that only their number of values counts.
+class MLPNetwork(GradientEstimator):  # numpydoc ignore=PR02
+    """Architecture of the multilayer perceptrons.
 
     Parameters
     ----------
@@ -40,15 +38,6 @@ class MLPClassifier(GradientClassifier):  # numpydoc ignore=PR02
     ----------
     .. [1] G. Montavon et al., "Explaining nonlinear classification decisions with deep Taylor
        decomposition", Pattern Recognition 65, 2017.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_iris
-    >>> from sklrp import MLPClassifier
-    >>> X, y = load_iris(return_X_y=True)
-    >>> clf = MLPClassifier(random_state=0).fit(X, y)
-    >>> clf.explain(X[:3]).shape
-    (3, 4)
     """
 
     hidden_layer_sizes: int | Sequence[int] = param(default=(100,), kw_only=False)
@@ -61,3 +50,20 @@ class MLPClassifier(GradientClassifier):  # numpydoc ignore=PR02
 
     def _architecture(self, n_outputs: int) -> functools.partial[nn.Sequential]:
         return functools.partial(make_mlp, math.prod(self.input_shape_), n_outputs)
+
+
+class MLPClassifier(MLPNetwork, GradientClassifier):  # numpydoc ignore=PR01
+    """Multilayer perceptron that explains its predictions.
+
+    Use it for features without an order, and as the baseline that knows nothing of neighbourhood.
+    Samples of any shape are flattened, so that only their number of values counts.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklrp import MLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(random_state=0).fit(X, y)
+    >>> clf.explain(X[:3]).shape
+    (3, 4)
+    """

@@ -1,6 +1,6 @@
-"""The skorch net inside every classifier: its loop, its loss with penalties, its callbacks.
+"""The skorch net inside every estimator: its loop, its loss with penalties, its callbacks.
 
-A classifier makes it, trains it with `TrainingNet.train` and predicts with skorch's
+An estimator makes it, trains it with `TrainingNet.train` and predicts with skorch's
 ``forward_iter``; everything else in it is called by skorch.
 """
 
@@ -29,15 +29,13 @@ from sklrp.modules import bound_biases, first_weights, widest_activation
 _CHUNK_ON_CPU, _CHUNK_ON_ACCELERATOR = 2**20, 2**26
 
 
-class TrainingNet(LazyModes, NeuralNetClassifier):
-    """A skorch net on logits, with per-sample weights, penalties and a quiet loop.
+class TrainingNet(LazyModes, NeuralNet):
+    """A skorch net with per-sample weights, penalties and a quiet loop; the base of two.
 
     Parameters
     ----------
     module : callable
         Builds the network; skorch calls it without arguments.
-    n_classes : int
-        Number of classes; the net's labels are ``0, ..., n_classes - 1``.
     dtype : torch.dtype
         Floating dtype of the parameters.
     penalties : dict of str to float or None, default=None
@@ -45,29 +43,25 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
     nonpositive_bias : bool, default=False
         Whether biases are kept at most zero, see `bound_biases`.
     **kwargs : dict
-        What `skorch.NeuralNetClassifier` takes.
+        What `skorch.NeuralNet` takes.
     """
 
     def __init__(
         self,
         module: Callable[[], nn.Module],
         *,
-        n_classes: int,
         dtype: torch.dtype,
         penalties: Mapping[str, float] | None = None,
         nonpositive_bias: bool = False,
         **kwargs: Any,
     ) -> None:
         defaults = {
-            "criterion": WeightedCrossEntropy,
             "iterator_train": BatchIterator,
             "iterator_train__shuffle": True,
             "iterator_valid": BatchIterator,
             "train_split": None,
-            "classes": list(range(n_classes)),
         }
         super().__init__(module, **{**defaults, **kwargs})
-        self.n_classes = n_classes
         self.dtype = dtype
         self.penalties = dict(penalties or {})
         self.nonpositive_bias = nonpositive_bias
@@ -125,8 +119,8 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
     # What skorch calls
 
     def get_default_callbacks(self) -> list[tuple[str, Callback]]:
-        """Return skorch's, with cheaper ones for the accuracy and for the printing."""
-        cheaper = {"valid_acc": _make_accuracy(), "print_log": _QuietPrintLog()}
+        """Return skorch's, with a cheaper one for the printing."""
+        cheaper = {"print_log": _QuietPrintLog()}
         return list({**dict(super().get_default_callbacks()), **cheaper}.items())
 
     def initialize_module(self) -> TrainingNet:
@@ -157,7 +151,7 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
         return (self.iterator_train if training else self.iterator_valid)(dataset, **kwargs)
 
     def infer(self, x: Any, **fit_params: Any) -> Tensor:
-        """Return the logits of one batch, with or without sample weights."""
+        """Return the outputs of one batch, with or without sample weights."""
         if isinstance(x, Mapping):
             x = x["X"]
         return self.module_(torch.as_tensor(x).to(self.device, self.dtype))
@@ -172,7 +166,7 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
     def get_loss(
         self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False
     ) -> Tensor:
-        """Return the weighted mean cross-entropy of one batch, in training with the penalties."""
+        """Return the weighted mean loss of one batch, in training with the penalties."""
         weight = X["sample_weight"].to(self.device) if isinstance(X, Mapping) else None
         loss = self.criterion_(y_pred, y_true.to(self.device), weight)
         if training:
@@ -214,6 +208,30 @@ class TrainingNet(LazyModes, NeuralNetClassifier):
                 if _raised_by(callback, interrupt):
                     raise _StopTraining from None
                 raise
+
+
+class ClassifierNet(TrainingNet, NeuralNetClassifier):
+    """A net on logits, which minimises the cross-entropy.
+
+    Parameters
+    ----------
+    module : callable
+        Builds the network; skorch calls it without arguments.
+    n_classes : int
+        Number of classes; the net's labels are ``0, ..., n_classes - 1``.
+    **kwargs : dict
+        What `TrainingNet` takes.
+    """
+
+    def __init__(self, module: Callable[[], nn.Module], *, n_classes: int, **kwargs: Any) -> None:
+        defaults = {"criterion": WeightedCrossEntropy, "classes": list(range(n_classes))}
+        super().__init__(module, **{**defaults, **kwargs})
+        self.n_classes = n_classes
+
+    def get_default_callbacks(self) -> list[tuple[str, Callback]]:
+        """Return skorch's, with cheaper ones for the accuracy and for the printing."""
+        callbacks = {**dict(super().get_default_callbacks()), "valid_acc": _make_accuracy()}
+        return list(callbacks.items())
 
 
 # What a training minimises

@@ -1,7 +1,7 @@
 """Parameters of estimators, declared as fields of their classes.
 
 A class writes ``lr: float = param(default=0.003, allowed=[...])``, as a dataclass does, and says
-in its docstring what the parameter means. `ParameterFields`, a base of all classifiers, makes of
+in its docstring what the parameter means. `ParameterFields`, a base of all estimators, makes of
 the fields and docstrings of a class and its bases a constructor with its signature, the
 constraints that scikit-learn checks, and one docstring that lists every parameter. Editors and
 type checkers read the same signature from the fields, by `typing.dataclass_transform`.
@@ -28,6 +28,7 @@ PROBABILITY = Interval(Real, 0, 1, closed="left")  # of dropping, so never 1
 _HEADING = re.compile(r"^(\w[\w ]*)\n-+\n", flags=re.MULTILINE)
 _ENTRY = re.compile(r"^(?=\S)", flags=re.MULTILINE)  # the line of an entry is not indented
 _LISTS = ("Parameters", "Attributes")  # sections that go on with the entries of the base class
+_WHOLE = ("Notes", "References")  # sections that are taken whole where a class has none
 _PLACES = {"Parameters": 0, "Attributes": 1, "References": 3, "Examples": 4}  # others between
 
 
@@ -82,17 +83,21 @@ class ParameterFields:
     method. A class that defines ``__init__`` keeps its own.
     """
 
-    _fields: ClassVar[Mapping[str, Field]] = {}
+    _declared: ClassVar[Mapping[str, Field]] = {}  # by the class itself
+    _fields: ClassVar[Mapping[str, Field]] = {}  # by its bases too
+    _own_doc: ClassVar[str | None] = None  # without what the docstring takes from bases
     _parameter_constraints: ClassVar[dict[str, list[Any]]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        declared = _take_fields(cls)
-        if declared:
-            inherited = cls._fields
-            new = {name: field for name, field in declared.items() if name not in inherited}
-            old = {name: _update(f, declared.get(name)) for name, f in inherited.items()}
-            fields = {**new, **old}
+        cls._declared, cls._own_doc = _take_fields(cls), cls.__doc__
+        if cls._declared or sum(issubclass(b, ParameterFields) for b in cls.__bases__) > 1:
+            fields: dict[str, Field] = {}
+            for base in reversed(cls.__mro__):  # several bases may declare fields
+                declared = vars(base).get("_declared", {})
+                new = {name: field for name, field in declared.items() if name not in fields}
+                old = {name: _update(f, declared.get(name)) for name, f in fields.items()}
+                fields = {**new, **old}
             cls._fields = dict(sorted(fields.items(), key=lambda item: item[1].kw_only))
             cls._parameter_constraints = {
                 name: list(field.allowed or ["no_validation"])
@@ -164,25 +169,28 @@ def _make_init(cls: type[ParameterFields]) -> Any:
 
 def _complete_doc(cls: type[ParameterFields]) -> str:
     """Return the docstring of a class, with the parameters and attributes of its base."""
-    intro, sections = _split_doc(cls)
-    base = next(base for base in cls.__mro__[1:] if "_fields" in vars(base))
-    inherited = _split_doc(base)[1]
-    for name in _LISTS:
-        own, others = (_split_list(part.get(name, "")) for part in (sections, inherited))
-        entries = {**others, **own}
-        known = [key for key in (*cls._fields, *own, *others) if key in entries]
-        if known:
-            sections[name] = "\n".join(entries[key] for key in dict.fromkeys(known))
-    if "Notes" in inherited:
-        sections.setdefault("Notes", inherited["Notes"])
+    intro, sections = _split_doc(cls._own_doc)
+    for base in cls.__mro__[1:]:
+        inherited = _split_doc(vars(base).get("_own_doc"))[1]
+        for name in _LISTS:
+            own, others = (_split_list(part.get(name, "")) for part in (sections, inherited))
+            if own or others:
+                sections[name] = "\n".join({**own, **others, **own}.values())
+        for name in _WHOLE:
+            if name in inherited:
+                sections.setdefault(name, inherited[name])
+    for name in set(_LISTS) & set(sections):
+        entries = _split_list(sections[name])
+        known = [key for key in (*cls._fields, *entries) if key in entries]
+        sections[name] = "\n".join(entries[key] for key in dict.fromkeys(known))
     order = sorted(sections, key=lambda name: _PLACES.get(name, 2))
     parts = [f"{name}\n{'-' * len(name)}\n{sections[name].strip()}" for name in order]
     return "\n\n".join([intro.strip(), *parts]) + "\n"
 
 
-def _split_doc(cls: type) -> tuple[str, dict[str, str]]:
+def _split_doc(doc: str | None) -> tuple[str, dict[str, str]]:
     """Return what comes before the sections of a docstring, and the sections by their names."""
-    intro, *rest = _HEADING.split(inspect.cleandoc(cls.__doc__ or ""))
+    intro, *rest = _HEADING.split(inspect.cleandoc(doc or ""))
     return intro, dict(zip(rest[::2], rest[1::2], strict=True))
 
 

@@ -1,6 +1,6 @@
 """Checks of the settings of a training: device, dtype, optimizer, callbacks, skorch's names.
 
-Classifiers call them in `fit`, before anything is trained, and `sklrp.load` for what a file says.
+Estimators call them in `fit`, before anything is trained, and `sklrp.load` for what a file says.
 """
 
 from __future__ import annotations
@@ -304,10 +304,10 @@ def check_skorch_names(
 
 def _find_names(net: TrainingNet) -> tuple[set[str], tuple[str, ...]]:
     """Return the names that a net takes, and the prefixes of parts that take any name."""
-    known = {"criterion__label_smoothing", "iterator_valid__batch_size", "optimizer__param_groups"}
+    known = {"iterator_valid__batch_size", "optimizer__param_groups"}
     options = ("batch_size", "shuffle", "drop_last", "device")
     known |= {f"iterator_train__{name}" for name in options}
-    parts: dict[str, Any] = {"optimizer": net.optimizer}
+    parts: dict[str, Any] = {"optimizer": net.optimizer, "criterion": net.criterion}
     for name, callback in named_callbacks(net):
         known.add(f"callbacks__{name}")
         if isinstance(callback, Callback):

@@ -21,7 +21,7 @@ from sklrp import classifiers
 from sklrp._models import unwrap
 from sklrp._sklearn import OUTPUT_CONFIG, check_own_params, param_names
 from sklrp._version import __version__
-from sklrp.classifiers.base import NetworkClassifier
+from sklrp.classifiers.base import NetworkEstimator
 from sklrp.persistence.container import read_container, write_container
 from sklrp.persistence.nets import pack_net, restore_net
 from sklrp.persistence.values import Arrays, pack, unpack
@@ -249,7 +249,7 @@ def _build(packed: dict[str, Any], prefix: str, arrays: Arrays, device: Any) -> 
     if kind == "FrozenEstimator":
         return FrozenEstimator(**inner)
     estimator = _build_unfitted(_ESTIMATORS[kind], packed, inner, prefix, arrays)
-    if device is not None and isinstance(estimator, NetworkClassifier):
+    if device is not None and isinstance(estimator, NetworkEstimator):
         _move(estimator, device)
     _check_values(estimator)
     attributes = {k: unpack(v, f"{prefix}{k}", arrays) for k, v in packed["attributes"].items()}
@@ -258,7 +258,7 @@ def _build(packed: dict[str, Any], prefix: str, arrays: Arrays, device: Any) -> 
     vars(estimator).update(attributes)
     if not fitted:
         return estimator
-    if isinstance(estimator, NetworkClassifier):
+    if isinstance(estimator, NetworkEstimator):
         restore_net(estimator, packed["net"], prefix, arrays)
     elif "estimator_" in packed or not isinstance(estimator.estimator, FrozenEstimator):
         network = _build(packed["estimator_"], f"{prefix}estimator_.", arrays, device)
@@ -277,7 +277,7 @@ def _build_unfitted(
     return cls(**inner, **params)
 
 
-def _move(estimator: NetworkClassifier, device: Any) -> None:
+def _move(estimator: NetworkEstimator, device: Any) -> None:
     """Put the network on another device than the parameter `device` says."""
     estimator.device = str(device)
     if "iterator_train__device" in estimator.get_params():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sklrp._random_stream import RandomStream
-from sklrp.classifiers.base import NetworkClassifier
+from sklrp.classifiers.base import NetworkEstimator
 from sklrp.classifiers.sample_shapes import is_positive_integer
 from sklrp.classifiers.settings import check_device, check_dtype
 from sklrp.persistence.values import Arrays, pack, unpack
@@ -22,12 +22,12 @@ _ENTRIES = {"dtype", "module", "lr", "batch_size", "history", "groups", "optimiz
 _DEVICE_OPTIONS = ("fused", "foreach", "capturable")  # of an optimizer, as suits a device
 
 
-def pack_net(estimator: NetworkClassifier, prefix: str, arrays: Arrays) -> dict[str, Any]:
+def pack_net(estimator: NetworkEstimator, prefix: str, arrays: Arrays) -> dict[str, Any]:
     """Return an estimator's trained net as JSON, its tensors put among the arrays of the file.
 
     Parameters
     ----------
-    estimator : NetworkClassifier
+    estimator : NetworkEstimator
         The fitted estimator.
     prefix : str
         Of the names of its tensors.
@@ -61,13 +61,13 @@ def pack_net(estimator: NetworkClassifier, prefix: str, arrays: Arrays) -> dict[
 
 
 def restore_net(
-    estimator: NetworkClassifier, packed: dict[str, Any], prefix: str, arrays: Arrays
+    estimator: NetworkEstimator, packed: dict[str, Any], prefix: str, arrays: Arrays
 ) -> None:
     """Give an estimator the trained net of a file, on the estimator's device.
 
     Parameters
     ----------
-    estimator : NetworkClassifier
+    estimator : NetworkEstimator
         The estimator, with its fitted attributes apart from the net.
     packed : dict
         What `pack_net` returned.
@@ -98,7 +98,7 @@ def restore_net(
     ):
         raise ValueError("the lr, the batch size or the history of its training is malformed")
     dtype = check_dtype(packed["dtype"], np.dtype(np.float32), device)
-    net = estimator._make_net(np.dtype(packed["dtype"]), len(estimator.classes_))
+    net = estimator._make_net(np.dtype(packed["dtype"]))
     net.dtype = dtype  # that of the training, also on another kind of device
     net.lr, net.batch_size = packed["lr"], packed["batch_size"]
     module = unpack(packed["module"], f"{prefix}module", arrays)
