@@ -39,11 +39,10 @@ def match_samples(labels: Any, X: Any, name: str) -> Any:
         If they are of other samples.
     """
     its, known, which = _find_marks(labels, X)
-    if its is None or known is None or np.array_equal(its, known):
+    if its is None or known is None or its.equals(known):
         return labels
-    order = np.argsort(its, kind="stable")
-    found = order[np.searchsorted(its, known, sorter=order).clip(max=len(its) - 1)]
-    if len(its) != len(known) or len(np.unique(its)) < len(its) or (its[found] != known).any():
+    found = find_order(its, known)
+    if found is None:
         raise ValueError(_say_others(name, which, its, known))
     if hasattr(labels, "iloc"):
         return labels.iloc[found]
@@ -72,6 +71,16 @@ def check_same_samples(labels: Any, X: Any, name: str) -> None:
         raise ValueError(_say_others(name, which, its, known))
 
 
+def find_order(its: Any, known: Any) -> NDArray[np.intp] | None:
+    """Return where the marks of one index of pandas are in another; None if they are others."""
+    if its.equals(known):
+        return np.arange(len(known))
+    if len(its) != len(known) or not its.is_unique:
+        return None
+    found: NDArray[np.intp] = its.get_indexer(known)  # -1 also for what cannot be compared
+    return None if (found < 0).any() else found
+
+
 def _find_marks(labels: Any, X: Any) -> tuple[Any, Any, str]:
     """Return what marks the samples of labels and of X, None if one does not say; and its name."""
     if not _is_of_xarray(labels) and not hasattr(labels, "iloc"):
@@ -79,47 +88,38 @@ def _find_marks(labels: Any, X: Any) -> tuple[Any, Any, str]:
     dim = next(iter(labels.dims), None) if _is_of_xarray(labels) else None
     if dim is not None and _is_of_xarray(X) and dim in X.dims:
         if dim in labels.coords and dim in X.coords:
-            its, known = (data.get_index(dim).to_numpy() for data in (labels, X))
-            return _as_marks(its), _as_marks(known), str(dim)
+            return labels.get_index(dim), X.get_index(dim), str(dim)
         return None, None, ""
     return _find_dates(labels), _find_dates(X), "its dates"
 
 
-def _find_dates(data: Any) -> NDArray | None:
+def _find_dates(data: Any) -> Any:
     """Return the dates of the samples: of an index in pandas, or of a dimension in xarray."""
     if hasattr(data, "iloc"):
         index = data.index.to_timestamp() if hasattr(data.index, "to_timestamp") else data.index
-        values = np.asarray(index.values)
-        return values if values.dtype.kind == "M" else None
+        index = index if getattr(index, "tz", None) is None else index.tz_convert(None)
+        return index if index.dtype.kind == "M" else None
     if not _is_of_xarray(data):
         return None
-    found = [data.get_index(dim).to_numpy() for dim in data.dims if dim in data.coords]
-    dated = [values for values in found if values.dtype.kind == "M"]
+    found = [data.get_index(dim) for dim in data.dims if dim in data.coords]
+    dated = [index for index in found if index.dtype.kind == "M"]
     return dated[0] if len(dated) == 1 else None
-
-
-def _as_marks(values: NDArray) -> NDArray | None:
-    """Return coordinates as values that have an order, None of those that have none."""
-    if values.dtype.kind != "O":
-        return values
-    try:
-        np.sort(values)
-    except TypeError:
-        return None
-    return values
 
 
 def _is_of_xarray(data: Any) -> bool:
     return hasattr(data, "dims") and hasattr(data, "coords")
 
 
-def _say_others(name: str, which: str, its: NDArray, known: NDArray) -> str:
+def _say_others(name: str, which: str, its: Any, known: Any) -> str:
     """Say where labels are of other samples than X, and what to do."""
+    texts = [(_as_text(own), _as_text(of_x)) for own, of_x in zip(its, known, strict=False)]
+    at = next((k for k, (own, of_x) in enumerate(texts) if own != of_x), None)
     if len(its) != len(known):
         differ = f"it has {len(its)} of them, X {len(known)}"
+    elif at is None:  # of two calendars, or numbers and text
+        differ = f"it has them as {type(its[0]).__name__}, X as {type(known[0]).__name__}"
     else:
-        at = int(np.flatnonzero(its != known)[0])
-        differ = f"at position {at} it has {_as_text(its[at])}, X {_as_text(known[at])}"
+        differ = f"at position {at} it has {texts[at][0]}, X {texts[at][1]}"
     remedy = f"{name}.sel({which}=X.{which})" if which.isidentifier() else f"{name}.loc[...]"
     return (
         f"{name} is of other samples than X, by {which}: {differ}. Select those of X in their "
@@ -130,4 +130,4 @@ def _say_others(name: str, which: str, its: NDArray, known: NDArray) -> str:
 
 def _as_text(mark: Any) -> str:
     """Write a date without its zeros, anything else as it is."""
-    return re.sub(r"T00:00:00(\.0+)?$", "", str(mark))
+    return re.sub(r"[T ]00:00:00(\.0+)?$", "", str(mark))

@@ -168,3 +168,26 @@ def test_everything_else_refuses(field, y, clf):
     ):
         with pytest.raises(ValueError, match="is of other samples than X"):
             call()
+
+
+def test_marks_that_cannot_be_compared_are_refused(field, y):
+    cftime = pytest.importorskip("cftime")
+    noleap = [cftime.DatetimeNoLeap(2000 + k // 12, k % 12 + 1, 1) for k in range(N)]
+    others = {
+        "at position 0 it has 0, X 2000-01-01": y.assign_coords(time=np.arange(N)),
+        "at position 0 it has s0, X 2000-01-01": y.assign_coords(time=[f"s{k}" for k in range(N)]),
+        "it has them as DatetimeNoLeap, X as Timestamp": y.assign_coords(time=noleap),
+        "it has 0 of them, X 24": y[:0],
+    }
+    for said, labels in others.items():
+        with pytest.raises(ValueError, match=f"y is of other samples than X, by time: {said}"):
+            match_samples(labels, field, "y")
+    with pytest.raises(ValueError, match="by its dates: it has 0 of them, X 24"):
+        match_samples(y[:0].to_series(), field, "y")
+
+
+def test_times_that_are_missing_in_both_are_the_same(field, y):
+    gapped = TIME.where(np.arange(N) != 3)
+    labels, X = y.assign_coords(time=gapped), field.assign_coords(time=gapped)
+    assert match_samples(labels, X, "y") is labels
+    xr.testing.assert_identical(match_samples(shuffled(labels), X, "y"), labels)

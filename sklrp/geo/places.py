@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import check_field_mask
+from sklrp._matching import find_order
 from sklrp._missing import as_plain_array
 from sklrp.geo.coordinates import (
     find_coordinate,
@@ -201,11 +202,8 @@ def _find_order(values: Any, maps: Any, dim: Any, name: str) -> NDArray[np.intp]
     if kind in ("latitude", "longitude"):
         its, known = in_degrees(values[dim], kind), in_degrees(maps[dim], kind)
         return find_places(its, known, name, f"{kind}s")
-    index = values.get_index(dim)
-    if len(index) == n and index.equals(maps.get_index(dim)):
-        return np.arange(n)
-    found = index.get_indexer(maps.get_index(dim)) if index.is_unique else np.array([-1])
-    if len(index) != n or (found < 0).any():
+    found = find_order(values.get_index(dim), maps.get_index(dim))
+    if found is None:
         raise ValueError(
             f"{name} has other coordinates along {dim!r} than the maps: select those of the "
             f"maps, {name}.sel({dim}=...), or pass an array in the maps' order."
