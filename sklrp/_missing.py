@@ -25,7 +25,7 @@ def forbid_masked(values: Any, name: str, remedy: str = _REMEDY) -> Any:
     Parameters
     ----------
     values : object
-        Whatever was passed. Only masked arrays, lists of them and masked arrays in dask change.
+        Whatever was passed. Only masked arrays, lists of them and arrays in dask change.
     name : str
         What errors call it.
     remedy : str, default="fill them, ..."
@@ -41,6 +41,7 @@ def forbid_masked(values: Any, name: str, remedy: str = _REMEDY) -> Any:
     ValueError
         If a value is masked.
     """
+    values = _in_memory(values)
     found = _find_masked(values)
     if found is None:
         return values
@@ -59,13 +60,14 @@ def mask_to_nan(values: Any) -> Any:
     Parameters
     ----------
     values : object
-        Whatever was passed. Only masked arrays, lists of them and masked arrays in dask change.
+        Whatever was passed. Only masked arrays, lists of them and arrays in dask change.
 
     Returns
     -------
     object
         The values; a masked array as a plain one, in its own floating dtype if it has one.
     """
+    values = _in_memory(values)
     found = _find_masked(values)
     if found is None:
         return values
@@ -125,9 +127,13 @@ def _find_masked(values: Any) -> np.ma.MaskedArray | None:
     if isinstance(values, list | tuple) and _has_masked(values):
         parts = [np.ma.asarray(v) if (f := _find_masked(v)) is None else f for v in values]
         return np.ma.stack(parts)
-    if hasattr(values, "dask") and not hasattr(values, "dims"):  # an array, no field of xarray
-        return _find_masked(values.compute())
     return None
+
+
+def _in_memory(values: Any) -> Any:
+    """Return an array in dask as one of NumPy: its chunks alone know whether they are masked."""
+    is_array = hasattr(values, "dask") and hasattr(values, "dtype") and not hasattr(values, "iloc")
+    return values.compute() if is_array and not hasattr(values, "dims") else values
 
 
 def _has_masked(values: list[Any] | tuple[Any, ...]) -> bool:

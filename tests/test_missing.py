@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 
 import sklrp
 from sklrp import ESNClassifier, MLPClassifier, RelevanceTransformer, metrics
-from sklrp._missing import forbid_masked, mask_to_nan
+from sklrp._missing import as_gapped_array, as_plain_array, forbid_masked, mask_to_nan
 from sklrp.diagnostics import audit, diagnose, skill_map
 from sklrp.geo import GridVectorizer, box_mask, composites, cosine_weights, relevance_to_xarray
 from sklrp.metrics.similarity import compare_maps
@@ -244,3 +244,18 @@ def test_displays_leave_masked_cells_out(data):
     assert np.abs(display.limits_).max() < 10
     with pytest.raises(ValueError, match="labels is a masked array"):
         RelevanceDisplay.from_relevance(maps, labels=np.ma.masked_array([0, 1], [True, False]))
+
+
+def test_chunks_in_dask_are_computed_once():
+    computed = []
+
+    def note(chunk):
+        computed.append(chunk.shape)
+        return chunk
+
+    source = dask.array.from_array(np.arange(24.0).reshape(8, 3), chunks=(4, 3))
+    for take in (as_gapped_array, lambda values: as_plain_array(values, "X")):
+        computed.clear()
+        lazy = source.map_blocks(note, dtype=float, meta=np.empty((0, 0)))
+        np.testing.assert_array_equal(take(lazy), np.arange(24.0).reshape(8, 3))
+        assert computed == [(4, 3), (4, 3)]
