@@ -115,3 +115,24 @@ def test_calendar_of_fit():
         AnomalyTransformer().fit(other).transform(field)
     standard = field.convert_calendar("standard", use_cftime=True)
     np.testing.assert_array_equal(fitted.transform(standard), fitted.transform(field))
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_enso_in_kelvins_whose_first_months_are_missing(lazy):
+    field = make_field("K", 273.15)
+    field = field.where(field.time >= field.time[2])
+    field = field.chunk(time=6) if lazy else field
+    with pytest.raises(ValueError, match=r"at 2000-01-01T\S+ \(and 1 other times\)"):
+        load_enso(field.to_dataset())
+    found = load_enso(field[2:].to_dataset(), base_period=None, neutral=True)
+    assert np.isfinite(found.sst).all()
+
+
+def test_potential_temperatures_of_the_stratosphere_are_data():
+    field = make_field("K", 830.0).assign_attrs(long_name="Potential temperature")
+    GridVectorizer().fit(field)
+    with pytest.raises(ValueError, match="'sst' has 9 values such as 9999"):
+        GridVectorizer().fit(with_ice(field, 9999.0).assign_attrs(field.attrs))
+    for name in (None, "sea_water_potential_temperature"):
+        with pytest.raises(ValueError, match="cannot be data in K"):
+            GridVectorizer().fit(field.assign_attrs(long_name=name))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _FILLED = 1e19  # netCDF's own fill values are 1e20 and 9.97e36
 # Temperatures and anomalies of them, on Earth, in degrees Celsius or kelvins.
 _COLDEST, _HOTTEST = -95.0, 400.0
+_HOTTEST_POTENTIAL = 5000.0  # air of the stratosphere, brought down to the ground
 _CELSIUS, _KELVIN = (-95.0, 70.0), (178.0, 343.0)
 _SPLIT = 150.0  # temperatures in kelvins lie above it, those in degrees Celsius below
 _UNITS = {
@@ -47,7 +48,8 @@ def without_sentinels(data: Any) -> Any:
     Raises
     ------
     ValueError
-        If a value is beyond ±1e19; or beyond -95 and 400 in a field in kelvins or degrees Celsius.
+        If a value is beyond ±1e19; or beyond -95 and 400 in a field in kelvins or degrees Celsius,
+        5000 of potential temperatures of air.
     """
     if is_dataset(data):
         return data.map(_check_field, keep_attrs=True)
@@ -68,7 +70,7 @@ def _check_field(field: DataArray) -> Any:
     low, high = -_FILLED, _FILLED
     units = field.attrs.get("units", "any units")
     if str(units).lower() in _UNITS:
-        low, high = _COLDEST, _HOTTEST
+        low, high = _COLDEST, _HOTTEST_POTENTIAL if _is_potential(field) else _HOTTEST
     check = partial(
         _refuse_beyond, name=repr(field.name or "data"), low=low, high=high, units=units
     )
@@ -78,6 +80,12 @@ def _check_field(field: DataArray) -> Any:
     return xr.apply_ufunc(
         check, field, dask="parallelized", output_dtypes=[field.dtype], keep_attrs=True
     )
+
+
+def _is_potential(field: DataArray) -> bool:
+    """Tell whether a field says that it is a potential temperature, and not of the sea."""
+    said = f"{field.attrs.get('standard_name')} {field.attrs.get('long_name')}".lower()
+    return "potential" in said and "sea" not in said
 
 
 def _refuse_beyond(values: NDArray, *, name: str, low: float, high: float, units: Any) -> NDArray:
@@ -124,8 +132,16 @@ def mask_impossible(field: DataArray, name: str) -> Any:
             f"{name!r} is in {field.attrs['units']!r}: convert it to degrees Celsius, (t - 32) / "
             "1.8, as anomalies are in K."
         )
-    first = np.asarray(field[:1].values, dtype=np.float64)
-    there = first[(first >= _COLDEST) & (first <= _HOTTEST)]
-    is_kelvin = there.size and np.median(there) > _SPLIT
-    low, high = _KELVIN if is_kelvin else _CELSIUS
+    low, high = _KELVIN if _is_in_kelvins(field) else _CELSIUS
     return field.where((field >= low) & (field <= high))
+
+
+def _is_in_kelvins(field: DataArray) -> bool:
+    """Tell whether temperatures are in kelvins, by the first sample that has any."""
+    # Units do not say it: those of anomalies are K as well.
+    for k in range(len(field)):
+        values = np.asarray(field[k].values, dtype=np.float64)
+        there = values[(values >= _COLDEST) & (values <= _HOTTEST)]
+        if there.size:
+            return bool(np.median(there) > _SPLIT)
+    return False
