@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -370,3 +371,22 @@ def test_lengths_of_one_sentence_are_taken():
     both = sklrp.explain(model, (tokens, lengths), target=0, rule="epsilon")[0]
     one = sklrp.explain(model, (tokens[:1], lengths[:1]), target=0, rule="epsilon")[0]
     np.testing.assert_allclose(one, both[:1], rtol=1e-10, atol=1e-13)
+
+
+def test_layers_of_a_chain_that_count_stay_as_they_were():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.n_calls = 0
+
+        def forward(self, x):
+            self.n_calls += 1
+            return 2 * x
+
+    sklrp.propagation.register(Counting)(
+        lambda step, signal: (replace(signal, x=2 * signal.x), lambda relevance, kept: relevance)
+    )
+    model = randomised(nn.Sequential(nn.Linear(3, 4), Counting(), nn.Linear(4, 2))).eval()
+    for check in ("auto", True):
+        sklrp.explain(model, numbers(5, 3), check=check)
+    assert model[1].n_calls == 0

@@ -265,7 +265,9 @@ _MODELESS = (
 
 def _in_evaluation_mode(layer: nn.Module) -> nn.Module:
     """Return a layer as it acts in evaluation mode, the user's own where that is the same."""
-    if type(layer) in _MODELESS or (not layer.training and type(layer) in HANDLERS):
+    entry = HANDLERS.get(type(layer))
+    remembers_nothing = entry is not None and _is_built_in(entry.handler)
+    if type(layer) in _MODELESS or (not layer.training and remembers_nothing):
         return layer
     twin: nn.Module = make_twin(layer)
     return twin
