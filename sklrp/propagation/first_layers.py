@@ -94,7 +94,7 @@ def mark_shifts(links: Sequence[Link]) -> None:
             to_box = not boxed.isdisjoint(outputs)
             elsewhere = not others.isdisjoint(outputs) or not to_box
         step.shifted = to_box and step.kind is None
-        is_sum = step.name.rpartition(".")[2] in _SUMS and len(inputs) == 1
+        is_sum = step.function in _SUMS and len(inputs) == 1
         if step.shifted and elsewhere and (is_sum or (step.fold == "scale" and not step.merged)):
             raise TypeError(
                 f"Relevance through {step.name!r} is not supported under the z-box rule: what it "

@@ -98,6 +98,11 @@ class Step:
         """The type of the layer, or the name of the torch function."""
         if isinstance(self.layer, nn.Module):
             return type(self.layer).__name__
+        return self.function
+
+    @property
+    def function(self) -> str:
+        """The name of the torch function, at the end of the path."""
         return self.name.rpartition(".")[2]
 
     def map_weight(self, key: Any, function: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from sklrp.propagation.handlers.activations import pass_all
 from sklrp.propagation.handlers.adjoints import adjoint_at
 from sklrp.propagation.handlers.operands import (
     broadcast_samples,
-    function_name,
     is_nonnegative,
     refuse_mask,
     sum_to,
@@ -36,7 +35,7 @@ from sklrp.rules import Signal
 
 def _sum_bounds(step: Step, a: Any, b: Any, *, alpha: float = 1) -> Signal:
     """Bound a sum: an operand with a negative factor has its least value at its upper bound."""
-    name = function_name(step)
+    name = step.function
     factors = {"add": (1, alpha), "sub": (1, -alpha), "rsub": (-alpha, 1)}[name]
     turned = (
         _swap_corners(v) if isinstance(v, Signal) and factor < 0 else v
@@ -113,7 +112,7 @@ def _scaled_bounds(step: Step, a: Any, b: Any, **kwargs: Any) -> Signal:
     """Bound what is scaled by constants or masked; other products of signals are not bounded."""
     if isinstance(a, Signal) and isinstance(b, Signal):
         source = b if a.mask else a
-        if function_name(step) == "mul" and a.mask != b.mask and is_known(source):
+        if step.function == "mul" and a.mask != b.mask and is_known(source):
             out, (low, high) = step.handler(step, a, b)[0], corners(source, source.axis)
             if out.x.shape == source.x.shape:
                 return box(out, low.clamp(max=0), high.clamp(min=0), source.axis)
@@ -236,7 +235,7 @@ def _clamp(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signa
 
 def _floor(step: Step, args: Any, kwargs: Any) -> float:
     """Return the lower bound that a clamp sets."""
-    name = function_name(step)
+    name = step.function
     low = kwargs.get("min", args[0] if args and name != "clamp_max" else None)
     return -math.inf if low is None else float(torch.as_tensor(low).min())
 
@@ -265,7 +264,7 @@ def _where(step: Step, *args: Any, **named: Any) -> tuple[Signal, Pull]:
         raise TypeError("write it with all of its operands, and nothing else")
     mask, a, b = _choice(step, *args)
     x = torch.where(mask, value_of(a), value_of(b))
-    if function_name(step) == "masked_fill":  # it keeps the type of what it fills
+    if step.function == "masked_fill":  # it keeps the type of what it fills
         x = x.to(value_of(b).dtype)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Any:
@@ -288,7 +287,7 @@ def _where(step: Step, *args: Any, **named: Any) -> tuple[Signal, Pull]:
 
 def _choice(step: Step, *args: Any) -> tuple[Tensor, Any, Any]:
     """Return a mask, the operand that is taken where it holds, and the one taken elsewhere."""
-    name = function_name(step)
+    name = step.function
     if name == "masked_fill":
         source, mask, value = args
         return value_of(mask), value, source
@@ -303,7 +302,7 @@ def _choice(step: Step, *args: Any) -> tuple[Tensor, Any, Any]:
 
 @register("matmul", "bmm", "rmatmul")
 def _matmul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
-    turned = function_name(step) == "rmatmul"
+    turned = step.function == "rmatmul"
     factors = (b, a) if turned else (a, b)
     signals = find_all(Signal, factors)
     if len(signals) == 2 and not (a.gate or b.gate):

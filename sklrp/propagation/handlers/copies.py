@@ -18,7 +18,7 @@ from torch import Tensor
 from sklrp._torch import PAD_PACKED
 from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.adjoints import adjoint_at, pull_gradients
-from sklrp.propagation.handlers.operands import function_name, value_of
+from sklrp.propagation.handlers.operands import value_of
 from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.registry import PASSING, SOURCED, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
@@ -35,7 +35,7 @@ def _view(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal
     # The affine step lays images out with channels last; the network's own are not, and its
     # `view` would fail on them.
     source = replace(source, x=source.x.contiguous())
-    if function_name(step) == "squeeze":
+    if step.function == "squeeze":
         args, kwargs = _squeezed_axes(source, *args, **kwargs), {}
     out, shape = _copied(step, source, *args, **kwargs), source.x.shape
     return out, _with_others(

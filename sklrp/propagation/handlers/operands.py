@@ -23,11 +23,6 @@ def base_name(layer: nn.Module) -> str:
     return next(c.__name__ for c in type(layer).__mro__ if c in HANDLERS)
 
 
-def function_name(step: Step) -> str:
-    """Return the name of the torch function of a step."""
-    return step.name.rpartition(".")[2]
-
-
 def spatial_shape(step: Step, signal: Signal) -> torch.Size:
     """Return the shape behind the axes of samples and channels, as the layer's type has it."""
     n_spatial, shape = int(base_name(step.layer)[-2]), signal.x.shape

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sklrp.propagation.bounds import monotone
-from sklrp.propagation.handlers.operands import function_name, refuse_mask
+from sklrp.propagation.handlers.operands import refuse_mask
 from sklrp.propagation.registry import SOURCED, mark, register
 from sklrp.propagation.sharing import contribute
 from sklrp.propagation.tape import Kept, Pull, Step
@@ -28,7 +28,7 @@ def _sum(
     axis: Any = None, dtype: Any = None,
 ) -> tuple[Signal, Pull]:  # fmt: skip
     dims = _axes(source, axis if dim is None else dim)
-    x, mean = source.x, function_name(step) == "mean"
+    x, mean = source.x, step.function == "mean"
 
     def apply(v: Tensor) -> Tensor:
         return v.mean(dims, keepdim) if mean else v.sum(dims, keepdim)
@@ -52,7 +52,7 @@ def _extreme(
 ) -> tuple[Any, Pull]:
     if isinstance(dim, Signal | Tensor):
         raise TypeError("write torch.maximum or torch.minimum for the larger of two tensors")
-    name = function_name(step)
+    name = step.function
     dims = _axes(source, axis if dim is None else dim)
     x, n_axes = source.x, source.x.dim()
     rest = [i for i in range(n_axes) if i not in dims]
@@ -90,7 +90,7 @@ def _search(
     step: Step, source: Signal, dim: Any = None, keepdim: bool = False
 ) -> tuple[Signal, Pull]:
     """Tell whether, where or how many: what comes of it may select, and takes no relevance."""
-    name = function_name(step)
+    name = step.function
     own = {} if name == "count_nonzero" else {"keepdim": keepdim}
     samples = _reduced_samples(source, _axes(source, dim), keepdim)
     x = step.layer(source.x, **({} if dim is None else {"dim": dim, **own}))

@@ -364,7 +364,6 @@ def _find_scores(output: Any) -> str:
     """Return how to take the scores out of what a network returns, as an advice; "" if unknown."""
     if isinstance(output, Mapping):
         names = [name for name, value in output.items() if isinstance(value, Tensor)]
-        ways = [f"[{name!r}]" for name in names]
         ways = [f".{name}" if hasattr(output, str(name)) else f"[{name!r}]" for name in names]
     else:
         own = vars(output) if hasattr(output, "__dict__") else {}

@@ -169,7 +169,7 @@ class TapeWriter:
         except TypeError as error:
             # Handlers of layers refuse in whole sentences, handlers of functions say why.
             refusal = self.refusals.because(str(error)) if is_layer else None
-            raise refusal or self.refusals.unsupported(_function_of(name), str(error)) from error
+            raise refusal or self.refusals.unsupported(step.function, str(error)) from error
         return self._record(step, pull, nodes, outputs, is_layer, own)
 
     def hold(self, constant: Tensor) -> Tensor:
@@ -398,7 +398,7 @@ class TapeWriter:
             return held
         result = swap_signals(outputs, lambda signal: tensors[id(signal)])
         # x.max(1) returns a named tuple, whose .values forward may ask for.
-        named = getattr(torch.return_types, _function_of(step.name), None)
+        named = getattr(torch.return_types, step.function, None)
         return named(result) if named is not None and isinstance(result, tuple) else result
 
     def _output_axes(
@@ -460,8 +460,3 @@ class TapeWriter:
         if samples is None:
             raise self.refusals.unsupported(name, "its output has no axis of the samples")
         return samples
-
-
-def _function_of(name: str) -> str:
-    """Return the name of the function at the end of a path."""
-    return name.rpartition(".")[2]
