@@ -416,7 +416,11 @@ def draw_program(layers: Layers, inputs: Any, generator: random.Random, n_steps:
             except (RuntimeError, ValueError, IndexError, KeyError, TypeError):
                 continue
             sizes = [r.numel() for r in registers if r.is_floating_point()]
-            if max(sizes) <= 400 * N_SAMPLES and all(len(r) == N_SAMPLES for r in registers):
+            if (
+                0 < min(sizes)
+                and max(sizes) <= 400 * N_SAMPLES
+                and all(len(r) == N_SAMPLES for r in registers)
+            ):
                 code.append(step)
     registers = trace(layers, code, inputs)
     floats = [k for k, r in enumerate(registers) if r.is_floating_point() and k > 2]
