@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,58 @@ def test_integers_by_hand():
             found = tuple(found.values()) if isinstance(found, dict) else found
             np.testing.assert_array_equal(found[0], [[0.5, -0.25]])
             np.testing.assert_array_equal(found[1], [[1.5, -1.25]])
+
+
+# Of one-hot vectors, or of rows of a parameter: what a network without an embedding layer does.
+INDEXED = {
+    "one-hot": lambda self, t: self.table(F.one_hot(t, 9).to(self.table.weight.dtype).sum(1)),
+    "rows": lambda self, t: self.table.weight.t()[t].sum(1),
+    "function": lambda self, t: F.embedding(t, self.table.weight.t()).sum(1),
+    "unit vectors": lambda self, t: self.table(torch.eye(9, dtype=torch.double)[t].sum(1)),
+}
+
+
+class Indexed(nn.Module):
+    """A network whose only input is integers."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.table, self.out = nn.Linear(9, 3, bias=False), nn.Linear(3, 2, bias=False)
+
+    def forward(self, t):
+        return self.out(self.function(self, t))
+
+    def weights(self, target):
+        """The weights of the two layers together."""
+        return (self.out.weight @ self.table.weight).detach().numpy()[target]
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_a_single_input_of_tokens_without_an_embedding_layer(name):
+    torch.manual_seed(0)
+    network = Indexed(INDEXED[name]).double()
+    tokens = np.array([[1, 2, 8], [0, 3, 3]])
+    found = sklrp.explain(network, tokens, rule="zero", epsilon=0.0, target=1)
+    expected = network.weights(1)[tokens]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_a_single_input_of_small_integers_is_computed_as_torch_does():
+    """200 * 2 is 144 in a byte: the score of the network, not of the numbers."""
+    torch.manual_seed(0)
+    pixels = np.array([[200, 3, 1] * 3, [0, 5, 77] * 3], dtype=np.uint8)
+    network = Indexed(lambda self, t: self.table((t * 2).double())).double()
+    found, details = sklrp.explain(
+        network, pixels, rule="zero", epsilon=0.0, target=0, return_details=True
+    )
+    expected = network.weights(0) * (pixels * np.uint8(2)).astype(float)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(details.score, expected.sum(1), rtol=1e-12)
+
+    doubled = Indexed(lambda self, t: self.table((t + t).double())).double()
+    with pytest.raises(TypeError, match=r"'add' .* is not supported"):  # 144 of twice 200
+        sklrp.explain(doubled, pixels, rule="zero", target=0)
 
 
 def test_integers_beside_tokens():
@@ -394,3 +448,22 @@ def test_integers_are_no_gates_of_a_cell(by_sample):
     torch.manual_seed(0)
     x, m = np.random.default_rng(0).normal(size=(4, 3)), 2 + np.arange(12).reshape(4, 3)
     assert_is_gradient_times_input(Numbers(function), x, m)
+
+
+def gelu_of(x):
+    return x * 0.5 * (1 + torch.erf(x / 1.4142135623730951))
+
+
+def test_an_output_behind_scripted_code_is_refused_with_what_hides_it():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted_gelu = torch.jit.script(gelu_of)
+    network = Numbers(lambda self, x, m: scripted_gelu(self.b(x)))
+    with pytest.raises(ValueError, match=r"What scripted code \(torch.jit\), NumPy or another"):
+        sklrp.explain(network, (np.ones((2, 3)), np.ones((2, 3))))
+
+
+def test_a_product_with_a_matrix_of_integers_is_refused():
+    network = Indexed(lambda self, t: self.table((t @ torch.eye(9, dtype=torch.long)).double()))
+    with pytest.raises(TypeError, match="its weights are integers"):
+        sklrp.explain(network.double(), np.full((2, 9), 3))

@@ -256,7 +256,8 @@ class Balance:
             score.abs() if self.size is None else score.abs() + self.size
         )
         for record, gap in self.gaps:
-            if not bool((gap <= allowed).all()):
+            # Behind a step that makes NaN all are NaN: the step is the first with such a gap.
+            if not bool((gap.isfinite() & ~(gap > allowed)).all()):
                 step = record.step
                 raise TypeError(
                     f"Relevance through {step.name!r} ({step.label}) is not supported: what its "

@@ -7,7 +7,7 @@ into what the network takes. :mod:`sklrp.propagation.run` makes both, once per c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from sklrp._missing import as_plain_array
 from sklrp._models import has_embeddings, list_weights
 from sklrp._torch import DisableTorchFunction
 from sklrp.propagation.not_arrays import check_array_like
+from sklrp.propagation.recording.twin import make_twin
 from sklrp.rules import Signal
 
 NUMPY_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
@@ -131,7 +132,8 @@ class Intake:
     names : list of str or None
         The names of the arguments of ``forward``; None if they go by position.
     integers : bool
-        Whether integers stay integers, as indices; else they are taken as numbers.
+        Whether integers stay integers, as indices, wherever the network tells the two apart; else
+        they are taken as numbers.
     dtype : torch.dtype
         The floating dtype of the network.
     device : torch.device
@@ -148,12 +150,15 @@ class Intake:
         """Return how a network takes given inputs; it raises for a network of mixed dtypes."""
         dtype, device = _one_dtype_and_device(module)
         several = inputs is not None and not inputs.single
-        return cls(
+        intake = cls(
             None if inputs is None else inputs.names,
             has_embeddings(module) or several,
             dtype,
             device,
         )
+        if inputs is not None and not intake.integers and not is_floating(inputs.arrays[0]):
+            return replace(intake, integers=_needs_integers(module, inputs.arrays[0], intake))
+        return intake
 
     def to_tensor(self, chunk: Any) -> Tensor:
         """Return a chunk of an input as the network takes it."""
@@ -172,6 +177,29 @@ class Intake:
         if self.names is None:
             return signals, tuple(signals), {}
         return signals, (), dict(zip(self.names, signals, strict=True))
+
+
+def _needs_integers(module: nn.Module, array: Any, intake: Intake) -> bool:
+    """Return whether integers are to stay as they are: a forward indexes or counts with them."""
+    # The largest and the smallest value tell sums and differences that small types cannot hold.
+    rows = array[[0, -1, 0, 0]]
+    rows[2], rows[3] = array.max(), array.min()
+    as_they_are = _scores(module, replace(intake, integers=True).to_tensor(rows))
+    if as_they_are is None or not as_they_are.is_floating_point():
+        return False
+    as_numbers = _scores(module, intake.to_tensor(rows))
+    return as_numbers is None or not torch.allclose(as_they_are, as_numbers, equal_nan=True)
+
+
+def _scores(module: nn.Module, X: Tensor) -> Tensor | None:
+    """Return what a network's plain forward returns, None if it does not take such values."""
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            output = make_twin(module)(X)
+    except Exception:  # whatever it raises: it is run and refused by name later
+        return None
+    output = output[0] if isinstance(output, tuple | list) and output else output
+    return output if isinstance(output, Tensor) else None
 
 
 def _one_dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:

@@ -237,6 +237,10 @@ class Recorder(TorchFunctionMode):
         except TypeError as error:
             raise self.refusals.unsupported(call.name, str(error)) from error
         weights = {k: v for k, v in vars(layer).items() if isinstance(v, Tensor)}
+        if not all(v.is_floating_point() for v in weights.values()):
+            raise self.refusals.unsupported(
+                call.name, "its weights are integers; convert them to floats, and their factor too"
+            )
         if self.depends(weights):
             raise self.refusals.unsupported(
                 call.name, "its weights are computed from the network's input"

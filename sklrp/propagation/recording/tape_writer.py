@@ -263,7 +263,8 @@ class TapeWriter:
         if node is None or node.signal.mask:
             raise ValueError(
                 "The network's output does not depend on its input in any way that relevance can "
-                "follow; there is nothing to explain."
+                "follow; there is nothing to explain. What scripted code (torch.jit), NumPy or "
+                "another library computes from it is not seen: compute it by torch functions."
             )
         if self.steps is not None and len(self._records) != len(self.steps):
             raise TypeError(str(self.refusals.other_way()))
