@@ -394,11 +394,11 @@ class Data:
 @pytest.mark.parametrize(
     ("function", "advice"),
     [
-        (lambda x: {"loss": None, "logits": x}, r"got dict; return \['logits'\] of it"),
-        (lambda x: {"first": x}, r"return \['first'\] of it"),
-        (lambda x: Output(hidden=x, logits=x), r"got Output; return \.logits of it"),
-        (lambda x: Data(x), r"return \.logits of it"),
-        (lambda x: types.SimpleNamespace(out=x), r"return \.out of it"),
+        (lambda x: {"loss": None, "logits": x}, r"got dict of 'logits': .*target='logits'"),
+        (lambda x: {"first": x}, r"target=\('first', index\)"),
+        (lambda x: Output(hidden=x, logits=x), r"got Output of .*target='logits'"),
+        (lambda x: Data(x), r"target='logits'"),
+        (lambda x: types.SimpleNamespace(out=x), r"target='out'"),
         (lambda x: "scores", r"got str\."),
     ],
 )

@@ -32,7 +32,7 @@ FLOORS = [
     "_network_cache composites",
     "_models modules preprocessing rules",
     "_checks _files _random_stream _sample_axes _sklearn _skorch _streams _torch _version",
-    "_matching _missing",
+    "_matching _missing _outputs",
     "_devices",
 ]
 # Names that several files define, with the reason.

@@ -844,9 +844,9 @@ def test_network_without_weights():
         explain(nn.Sequential(nn.ReLU()), samples(4))
 
 
-def test_scores_must_be_a_table():
+def test_of_a_grid_something_must_be_asked():
     model = nn.Sequential(nn.Conv1d(1, 2, 2)).double()
-    with pytest.raises(ValueError, match="scores of shape"):
+    with pytest.raises(ValueError, match=r"6 values of shape \(2, 3\).*a tuple of 2 indices"):
         explain(model, samples((1, 4)))
 
 

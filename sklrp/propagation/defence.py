@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sklrp._outputs import pick_output
 from sklrp.propagation.inputs import Intake
 from sklrp.propagation.nested import swap_signals
 from sklrp.propagation.planning import Plan
@@ -137,8 +138,7 @@ class Defence:
                 output = functional_call(module, weights, args, kwargs)
             else:
                 output = module(*args, **kwargs)
-        if isinstance(output, tuple | list) and output:
-            output = output[0]
+        output = pick_output(output, self.plan.key)
         return output.reshape(len(signals[0].x), -1)
 
     def _is_close(

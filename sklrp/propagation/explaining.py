@@ -49,11 +49,17 @@ def explain(
         return, whose features may be others than those of ``X``.
     X : array-like or Tensor of shape (n_samples, ...), tuple or dict of them
         The input, as the model takes it: a tuple for ``forward(*X)``, a dict for ``forward(**X)``.
-    target : None, label, array-like of shape (n_samples,) or "all", default=None
+    target : None, label, array-like, "all", tuple, str or callable, default=None
         What is explained: None the predicted class of each sample (or the only output), a label,
         one label per sample, or every class (also where a class is named "all"). The labels of a
         bare module are the indices of its outputs, and so are those of a skorch net whose classes
         are numbers: a net of a single output has target 0 alone.
+
+        Of a bare module with an output of shape (n_samples, ...) also a tuple of indices; a
+        boolean mask over the output, whose sum is explained (``mask / mask.sum()`` for its
+        mean); or weights over the output, as floats. Where it returns several outputs by name,
+        the name comes first: ``"name"`` or ``("name", ...)``. Of any network a function of the
+        output, a tensor in and one of shape (n_samples,) out.
     rule : str, Rule or Composite, default="auto"
         See :func:`sklrp.check_rule`.
     epsilon : float, default=1e-6
@@ -84,11 +90,13 @@ def explain(
         inputs a tuple or a dict, as they came.
     details : Bunch
         Only with ``return_details``. ``score`` of shape (n_samples,) or (n_samples, n_classes) and
-        ``target`` likewise; ``head``, the name of a softmax or sigmoid at the end that was stepped
-        over, or None; ``layers``, a list in execution order of Bunches with ``name``,
-        ``layer``, ``rule``, the sum of ``relevance`` at the layer's input, and what the layer
-        kept: ``bias``, ``epsilon``, ``padding``, ``initial_state``, ``dropped``, arrays like
-        ``score``. The score is the sum of the relevance of X and of all that was kept.
+        ``target`` likewise, or as given if several outputs make the score; ``rest``, what of the
+        score of a function is no output times gradient, else 0; ``head``, the name of a softmax
+        or sigmoid at the end that was stepped over, or None; ``layers``, a list in execution
+        order of Bunches with ``name``, ``layer``, ``rule``, the sum of ``relevance`` at the
+        layer's input, and what the layer kept: ``bias``, ``epsilon``, ``padding``,
+        ``initial_state``, ``dropped``, arrays like ``score``. The score is the sum of the
+        relevance of X, of all that was kept, and of the rest.
 
     Raises
     ------
@@ -105,6 +113,10 @@ def explain(
     Scores are taken before a softmax or sigmoid at the end. The relevance of a regression starts
     at the value of the output: its reference is an output of zero. To explain the difference from
     another reference, train on ``y - reference``, or subtract it from the bias of the last layer.
+
+    The relevance of a function of the output starts at output times gradient. That is all of the
+    function's value where f(c y) = c f(y) for c > 0, as of sums, means, maxima and differences;
+    of others ``details.rest`` holds the difference. The function must not mix samples.
 
     References
     ----------

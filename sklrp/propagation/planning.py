@@ -62,9 +62,9 @@ class Plan:
         The network if its ``forward`` is to be run, None if it is a chain of the steps' layers.
     head : str or None
         The layer at the end that is stepped over, such as a softmax.
-    sizes : (int, int) or None
-        The number of outputs and of values in the largest tensor, of one sample; None where only
-        a run tells.
+    sizes : (tuple of int, int) or None
+        The shape of the output and the number of values in the largest tensor, of one sample;
+        None where only a run tells.
     layers : list of (str, nn.Module)
         The network's own layers if it is a chain, in evaluation mode, up to the head.
     is_extended : bool
@@ -73,16 +73,19 @@ class Plan:
         Whether functions that are like layers have other arguments from call to call.
     exact : bool
         Whether memory is to be shared in each run as the network knows it.
+    key : str or None
+        The name of the output that is explained, of a network that returns several by name.
     """
 
     steps: list[Step]
     network: nn.Module | None = None
     head: str | None = None
-    sizes: tuple[int, int] | None = None
+    sizes: tuple[tuple[int, ...], int] | None = None
     layers: Sequence[tuple[str, nn.Module]] = ()
     is_extended: bool = False
     varies: bool = False
     exact: bool = False
+    key: str | None = None
 
     def __repr__(self) -> str:
         """Return a table of the steps."""
@@ -116,16 +119,16 @@ class Plan:
         """Run the network on a chunk, in which signals stand for the inputs."""
         if self.network is not None:
             recorder = Recorder(
-                self.network, len(inputs[0].x), self.steps, call=call, exact=self.exact
-            )
+                self.network, len(inputs[0].x), self.steps, call=call, exact=self.exact,
+                key=self.key,
+            )  # fmt: skip
             return recorder.run(inputs, args, kwargs)
         value, records, largest = _run_chain(self.steps, inputs[0], call)
-        is_table = isinstance(value, Signal) and value.x.dim() in (1, 2)
-        if not is_table or len(value.x) != len(inputs[0].x):
+        if not isinstance(value, Signal) or value.x.shape[:1] != inputs[0].x.shape[:1]:
             shape = tuple(value.x.shape) if isinstance(value, Signal) else type(value).__name__
             raise ValueError(
-                f"The network must return scores of shape (n_samples, n_outputs), got {shape}; "
-                "pool or flatten its output."
+                f"The network must return outputs of shape (n_samples, ...), got {shape} for "
+                f"{len(inputs[0].x)} samples."
             )
         scores = value.x.reshape(len(value.x), -1)  # one output may come without its axis
         output = records[-1].outputs[0]
@@ -160,7 +163,9 @@ class Plan:
         """
         call = partial(follow, of_first=of_first)
         if self.network is not None:
-            recorder = Recorder(self.network, 2, self.steps, call=call, exact=self.exact)
+            recorder = Recorder(
+                self.network, 2, self.steps, call=call, exact=self.exact, key=self.key
+            )
             recorder.run(inputs, args, kwargs)
             return
         last = max(k for k, step in enumerate(self.steps) if isinstance(step.rule, ZBox))
@@ -197,6 +202,7 @@ def compile_plan(
     bounds: tuple[Any, Any] | None = None,
     probe: Probe | None = None,
     strict: bool = True,
+    key: str | None = None,
 ) -> Plan:
     """Resolve the rules of a network, batch normalisations folded into their neighbours.
 
@@ -214,6 +220,8 @@ def compile_plan(
         What gives samples to probe a network that is not a chain of layers.
     strict : bool, default=True
         Whether z-box without bounds is an error, not a warning.
+    key : str or None, default=None
+        The name of the output that is explained.
 
     Returns
     -------
@@ -228,6 +236,11 @@ def compile_plan(
         head = find_head(leaves.pop()[1])
     entries = [find_entry(layer) for _, layer in leaves]
     if all(entry is not None for entry in entries):
+        if key is not None:
+            raise ValueError(
+                "target must be an index, a mask, weights or a function, and no name, got "
+                f"{key!r}: the network is an nn.Sequential of layers and returns one tensor."
+            )
         steps = _compile_chain(leaves, entries, epsilon)
         own = [(name, _in_evaluation_mode(layer)) for name, layer in leaves]
         extended = any(not _is_built_in(step.handler) for step in steps)
@@ -247,7 +260,7 @@ def compile_plan(
             "handler for it with sklrp.propagation.register."
         )
     else:
-        plan, links = _compile_recorded(module, epsilon, probe)
+        plan, links = _compile_recorded(module, epsilon, probe, key)
     for step in plan.steps:
         step.product = composite.product
     mark_first(links)
@@ -323,20 +336,22 @@ def _compile_chain(
     return steps
 
 
-def _compile_recorded(module: nn.Module, epsilon: float, probe: Probe) -> tuple[Plan, list[Link]]:
+def _compile_recorded(
+    module: nn.Module, epsilon: float, probe: Probe, key: str | None
+) -> tuple[Plan, list[Link]]:
     """Compile a network by running it on few samples."""
     make = partial(make_step, epsilon=epsilon)
-    tape, varies, exact = probe_network(module, make, probe)
+    tape, varies, exact = probe_network(module, make, probe, key)
     steps = [record.step for record in tape.records]
     fold_recorded(tape.records)
     links = [Link(record.step, record.inputs, record.outputs) for record in tape.records]
-    plan = Plan(steps, module, tape.head, measure(tape), varies=varies, exact=exact)
+    plan = Plan(steps, module, tape.head, measure(tape), varies=varies, exact=exact, key=key)
     return plan, links
 
 
-def measure(tape: Tape) -> tuple[int, int]:
-    """Return the number of outputs and of values in the largest tensor, of one sample."""
-    return tape.scores[0].numel(), -(-tape.largest // len(tape.scores))
+def measure(tape: Tape) -> tuple[tuple[int, ...], int]:
+    """Return the shape of the output and the values in the largest tensor, of one sample."""
+    return tuple(tape.shape[1:]), -(-tape.largest // len(tape.scores))
 
 
 def make_step(name: str, layer: Any, entry: Entry | None, epsilon: float) -> Step:

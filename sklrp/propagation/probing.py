@@ -82,7 +82,9 @@ class Run(NamedTuple):
         return steps, [name for name, _ in self.recorder.constants]
 
 
-def probe_network(module: nn.Module, make_step: MakeStep, probe: Probe) -> tuple[Tape, bool, bool]:
+def probe_network(
+    module: nn.Module, make_step: MakeStep, probe: Probe, key: str | None = None
+) -> tuple[Tape, bool, bool]:
     """Run a network on probes, and refuse what changes with them.
 
     Parameters
@@ -93,6 +95,8 @@ def probe_network(module: nn.Module, make_step: MakeStep, probe: Probe) -> tuple
         What makes a step from its name, its layer and its entry.
     probe : Probe
         The samples.
+    key : str or None, default=None
+        The name of the output that is explained.
 
     Returns
     -------
@@ -111,7 +115,7 @@ def probe_network(module: nn.Module, make_step: MakeStep, probe: Probe) -> tuple
     """
 
     def run(sample: Sample, changed: frozenset[int] = frozenset()) -> Run:
-        recorder = Recorder(module, len(sample[0][0].x), make_step=make_step)
+        recorder = Recorder(module, len(sample[0][0].x), make_step=make_step, key=key)
         return Run(recorder.run(*sample), recorder, changed)
 
     first = run(probe.first(2))

@@ -5,6 +5,7 @@ The classifiers and :mod:`sklrp.propagation.explaining` call :func:`explain_netw
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from tqdm.std import tqdm
 
 from sklrp._checks import check_flags, check_jobs, check_number, check_representable, choose_return
 from sklrp._models import without_wrapper
+from sklrp._outputs import split_key
 from sklrp.propagation.bounds import bound
 from sklrp.propagation.defence import Balance, Defence
 from sklrp.propagation.details import Details, LayerDetails
@@ -29,8 +31,9 @@ from sklrp.propagation.inputs import Inputs, Intake, is_finite
 from sklrp.propagation.planning import Plan, compile_plan, measure
 from sklrp.propagation.probing import Probe
 from sklrp.propagation.sizes import find_sizes
+from sklrp.propagation.start import Start, start
 from sklrp.propagation.tape import CAUSES, Layer
-from sklrp.propagation.targets import decode_target
+from sklrp.propagation.targets import Function, Target, WeightedSum, decode_target
 from sklrp.rules import Signal, ZBox
 
 # The largest activation of a chunk stays within the caches of a CPU, and far below a GPU's memory.
@@ -91,16 +94,17 @@ def explain_network(
     if batch_size is not None:
         check_number("batch_size", batch_size, minimum=1, integral=True)
     module = without_wrapper(module)
+    asked = target
+    key, target = split_key(target) if classes is None else (None, target)
     inputs = Inputs(X, finite)
     intake = Intake.of(module, inputs)
     with plain_arithmetic(intake.device):
-        plan = _prepare_plan(module, rule, float(epsilon), bounds, inputs, intake)
-        n_outputs, largest = plan.sizes or measure(
-            plan.run(*intake.to_signals(inputs.take(slice(1))))
-        )
-        target = decode_target(target, classes, inputs.n_samples, n_outputs)
-        if contrast and n_outputs < 2:
-            raise ValueError("contrast=True needs a network of at least two outputs, got one.")
+        plan = _prepare_plan(module, rule, float(epsilon), bounds, inputs, intake, key)
+        shape, largest = plan.sizes or measure(plan.run(*intake.to_signals(inputs.take(slice(1)))))
+        n_outputs = math.prod(shape)
+        target = decode_target(target, classes, inputs.n_samples, shape)
+        if contrast:
+            _check_contrast(target, shape)
         every = isinstance(target, str)
         n_targets = n_outputs if every else 1
         jobs = effective_n_jobs(n_jobs) if intake.device.type == "cpu" else 1
@@ -109,7 +113,7 @@ def explain_network(
             batch_size = min(batch_size, -(-inputs.n_samples // jobs))
         spans = _split_evenly(inputs.n_samples, int(batch_size))
         defence = Defence(plan, intake, check)
-        call = PreparedCall(plan, intake, bool(contrast), bool(return_details), defence)
+        call = PreparedCall(plan, intake, bool(contrast), bool(return_details), defence, n_outputs)
         if defence.needs_probe:
             call.check(inputs.take([0, -1] if inputs.n_samples > 1 else [0, 0]))
         results = _explain_chunks(call, inputs, target, spans, n_jobs, jobs, module)
@@ -123,7 +127,20 @@ def explain_network(
     relevance = inputs.join(out)
     if not return_details:
         return relevance
-    return relevance, _join_details(plan, records, every, classes)
+    return relevance, _join_details(plan, records, every, classes, asked)
+
+
+def _check_contrast(target: Target, shape: tuple[int, ...]) -> None:
+    """Refuse a contrast where no other outputs are rivals of the explained one."""
+    if math.prod(shape) < 2:
+        raise ValueError("contrast=True needs a network of at least two outputs, got one.")
+    if len(shape) > 1 or isinstance(target, WeightedSum | Function):
+        raise ValueError(
+            "contrast=True subtracts the largest of the other scores, of a network with an output "
+            f"of shape (n_samples, n_classes), for one of them; here the output has the shape "
+            f"{shape}, or several outputs make the score. Say the difference by a function, such "
+            "as target=lambda output: output[:, 1] - output[:, 0]."
+        )
 
 
 @contextmanager
@@ -135,10 +152,11 @@ def plain_arithmetic(device: torch.device) -> Iterator[None]:
 
 
 def _prepare_plan(
-    module: nn.Module, rule: Any, epsilon: float, bounds: Any, inputs: Inputs, intake: Intake
-) -> Plan:
+    module: nn.Module, rule: Any, epsilon: float, bounds: Any, inputs: Inputs, intake: Intake,
+    key: str | None,
+) -> Plan:  # fmt: skip
     """Compile the network, and find what does not depend on the samples: sizes and bounds."""
-    plan = compile_plan(module, rule, epsilon, bounds, Probe(inputs, intake))
+    plan = compile_plan(module, rule, epsilon, bounds, Probe(inputs, intake), key=key)
     if plan.sizes is None and inputs.single:
         plan.sizes = find_sizes(plan.steps, tuple(inputs.arrays[0].shape[1:]))
     if plan.lacks_boxes:
@@ -247,6 +265,8 @@ class PreparedCall:
         Whether to tell where relevance went.
     defence : Defence
         What the network's own scores are compared by.
+    n_outputs : int
+        The number of outputs of a sample.
     """
 
     plan: Plan
@@ -254,6 +274,7 @@ class PreparedCall:
     contrast: bool
     details: bool
     defence: Defence
+    n_outputs: int
 
     def check(self, chunk: Sequence[Any]) -> None:
         """Explain a few samples, and compare all that can be."""
@@ -263,13 +284,13 @@ class PreparedCall:
         self.defence.compare(tape, chunk, every)
         if self.plan.network is not None:
             self.defence.check_samples(chunk)
-        relevance, score = self._start(tape.scores, _targets(tape.scores, None))
+        begun = start(tape.scores, None, self.contrast)
         balance = Balance(len(every))
-        tape.pull(relevance, True, balance.note)
-        balance.settle(score)
+        tape.pull(begun.relevance, True, balance.note)
+        balance.settle(begun.score)
 
     def explain(
-        self, chunk: Sequence[Any], target: np.ndarray | str | None, is_first: bool
+        self, chunk: Sequence[Any], target: Target, is_first: bool
     ) -> tuple[list[Tensor], dict[str, Any] | None]:
         """Return the relevance of a chunk's inputs, targets first, and the details."""
         # Forward, all relevance on the scores of the targets, and back: the whole of LRP.
@@ -277,29 +298,24 @@ class PreparedCall:
         tape = self.plan.run(signals, args, kwargs)
         _check_scores(tape.scores)
         self.defence.compare(tape, chunk, self.defence.rows_of(len(tape.scores), is_first))
-        targets = _targets(tape.scores, target)
-        relevance, score = self._start(tape.scores, targets)
+        self._check_size(tape.scores)
+        begun = start(tape.scores, target, self.contrast)
         if self.defence.check is True:
             balance = Balance(len(tape.scores))
-            arrived, layers = tape.pull(relevance, True, balance.note)
-            balance.settle(score)
+            arrived, layers = tape.pull(begun.relevance, True, balance.note)
+            balance.settle(begun.score)
         else:
-            arrived, layers = tape.pull(relevance, self.details)
-        passed = self._fill(arrived, signals, len(targets))
-        return passed, _to_arrays(score, targets, layers) if self.details else None
+            arrived, layers = tape.pull(begun.relevance, self.details)
+        passed = self._fill(arrived, signals, len(begun.relevance))
+        return passed, _to_arrays(begun, layers) if self.details else None
 
-    def _start(self, scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the relevance of the outputs, and the explained scores."""
-        scores = scores.expand(len(targets), *scores.shape)
-        index = targets[..., None]
-        score = scores.gather(2, index)
-        relevance = torch.zeros_like(scores).scatter_(2, index, score)
-        if self.contrast:  # the target's score less the best of the others
-            others = scores.scatter(2, index, -torch.inf)
-            best = others.argmax(2, keepdim=True)
-            relevance.scatter_(2, best, -scores.gather(2, best))
-            score = score - scores.gather(2, best)
-        return relevance, score[..., 0]
+    def _check_size(self, scores: Tensor) -> None:
+        """Refuse outputs whose number depends on the batch: an index would mean another one."""
+        if scores.shape[1] != self.n_outputs:
+            raise ValueError(
+                f"The network returns {scores.shape[1]} outputs for each sample of one batch, and "
+                f"{self.n_outputs} of another; let its output have one shape."
+            )
 
     def _fill(
         self, arrived: Sequence[Tensor | None], signals: Sequence[Signal], n_targets: int
@@ -332,23 +348,13 @@ def _check_scores(scores: Tensor) -> None:
         )
 
 
-def _targets(scores: Tensor, target: np.ndarray | str | None) -> Tensor:
-    """Return the explained outputs, ``(n_targets, n_samples)``."""
-    n_samples, n_outputs = scores.shape
-    if target is None:
-        return scores.argmax(1)[None]
-    if isinstance(target, str):
-        every = torch.arange(n_outputs, device=scores.device)
-        return every[:, None].expand(n_outputs, n_samples)
-    return torch.tensor(target, device=scores.device)[None]
-
-
-def _to_arrays(score: Tensor, targets: Tensor, layers: Sequence[Layer | None]) -> dict[str, Any]:
+def _to_arrays(begun: Start, layers: Sequence[Layer | None]) -> dict[str, Any]:
     """Return the details of a chunk as arrays."""
-    zeros = np.zeros(targets.shape)
+    zeros = np.zeros(begun.score.shape)
     return {
-        "score": score.cpu().numpy(),
-        "target": targets.cpu().numpy(),
+        "score": begun.score.cpu().numpy(),
+        "target": None if begun.target is None else begun.target.cpu().numpy(),
+        "rest": begun.rest.cpu().numpy(),
         "layers": [
             (zeros, {})
             if layer is None
@@ -373,13 +379,13 @@ def _put_chunk(out: Sequence[Any], span: slice, result: Any, every: bool, bar: t
 
 
 def _join_details(
-    plan: Plan, records: Sequence[Any], every_target: bool, classes: np.ndarray | None
+    plan: Plan, records: Sequence[Any], every: bool, classes: np.ndarray | None, asked: Any
 ) -> Details:
     """Join the details of the chunks."""
 
     def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
         joined = np.concatenate(arrays, axis=1)
-        return joined.T.copy() if every_target else joined[0]
+        return joined.T.copy() if every else joined[0]
 
     score = join([record["score"] for record in records])
     layers = []
@@ -398,6 +404,9 @@ def _join_details(
                 **kept,
             )
         )
-    target = join([record["target"] for record in records])
-    target = target if classes is None else classes[target]
-    return Details(score=score, target=target, head=plan.head, layers=layers)
+    target = asked
+    if records[0]["target"] is not None:
+        target = join([record["target"] for record in records])
+        target = target if classes is None else classes[target]
+    rest = join([record["rest"] for record in records])
+    return Details(score=score, target=target, rest=rest, head=plan.head, layers=layers)

@@ -1,4 +1,4 @@
-"""Sizes of a chain's values without a run: how many outputs it has, and its largest value.
+"""Sizes of a chain's values without a run: the shape of its output, and its largest value.
 
 The plan asks, to choose the samples per chunk before anything is computed. Where a chain holds a
 layer that is not in the table, one sample is run instead.
@@ -17,8 +17,8 @@ from sklrp.propagation.tape import Step
 Shape = tuple[int, ...]
 
 
-def find_sizes(steps: Sequence[Step], shape: Shape) -> tuple[int, int] | None:
-    """Return the number of outputs and of values in the largest tensor, of one sample.
+def find_sizes(steps: Sequence[Step], shape: Shape) -> tuple[Shape, int] | None:
+    """Return the shape of the output and the number of values in the largest tensor, of a sample.
 
     Parameters
     ----------
@@ -29,9 +29,9 @@ def find_sizes(steps: Sequence[Step], shape: Shape) -> tuple[int, int] | None:
 
     Returns
     -------
-    (int, int) or None
-        The numbers; None if a layer's sizes are unknown, or the sample does not fit: a run says
-        what is wrong.
+    (tuple of int, int) or None
+        Shape and number; None if a layer's sizes are unknown, or the sample does not fit: a run
+        says what is wrong.
     """
     largest = math.prod(shape)
     for step in steps:
@@ -40,7 +40,7 @@ def find_sizes(steps: Sequence[Step], shape: Shape) -> tuple[int, int] | None:
         if after is None or min(after, default=1) < 1:
             return None
         shape, largest = after, max(largest, math.prod(after))
-    return (math.prod(shape), largest) if len(shape) < 2 else None
+    return shape, largest
 
 
 def _keeps_shape(layer: Any, shape: Shape) -> Shape:

@@ -1,16 +1,41 @@
-"""What is explained: labels or indices of outputs, checked and decoded.
+"""What is explained: labels or indices of outputs, or one number made of several of them.
 
-:func:`decode_target` is called once per call of ``explain``, when the number of outputs is known.
+:func:`decode_target` is called once per call of ``explain``, when the shape of the output is
+known; :mod:`.start` lets relevance start as it says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any
+import math
+from collections.abc import Callable, Hashable
+from numbers import Integral
+from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from sklrp._missing import as_plain_array
+
+_MOST_OUTPUTS = 64  # of a gridded output, each with a map of its own
+
+Shape = tuple[int, ...]
+
+
+class WeightedSum(NamedTuple):
+    """A weighted sum of outputs: one of a gridded output, a region, or any weights."""
+
+    weights: np.ndarray  # (n_outputs,)
+
+
+class Function(NamedTuple):
+    """A function of the output, a tensor of shape (n_samples, *shape) in, (n_samples,) out."""
+
+    function: Callable[[Tensor], Tensor]
+    shape: Shape
+
+
+# What is explained, decoded: None the largest output, "all", or one output of each sample.
+Target = WeightedSum | Function | np.ndarray | str | None
 
 
 def encode_target(target: Any, classes: np.ndarray, n_samples: int) -> Any:
@@ -61,43 +86,128 @@ def _find_positions(labels: list[Any], classes: list[Any]) -> np.ndarray:
     return np.array([positions[label] for label in labels], dtype=np.int64)
 
 
-def decode_target(
-    target: Any, classes: np.ndarray | None, n_samples: int, n_outputs: int
-) -> np.ndarray | str | None:
-    """Return None, ``"all"`` or one output index per sample.
+def decode_target(target: Any, classes: np.ndarray | None, n_samples: int, shape: Shape) -> Target:
+    """Return what is explained, for an output of a given shape.
 
     Parameters
     ----------
     target : object
-        The target, in labels if there are ``classes``, else in indices of outputs.
+        The target, in labels if there are ``classes``, else in indices of outputs, a mask or
+        weights over them; or a function of the output.
     classes : ndarray of shape (n_outputs,) or None
         The labels of the outputs.
-    n_samples, n_outputs : int
-        The numbers of samples and of outputs.
+    n_samples : int
+        The number of samples.
+    shape : tuple of int
+        The shape of a sample's output.
 
     Returns
     -------
-    None, "all" or ndarray of shape (n_samples,)
+    None, "all", ndarray of shape (n_samples,), WeightedSum or Function
         The target.
+
+    Raises
+    ------
+    ValueError
+        If nothing is asked of a gridded output, or what is asked does not fit the output.
     """
+    n_outputs = math.prod(shape)
+    if callable(target):
+        return Function(target, shape)
     if _is_open(target):
+        _check_open(target, shape)
         return target
     if classes is not None:
         index = np.asarray(encode_target(target, classes, n_samples))
-    else:
-        index = as_plain_array(target, "target")
-        if index.dtype.kind not in "iu" or index.shape not in ((), (n_samples,)):
+        if (index >= n_outputs).any():
             raise ValueError(
-                f"target must be None, 'all', the index of an output or {n_samples} indices, one "
-                f"per sample, got {target!r}."
+                f"target must lie among the {n_outputs} outputs of the network, got {target!r}."
             )
-    if ((index < 0) | (index >= n_outputs)).any():
+        return np.full(n_samples, index, dtype=np.int64)
+    is_grid = len(shape) > 1 and n_outputs > 1
+    if isinstance(target, tuple) and (is_grid or len(target) == 1):
+        return _at_index(target, shape)
+    values = as_plain_array(target, "target")
+    over_outputs = values.dtype.kind in "bf" or (is_grid and values.ndim > 1)
+    # As many whole floats as samples and as outputs may be indices that became floats.
+    is_either = values.dtype.kind == "f" and values.shape == shape == (n_samples,)
+    if over_outputs and not (is_either and (values % 1 == 0).all()):
+        return _over_outputs(values, shape)
+    if is_grid or values.dtype.kind not in "iu" or values.shape not in ((), (n_samples,)):
+        raise ValueError(f"target must be {_wanted(shape, n_samples)}; got {target!r}.")
+    if ((values < 0) | (values >= n_outputs)).any():
         raise ValueError(
             f"target must lie in 0..{n_outputs - 1}, the outputs of the network, got {target!r}."
         )
-    return np.full(n_samples, index, dtype=np.int64)
+    return np.full(n_samples, values, dtype=np.int64)
 
 
 def _is_open(target: Any) -> bool:
     """Return whether a target names no output: the predicted one, or all."""
     return target is None or (isinstance(target, str) and target == "all")
+
+
+def _check_open(target: Any, shape: Shape) -> None:
+    """Refuse to choose by itself, or to make very many maps, where the output is a grid."""
+    n_outputs = math.prod(shape)
+    if len(shape) < 2 or n_outputs == 1:
+        return
+    if target is None:
+        raise ValueError(
+            f"target=None, but the network returns {n_outputs} values of shape {shape} for each "
+            f"sample: say what is explained, {_wanted(shape)}."
+        )
+    if n_outputs > _MOST_OUTPUTS:
+        raise ValueError(
+            f"target='all' would make a map of each of {n_outputs} outputs, at most "
+            f"{_MOST_OUTPUTS} of a gridded output are made at once: give target, "
+            f"{_wanted(shape)}."
+        )
+
+
+def _wanted(shape: Shape, n_samples: int | None = None) -> str:
+    """Return in words what a target may be."""
+    if len(shape) > 1:
+        index = f"a tuple of {len(shape)} indices"
+    else:
+        each = "" if n_samples is None else f" or {n_samples} indices, one per sample"
+        index = f"None, 'all', the index of an output{each}"
+    return (
+        f"{index}, a boolean mask or weights of shape {shape or (1,)}, or a function of the output"
+    )
+
+
+def _at_index(index: tuple[Any, ...], shape: Shape) -> WeightedSum:
+    """Return one output of a grid. An index outside it is not clipped: it would be another's."""
+    is_index = [isinstance(k, Integral) and not isinstance(k, bool | np.bool_) for k in index]
+    axes = shape or (1,)
+    if len(index) != len(axes) or not all(is_index):
+        raise ValueError(f"target must be {_wanted(shape)}; got {index!r}.")
+    for axis, (k, n) in enumerate(zip(index, axes, strict=True)):
+        if not 0 <= k < n:
+            raise ValueError(
+                f"target={tuple(map(int, index))} lies outside the output, of shape {axes}: "
+                f"index {int(k)} of axis {axis} must lie in 0..{n - 1}."
+            )
+    weights = np.zeros(axes)
+    weights[index] = 1.0
+    return WeightedSum(weights.ravel())
+
+
+def _over_outputs(values: np.ndarray, shape: Shape) -> WeightedSum:
+    """Return the sum over a mask, or the sum with weights."""
+    kind = "a boolean mask" if values.dtype.kind == "b" else "weights"
+    axes = shape or (1,)
+    if values.shape != axes:
+        raise ValueError(
+            f"target must have the output's shape {axes} as {kind} over it, got the shape "
+            f"{values.shape}."
+        )
+    if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+        raise ValueError(f"target must hold finite numbers alone as {kind} over the output.")
+    if not values.any():
+        raise ValueError(
+            f"target, {kind} over the output, is {'False' if kind != 'weights' else '0'} "
+            "everywhere, an empty region: mark an output at least."
+        )
+    return WeightedSum(values.astype(np.float64).ravel())

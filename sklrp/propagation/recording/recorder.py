@@ -15,13 +15,14 @@ in order, with the values of the chunk at hand.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
+from sklrp._outputs import pick_output
 from sklrp._torch import DisableTorchFunction, is_autocast_on, overrides_functions
 from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.recording.aliases import Layout
@@ -71,6 +72,8 @@ class Recorder(TorchFunctionMode):
     exact : bool, default=True
         Whether memory is shared as the network knows it, which costs a second forward pass; a
         network that does not change what it uses elsewhere goes without, once it was probed.
+    key : str or None, default=None
+        The name of the output that is explained, of a network that returns several by name.
     """
 
     def __init__(
@@ -81,34 +84,29 @@ class Recorder(TorchFunctionMode):
         make_step: MakeStep | None = None,
         call: Call | None = None,
         exact: bool = True,
+        key: str | None = None,
     ) -> None:
         super().__init__()
         self.twin = make_twin(network, self)
         self.refusals = Refusals(self.twin)
         self.writer = TapeWriter(network, n_samples, self.refusals, steps, make_step, call, exact)
         self.constants = self.writer.constants
+        self.key = key
         self.runs_own = False  # whether a layer's own forward is being run, unrecorded
 
     def run(self, inputs: Sequence[Signal], args: Any, kwargs: dict[str, Any]) -> Tape:
         """Run the network on ``forward(*args, **kwargs)``, in which signals stand for inputs."""
         tensors = {id(signal): self.writer.start(signal) for signal in inputs}
         args, kwargs = swap_signals((args, kwargs), lambda signal: tensors[id(signal)])
-        output = self._run_forward(args, kwargs)
-        if not isinstance(output, Tensor):
-            raise TypeError(
-                "The network must return a tensor of scores, (n_samples, n_outputs), or a tuple "
-                f"that begins with it, got {type(output).__name__}{_find_scores(output)}."
-            )
-        return self.writer.finish(output)
+        return self.writer.finish(self._run_forward(args, kwargs))
 
-    def _run_forward(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Return what the network returns, the first of several; raise what was refused."""
+    def _run_forward(self, args: Any, kwargs: dict[str, Any]) -> Tensor:
+        """Return the output that is explained; raise what was refused."""
         try:
             with self:
-                output = self.twin(*args, **kwargs)
-            if isinstance(output, tuple | list) and output:
-                output = output[0]  # as skorch does
-            self._follow_changes("return", find_all(Tensor, output))
+                returned = self.twin(*args, **kwargs)
+            output = pick_output(returned, self.key)
+            self._follow_changes("return", [output])
         except Exception as error:
             if self.refusals.first is None:
                 if self.writer.is_probing and isinstance(error, RuntimeError | AssertionError):
@@ -362,20 +360,6 @@ class Recorder(TorchFunctionMode):
             writer.memory.move(target, out)
         writer.change(target, node)
         return target
-
-
-def _find_scores(output: Any) -> str:
-    """Return how to take the scores out of what a network returns, as an advice; "" if unknown."""
-    if isinstance(output, Mapping):
-        names = [name for name, value in output.items() if isinstance(value, Tensor)]
-        ways = [f".{name}" if hasattr(output, str(name)) else f"[{name!r}]" for name in names]
-    else:
-        own = vars(output) if hasattr(output, "__dict__") else {}
-        names = [name for name, value in own.items() if isinstance(value, Tensor)]
-        ways = [f".{name}" for name in names]
-    # The usual names first; of others, the first tensor.
-    usual = [ways[names.index(name)] for name in ("logits", "scores", "out") if name in names]
-    return f"; return {(usual + ways)[0]} of it, in a module around it" if ways else ""
 
 
 class Case(NamedTuple):

@@ -270,12 +270,14 @@ class TapeWriter:
             raise TypeError(str(self.refusals.other_way()))
         before, head = self._before_head(node)
         x = before.signal.x
-        n_axes = (0, 1, 2) if self.n_samples == 1 else (1, 2)  # one sample may be squeezed
-        is_table = not node.signal.axis and node.signal.x.dim() in n_axes
-        if not is_table or (self.n_samples > 1 and len(x) != self.n_samples):
+        lacks_samples = self.n_samples > 1 and x.shape[:1] != (
+            self.n_samples,
+        )  # one may be squeezed
+        if node.signal.axis or lacks_samples:
             raise ValueError(
-                "The network must return scores of shape (n_samples, n_outputs), got "
-                f"{tuple(output.shape)} for {self.n_samples} samples; pool or flatten its output."
+                "The network must return outputs of shape (n_samples, ...), got "
+                f"{tuple(output.shape)} for {self.n_samples} samples; permute its output, so that "
+                "the samples come first."
             )
         scores = x.reshape(self.n_samples, -1)
         records, self._records = self._records, []
