@@ -417,7 +417,7 @@ def draw_program(layers: Layers, inputs: Any, generator: random.Random, n_steps:
                 continue
             sizes = [r.numel() for r in registers if r.is_floating_point()]
             if (
-                0 < min(sizes)
+                min(sizes) > 0
                 and max(sizes) <= 400 * N_SAMPLES
                 and all(len(r) == N_SAMPLES for r in registers)
             ):

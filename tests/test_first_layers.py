@@ -300,3 +300,20 @@ def test_a_recurrent_cell_is_first_at_every_step():
     rows = [("input", Gamma(), "first"), ("rest", Epsilon(), "all")]
     steps = plan(Cell(), Composite(rows), np.zeros((3, 4, 3), "float32")).steps
     assert [step.rule for step in steps if step.kind == "recurrent"] == [Gamma()] * 4
+
+
+@pytest.mark.parametrize("n_hidden", [5, 6])  # six: transposed weights have the shape of the own
+@pytest.mark.parametrize("decode", [F.linear, lambda h, w: h @ w.t()], ids=["linear", "matmul"])
+def test_a_decoder_with_the_weights_of_its_encoder_is_not_first(n_hidden, decode):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.out = nn.Linear(6, n_hidden, bias=False), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.out(decode(F.relu(self.encoder(x)), self.encoder.weight.t()))
+
+    composite = Composite([("first", Gamma(), "first"), ("rest", Epsilon(), "all")])
+    found = plan(Tied().eval(), rule=composite, X=np.ones((3, 6), np.float32))
+    rules = [step.rule for step in found.steps if step.kind is not None]
+    assert rules == [Gamma(), Epsilon(), Epsilon()]

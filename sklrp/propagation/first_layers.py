@@ -62,8 +62,10 @@ def group_uses(steps: Sequence[Step]) -> list[list[Step]]:
         # The layer of a function is made at each call; its weights are the network's own.
         own: Any = {**dict(step.layer.named_parameters(recurse=False)), **vars(step.layer)}
         weight = own.get("weight")
-        is_told = isinstance(weight, Tensor)
-        key = (weight.data_ptr(), weight.shape) if is_told else id(step.layer)
+        # Transposed weights, as of a decoder that has its encoder's, are another layer.
+        key: Any = id(step.layer)
+        if isinstance(weight, Tensor):
+            key = weight.data_ptr(), weight.shape, weight.stride()
         groups.setdefault(key, []).append(step)
     return list(groups.values())
 
