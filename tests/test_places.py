@@ -222,3 +222,25 @@ def test_the_longitude_has_no_weights():
     lon = xr.DataArray(LON[:2], {"lon": LON[:2]}, name="lon")
     with pytest.raises(ValueError, match="'lon' is the longitude, but latitudes are needed"):
         cosine_weights(lon)
+
+
+@pytest.mark.parametrize(
+    ("lat", "looks"),
+    [
+        (np.radians(np.linspace(-87.5, 87.5, 36)), "radians"),
+        (np.arange(36), "the numbers of cells"),
+        (list(range(36, 0, -1)), "the numbers of cells"),
+    ],
+)
+def test_latitudes_of_an_array_that_are_no_degrees_are_refused(lat, looks):
+    with pytest.raises(ValueError, match=f"lat looks like {looks}"):
+        cosine_weights(lat)
+
+
+def test_latitudes_of_an_array_in_degrees():
+    lat = np.linspace(-87.5, 87.5, 36)
+    np.testing.assert_allclose(
+        cosine_weights(np.degrees(np.radians(lat))), np.cos(np.radians(lat))
+    )
+    rows = xr.DataArray(np.arange(3.0), dims="lat", name="lat", attrs={"units": "degrees_north"})
+    np.testing.assert_allclose(cosine_weights(rows), np.cos(np.radians([0.0, 1.0, 2.0])))

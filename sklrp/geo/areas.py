@@ -51,7 +51,8 @@ def cosine_weights(lat: Any) -> Any:
     Raises
     ------
     ValueError
-        If a latitude lies beyond ±90 degrees, or a field has none.
+        If a latitude lies beyond ±90 degrees, or a field has none; or if three or more latitudes
+        without units look like radians or like the numbers of cells.
 
     Notes
     -----
@@ -72,7 +73,26 @@ def cosine_weights(lat: Any) -> Any:
         weights = degrees.copy(data=_cosine(in_degrees(degrees, "latitude")))
         weights.attrs = {"long_name": "cosine of latitude", "units": "1"}
         return weights.rename("weights")
-    return _cosine(as_plain_array(lat, "lat", np.float64))
+    values = as_plain_array(lat, "lat", np.float64)
+    _check_plain(np.ravel(values))
+    return _cosine(values)
+
+
+def _check_plain(latitude: NDArray[np.float64]) -> None:
+    """Raise an error if an array, which has no units, looks like counts or radians."""
+    if latitude.size < 3 or not np.isfinite(latitude).all():
+        return
+    if _are_radians([latitude]):
+        looks, remedy = "radians", "np.degrees(lat)"
+    elif _are_counts(latitude):
+        looks, remedy = "the numbers of cells, 0, 1, 2, ...", "the latitudes of the cells"
+    else:
+        return
+    raise ValueError(
+        f"lat looks like {looks}, but must be in degrees: pass {remedy}. If these are degrees, "
+        "say so by the units of a coordinate, "
+        "xr.DataArray(lat, dims='lat', name='lat', attrs={'units': 'degrees_north'})."
+    )
 
 
 def _check_plausible(latitude: DataArray, longitude: DataArray | None) -> None:
