@@ -55,7 +55,7 @@ def is_nonnegative(operand: Any) -> bool:
     """Return whether a signal is known to be nowhere negative, or a constant is not."""
     if isinstance(operand, Signal):
         return operand.nonnegative
-    return bool(torch.as_tensor(operand).min() >= 0)
+    return bool((torch.as_tensor(operand) >= 0).all())
 
 
 def broadcast_samples(shape: torch.Size, *operands: Any) -> Tensor | None:
