@@ -56,12 +56,16 @@ class Model:  # numpydoc ignore=PR02
         Whether the network was in a `FrozenEstimator`, so that it must not be trained anew.
     path : str, default="model"
         The expression that reaches the network, for errors: ``model[-1]`` in a pipeline.
+    reading : callable or None, default=None
+        What makes the outputs, ``(n_samples, n_outputs)``, of what a module returns. None
+        (default): all of its values, of a tuple those of the first element.
     """
 
     before: Pipeline | None
     network: Any
     is_frozen: bool = False
     path: str = "model"
+    reading: Callable[[Any], Tensor] | None = None
 
     @property
     def name(self) -> str:
@@ -205,8 +209,9 @@ class Model:  # numpydoc ignore=PR02
     @cached_property
     @torch.inference_mode(False)  # whose tensors have no gradient later on
     def quiet_module(self) -> nn.Module:
-        """A copy of the module in evaluation mode; the user's own keeps its mode."""
-        return copy.deepcopy(self.module).eval().requires_grad_(False)
+        """A copy of the module in evaluation mode, and read; the user's own keeps its mode."""
+        module = copy.deepcopy(self.module).eval().requires_grad_(False)
+        return module if self.reading is None else _Read(module, self.reading)
 
     @cached_property
     def _quiet_network(self) -> Any:
@@ -224,7 +229,8 @@ class Model:  # numpydoc ignore=PR02
         """The floating dtype and the device of the module's parameters."""
         return _dtype_and_device(self.module)
 
-    def _forward(self, samples: Any) -> NDArray:
+    def returned(self, samples: Any) -> Any:
+        """Return what the module returns for samples, in one pass."""
         dtype, device = _dtype_and_device(self.module)
 
         def tensor(values: Any) -> Tensor:
@@ -233,16 +239,36 @@ class Model:  # numpydoc ignore=PR02
 
         with torch.inference_mode(False), torch.no_grad():
             if isinstance(samples, Mapping):
-                out = self.quiet_module(**{name: tensor(v) for name, v in samples.items()})
-            elif isinstance(samples, tuple):
-                out = self.quiet_module(*map(tensor, samples))
-            else:
-                t = tensor(samples)
-                out = self.quiet_module(t if has_embeddings(self.module) else t.to(dtype))
+                return self.quiet_module(**{name: tensor(v) for name, v in samples.items()})
+            if isinstance(samples, tuple):
+                return self.quiet_module(*map(tensor, samples))
+            t = tensor(samples)
+            return self.quiet_module(t if has_embeddings(self.module) else t.to(dtype))
+
+    def read(self, returned: Any) -> Tensor:
+        """Return the outputs in what the network's own module returns."""
+        if self.reading is not None:
+            return self.reading(returned)
+        return returned[0] if isinstance(returned, tuple | list) else returned
+
+    def _forward(self, samples: Any) -> NDArray:
+        out = self.returned(samples)
         out = out[0] if isinstance(out, tuple | list) else out
         # NumPy has no bfloat16.
         out = out.float() if out.dtype == torch.bfloat16 else out
         return out.detach().cpu().numpy()
+
+
+class _Read(nn.Module):
+    """A module, and what is made of its output."""
+
+    def __init__(self, module: nn.Module, reading: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.module, self.reading = module, reading
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the outputs."""
+        return self.reading(self.module(*args, **kwargs))
 
 
 def unwrap(model: Any, *, fitted: bool = True, name: str = "model") -> Model:

@@ -72,7 +72,11 @@ class Audited:  # numpydoc ignore=PR02
             return e.relevance, e.details
         try:
             return explain(
-                e.model.network, e.given(e.X), target=e.target, return_details=True, **e.params
+                e.model.network,
+                e.given(e.X),
+                target=e.asked(e.target),
+                return_details=True,
+                **e.params,
             )
         except TypeError as error:
             raise Unanswered(f"the model has no maps by a rule ({error})") from error
@@ -176,7 +180,9 @@ class Audited:  # numpydoc ignore=PR02
                     return None
             else:
                 target = target[0]
-        return flatten(explain(e.model.network, e.given(e.all_X), target=target, **params))
+        return flatten(
+            explain(e.model.network, e.given(e.all_X), target=e.asked(target), **params)
+        )
 
     @cached_property
     def fits(self) -> NDArray[np.float64]:
@@ -192,7 +198,7 @@ class Audited:  # numpydoc ignore=PR02
         params = {**e.params, "rule": rule}
         with warnings.catch_warnings():  # a flat rule says that its maps are alike
             warnings.simplefilter("ignore", UserWarning)
-            own = explain(e.model.network, e.given(e.X), target=e.target, **params)
+            own = explain(e.model.network, e.given(e.X), target=e.asked(e.target), **params)
         return flatten(own)[self.kept]
 
     def _fit(self, rule: Any) -> NDArray[np.float64]:

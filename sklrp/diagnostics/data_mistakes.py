@@ -291,7 +291,7 @@ def _find_training_mode(a: Audited) -> str:
     inputs = torch.from_numpy(np.array(a.explained.given(samples))).to(device, taken)
     with RandomStream(device, 0), torch.inference_mode(False), torch.no_grad():
         out = copy.deepcopy(a.explained.model.module)(inputs)  # statistics of batches move
-    out = out[0] if isinstance(out, tuple | list) else out
+    out = a.explained.model.read(out)
     noisy = out.detach().cpu().numpy().astype(np.float64).reshape(quiet.shape)
     change = np.sqrt(np.mean((noisy - quiet) ** 2))
     size = np.sqrt(np.mean(quiet**2))

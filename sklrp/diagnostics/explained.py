@@ -44,6 +44,7 @@ from sklrp._streams import Streams
 from sklrp.diagnostics.common_form import as_shares, with_relevance
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.nulls import NULLS
+from sklrp.diagnostics.one_number import as_one_number
 from sklrp.metrics.randomise import restart
 from sklrp.propagation import explain
 from sklrp.skill import (
@@ -102,8 +103,10 @@ class Explained:
         Which samples are exchangeable, as in `skill_map`.
     alpha : float, default=0.05
         The level at which cells are called true or misleading, as in `skill_map`.
-    target : None, label, int or array-like of shape (n_samples,), default=None
-        What is explained: None (default) the predicted class of each sample, or the only output.
+    target : object, default=None
+        What is explained: None (default) the predicted class of each sample, or the only output;
+        a label or an index, or one of each sample; of a module whatever `sklrp.explain` makes
+        one number of.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
         Where the cells of fields are. None (default): what the model or X says.
     max_samples : int or None, default=None
@@ -187,6 +190,11 @@ class Explained:
             rows = np.sort(self.rng("samples").choice(rows, max_samples, replace=False))
         self.rows = rows
         self.X = self.all_X[rows]
+        number = as_one_number(self.model, self.given(self.all_X[:1]), target, n_samples)
+        self._number_target = None if number is None else target
+        if number is not None:
+            self.model, target = replace(self.model, reading=number), None
+            y = None if y is None else number.of_truth(match_samples(y, X, "y"))
         self.classes = self.model.classes_for(self.given(self.all_X[:1]))
         self._n_outputs = self._count_outputs()
         if np.ndim(y) > 2 and np.size(y) == n_samples * self._n_outputs:  # fields of values
@@ -200,7 +208,13 @@ class Explained:
         self._asked["target"] = None if target is None else self._one_target(targets)
         self.target = None if targets is None else targets[rows]
         self.all_y = None if y is None else self._check_y("y", match_samples(y, X, "y"), n_samples)
+        whole = None
+        if number is not None and y_train is not None:
+            whole = as_plain_array(match_samples(y_train, X_train, "y_train"), "y_train")
+            y_train = number.of_truth(whole)
         self.y_train = None if y_train is None else self._check_y_train(y_train)
+        # A network is trained on all of its outputs, whatever is explained of them.
+        self._fitted_on = self.y_train if whole is None else whole
         self.is_given = relevance is not None
         self.given_maps = None
         if self.is_given:
@@ -426,6 +440,10 @@ class Explained:
         relevance, details = self._explain(network, self.X if X is None else X, self.target)
         return as_shares(relevance, details.score)
 
+    def asked(self, target: Any) -> Any:
+        """Return what `explain` is asked for, given what is explained of each sample."""
+        return target if self._number_target is None else self._number_target
+
     def relevance_for(self, target: NDArray) -> NDArray:
         """Return the relevance for other targets."""
         return self._explain(self.model.network, self.X, target)[0]
@@ -508,7 +526,7 @@ class Explained:
             The clone, fitted.
         """
         self.check_trainable("a clone")
-        samples, y = self.pool if X is None else X, np.asarray(self.y_train)
+        samples, y = self.pool if X is None else X, np.asarray(self._fitted_on)
         if rows is not None:
             samples, y = samples[rows], y[rows]
         if permuted:
@@ -526,7 +544,8 @@ class Explained:
             restart(unwrap(new.module), seed)
         samples = self.model.typed(samples)
         if is_regression(self.model.network):
-            y = self.model.typed(y.astype(np.float64)).reshape(len(y), -1)
+            y = self.model.typed(y.astype(np.float64))
+            y = y[:, np.newaxis] if y.ndim == 1 else y
         # A net draws from torch's global generators.
         with RandomStream(self.model.dtype_and_device[1], seed):
             return new.fit(samples, y)
@@ -596,7 +615,7 @@ class Explained:
 
     def _explain(self, network: Any, X: NDArray, target: NDArray | None) -> tuple[NDArray, Any]:
         relevance, details = explain(
-            network, self.given(X), target=target, return_details=True, **self.params
+            network, self.given(X), target=self.asked(target), return_details=True, **self.params
         )
         return check_maps(relevance), details
 

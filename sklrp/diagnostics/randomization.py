@@ -180,7 +180,9 @@ def _cascade(explained: Explained) -> tuple[NDArray, NDArray[np.float64]]:
         target=0 if explained.target is None else explained.target,
         similarity="cosine",
         random_state=explained.seed("layers"),
-        explain=explain,
+        explain=lambda *given, target, **params: explain(
+            *given, target=explained.asked(target), **params
+        ),
         **explained.params,
     )
     return np.array(result.layers), np.abs(result.similarity).mean(axis=1)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklrp.propagation.targets import Function, Target, WeightedSum
+from sklrp.propagation.targets import Function, Target, WeightedSum, evaluate_target
 
 _TOLERANCE = 1e-4  # of the score: more than rounding does in float32
 
@@ -95,7 +95,7 @@ def _start_at_function(scores: Tensor, target: Function) -> Start:
     """Return output times gradient: all of a function f with f(c x) = c f(x), as a maximum is."""
     outputs = scores.detach().clone().requires_grad_()
     with torch.enable_grad():
-        score = _call(target, outputs)
+        score = evaluate_target(outputs, target)
         # Samples do not mix, so the gradient of the sum holds each sample's own.
         gradient = (
             torch.autograd.grad(score.sum(), outputs, allow_unused=True)[0]
@@ -118,26 +118,10 @@ def _start_at_function(scores: Tensor, target: Function) -> Start:
     return Start(relevance[None], score[None], None, (score - relevance.sum(1))[None])
 
 
-def _call(target: Function, outputs: Tensor) -> Tensor:
-    """Return the function's values, ``(n_samples,)``."""
-    n_samples = len(outputs)
-    # A copy: the function may change its argument in place, but not what it is a leaf of.
-    found = target.function(outputs.reshape(n_samples, *target.shape).clone())
-    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-    if shape != (n_samples,):
-        raise ValueError(
-            "target, a function of the output, takes a tensor of shape "
-            f"{(n_samples, *target.shape)}, and must return one of shape ({n_samples},), a number "
-            f"for each sample; got {shape}. Reduce all axes but the first, as "
-            "output.flatten(1).sum(1) does."
-        )
-    return found.to(outputs.dtype)
-
-
 def _check_alone(target: Function, scores: Tensor, score: Tensor) -> None:
     """Refuse a function that mixes samples: maps would depend on how samples are shared out."""
     beside = torch.cat([scores[:1], 0.75 * scores[:1]])
-    alone = _call(target, beside)[0]
+    alone = evaluate_target(beside, target)[0]
     if not bool((alone - score[0]).abs() <= _TOLERANCE * score[0].abs() + 1e-30):
         raise ValueError(
             "target, a function of the output, mixes samples: its value for one sample depends on "

@@ -12,6 +12,7 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sklrp._missing import as_plain_array
@@ -140,6 +141,42 @@ def decode_target(target: Any, classes: np.ndarray | None, n_samples: int, shape
             f"target must lie in 0..{n_outputs - 1}, the outputs of the network, got {target!r}."
         )
     return np.full(n_samples, values, dtype=np.int64)
+
+
+def evaluate_target(outputs: Tensor, target: WeightedSum | Function) -> Tensor:
+    """Return the explained number of each sample.
+
+    Parameters
+    ----------
+    outputs : Tensor of shape (n_samples, n_outputs)
+        The outputs.
+    target : WeightedSum or Function
+        What is explained of them.
+
+    Returns
+    -------
+    Tensor of shape (n_samples,)
+        The numbers.
+
+    Raises
+    ------
+    ValueError
+        If a function returns anything else than a number for each sample.
+    """
+    if isinstance(target, WeightedSum):
+        return outputs @ torch.from_numpy(target.weights).to(outputs)
+    n_samples = len(outputs)
+    # A copy: the function may change its argument in place, but not what it is a leaf of.
+    found = target.function(outputs.reshape(n_samples, *target.shape).clone())
+    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    if shape != (n_samples,):
+        raise ValueError(
+            "target, a function of the output, takes a tensor of shape "
+            f"{(n_samples, *target.shape)}, and must return one of shape ({n_samples},), a number "
+            f"for each sample; got {shape}. Reduce all axes but the first, as "
+            "output.flatten(1).sum(1) does."
+        )
+    return found.to(outputs.dtype)
 
 
 def _is_open(target: Any) -> bool:
