@@ -197,7 +197,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
 
     # What `sklrp.save` keeps of a fitted transformer beside its network, and the form of each.
     _saved: ClassVar[dict[str, Any]] = {
-        "classes_": are_labels,
+        "classes_": lambda value: value is None or are_labels(value),
         "n_features_in_": is_positive_integer,
         "sample_shape_": is_shape,
         "map_shape_": is_shape,

@@ -4,7 +4,16 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from skorch.callbacks import EpochScoring, LRScheduler
 
-from sklrp.classifiers import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
+from sklrp.classifiers import (
+    CNNClassifier,
+    CNNRegressor,
+    ESNClassifier,
+    ESNRegressor,
+    LSTMClassifier,
+    LSTMRegressor,
+    MLPClassifier,
+    MLPRegressor,
+)
 
 # Callbacks as classes, as the repr of an instance, part of a test's name, changes with every run.
 ACCURACY = {
@@ -27,6 +36,10 @@ SCHEDULER = {
         CNNClassifier(),
         ESNClassifier(),
         LSTMClassifier(),
+        MLPRegressor(),
+        CNNRegressor(),
+        ESNRegressor(),
+        LSTMRegressor(),
         MLPClassifier(
             (16,),
             activation="tanh",

@@ -372,7 +372,7 @@ def test_transformers_that_cannot_be_saved(params, message, tmp_path):
             BaggingClassifier(MLPClassifier(max_epochs=1), 2).fit(X, Y),
             r"pass one network, estimator\.estimators_\[0\]",
         ),
-        (type("MLPClassifier", (MLPClassifier,), {})(), "a file holds an MLPClassifier, "),
+        (type("MLPClassifier", (MLPClassifier,), {})(), "a file holds an MLPRegressor, "),
     ],
     ids=lambda e: type(e).__name__,
 )
@@ -706,7 +706,7 @@ def forge_stream(manifest, arrays):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (forge_class, "unknown class 'Popen', but can hold an MLPClassifier"),
+        (forge_class, "unknown class 'Popen', but can hold an MLPRegressor"),
         (forge_parameter, r"MLPClassifier has no parameters \['shell'\]"),
         (forge_format, "it is of format 2, written by sklrp .* install a newer sklrp"),
         (forge_format_zero, "its format is 0, but should be a positive integer"),

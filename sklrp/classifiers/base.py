@@ -240,17 +240,24 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
         check_sample_shape(sample_shape, self.input_shape_, type(self).__name__)
 
     def _explain(
-        self, module: nn.Module, X: Any, target: Any, *, classes: NDArray | None, **options: Any
+        self,
+        module: nn.Module,
+        X: Any,
+        decode: Callable[[int], tuple[Any, NDArray | None]],
+        *,
+        classes: NDArray | None = None,
+        **options: Any,
     ) -> tuple[NDArray, Any]:
         """Return the relevance of samples for the outputs of a network, and the details or None.
 
-        The options are the other parameters of `explain_network`.
+        `decode` returns, for a number of samples, the target and what an output's unit is worth,
+        in the shape of the scores or so that it broadcasts. The options are the other parameters
+        of `explain_network`.
         """
-        check_is_fitted(self)
-        target = match_samples(target, X, "target")
         given = getattr(X, "dtype", None)
         X, sample_shape = self._check_samples(X)
         dtype = given if isinstance(given, np.dtype) and given.kind == "f" else X.dtype
+        target, units = decode(len(X))
         result = explain_network(
             module,
             X,
@@ -261,6 +268,10 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
             **options,
         )
         relevance, details = result if options["return_details"] else (result, None)
+        if units is not None:
+            relevance = relevance * units[..., None]
+            if details is not None:
+                details.rescale(units)
         if dtype == np.float16:
             check_representable(relevance, dtype, float(np.finfo(dtype).max))
         shape = (*relevance.shape[:-1], *sample_shape)

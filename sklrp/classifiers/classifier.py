@@ -18,6 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from sklrp._devices import to_host
+from sklrp._matching import match_samples
 from sklrp._missing import forbid_masked
 from sklrp._sklearn import StrOptions, check_own_params, fit_context
 from sklrp.classifiers.base import NetworkEstimator, undone_on_error
@@ -301,10 +302,11 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
         Bach et al. 2015; Arras et al. 2017 for LSTMs; arXiv 2302.12317 for what maps are worth.
         """
         check_is_fitted(self)
+        target = match_samples(target, X, "target")
         relevance, details = self._explain(
             self.module_,
             X,
-            target,
+            lambda n_samples: (target, None),
             classes=self.classes_,
             rule=rule,
             epsilon=epsilon,

@@ -15,6 +15,7 @@ from sklrp._sklearn import Interval, StrOptions
 from sklrp.classifiers.classifier import GradientClassifier
 from sklrp.classifiers.gradient import GradientEstimator
 from sklrp.classifiers.parameters import COUNT, param
+from sklrp.classifiers.regressor import GradientRegressor
 from sklrp.classifiers.sample_shapes import check_sizes, find_image_shape
 from sklrp.modules import CONV_POOLINGS, PADDING_MODES, make_cnn
 
@@ -127,5 +128,23 @@ class CNNClassifier(CNNNetwork, GradientClassifier):  # numpydoc ignore=PR01
     >>> X, y = load_digits(return_X_y=True)
     >>> clf = CNNClassifier(channels=(8,), input_shape=(1, 8, 8), max_epochs=2, random_state=0)
     >>> clf.fit(X / 16, y).explain(X[:3].reshape(3, 8, 8) / 16).shape
+    (3, 8, 8)
+    """
+
+
+class CNNRegressor(CNNNetwork, GradientRegressor):  # numpydoc ignore=PR01
+    """Convolutional network for regression that explains its predictions.
+
+    Use it for images and signals whose patterns may lie anywhere. Each convolution is followed by
+    the activation and a pooling, and the last one by dense layers. Targets, one or several, are
+    standardised inside; predictions and relevance are in their units.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklrp import CNNRegressor
+    >>> X = np.random.default_rng(0).normal(size=(60, 8, 8))
+    >>> reg = CNNRegressor((4,), max_epochs=2, random_state=0).fit(X, X[:, 2:4, 2:4].sum((1, 2)))
+    >>> reg.explain(X[:3]).shape
     (3, 8, 8)
     """

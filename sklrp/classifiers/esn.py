@@ -23,11 +23,19 @@ from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.classifier import NetworkClassifier
 from sklrp.classifiers.net import TrainingNet
 from sklrp.classifiers.parameters import COUNT, NOT_NEGATIVE, POSITIVE, param
+from sklrp.classifiers.regressor import NetworkRegressor
 from sklrp.classifiers.ridge import fit_ridge
 from sklrp.classifiers.sample_shapes import find_sequence_shape
 from sklrp.classifiers.saved import is_penalty
 from sklrp.classifiers.settings import check_device, check_dtype
-from sklrp.modules import LEAK_SPLITS, STATE_POOLINGS, SWEEPS, make_esn
+from sklrp.modules import (
+    LEAK_SPLITS,
+    STATE_POOLINGS,
+    SWEEPS,
+    TargetUnits,
+    in_target_units,
+    make_esn,
+)
 
 _SHARE = Interval(Real, 0, 1, closed="right")
 
@@ -129,7 +137,7 @@ class ESNNetwork(NetworkEstimator):  # numpydoc ignore=PR02
         net = self._make_net(X.dtype)
         with RandomStream(torch.device(net.device), draw_seed(self.random_state)):
             net.initialize()
-        *reservoir, readout = net.module_
+        *reservoir, readout = (m for m in net.module_ if not isinstance(m, TargetUnits))
         states = []
         with torch.no_grad():
             for x, _ in net.get_iterator(make_dataset(torch.tensor(X, dtype=net.dtype), targets)):
@@ -170,8 +178,11 @@ class ESNNetwork(NetworkEstimator):  # numpydoc ignore=PR02
         )
 
     def _check_unchanged(self) -> None:
-        networks: list[Any] = [self._network(self._n_outputs), self.net_.module]
-        now, before = (network.keywords for network in networks)
+        fitted: Any = self.net_.module
+        if fitted.func is in_target_units:
+            fitted = fitted.args[0]
+        network: Any = self._network(self._n_outputs)
+        now, before = network.keywords, fitted.keywords
         name = next((name for name in now if now[name] != before[name]), None)
         if name is not None:
             parameter = "fit_intercept" if name == "bias" else name
@@ -214,3 +225,36 @@ class ESNClassifier(ESNNetwork, NetworkClassifier):  # numpydoc ignore=PR01
 
     def _fitted_values(self, targets: NDArray) -> NDArray[np.float64]:
         return np.eye(self._n_outputs)[targets]
+
+
+class ESNRegressor(ESNNetwork, NetworkRegressor):  # numpydoc ignore=PR01,PR02
+    """Echo state network for regression that explains its predictions.
+
+    Use it for sequences, and for images read as a sequence of rows or columns, where a fixed
+    random memory is enough: only a linear readout of the reservoir's states is fitted, in closed
+    form. How long the reservoir remembers is set by `leak_rate`, and shows in every explanation.
+    Targets, one or several, are standardised inside; predictions and relevance are in their units.
+
+    The readout is the ridge regression of the targets less their mean, so that the mean is
+    predicted also with ``fit_intercept=False``.
+
+    Parameters
+    ----------
+    leak_rate : float, default=0.3
+        How much of its state a unit renews in a step, in (0, 1]. What a step leaves in the state
+        fades as ``(1 - leak_rate) ** n_steps``, apart from what the recurrent weights carry on.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklrp import ESNRegressor
+    >>> X = np.random.default_rng(0).normal(size=(60, 10, 2))
+    >>> reg = ESNRegressor(50, random_state=0).fit(X, X[:, -3:, 0].sum(axis=1))
+    >>> reg.explain(X[:3]).shape
+    (3, 10, 2)
+    """
+
+    leak_rate: float = param(default=0.3)
+
+    def _fitted_values(self, targets: NDArray) -> NDArray[np.float64]:
+        return self._standardise(targets)

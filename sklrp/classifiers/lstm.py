@@ -18,6 +18,7 @@ from sklrp._sklearn import Interval, StrOptions
 from sklrp.classifiers.classifier import GradientClassifier
 from sklrp.classifiers.gradient import GradientEstimator
 from sklrp.classifiers.parameters import COUNT, POSITIVE, param
+from sklrp.classifiers.regressor import GradientRegressor
 from sklrp.classifiers.sample_shapes import find_sequence_shape
 from sklrp.modules import STATE_POOLINGS, SWEEPS, make_lstm
 
@@ -127,4 +128,21 @@ class LSTMClassifier(LSTMNetwork, GradientClassifier):  # numpydoc ignore=PR01
     >>> clf = LSTMClassifier(16, input_shape=(8, 8), sweep="right", max_epochs=2, random_state=0)
     >>> clf.fit(X / 16, y).explain(X[:3] / 16).shape
     (3, 64)
+    """
+
+
+class LSTMRegressor(LSTMNetwork, GradientRegressor):  # numpydoc ignore=PR01
+    """Long short-term memory network for regression that explains its predictions.
+
+    Use it for sequences, and for images read as a sequence of rows or columns. Targets, one or
+    several, are standardised inside; predictions and relevance are in their units.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklrp import LSTMRegressor
+    >>> X = np.random.default_rng(0).normal(size=(60, 10, 2))
+    >>> reg = LSTMRegressor(8, max_epochs=2, random_state=0).fit(X, X.mean(axis=1))
+    >>> reg.explain(X[:3], target=1).shape
+    (3, 10, 2)
     """

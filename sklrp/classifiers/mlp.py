@@ -14,6 +14,7 @@ from torch import nn
 from sklrp.classifiers.classifier import GradientClassifier
 from sklrp.classifiers.gradient import GradientEstimator
 from sklrp.classifiers.parameters import param
+from sklrp.classifiers.regressor import GradientRegressor
 from sklrp.modules import make_mlp
 
 
@@ -66,4 +67,23 @@ class MLPClassifier(MLPNetwork, GradientClassifier):  # numpydoc ignore=PR01
     >>> clf = MLPClassifier(random_state=0).fit(X, y)
     >>> clf.explain(X[:3]).shape
     (3, 4)
+    """
+
+
+class MLPRegressor(MLPNetwork, GradientRegressor):  # numpydoc ignore=PR01
+    """Multilayer perceptron for regression that explains its predictions.
+
+    Use it for features without an order, and as the baseline that knows nothing of neighbourhood.
+    Samples of any shape are flattened, so that only their number of values counts. Targets, one or
+    several, are standardised inside; predictions and relevance are in their units.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklrp import MLPRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> reg = MLPRegressor(max_epochs=5, random_state=0).fit(X * 20, y)
+    >>> relevance, details = reg.explain(X[:3] * 20, reference="mean", return_details=True)
+    >>> bool(abs(details.score - (reg.predict(X[:3] * 20) - y.mean())).max() < 1e-9)
+    True
     """

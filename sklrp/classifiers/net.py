@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from skorch import NeuralNet, NeuralNetClassifier
+from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from skorch.callbacks import Callback, EpochScoring, PrintLog
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
@@ -234,7 +234,42 @@ class ClassifierNet(TrainingNet, NeuralNetClassifier):
         return list(callbacks.items())
 
 
+class RegressorNet(TrainingNet, NeuralNetRegressor):
+    """A net on targets in their own units, which minimises the error of standardised ones.
+
+    Parameters
+    ----------
+    module : callable
+        Builds the network, which ends in a `TargetUnits`; skorch calls it without arguments.
+    **kwargs : dict
+        What `TrainingNet` takes.
+    """
+
+    def __init__(self, module: Callable[[], nn.Module], **kwargs: Any) -> None:
+        super().__init__(module, **{"criterion": WeightedSquaredError, **kwargs})
+
+    def get_loss(self, y_pred: Tensor, y_true: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the weighted mean loss of standardised targets."""
+        standardise = self.module_[-1].standardise
+        y_true = y_true.to(y_pred)
+        return super().get_loss(standardise(y_pred), standardise(y_true), *args, **kwargs)
+
+
 # What a training minimises
+
+
+class WeightedSquaredError(nn.Module):
+    """Squared error, averaged over outputs, and over a batch with each sample's weight."""
+
+    def __init__(self) -> None:  # without parameters, which that of torch would take
+        super().__init__()
+
+    def forward(
+        self, outputs: Tensor, targets: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean of the samples' losses, each times its weight if there are weights."""
+        losses = (outputs - targets).square().mean(1)
+        return (losses if sample_weight is None else losses * sample_weight).mean()
 
 
 class WeightedCrossEntropy(nn.CrossEntropyLoss):

@@ -30,6 +30,28 @@ def are_labels(value: Any) -> bool:
     return is_vector and np.array_equal(np.unique(value), value)
 
 
+def are_numbers(value: Any) -> bool:
+    """Tell whether a value is an array of finite numbers, one for each output."""
+    is_vector = isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype == np.float64
+    return is_vector and len(value) > 0 and bool(np.isfinite(value).all())
+
+
+def are_positive(value: Any) -> bool:
+    """Tell whether a value is an array of positive numbers, one for each output."""
+    return are_numbers(value) and bool((value > 0).all())
+
+
+def are_ranges(value: Any) -> bool:
+    """Tell whether a value is an array of pairs of finite numbers, one for each output."""
+    is_table = isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] == 2
+    return is_table and value.dtype == np.float64 and bool(np.isfinite(value).all())
+
+
+def is_flag(value: Any) -> bool:
+    """Tell whether a value is True or False."""
+    return isinstance(value, bool)
+
+
 def is_random_state(value: Any) -> bool:
     """Tell whether a value may be the state of torch's generators, by device."""
     return isinstance(value, dict) and "cpu" in value

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 from numpy.typing import NDArray
+from sklearn.base import is_regressor
 
 import sklrp
 from sklrp.cli.options import (
@@ -38,7 +39,7 @@ from sklrp.cli.samples import Samples, read_labels, read_mask
     "--labels",
     type=EXISTING,
     required=True,
-    help="The labels: a .npy file, or a text file of one per line.",
+    help="The labels, or the values of a regression: a .npy file, or a text file of one per line.",
 )
 @click.option(
     "--train",
@@ -118,24 +119,25 @@ def diagnose(  # numpydoc ignore=PR01
     _check_training(train, train_labels, n_refits)
     given = (mask, train, train_labels)
     check_out(out, model, data, labels, *(path for path in given if path is not None))
-    classifier, classes = load_model(model, device)
-    columns = getattr(classifier, "feature_names_in_", None)
+    network, classes = load_model(model, device)
+    known = None if is_regressor(network) else classes
+    columns = getattr(network, "feature_names_in_", None)
 
     def read(path: Path) -> NDArray[Any]:
         with Samples(path, variable, columns, fill) as samples:
             check_samples(samples)
             X = samples.read()
-            RangeWarning(classifier, samples)(X)
+            RangeWarning(network, samples)(X)
             return X
 
     X = read(data)
-    y = read_labels(labels, classes, len(X))
+    y = read_labels(labels, known, len(X))
     X_train = None if train is None else read(train)
     y_train = None
     if X_train is not None and train_labels is not None:
-        y_train = read_labels(train_labels, classes, len(X_train))
+        y_train = read_labels(train_labels, known, len(X_train))
     report = sklrp.diagnostics.diagnose(
-        classifier,
+        network,
         X,
         y,
         X_train=X_train,

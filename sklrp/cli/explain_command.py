@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import numpy as np
+from sklearn.base import is_regressor
 
 import sklrp
 from sklrp.cli.options import (
@@ -34,7 +35,7 @@ from sklrp.cli.samples import Samples, find_class, form_of
 from sklrp.geo.relevance_fields import describe_target
 
 
-@click.command(short_help="Write the relevance of each value of DATA for a class.")
+@click.command(short_help="Write the relevance of each value of DATA for a class or value.")
 @click.argument("model", type=EXISTING)
 @click.argument("data", type=SAMPLES)
 @click.option("-o", "--out", type=file_path(), required=True, help="Where the relevance goes.")
@@ -43,8 +44,8 @@ from sklrp.geo.relevance_fields import describe_target
 @click.option(
     "--target",
     metavar="LABEL",
-    help="The class to explain, or all for an axis of classes after that of the samples; the "
-    "predicted class of each sample by default.",
+    help="The class to explain, or the index of a regressor's output, or all for an axis of them "
+    "after that of the samples; the predicted class of each sample by default.",
 )
 @CONTRAST
 @click.option(
@@ -72,7 +73,7 @@ def explain(  # numpydoc ignore=PR01
     device: str | None,
     resume: bool,
 ) -> None:
-    """Write the relevance of each value of DATA for a class.
+    """Write the relevance of each value of DATA for a class or a value.
 
     DATA is a .npy, .npz, NetCDF (.nc), .zarr or .csv file; OUT has the same form, shape, names and
     coordinates. The first axis is that of the samples. Of a .csv file with a header, the columns
@@ -96,7 +97,7 @@ def explain(  # numpydoc ignore=PR01
     if out.is_symlink():  # what is done is kept beside the file that it names
         out = out.resolve()
     sklrp.check_rule(rule)
-    classifier, classes = load_model(model, device)
+    network, classes = load_model(model, device)
     label: Any = target
     if target is not None and target != "all":
         label = find_class(target, classes, "--target")
@@ -111,17 +112,17 @@ def explain(  # numpydoc ignore=PR01
         "variable": variable,
         "fill": fill,
     }
-    columns = getattr(classifier, "feature_names_in_", None)
+    columns = getattr(network, "feature_names_in_", None)
     with Samples(data, variable, columns, fill) as samples:
         check_samples(samples)
         run = PartialRun(out, {**settings, "shape of the data": samples.shape}, resume)
 
-        warn_of_range = RangeWarning(classifier, samples)
+        warn_of_range = RangeWarning(network, samples)
 
         def explain_part(X: np.ndarray) -> np.ndarray:
             filled = samples.fill_in(X)
             relevance = sklrp.explain(
-                classifier,
+                network,
                 filled,
                 target=label,
                 rule=rule,
@@ -150,12 +151,12 @@ def explain(  # numpydoc ignore=PR01
         else:
             about = {
                 "long_name": "relevance",
-                "units": "logit",
+                "units": "unit of the target" if is_regressor(network) else "logit",
                 "rule": rule,
                 "epsilon": epsilon,
                 "target": describe_target(label),
                 "contrast": int(contrast),
-                "estimator": type(classifier).__name__,
+                "estimator": type(network).__name__,
                 "sklrp_version": sklrp.__version__,
             }
             samples.write(out, relevance, classes.tolist() if target == "all" else None, about)

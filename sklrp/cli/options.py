@@ -69,19 +69,22 @@ def shows_progress() -> bool:
 
 
 def load_model(path: Path, device: str | None) -> tuple[Any, NDArray]:
-    """Return the fitted classifier of a file, and its classes."""
+    """Return the fitted estimator of a file, and its classes, or the numbers of its outputs."""
     # Its features need no names: the columns of a file are taken by name already.
     loaded = sklrp.load(path, device)
     try:
         model = unwrap(loaded)
-        classes = model.classes
+        is_fitted = model.has_explain
     except (TypeError, NotFittedError):
-        classes = None
-    if classes is None:
+        is_fitted = False
+    if not is_fitted:
         raise ValueError(
-            f"{path} holds {type(loaded).__name__}, but must hold a fitted classifier; of a "
-            "RelevanceTransformer, save its estimator_."
+            f"{path} holds {type(loaded).__name__}, but must hold a fitted classifier or "
+            "regressor; of a RelevanceTransformer, save its estimator_."
         )
+    classes = model.classes
+    if classes is None:
+        classes = np.arange(model.network.n_outputs_)
     warnings.filterwarnings("ignore", "X does not have valid feature names")
     return model.network, classes
 

@@ -233,15 +233,15 @@ def load_numpy(path: Path) -> Any:
         ) from error
 
 
-def read_labels(path: Path, classes: NDArray[Any], n_samples: int) -> NDArray[Any]:
+def read_labels(path: Path, classes: NDArray[Any] | None, n_samples: int) -> NDArray[Any]:
     """Return labels from a npy file, or from a text file of one label per line.
 
     Parameters
     ----------
     path : pathlib.Path
         The file.
-    classes : ndarray of shape (n_classes,)
-        The classes of the model.
+    classes : ndarray of shape (n_classes,) or None
+        The classes of the model; None if the labels are values, of a regression.
     n_samples : int
         Number of labels that there should be; a text file may have a line above them.
 
@@ -259,11 +259,24 @@ def read_labels(path: Path, classes: NDArray[Any], n_samples: int) -> NDArray[An
             raise ValueError(f"{path} is neither a .npy file nor a text file: {error}") from error
         given = [line.strip() for line in text.splitlines()]
         given = [line.strip("\"'") for line in given if line]
-        if len(given) == n_samples + 1 and given[0] not in map(str, classes):
+        known = map(str, () if classes is None else classes)
+        if len(given) == n_samples + 1 and given[0] not in known:
             del given[0]
     if len(given) != n_samples:
         raise ValueError(f"{path} holds {len(given)} labels, but there are {n_samples} samples.")
+    if classes is None:
+        return _read_values(given, path)
     return np.array([find_class(label, classes, str(path)) for label in given], classes.dtype)
+
+
+def _read_values(given: list[Any], path: Path) -> NDArray[np.float64]:
+    """Return the values of a regression as numbers."""
+    try:
+        return np.array(given, dtype=np.float64)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} must hold numbers, as the model is a regressor: {error}."
+        ) from error
 
 
 def find_class(label: Any, classes: NDArray[Any], owner: str) -> Any:

@@ -557,7 +557,8 @@ class Explained:
     def _count_outputs(self) -> int:
         """Return how many outputs there are to choose from."""
         if self.model.has_explain:
-            return 1 if self.classes is None else len(self.classes)
+            own = getattr(self.model.network, "n_outputs_", 1)  # of a regressor
+            return own if self.classes is None else len(self.classes)
         return self.outputs(self.all_X[:1]).shape[1]
 
     def _choose_target(self, target: Any) -> NDArray | None:

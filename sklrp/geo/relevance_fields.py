@@ -221,7 +221,10 @@ def _list_labels(chain: _Chain, data: Any, target: Any) -> list[Any]:
     if classes is None:  # labels are the indices of outputs, which one sample counts
         first = data.isel({chain.vectorizer.grid_.sample_dim: slice(1)})
         classes = chain.model.classes_for(chain.enter(first))
-    return [0] if classes is None else np.asarray(classes).tolist()
+    if classes is None:
+        own = getattr(chain.model.network, "n_outputs_", 1)  # of a regressor
+        return list(range(own))
+    return np.asarray(classes).tolist()
 
 
 def _wants_all(target: Any) -> bool:

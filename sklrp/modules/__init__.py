@@ -1,8 +1,8 @@
-"""The torch networks behind the classifiers, each an ``nn.Sequential`` of plain layers.
+"""The torch networks behind the estimators, each an ``nn.Sequential`` of plain layers.
 
 Every network takes ``X`` as a two-dimensional tensor ``(n_samples, n_features)`` and returns
-logits ``(n_samples, n_classes)``; reshaping and sweeping are layers like any other, so that
-relevance is carried back through them to the features of ``X``.
+outputs ``(n_samples, n_outputs)``, logits or standardised targets; reshaping and sweeping are
+layers like any other, so that relevance is carried back through them to the features of ``X``.
 """
 
 from sklrp.modules.convolution import CONV_POOLINGS, PADDING_MODES, make_cnn
@@ -17,6 +17,7 @@ from sklrp.modules.sequences import (
     Sweep,
     make_lstm,
 )
+from sklrp.modules.target_units import TargetUnits, in_target_units
 from sklrp.modules.widths import widest_activation
 
 __all__ = [
@@ -31,8 +32,10 @@ __all__ = [
     "RememberingLSTM",
     "StatePooling",
     "Sweep",
+    "TargetUnits",
     "bound_biases",
     "first_weights",
+    "in_target_units",
     "make_cnn",
     "make_esn",
     "make_lstm",

@@ -1,7 +1,7 @@
 """`save` and `load`: estimators as JSON and arrays, and built anew without running any code.
 
 Users call them, and so does the command line. A file holds classes of this package alone: each
-classifier of it, which says itself what is kept of it, and a `RelevanceTransformer` around one.
+estimator of it, which says itself what is kept of it, and a `RelevanceTransformer` around one.
 They are built by their constructors, and every value is checked before it is set.
 """
 
@@ -22,19 +22,20 @@ from sklrp._models import unwrap
 from sklrp._sklearn import OUTPUT_CONFIG, check_own_params, param_names
 from sklrp._version import __version__
 from sklrp.classifiers.base import NetworkEstimator
+from sklrp.classifiers.sample_shapes import is_positive_integer
 from sklrp.persistence.container import read_container, write_container
 from sklrp.persistence.nets import pack_net, restore_net
 from sklrp.persistence.values import Arrays, pack, unpack
 from sklrp.transformer import RelevanceTransformer
 
 _FORMAT = 1
-_CLASSIFIERS: dict[str, Any] = {name: getattr(classifiers, name) for name in classifiers.__all__}
+_NETWORKS: dict[str, Any] = {name: getattr(classifiers, name) for name in classifiers.__all__}
 _ESTIMATORS = {
-    **_CLASSIFIERS,
+    **_NETWORKS,
     "RelevanceTransformer": RelevanceTransformer,
     "FrozenEstimator": FrozenEstimator,
 }
-_NAMES = ", ".join(sorted(_CLASSIFIERS, reverse=True))
+_NAMES = ", ".join(sorted(_NETWORKS, reverse=True))
 _CAN_BE_SAVED = f"{_NAMES}, or a RelevanceTransformer around one of them"
 _NAMED = ("device", "dtype")  # parameters that are saved by name
 _MANIFEST = {"format", "versions", "estimator"}
@@ -58,6 +59,7 @@ def _are_names(value: Any) -> bool:
 _OPTIONAL: dict[str, Callable[[Any], bool]] = {
     "feature_names_in_": _are_names,
     OUTPUT_CONFIG: lambda value: isinstance(value, dict),
+    "n_outputs_": is_positive_integer,  # of a transformer around a regressor
 }
 
 
@@ -72,7 +74,7 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     estimator : estimator, search, FrozenEstimator or RelevanceTransformer
-        A classifier of this package, such as `MLPClassifier`, or a `RelevanceTransformer` around
+        An estimator of this package, such as `MLPClassifier`, or a `RelevanceTransformer` around
         one, fitted or not. Of a search or a `FrozenEstimator` the network inside is saved, and of
         a pipeline of that one step. Other pipelines are not supported: save their last step.
     path : str or path-like

@@ -27,9 +27,20 @@ class LayerDetails(Bunch):
 class Details(Bunch):
     """The scores explained, their targets, and the layers with what they kept."""
 
+    def rescale(self, units: Any) -> None:
+        """Multiply scores and relevance, in place, by what their unit is worth in another."""
+        for name in ("score", "rest"):
+            self[name] = self[name] * units
+        for layer in self.layers:
+            for name in ("relevance", *CAUSES):
+                layer[name] = layer[name] * units
+
     def __repr__(self) -> str:
         score = np.asarray(self.score)
         head = f", of the logits before {self.head}" if self.head else ""
+        if "reference" in self:
+            share = np.abs(self.reference_share).mean() / max(np.abs(score).mean(), _ROUNDING)
+            head += f", from the reference {_range(self.reference)}, whose share is {share:.2g}"
         lines = [
             f"Details of {len(score)} samples: score {_range(score)}{head}; "
             "layers from the input on, with what they keep of |score|",

@@ -12,7 +12,7 @@ from typing import Any
 
 from sklrp._checks import check_number
 from sklrp._matching import match_samples
-from sklrp._models import unwrap, without_wrapper
+from sklrp._models import is_regression, unwrap, without_wrapper
 from sklrp.propagation.inputs import Inputs, Intake
 from sklrp.propagation.planning import Plan, compile_plan
 from sklrp.propagation.probing import Probe
@@ -113,6 +113,8 @@ def explain(
     Scores are taken before a softmax or sigmoid at the end. The relevance of a regression starts
     at the value of the output: its reference is an output of zero. To explain the difference from
     another reference, train on ``y - reference``, or subtract it from the bias of the last layer.
+    The regressors of this package start at the mean, and their own ``explain`` takes a
+    ``reference``.
 
     The relevance of a function of the output starts at output times gradient. That is all of the
     function's value where f(c y) = c f(y) for c > 0, as of sums, means, maxima and differences;
@@ -142,6 +144,11 @@ def explain(
     options["target"] = match_samples(target, X, "target")
     samples = found.enter(X)
     if found.has_explain:
+        if contrast and is_regression(found.network):
+            raise ValueError(
+                f"contrast=True compares classes, and {found.name} has none: explain one output "
+                "less another as a target of its own, or leave contrast out."
+            )
         return found.network.explain(samples, **_taken_by(found.network.explain, options))
     return explain_network(found.module, samples, classes=found.classes, **options)
 

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sklrp.modules import TargetUnits
 from sklrp.propagation.bounds import box, linear
 from sklrp.propagation.formula import channelwise
 from sklrp.propagation.handlers.operands import base_name, spatial_shape
@@ -60,6 +61,13 @@ def running_scale(layer: Any) -> tuple[Tensor, Tensor]:
 def _batch_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     if signal.x.dim() > 2:
         spatial_shape(step, signal)
+    return _scale_and_shift(step, signal)
+
+
+@register(
+    TargetUnits, weights=lambda layer: (layer.scale, layer.mean), bounds=linear, fold="scale"
+)
+def _target_units(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     return _scale_and_shift(step, signal)
 
 
