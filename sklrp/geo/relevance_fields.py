@@ -19,6 +19,7 @@ from sklrp._matching import match_samples
 from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, even_chunks, is_dataset, is_field
+from sklrp.geo.output_regions import mark_region
 from sklrp.geo.vectorizer import GridVectorizer, moves_features, put_features
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ TARGET = "target"  # the dimension of the explained classes
 PREDICTED = "the predicted class of each sample"
 EVERY = "every class"
 GIVEN = "a class given for each sample"
+FUNCTION = "a function of the output"
+SEVERAL = "a weighted sum of outputs"
 
 
 def explain(
@@ -37,6 +40,7 @@ def explain(
     *,
     vectorizer: GridVectorizer | None = None,
     target: Any = None,
+    output: DataArray | Dataset | None = None,
     rule: Any = "auto",
     epsilon: float = 1e-6,
     contrast: bool = False,
@@ -62,11 +66,19 @@ def explain(
     vectorizer : GridVectorizer or None, default=None
         The fitted vectorizer whose features `estimator` was fitted on. None (default): the
         pipeline's.
-    target : None, label, array-like of shape (n_samples,) or "all", default=None
+    target : None, label, array-like, "all", dict, tuple, str or callable, default=None
         The class to explain: one label for all samples, one for each, or every class, which adds a
         dimension ``"target"`` after that of the samples. None (default): the predicted class of
         each sample, or the only output. The labels of modules, and of skorch nets of numbered
         classes, are the indices of their outputs.
+
+        Of a network with a gridded output also a region of it, whose sum is explained: a dict of
+        labels along the output's dimensions, ``{"lat": slice(-5, 5), "lon": 190.0}``, as in
+        xarray's ``sel``; or a mask, weights or a function, see :func:`sklrp.explain`.
+    output : DataArray, Dataset or None, default=None
+        The grid of the network's output, for a `target` in its coordinates: a field like those
+        that it returns, whose values are not looked at. Of a Dataset the variables are the first
+        dimension, ``"variable"``.
     rule : str, Rule or Composite, default="auto"
         How relevance is passed on, see :func:`sklrp.check_rule`.
     epsilon : float, default=1e-6
@@ -130,7 +142,15 @@ def explain(
         check_field(data, f"the step after {type(step).__name__}")
     data = even_chunks(data)
     chain.vectorizer.grid_.check(data)
-    labels = _list_labels(chain, data, target)
+    said = describe_target(target)
+    if isinstance(target, dict):
+        target = mark_region(target, output, chain.vectorizer.grid_.sample_dim)
+    elif output is not None:
+        raise ValueError(
+            "output is the grid of a target in coordinates, such as {'lat': slice(-5, 5)}, but "
+            f"target={said}: leave output out."
+        )
+    labels = [] if _is_of_outputs(target) else _list_labels(chain, data, target)
     settings = {
         "rule": rule,
         "epsilon": epsilon,
@@ -142,7 +162,7 @@ def explain(
     attrs = {
         "rule": rule if isinstance(rule, str) else repr(rule),
         "epsilon": float(epsilon),
-        "target": describe_target(target),
+        "target": said,
         "contrast": int(contrast),
         "estimator": chain.model.name,
     }
@@ -231,12 +251,23 @@ def _wants_all(target: Any) -> bool:
     return isinstance(target, str) and target == "all"
 
 
+def _is_of_outputs(target: Any) -> bool:
+    """Return whether a target is made of outputs, and names no class."""
+    if callable(target) or isinstance(target, tuple):
+        return True
+    return np.ndim(target) > 1 or (np.ndim(target) == 1 and np.asarray(target).dtype.kind == "b")
+
+
 def describe_target(target: Any) -> str:
     """Say in words which class is explained."""
     if target is None:
         return PREDICTED
     if _wants_all(target):
         return EVERY
+    if isinstance(target, dict):
+        return "sum over " + ", ".join(f"{dim}={labels}" for dim, labels in target.items())
+    if _is_of_outputs(target):
+        return FUNCTION if callable(target) else str(target) if np.ndim(target) < 2 else SEVERAL
     return GIVEN if np.ndim(target) else str(target)
 
 
@@ -253,7 +284,7 @@ def _check_call(labels: list[Any], target: Any, rule: Any, epsilon: float) -> No
     """Raise now what would else be raised later, when half of a file may be written."""
     check_rule(rule)
     check_number("epsilon", epsilon, minimum=0)
-    if target is None or _wants_all(target):
+    if target is None or _wants_all(target) or _is_of_outputs(target):
         return
     asked = np.unique(as_plain_array(target, "target")).tolist()
     unknown = [label for label in asked if label not in labels]
@@ -299,7 +330,7 @@ def _explain_lazily(data: Any, *, chain: _Chain, target: Any, classes: Any, **kn
     indexes = {dim: index for dim, index in indexes.items() if dim in data.dims}
     data = data.drop_vars(_names_of_levels(data))
     labels = []
-    if target is not None and np.ndim(target):
+    if target is not None and np.ndim(target) and not _is_of_outputs(target):
         if len(target) != data.sizes[sample_dim]:
             raise ValueError(
                 f"target has {len(target)} labels for {data.sizes[sample_dim]} samples: give one "
