@@ -174,7 +174,7 @@ def _find_boxes(plan: Plan, bounds: Any, inputs: Inputs, intake: Intake) -> None
     # Layers that see the input first may each have bounds of their own for it.
     for rule in dict.fromkeys(firsts):
         ends = bounds if rule is None else (rule.low, rule.high)
-        corners = [_corners_of(x, ends) for x in tensors]
+        corners = [_corners_of(x, ends, alone=len(tensors) == 1) for x in tensors]
         plan.find_boxes(*intake.to_signals(corners), of_first=rule)
         for step in plan.steps:
             if not step.first or step.rule == rule:
@@ -183,13 +183,16 @@ def _find_boxes(plan: Plan, bounds: Any, inputs: Inputs, intake: Intake) -> None
         step.box = found.get(id(step))
 
 
-def _corners_of(x: Tensor, ends: tuple[Any, Any] | None) -> Tensor:
+def _corners_of(x: Tensor, ends: tuple[Any, Any] | None, alone: bool) -> Tensor:
     """Return the two corners of the box that an input lies in, NaN if it is not known."""
     if not x.is_floating_point():
         return x
     try:
         return torch.cat([bound(end, x).expand_as(x[:1]) for end in ends or (np.nan, np.nan)])
-    except ValueError:  # the bounds are of another input
+    except ValueError:
+        if alone:
+            raise
+        # The bounds are of another input.
         return x.new_full(x.shape, torch.nan)
 
 
