@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from skorch import NeuralNetRegressor
 from torch import nn
 
 import sklrp
@@ -236,6 +237,14 @@ def test_outputs_by_name(kind, target, function):
     assert details.target.tolist() == [1] * 5 if is_index else details.target is target
 
 
+def test_plans_of_outputs_by_name():
+    network, X = build(Named(dict)), samples(2)
+    with pytest.raises(TypeError, match="begin target with a name"):
+        sklrp.plan(network, "epsilon", X)
+    of_field = sklrp.plan(network, "epsilon", X, target=("field", 0, 0, 0))
+    assert "unet.last" in repr(of_field)
+
+
 # What is refused
 
 
@@ -307,3 +316,19 @@ def test_samples_must_come_first():
 
     with pytest.raises(ValueError, match="permute its output"):
         relevance_of(build(Turned()), samples(), (1, 2, 3))
+
+
+def test_relevance_features_of_a_region():
+    """A net with a field as output is trained, and a region of it gives the features."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 3, 8, 8)).astype(np.float32)
+    net = NeuralNetRegressor(
+        Downscaling(), max_epochs=1, lr=1e-3, verbose=0, train_split=None, criterion=nn.MSELoss
+    )
+    mask = np.zeros((16, 16), dtype=bool)
+    mask[5:8, 10:12] = True
+    transformer = sklrp.RelevanceTransformer(net, target=mask, rule="epsilon")
+    features = transformer.fit_transform(X, rng.normal(size=(40, 16, 16)).astype(np.float32))
+    expected = sklrp.explain(transformer.estimator_, X, target=mask, rule="epsilon")
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(features, expected.reshape(40, -1), rtol=1e-5, atol=1e-7)

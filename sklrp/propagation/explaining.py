@@ -13,6 +13,7 @@ from typing import Any
 from sklrp._checks import check_number
 from sklrp._matching import match_samples
 from sklrp._models import is_regression, unwrap, without_wrapper
+from sklrp._outputs import split_key
 from sklrp.propagation.inputs import Inputs, Intake
 from sklrp.propagation.planning import Plan, compile_plan
 from sklrp.propagation.probing import Probe
@@ -166,7 +167,9 @@ def _taken_by(method: Callable[..., Any], options: dict[str, Any]) -> dict[str, 
     }
 
 
-def plan(model: Any, rule: Any = "auto", X: Any = None, *, epsilon: float = 1e-6) -> Plan:
+def plan(
+    model: Any, rule: Any = "auto", X: Any = None, *, target: Any = None, epsilon: float = 1e-6
+) -> Plan:
     """Resolve which rule acts on which layer, before anything is explained.
 
     Print the result to check a composite. Choices that make a map degenerate are warned of.
@@ -180,6 +183,8 @@ def plan(model: Any, rule: Any = "auto", X: Any = None, *, epsilon: float = 1e-6
     X : array-like, tuple or dict of them, or None, default=None
         A few samples, as the model takes them, needed where the network is not an
         ``nn.Sequential`` of supported layers: its ``forward`` is run on the first of them.
+    target : object, default=None
+        As in :func:`explain`: of a network that returns several outputs by name, it says which.
     epsilon : float, default=1e-6
         As in :func:`explain`.
 
@@ -214,4 +219,5 @@ def plan(model: Any, rule: Any = "auto", X: Any = None, *, epsilon: float = 1e-6
     probe = None if inputs is None else Probe(inputs, intake)
     bounds = getattr(found.network, "input_range_", None)
     with plain_arithmetic(intake.device):
-        return compile_plan(module, rule, float(epsilon), bounds, probe, strict=False)
+        key = split_key(target)[0] if found.classes is None else None
+        return compile_plan(module, rule, float(epsilon), bounds, probe, strict=False, key=key)
