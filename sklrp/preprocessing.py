@@ -77,7 +77,7 @@ def _shaped(X: Any) -> tuple[int, ...] | None:
     """Return the shape of X if it has more than two dimensions, else None: X is a table."""
     if issparse(X) or hasattr(X, "iloc"):
         return None
-    shape = np.shape(X)
+    shape = X.shape if hasattr(X, "shape") else np.asarray(X).shape
     return shape if len(shape) > 2 else None
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sklrp.modules import EchoState, GaussianNoise, StatePooling, Sweep
+from sklrp.modules import EchoState, GaussianNoise, StatePooling, Sweep, TargetUnits
 from sklrp.propagation import explain, supported
 from sklrp.rules import ZBox
 from tests.helpers.layers import LAYERS, Written, build, draw
@@ -27,6 +27,7 @@ MORE = {
     "batch-norm-3d": (nn.BatchNorm3d(2), (2, 2, 3, 2)),
     "sweep": (Sweep("left"), (4, 5)),
     "noise": (GaussianNoise(), (4, 5)),
+    "target-units": (TargetUnits(np.array([1.0, -2.0, 0.5]), np.array([2.0, 0.5, 3.0])), (3,)),
 }
 for n in (1, 2, 3):
     shape = (2, 4, 5, 4)[: n + 1]
