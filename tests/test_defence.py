@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import sklrp
+from sklrp.propagation.registry import HANDLERS
 from tests.helpers.parameters import randomised
 
 
@@ -373,7 +374,7 @@ def test_lengths_of_one_sentence_are_taken():
     np.testing.assert_allclose(one, both[:1], rtol=1e-10, atol=1e-13)
 
 
-def test_layers_of_a_chain_that_count_stay_as_they_were():
+def test_layers_of_a_chain_that_count_stay_as_they_were(monkeypatch):
     class Counting(nn.Module):
         def __init__(self):
             super().__init__()
@@ -383,6 +384,7 @@ def test_layers_of_a_chain_that_count_stay_as_they_were():
             self.n_calls += 1
             return 2 * x
 
+    monkeypatch.setitem(HANDLERS, Counting, None)  # is taken out again when the test is over
     sklrp.propagation.register(Counting)(
         lambda step, signal: (replace(signal, x=2 * signal.x), lambda relevance, kept: relevance)
     )
