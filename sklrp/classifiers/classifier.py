@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._missing import forbid_masked
-from sklrp._sklearn import StrOptions, check_own_params, fit_context
+from sklrp._sklearn import StrOptions, fit_context
 from sklrp.classifiers.base import NetworkEstimator, undone_on_error
 from sklrp.classifiers.gradient import GradientEstimator, makes_single_epochs
 from sklrp.classifiers.net import ClassifierNet
@@ -393,10 +393,7 @@ class GradientClassifier(GradientEstimator, NetworkClassifier):  # numpydoc igno
         ValueError
             If the data or a parameter is malformed, before any training; or if it diverges.
         """
-        resume = hasattr(self, "net_")
-        if resume:
-            check_own_params(self)  # scikit-learn does so in the first call only
-            self._check_unchanged()
+        resume = self._goes_on()
         X, y, sample_weight = self._check_training_data(X, y, sample_weight, reset=not resume)
         check_classification_targets(y)
         classes = forbid_masked(to_host(classes), "classes")

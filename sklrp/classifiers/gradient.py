@@ -23,7 +23,7 @@ from skorch.history import History
 from torch import Tensor, nn
 
 from sklrp._random_stream import RandomStream, draw_seed, fit_state
-from sklrp._sklearn import Interval, StrOptions
+from sklrp._sklearn import Interval, StrOptions, check_own_params
 from sklrp.classifiers.base import NetworkEstimator
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.net import PENALTIES, TrainingNet
@@ -208,6 +208,14 @@ class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
         if resume:
             self._check_unchanged()
         return resume
+
+    def _goes_on(self) -> bool:
+        """Tell whether `partial_fit` goes on with a network, unchanged, or starts one."""
+        if not hasattr(self, "net_"):
+            return False
+        check_own_params(self)  # scikit-learn does so in the first call only
+        self._check_unchanged()
+        return True
 
     @abstractmethod
     def _make_splitter(self, targets: NDArray, n_held_out: int, seed: int) -> Any:

@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
-from sklrp._sklearn import check_own_params, fit_context
+from sklrp._sklearn import fit_context
 from sklrp.classifiers.base import NetworkEstimator, undone_on_error
 from sklrp.classifiers.gradient import GradientEstimator, makes_single_epochs
 from sklrp.classifiers.net import RegressorNet
@@ -446,10 +446,7 @@ class GradientRegressor(GradientEstimator, NetworkRegressor):  # numpydoc ignore
         ValueError
             If the data or a parameter is malformed, before any training; or if it diverges.
         """
-        resume = hasattr(self, "net_")
-        if resume:
-            check_own_params(self)  # scikit-learn does so in the first call only
-            self._check_unchanged()
+        resume = self._goes_on()
         X, targets, weight = self._take_targets(X, y, sample_weight, resume=resume)
         return self._train(X, targets, weight, resume=resume, epochs=1)
 

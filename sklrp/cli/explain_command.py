@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 import numpy as np
-from sklearn.base import is_regressor
 
 import sklrp
 from sklrp.cli.options import (
@@ -32,7 +31,7 @@ from sklrp.cli.options import (
 )
 from sklrp.cli.runs import PartialRun, checksum
 from sklrp.cli.samples import Samples, find_class, form_of
-from sklrp.geo.relevance_fields import describe_target
+from sklrp.geo.relevance_fields import describe_relevance, describe_target
 
 
 @click.command(short_help="Write the relevance of each value of DATA for a class or value.")
@@ -149,15 +148,7 @@ def explain(  # numpydoc ignore=PR01
         if samples.form == "npy":
             os.replace(run.path, out)
         else:
-            about = {
-                "long_name": "relevance",
-                "units": "unit of the target" if is_regressor(network) else "logit",
-                "rule": rule,
-                "epsilon": epsilon,
-                "target": describe_target(label),
-                "contrast": int(contrast),
-                "estimator": type(network).__name__,
-                "sklrp_version": sklrp.__version__,
-            }
+            name, said = type(network).__name__, describe_target(label)
+            about = describe_relevance(network, name, rule, epsilon, said, contrast)
             samples.write(out, relevance, classes.tolist() if target == "all" else None, about)
         run.finish()

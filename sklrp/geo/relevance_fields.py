@@ -159,15 +159,9 @@ def explain(
         "n_jobs": n_jobs,
         "progress": progress,
     }
-    attrs = {
-        "rule": rule if isinstance(rule, str) else repr(rule),
-        "epsilon": float(epsilon),
-        "target": said,
-        "contrast": int(contrast),
-        "estimator": chain.model.name,
-    }
-    if _models.is_regression(chain.model.network):
-        attrs["units"] = "unit of the prediction"
+    attrs = describe_relevance(
+        chain.model.network, chain.model.name, rule, epsilon, said, contrast
+    )
     known: dict[str, Any] = {
         "target": target,
         "classes": labels if _wants_all(target) else None,
@@ -256,6 +250,23 @@ def _is_of_outputs(target: Any) -> bool:
     if callable(target) or isinstance(target, tuple):
         return True
     return np.ndim(target) > 1 or (np.ndim(target) == 1 and np.asarray(target).dtype.kind == "b")
+
+
+def describe_relevance(
+    network: Any, name: str, rule: Any, epsilon: float, target: str, contrast: bool
+) -> dict[str, Any]:
+    """Return the attributes of relevance: what it is, and how it was made."""
+    units = "unit of the prediction" if _models.is_regression(network) else "logit"
+    return {
+        "long_name": "relevance",
+        "units": units,
+        "sklrp_version": version("sklrp"),
+        "rule": rule if isinstance(rule, str) else repr(rule),
+        "epsilon": float(epsilon),
+        "target": target,
+        "contrast": int(contrast),
+        "estimator": name,
+    }
 
 
 def describe_target(target: Any) -> str:

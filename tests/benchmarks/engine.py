@@ -338,11 +338,7 @@ def bench_shortcut(quick: bool = False) -> list[Row]:
     for case in list(make_cases(quick))[:3]:
         model, X = case.model.eval().requires_grad_(False), case.X
         for rule, reach in (("epsilon", "≥ 1.2"), ("gamma", "≥ 1"), ("alpha_beta", "≥ 1")):
-            functions = {
-                "with": partial(explain, model, X, rule=rule),
-                "without": partial(without_shortcut, model, X, rule=rule),
-            }
-            t = median_times(functions, 1 if quick else 7)
+            t = times_with_and_without(without_shortcut, model, X, rule, 1 if quick else 7)
             what = "without the shortcut / with it"
             rows.append(_row(what, case.name, t["without"] / t["with"], reach, rule))
     return rows
@@ -371,15 +367,20 @@ def bench_defence(quick: bool = False) -> list[Row]:
     for name, model, shape in cases:
         model, X = model.eval(), rng.normal(size=(n, *shape)).astype(np.float32)
         for rule in ("epsilon", "epsilon_plus"):
-            functions = {
-                "with": partial(explain, model, X, rule=rule),
-                "without": partial(without_defence, model, X, rule=rule),
-            }
-            t = median_times(functions, 1 if quick else 101)
+            t = times_with_and_without(without_defence, model, X, rule, 1 if quick else 101)
             ratio = t["with"] / t["without"]
             what = "with scores compared / without"
             rows.append(_row(what, f"{name}, {n} samples", ratio, "≤ 1.05", rule))
     return rows
+
+
+def times_with_and_without(without: Any, model: Any, X: Any, rule: str, repeats: int) -> Any:
+    """Return the median times of an explanation as it is, and without a part of the engine."""
+    functions = {
+        "with": partial(explain, model, X, rule=rule),
+        "without": partial(without, model, X, rule=rule),
+    }
+    return median_times(functions, repeats)
 
 
 def without_defence(model: nn.Module, X: np.ndarray, rule: str) -> np.ndarray:
