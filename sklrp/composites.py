@@ -22,6 +22,8 @@ __all__ = ["Composite", "available_rules", "check_rule"]
 
 KINDS = ("conv", "dense", "recurrent")
 PRODUCTS = ("all", "prop", "abs", "half")
+ATTENTIONS = ("attnlrp", "constant", "cp")
+_TAKEN = ("rules", "product", "attention", "")
 PLACES = ("first", "last", "all", *KINDS)
 
 # What acts on convolutions, and on the first weighted layer in execution order; the rest takes
@@ -62,7 +64,26 @@ class Composite(Value):
         How the product of a gate and a signal, inside LSTMs and GRUs and wherever a network
         multiplies by a sigmoid, shares its relevance: the signal takes all; in proportion to the
         values of gate and signal, or to their absolute values; half each (Arras et al. 2019).
-        ``"all"`` is the one that is right for a linear signal, and the fastest.
+        ``"all"`` is the one that is right for a linear signal, and the fastest. Two signals of
+        which neither is a gate, such as queries and keys, share half each under ``"all"`` too.
+
+    attention : {"attnlrp", "constant", "cp"}, default="attnlrp"
+        What the weights of an attention are: every softmax inside the network.
+
+        - ``"attnlrp"``: signals. The softmax hands relevance on by its Taylor decomposition at its
+          input, and in products with values the two share half each [Achtibat2024]_.
+        - ``"constant"``: held constant, whatever ``product`` is. Values take all relevance, and
+          queries and keys get none [Ali2022c]_.
+        - ``"cp"``: as ``"constant"``, and in a product of an activation and a signal, as in
+          SwiGLU, the activation is held constant too: CP-LRP, as the authors of [Achtibat2024]_
+          wrote it for language models.
+
+    References
+    ----------
+    .. [Achtibat2024] Achtibat et al., "AttnLRP: attention-aware layer-wise relevance propagation
+       for Transformers", ICML 2024.
+    .. [Ali2022c] Ali et al., "XAI for Transformers: better explanations through conservative
+       propagation", ICML 2022.
 
     Examples
     --------
@@ -74,9 +95,15 @@ class Composite(Value):
     Epsilon(), 'all')])
     """
 
-    def __init__(self, rules: Sequence[tuple[str, Rule, Any]] = (), product: str = "all") -> None:
+    def __init__(
+        self,
+        rules: Sequence[tuple[str, Rule, Any]] = (),
+        product: str = "all",
+        attention: str = "attnlrp",
+    ) -> None:
         self.rules = rules
         self.product = product
+        self.attention = attention
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters; with ``deep``, the rows by name and their rules' parameters too.
@@ -91,7 +118,9 @@ class Composite(Value):
         dict
             Parameter names mapped to values.
         """
-        params: dict[str, Any] = {"rules": self.rules, "product": self.product}
+        params: dict[str, Any] = {
+            "rules": self.rules, "product": self.product, "attention": self.attention,
+        }  # fmt: skip
         if deep:
             for name, rule, _ in self.rules:
                 params[name] = rule
@@ -124,7 +153,8 @@ class Composite(Value):
         """Return the expression that rebuilds the composite."""
         rows = (f"({name!r}, {rule!r}, {_show_place(place)})" for name, rule, place in self.rules)
         product = "" if self.product == "all" else f", product={self.product!r}"
-        return f"Composite(rules=[{', '.join(rows)}]{product})"
+        other = "" if self.attention == "attnlrp" else f", attention={self.attention!r}"
+        return f"Composite(rules=[{', '.join(rows)}]{product}{other})"
 
     def validate(self) -> None:
         """Raise ValueError or TypeError if a row is malformed or its rule out of range."""
@@ -132,10 +162,13 @@ class Composite(Value):
             raise ValueError(
                 f"rules of Composite must be a list of (name, rule, place), got {self.rules!r}."
             )
-        if self.product not in PRODUCTS:
-            raise ValueError(
-                f"product of Composite must be one of {PRODUCTS}, got {self.product!r}."
-            )
+        for option, known in (("product", PRODUCTS), ("attention", ATTENTIONS)):
+            value = getattr(self, option)
+            if not isinstance(value, str) or value not in known:
+                raise ValueError(
+                    f"{option} of Composite must be one of {known}, got {value!r}."
+                    f"{suggest(str(value), known)}"
+                )
         seen: set[str] = set()
         for row in self.rules:
             if not isinstance(row, list | tuple) or len(row) != 3:
@@ -143,10 +176,10 @@ class Composite(Value):
                     f"Each row of Composite must be (name, rule, place), got {row!r}."
                 )
             name, rule, place = row
-            if not isinstance(name, str) or "__" in name or name in ("rules", "product", ""):
+            if not isinstance(name, str) or "__" in name or name in _TAKEN:
                 raise ValueError(
-                    "Names in Composite must be strings without '__', other than 'rules' and "
-                    f"'product', got {name!r}."
+                    "Names in Composite must be strings without '__', other than 'rules', "
+                    f"'product' and 'attention', got {name!r}."
                 )
             if name in seen:
                 raise ValueError(f"Names in Composite must be unique, got {name!r} twice.")
@@ -280,7 +313,7 @@ def check_rule(rule: Any, *, bounds: tuple[Any, Any] | None = None) -> Composite
         )
     composite.validate()
     rows = [(n, with_bounds(r, bounds), place) for n, r, place in composite.rules]
-    return Composite(rows, composite.product)
+    return Composite(rows, composite.product, composite.attention)
 
 
 def available_rules() -> list[str]:

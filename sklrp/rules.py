@@ -90,6 +90,12 @@ class Signal:
     mask : bool, default=False
         Whether ``x`` only selects: it is boolean, or was made by a comparison or a search. It is a
         gate that takes no relevance, whatever the composite's ``product``.
+    held : bool, default=False
+        Whether ``x`` is a gate that counts as a constant in products, as a sample's deviation does
+        and the weights of an attention under ``attention="constant"``: it takes nothing there,
+        whatever the composite's ``product``.
+    activated : bool, default=False
+        Whether ``x`` is the output of an activation, such as SiLU.
     lengths : Tensor of shape (n_samples,) or None, default=None
         How many steps each sequence of ``x``, (n_samples, n_steps, n_features), has; None if all.
     axis : int, default=0
@@ -106,6 +112,8 @@ class Signal:
     gate: bool = False
     sigmoid: bool = False
     mask: bool = False
+    held: bool = False
+    activated: bool = False
     lengths: Tensor | None = None
     axis: int = 0
     samples: Tensor | None = None

@@ -159,7 +159,7 @@ def test_nested_parameters():
     assert params["conv__gamma"] == 0.25
     assert params["input__high"] == 1.0
     assert params["dense"] == Epsilon()
-    assert list(composite.get_params(deep=False)) == ["rules", "product"]
+    assert list(composite.get_params(deep=False)) == ["rules", "product", "attention"]
     assert composite.set_params(conv__gamma=0.5, dense__epsilon=0.1) is composite
     assert {row[0]: row[1] for row in composite.rules} == {
         "input": ZBox(low=-1.0, high=1.0),
@@ -171,6 +171,24 @@ def test_nested_parameters():
     assert composite.get_params()["conv__alpha"] == 2.0
     composite.set_params(conv=Gamma(), conv__gamma=0.1)
     assert composite.get_params()["conv"] == Gamma(gamma=0.1)
+
+
+def test_attention_is_a_parameter():
+    rows = [("all", Epsilon(), "all")]
+    composite = Composite(rows, attention="cp")
+    assert composite != Composite(rows)
+    assert hash(composite) == hash(Composite(rows, attention="cp"))
+    assert eval(repr(composite)) == composite
+    assert clone(composite) == pickle.loads(pickle.dumps(composite)) == composite
+    assert check_rule(composite).attention == "cp"
+    assert check_rule("epsilon").attention == Composite(rows).attention == "attnlrp"
+    assert composite.set_params(attention="constant").get_params()["attention"] == "constant"
+    with pytest.raises(ValueError, match=r"attention of Composite.*'cp'.*got 'cpp'"):
+        check_rule(Composite(rows, attention="cpp"))
+    with pytest.raises(ValueError, match=r"attention of Composite.*got None"):
+        explain(cnn(), signals(), rule=Composite(rows, attention=None))
+    with pytest.raises(ValueError, match="'attention'"):
+        check_rule(Composite([("attention", Epsilon(), "all")]))
 
 
 def test_set_params_on_a_clone_leaves_the_original():

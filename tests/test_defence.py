@@ -92,7 +92,8 @@ def test_gates_of_each_sample_are_followed():
         gates = torch.softmax(model.score(x), -1)
     scores = model.head((gates @ model.value(x)).mean(1))[:, 1]
     expected = torch.autograd.grad(scores.sum(), x)[0] * x
-    relevance = sklrp.explain(model, X, target=1, rule="zero", epsilon=0.0)
+    rule = sklrp.Composite([("all", sklrp.Zero(), "all")], attention="constant")
+    relevance = sklrp.explain(model, X, target=1, rule=rule, epsilon=0.0)
     np.testing.assert_allclose(relevance, expected.detach().numpy(), rtol=1e-9, atol=1e-12)
 
 

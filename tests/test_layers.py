@@ -614,25 +614,45 @@ def test_glu_shares_as_the_variant_says(epsilon):
         run(nn.GLU(), Signal(draw(2, 3)))
 
 
-SOFTMAX = [nn.Softmax(-1), nn.Softmax2d(), nn.Softmin(1), nn.LogSoftmax(2), nn.Softmax(None)]
+SOFTMAX = [nn.Softmax(-1), nn.Softmax2d(), nn.Softmin(1), nn.Softmax(None)]
 
 
+@pytest.mark.parametrize("attention", ["constant", "cp"])
 @pytest.mark.parametrize("layer", SOFTMAX, ids=repr)
-def test_softmax_gates_and_takes_no_relevance(layer):
+def test_softmax_held_constant_takes_no_relevance(layer, attention):
     x = draw(2, 3, 2, 2)
-    out, pull = run(layer, Signal(x))
-    dim = 1 if layer.__dict__.get("dim") is None and not isinstance(layer, nn.Softmax2d) else None
-    expected = F.softmax(x, dim) if dim else layer(x)
-    assert_same_to_rounding(out.x, expected)
-    assert out.gate == (not isinstance(layer, nn.LogSoftmax))
-    with pytest.raises(TypeError, match=f"Relevance through {type(layer).__name__} 'tested'"):
-        pull(torch.ones(1, 2, 3, 2, 2))
+    step = step_of(layer)
+    step.attention = attention
+    out, pull = step.handler(step, Signal(x))
+    assert_same_to_rounding(out.x, torch.stack([softmax_of(layer, one) for one in x]))
+    assert (out.gate, out.held, out.mask) == (True, True, False)
+    kept = Kept(2)
+    assert pull(torch.ones(1, 2, 3, 2, 2), kept) is None
+    assert_close(kept["bias"], torch.full((1, 2), 12.0))
 
 
-def test_softmax_inside_a_network_is_refused():
-    model = nn.Sequential(nn.Linear(3, 3), nn.Softmax(1), nn.Linear(3, 2)).double()
-    with pytest.raises(TypeError, match=r"Softmax '1' inside the network is not supported"):
-        explain(model, draw(2, 3).numpy())
+@pytest.mark.parametrize("layer", [*SOFTMAX, nn.LogSoftmax(2), nn.LogSoftmax(None)], ids=repr)
+def test_softmax_by_its_taylor_decomposition(layer):
+    """The expansion at x, by autograd's Jacobian: what its bias takes is kept."""
+    x = draw(2, 3, 2, 2)
+    out, pull = run(layer, Signal(x), epsilon=0.0)
+    assert not out.gate
+    relevance = draw(2, 2, 3, 2, 2, seed=5)
+    passed, kept = pull(relevance)
+    for n in range(2):
+        jacobian = torch.autograd.functional.jacobian(lambda v: softmax_of(layer, v), x[n])
+        for t in range(2):
+            ratio = relevance[t, n] / out.x[n]
+            expected = x[n] * torch.einsum("abc,abcijk->ijk", ratio, jacobian)
+            assert_close(passed[t, n], expected)
+            assert_close(kept["bias"][t, n], relevance[t, n].sum() - expected.sum())
+
+
+def softmax_of(layer, x):
+    """Return what a layer makes of one sample; without an axis torch takes that of channels."""
+    if isinstance(layer, nn.Softmax2d) or layer.dim is not None:
+        return layer(x[None])[0]
+    return (F.log_softmax if isinstance(layer, nn.LogSoftmax) else F.softmax)(x, 0)
 
 
 # --- Samples on another axis ----------------------------------------------------------------

@@ -262,7 +262,7 @@ def compile_plan(
     else:
         plan, links = _compile_recorded(module, epsilon, probe, key)
     for step in plan.steps:
-        step.product = composite.product
+        step.product, step.attention = composite.product, composite.attention
     mark_first(links)
     _assign_rules(module, plan.steps, composite, epsilon, bounds, strict)
     mark_shifts(links)

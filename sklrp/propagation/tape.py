@@ -53,6 +53,8 @@ class Step:
     product : {"all", "prop", "abs", "half"}, default="all"
         How a product of a gate and a signal shares its relevance; see
         :class:`~sklrp.Composite`.
+    attention : {"attnlrp", "constant", "cp"}, default="attnlrp"
+        What the weights of an attention are; see :class:`~sklrp.Composite`.
     axes : tuple of int, default=(0,)
         Where the network has the samples in the outputs of the step.
     folded : bool, default=False
@@ -84,6 +86,7 @@ class Step:
     bounds: Callable[..., Any] | None = None
     box: tuple[Tensor, Tensor] | None = None
     product: str = "all"
+    attention: str = "attnlrp"
     axes: tuple[int, ...] = (0,)
     folded: bool = False
     merged: bool = False

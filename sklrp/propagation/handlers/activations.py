@@ -1,7 +1,7 @@
-"""Handlers of the elementwise layers, which pass relevance on, and of softmax and GLU.
+"""Handlers of the elementwise layers, which pass relevance on, and of GLU.
 
-A softmax and the sigmoid of a GLU are gates: in a product with a signal, the signal takes all.
-Importing this module registers the handlers.
+A sigmoid is a gate, that of a GLU too: in a product with a signal, the signal takes all. Importing
+this module registers the handlers.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def activate(
         What passes relevance on as it is.
     """
     x, gate = function(signal.x), gate or signal.gate
-    return replace(signal, x=x, nonnegative=nonnegative, gate=gate, low=None, high=None), pass_all
+    out = replace(signal, x=x, nonnegative=nonnegative, gate=gate, low=None, high=None)
+    return replace(out, activated=True), pass_all
 
 
 @register(
@@ -154,42 +155,6 @@ def _threshold(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     nonnegative = layer.value >= 0 and (signal.nonnegative or layer.threshold >= 0)
     return activate(signal, _out_of_place(layer), nonnegative)
-
-
-@register(nn.Softmax, nn.Softmax2d, nn.Softmin, any_axis=True)
-def _softmax(step: Step, signal: Signal) -> tuple[Signal, Pull]:
-    """Weigh: a softmax is a gate of a signal, and takes no relevance itself."""
-    layer: Any = step.layer
-    dim = _softmax_dim(step, signal, -3 if isinstance(layer, nn.Softmax2d) else layer.dim)
-    x = -signal.x if isinstance(layer, nn.Softmin) else signal.x
-    out = Signal(x.softmax(dim), nonnegative=True, gate=True, sigmoid=True)
-    return out, _refuse_relevance(step)
-
-
-@register(nn.LogSoftmax, any_axis=True)
-def _log_softmax(step: Step, signal: Signal) -> tuple[Signal, Pull]:
-    dim = _softmax_dim(step, signal, step.layer.dim)
-    return Signal(signal.x.log_softmax(dim)), _refuse_relevance(step)
-
-
-def _softmax_dim(step: Step, signal: Signal, dim: Any) -> int:
-    if dim is None:  # as torch chooses it
-        dim = 0 if signal.x.dim() in (0, 1, 3) else 1
-    return own_dim(step, signal, dim)
-
-
-def _refuse_relevance(step: Step) -> Pull:
-    """Return the pull of a softmax inside a network, through which there is no relevance."""
-
-    def pull(relevance: Tensor, kept: Kept | None) -> Any:
-        raise TypeError(
-            f"Relevance through {base_name(step.layer)} {step.name!r} inside the network is not "
-            "supported: each of its outputs depends on all inputs by competition. It is stepped "
-            "over at the end of a network, and a softmax may weigh a signal (a product takes it "
-            "as a gate, with Composite(product='all')); elsewhere use a sigmoid."
-        )
-
-    return pull
 
 
 def _glu_bounds(step: Step, signal: Signal) -> Signal:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sklrp.propagation.bounds import monotone
-from sklrp.propagation.handlers.operands import is_nonnegative, sum_to, value_of
+from sklrp.propagation.handlers.operands import is_nonnegative, standing, sum_to, value_of
 from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.registry import READING, WRITING, register
 from sklrp.propagation.tape import Kept, Pull, Step
@@ -42,9 +42,8 @@ def _look(step: Step, memory: Signal, places: Any) -> tuple[Signal, Pull]:
     out = Signal(
         memory.x.flatten()[index],
         memory.nonnegative,
-        gate=memory.gate,
+        **standing(memory),
         sigmoid=memory.sigmoid,
-        mask=memory.mask,
         samples=samples,
     )
     return out, pull
@@ -117,8 +116,7 @@ def _written(memory: Any, values: Any, places: Tensor) -> tuple[Signal, Pull]:
     return Signal(
         x.reshape(shape),
         all(map(is_nonnegative, known)),
-        gate=all(s.gate for s in signals),
-        mask=all(s.mask for s in signals),
+        **standing(*signals),
         samples=_samples_of(memory, values, places, own),
     ), pull
 

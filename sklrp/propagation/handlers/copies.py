@@ -18,7 +18,7 @@ from torch import Tensor
 from sklrp._torch import PAD_PACKED
 from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.adjoints import adjoint_at, pull_gradients
-from sklrp.propagation.handlers.operands import value_of
+from sklrp.propagation.handlers.operands import standing, value_of
 from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.registry import PASSING, SOURCED, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
@@ -149,8 +149,7 @@ def _join(step: Step, pieces: Any, *args: Any, **kwargs: Any) -> tuple[Signal, P
         back = pull_gradients(joined, leaves, relevance)
         return back if len(back) > 1 else back[0]
 
-    gate, mask = all(s.gate for s in signals), all(s.mask for s in signals)
-    return Signal(out, nonnegative, gate=gate, mask=mask, samples=samples), pull
+    return Signal(out, nonnegative, **standing(*signals), samples=samples), pull
 
 
 @register("pad", bounds=monotone)
@@ -178,7 +177,7 @@ def _pad_function(
             )
         return adjoint(relevance)
 
-    return replace(out, gate=source.gate, mask=source.mask), pull
+    return replace(out, **standing(source)), pull
 
 
 @register("to", "type", "type_as", "float", "double", "half", "bfloat16", "long", "int", "short",

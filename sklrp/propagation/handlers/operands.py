@@ -58,6 +58,15 @@ def is_nonnegative(operand: Any) -> bool:
     return bool((torch.as_tensor(operand) >= 0).all())
 
 
+def standing(*sources: Signal) -> dict[str, Any]:
+    """Return what a function's output is in products: a gate, held, a mask if all sources are."""
+    return {
+        "gate": all(s.gate for s in sources),
+        "held": all(s.held or s.mask for s in sources),
+        "mask": all(s.mask for s in sources),
+    }
+
+
 def broadcast_samples(shape: torch.Size, *operands: Any) -> Tensor | None:
     """Return the samples of an elementwise function's output, None when not probing."""
     found = [

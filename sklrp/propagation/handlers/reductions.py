@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sklrp.propagation.bounds import monotone
-from sklrp.propagation.handlers.operands import refuse_mask
+from sklrp.propagation.handlers.operands import refuse_mask, standing
 from sklrp.propagation.registry import SOURCED, mark, register
 from sklrp.propagation.sharing import contribute
 from sklrp.propagation.tape import Kept, Pull, Step
@@ -37,7 +37,7 @@ def _sum(
     kept_shape = [1 if i in dims else n for i, n in enumerate(x.shape)]
     n = math.prod(x.shape[i] for i in dims) if mean else 1
     samples = _reduced_samples(source, dims, keepdim)
-    out = Signal(z, source.nonnegative, gate=source.gate, mask=source.mask, samples=samples)
+    out = Signal(z, source.nonnegative, **standing(source), samples=samples)
 
     def adjoint(ratio: Tensor) -> Tensor:
         return (ratio.reshape(len(ratio), *kept_shape) / n).expand(len(ratio), *x.shape)
@@ -76,7 +76,7 @@ def _extreme(
         return v.reshape(shape) if keepdim else v
 
     samples = _reduced_samples(source, dims, keepdim)
-    known: Any = {"gate": source.gate, "mask": source.mask, "samples": samples}
+    known: Any = {**standing(source), "samples": samples}
     values = Signal(shaped(z), source.nonnegative, **known)
     if name.startswith("a"):
         return values, pull
