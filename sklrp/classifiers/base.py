@@ -267,12 +267,14 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
             finite=True,
             **options,
         )
-        relevance, details = result if options["return_details"] else (result, None)
+        relevance, details = result if isinstance(result, tuple) else (result, None)
         if units is not None:
             relevance = relevance * units[..., None]
             if details is not None:
                 details.rescale(units)
         if dtype == np.float16:
             check_representable(relevance, dtype, float(np.finfo(dtype).max))
+        if details is not None:
+            details.convert(dtype)
         shape = (*relevance.shape[:-1], *sample_shape)
         return relevance.reshape(shape).astype(dtype, copy=False), details

@@ -248,6 +248,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
         progress: bool = False,
         return_details: bool = False,
         check: bool | str = "auto",
+        layers: list[str] | None = None,
     ) -> Any:
         """Return the relevance of each value of X for a class, by layer-wise propagation.
 
@@ -281,14 +282,18 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
         check : bool or "auto", default="auto"
             How much is compared with the network's own forward: "auto" a few samples, True all,
             with the relevance of each layer; False the fewest. See `sklrp.explain`.
+        layers : list of str or None, default=None
+            Names of layers of `module_`, as in its ``named_modules()``: the relevance at their
+            outputs is returned in the details, which are then returned in any case.
 
         Returns
         -------
         relevance : ndarray of the shape and floating dtype of X
             The relevance. With ``target="all"`` of shape ``(n_samples, n_classes, ...)``.
         details : Bunch
-            Only with ``return_details=True``: ``score`` and ``target`` (as labels), each of shape
-            ``(n_samples,)`` or ``(n_samples, n_classes)``, and ``layers``, see `sklrp.explain`.
+            Only with ``return_details`` or ``layers``: ``score`` and ``target`` (as labels), each
+            of shape ``(n_samples,)`` or ``(n_samples, n_classes)``, and ``layers`` and
+            ``layer_relevance``, see `sklrp.explain`.
 
         Raises
         ------
@@ -316,8 +321,9 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
             progress=progress,
             return_details=return_details,
             check=check,
+            layers=layers,
         )
-        return (relevance, details) if return_details else relevance
+        return relevance if details is None else (relevance, details)
 
 
 class GradientClassifier(GradientEstimator, NetworkClassifier):  # numpydoc ignore=PR02

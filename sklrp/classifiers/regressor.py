@@ -211,6 +211,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         progress: bool = False,
         return_details: bool = False,
         check: bool | str = "auto",
+        layers: list[str] | None = None,
     ) -> Any:
         r"""Return the relevance of each value of X for a prediction, by layer-wise propagation.
 
@@ -247,17 +248,20 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         check : bool or "auto", default="auto"
             How much is compared with the network's own forward: "auto" a few samples, True all,
             with the relevance of each layer; False the fewest. See `sklrp.explain`.
+        layers : list of str or None, default=None
+            Names of layers of `module_`, as in its ``named_modules()``: the relevance at their
+            outputs is returned in the details, which are then returned in any case.
 
         Returns
         -------
         relevance : ndarray of the shape and floating dtype of X
             The relevance. With ``target="all"`` of shape ``(n_samples, n_outputs_, ...)``.
         details : Bunch
-            Only with ``return_details=True``: ``score``, the prediction less the reference,
-            ``reference``, ``reference_share``, the part of the score that no input has, as the
-            reference is not the mean, each of shape ``(n_samples,)`` or
-            ``(n_samples, n_outputs_)``; ``target``, and ``layers``, see `sklrp.explain`, in the
-            target's units.
+            Only with ``return_details`` or ``layers``: ``score``, the prediction less the
+            reference, ``reference``, ``reference_share``, the part of the score that no input has,
+            as the reference is not the mean, each of shape ``(n_samples,)`` or
+            ``(n_samples, n_outputs_)``; ``target``, and ``layers`` and ``layer_relevance``, see
+            `sklrp.explain`, in the target's units.
 
         Raises
         ------
@@ -310,8 +314,9 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
             progress=progress,
             return_details=return_details,
             check=check,
+            layers=layers,
         )
-        if not return_details:
+        if details is None:
             return relevance
         (of_score,) = shares
         details.reference = of_score(values)

@@ -199,6 +199,8 @@ class Defence:
 class _Witness:
     """What a twin tells in place of a recorder: it lets every layer run as it is."""
 
+    watched: frozenset[str] = frozenset()
+
     def __init__(self, network: nn.Module) -> None:
         self.refusals = Refusals(network)
         self.values: dict[str, list[Tensor]] = defaultdict(list)
@@ -228,10 +230,7 @@ class Balance:
         self, record: Record, arrived: Sequence[Any], passed: Sequence[Any], kept: Kept | None
     ) -> None:
         """Note one step."""
-        axes = record.step.axes
-        if len(axes) != len(arrived):  # a chain's, which has the samples first
-            axes = (0,) * len(arrived)
-        given = self._sum(arrived, axes)
+        given = self._sum(arrived, record.output_axes)
         left = self._sum(passed, record.input_axes) + self._bring(sum((kept or {}).values()))
         self.gaps.append((record, (given - left).abs()))
         size = self._sum([None if r is None else r.abs() for r in passed], record.input_axes)

@@ -6,11 +6,13 @@ asks first: which score was explained, and which layer kept how much of it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from sklearn.utils import Bunch
 
+from sklrp._checks import check_representable
 from sklrp.propagation.tape import CAUSES
 
 _MOST_LAYERS = 40  # lines
@@ -24,6 +26,19 @@ class LayerDetails(Bunch):
         return " ".join(_describe(self))
 
 
+class LayerList(list[LayerDetails]):
+    """The layers in execution order; by a name that was asked for, what arrived at its output."""
+
+    def __init__(self, layers: Iterable[LayerDetails], outputs: dict[str, np.ndarray]) -> None:
+        super().__init__(layers)
+        self._outputs = outputs
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            return self._outputs[key]
+        return super().__getitem__(key)
+
+
 class Details(Bunch):
     """The scores explained, their targets, and the layers with what they kept."""
 
@@ -34,6 +49,17 @@ class Details(Bunch):
         for layer in self.layers:
             for name in ("relevance", *CAUSES):
                 layer[name] = layer[name] * units
+        for relevance in self.layer_relevance.values():
+            relevance *= np.reshape(
+                units, (*np.shape(units), *(1,) * (relevance.ndim - np.ndim(units)))
+            )
+
+    def convert(self, dtype: Any) -> None:
+        """Give the relevance at the outputs of layers another dtype, in place."""
+        for name, relevance in self.layer_relevance.items():
+            if dtype == np.float16:
+                check_representable(relevance, dtype, float(np.finfo(dtype).max))
+            self.layer_relevance[name] = relevance.astype(dtype, copy=False)
 
     def __repr__(self) -> str:
         score = np.asarray(self.score)

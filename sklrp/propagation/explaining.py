@@ -33,6 +33,7 @@ def explain(
     progress: bool = False,
     return_details: bool = False,
     check: bool | str = "auto",
+    layers: Any = None,
 ) -> Any:
     r"""Explain a fitted network: relevance of each value of ``X`` for a score, by LRP.
 
@@ -82,6 +83,11 @@ def explain(
         keeps. "auto" compares a few samples before the first chunk, two of every chunk of 64 or
         more, and whole chunks where arguments of functions change from call to call. True compares
         everything, at about the cost of one more explanation; False a few samples, once.
+    layers : list of str or None, default=None
+        Names of layers, as in ``module.named_modules()``, blocks too: the relevance that arrives
+        at their outputs is returned in the details, which are then returned in any case. Of a
+        layer that forward calls several times ``"name#2"`` is the second call; of one that returns
+        several tensors ``"name"`` is the first and ``"name[1]"`` the second.
 
     Returns
     -------
@@ -90,14 +96,18 @@ def explain(
         ``target="all"`` of shape (n_samples, n_classes, ...). A tensor if X is one; of several
         inputs a tuple or a dict, as they came.
     details : Bunch
-        Only with ``return_details``. ``score`` of shape (n_samples,) or (n_samples, n_classes) and
-        ``target`` likewise, or as given if several outputs make the score; ``rest``, what of the
-        score of a function is no output times gradient, else 0; ``head``, the name of a softmax
-        or sigmoid at the end that was stepped over, or None; ``layers``, a list in execution
+        Only with ``return_details`` or ``layers``. ``score`` of shape (n_samples,) or
+        (n_samples, n_classes) and ``target`` likewise, or as given if several outputs make the
+        score; ``rest``, what of the score of a function is no output times gradient, else 0;
+        ``head``, the name of a softmax or sigmoid at the end that was stepped over, or None;
+        ``layers``, a list in execution
         order of Bunches with ``name``, ``layer``, ``rule``, the sum of ``relevance`` at the
         layer's input, and what the layer kept: ``bias``, ``epsilon``, ``padding``,
         ``initial_state``, ``dropped``, arrays like ``score``. The score is the sum of the
-        relevance of X, of all that was kept, and of the rest.
+        relevance of X, of all that was kept, and of the rest. ``layer_relevance`` is a dict of the
+        names in ``layers``, with arrays of shape (n_samples, ...) as the network has them, an axis
+        of the targets after the first with ``target="all"``, in X's dtype, zeros where no
+        relevance arrives; ``layers["name"]`` is the same.
 
     Raises
     ------
@@ -105,7 +115,8 @@ def explain(
         If a layer or a function is not supported; it is named, with the layer that calls it. Or
         if the model holds no network, or several, as ensembles do.
     ValueError
-        If ``X``, ``target`` or another parameter is malformed.
+        If ``X``, ``target`` or another parameter is malformed; or if one of ``layers`` has no
+        output of its own, as a convolution that batch normalisation is folded into.
     NotFittedError
         If the model is not fitted.
 
@@ -139,7 +150,7 @@ def explain(
     options = {
         "target": target, "rule": rule, "epsilon": epsilon, "contrast": contrast,
         "batch_size": batch_size, "n_jobs": n_jobs, "progress": progress,
-        "return_details": return_details, "check": check,
+        "return_details": return_details, "check": check, "layers": layers,
     }  # fmt: skip
     found = unwrap(model)
     options["target"] = match_samples(target, X, "target")

@@ -53,7 +53,7 @@ def fold_back(affine: Step, norm: Step) -> bool:
         scale = norm.weight.reshape(layer.groups, 1, -1, *behind)
         affine.weight = (affine.weight.unflatten(0, (layer.groups, -1)) * scale).flatten(0, 1)
     affine.bias = norm.bias if affine.bias is None else affine.bias * norm.weight + norm.bias
-    affine.folded = True
+    affine.folded, affine.output_of = True, norm.name
     return True
 
 
@@ -71,7 +71,7 @@ def fold_forward(norm: Step, affine: Step) -> bool:
     shift = (affine.weight * channelwise(norm.bias, n_spatial)).flatten(1).sum(1)
     affine.weight = affine.weight * channelwise(norm.weight, n_spatial)
     affine.bias = shift if affine.bias is None else affine.bias + shift
-    affine.folded = True
+    affine.folded, norm.output_of = True, affine.name
     return True
 
 

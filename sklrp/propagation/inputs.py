@@ -59,6 +59,18 @@ class Inputs:
         """Return rows of each input."""
         return [array[rows] for array in self.arrays]
 
+    def floating_dtype(self, own: torch.dtype) -> Any:
+        """Return NumPy's dtype of the first floating input; that of the network if it has none."""
+        dtypes = (array.dtype for array in self.arrays if is_floating(array))
+        dtype = next(dtypes, own)
+        if not isinstance(dtype, torch.dtype):
+            return dtype
+        return (
+            np.dtype(np.float16)
+            if dtype == torch.float16
+            else np.dtype(NUMPY_DTYPES.get(dtype, NUMPY_DTYPES[own]))
+        )
+
     def make_outputs(self, targets: tuple[int, ...], dtype: torch.dtype) -> list[Any]:
         """Return an empty array or tensor for the relevance of each input, like the input."""
         return [_make_output(array, targets, dtype) for array in self.arrays]

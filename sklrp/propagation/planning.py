@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from sklrp.propagation.first_layers import (
     mark_shifts,
 )
 from sklrp.propagation.folding import fold_back, fold_forward, fold_recorded
+from sklrp.propagation.layer_outputs import find_ends
 from sklrp.propagation.nested import find_all
 from sklrp.propagation.probing import Probe, probe_network
 from sklrp.propagation.recording.recorder import Recorder
@@ -42,9 +43,9 @@ from sklrp.propagation.registry import (
     check_hooks,
     find_entry,
     find_head,
-    runs_as,
+    is_plain_sequence,
 )
-from sklrp.propagation.tape import Call, Record, Step, Tape, run_handler
+from sklrp.propagation.tape import Call, Record, Returned, Step, Tape, run_handler
 from sklrp.rules import AlphaBeta, Flat, Part, Rule, Signal, ZBox, ZPlus
 
 _SEQUENCE = (nn.LSTM, nn.GRU, nn.RNN, EchoState)
@@ -75,6 +76,10 @@ class Plan:
         Whether memory is to be shared in each run as the network knows it.
     key : str or None
         The name of the output that is explained, of a network that returns several by name.
+    watched : frozenset of str
+        The paths of the modules whose outputs are noted on the tape.
+    ends : dict of str to int or Returned
+        In a chain, where the modules that are watched end.
     """
 
     steps: list[Step]
@@ -86,6 +91,8 @@ class Plan:
     varies: bool = False
     exact: bool = False
     key: str | None = None
+    watched: frozenset[str] = frozenset()
+    ends: Mapping[str, int | Returned] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return a table of the steps."""
@@ -120,7 +127,7 @@ class Plan:
         if self.network is not None:
             recorder = Recorder(
                 self.network, len(inputs[0].x), self.steps, call=call, exact=self.exact,
-                key=self.key,
+                key=self.key, watched=self.watched,
             )  # fmt: skip
             return recorder.run(inputs, args, kwargs)
         value, records, largest = _run_chain(self.steps, inputs[0], call)
@@ -132,7 +139,11 @@ class Plan:
             )
         scores = value.x.reshape(len(value.x), -1)  # one output may come without its axis
         output = records[-1].outputs[0]
-        return Tape(records, (0,), output, value.x.shape, scores, self.head, largest)
+        calls = {
+            path: [[end] if isinstance(end, Returned) else [*map(Returned, records[end].outputs)]]
+            for path, end in self.ends.items()
+        }
+        return Tape(records, (0,), output, value.x.shape, scores, self.head, largest, calls=calls)
 
     @property
     def lacks_boxes(self) -> bool:
@@ -164,8 +175,9 @@ class Plan:
         call = partial(follow, of_first=of_first)
         if self.network is not None:
             recorder = Recorder(
-                self.network, 2, self.steps, call=call, exact=self.exact, key=self.key
-            )
+                self.network, 2, self.steps, call=call, exact=self.exact, key=self.key,
+                watched=self.watched,
+            )  # fmt: skip
             recorder.run(inputs, args, kwargs)
             return
         last = max(k for k, step in enumerate(self.steps) if isinstance(step.rule, ZBox))
@@ -189,7 +201,9 @@ def _run_chain(
             ) from error
         signals = find_all(Signal, value)
         outputs = tuple(range(n_values, n_values + len(signals)))
-        records.append(Record(step, pull, sources, outputs, (0,) * len(sources)))
+        shapes = tuple(signal.x.shape for signal in signals)
+        axes = (0,) * len(sources), (0,) * len(outputs)
+        records.append(Record(step, pull, sources, outputs, shapes, *axes))
         sources, n_values = outputs, n_values + len(signals)
         largest = max(largest, *(signal.x.numel() for signal in signals))
     return value, records, largest
@@ -203,6 +217,7 @@ def compile_plan(
     probe: Probe | None = None,
     strict: bool = True,
     key: str | None = None,
+    watched: frozenset[str] = frozenset(),
 ) -> Plan:
     """Resolve the rules of a network, batch normalisations folded into their neighbours.
 
@@ -222,6 +237,8 @@ def compile_plan(
         Whether z-box without bounds is an error, not a warning.
     key : str or None, default=None
         The name of the output that is explained.
+    watched : frozenset of str, default=frozenset()
+        The paths of modules whose outputs are to be noted.
 
     Returns
     -------
@@ -245,6 +262,9 @@ def compile_plan(
         own = [(name, _in_evaluation_mode(layer)) for name, layer in leaves]
         extended = any(not _is_built_in(step.handler) for step in steps)
         plan = Plan(steps, None, head, layers=own, is_extended=extended)
+        if watched:
+            ends = find_ends(module, steps, len(leaves), head)
+            plan.ends = {path: ends[path] for path in watched & ends.keys()}
         links = link_chain(steps)
     elif probe is None:
         unknown = ", ".join(
@@ -260,7 +280,7 @@ def compile_plan(
             "handler for it with sklrp.propagation.register."
         )
     else:
-        plan, links = _compile_recorded(module, epsilon, probe, key)
+        plan, links = _compile_recorded(module, epsilon, probe, key, watched)
     for step in plan.steps:
         step.product, step.attention = composite.product, composite.attention
     mark_first(links)
@@ -337,15 +357,18 @@ def _compile_chain(
 
 
 def _compile_recorded(
-    module: nn.Module, epsilon: float, probe: Probe, key: str | None
+    module: nn.Module, epsilon: float, probe: Probe, key: str | None, watched: frozenset[str]
 ) -> tuple[Plan, list[Link]]:
     """Compile a network by running it on few samples."""
     make = partial(make_step, epsilon=epsilon)
-    tape, varies, exact = probe_network(module, make, probe, key)
+    tape, varies, exact = probe_network(module, make, probe, key, watched)
     steps = [record.step for record in tape.records]
     fold_recorded(tape.records)
     links = [Link(record.step, record.inputs, record.outputs) for record in tape.records]
-    plan = Plan(steps, module, tape.head, measure(tape), varies=varies, exact=exact, key=key)
+    plan = Plan(
+        steps, module, tape.head, measure(tape), varies=varies, exact=exact, key=key,
+        watched=watched,
+    )  # fmt: skip
     return plan, links
 
 
@@ -387,7 +410,7 @@ def make_step(name: str, layer: Any, entry: Entry | None, epsilon: float) -> Ste
 def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     """Yield the layers of nested ``nn.Sequential`` in execution order."""
     check_hooks(module, path)
-    if isinstance(module, nn.Sequential) and runs_as(module, nn.Sequential):
+    if is_plain_sequence(module):
         for name, child in get_children(module).items():
             if child is not None:
                 yield from _leaves(child, f"{path}.{name}" if path else name)

@@ -83,7 +83,11 @@ class Run(NamedTuple):
 
 
 def probe_network(
-    module: nn.Module, make_step: MakeStep, probe: Probe, key: str | None = None
+    module: nn.Module,
+    make_step: MakeStep,
+    probe: Probe,
+    key: str | None = None,
+    watched: frozenset[str] = frozenset(),
 ) -> tuple[Tape, bool, bool]:
     """Run a network on probes, and refuse what changes with them.
 
@@ -97,6 +101,8 @@ def probe_network(
         The samples.
     key : str or None, default=None
         The name of the output that is explained.
+    watched : frozenset of str, default=frozenset()
+        The paths of modules whose outputs are noted.
 
     Returns
     -------
@@ -115,7 +121,9 @@ def probe_network(
     """
 
     def run(sample: Sample, changed: frozenset[int] = frozenset()) -> Run:
-        recorder = Recorder(module, len(sample[0][0].x), make_step=make_step, key=key)
+        recorder = Recorder(
+            module, len(sample[0][0].x), make_step=make_step, key=key, watched=watched
+        )
         return Run(recorder.run(*sample), recorder, changed)
 
     first = run(probe.first(2))

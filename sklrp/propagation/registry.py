@@ -75,6 +75,11 @@ def runs_as(layer: nn.Module, layer_type: type[nn.Module]) -> bool:
     )
 
 
+def is_plain_sequence(module: nn.Module) -> bool:
+    """Return whether a module is an ``nn.Sequential`` that runs its layers one after the other."""
+    return isinstance(module, nn.Sequential) and runs_as(module, nn.Sequential)
+
+
 def check_hooks(module: nn.Module, path: str) -> None:
     """Refuse a module with forward hooks, and one that has no weights yet."""
     place = f"Layer {path or 'the network itself'} ({type(module).__name__})"

@@ -26,8 +26,15 @@ from sklrp._models import without_wrapper
 from sklrp._outputs import split_key
 from sklrp.propagation.bounds import bound
 from sklrp.propagation.defence import Balance, Defence
-from sklrp.propagation.details import Details, LayerDetails
+from sklrp.propagation.details import Details, LayerDetails, LayerList
 from sklrp.propagation.inputs import Inputs, Intake, is_finite
+from sklrp.propagation.layer_outputs import (
+    AskedLayer,
+    LayerArrays,
+    Listener,
+    find_values,
+    read_layers,
+)
 from sklrp.propagation.planning import Plan, compile_plan, measure
 from sklrp.propagation.probing import Probe
 from sklrp.propagation.sizes import find_sizes
@@ -58,6 +65,7 @@ def explain_network(
     progress: bool,
     return_details: bool,
     check: bool | str = "auto",
+    layers: Any = None,
     classes: np.ndarray | None = None,
     bounds: tuple[float, float] | None = None,
     finite: bool = False,
@@ -74,6 +82,8 @@ def explain_network(
         As in :func:`explain`.
     check : bool or "auto", default="auto"
         As in :func:`explain`.
+    layers : list of str or None, default=None
+        As in :func:`explain`; unless None, the details are returned.
     classes : ndarray of shape (n_outputs,) or None, default=None
         The labels of the outputs; None if targets are given, and told, as indices of outputs.
     bounds : (low, high) or None, default=None
@@ -94,13 +104,22 @@ def explain_network(
     if batch_size is not None:
         check_number("batch_size", batch_size, minimum=1, integral=True)
     module = without_wrapper(module)
+    named = read_layers(layers, module)
+    return_details = bool(return_details) or layers is not None
     asked = target
     key, target = split_key(target) if classes is None else (None, target)
     inputs = Inputs(X, finite)
     intake = Intake.of(module, inputs)
     with plain_arithmetic(intake.device):
-        plan = _prepare_plan(module, rule, float(epsilon), bounds, inputs, intake, key)
-        shape, largest = plan.sizes or measure(plan.run(*intake.to_signals(inputs.take(slice(1)))))
+        watched = frozenset(path for layer in named for path in layer.paths)
+        plan = _prepare_plan(module, rule, float(epsilon), bounds, inputs, intake, key, watched)
+        sizes = plan.sizes
+        if sizes is None or named:
+            alone = plan.run(*intake.to_signals(inputs.take(slice(1))))
+            # What cannot be given is refused before anything is explained.
+            find_values(named, alone)
+            sizes = sizes or measure(alone)
+        shape, largest = sizes
         n_outputs = math.prod(shape)
         target = decode_target(target, classes, inputs.n_samples, shape)
         if contrast:
@@ -113,21 +132,25 @@ def explain_network(
             batch_size = min(batch_size, -(-inputs.n_samples // jobs))
         spans = _split_evenly(inputs.n_samples, int(batch_size))
         defence = Defence(plan, intake, check)
-        call = PreparedCall(plan, intake, bool(contrast), bool(return_details), defence, n_outputs)
+        call = PreparedCall(
+            plan, intake, bool(contrast), return_details, defence, n_outputs, named
+        )
         if defence.needs_probe:
             call.check(inputs.take([0, -1] if inputs.n_samples > 1 else [0, 0]))
         results = _explain_chunks(call, inputs, target, spans, n_jobs, jobs, module)
         out = inputs.make_outputs((n_targets,) if every else (), intake.dtype)
+        at_layers = LayerArrays(inputs.n_samples, every, inputs.floating_dtype(intake.dtype))
         with tqdm(
             total=inputs.n_samples, unit="sample", desc="explain", disable=not progress
         ) as bar:
             records = [
-                _put_chunk(out, *pair, every, bar) for pair in zip(spans, results, strict=True)
+                _put_chunk(out, at_layers, *pair, every, bar)
+                for pair in zip(spans, results, strict=True)
             ]
     relevance = inputs.join(out)
     if not return_details:
         return relevance
-    return relevance, _join_details(plan, records, every, classes, asked)
+    return relevance, _join_details(plan, records, every, classes, asked, at_layers.by_name)
 
 
 def _check_contrast(target: Target, shape: tuple[int, ...]) -> None:
@@ -153,10 +176,11 @@ def plain_arithmetic(device: torch.device) -> Iterator[None]:
 
 def _prepare_plan(
     module: nn.Module, rule: Any, epsilon: float, bounds: Any, inputs: Inputs, intake: Intake,
-    key: str | None,
+    key: str | None, watched: frozenset[str],
 ) -> Plan:  # fmt: skip
     """Compile the network, and find what does not depend on the samples: sizes and bounds."""
-    plan = compile_plan(module, rule, epsilon, bounds, Probe(inputs, intake), key=key)
+    probe = Probe(inputs, intake)
+    plan = compile_plan(module, rule, epsilon, bounds, probe, key=key, watched=watched)
     if plan.sizes is None and inputs.single:
         plan.sizes = find_sizes(plan.steps, tuple(inputs.arrays[0].shape[1:]))
     if plan.lacks_boxes:
@@ -270,6 +294,8 @@ class PreparedCall:
         What the network's own scores are compared by.
     n_outputs : int
         The number of outputs of a sample.
+    layers : tuple of AskedLayer
+        The layers at whose outputs relevance is asked for.
     """
 
     plan: Plan
@@ -278,6 +304,7 @@ class PreparedCall:
     details: bool
     defence: Defence
     n_outputs: int
+    layers: tuple[AskedLayer, ...]
 
     def check(self, chunk: Sequence[Any]) -> None:
         """Explain a few samples, and compare all that can be."""
@@ -289,7 +316,7 @@ class PreparedCall:
             self.defence.check_samples(chunk)
         begun = start(tape.scores, None, self.contrast)
         balance = Balance(len(every))
-        tape.pull(begun.relevance, True, balance.note)
+        tape.pull(begun.relevance, True, [balance.note])
         balance.settle(begun.score)
 
     def explain(
@@ -303,14 +330,16 @@ class PreparedCall:
         self.defence.compare(tape, chunk, self.defence.rows_of(len(tape.scores), is_first))
         self._check_size(tape.scores)
         begun = start(tape.scores, target, self.contrast)
-        if self.defence.check is True:
-            balance = Balance(len(tape.scores))
-            arrived, layers = tape.pull(begun.relevance, True, balance.note)
+        listener = Listener(find_values(self.layers, tape), *begun.relevance.shape[:2])
+        balance = Balance(len(tape.scores)) if self.defence.check is True else None
+        notes = [listener.note] * bool(self.layers) + ([] if balance is None else [balance.note])
+        arrived, layers = tape.pull(begun.relevance, self.details or balance is not None, notes)
+        if balance is not None:
             balance.settle(begun.score)
-        else:
-            arrived, layers = tape.pull(begun.relevance, self.details)
         passed = self._fill(arrived, signals, len(begun.relevance))
-        return passed, _to_arrays(begun, layers) if self.details else None
+        if not self.details:
+            return passed, None
+        return passed, {**_to_arrays(begun, layers), "outputs": listener.arrays()}
 
     def _check_size(self, scores: Tensor) -> None:
         """Refuse outputs whose number depends on the batch: an index would mean another one."""
@@ -367,7 +396,9 @@ def _to_arrays(begun: Start, layers: Sequence[Layer | None]) -> dict[str, Any]:
     }
 
 
-def _put_chunk(out: Sequence[Any], span: slice, result: Any, every: bool, bar: tqdm) -> Any:
+def _put_chunk(
+    out: Sequence[Any], at_layers: LayerArrays, span: slice, result: Any, every: bool, bar: tqdm
+) -> Any:
     """Write the relevance of a chunk where it belongs, samples first; return its details."""
     parts, details = result
     for array, relevance in zip(out, parts, strict=True):
@@ -377,13 +408,16 @@ def _put_chunk(out: Sequence[Any], span: slice, result: Any, every: bool, bar: t
             largest = torch.finfo(array.dtype).max if is_tensor else np.finfo(array.dtype).max
             check_representable(relevance.cpu().double().numpy(), array.dtype, float(largest))
         array[span] = relevance.to(array) if is_tensor else relevance.cpu().numpy()
+    if details is not None:
+        at_layers.put(span, details.pop("outputs"))
     bar.update(span.stop - span.start)
     return details
 
 
 def _join_details(
-    plan: Plan, records: Sequence[Any], every: bool, classes: np.ndarray | None, asked: Any
-) -> Details:
+    plan: Plan, records: Sequence[Any], every: bool, classes: np.ndarray | None, asked: Any,
+    at_layers: dict[str, np.ndarray],
+) -> Details:  # fmt: skip
     """Join the details of the chunks."""
 
     def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -412,4 +446,7 @@ def _join_details(
         target = join([record["target"] for record in records])
         target = target if classes is None else classes[target]
     rest = join([record["rest"] for record in records])
-    return Details(score=score, target=target, rest=rest, head=plan.head, layers=layers)
+    return Details(
+        score=score, target=target, rest=rest, head=plan.head,
+        layers=LayerList(layers, at_layers), layer_relevance=at_layers,
+    )  # fmt: skip

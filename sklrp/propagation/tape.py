@@ -7,7 +7,7 @@ inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -61,6 +61,9 @@ class Step:
         Whether a batch normalisation is folded into ``weight`` and ``bias``.
     merged : bool, default=False
         Whether this is a batch normalisation that is folded into its neighbour.
+    output_of : str or None, default=None
+        The neighbour to which the output of the step belongs, as the two are folded into one; None
+        where the output is the layer's own.
     first : bool, default=False
         Whether this is a layer with weights that sees the input before any other has.
     from_numbers : bool, default=False
@@ -90,6 +93,7 @@ class Step:
     axes: tuple[int, ...] = (0,)
     folded: bool = False
     merged: bool = False
+    output_of: str | None = None
     first: bool = False
     from_numbers: bool = False
     has_state: bool = False
@@ -182,8 +186,23 @@ class Record(NamedTuple):
     pull: Pull
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    input_axes: tuple[int, ...] = (0,)
+    shapes: tuple[torch.Size, ...]  # of the outputs
+    input_axes: tuple[int, ...]  # of the samples
+    output_axes: tuple[int, ...]
     kept_axis: int = 0
+
+
+class Returned(NamedTuple):
+    """A tensor that a module of the network returned: its value, or why relevance has none."""
+
+    number: int | None
+    why: str = ""
+
+
+Note = Callable[[Record, Sequence[Any], Sequence[Any], "Kept | None"], None]
+
+# What modules that are watched returned, by their paths, at each of their calls.
+Calls = Mapping[str, Sequence[Sequence[Returned]]]
 
 
 class Tape(NamedTuple):
@@ -197,12 +216,13 @@ class Tape(NamedTuple):
     head: str | None = None
     largest: int = 0
     returned: Tensor | None = None  # what the network returns, behind a head; None: the scores
+    calls: Calls | None = None
 
     def pull(
         self,
         relevance: Tensor,
         details: bool,
-        note: Callable[[Record, Sequence[Any], Sequence[Any], Kept | None], None] | None = None,
+        notes: Sequence[Note] = (),
     ) -> tuple[list[Tensor | None], list[Layer | None]]:
         """Pull relevance from the scores back to the inputs.
 
@@ -212,7 +232,7 @@ class Tape(NamedTuple):
             The relevance of the scores.
         details : bool
             Whether to tell where relevance went.
-        note : callable or None, default=None
+        notes : sequence of callable, default=()
             What is told of each record: the relevance that arrived, that was passed, and kept.
 
         Returns
@@ -235,7 +255,7 @@ class Tape(NamedTuple):
             kept = Kept(len(self.scores), record.kept_axis) if details else None
             passed = record.pull(arrived[0] if len(arrived) == 1 else tuple(arrived), kept)
             passed = passed if isinstance(passed, tuple) else (passed,)
-            if note is not None:
+            for note in notes:
                 note(record, arrived, passed, kept)
             _hand_on(record, passed, waiting)
             if kept is not None:

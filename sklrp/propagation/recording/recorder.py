@@ -74,6 +74,8 @@ class Recorder(TorchFunctionMode):
         network that does not change what it uses elsewhere goes without, once it was probed.
     key : str or None, default=None
         The name of the output that is explained, of a network that returns several by name.
+    watched : frozenset of str, default=frozenset()
+        The paths of the modules whose outputs are noted on the tape.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class Recorder(TorchFunctionMode):
         call: Call | None = None,
         exact: bool = True,
         key: str | None = None,
+        watched: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
+        self.watched = watched
         self.twin = make_twin(network, self)
         self.refusals = Refusals(self.twin)
         self.writer = TapeWriter(network, n_samples, self.refusals, steps, make_step, call, exact)
@@ -159,6 +163,16 @@ class Recorder(TorchFunctionMode):
         if not getattr(layer, "inplace", False):
             return self.writer.apply(operation, args, own=run_own)
         return self._change(args[0], lambda: self.writer.apply(operation, args, own=run_own))
+
+    def watch(self, path: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the forward of a module, and note what it returns."""
+        given = {node.number for node in self.writer.nodes.of(find_all(Tensor, (args, kwargs)))}
+        out = forward(*args, **kwargs)
+        if not self.runs_own:
+            with DisableTorchFunction():
+                self._follow_changes("return", find_all(Tensor, out))
+            self.writer.note_return(path, out, given)
+        return out
 
     # Torch's function mode
 

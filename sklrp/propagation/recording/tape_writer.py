@@ -14,7 +14,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
+from sklrp.propagation.layer_outputs import (
+    CONSTANT,
+    INTEGERS,
+    PASSED_ON,
+    behind_head,
+    of_neighbour,
+)
 from sklrp.propagation.nested import find_all, rebuild, swap_signals
 from sklrp.propagation.recording.aliases import Buffers, Layout
 from sklrp.propagation.recording.batch_axes import (
@@ -35,7 +43,7 @@ from sklrp.propagation.registry import (
     Entry,
     find_head,
 )
-from sklrp.propagation.tape import Call, Pull, Record, Step, Tape, run_handler
+from sklrp.propagation.tape import Call, Pull, Record, Returned, Step, Tape, run_handler
 from sklrp.rules import Signal
 
 # What stands for a batch normalisation that is folded into its neighbour.
@@ -126,6 +134,7 @@ class TapeWriter:
         self._records: list[Record] = []
         self._starts: list[int] = []
         self._before_heads: dict[int, Node] = {}
+        self._calls: dict[str, list[list[Returned]]] = {}
 
     @property
     def probe_note(self) -> str:
@@ -257,6 +266,32 @@ class TapeWriter:
                 if place not in self._registered and not self.memory.is_own(tensor):
                     self.unknown.append(name)
 
+    def note_return(self, path: str, out: Any, given: set[int]) -> None:
+        """Note what a module returned; `given` are the values among its arguments."""
+        nodes = [self.nodes.get(tensor) for tensor in _tensors_in(out)]
+        self._calls.setdefault(path, []).append([self._returned_as(node, given) for node in nodes])
+
+    def _returned_as(self, node: Node | None, given: set[int]) -> Returned:
+        """Return the value of a tensor that a module returned, or why it has none."""
+        if node is None:
+            return CONSTANT
+        if node.number < 0 or not node.signal.x.is_floating_point():
+            return INTEGERS
+        return PASSED_ON if node.number in given else Returned(node.number)
+
+    def _settle_calls(self, behind: set[int], head: str | None) -> dict[str, list[list[Returned]]]:
+        """Return the calls; values behind the scores, and those within folded layers, are none."""
+        steps = {n: record.step for record in self._records for n in record.outputs}
+
+        def settle(returned: Returned) -> Returned:
+            step = None if returned.number is None else steps.get(returned.number)
+            if step is not None and step.output_of is not None:
+                return of_neighbour(step.name, step.output_of)
+            return behind_head(str(head)) if returned.number in behind else returned
+
+        calls, self._calls = self._calls, {}
+        return {path: [list(map(settle, c)) for c in found] for path, found in calls.items()}
+
     def finish(self, output: Tensor) -> Tape:
         """Return the tape, and let go of all tensors."""
         node = self.nodes.get(output)
@@ -268,7 +303,7 @@ class TapeWriter:
             )
         if self.steps is not None and len(self._records) != len(self.steps):
             raise TypeError(str(self.refusals.other_way()))
-        before, head = self._before_head(node)
+        before, head, behind = self._before_head(node)
         x = before.signal.x
         lacks_samples = self.n_samples > 1 and x.shape[:1] != (
             self.n_samples,
@@ -280,27 +315,29 @@ class TapeWriter:
                 "the samples come first."
             )
         scores = x.reshape(self.n_samples, -1)
+        calls = self._settle_calls(behind, head)
         records, self._records = self._records, []
         # Forward's closures know the writer and the writer knows the tensors: break the circle.
         self.nodes.clear()
         self._before_heads.clear()
         return Tape(
             records, tuple(self._starts), before.number, x.shape, scores, head, self.nodes.largest,
-            node.signal.x,
+            node.signal.x, calls,
         )  # fmt: skip
 
-    def _before_head(self, node: Node) -> tuple[Node, str | None]:
-        """Return what enters a softmax or sigmoid at the end, and what is stepped over."""
+    def _before_head(self, node: Node) -> tuple[Node, str | None, set[int]]:
+        """Return what enters a softmax or sigmoid at the end, which, and the values behind it."""
         makers = {record.outputs[0]: record for record in self._records}
-        record = makers.get(node.number)
+        record, behind = makers.get(node.number), {node.number}
         while record is not None and record.step.handler in PASSING:
+            behind.add(record.inputs[0])
             record = makers.get(record.inputs[0])
         head = None if record is None else find_head(record.step.layer)
         if record is None or head is None:
-            return node, None
+            return node, None, set()
         before = self._before_heads[record.inputs[0]]
         same = before.signal.axis == 0 and before.signal.x.numel() == node.signal.x.numel()
-        return (before, head) if same else (node, None)
+        return (before, head, behind) if same else (node, None, set())
 
     def _to_signals(self, operation: Operation, value: Any, nodes: list[Node]) -> Any:
         """Return nested arguments with signals in place of tensors, whose nodes are collected."""
@@ -384,19 +421,24 @@ class TapeWriter:
         if self.is_probing:
             step.axes = self._output_axes(step.name, signals, input_axes, is_layer)
         active = is_layer or any(node.active for node in nodes)
-        numbers, tensors = [], {}
+        numbers, shapes, tensors = [], [], {}
         held, found = self._run_own(own, None if is_layer else signals, len(signals))
         for signal, axis, one in zip(signals, step.axes, found, strict=True):
             tensor, node = self._hand_out(step.name, signal, axis, is_layer, active, one)
             tensors[id(signal)] = tensor
             numbers.append(node.number)
+            shapes.append(node.signal.x.shape)
         if is_layer and (any(input_axes) or any(step.axes)):
             pull = move_pull(pull, input_axes, step.axes)
         if find_head(step.layer) is not None:
             self._before_heads[nodes[0].number] = nodes[0]
         inputs = tuple(node.number for node in nodes)
         kept_axis = 0 if is_layer else step.axes[0]
-        self._records.append(Record(step, pull, inputs, tuple(numbers), input_axes, kept_axis))
+        self._records.append(
+            Record(
+                step, pull, inputs, tuple(numbers), tuple(shapes), input_axes, step.axes, kept_axis
+            )
+        )
         if held is not None:
             return held
         result = swap_signals(outputs, lambda signal: tensors[id(signal)])
@@ -463,3 +505,14 @@ class TapeWriter:
         if samples is None:
             raise self.refusals.unsupported(name, "its output has no axis of the samples")
         return samples
+
+
+def _tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors that a module returned, one of a packed sequence."""
+    if isinstance(value, PackedSequence):
+        return [value.data]
+    if isinstance(value, tuple | list):
+        return [tensor for v in value for tensor in _tensors_in(v)]
+    if isinstance(value, dict):
+        return [tensor for v in value.values() for tensor in _tensors_in(v)]
+    return [value] if isinstance(value, Tensor) else []

@@ -109,4 +109,4 @@ def _watch(
         with recorder.refusals.at(path, twin):
             return run(*args, **kwargs)
 
-    return forward
+    return partial(recorder.watch, path, forward) if path in recorder.watched else forward
