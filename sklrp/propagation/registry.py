@@ -138,6 +138,9 @@ NUMERIC: set[Handler] = set()  # handlers of functions of numbers, which must be
 SOURCED: set[Handler] = set()  # handlers of functions whose first argument must be a signal
 
 
+FLOATING: set[Handler] = set()  # handlers of functions of activations, which integers run plainly
+
+
 REFUSING: set[Handler] = set()  # handlers that refuse a layer by name
 
 

@@ -7,6 +7,7 @@ rule. Importing this module registers the handlers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from string import ascii_letters
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklrp.propagation.bounds import linear
+from sklrp.propagation.contraction import Contraction
 from sklrp.propagation.handlers.operands import spatial_shape
 from sklrp.propagation.handlers.reshaping import unpad
 from sklrp.propagation.registry import register
@@ -36,6 +38,29 @@ def _linear(step: Step, signal: Signal) -> tuple[Signal, Pull]:
             "n_features)."
         )
     return affine(step, signal, F.linear, torch.matmul)
+
+
+@register(Contraction, kind="dense", any_axis=True, weights=lambda layer: (layer.weight, None),
+          bounds=linear)  # fmt: skip
+def _contraction(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    own, of_weight, out = step.layer.letters
+    if own[signal.axis] in of_weight:
+        raise TypeError(
+            f"Relevance through einsum {step.name!r} is not supported: its weights have values of "
+            "their own for each sample; multiply by them."
+        )
+    # The samples come first, as handlers of layers have them.
+    batch = own[signal.axis]
+    own, out = (batch + term.replace(batch, "") for term in (own, out))
+    targets = next(c for c in ascii_letters if c not in own + of_weight + out)
+
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return torch.einsum(f"{own},{of_weight}->{out}", x, weight)
+
+    def adjoint(ratio: Tensor, weight: Tensor) -> Tensor:
+        return torch.einsum(f"{targets}{out},{of_weight}->{targets}{own}", ratio, weight)
+
+    return affine(step, signal, forward, adjoint)
 
 
 _CONV = {

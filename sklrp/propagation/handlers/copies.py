@@ -28,6 +28,7 @@ from sklrp.rules import Signal
 @register(
     "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "clone",
     "detach", "data", "view_as", "reshape_as", "ravel", "alias", "positive", "real",
+    "atleast_1d", "atleast_2d", "atleast_3d", "resolve_conj", "resolve_neg",
     bounds=monotone,
 )  # fmt: skip
 @mark(PASSING, SOURCED)
@@ -94,7 +95,7 @@ def _with_others(adjoint: Callable[[Any], Tensor], args: Any, kwargs: Any) -> Pu
 
 
 @register("split", "chunk", "tensor_split", "unbind", "split_with_sizes", "unsafe_chunk",
-          bounds=monotone)  # fmt: skip
+          "unsafe_split", "hsplit", "vsplit", "dsplit", bounds=monotone)  # fmt: skip
 @mark(SOURCED)
 def _split(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any, Pull]:
     pieces = _copied(step, source, *args, **kwargs)
@@ -181,14 +182,19 @@ def _pad_function(
 
 
 @register("to", "type", "type_as", "float", "double", "half", "bfloat16", "long", "int", "short",
-          "cpu", "cuda", bounds=monotone)  # fmt: skip
+          "byte", "char", "cpu", "cuda", bounds=monotone)  # fmt: skip
 @mark(SOURCED)
 def _convert(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     x = source.x
     values = swap_signals((args, kwargs), value_of)
     out = step.layer(x, *values[0], **values[1])
-    if not isinstance(out, Tensor) or (x.is_floating_point() and not out.is_floating_point()):
-        raise TypeError("a conversion to integers passes no relevance")
+    if not isinstance(out, Tensor):
+        raise TypeError("it tells a type, and of which is not known")
+    if x.is_floating_point() and out.dtype == torch.bool:
+        raise TypeError("a conversion to a mask passes no relevance; compare with 0")
+    # Categories among floats: integers of the input are gates, and what an embedding gives the
+    # token goes on to the number that it was.
+    source = replace(source, gate=source.gate or not out.is_floating_point())
     # Integers and masks get relevance too, as the numbers that they are converted to.
     dtype = x.dtype if x.is_floating_point() else None
     pull = _with_others(lambda relevance: relevance.to(device=x.device, dtype=dtype), args, kwargs)

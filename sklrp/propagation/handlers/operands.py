@@ -8,6 +8,7 @@ each value belongs to, and a function that mixes samples is refused by a ``TypeE
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -77,6 +78,34 @@ def broadcast_samples(shape: torch.Size, *operands: Any) -> Tensor | None:
     if any(not torch.equal(found[0], other) for other in found[1:]):
         raise TypeError("it mixes samples: their axes do not match")
     return found[0] if found else None
+
+
+def follow_samples(
+    function: Callable[[Sequence[Tensor]], Tensor], signals: Sequence[Signal]
+) -> Tensor | None:
+    """Return the samples of what a linear function makes of signals, None when not probing."""
+    # Values of one sample at a time are put in, zeros for all others: what changes is of that
+    # sample. What none of them changes is of no sample: -1.
+    known = [s.samples for s in signals if s.samples is not None]
+    if not known:
+        return None
+    zero = function([torch.zeros_like(s.x) for s in signals])
+    found = torch.full(zero.shape, -1, dtype=torch.float32, device=zero.device)
+    for number in range(int(max(float(s.max()) for s in known)) + 1):
+        changed = function([_only(s, number) for s in signals]) != zero
+        if bool((changed & (found >= 0)).any()):
+            raise TypeError("it mixes samples")
+        found = found.masked_fill(changed, number)
+    return found
+
+
+def _only(signal: Signal, number: int) -> Tensor:
+    """Return numbers without any order where a signal is of one sample, and zeros elsewhere."""
+    x = signal.x
+    if signal.samples is None:
+        return torch.zeros_like(x)
+    steps = torch.arange(1, x.numel() + 1, device=x.device, dtype=torch.float32)
+    return ((0.618034 * steps) % 1.0 + 0.5).reshape(x.shape).to(x) * (signal.samples == number)
 
 
 def refuse_mask(step: Step) -> Pull:

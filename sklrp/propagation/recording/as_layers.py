@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sklrp.propagation.contraction import Contraction
 from sklrp.propagation.recording.signatures import name_arguments
 
 Translation = Callable[..., tuple[nn.Module, tuple[Any, ...]]]
@@ -173,6 +174,11 @@ def _as_linear(input: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
     n_out, n_in = weight.shape
     layer = _bare(nn.Linear, weight=weight, bias=bias, in_features=n_in, out_features=n_out)
     return layer, (input,)
+
+
+@_translates("contract")
+def _as_contraction(input: Any, weight: Tensor, equation: str) -> Any:
+    return _bare(Contraction, weight=weight, equation=equation), (input,)
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -72,6 +72,13 @@ _SAME = {
     "__or__": "bitwise_or", "__ror__": "bitwise_or", "__ior__": "bitwise_or_",
     "__xor__": "bitwise_xor", "__rxor__": "bitwise_xor", "__ixor__": "bitwise_xor_",
     "__invert__": "bitwise_not",
+    "arccos": "acos", "arcsin": "asin", "arctan": "atan", "arccosh": "acosh", "arcsinh": "asinh",
+    "arctanh": "atanh", "special_erf": "erf", "special_erfc": "erfc", "special_erfinv": "erfinv",
+    "special_exp2": "exp2", "special_expm1": "expm1", "special_log1p": "log1p",
+    "special_sinc": "sinc", "special_gammaln": "lgamma", "special_digamma": "digamma",
+    "special_psi": "digamma", "special_i0": "i0", "special_logit": "logit", "__pow__": "pow",
+    "__abs__": "abs", "fmax": "maximum", "fmin": "minimum", "ger": "outer",
+    "fft_fftshift": "fftshift", "fft_ifftshift": "ifftshift",
     "swapaxes": "transpose", "swapdims": "transpose", "moveaxis": "movedim",
 }  # fmt: skip
 

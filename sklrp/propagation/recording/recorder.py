@@ -49,7 +49,7 @@ from sklrp.propagation.recording.rewritten import find_rewritten
 from sklrp.propagation.recording.tape_writer import MakeStep, Operation, TapeWriter
 from sklrp.propagation.recording.tensors import storage_of
 from sklrp.propagation.recording.twin import make_twin
-from sklrp.propagation.registry import find_entry
+from sklrp.propagation.registry import FLOATING, find_entry
 from sklrp.propagation.tape import Call, Step, Tape
 from sklrp.rules import Signal
 
@@ -274,7 +274,7 @@ class Recorder(TorchFunctionMode):
         """
         if call.in_place and not self._is_own(call.tensors[0]):
             raise self.refusals.unsupported(call.name, FOREIGN)
-        if call.entry is not None:
+        if call.entry is not None and call.entry.handler not in FLOATING:
             try:
                 return self._run_in_place(call) if call.in_place else self._run_handler(call)
             except Refusal as refusal:

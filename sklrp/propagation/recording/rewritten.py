@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklrp.propagation.recording.calls import FunctionCall
+from sklrp.propagation.recording.contractions import find_einsum
 
 
 def find_rewritten(call: FunctionCall) -> Callable[..., Any] | None:
@@ -24,9 +25,22 @@ def find_rewritten(call: FunctionCall) -> Callable[..., Any] | None:
     if call.base in _CONVERTING and call.kwargs.get("dtype") is not None:
         return _converted(call.func)
     if call.base == "matmul":
-        second = call.args[1] if len(call.args) > 1 else call.kwargs.get("other")
+        second = _second(call)
         return _times_vector if isinstance(second, Tensor) and second.dim() == 1 else None
+    if call.base == "linear" and isinstance(_second(call, "weight"), Tensor):
+        return _times_one_row if _second(call, "weight").dim() == 1 else None
+    if call.base in ("max", "min") and isinstance(_second(call), Tensor):
+        return torch.maximum if call.base == "max" else torch.minimum
+    if call.base == "pow" and not call.nodes.depend(call.args[:1]):
+        return None if call.name == "pow_" else _exponential
+    if call.base == "einsum":
+        return find_einsum(call)
     return _REWRITTEN.get(call.name)
+
+
+def _second(call: FunctionCall, name: str = "other") -> Any:
+    """Return the second operand of a call."""
+    return call.args[1] if len(call.args) > 1 else call.kwargs.get(name)
 
 
 # Functions that convert their input first, where they are given a dtype.
@@ -45,6 +59,18 @@ def _converted(function: Callable[..., Any]) -> Callable[..., Any]:
 def _times_vector(input: Tensor, other: Tensor) -> Tensor:
     """Multiply by a vector, which is a linear layer of one output."""
     return F.linear(input, other.unsqueeze(0)).squeeze(-1)
+
+
+def _times_one_row(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Apply a linear layer whose one row of weights has no axis of the outputs."""
+    bias = None if bias is None else bias.reshape(1)
+    return F.linear(input, weight.unsqueeze(0), bias).squeeze(-1)
+
+
+def _broadcast(*tensors: Any) -> list[Tensor]:
+    tensors = tensors[0] if len(tensors) == 1 and not isinstance(tensors[0], Tensor) else tensors
+    shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
+    return [tensor.expand(shape) for tensor in tensors]
 
 
 def _tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
@@ -91,6 +117,19 @@ def _lerp(input: Any, end: Any, weight: Any) -> Any:
     return input * (1 - weight) + end * weight
 
 
+def _exponential(base: Any, exponent: Tensor) -> Tensor:
+    """Raise a constant to a power that is a signal."""
+    return torch.exp(exponent * torch.as_tensor(base).log())
+
+
+def _outer(input: Tensor, vec2: Tensor) -> Tensor:
+    return input.unsqueeze(1) * vec2
+
+
+def _dot(input: Tensor, other: Tensor) -> Tensor:
+    return (input * other).sum(-1)
+
+
 def _softmin(input: Tensor, dim: int, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
     return torch.softmax(-input, dim, dtype=dtype)
 
@@ -101,12 +140,16 @@ _REWRITTEN: dict[str, Callable[..., Any]] = {
     "addmm": _addmm,
     "addmv": _addmv,
     "baddbmm": _baddbmm,
+    "broadcast_tensors": _broadcast,
+    "dot": _dot,
+    "__rpow__": lambda input, other: _exponential(other, input),
     "inner": lambda input, other: torch.matmul(input, other.mT if other.dim() > 1 else other),
     "lerp": _lerp,
     "linalg_matmul": lambda input, other: torch.matmul(input, other),
     "linalg_multi_dot": lambda tensors: reduce(torch.matmul, tensors),
     "linalg_vecdot": lambda x, y, dim=-1: (x * y).sum(dim),
     "mv": lambda input, vec: torch.matmul(input, vec),
+    "outer": _outer,
     "softmin": _softmin,
     "special_softmax": lambda input, dim, dtype=None: torch.softmax(input, dim, dtype=dtype),
     "tensordot": _tensordot,

@@ -1,0 +1,412 @@
+"""Every function of torch that takes one tensor: explained exactly, or refused by name.
+
+The functions are found by looking through torch's modules, so one that a release adds is tried
+too. Each runs between two linear layers, under rule zero. The reference is torch's own Jacobian in
+float64: a function of single values passes all relevance, one that is linear at its values shares
+it by contribution, and for any other there is no general answer, so it has to be refused or to be
+in the list of those that have a rule.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import sklrp
+from tests.helpers.comparing import assert_close
+from tests.test_functions import assert_right, build
+from tests.test_functions import draw as some_samples
+
+CAUSES = ("bias", "epsilon", "padding", "initial_state", "dropped")
+MODULES = {
+    "torch": torch, "Tensor": Tensor, "special": torch.special, "fft": torch.fft,
+    "functional": F, "linalg": torch.linalg,
+}  # fmt: skip
+INDEX = torch.tensor([2, 0, 3])
+EDGES = torch.tensor([0, 0, 1, 3])
+
+
+def along(x, index):
+    """Return an index for each value along the axis of the steps."""
+    return index[None, :, None].expand(len(x), -1, x.shape[2])
+
+
+# Further arguments to try, with what is explained, of shape (n_samples, 4, 6).
+ARGUMENTS = (
+    lambda x: (),
+    lambda x: (1,),
+    lambda x: (2, 1),
+    lambda x: (1, INDEX),
+    lambda x: (1, along(x, INDEX)),
+    lambda x: (1, EDGES, x),
+    lambda x: (1, along(x, EDGES), x),
+    lambda x: (1, along(x, EDGES), x, "mean"),
+    lambda x: (1, INDEX, 0.5),
+    lambda x: (x[:, :2], 1, 1, 3),
+    lambda x: (x[:, 0], 1, 2),
+    lambda x: (0.3, 1),
+    lambda x: (0.7,),
+    lambda x: (torch.linspace(0.5, 1.5, 6, dtype=x.dtype),),
+    lambda x: (torch.linspace(0.5, 1.5, 36, dtype=x.dtype).reshape(6, 6),),
+    lambda x: (torch.linspace(0.5, 1.5, 6, dtype=x.dtype), 0.3),
+    lambda x: ((x > 0), 0.5),
+    lambda x: ((1, 2),),
+    lambda x: ((2, 1), (1, 2)),
+    lambda x: (-0.2, 0.0),
+    lambda x: (1, 1, 2),
+    lambda x: (1, 1, 2, 1),
+)
+# Functions with a rule of their own, which other tests are about: gates, statistics, softmaxes.
+OWN_RULE = {
+    "softmax", "softmin", "log_softmax", "logsumexp", "glu", "normalize", "layer_norm", "rms_norm",
+    "group_norm", "instance_norm", "batch_norm", "var", "std", "norm", "vector_norm",
+    "reciprocal", "rsqrt", "renorm", "local_response_norm", "lp_pool1d", "div", "divide",
+    "true_divide", "special_softmax", "special_log_softmax", "rdiv", "__rdiv__",
+    "__rtruediv__", "matrix_norm", "cosine_similarity", "dist", "pairwise_distance",
+}  # fmt: skip
+# Functions of single values that are no activations: constants that are added have a share.
+SHARING = {
+    "add", "sub", "subtract", "rsub", "lerp", "maximum", "minimum", "fmax", "fmin", "max", "min",
+    "masked_fill", "where", "index_fill", "addcmul",
+}  # fmt: skip
+# What is not of this test: what draws numbers, what makes tensors, reads or changes them.
+LEFT_OUT = {
+    "as_strided", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
+    "requires_grad", "feature_dropout", "feature_alpha_dropout", "rrelu", "bernoulli",
+    "multinomial", "normal",
+    "poisson", "gumbel_softmax", "fractional_max_pool2d", "rand_like", "randn_like", "save",
+    "randint_like", "compile", "vmap", "set_printoptions", "set_default_dtype", "get_device",
+    "register_hook", "backward", "map", "apply", "share_memory", "to_sparse", "to_mkldnn",
+    "resize", "resize_as", "cond", "while_loop", "set_default_device", "manual_seed", "to_dense",
+    "set_default_tensor_type", "use_deterministic_algorithms", "set_warn_always", "cuda", "xpu",
+    "ipu", "hpu", "mtia", "set_flush_denormal", "set_num_threads", "set_num_interop_threads",
+    "retain_grad", "from_dlpack", "asarray", "as_tensor", "tensor", "sym_int", "sym_float",
+    "scalar_tensor", "typename", "set_float32_matmul_precision", "set_deterministic_debug_mode",
+    "detach", "data", "from_numpy", "module_load", "rename", "refine_names", "names", "align_to",
+    "empty_like", "is_shared", "quantize_per_tensor", "native_dropout", "sparse_mask",
+}  # fmt: skip
+
+
+class Between(nn.Module):
+    """A function between two linear layers."""
+
+    def __init__(self, function, size, low):
+        super().__init__()
+        self.function, self.first = function, nn.Linear(3, 6).double()
+        with torch.no_grad():  # what the function takes is between low and low + 0.8
+            self.first.weight.mul_(0.3)
+            self.first.bias.mul_(0.1).add_(low + 0.4)
+        self.last = nn.Linear(size, 2).double()
+
+    def forward(self, x):
+        return self.last(self.function(self.first(x)).reshape(len(x), -1))
+
+
+def first_tensor(found):
+    return found[0] if isinstance(found, tuple | list) and found else found
+
+
+def call(function, arguments, x):
+    x = x.clone()  # some change it in place
+    return first_tensor(function(x, *arguments(x)))
+
+
+def draw_hidden():
+    own = torch.Generator().manual_seed(0)
+    return 0.8 * torch.rand(3, 4, 6, dtype=torch.float64, generator=own)
+
+
+def find_calls():
+    """Return the ways in which each function can be called on samples, by its name."""
+    found, names = {}, set()
+    x = draw_hidden()
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        for place, module in MODULES.items():
+            for name in sorted(dir(module)):
+                function = getattr(module, name)
+                if name.strip("_") in LEFT_OUT or not callable(function) or name.endswith("_"):
+                    continue
+                if name.startswith(("_", "is_", "sym_", "set_", "cudnn", "mkldnn", "miopen")):
+                    continue
+                if any(f"{other}.{name}" in names for other in MODULES):
+                    continue  # the method of a function
+                if inspect.isclass(function) or not (place == "Tensor" or name.islower()):
+                    continue
+                n_found = 0
+                for k, arguments in enumerate(ARGUMENTS):
+                    # Logarithms and roots take positive numbers alone.
+                    low = next(
+                        (a for a in (-0.4, 0.1) if is_of_samples(function, arguments, a + x)), None
+                    )
+                    if low is not None and n_found < 2:
+                        n_found += 1
+                        names.add(f"{place}.{name}")
+                        found[f"{place}.{name}-{k}"] = function, arguments, low
+    return found
+
+
+def is_of_samples(function, arguments, x):
+    """Return whether a function computes numbers of each sample from its values, and no mask."""
+    try:
+        out = call(function, arguments, x)
+        again = call(function, arguments, x)
+    except Exception:  # whatever torch raises for what it does not take
+        return False
+    if not isinstance(out, Tensor) or out.layout != torch.strided:
+        return False
+    if out.dtype != torch.float64 or not out.dim():
+        return False
+    if len(out) != len(x) or not out.isfinite().all() or not torch.equal(out, again):
+        return False
+    other = call(function, arguments, x * 0.9)
+    alone = call(function, arguments, x[:2])
+    same = out.shape[1:] == alone.shape[1:] and len(alone) == 2
+    return same and torch.allclose(out[:2], alone) and not torch.equal(out, other)
+
+
+CALLS = find_calls()
+
+
+def reference(model, X, shares):
+    """Return the relevance of the input by rule zero, None where there is no general answer."""
+    x = torch.tensor(X)
+    relevance = []
+    for one in x:
+        hidden = model.first(one).detach()[None]
+        z = model.function(hidden).detach().reshape(-1)
+        jacobian = torch.autograd.functional.jacobian(
+            lambda h: model.function(h).reshape(-1), hidden
+        ).reshape(z.numel(), -1)
+        at_z = z * model.last.weight[1].detach()
+        flat = hidden.reshape(-1)
+        is_of_single_values = z.numel() == flat.numel() and is_diagonal(jacobian)
+        if is_of_single_values and not shares:
+            at_hidden = at_z
+        else:
+            moved = model.function(1.5 * hidden).detach().reshape(-1)
+            at_zero = z - jacobian @ flat
+            same = torch.allclose(moved, 1.5 * jacobian @ flat + at_zero, atol=1e-9)
+            if not same and not is_of_single_values:
+                return None
+            at_hidden = flat * (model.last.weight[1].detach() @ jacobian)
+        ratio = (at_hidden / flat).reshape(hidden.shape)
+        relevance.append(one * (ratio @ model.first.weight.detach())[0])
+    return torch.stack(relevance)
+
+
+def is_diagonal(matrix):
+    return not (matrix - matrix.diag().diag()).any()
+
+
+def explain(model, X):
+    relevance, details = sklrp.explain(
+        model, X, target=1, rule="zero", epsilon=0.0, return_details=True
+    )
+    kept = sum(layer[cause] for layer in details.layers for cause in CAUSES)
+    with torch.no_grad():
+        assert_close(details.score, model(torch.tensor(X))[:, 1])
+    assert_close(relevance.sum((1, 2)) + kept, details.score)
+    return relevance
+
+
+@functools.cache
+def draw():
+    return np.random.default_rng(1).uniform(-1, 1, size=(3, 4, 3))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CALLS)
+def test_functions_are_exact_or_refused_by_name(name):
+    function, arguments, low = CALLS[name]
+    base = name.partition(".")[2].partition("-")[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        run = functools.partial(call, function, arguments)
+        size = run(draw_hidden()[:2] + low).reshape(2, -1).shape[1]
+        model = Between(run, size, low)
+    relevance, refusal = None, ""
+    try:
+        relevance = explain(model, draw())
+    except (TypeError, ValueError) as error:
+        refusal = str(error)
+    if relevance is None:
+        assert re.search("'.*not supported|takes samples of", refusal, re.DOTALL), refusal
+        return
+    if base in OWN_RULE:
+        return
+    expected = reference(model, draw(), base in SHARING)
+    assert expected is not None, "it has no general rule, and must be refused"
+    assert_close(relevance, expected)
+
+
+# More forms of the calls, each against gradient times input.
+RIGHT = {
+    "einsum": lambda self, x: torch.einsum("nti,io->nto", x, self.matrix),
+    "einsum, axes in another order": lambda self, x: torch.einsum("nti,oi->not", x, self.matrix),
+    "einsum, a matrix for each step": lambda self, x: torch.einsum(
+        "bti,tio->bto", x, self.matrix[:4].reshape(4, 6, 1) * self.shift
+    ),
+    "einsum with an ellipsis": lambda self, x: torch.einsum("...i,io->...o", x, self.matrix),
+    "einsum over steps": lambda self, x: torch.einsum("bti,t->bi", x, self.shift[:4]),
+    "einsum that permutes": lambda self, x: torch.einsum("bti->bit", x),
+    "einsum that sums": lambda self, x: torch.einsum("bti->b", x)[:, None],
+    "einsum that scales": lambda self, x: torch.einsum("bti,i->bti", x, self.shift),
+    "einsum, samples second": lambda self, x: torch.einsum(
+        "tbi,tio->tbo", x.transpose(0, 1), self.matrix[:4].reshape(4, 6, 1) * self.shift
+    ).transpose(0, 1),
+    "einsum of two matrices": lambda self, x: torch.einsum(
+        "bti,ij,jk->btk", x, self.matrix, self.matrix
+    ),
+    "einsum without output": lambda self, x: torch.einsum("bti,io", x, self.matrix),
+    "einsum of a diagonal": lambda self, x: torch.einsum("bii->bi", x[:, :4, :4]),
+    "einsum, weights first": lambda self, x: torch.einsum(
+        "tio,tbi->bot", self.matrix[:4].reshape(4, 6, 1) * self.shift, x.transpose(0, 1)
+    ),
+    "einsum without a sum": lambda self, x: torch.einsum("bti,o->btio", x, self.shift),
+    "cumsum": lambda self, x: x.cumsum(-1),
+    "diff": lambda self, x: x.diff(dim=1),
+    "diff behind a constant": lambda self, x: torch.diff(
+        x, dim=1, prepend=torch.ones(len(x), 1, 6).double()
+    ),
+    "scatter_add": lambda self, x: torch.zeros_like(x).scatter_add(
+        1, torch.tensor([0, 0, 1, 2])[None, :, None].expand(len(x), 4, 6), x
+    ),
+    "scatter_add_": lambda self, x: torch.zeros_like(x).scatter_add_(
+        1, torch.tensor([0, 0, 1, 2])[None, :, None].expand(len(x), 4, 6), x
+    ),
+    "index_add": lambda self, x: torch.zeros_like(x).index_add(
+        1, torch.tensor([0, 0, 1, 2]), x, alpha=2.0
+    ),
+    "index_add_": lambda self, x: x.clone().index_add_(1, torch.tensor([0, 0, 1, 2]), x.flip(2)),
+    "scatter": lambda self, x: torch.scatter(
+        x, 1, torch.tensor([0, 2])[None, :, None].expand(len(x), 2, 6), x[:, 2:]
+    ),
+    "scatter of a number": lambda self, x: torch.scatter(
+        x, 1, torch.tensor([0, 2])[None, :, None].expand(len(x), 2, 6), 1.5
+    ),
+    "index_copy": lambda self, x: x.index_copy(1, torch.tensor([0, 3]), 2 * x[:, :2]),
+    "index_fill": lambda self, x: x.index_fill(1, torch.tensor([0, 3]), 2.0),
+    "masked_scatter": lambda self, x: x.masked_scatter(
+        torch.tensor([True, False, False, True])[:, None].expand(len(x), 4, 6), 2 * x[:, :2]
+    ),
+    "slice_scatter": lambda self, x: torch.slice_scatter(x, x[:, :2] * 2, 1, 1, 3),
+    "index_put": lambda self, x: x.index_put(
+        (torch.arange(len(x)), torch.full((len(x),), 2)), x[:, 0]
+    ),
+    "index_put of steps": lambda self, x: (
+        x.transpose(0, 1)
+        .index_put((torch.tensor([0, 1]),), 2 * x.transpose(0, 1)[2:])
+        .transpose(0, 1)
+    ),
+    "index_put that adds": lambda self, x: (
+        x.transpose(0, 1)
+        .index_put((torch.tensor([0, 1, 1]),), 2 * x.transpose(0, 1)[1:], accumulate=True)
+        .transpose(0, 1)
+    ),
+    "index_put_ that adds": lambda self, x: (
+        x.transpose(0, 1)
+        .clone()
+        .index_put_((torch.tensor([0, 1, 1]),), 2 * x.transpose(0, 1)[1:], accumulate=True)
+        .transpose(0, 1)
+    ),
+    "sort": lambda self, x: x.sort(1)[0],
+    "sort, largest first": lambda self, x: torch.sort(x, descending=True).values,
+    "topk": lambda self, x: x.topk(2, dim=1)[0],
+    "topk of the last axis": lambda self, x: x.topk(3).values,
+    "median": lambda self, x: x.median(1).values,
+    "kthvalue": lambda self, x: x.kthvalue(2, 1)[0],
+    "kthvalue that keeps its axis": lambda self, x: x.kthvalue(2, 1, keepdim=True)[0],
+    "quantile": lambda self, x: x.quantile(0.3, 1),
+    "cummax": lambda self, x: x.cummax(1)[0],
+    "in order": lambda self, x: x.gather(1, x.argsort(1)),
+    "places of the largest": lambda self, x: torch.gather(x, 1, x.topk(2, 1)[1]),
+    "index in order": lambda self, x: x[torch.arange(len(x))[:, None], x[:, :, 0].argsort(1)],
+    "max of two": lambda self, x: torch.max(x[..., :3], x[..., 3:]),
+    "min of two by keywords": lambda self, x: torch.min(input=x[..., :3], other=x[..., 3:]),
+    "fmax": lambda self, x: torch.fmax(x[..., :3], x[..., 3:]),
+    "abs": lambda self, x: x.abs(),
+    "abs by Python": lambda self, x: abs(x),
+    "nan_to_num": lambda self, x: torch.nan_to_num(x),
+    "outer": lambda self, x: torch.outer(x[:, 0, 0], self.shift),
+    "trapezoid": lambda self, x: torch.trapezoid(x, dim=1),
+    "grid_sample": lambda self, x: F.grid_sample(
+        x.unsqueeze(1),
+        self.matrix.detach().tanh()[None, :, :2, None].expand(x.size(0), -1, -1, 2),
+        align_corners=True,
+    ),
+    "diag_embed": lambda self, x: x.diag_embed(),
+    "select_scatter": lambda self, x: x.select_scatter(2 * x[:, 0], 1, 2),
+    "scatter_reduce, mean": lambda self, x: torch.zeros_like(x).scatter_reduce(
+        1,
+        torch.tensor([0, 0, 1, 2])[None, :, None].expand(len(x), 4, 6),
+        x,
+        "mean",
+        include_self=False,
+    ),
+    "scatter_reduce, amax": lambda self, x: torch.zeros_like(x).scatter_reduce(
+        1,
+        torch.tensor([0, 0, 1, 2])[None, :, None].expand(len(x), 4, 6),
+        x,
+        "amax",
+        include_self=False,
+    ),
+    "scatter_reduce_, amin": lambda self, x: torch.zeros_like(x).scatter_reduce_(
+        1, torch.tensor([0, 0, 1, 2])[None, :, None].expand(len(x), 4, 6), x, "amin"
+    ),
+    "scatter_reduce, sum": lambda self, x: (2 * x).scatter_reduce(
+        1, torch.tensor([0, 0, 1, 2])[None, :, None].expand(len(x), 4, 6), x, reduce="sum"
+    ),
+    "index_reduce, amax": lambda self, x: (2 * x).index_reduce(
+        1, torch.tensor([0, 0, 1, 2]), x, reduce="amax"
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:index_reduce")
+@pytest.mark.parametrize("name", RIGHT)
+def test_forms_of_calls_are_right(name):
+    model = build(RIGHT[name])
+    for n_samples in (1, 3, 4):
+        assert_right(model, some_samples(n_samples))
+
+
+class Columns(nn.Module):
+    """A table of floats, one column of which holds categories."""
+
+    def __init__(self, look_up):
+        super().__init__()
+        self.embed, self.fc = nn.Embedding(5, 3), nn.Linear(5, 2)
+        self.look_up = look_up
+        self.double()
+
+    def forward(self, x):
+        return self.fc(torch.cat([self.look_up(self, x[:, 0]), x[:, 1:]], 1))
+
+
+@pytest.mark.parametrize(
+    "look_up",
+    [
+        lambda self, c: self.embed(c.long()),
+        lambda self, c: self.embed(c.to(torch.int64)),
+        lambda self, c: self.embed.weight[c.int()],
+        lambda self, c: F.one_hot(c.type(torch.long), 5).double() @ self.embed.weight,
+    ],
+)
+def test_categories_among_floats_get_what_their_row_gets(look_up):
+    torch.manual_seed(0)
+    model = Columns(look_up)
+    X = np.column_stack([np.arange(6) % 5, np.random.default_rng(0).normal(size=(6, 2))])
+    relevance = sklrp.explain(model, X, target=1, rule="zero", epsilon=0.0)
+    rows = model.embed.weight.detach()[X[:, 0].astype(int)]
+    joined = torch.cat([rows, torch.tensor(X[:, 1:])], 1) * model.fc.weight[1].detach()
+    expected = np.column_stack([joined[:, :3].sum(1), joined[:, 3:]])
+    assert_close(relevance, expected)
