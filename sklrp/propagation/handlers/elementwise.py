@@ -29,7 +29,7 @@ _RISING = (
 _FALLING = ("acos", "erfc")
 _TURNING_AT_0 = ("abs", "square", "cosh")
 _OTHERS = (
-    "sin", "cos", "tan", "sinc", "lgamma", "digamma", "i0", "special_i0e", "special_i1",
+    "sin", "cos", "tan", "sinc", "i0", "special_i0e", "special_i1",
     "special_i1e", "special_erfcx", "special_entr",
 )  # fmt: skip
 # What is nowhere negative, whatever it is of; and what keeps the sign of its argument.
