@@ -1574,7 +1574,6 @@ CALLS = {
     "norm|div": lambda self, x: x / x.norm(dim=-1, keepdim=True),
     "normalize": lambda self, x: F.normalize(x, dim=-1),
     "bilinear": lambda self, x: F.bilinear(x, x, torch.ones(4, 4, 4, dtype=x.dtype)),
-    "fft|fft_fft": lambda self, x: torch.fft.fft(x).real,
     "prod": lambda self, x: x.prod(1),
     "std|var": lambda self, x: x.std(1),
     "logsumexp": lambda self, x: torch.logsumexp(x, 1),

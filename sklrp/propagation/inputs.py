@@ -217,7 +217,9 @@ def _scores(module: nn.Module, X: Tensor) -> Tensor | None:
 def _one_dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
     """Return the one floating dtype and the one device of a network."""
     weights = list_weights(module)
-    dtypes = {p.dtype for p in weights} or {torch.float64}
+    # Complex weights, as of Fourier layers, stay as they are where others are converted.
+    plain = {p.dtype for p in weights if not p.is_complex()}
+    dtypes = plain or {p.dtype.to_real() for p in weights} or {torch.float64}
     devices = {p.device for p in weights} or {torch.device("cpu")}
     if len(dtypes) > 1 or not dtypes <= set(NUMPY_DTYPES):
         raise TypeError(

@@ -44,6 +44,19 @@ def supported() -> list[str]:
     return types + sorted(key for key in keys if isinstance(key, str) and key.isidentifier())
 
 
+def complex_name(function: str) -> str:
+    """Return what the handler of a function is registered as that takes complex numbers."""
+    return f"complex {function}"
+
+
+def find_complex(function: str) -> Entry | None:
+    """Return what is registered for a function of complex numbers, None if nothing is."""
+    entry = HANDLERS.get(complex_name(function))
+    if entry is None and (plain := HANDLERS.get(function)) and plain.handler in COMPLEX:
+        return plain
+    return entry
+
+
 # What is stepped over at the end of a network: scores are taken before it.
 HEADS: dict[type[nn.Module], str] = {
     nn.Softmax: "softmax",
@@ -136,6 +149,9 @@ NUMERIC: set[Handler] = set()  # handlers of functions of numbers, which must be
 
 
 SOURCED: set[Handler] = set()  # handlers of functions whose first argument must be a signal
+
+
+COMPLEX: set[Handler] = set()  # handlers that move complex numbers as they do real ones
 
 
 FLOATING: set[Handler] = set()  # handlers of functions of activations, which integers run plainly

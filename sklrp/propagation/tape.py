@@ -153,6 +153,8 @@ class Kept(dict[str, Tensor]):
 
 def total(relevance: Tensor, n_samples: int, axis: int = 0) -> Tensor:
     """Return the relevance of each sample, ``(n_targets, n_samples)``."""
+    if relevance.is_complex():  # it holds that of real and of imaginary parts
+        relevance = torch.view_as_real(relevance.resolve_conj()).sum(-1)
     # The axis of the samples may be longer, with the parts of a sample side by side.
     first = relevance.movedim(axis + 1, 1) if axis else relevance
     return first.reshape(len(relevance), n_samples, -1).sum(2)

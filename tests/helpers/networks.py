@@ -1119,3 +1119,92 @@ class GraphNet(nn.Module):
         x = F.relu(torch.matmul(self.adjacency, self.conv1(x)))
         x = self.adjacency @ self.conv2(x)
         return x.mean(dim=-2)
+
+
+class SpectralConv(nn.Module):
+    """A layer of a Fourier neural operator: a matrix for each of few frequencies."""
+
+    def __init__(self, channels, modes):
+        super().__init__()
+        self.modes = modes
+        shape = channels, channels, *modes
+        self.low = nn.Parameter(torch.randn(shape, dtype=torch.cdouble) / channels)
+        self.high = nn.Parameter(torch.randn(shape, dtype=torch.cdouble) / channels)
+
+    def forward(self, x):
+        rows, columns = self.modes
+        spectrum = torch.fft.rfft2(x)
+        out = torch.zeros(
+            len(x), x.shape[1], x.size(-2), x.size(-1) // 2 + 1, dtype=spectrum.dtype
+        )
+        for part, weight in ((slice(rows), self.low), (slice(-rows, None), self.high)):
+            out[:, :, part, :columns] = torch.einsum(
+                "bixy,ioxy->boxy", spectrum[:, :, part, :columns], weight
+            )
+        return torch.fft.irfft2(out, s=x.shape[-2:])
+
+
+@network(numbers(6, 8, 2), relu=True)
+class FourierOperator(nn.Module):
+    """A Fourier neural operator on fields, channels last, with coordinates beside them."""
+
+    def __init__(self, bias=True):
+        super().__init__()
+        self.lift = nn.Linear(4 if bias else 2, 3, bias=bias)
+        self.spectral = nn.ModuleList(SpectralConv(3, (2, 3)) for _ in range(2))
+        self.plain = nn.ModuleList(nn.Conv2d(3, 3, 1, bias=bias) for _ in range(2))
+        self.project = nn.Linear(3, 3, bias=bias)
+        self.coordinates = bias
+
+    def forward(self, x):
+        if self.coordinates:
+            rows, columns = (torch.linspace(0, 1, n, dtype=x.dtype) for n in x.shape[1:3])
+            grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
+            x = torch.cat([x, grid.expand(len(x), -1, -1, -1)], -1)
+        h = self.lift(x).permute(0, 3, 1, 2)
+        for spectral, plain in zip(self.spectral, self.plain, strict=True):
+            h = F.relu(spectral(h) + plain(h))
+        return self.project(h.permute(0, 2, 3, 1)).mean((1, 2))
+
+
+@network(numbers(4, 4, 2), relu=True)
+class GridToMesh(nn.Module):
+    """Encoder, processor and decoder between a grid and a coarser mesh, by messages on edges."""
+
+    def __init__(self, bias=True):
+        super().__init__()
+        cells = torch.arange(16)
+        self.register_buffer("up", cells // 8 * 2 + cells % 4 // 2)  # the node of each cell
+        self.register_buffer("edges", torch.tensor([[0, 1, 1, 3, 2, 0], [1, 0, 3, 2, 3, 2]]))
+        self.encode, self.message = nn.Linear(2, 4, bias=bias), nn.Linear(8, 4, bias=bias)
+        self.update, self.decode = nn.Linear(8, 4, bias=bias), nn.Linear(6, 3, bias=bias)
+
+    def forward(self, x):
+        cells = x.flatten(1, 2)
+        nodes = torch.zeros(len(x), 4, 4, dtype=x.dtype)
+        nodes.index_add_(1, self.up, F.relu(self.encode(cells)))
+        for _ in range(2):
+            source, target = self.edges
+            messages = F.relu(self.message(torch.cat([nodes[:, source], nodes[:, target]], -1)))
+            index = target[None, :, None].expand(len(x), -1, 4)
+            mean = torch.zeros_like(nodes).scatter_reduce(1, index, messages, "mean")
+            nodes = nodes + F.relu(self.update(torch.cat([nodes, mean], -1)))
+        return self.decode(torch.cat([cells, nodes[:, self.up]], -1)).sum(1)
+
+
+@network(numbers(7, 3), relu=True)
+class SlowestSteps(nn.Module):
+    """States written into a buffer step by step, of which the largest are kept in order."""
+
+    def __init__(self, bias=True):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(3, 4, bias=bias), nn.Linear(12, 3, bias=bias)
+
+    def forward(self, x):
+        states = torch.zeros(len(x), x.shape[1], 4, dtype=x.dtype)
+        h = torch.zeros(len(x), 4, dtype=x.dtype)
+        for t in range(x.shape[1]):
+            h = F.relu(self.enter(x[:, t])) + 0.5 * h
+            states[:, t] = h
+        changes = states.diff(dim=1).abs()
+        return self.leave(changes.topk(3, dim=1).values.flatten(1))

@@ -22,4 +22,5 @@ from sklrp.propagation.handlers import (  # noqa: F401  (these modules register 
     reductions,
     refused,
     reshaping,
+    spectral,
 )

@@ -16,18 +16,20 @@ from torch import Tensor
 from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.operands import is_nonnegative, standing, sum_to, value_of
 from sklrp.propagation.nested import find_all, swap_signals
-from sklrp.propagation.registry import READING, WRITING, register
+from sklrp.propagation.registry import COMPLEX, READING, WRITING, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
 
 
 @register(WRITING, bounds=monotone)
+@mark(COMPLEX)
 def _write_through(step: Step, memory: Any, values: Any, places: Any) -> tuple[Signal, Pull]:
     """Write values into some places of memory."""
     return _written(memory, values, places.index)
 
 
 @register(READING, bounds=monotone)
+@mark(COMPLEX)
 def _look(step: Step, memory: Signal, places: Any) -> tuple[Signal, Pull]:
     """Take what a view shows of memory."""
     index, shape = places.index, memory.x.shape
@@ -50,6 +52,7 @@ def _look(step: Step, memory: Signal, places: Any) -> tuple[Signal, Pull]:
 
 
 @register("__setitem__", bounds=monotone)
+@mark(COMPLEX)
 def _set_item(step: Step, target: Any, index: Any, value: Any) -> tuple[Signal, Pull]:
     """Write values into the places of an index, among which may be masks of the input."""
     masks, x = find_all(Signal, (index,)), value_of(target)
@@ -74,6 +77,7 @@ def _set_item(step: Step, target: Any, index: Any, value: Any) -> tuple[Signal, 
 
 
 @register("copy", "fill", bounds=monotone)
+@mark(COMPLEX)
 def _copy(step: Step, target: Any, value: Any, *args: Any) -> tuple[Signal, Pull]:
     """Write into all of a tensor."""
     x = value_of(target)
@@ -81,6 +85,7 @@ def _copy(step: Step, target: Any, value: Any, *args: Any) -> tuple[Signal, Pull
 
 
 @register("zero", bounds=monotone)
+@mark(COMPLEX)
 def _zero(step: Step, target: Signal) -> tuple[Signal, Pull]:
     return _copy(step, target, 0.0)
 

@@ -20,7 +20,7 @@ from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.adjoints import adjoint_at, pull_gradients
 from sklrp.propagation.handlers.operands import standing, value_of
 from sklrp.propagation.nested import find_all, swap_signals
-from sklrp.propagation.registry import PASSING, SOURCED, mark, register
+from sklrp.propagation.registry import COMPLEX, PASSING, SOURCED, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
 
@@ -31,7 +31,7 @@ from sklrp.rules import Signal
     "atleast_1d", "atleast_2d", "atleast_3d", "resolve_conj", "resolve_neg",
     bounds=monotone,
 )  # fmt: skip
-@mark(PASSING, SOURCED)
+@mark(PASSING, SOURCED, COMPLEX)
 def _view(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     # The affine step lays images out with channels last; the network's own are not, and its
     # `view` would fail on them.
@@ -55,10 +55,11 @@ def _squeezed_axes(source: Signal, dim: Any = None) -> tuple[tuple[int, ...]]:
     "permute", "transpose", "movedim", "t", "T", "mT", "adjoint", "flip", "fliplr", "flipud",
     "roll", "rot90", "narrow", "select", "index_select", "gather", "take_along_dim",
     "__getitem__", "expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave",
-    "unfold", "diagonal", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+    "fftshift", "ifftshift", "unfold", "diagonal", "pixel_shuffle", "pixel_unshuffle",
+    "channel_shuffle",
     bounds=monotone,
 )  # fmt: skip
-@mark(SOURCED)
+@mark(SOURCED, COMPLEX)
 def _rearrange(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any, Pull]:
     out = _copied(step, source, *args, **kwargs)
     values = swap_signals((args, kwargs), value_of)
@@ -96,7 +97,7 @@ def _with_others(adjoint: Callable[[Any], Tensor], args: Any, kwargs: Any) -> Pu
 
 @register("split", "chunk", "tensor_split", "unbind", "split_with_sizes", "unsafe_chunk",
           "unsafe_split", "hsplit", "vsplit", "dsplit", bounds=monotone)  # fmt: skip
-@mark(SOURCED)
+@mark(SOURCED, COMPLEX)
 def _split(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any, Pull]:
     pieces = _copied(step, source, *args, **kwargs)
     adjoint = adjoint_at(lambda x: step.layer(x, *args, **kwargs), source.x)
@@ -120,6 +121,7 @@ def _copied(step: Step, source: Signal, *args: Any, **kwargs: Any) -> Any:
 
 
 @register("cat", "stack", "hstack", "vstack", "dstack", "column_stack", bounds=monotone)
+@mark(COMPLEX)
 def _join(step: Step, pieces: Any, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     signals = find_all(Signal, pieces)
 
@@ -154,7 +156,7 @@ def _join(step: Step, pieces: Any, *args: Any, **kwargs: Any) -> tuple[Signal, P
 
 
 @register("pad", bounds=monotone)
-@mark(SOURCED)
+@mark(SOURCED, COMPLEX)
 def _pad_function(
     step: Step, source: Signal, pad: Any, mode: str = "constant", value: float | None = None
 ) -> tuple[Signal, Pull]:

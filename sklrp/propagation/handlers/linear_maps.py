@@ -21,7 +21,7 @@ from sklrp.propagation.formula import Split, account, known
 from sklrp.propagation.handlers.adjoints import pull_gradients
 from sklrp.propagation.handlers.operands import follow_samples, is_nonnegative, standing
 from sklrp.propagation.nested import find_all, swap_signals
-from sklrp.propagation.registry import FLOATING, mark, register
+from sklrp.propagation.registry import COMPLEX, FLOATING, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
 
@@ -38,6 +38,8 @@ class Linear:
         The step.
     args, kwargs : tuple and dict
         The arguments; signals of floats move, those of integers, such as indices, are fixed.
+    fixed : sequence of Signal, default=()
+        Further signals that take no relevance.
 
     Attributes
     ----------
@@ -47,10 +49,12 @@ class Linear:
         Those that get some.
     """
 
-    def __init__(self, step: Step, args: Any, kwargs: Any) -> None:
+    def __init__(self, step: Step, args: Any, kwargs: Any, fixed: Sequence[Signal] = ()) -> None:
         self.step, self.args, self.kwargs = step, args, kwargs
         self.order = find_all(Signal, (args, kwargs))
-        self.moving = list({id(s): s for s in self.order if takes_relevance(s)}.values())
+        held = set(map(id, fixed))
+        moving = (s for s in self.order if takes_relevance(s) and id(s) not in held)
+        self.moving = list({id(s): s for s in moving}.values())
         if not self.moving:
             raise TypeError("none of the values that it adds up or moves are of floats")
 
@@ -83,7 +87,7 @@ class Linear:
     def adjoint(self, relevance: Tensor) -> tuple[Tensor, ...]:
         """Pull ratios, or the relevance of values that only move, back to the moving signals."""
         with torch.enable_grad():  # the gradient of a linear map is its adjoint
-            leaves = [x.detach().to(relevance.dtype).requires_grad_() for x in self.values]
+            leaves = [x.detach().requires_grad_() for x in self.values]
             out = self(leaves)
         return pull_gradients(out, leaves, relevance)
 
@@ -145,7 +149,7 @@ _PRODUCTS = frozenset(["cross", "linalg_cross", "kron", "dot", "vdot", "grid_sam
     "scatter", "index_copy", "index_fill", "masked_scatter", "slice_scatter", "select_scatter",
     "diagonal_scatter", "diag_embed", "block_diag",
 )  # fmt: skip
-@mark(FLOATING)
+@mark(FLOATING, COMPLEX)
 def move(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     """Hand back the relevance of values that were moved, each to where it came from."""
     if kwargs.pop("reduce", None) is not None:

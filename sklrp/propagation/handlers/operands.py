@@ -56,6 +56,8 @@ def is_nonnegative(operand: Any) -> bool:
     """Return whether a signal is known to be nowhere negative, or a constant is not."""
     if isinstance(operand, Signal):
         return operand.nonnegative
+    if isinstance(operand, complex) or (isinstance(operand, Tensor) and operand.is_complex()):
+        return False
     return bool((torch.as_tensor(operand) >= 0).all())
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from sklrp._torch import THRESHOLD
 from sklrp.propagation.nested import find_all
 from sklrp.propagation.recording.signatures import rename_from_numpy
 from sklrp.propagation.recording.tensors import Nodes
-from sklrp.propagation.registry import HANDLERS, SOURCED, Entry
+from sklrp.propagation.registry import HANDLERS, SOURCED, Entry, find_complex
 
 # What a forward may ask of a tensor without computing with it, and tensors made in its likeness.
 QUESTIONS = frozenset(
@@ -52,6 +53,9 @@ LIKENESSES = frozenset(["to", "type_as", "expand_as", "view_as", "reshape_as"])
 RESHAPES = frozenset(
     ["transpose_", "t_", "squeeze_", "unsqueeze_", "swapaxes_", "swapdims_", "detach_"]
 )
+# What makes complex numbers of real ones, besides the Fourier transforms.
+_MAKES_COMPLEX = frozenset(["complex", "view_as_complex", "cfloat", "cdouble", "stft", "polar"])
+_COMPLEX_TYPES = (torch.complex32, torch.complex64, torch.complex128)
 # What changes its first argument, besides the functions whose name ends with an underscore.
 _SETTERS = frozenset(["__setitem__", "__set__", "__delete__"])
 # Tensor.unfold is another function than F.unfold; torch calls the latter, and its adjoint, so.
@@ -137,6 +141,17 @@ class FunctionCall:
         """Whether it depends on tokens, lengths or masks alone, to which no relevance goes."""
         return not any(node.active for node in self.inputs)
 
+    @property
+    def is_complex(self) -> bool:
+        """Whether it takes or makes complex numbers."""
+        numbers = [*self.args, *self.kwargs.values()]
+        return (
+            any(tensor.is_complex() for tensor in self.tensors)
+            or any(isinstance(v, complex) or v in _COMPLEX_TYPES for v in numbers if is_plain(v))
+            or self.base.startswith("fft_")
+            or self.base in _MAKES_COMPLEX
+        )
+
     def run(self) -> Any:
         """Run the function as it is."""
         func, args, kwargs = self._as_called
@@ -150,6 +165,9 @@ class FunctionCall:
         """
         depend = self.nodes.depend
         args, self.kwargs = by_position(self.args, rename_from_numpy(self.func, self.kwargs))
+        if self.is_complex:
+            self.args, self.entry = args, find_complex(self.base)
+            return
         if self.base == "matmul" and args[1].dim() == 2 and not depend(args[1]):
             self.base, self.func, args = "linear", F.linear, (args[0], args[1].t())
         elif self.base == "__getitem__" and _is_table(args[0]) and depend(args[1]):
@@ -159,6 +177,11 @@ class FunctionCall:
         if entry is not None and entry.handler in SOURCED and not (args and depend(args[0])):
             entry = None  # it would only look something up in a constant
         self.entry = entry
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether an argument is a number or a type, and no tensor, sequence or text."""
+    return isinstance(value, complex | torch.dtype)
 
 
 def _is_table(value: Any) -> bool:

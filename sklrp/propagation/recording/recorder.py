@@ -39,6 +39,7 @@ from sklrp.propagation.recording.calls import (
 from sklrp.propagation.recording.packed import concerns_packed, pack_again, run_on_packed
 from sklrp.propagation.recording.refusals import (
     AUTOCAST,
+    COMPLEX_NUMBERS,
     FOREIGN,
     OVERRIDES,
     REMEDIES,
@@ -49,7 +50,7 @@ from sklrp.propagation.recording.rewritten import find_rewritten
 from sklrp.propagation.recording.tape_writer import MakeStep, Operation, TapeWriter
 from sklrp.propagation.recording.tensors import storage_of
 from sklrp.propagation.recording.twin import make_twin
-from sklrp.propagation.registry import FLOATING, find_entry
+from sklrp.propagation.registry import FLOATING, PASSING, find_entry
 from sklrp.propagation.tape import Call, Step, Tape
 from sklrp.rules import Signal
 
@@ -147,6 +148,9 @@ class Recorder(TorchFunctionMode):
             args = bound.args[1:]
         if _is_autocast_on(find_all(Tensor, args)):
             raise self.refusals.unsupported(path, AUTOCAST)
+        tensors = [*find_all(Tensor, args), *layer.parameters(recurse=False)]
+        if any(t.is_complex() for t in tensors) and entry.handler not in PASSING:
+            raise self.refusals.unsupported(path, COMPLEX_NUMBERS)
         packed = args[0] if args and isinstance(args[0], PackedSequence) else None
         operation = Operation(path, layer, entry)
         if packed is not None:
@@ -326,6 +330,9 @@ class Recorder(TorchFunctionMode):
     def _refuse(self, call: FunctionCall, why: str = "") -> Any:
         raise self.refusals.unsupported(call.name, why or REMEDIES.get(call.base, ""))
 
+    def _refuse_unknown(self, call: FunctionCall) -> Any:
+        return self._refuse(call, COMPLEX_NUMBERS if call.is_complex else "")
+
     def _refuse_out(self, call: FunctionCall) -> Any:
         raise self.refusals.unsupported(
             call.name, "it writes to a tensor given as out; assign its result"
@@ -424,7 +431,7 @@ def _is_rewritten(recorder: Recorder, call: FunctionCall) -> bool:
 
 def _does_as_layer(recorder: Recorder, call: FunctionCall) -> bool:
     # F.conv2d, torch.relu: the handler of the layer serves, and composites find it by type.
-    return call.base in LAYERS
+    return call.base in LAYERS and not call.is_complex
 
 
 def _only_likens(recorder: Recorder, call: FunctionCall) -> bool:
@@ -462,6 +469,6 @@ _CASES_IN_FORM = (
     Case(_does_as_layer, Recorder._run_as_layer),
     Case(_only_likens, Recorder._run_plainly),
     Case(_is_on_integers, Recorder._run_on_integers),
-    Case(_is_unknown, Recorder._refuse),
+    Case(_is_unknown, Recorder._refuse_unknown),
     Case(_is_in_place, Recorder._run_in_place),
 )

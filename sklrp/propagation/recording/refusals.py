@@ -25,6 +25,10 @@ AUTOCAST = (
     "forward calls it under torch.autocast, and relevance is computed in the network's own "
     "precision; switch autocast off to explain, by torch.autocast(..., enabled=False) in forward"
 )
+COMPLEX_NUMBERS = (
+    "it takes or makes complex numbers, of which Fourier transforms, sums, products with weights, "
+    "abs, real and imag are supported"
+)
 # What functions without a handler do, and what does nearly the same and has one.
 REMEDIES = {
     "normalize": (

@@ -22,6 +22,8 @@ from sklrp.propagation.recording.contractions import find_einsum
 
 def find_rewritten(call: FunctionCall) -> Callable[..., Any] | None:
     """Return what to run in place of a function, with its arguments; None for itself."""
+    if call.is_complex and call.base in ("einsum", "matmul", "linear"):
+        return None
     if call.base in _CONVERTING and call.kwargs.get("dtype") is not None:
         return _converted(call.func)
     if call.base == "matmul":

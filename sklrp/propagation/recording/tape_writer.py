@@ -301,6 +301,11 @@ class TapeWriter:
                 "follow; there is nothing to explain. What scripted code (torch.jit), NumPy or "
                 "another library computes from it is not seen: compute it by torch functions."
             )
+        if output.is_complex():
+            raise TypeError(
+                "The network returns complex numbers, and relevance is of real ones; let it "
+                "return their .abs(), .real or torch.view_as_real of them."
+            )
         if self.steps is not None and len(self._records) != len(self.steps):
             raise TypeError(str(self.refusals.other_way()))
         before, head, behind = self._before_head(node)
