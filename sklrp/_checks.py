@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
+import warnings
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from joblib.parallel import get_active_backend
 from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import DataConversionWarning
 
 from sklrp._devices import to_host
 from sklrp._missing import as_gapped_array, as_plain_array, forbid_masked
@@ -229,6 +231,19 @@ def check_not_one_hot(name: str, y: Any, n_classes: int) -> None:
             f"{name} is one-hot, of shape {rows.shape}, but must hold one label for each sample: "
             f"pass {name}.argmax(axis=1), or the classes at these positions."
         )
+
+
+def flatten_column(name: str, labels: NDArray) -> NDArray:
+    """Return labels of classes that came as a column flat, with scikit-learn's warning."""
+    if labels.ndim != 2 or labels.shape[1] != 1:
+        return labels
+    warnings.warn(
+        f"{name} is a column, of shape {labels.shape}, where one label for each sample is "
+        f"expected: it is taken as {name}.ravel().",
+        DataConversionWarning,
+        stacklevel=2,
+    )
+    return labels[:, 0]
 
 
 def check_number(name: str, value: Any, *, minimum: float, integral: bool = False) -> None:

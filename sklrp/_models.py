@@ -57,15 +57,15 @@ class Model:  # numpydoc ignore=PR02
     path : str, default="model"
         The expression that reaches the network, for errors: ``model[-1]`` in a pipeline.
     reading : callable or None, default=None
-        What makes the outputs, ``(n_samples, n_outputs)``, of what a module returns. None
-        (default): all of its values, of a tuple those of the first element.
+        What makes the outputs, ``(n_samples, n_outputs)``, of what a module returns, and tells
+        a sample's ``output_shape``. None (default): all values, of a tuple the first element's.
     """
 
     before: Pipeline | None
     network: Any
     is_frozen: bool = False
     path: str = "model"
-    reading: Callable[[Any], Tensor] | None = None
+    reading: Any = None
 
     @property
     def name(self) -> str:
@@ -86,6 +86,14 @@ class Model:  # numpydoc ignore=PR02
     def takes_integers(self) -> bool:
         """Whether samples may be indices, such as those of words, that a module looks up."""
         return self.takes_tensors and has_embeddings(self.module)
+
+    @property
+    def has_module(self) -> bool:
+        """Whether there is a torch module, which an explainer of the user's need not have."""
+        network = self.network
+        return isinstance(network, nn.Module) or isinstance(
+            getattr(network, "module_", None), nn.Module
+        )
 
     @property
     def takes_tensors(self) -> bool:
@@ -121,7 +129,8 @@ class Model:  # numpydoc ignore=PR02
         # classes are numbers, are the indices of its outputs, as skorch hands labels to
         # the loss as they are; how many outputs there are, only samples tell, see
         # `classes_for`.
-        if isinstance(self.network, nn.Module) or is_regression(self.network):
+        is_module = isinstance(self.network, nn.Module)
+        if is_module or self.reading is not None or is_regression(self.network):
             return None
         classes = np.asarray(getattr(self.network, "classes_", ()))
         numbers = not self.has_explain and classes.dtype.kind in "iufb"
@@ -156,13 +165,35 @@ class Model:  # numpydoc ignore=PR02
                 return [str(name) for name in names]
         return None
 
+    def output_shape(self, samples: Any) -> tuple[int, ...]:
+        """Return the shape of a sample's output."""
+        one = take_rows(samples, slice(1))
+        if self.reading is not None:
+            return self.reading.output_shape
+        if self.takes_tensors:
+            return tuple(self.read(self.returned(one)).shape[1:])
+        return self.outputs(one).shape[1:]
+
+    def check_one_output(self, samples: Any) -> None:
+        """Raise an error if no target is needed to tell which value of a regression is meant."""
+        if not is_regression(self.network):
+            return
+        n_outputs = self.outputs(take_rows(samples, slice(1))).shape[1]
+        if n_outputs > 1:
+            raise ValueError(
+                f"target=None, but {self.name} is a regression of {n_outputs} outputs: choose one "
+                "by its index."
+            )
+
     def predict(self, samples: Any) -> NDArray:
         """Return what the network predicts for samples that enter it: labels, or values."""
-        if self.has_explain:
+        is_read = self.reading is not None
+        if self.has_explain and not is_read:
             return np.asarray(self._quiet_network.predict(self.typed(samples)))
         outputs = self.outputs(samples)
         if outputs.shape[1] == 1:
-            if _says(is_classifier, self.network):  # of two classes, told apart by a threshold
+            # Of two classes, a threshold tells them apart.
+            if _says(is_classifier, self.network) and not is_read:
                 return np.asarray(self._quiet_network.predict(self.typed(samples)))
             return outputs[:, 0]
         if is_regression(self.network):
@@ -172,7 +203,7 @@ class Model:  # numpydoc ignore=PR02
 
     def outputs(self, samples: Any) -> NDArray:
         """Return the scores, ``(n_samples, n_outputs)``, of samples that enter the network."""
-        if not self.takes_tensors:
+        if not self.takes_tensors and self.reading is None:
             methods = ("decision_function", "predict_proba", "predict")
             method = next(name for name in methods if hasattr(self.network, name))
             scores = np.asarray(getattr(self._quiet_network, method)(self._named(samples)))
@@ -237,6 +268,8 @@ class Model:  # numpydoc ignore=PR02
             t = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
             return t.to(device, dtype) if t.is_floating_point() else t.to(device)
 
+        if not self.takes_tensors:  # the modules of estimators take rows
+            samples = np.asarray(samples).reshape(count_samples(samples), -1)
         with torch.inference_mode(False), torch.no_grad():
             if isinstance(samples, Mapping):
                 return self.quiet_module(**{name: tensor(v) for name, v in samples.items()})

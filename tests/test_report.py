@@ -89,6 +89,17 @@ def test_questions_are_answered_by_tests():
     assert set(NEEDED) <= set(QUESTIONS.values())
 
 
+def test_a_question_is_among_the_tests():
+    tests = make_report({"randomization": "fact"}).tests
+    assert "randomization" in tests
+    assert "learned" in tests
+    assert tests["learned"] is tests.get("learned") is tests["randomization"]
+    assert "placed" not in tests
+    assert tests.get("placed") is None
+    with pytest.raises(KeyError, match="placed"):
+        tests["placed"]
+
+
 def test_reasons_are_named_as_they_are_printed():
     verdicts = FACT | {
         "randomization": "artifact",

@@ -17,6 +17,7 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     VotingClassifier,
 )
+from sklearn.exceptions import DataConversionWarning
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -26,7 +27,7 @@ from sklearn.tree import DecisionTreeClassifier
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp._frame import make_frame
 from sklrp.datasets import make_lorenz96, make_squares, make_suppressor, make_xor
-from sklrp.diagnostics import skill_map
+from sklrp.diagnostics import diagnose, skill_map
 from sklrp.diagnostics.skill_map import neighbours_of
 from sklrp.skill.clusters import ClusterTest, Neighbours
 from sklrp.skill.contributions import expected_gradients, occluded
@@ -392,6 +393,39 @@ def test_a_model_without_gradient_is_asked_by_replacing_groups():
     ridge = Ridge().fit(rows[:100, :5], rows[:100, 0])
     found = skill_map(ridge, rows[100:, :5], rows[100:, 0], n_draws=4, random_state=0)
     assert found.true.tolist() == [True, False, False, False, False]
+
+
+def test_land_has_no_part_in_the_even_share():
+    """A cell of 0.8 % of the skill matters among 40 cells, and not among the 10 with data."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3000, 10))
+    weight = torch.ones(1, 40).double()
+    weight[0, 9] = 0.29
+    y = X @ weight[0, :10].numpy()
+    net = torch.nn.Linear(40, 1, bias=False).double()
+    net.weight = torch.nn.Parameter(weight)
+    wide = np.concatenate([X, np.zeros((3000, 30))], axis=1)
+    found = skill_map(net, wide, y, n_permutations=199, random_state=0)
+    assert 0.1 / 40 < found.skill[9] / found.skill.sum() < 0.1 / 10
+    assert found.p_value[9] < 0.05
+    assert set(np.flatnonzero(found.true)) == set(range(9))
+    noisy = wide.copy()
+    noisy[:, 10:] = 1e-9 * rng.normal(size=(3000, 30))
+    found = skill_map(net, noisy, y, n_permutations=199, random_state=0)
+    assert found.true[9]
+
+
+def test_a_column_of_labels_is_flat_with_a_warning(squares, mlp):
+    X, y, _ = squares
+    few = {"n_permutations": 99, "random_state": 0}
+    plain = skill_map(mlp, X, y, n_draws=8, **few)
+    with pytest.warns(DataConversionWarning, match=r"y is a column, .*y\.ravel\(\)"):
+        found = skill_map(mlp, X, y[:, None], n_draws=8, **few)
+    np.testing.assert_array_equal(found.skill, plain.skill)
+    report = diagnose(mlp, X, y, n_permutations=3, random_state=0)
+    with pytest.warns(DataConversionWarning, match="y is a column"):
+        again = diagnose(mlp, X, y[:, None], n_permutations=3, random_state=0)
+    assert repr(again) == repr(report)
 
 
 def test_regions_are_tested_beside_cells(squares, mlp):

@@ -356,6 +356,10 @@ def test_bad_input():
         skill_mass(clf, X[:4], [0, 0, 1, 1], groups=[0, 0, 1, 1])
     with pytest.raises(ValueError, match=r"relevance has the shape \(100, 100\), but .*10, 1"):
         skill_mass(clf, X, y, relevance=X.reshape(100, 100))
+    made = clf.explain(X, rule="gamma")
+    for more, said in (({}, "by default"), ({"rule": "w_square"}, "with rule='w_square'")):
+        with pytest.raises(ValueError, match=f"relevance holds other maps .* {said}"):
+            skill_mass(clf, X, y, relevance=made, **more, **FAST)
     with pytest.raises(TypeError, match="estimator is a function, which has no network to draw"):
         skill_mass(lambda X: X, X, y)
     for name, value in (("n_networks", 0), ("part", "signed"), ("n_permutations", 9)):

@@ -207,7 +207,7 @@ class Audited:  # numpydoc ignore=PR02
         fits = []
         for label in self.outputs:
             target = np.full(len(e.rows), label)
-            own = explain(e.model.network, e.given(e.X), target=target, **params)
+            own = explain(e.model.network, e.given(e.X), target=e.asked(target), **params)
             fits.append((given * directions(flatten(own)[self.kept])).sum(axis=1))
         return np.array(fits)
 

@@ -29,6 +29,7 @@ from sklrp._checks import (
     check_mask,
     check_not_one_hot,
     encode_labels,
+    flatten_column,
     like,
     suggest,
     take_maps,
@@ -44,9 +45,9 @@ from sklrp._streams import Streams
 from sklrp.diagnostics.common_form import as_shares, with_relevance
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.nulls import NULLS
-from sklrp.diagnostics.one_number import as_one_number
 from sklrp.metrics.randomise import restart
 from sklrp.propagation import explain
+from sklrp.propagation.readings import read_target
 from sklrp.skill import (
     Decomposition,
     PlainModel,
@@ -190,11 +191,11 @@ class Explained:
             rows = np.sort(self.rng("samples").choice(rows, max_samples, replace=False))
         self.rows = rows
         self.X = self.all_X[rows]
-        number = as_one_number(self.model, self.given(self.all_X[:1]), target, n_samples)
-        self._number_target = None if number is None else target
-        if number is not None:
-            self.model, target = replace(self.model, reading=number), None
-            y = None if y is None else number.of_truth(match_samples(y, X, "y"))
+        self._reading = read_target(self.model, self.given(self.all_X[:1]), target, n_samples)
+        self.model, target = self._reading.model, self._reading.target
+        number = self._reading.number
+        if number is not None and y is not None:
+            y = number.of_truth(match_samples(y, X, "y"))
         self.classes = self.model.classes_for(self.given(self.all_X[:1]))
         self._n_outputs = self._count_outputs()
         if np.ndim(y) > 2 and np.size(y) == n_samples * self._n_outputs:  # fields of values
@@ -442,7 +443,7 @@ class Explained:
 
     def asked(self, target: Any) -> Any:
         """Return what `explain` is asked for, given what is explained of each sample."""
-        return target if self._number_target is None else self._number_target
+        return self._reading.asked(target)
 
     def relevance_for(self, target: NDArray) -> NDArray:
         """Return the relevance for other targets."""
@@ -556,7 +557,7 @@ class Explained:
 
     def _count_outputs(self) -> int:
         """Return how many outputs there are to choose from."""
-        if self.model.has_explain:
+        if self.model.has_explain and self.model.reading is None:
             own = getattr(self.model.network, "n_outputs_", 1)  # of a regressor
             return own if self.classes is None else len(self.classes)
         return self.outputs(self.all_X[:1]).shape[1]
@@ -603,14 +604,15 @@ class Explained:
     def _check_y(self, name: str, y: ArrayLike, n_samples: int) -> NDArray:
         """Return one label for each sample, or the values of a regression."""
         labels = as_plain_array(y, name)
+        if self.classes is not None:
+            labels = flatten_column(name, labels)
         if self.classes is None and labels.shape in ((n_samples, 1), (n_samples, self._n_outputs)):
             return _as_values(name, labels)
         if labels.shape != (n_samples,):
             what = "label" if self.classes is not None else "value"
-            remedy = f": pass {name}.ravel()" if labels.shape == (n_samples, 1) else ""
             raise ValueError(
                 f"{name} must hold one {what} for each of {n_samples} samples, got the shape "
-                f"{labels.shape}{remedy}."
+                f"{labels.shape}."
             )
         return labels if self.classes is not None else _as_values(name, labels)
 

@@ -177,11 +177,11 @@ def _cascade(explained: Explained) -> tuple[NDArray, NDArray[np.float64]]:
     result = randomization_similarity(
         explained.model.network,
         explained.given(explained.X),
-        target=0 if explained.target is None else explained.target,
+        target=0,  # any: what is explained is known already
         similarity="cosine",
         random_state=explained.seed("layers"),
         explain=lambda *given, target, **params: explain(
-            *given, target=explained.asked(target), **params
+            *given, target=explained.asked(explained.target), **params
         ),
         **explained.params,
     )

@@ -56,6 +56,16 @@ class _Tests(dict[str, Finding]):
             raise KeyError(name)
         return self[test]
 
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(QUESTIONS.get(str(name), name))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the finding of a test or question, or the default."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
 
 class ArtifactReport:
     """What `diagnose` found.

@@ -6,16 +6,23 @@ map and no rule: it asks the model and held-out labels alone.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
+from sklrp._devices import to_host
 from sklrp._frame import Frame, frame_of
+from sklrp._matching import match_samples
+from sklrp._models import Model, count_samples, take_rows
+from sklrp._outputs import split_key
 from sklrp._sklearn import Interval, StrOptions, validate_params
 from sklrp._streams import Streams
 from sklrp.diagnostics.findings import Finding
+from sklrp.propagation.readings import read_name, read_target
 from sklrp.skill import Decomposition, Neighbours, decompose_skill, take_model
 
 
@@ -109,10 +116,12 @@ def skill_map(
         of cells.
     regions : array-like of the shape of a sample or None, default=None
         Labels of regions, whose skills are tested as well, beside those of cells.
-    target : None, label, int, tuple of int or array-like, default=None
+    target : None, label, int, tuple, array-like, str or callable, default=None
         What of the outputs is explained. Of classes: one against the others. Of values: the
-        number of an output, its indices in the shape of y, a mask of that shape (the mean over a
-        box, say) or weights of that shape (a weighted sum). None (default): all classes; of up to
+        number of an output, its indices in the output's shape, a mask of that shape (the mean
+        over a box, say) or weights of that shape (a weighted sum); y is like the output, or the
+        truth of what is asked. Of networks also a function of the output, as in
+        `sklrp.explain`, and ``"name"`` or ``("name", ...)`` of one of several outputs. None (default): all classes; of up to
         64 values each, with a map of its own; of a field, or of more values, all together in one
         map, as their leading patterns in what the model predicts (at most 8, for nine tenths of
         the variance), onto which y is projected.
@@ -174,7 +183,9 @@ def skill_map(
     (True, 0)
     """
     unwrapped = take_model(model, X)
-    frame = frame_of(unwrapped, X, unwrapped.enter(X), grid=grid)
+    entering = unwrapped.enter(X)
+    frame = frame_of(unwrapped, X, entering, grid=grid)
+    unwrapped, y, target = _apply_target(unwrapped, X, entering, y, to_host(target))
     found = decompose_skill(
         unwrapped,
         X,
@@ -214,6 +225,25 @@ def skill_map(
         if getattr(found, name) is not None:
             finding[name] = getattr(found, name)
     return finding
+
+
+def _apply_target(model: Any, X: Any, entering: Any, y: Any, target: Any) -> tuple[Any, Any, Any]:
+    """Return a model, truth and target, where a function or a name says what of it is meant."""
+    # Indices, masks and weights are `sklrp.skill`'s own, where a mask is a mean.
+    if not isinstance(model, Model):
+        return model, y, target
+    key, rest = (None, target) if model.classes is not None else split_key(target)
+    if key is None and not callable(rest):
+        return model, y, target
+    one = take_rows(entering, slice(1))
+    if key is not None and not callable(rest):
+        if isinstance(model.returned(one), Tensor):  # which has no names
+            return model, y, target
+        return replace(model, reading=read_name(model, one, key)), y, rest
+    found = read_target(model, one, target, count_samples(entering))
+    if found.number is None:
+        return model, y, target
+    return found.model, found.number.of_truth(match_samples(y, X, "y")), None
 
 
 def neighbours_of(frame: Frame) -> Neighbours | None:

@@ -16,6 +16,7 @@ from sklrp._checks import import_optional
 from sklrp.drawing.views import name_several
 from sklrp.metrics import pixel_flipping_curve
 from sklrp.propagation import explain
+from sklrp.propagation.readings import read_target
 
 # Colours of Okabe and Ito, which people of every colour vision can tell apart.
 _COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -94,8 +95,10 @@ class PixelFlippingDisplay:
         rule : str, Rule, Composite, or list or dict of them, default="auto"
             The rule, see ``explain``. Several are drawn in different colours, with one curve of a
             random order, which is the same for all of them.
-        target : None, label or array-like of shape (n_samples,), default=None
-            The class explained and followed. None (default): the predicted class of each sample.
+        target : object, default=None
+            What is explained and followed: a class or the index of an output, or one for each
+            sample; or what `sklrp.explain` makes a number of several outputs of, such as a cell or
+            a region of a field. None (default): the predicted class, or the only output.
         epsilon : float, default=1e-6
             Stabiliser of rules that have none of their own, see ``explain``.
         random_state : int, RandomState instance or None, default=None
@@ -129,7 +132,7 @@ class PixelFlippingDisplay:
             orders = tuple(order for order in orders if order != "random") or orders
         return cls(
             curves,
-            score_name=_name_score(model, entering, kwargs.get("response")),
+            score_name=_name_score(model, entering, target, kwargs.get("response")),
             replaced="features" if kwargs.get("groups") is None else "groups of features",
         ).plot(ax=ax)
 
@@ -243,11 +246,16 @@ class PixelFlippingDisplay:
             )
 
 
-def _name_score(model: _models.Model, entering: Any, response: str | None) -> str:
+def _name_score(model: _models.Model, entering: Any, target: Any, response: str | None) -> str:
     """Say what the curves show, with its unit."""
     if response == "predict_proba":
         return "probability of the explained class"
-    classes = model.classes_for(entering)
+    if _models.is_regression(model.network):
+        return "prediction, in its own units"
+    found = read_target(model, entering, target, _models.count_samples(entering))
+    if found.number is not None:
+        return "explained number of the output"
+    classes = found.model.classes_for(entering)
     if classes is None:
         return "output of the network"
     if not model.has_explain:

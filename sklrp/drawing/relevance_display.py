@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sklrp import _models
 from sklrp._devices import to_host
 from sklrp._frame import Frame
 from sklrp._missing import mask_to_nan
@@ -19,8 +20,14 @@ from sklrp.drawing import fields, series, sheet
 from sklrp.drawing.overlays import Overlay, marks_of
 from sklrp.drawing.panels import Panel, View, make_panels
 from sklrp.drawing.picture import DIVERGING, draw_cells, draw_map, find_reach, panel_sizes
-from sklrp.drawing.views import check_alike, explain_views, given_views, is_composite
-from sklrp.geo.relevance_fields import EVERY
+from sklrp.drawing.views import (
+    check_alike,
+    explain_views,
+    given_views,
+    is_composite,
+    name_several,
+)
+from sklrp.geo.relevance_fields import EVERY, describe_target, is_of_outputs
 
 _OVER = ("outline", "stipple", "hatch", "spread")  # what is drawn over maps, or beside them
 _MOST_COLUMNS = {"field": 3, "sequence": 1, "table": 3}  # of panels, where there is one view
@@ -159,8 +166,10 @@ class RelevanceDisplay:
             takes all.
         rule : str, Rule, Composite, or list or dict of them, default="auto"
             The rule, see ``explain``. Several are drawn side by side.
-        target : None, label or array-like of shape (n_samples,), default=None
-            The class explained. None (default): the predicted class of each sample.
+        target : object, default=None
+            What is explained: a class or the index of an output, or one for each sample; or what
+            `sklrp.explain` makes a number of several outputs of, such as a cell or a region of a
+            field. None (default): the predicted class of each sample, or the only output.
         kind : {"samples", "class_mean", "mean"}, default="samples"
             A panel for each sample, for the mean over those predicted as each class, or for the
             mean over all.
@@ -225,6 +234,8 @@ class RelevanceDisplay:
         unit = _say_whose(target, views[0].labels is not None)
         if normalize is None and views[0].labels is not None:
             unit += " (difference of logits)" if contrast else " (logits)"
+        elif normalize is None and _is_regression(estimator):
+            unit += " (unit of the prediction)"
         return cls(**_prepare(views, kind, unit, normalize, over)).plot(**options)
 
     @classmethod
@@ -593,12 +604,23 @@ class RelevanceDisplay:
         )
 
 
+def _is_regression(estimator: Any) -> bool:
+    """Tell whether models, one or several, predict values."""
+    models = name_several(estimator, "estimator").values()
+    return all(_models.is_regression(_models.unwrap(model).network) for model in models)
+
+
 def _say_whose(target: Any, has_classes: bool) -> str:
     """Say for what the relevance is."""
     if target is None:
         return f"relevance for the {'predicted class' if has_classes else 'output'}"
+    if is_of_outputs(target):
+        tuples = "output " if isinstance(target, tuple) and not isinstance(target[0], str) else ""
+        return f"relevance for {tuples}{describe_target(target)}"
     if np.ndim(target):
-        return "relevance for the classes given as target"
+        if np.asarray(target).dtype.kind == "f" and not has_classes:
+            return "relevance for a weighted sum of outputs"
+        return f"relevance for the {'classes' if has_classes else 'outputs'} given as target"
     return f"relevance for {'class' if has_classes else 'output'} {target}"
 
 

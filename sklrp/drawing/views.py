@@ -21,6 +21,7 @@ from sklrp.geo.coordinates import is_dataset, is_field
 from sklrp.geo.places import Grid, find_degrees, find_places, move_grid, read_grid, take_degrees
 from sklrp.geo.relevance_fields import TARGET, explained_class
 from sklrp.propagation import explain
+from sklrp.propagation.readings import read_target
 
 _NORMALIZE = (None, "l1")
 
@@ -75,7 +76,7 @@ def explain_views(
         frame = frame_of(model, X, entering, **place)
         n_samples = _models.count_samples(entering)
         check_kind(kind, n_samples, len(models) * len(rules))  # before what takes time
-        labels = _predict_classes(model, entering)
+        labels = _predict_classes(model, entering, params["target"], n_samples)
         true = _check_true(match_samples(y, X, "y"), labels, n_samples)
         for rule_name, its_rule in rules.items():
             maps = explain(model.network, entering, rule=its_rule, **params)
@@ -240,8 +241,16 @@ def _share_out(maps: NDArray, normalize: str | None) -> NDArray:
     return maps / np.where(total > 0, total, 1.0)
 
 
-def _predict_classes(model: _models.Model, entering: Any) -> NDArray | None:
+def _predict_classes(
+    model: _models.Model, entering: Any, target: Any, n_samples: int
+) -> NDArray | None:
     """Return the class that a model predicts for each sample, None of a regression."""
+    found = read_target(model, entering, target, n_samples)
+    number = found.number
+    if number is None:
+        model = found.model
+    elif number.key is not None or len(number.shape) > 1:
+        return None  # cells of a field are no classes
     if model.classes_for(entering) is None:
         return None
     return np.asarray(model.predict(entering))

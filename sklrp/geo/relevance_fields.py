@@ -17,6 +17,7 @@ from sklrp import _models, propagation
 from sklrp._checks import check_number, import_optional
 from sklrp._matching import match_samples
 from sklrp._missing import as_gapped_array, as_plain_array
+from sklrp._outputs import split_key
 from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, even_chunks, is_dataset, is_field
 from sklrp.geo.output_regions import mark_region
@@ -150,7 +151,7 @@ def explain(
             "output is the grid of a target in coordinates, such as {'lat': slice(-5, 5)}, but "
             f"target={said}: leave output out."
         )
-    labels = [] if _is_of_outputs(target) else _list_labels(chain, data, target)
+    labels = [] if is_of_outputs(target) else _list_labels(chain, data, target)
     settings = {
         "rule": rule,
         "epsilon": epsilon,
@@ -245,7 +246,7 @@ def _wants_all(target: Any) -> bool:
     return isinstance(target, str) and target == "all"
 
 
-def _is_of_outputs(target: Any) -> bool:
+def is_of_outputs(target: Any) -> bool:
     """Return whether a target is made of outputs, and names no class."""
     if callable(target) or isinstance(target, tuple):
         return True
@@ -270,14 +271,17 @@ def describe_relevance(
 
 
 def describe_target(target: Any) -> str:
-    """Say in words which class is explained."""
+    """Say in words what is explained."""
     if target is None:
         return PREDICTED
     if _wants_all(target):
         return EVERY
     if isinstance(target, dict):
         return "sum over " + ", ".join(f"{dim}={labels}" for dim, labels in target.items())
-    if _is_of_outputs(target):
+    if isinstance(target, tuple) and target and isinstance(target[0], str):  # an output by name
+        key, rest = split_key(target)
+        return f"output {key!r}" + ("" if rest is None else f", {describe_target(rest)}")
+    if is_of_outputs(target):
         return FUNCTION if callable(target) else str(target) if np.ndim(target) < 2 else SEVERAL
     return GIVEN if np.ndim(target) else str(target)
 
@@ -295,7 +299,7 @@ def _check_call(labels: list[Any], target: Any, rule: Any, epsilon: float) -> No
     """Raise now what would else be raised later, when half of a file may be written."""
     check_rule(rule)
     check_number("epsilon", epsilon, minimum=0)
-    if target is None or _wants_all(target) or _is_of_outputs(target):
+    if target is None or _wants_all(target) or is_of_outputs(target):
         return
     asked = np.unique(as_plain_array(target, "target")).tolist()
     unknown = [label for label in asked if label not in labels]
@@ -341,7 +345,7 @@ def _explain_lazily(data: Any, *, chain: _Chain, target: Any, classes: Any, **kn
     indexes = {dim: index for dim, index in indexes.items() if dim in data.dims}
     data = data.drop_vars(_names_of_levels(data))
     labels = []
-    if target is not None and np.ndim(target) and not _is_of_outputs(target):
+    if target is not None and not is_of_outputs(target) and np.ndim(target):
         if len(target) != data.sizes[sample_dim]:
             raise ValueError(
                 f"target has {len(target)} labels for {data.sizes[sample_dim]} samples: give one "

@@ -83,10 +83,12 @@ def pixel_flipping_curve(
     relevance : array-like of shape (n_samples, ...)
         Their maps, of the shape of what enters the network, or flat. Behind the steps of a
         pipeline that is what the steps return.
-    target : None, label or array-like of shape (n_samples,), default=None
-        The class whose score is followed, best the one that was explained. None (default): the
-        predicted class of each sample, or the only output. The labels of modules, skorch nets of
-        numbered classes and functions are the indices of their outputs.
+    target : object, default=None
+        What is followed, best what was explained: a class or the index of an output, or one for
+        each sample; or what `sklrp.explain` makes a number of several outputs of, such as a cell
+        or a region of a field. None (default): the predicted class of each sample, or the only
+        output. The labels of modules, skorch nets of numbered classes and functions are the
+        indices of their outputs.
     orders : tuple of {"most", "least", "random"}, default=("most", "least", "random")
         Which curves to compute.
     steps : int or array-like of int, default=20
@@ -119,7 +121,8 @@ def pixel_flipping_curve(
     Bunch
         ``most``, ``least`` and ``random``, as asked for by `orders`, arrays of shape
         ``(n_samples, n_points)`` in units of the score; ``n_flipped`` and ``fraction``, number and
-        share of the groups replaced at each point; ``target``, the label of each sample.
+        share of the groups replaced at each point; ``target``, the label of each sample, or as
+        given where several outputs make the score.
 
     Raises
     ------
@@ -164,7 +167,7 @@ def pixel_flipping_curve(
             scores = flips.follow(ranks, n_flipped, flips.draw_baseline(rng)) / repeats
             curves[order] = scores + curves[order] if repeat else scores
     return Bunch(
-        **curves, n_flipped=n_flipped, fraction=n_flipped / flips.n_groups, target=flips.labels
+        **curves, n_flipped=n_flipped, fraction=n_flipped / flips.n_groups, target=flips.target
     )
 
 
@@ -288,8 +291,8 @@ def faithfulness_correlation(
     relevance : array-like of shape (n_samples, ...)
         Their maps, of the shape of what enters the network, or flat. Behind the steps of a
         pipeline that is what the steps return.
-    target : None, label or array-like of shape (n_samples,), default=None
-        The class whose score is followed, see `pixel_flipping_curve`.
+    target : object, default=None
+        What is followed, see `pixel_flipping_curve`.
     subset_size : float or int, default=0.2
         Size of the subsets, as a share of the groups or their number.
     n_subsets : int, default=100

@@ -41,7 +41,10 @@ class Replacement:
         response: str,
         batch_size: int | None,
     ) -> None:
-        entered, self._scores_of, classes, integers = find_scores(estimator, X, response)
+        target = match_samples(target, X, "target")
+        entered, self._scores_of, classes, followed, integers = find_scores(
+            estimator, X, response, target
+        )
         samples = as_samples(entered, integers=integers)
         maps = check_maps(put_in_order(relevance, entered, "relevance"))
         shape = samples.shape
@@ -58,7 +61,8 @@ class Replacement:
         )
         self.batch_size = batch_size or choose_batch_size(n_features)
         self._restore = lambda rows: like(entered, rows.reshape(-1, *shape[1:]))
-        self._choose_target(match_samples(target, X, "target"), classes)
+        self._choose_target(followed, classes)
+        self.target = target if self.labels is None else self.labels
         self._pool = self._make_pool(baseline, samples)
 
     @property
@@ -156,6 +160,11 @@ class Replacement:
     def _choose_target(self, target: Any, classes: NDArray | None) -> None:
         """Find out which output is followed, and the scores of the samples themselves."""
         n_samples = len(self.samples)
+        if callable(target):
+            raise ValueError(
+                "target is a function of the output, which takes a network that sklrp.explain "
+                "takes: pass as estimator a function of samples that returns its values."
+            )
         rows = [
             self._compute(self.samples[first : first + self.batch_size])
             for first in range(0, n_samples, self.batch_size)

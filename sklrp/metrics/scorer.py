@@ -51,7 +51,7 @@ def make_relevance_scorer(
         :mod:`sklrp.metrics` says, and True for a function of your own.
     **kwargs : dict
         Parameters of the metric, such as ``steps`` or a ``mask`` for all samples, which may be of
-        a field's cells, latitude by longitude; ``target``, the class explained; and ``rule``,
+        a field's cells, latitude by longitude; ``target``, what is explained; and ``rule``,
         ``epsilon`` and ``contrast`` to grade a model that is no transformer with its own.
 
     Returns
@@ -259,7 +259,7 @@ class RelevanceScorer:
     ) -> Any:
         """Return the values of the metric."""
         metric, network = self._metric, subject.network
-        X, labels = subject.given(subject.samples), subject.choose(target)
+        X, chosen = subject.given(subject.samples), subject.choose(target).target
         if "mask" in kwargs:
             frame = frame_of(subject.model, subject.X, X[:1])
             kwargs = {**kwargs, "mask": frame.take_mask(kwargs["mask"])}
@@ -274,17 +274,17 @@ class RelevanceScorer:
             settings = {**settings, "target": target}
             values = metric.function(subject.model, subject.X, y, **kwargs, **settings)
         elif metric.takes == "model":
-            values = metric.function(network, X, target=labels, **kwargs, **settings)
+            values = metric.function(network, X, target=chosen, **kwargs, **settings)
         elif metric.takes == "maps and score":
-            settings = {**settings, "target": labels, "return_details": True}
+            settings = {**settings, "target": chosen, "return_details": True}
             maps, details = explain_by(network)(X, **settings)
             values = metric.function(maps, details["score"], **kwargs)
         else:
-            maps = subject.maps(subject.samples, labels, settings)
+            maps = subject.maps(subject.samples, chosen, settings)
             if metric.takes == "maps":
                 values = metric.function(maps, **kwargs)
             else:
-                values = metric.function(network, X, maps, target=labels, **kwargs)
+                values = metric.function(network, X, maps, target=chosen, **kwargs)
         if metric.entry is not None:
             values = values[metric.entry]
         # A map that only changes its sign has survived just as well.

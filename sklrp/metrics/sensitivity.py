@@ -21,7 +21,7 @@ from sklrp._streams import make_rng
 from sklrp.metrics.catalogue import metric
 from sklrp.metrics.randomise import check_layers, draw_anew, list_layers, take_start
 from sklrp.metrics.similarity import SIMILARITIES, Similarity, compare_maps
-from sklrp.metrics.subject import Subject
+from sklrp.metrics.subject import Chosen, Subject
 
 __all__ = ["class_sensitivity", "max_sensitivity", "randomization_similarity"]
 
@@ -75,9 +75,10 @@ def max_sensitivity(
         parameters of ``explain``.
     X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
         The samples, as the model takes them. Maps are of what enters the network.
-    target : None, label or array-like of shape (n_samples,), default=None
-        The class explained. None (default): the predicted class of each sample, or the only
-        output.
+    target : object, default=None
+        What is explained: a class or the index of an output, or one for each sample; or what
+        `sklrp.explain` makes a number of several outputs of, such as a cell or a region of a
+        field. None (default): the predicted class of each sample, or the only output.
     radius : float, default=0.1
         The largest change of a feature, in units of X.
     n_draws : int, default=10
@@ -121,8 +122,8 @@ def max_sensitivity(
             "X holds integers that the network looks up, and these cannot be moved a little: use "
             "another metric, or explain what comes behind the embedding."
         )
-    target = subject.choose(target)
-    maps = subject.maps(samples, target, explain_params)
+    chosen = subject.choose(target)
+    maps = subject.maps(samples, chosen.target, explain_params)
     maps = maps.reshape(len(maps), -1)
     largest = np.zeros(len(samples))
     n_rows = max(1, choose_batch_size(samples[0].size) // n_draws)
@@ -132,7 +133,7 @@ def max_sensitivity(
         noise = rng.uniform(-radius, radius, size=(len(block), n_draws, *samples.shape[1:]))
         moved = (block[:, None] + noise).astype(samples.dtype, copy=False)
         moved = moved.reshape(-1, *samples.shape[1:])
-        targets = None if target is None else np.repeat(target[rows], n_draws)
+        targets = chosen.of(rows, n_draws)
         others = subject.maps(moved, targets, explain_params).reshape(len(block), n_draws, -1)
         distance = np.linalg.norm(others - maps[rows, None], axis=2)
         largest[rows] = distance.max(axis=1)
@@ -176,11 +177,13 @@ def class_sensitivity(
         module, or a pipeline, search or FrozenEstimator with one of them inside.
     X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
         The samples, as the model takes them. Maps are of what enters the network.
-    target : None, label or array-like of shape (n_samples,), default=None
-        The class explained. None (default): the predicted class of each sample, or the only
-        output.
-    other : None, label or array-like of shape (n_samples,), default=None
-        The class compared with. None (default): another one, drawn at random for each sample.
+    target : object, default=None
+        What is explained: a class or the index of an output, or one for each sample; or what
+        `sklrp.explain` makes a number of several outputs of, such as a cell or a region of a
+        field. None (default): the predicted class of each sample, or the only output.
+    other : object, default=None
+        What it is compared with, in the form of target. None (default): another class or output,
+        drawn at random for each sample, if target is none that is made of several outputs.
     similarity : {"spearman", "pearson", "cosine", "ssim"} or callable, default="spearman"
         How maps are compared: correlation of ranks or of values, cosine, structural similarity; or
         a function of two arrays of maps that returns one value per sample. Two constant maps have
@@ -200,7 +203,8 @@ def class_sensitivity(
     Raises
     ------
     ValueError
-        If there is no other class, or the other class is the target, or a map is not finite.
+        If there is no other class or output, if other is the target, or where a cell, a region or
+        a function is explained and other is not given; or a map is not finite.
 
     References
     ----------
@@ -219,28 +223,64 @@ def class_sensitivity(
     ((150,), True)
     """
     subject = Subject(unwrap(estimator), X)
-    labels, classes = subject.choose(target), subject.labels
-    if classes is None or len(classes) < 2 or labels is None:
-        only = "has a single output" if classes is None else f"knows the class {classes[0]!r} only"
-        raise ValueError(f"estimator {only}: there is no other to compare with.")
-    n_samples = len(labels)
-    codes = encode_labels("target", labels, classes, n_samples)
-    if other is None:
-        shift = make_rng(random_state).integers(1, len(classes), size=n_samples)
-        others = (codes + shift) % len(classes)
-    else:
-        others = encode_labels("other", other, classes, n_samples)
-        same = np.flatnonzero(others == codes)
-        if same.size:
-            raise ValueError(
-                f"other is the target of {same.size} samples, the first at {same[0]}: give "
-                "another class, or leave other=None for one drawn at random."
-            )
+    chosen = subject.choose(target)
     maps, other_maps = (
-        subject.maps(subject.samples, target, explain_params)
-        for target in (labels, classes[others])
+        subject.maps(subject.samples, one.target, explain_params)
+        for one in (chosen, _choose_other(subject, chosen, other, random_state))
     )
     return compare_maps(maps, other_maps, similarity, absolute=absolute)
+
+
+def _choose_other(subject: Subject, chosen: Chosen, other: Any, random_state: Any) -> Chosen:
+    """Return the class, or the other target, whose maps are compared."""
+    if chosen.labels is None:
+        return _choose_other_number(subject, chosen, other)
+    classes = subject.labels_of(chosen.reading.model)
+    if classes is None or len(classes) < 2:
+        only = "has a single output" if classes is None else f"knows the class {classes[0]!r} only"
+        raise ValueError(f"estimator {only}: there is no other to compare with.")
+    n_samples = len(chosen.labels)
+    codes = encode_labels("target", chosen.labels, classes, n_samples)
+    if other is None:
+        shift = make_rng(random_state).integers(1, len(classes), size=n_samples)
+        return chosen._replace(labels=classes[(codes + shift) % len(classes)])
+    found = subject.choose(other, "other")
+    if found.labels is None:
+        return found
+    others = encode_labels("other", found.labels, classes, n_samples)
+    same = np.flatnonzero(others == codes)
+    if same.size:
+        raise ValueError(
+            f"other is the target of {same.size} samples, the first at {same[0]}: give "
+            "another class, or leave other=None for one drawn at random."
+        )
+    return found
+
+
+def _choose_other_number(subject: Subject, chosen: Chosen, other: Any) -> Chosen:
+    """Return the other target where one number is made of several outputs."""
+    if chosen.target is None:
+        subject.model.check_one_output(subject.given(subject.samples[:1]))
+        raise ValueError("estimator has a single output: there is no other to compare with.")
+    if other is None:
+        raise ValueError(
+            f"other=None, but target={chosen.target!r} makes a number of the network's output: "
+            "give other, what it is compared with, such as another cell or region."
+        )
+    found = subject.choose(other, "other")
+    alike = found.target is chosen.target or (
+        not callable(other) and repr(_plain(found.target)) == repr(_plain(chosen.target))
+    )
+    if alike:
+        raise ValueError("other is the target itself: give another cell, region or function.")
+    return found
+
+
+def _plain(target: Any) -> Any:
+    """Return a target as lists and numbers."""
+    if isinstance(target, tuple):
+        return [_plain(part) for part in target]
+    return target if isinstance(target, str) or callable(target) else np.asarray(target).tolist()
 
 
 @metric("model", "near 0", "does the map survive the loss of what was learnt?", entry="similarity")
@@ -285,9 +325,9 @@ def randomization_similarity(
         module, or a pipeline, search or FrozenEstimator with one of them inside.
     X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
         The samples, as the model takes them. Maps are of what enters the network.
-    target : None, label or array-like of shape (n_samples,), default=None
-        The class explained. None (default): the one of each sample that the trained network
-        predicts, or the only output.
+    target : object, default=None
+        What is explained, as in `max_sensitivity`. None (default): the class of each sample that
+        the trained network predicts, or the only output.
     order : {"top_down", "bottom_up", "independent"}, default="top_down"
         ``"top_down"`` from the last layer to the first, each beside those before; ``"bottom_up"``
         from the first to the last; ``"independent"`` each layer alone. Layers are in the order in
@@ -339,11 +379,11 @@ def randomization_similarity(
     subject = Subject(unwrap(estimator), X)
     network = subject.network
     check_layers(network)
-    labels = subject.choose(target)
+    chosen = subject.choose(target).target
 
     def maps_of(network: Any) -> NDArray:
         return subject.maps(
-            subject.samples, labels, explain_params, network=network, explain=explain
+            subject.samples, chosen, explain_params, network=network, explain=explain
         )
 
     # All are drawn at once, so that a layer gets the same parameters in any order.

@@ -23,10 +23,12 @@ from sklrp.geo.places import put_in_order
 from sklrp.metrics.catalogue import metric
 from sklrp.metrics.maps import weighted_share
 from sklrp.metrics.randomise import check_layers, with_start
-from sklrp.metrics.subject import Subject
+from sklrp.metrics.subject import Chosen, Subject
 from sklrp.skill import decompose_skill
 
 __all__ = ["skill_mass"]
+
+_COMPARED, _ROUNDING = 4, 1e-3  # maps that were given, with what explain makes; of their largest
 
 
 @metric("model and truth", "higher", "does relevance lie where the skill is, by learning?")
@@ -94,18 +96,20 @@ def skill_mass(
         Samples that the model was not trained on, as it takes them.
     y : array-like of shape (n_samples,), (n_samples, n_outputs) or (n_samples, *output_shape)
         Their labels or values.
-    target : None, label or array-like of shape (n_samples,), default=None
-        The class explained, or the number of the output. None (default): the class of each sample
-        that the network predicts, or the only output. Skill is of all classes; with one label it
-        is of that class against the others.
+    target : object, default=None
+        What is explained: a class or the number of an output, or one for each sample; or what
+        `sklrp.explain` makes a number of several outputs of, of which y is the truth or like the
+        output. None (default): the class of each sample that the network predicts, or the only
+        output. Skill is of all classes; with one label it is of that class against the others.
     part : {"auto", "positive", "absolute"}, default="auto"
         Which relevance of the network counts: ``"positive"`` the evidence for the class,
         :math:`R^+` as above, ``"absolute"`` all of it, :math:`|R|`. ``"auto"`` takes the first of
         classes and the second of values and of a network of one output. Of untrained networks,
         whose scores have any sign, all of it counts.
     relevance : array-like of shape (n_samples, ...) or None, default=None
-        The maps, if they are there already: made by the same ``explain`` and its parameters. None
-        (default) makes them.
+        The maps, if they are there already: made by the same ``explain`` and its parameters, as
+        those of untrained networks are; a few are made again to see that. None (default) makes
+        all.
     X_train : array-like of shape (n_train, ...) or None, default=None
         Training samples, with which samples are compared. None (default) takes those of X.
     groups : array-like of shape (n_samples,) or None, default=None
@@ -141,7 +145,7 @@ def skill_mass(
         If the model has no network that can be drawn anew.
     ValueError
         If y is of another length, holds one class or value only, or has too few samples to
-        permute; or if maps are of another shape.
+        permute; or if maps are of another shape, or made by other parameters.
 
     Warns
     -----
@@ -177,10 +181,18 @@ def skill_mass(
     check_layers(subject.network)
     y, target = to_host(y), to_host(target)
     streams = Streams(random_state)
+    chosen = subject.choose(target)
+    model, number = chosen.reading.model, chosen.reading.number
+    y = y if number is None else number.of_truth(y)
+    if relevance is not None:
+        relevance = _take_maps(relevance, subject)
+        if explain is None:
+            _check_made_alike(subject, chosen, relevance, explain_params)
     weights = _find_weights(
         subject,
+        model,
         y,
-        target,
+        chosen.reading.target,
         streams,
         X_train=X_train,
         groups=groups,
@@ -188,7 +200,6 @@ def skill_mass(
         n_permutations=n_permutations,
         n_draws=n_draws,
     )
-    labels = subject.choose(target)
     if not weights.any():
         warnings.warn(
             f"no cell's skill on these {len(subject.samples)} samples is told from none, so that "
@@ -198,17 +209,17 @@ def skill_mass(
         )
         return np.zeros(len(subject.samples))
     if part == "auto":
-        part = "positive" if _are_labels(subject, y) else "absolute"
+        part = "positive" if _are_labels(subject, model, y) else "absolute"
 
     def mass(maps: NDArray, part: str) -> NDArray[np.float64]:
-        return weighted_share(check_maps(maps), _of_samples(weights, labels), part)
+        return weighted_share(check_maps(maps), _of_samples(weights, chosen.labels), part)
 
     def maps_of(network: Any) -> NDArray:
         return subject.maps(
-            subject.samples, labels, explain_params, network=network, explain=explain
+            subject.samples, chosen.target, explain_params, network=network, explain=explain
         )
 
-    own = maps_of(subject.network) if relevance is None else _take_maps(relevance, subject)
+    own = maps_of(subject.network) if relevance is None else relevance
     untrained = [
         mass(maps_of(with_start(subject.model, seed)), "absolute")
         for seed in streams.seeds("skill_mass networks", n_networks)
@@ -217,12 +228,12 @@ def skill_mass(
 
 
 def _find_weights(
-    subject: Subject, y: Any, target: Any, streams: Streams, **params: Any
+    subject: Subject, model: Any, y: Any, target: Any, streams: Streams, **params: Any
 ) -> NDArray[np.float64]:
     """Return what each cell counts, for each output that has skill of its own."""
     one = target[()] if isinstance(target, np.ndarray) and target.ndim == 0 else target
     found = decompose_skill(
-        subject.model, subject.X, y, streams, target=one if np.ndim(one) == 0 else None, **params
+        model, subject.X, y, streams, target=one if np.ndim(one) == 0 else None, **params
     )
     skill = np.where(found.cells["true_fdr"], found.cells["skill"], 0.0)
     skill = skill.reshape(-1, subject.samples[0].size)
@@ -242,11 +253,11 @@ def _of_samples(weights: NDArray, labels: NDArray | None) -> NDArray:
     return weights[labels]
 
 
-def _are_labels(subject: Subject, y: Any) -> bool:
+def _are_labels(subject: Subject, model: Any, y: Any) -> bool:
     """Tell whether the truth is a class for each sample, and each class has an output."""
     n_samples = len(subject.samples)
     is_flat = np.size(y) == n_samples
-    return is_flat and subject.model.classes_for(subject.given(subject.samples)) is not None
+    return is_flat and model.classes_for(subject.given(subject.samples)) is not None
 
 
 def _take_maps(relevance: ArrayLike, subject: Subject) -> NDArray:
@@ -258,3 +269,21 @@ def _take_maps(relevance: ArrayLike, subject: Subject) -> NDArray:
             f"network, {subject.samples.shape}."
         )
     return maps
+
+
+def _check_made_alike(
+    subject: Subject, chosen: Chosen, maps: NDArray, params: dict[str, Any]
+) -> None:
+    """Refuse maps that were made in another way than those of untrained networks will be."""
+    rows = np.arange(len(maps))[:_COMPARED]
+    made = subject.maps(subject.samples[rows], chosen.of(rows, 1), params)
+    gap = np.abs(made - maps[rows]).reshape(len(rows), -1).max(axis=1)
+    size = np.abs(made).reshape(len(rows), -1).max(axis=1)
+    if (gap > _ROUNDING * size).any():
+        by = ", ".join(f"{name}={value!r}" for name, value in params.items())
+        raise ValueError(
+            f"relevance holds other maps than explain makes {f'with {by}' if by else 'by default'}"
+            ", which is how untrained networks are explained: give the rule and the other "
+            "parameters that relevance was made by, its own function as explain, or leave "
+            "relevance out."
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +20,34 @@ from sklrp._checks import as_samples, check_maps, like
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._models import Model, holds_network, is_regression, unwrap
+from sklrp.propagation.readings import Reading, read_target
 
 RESPONSES = ("decision_function", "predict_proba")
+
+
+class Chosen(NamedTuple):  # numpydoc ignore=PR02
+    """What is explained of samples.
+
+    Parameters
+    ----------
+    reading : Reading
+        The model whose outputs the target is of, or whose only output is the number it makes.
+    labels : ndarray of shape (n_samples,) or None
+        The label of each sample; None of a single output, and where several make one number.
+    """
+
+    reading: Reading
+    labels: NDArray | None
+
+    @property
+    def target(self) -> Any:
+        """What `explain` is asked for."""
+        return self.reading.asked(self.labels)
+
+    def of(self, rows: Any, n_copies: int) -> Any:
+        """Return what `explain` is asked for of some samples, each of them several times."""
+        labels = None if self.labels is None else np.repeat(self.labels[rows], n_copies)
+        return self.reading.asked(labels)
 
 
 class Subject:
@@ -60,39 +87,52 @@ class Subject:
     @functools.cached_property
     def labels(self) -> NDArray | None:
         """The labels of the outputs, None of a single one, of a function and of a regression."""
-        if self.model is None or self.model.has_explain:
-            return None if self.model is None else self.model.classes
-        n_outputs = self._outputs.shape[1]
+        return None if self.model is None else self.labels_of(self.model)
+
+    def labels_of(self, model: Model) -> NDArray | None:
+        """Return the labels of a model's outputs, None of a single one."""
+        if model.has_explain and not (is_regression(model.network) and model.has_module):
+            return model.classes
+        n_outputs = model.outputs(self.given(self.samples[:1])).shape[1]
         if n_outputs == 1:
             return None
-        return np.arange(n_outputs) if self.model.classes is None else self.model.classes
+        return np.arange(n_outputs) if model.classes is None else model.classes
 
-    @functools.cached_property
-    def _outputs(self) -> NDArray:
-        if self.model is None:
-            raise TypeError("a function of samples has no outputs.")
-        return self.model.outputs(self.given(self.samples))
-
-    def choose(self, target: Any) -> NDArray | None:
-        """Return the label explained of each sample, None where there is but one output."""
-        # The default of `target`, None, is the predicted class.
-        n_samples = len(self.samples)
-        if target is not None:
-            labels = as_plain_array(match_samples(target, self.X, "target"), "target")
-            if labels.shape not in ((), (n_samples,)):
-                raise ValueError(
-                    f"target must be None, one label or {n_samples} labels, one per sample, got "
-                    f"an array of shape {labels.shape}."
-                )
-            return np.broadcast_to(labels, n_samples)
-        if self.model is None:
-            return None
-        if self.model.has_explain:
-            labelled = not is_regression(self.model.network) and hasattr(
-                self.model.network, "predict"
+    def choose(self, target: Any, name: str = "target") -> Chosen:
+        """Return what is explained of the samples, by default the predicted class of each."""
+        if isinstance(target, str) and target == "all":
+            raise ValueError(
+                f"{name}='all' makes a map of every class or output, but a metric grades one map "
+                f"of each sample: give {name}=None, or one class or output."
             )
-            return self.model.predict(self.given(self.samples)) if labelled else None
-        return None if self.labels is None else self.labels[self._outputs.argmax(axis=1)]
+        target = match_samples(target, self.X, name)
+        found = Reading(self.model, target, target)
+        if self.model is not None and not isinstance(target, Integral):  # of a table of outputs
+            one = self.given(self.samples[:1])
+            found = read_target(self.model, one, target, len(self.samples))
+        if found.number is not None or callable(target):  # which an explainer may take as it is
+            return Chosen(found, None)
+        if found.target is None:
+            return Chosen(found, None if self.model is None else self._predict(found.model))
+        n_samples = len(self.samples)
+        labels = as_plain_array(found.target, name)
+        if labels.shape not in ((), (n_samples,)):
+            raise ValueError(
+                f"{name} must be None, one label or {n_samples} labels, one per sample, got "
+                f"an array of shape {labels.shape}."
+            )
+        return Chosen(found, np.broadcast_to(labels, n_samples))
+
+    def _predict(self, model: Model) -> NDArray | None:
+        """Return the predicted class of each sample, None of a single output."""
+        samples = self.given(self.samples)
+        if model.has_explain and model.reading is None:
+            # Which output of several a regressor explains, its own explain says.
+            labelled = not is_regression(model.network) and hasattr(model.network, "predict")
+            return model.predict(samples) if labelled else None
+        model.check_one_output(samples)
+        labels = self.labels_of(model)
+        return None if labels is None else labels[model.outputs(samples).argmax(axis=1)]
 
     def given(self, samples: NDArray) -> Any:
         """Return samples in the form in which they enter: a table keeps its names."""
@@ -101,7 +141,7 @@ class Subject:
     def maps(
         self,
         samples: NDArray,
-        target: NDArray | None,
+        target: Any,
         params: dict[str, Any],
         *,
         network: Any = None,
@@ -162,6 +202,8 @@ class Scores(NamedTuple):  # numpydoc ignore=PR02
         Returns the scores of samples, (n_samples, n_outputs) or (n_samples,).
     classes : ndarray or None
         The labels of the outputs, None where they are their indices.
+    target : object
+        Which of the scores is followed, in labels; None the largest, or the only one.
     integers : bool
         Whether samples may be indices that a network looks up.
     """
@@ -169,32 +211,53 @@ class Scores(NamedTuple):  # numpydoc ignore=PR02
     entered: Any
     compute: Callable[[Any], NDArray]
     classes: NDArray | None
+    target: Any
     integers: bool = False
 
 
-def find_scores(model: Any, X: Any, response: str) -> Scores:
+def find_scores(model: Any, X: Any, response: str, target: Any) -> Scores:
     """Return what gives the scores of a model, or a function, for samples as it takes them."""
     # A classifier that neither is a network nor holds one is asked as it is: only maps need
     # a network.
     if is_function(model):
-        return Scores(X, lambda X: np.asarray(model(X)), None)
+        return Scores(X, lambda X: np.asarray(model(X)), None, target)
     is_classifier = any(hasattr(model, name) for name in RESPONSES)
     if is_classifier and not isinstance(model, type) and not holds_network(model):
-        return _ask(model, X, response)
+        return _ask(model, X, response, target)
     opened = unwrap(model)
     entered, network, integers = _enter_array(opened, X), opened.network, opened.takes_integers
+    samples = as_samples(entered, integers=integers)
+    found = read_target(opened, samples[:1], target, len(samples))
+    if found.model is not opened:
+        return _read(found, entered, response, integers)
+    if target is None:
+        opened.check_one_output(samples[:1])
     has_method = (
         opened.has_explain
         and not opened.is_net
         and any(hasattr(network, name) for name in RESPONSES)
     )
     if response != "predict_proba" and not has_method:
-        return Scores(entered, opened.outputs, opened.classes, integers)
-    compute = _ask(network, entered, response).compute
-    return Scores(entered, lambda X: compute(opened.typed(X)), opened.classes, integers)
+        return Scores(entered, opened.outputs, opened.classes, found.target, integers)
+    compute = _ask(network, entered, response, target).compute
+    return Scores(
+        entered, lambda X: compute(opened.typed(X)), opened.classes, found.target, integers
+    )
 
 
-def _ask(classifier: Any, X: Any, response: str) -> Scores:
+def _read(found: Reading, entered: Any, response: str, integers: bool) -> Scores:
+    """Return the outputs of a name, or the number that a target makes of several."""
+    if response == "predict_proba":
+        raise ValueError(
+            "response='predict_proba' gives a probability of each class, but target is of the "
+            f"network's outputs, got {found.given!r}: leave response='auto'."
+        )
+    if found.number is None:
+        return Scores(entered, found.model.outputs, None, found.target, integers)
+    return Scores(entered, lambda X: found.model.outputs(X)[:, 0], None, None, integers)
+
+
+def _ask(classifier: Any, X: Any, response: str, target: Any) -> Scores:
     """Return the scores that a method of a classifier gives, one for each class."""
     methods = RESPONSES if response == "auto" else (response,)
     method = next((name for name in methods if hasattr(classifier, name)), None)
@@ -212,4 +275,4 @@ def _ask(classifier: Any, X: Any, response: str) -> Scores:
             return np.stack([-outputs, outputs], axis=1)
         return outputs
 
-    return Scores(X, compute, classes)
+    return Scores(X, compute, classes, target)

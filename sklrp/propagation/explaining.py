@@ -155,13 +155,15 @@ def explain(
     found = unwrap(model)
     options["target"] = match_samples(target, X, "target")
     samples = found.enter(X)
+    if contrast and is_regression(found.network):
+        raise ValueError(
+            f"contrast=True compares classes, and {found.name} has none: explain one output "
+            "less another as a target of its own, or leave contrast out."
+        )
     if found.has_explain:
-        if contrast and is_regression(found.network):
-            raise ValueError(
-                f"contrast=True compares classes, and {found.name} has none: explain one output "
-                "less another as a target of its own, or leave contrast out."
-            )
         return found.network.explain(samples, **_taken_by(found.network.explain, options))
+    if target is None:
+        found.check_one_output(samples)
     return explain_network(found.module, samples, classes=found.classes, **options)
 
 

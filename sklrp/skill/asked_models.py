@@ -102,6 +102,10 @@ class PlainModel:
             values = values[:, None] == np.asarray(self.model.classes_)
         return values.astype(np.float64).reshape(len(values), -1)
 
+    def output_shape(self, samples: NDArray) -> tuple[int, ...]:
+        """Return the shape of a sample's outputs."""
+        return self.outputs(samples[:1]).shape[1:]
+
     def classes_for(self, samples: NDArray) -> NDArray | None:
         """Return the labels of a classifier, None of a regressor."""
         return self.classes

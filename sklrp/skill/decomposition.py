@@ -164,9 +164,11 @@ def decompose_skill(
     if neighbours is not None and of_cell is None:
         near = ClusterTest(neighbours, test.n_cells)
     cells = test.cells(near, progress)
-    arrays = {**_judge_cells(cells, alpha, min_share), "use": test.use()}
     # A cell of one value in all samples says nothing: what it adds is read through other cells.
     varies = (samples != samples[:1]).any(axis=0)
+    with_data = varies | (pool != pool[:1]).any(axis=0)
+    n_cells = math.prod(question.lead) * int(with_data.sum())
+    arrays = {**_judge_cells(cells, alpha, min_share, n_cells), "use": test.use()}
     for name in ("true", "true_fdr", "misleading"):
         arrays[name] &= np.resize(varies.ravel(), arrays[name].shape)
     arrays["misleading"] = _confirm(
@@ -187,7 +189,7 @@ def decompose_skill(
         regions=None if codes is None else _test_regions(test, codes),
         clusters=None if near is None else near.result(shape),
         rows=rows,
-        with_data=varies | (pool != pool[:1]).any(axis=0),
+        with_data=with_data,
         weigh=test.weigh,
     )
 
@@ -321,12 +323,15 @@ def _confirm(
     return found.ravel()
 
 
-def _judge_cells(cells: CellTest, alpha: float, min_share: float | str) -> dict[str, NDArray]:
+def _judge_cells(
+    cells: CellTest, alpha: float, min_share: float | str, n_cells: int
+) -> dict[str, NDArray]:
     """Return what is said of each cell, by its p-values and its share of the skill."""
+    # `n_cells` is the number of those with data: land has no part in the even share.
     size = np.abs(cells.skill)
     total = max(abs(cells.skill.sum()), np.finfo(float).tiny)
     if min_share == "auto":
-        enough = max(_OF_EVEN / size.size * total, _OF_LARGEST * size.max())
+        enough = max(_OF_EVEN / max(n_cells, 1) * total, _OF_LARGEST * size.max())
     else:
         enough = float(min_share) * total
     by_p = (cells.p_value <= alpha) & (size >= enough)

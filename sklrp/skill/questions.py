@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
 from sklearn.utils.extmath import randomized_svd
 
-from sklrp._checks import check_not_one_hot
+from sklrp._checks import check_not_one_hot, flatten_column
 from sklrp._missing import as_plain_array
 from sklrp._models import is_regression
 from sklrp.skill.permutations import ClassScores, JointScores, SeveralScores, ValueScores
@@ -76,7 +76,10 @@ def question_of(model: Any, samples: NDArray, labels: NDArray, target: Any) -> Q
     n_outputs = model.outputs(samples[:1]).shape[1]
     if not is_regression(model.network):
         check_not_one_hot("y", labels, n_outputs)
-    classes = _find_classes(model, samples, labels, n_outputs)
+    is_column = labels.ndim == 2 and labels.shape[1] == 1
+    flat = labels[:, 0] if is_column else labels
+    classes = _find_classes(model, samples, flat, n_outputs)
+    labels = flat if classes is None else flatten_column("y", labels)
     if classes is None:
         return _question_of_values(model, samples, labels, target)
     if labels.ndim > 1:
@@ -115,6 +118,8 @@ def _find_classes(model: Any, samples: NDArray, labels: NDArray, n_outputs: int)
         return np.unique(labels) if _looks_like_classes(labels) else None
     if labels.ndim > 1 and labels.size == len(samples) * n_outputs:
         return None  # as many values as outputs
+    if sum(n > 1 for n in model.output_shape(samples)) > 1:
+        return None  # the cells of a field are no classes
     return model.classes_for(samples)
 
 
@@ -158,7 +163,7 @@ def _question_of_values(model: Any, samples: NDArray, labels: NDArray, target: A
     n_outputs = model.outputs(samples[:1]).shape[1]
     of_target = target is not None and values.shape[1] == 1 < n_outputs
     if of_target:
-        shape = (n_outputs,)
+        shape = model.output_shape(samples)
     elif values.shape[1] != n_outputs:
         raise ValueError(
             f"y has {values.shape[1]} values for each sample, but the network {n_outputs} outputs."
@@ -256,7 +261,7 @@ def _looks_like_classes(labels: NDArray) -> bool:
 
 
 def check_truth(y: Any, n_samples: int) -> NDArray:
-    """Return the truth of each sample; a single column of it is flat."""
+    """Return the truth of each sample."""
     labels = as_plain_array(y, "y")
     if labels.dtype.kind not in "biufOUS":
         raise ValueError(f"y must hold labels or numbers, got values of dtype {labels.dtype}.")
@@ -264,7 +269,7 @@ def check_truth(y: Any, n_samples: int) -> NDArray:
         raise ValueError(
             f"y must hold the truth of each of {n_samples} samples, got the shape {labels.shape}."
         )
-    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    return labels
 
 
 def _check_counts(counts: NDArray, classes: NDArray) -> None:
