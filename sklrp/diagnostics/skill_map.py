@@ -121,10 +121,10 @@ def skill_map(
         number of an output, its indices in the output's shape, a mask of that shape (the mean
         over a box, say) or weights of that shape (a weighted sum); y is like the output, or the
         truth of what is asked. Of networks also a function of the output, as in
-        `sklrp.explain`, and ``"name"`` or ``("name", ...)`` of one of several outputs. None (default): all classes; of up to
-        64 values each, with a map of its own; of a field, or of more values, all together in one
-        map, as their leading patterns in what the model predicts (at most 8, for nine tenths of
-        the variance), onto which y is projected.
+        `sklrp.explain`, and ``"name"`` or ``("name", ...)`` of one of several outputs. None
+        (default): all classes; of up to 64 values each, with a map of its own; of a field, or of
+        more values, all together in one map, as their leading patterns in what the model predicts
+        (at most 8, for nine tenths of the variance), onto which y is projected.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
         Where cells are, for the picture, if neither X nor a step of the pipeline says.
     n_jobs : int or None, default=None
