@@ -234,7 +234,7 @@ class RelevanceDisplay:
         unit = _say_whose(target, views[0].labels is not None)
         if normalize is None and views[0].labels is not None:
             unit += " (difference of logits)" if contrast else " (logits)"
-        elif normalize is None and _is_regression(estimator):
+        elif normalize is None and _has_units(estimator):
             unit += " (unit of the prediction)"
         return cls(**_prepare(views, kind, unit, normalize, over)).plot(**options)
 
@@ -604,10 +604,10 @@ class RelevanceDisplay:
         )
 
 
-def _is_regression(estimator: Any) -> bool:
-    """Tell whether models, one or several, predict values."""
-    models = name_several(estimator, "estimator").values()
-    return all(_models.is_regression(_models.unwrap(model).network) for model in models)
+def _has_units(estimator: Any) -> bool:
+    """Tell whether models, one or several, are regressors that know the units of their targets."""
+    models = map(_models.unwrap, name_several(estimator, "estimator").values())
+    return all(m.has_explain and _models.is_regression(m.network) for m in models)
 
 
 def _say_whose(target: Any, has_classes: bool) -> str:

@@ -269,17 +269,17 @@ def _choose_other_number(subject: Subject, chosen: Chosen, other: Any) -> Chosen
         )
     found = subject.choose(other, "other")
     alike = found.target is chosen.target or (
-        not callable(other) and repr(_plain(found.target)) == repr(_plain(chosen.target))
+        not callable(other) and repr(_as_lists(found.target)) == repr(_as_lists(chosen.target))
     )
     if alike:
         raise ValueError("other is the target itself: give another cell, region or function.")
     return found
 
 
-def _plain(target: Any) -> Any:
+def _as_lists(target: Any) -> Any:
     """Return a target as lists and numbers."""
     if isinstance(target, tuple):
-        return [_plain(part) for part in target]
+        return [_as_lists(part) for part in target]
     return target if isinstance(target, str) or callable(target) else np.asarray(target).tolist()
 
 

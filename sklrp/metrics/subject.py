@@ -229,7 +229,7 @@ def find_scores(model: Any, X: Any, response: str, target: Any) -> Scores:
     samples = as_samples(entered, integers=integers)
     found = read_target(opened, samples[:1], target, len(samples))
     if found.model is not opened:
-        return _read(found, entered, response, integers)
+        return _scores_of(found, entered, response, integers)
     if target is None:
         opened.check_one_output(samples[:1])
     has_method = (
@@ -245,7 +245,7 @@ def find_scores(model: Any, X: Any, response: str, target: Any) -> Scores:
     )
 
 
-def _read(found: Reading, entered: Any, response: str, integers: bool) -> Scores:
+def _scores_of(found: Reading, entered: Any, response: str, integers: bool) -> Scores:
     """Return the outputs of a name, or the number that a target makes of several."""
     if response == "predict_proba":
         raise ValueError(
