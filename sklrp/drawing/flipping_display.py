@@ -250,7 +250,7 @@ def _name_score(model: _models.Model, entering: Any, target: Any, response: str 
     """Say what the curves show, with its unit."""
     if response == "predict_proba":
         return "probability of the explained class"
-    if _models.is_regression(model.network):
+    if model.has_explain and _models.is_regression(model.network):
         return "prediction, in its own units"
     found = read_target(model, entering, target, _models.count_samples(entering))
     if found.number is not None:
