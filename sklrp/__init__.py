@@ -8,6 +8,7 @@ from sklrp import classifiers, datasets, diagnostics, geo, metrics, plotting, pr
 from sklrp._version import __version__
 from sklrp.classifiers import *  # noqa: F403  (every classifier, as its package lists them)
 from sklrp.composites import Composite, available_rules, check_rule
+from sklrp.keras import from_keras
 from sklrp.persistence import load, save
 from sklrp.propagation import explain, plan
 from sklrp.rules import *  # noqa: F403  (every rule: a new one is exported by its class alone)
@@ -24,6 +25,7 @@ __all__ = [
     "datasets",
     "diagnostics",
     "explain",
+    "from_keras",
     "geo",
     "load",
     "metrics",

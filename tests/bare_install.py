@@ -15,8 +15,8 @@ import numpy as np
 import sklrp
 
 EXTRAS = {
-    "cftime", "dask", "eofs", "matplotlib", "mlxtend", "netCDF4", "pandas", "pytest", "pyts",
-    "xarray", "zarr",
+    "cftime", "dask", "eofs", "h5py", "keras", "matplotlib", "mlxtend", "netCDF4", "pandas",
+    "pytest", "pyts", "xarray", "zarr",
 }  # fmt: skip
 
 
@@ -61,6 +61,7 @@ def main():
     expect("plot", "ArtifactDisplay", report.plot)
     expect("plot", "to_frame", report.to_frame)
     expect("plot", "to_frame", report.tests["skilled"].to_frame)
+    expect("keras", "from_keras", lambda: sklrp.from_keras("model.keras"))
     expect("geo", "load_enso", lambda: sklrp.datasets.load_enso("sst.nc"))
     expect("examples", "load_pacific_sst", sklrp.datasets.load_pacific_sst)
 

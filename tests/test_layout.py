@@ -29,7 +29,7 @@ FLOORS = [
     "_frame datasets",
     "geo",
     "propagation skill",
-    "_network_cache composites",
+    "_network_cache composites keras",
     "_models modules preprocessing rules",
     "_checks _files _random_stream _sample_axes _sklearn _skorch _streams _torch _version",
     "_matching _missing _outputs",
