@@ -17,6 +17,7 @@ from torch import Tensor
 from sklrp.propagation.bounds import box, corners, monotone
 from sklrp.propagation.formula import Split, account
 from sklrp.propagation.handlers.activations import pass_all
+from sklrp.propagation.handlers.largest import size_of_samples, weigh_largest
 from sklrp.propagation.handlers.operands import (
     broadcast_samples,
     is_nonnegative,
@@ -165,10 +166,11 @@ def _where(step: Step, *args: Any, **named: Any) -> tuple[Signal, Pull]:
     x = torch.where(mask, value_of(a), value_of(b))
     if step.function == "masked_fill":  # it keeps the type of what it fills
         x = x.to(value_of(b).dtype)
+    parts = _tied(step, a, b, x) if step.function in ("maximum", "minimum") else (mask, ~mask)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Any:
         back: dict[int, Tensor] = {}
-        for value, chosen in ((a, mask), (b, ~mask)):
+        for value, chosen in zip((a, b), parts, strict=True):
             if isinstance(value, Signal):
                 part = sum_to(relevance * chosen, value.x.shape)
                 # One signal may be both: what it gets is a sum, handed over where it comes first.
@@ -197,3 +199,13 @@ def _choice(step: Step, *args: Any) -> tuple[Tensor, Any, Any]:
     a, b = args
     mask = value_of(a) >= value_of(b) if name == "maximum" else value_of(a) <= value_of(b)
     return mask, a, b
+
+
+def _tied(step: Step, a: Any, b: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the part of each of two operands in the larger or the smaller of them."""
+    turned = 1 if step.function == "maximum" else -1
+    size = torch.stack(
+        torch.broadcast_tensors(*(size_of_samples(s.x, s.axis) for s in find_all(Signal, (a, b))))
+    ).amax(0)
+    one, other = (weigh_largest((value_of(v) * turned).to(z), z * turned, size) for v in (a, b))
+    return one / (one + other), other / (one + other)

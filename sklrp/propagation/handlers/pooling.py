@@ -1,20 +1,23 @@
 """Handlers of the layers that pool, resample, unfold and fold.
 
-A maximum gives all to the winner, an average or an interpolation shares by contribution. Importing
-this module registers the handlers.
+A maximum gives all to the winner and its equals, an average or an interpolation shares by
+contribution. Importing this module registers the handlers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sklrp.propagation.bounds import monotone, unknown
-from sklrp.propagation.handlers.adjoints import adjoint_of, pull_gradients
+from sklrp.propagation.handlers.adjoints import adjoint_of
+from sklrp.propagation.handlers.largest import size_of_samples, weigh_largest
 from sklrp.propagation.handlers.operands import spatial_shape
 from sklrp.propagation.handlers.reshaping import copied
 from sklrp.propagation.registry import register
@@ -40,14 +43,67 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
             "return_indices=False."
         )
     spatial_shape(step, signal)
-    with torch.enable_grad():  # the gradient gives all to the winner
-        x = signal.x.detach().requires_grad_()
-        out = layer.forward(x)
+    x = signal.x
+    like = layer.forward(x.to("meta"))  # the shape, and the order of the axes in memory
+    places = _places(layer, x, like)
+    out = torch.full_like(like, -math.inf, device=x.device)
+    # Value by value of all windows, since torch takes many times as long window by window.
+    for seen, window in places:
+        values = x[seen]
+        axes = [k for k in range(2, x.dim()) if values.shape[k] != out[window].shape[k]]
+        values = values.amax(axes, keepdim=True) if axes else values
+        out[window] = torch.maximum(out[window], values)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
-        return pull_gradients(out, x, relevance)[0]
+        # A view is assigned to, never changed in place, which not every device does.
+        size, total = size_of_samples(x), torch.zeros_like(out)
+        weights = [weigh_largest(x[seen], out[window], size) for seen, window in places]
+        for (_, window), weight in zip(places, weights, strict=True):
+            total[window] = total[window] + weight.sum_to_size(total[window].shape)
+        share = relevance / total
+        back = torch.zeros_like(x.expand(len(relevance), *x.shape))
+        for (seen, window), weight in zip(places, weights, strict=True):
+            back[seen] = back[seen] + share[window] * weight
+        return back
 
-    return Signal(out.detach(), signal.nonnegative, gate=signal.gate), pull
+    return Signal(out, signal.nonnegative, gate=signal.gate), pull
+
+
+def _places(layer: Any, x: Tensor, out: Tensor) -> list[tuple[Any, ...]]:
+    """Return indices of values, and of the windows that see them, which pair all of both."""
+    each = enumerate(zip(x.shape[2:], out.shape[2:], strict=True))
+    pairs = product(*(_pairs(layer, axis, n, m) for axis, (n, m) in each))
+    return [tuple((..., *slices) for slices in zip(*pair, strict=True)) for pair in pairs]
+
+
+def _pairs(layer: Any, axis: int, n: int, m: int) -> list[tuple[slice, slice]]:
+    """Return slices of n values and of the m windows that see them, which pair all of both.
+
+    A pair holds one window with all of its values, or all windows with the same value of each,
+    whichever gives fewer pairs.
+    """
+    if not hasattr(layer, "kernel_size"):  # an adaptive layer, whose windows may differ in size
+        return [(slice(i * n // m, -(-(i + 1) * n // m)), slice(i, i + 1)) for i in range(m)]
+    options = layer.kernel_size, layer.stride, layer.padding, layer.dilation
+    kernel, stride, padding, dilation = (o[axis] if isinstance(o, tuple) else o for o in options)
+    pairs = []
+    if m < kernel:
+        for i in range(m):
+            start = i * stride - padding
+            first = start % dilation if start < 0 else start
+            pairs.append(
+                (slice(first, start + (kernel - 1) * dilation + 1, dilation), slice(i, i + 1))
+            )
+        return pairs
+    for k in range(kernel):
+        start = k * dilation - padding
+        first = max(-(start // stride), 0)  # the first window whose value lies inside
+        last = min((n - 1 - start) // stride, m - 1)
+        if first <= last:
+            start += first * stride
+            seen = slice(start, start + (last - first) * stride + 1, stride)
+            pairs.append((seen, slice(first, last + 1)))
+    return pairs
 
 
 @register(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sklrp.modules import StatePooling
 from sklrp.propagation.bounds import box, boxed, monotone, unknown
+from sklrp.propagation.handlers.largest import size_of_samples, weigh_largest
 from sklrp.propagation.handlers.recurrent_run import Run
 from sklrp.propagation.nested import swap_signals
 from sklrp.propagation.registry import register
@@ -278,11 +279,10 @@ def _state_pooling(step: Step, states: Any) -> tuple[Signal, Pull]:
         z, n_steps = x.mean(1), x.shape[1]
         share = contribute(step, x, z, lambda ratio: ratio[:, :, None] / n_steps)
         return Signal(z, out.nonnegative), lambda r, kept: (share(r, kept), None, *none)
-    z, index = x.max(dim=1, keepdim=True)
+    z = x.amax(1, keepdim=True)
 
-    def winners(relevance: Tensor, kept: Kept | None) -> Any:
-        back = relevance.new_zeros(len(relevance), *x.shape)
-        places = index.expand(len(relevance), *index.shape)
-        return back.scatter_(2, places, relevance[:, :, None]), None, *none
+    def largest(relevance: Tensor, kept: Kept | None) -> Any:
+        weights = weigh_largest(x, z, size_of_samples(x))
+        return relevance[:, :, None] * (weights / weights.sum(1, keepdim=True)), None, *none
 
-    return Signal(z[:, 0], out.nonnegative), winners
+    return Signal(z[:, 0], out.nonnegative), largest

@@ -1,7 +1,8 @@
 """Handlers of torch functions that reduce over axes: sum, mean, maximum, minimum.
 
-A sum or a mean shares relevance by contribution; a maximum or a minimum gives all to the winner.
-Importing this module registers the handlers; the recorder finds them by the functions' names.
+A sum or a mean shares relevance by contribution; a maximum or a minimum gives all to the winner
+and its equals. Importing this module registers the handlers; the recorder finds them by the
+functions' names.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sklrp.propagation.bounds import monotone
+from sklrp.propagation.handlers.largest import size_of_samples, weigh_largest
 from sklrp.propagation.handlers.operands import refuse_mask, standing
 from sklrp.propagation.registry import SOURCED, mark, register
 from sklrp.propagation.sharing import contribute
@@ -65,11 +67,13 @@ def _extreme(
 
     def pull(relevance: Any, kept: Kept | None) -> Tensor:
         relevance = relevance[0] if isinstance(relevance, tuple) else relevance
-        n_targets = len(relevance)
-        flat = relevance.new_zeros(n_targets, *front.shape)
-        winners = index.expand(n_targets, *index.shape)
-        flat.scatter_(-1, winners, relevance.reshape(n_targets, *z.shape)[..., None])
-        back = flat.unflatten(-1, [x.shape[i] for i in dims])
+        turned = 1 if name.endswith("max") else -1  # a minimum is the largest of what is turned
+        size = size_of_samples(x, source.axis).permute(*order).flatten(len(rest))
+        weights = weigh_largest(front * turned, z[..., None] * turned, size)
+        parts = weights / weights.sum(-1, keepdim=True)
+        back = (relevance.reshape(len(relevance), *z.shape)[..., None] * parts).unflatten(
+            -1, [x.shape[i] for i in dims]
+        )
         return back.permute(0, *(1 + order.index(i) for i in range(n_axes)))
 
     def shaped(v: Tensor) -> Tensor:

@@ -1,0 +1,135 @@
+"""Equal values share what a maximum passes on, whatever the size of the batch rounds them to."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sklrp
+from sklrp.modules import StatePooling
+from tests.helpers.comparing import assert_close
+
+RULES = ("zero", "epsilon", "gamma", "alpha_beta", "z_plus", "w_square", "flat", "auto")
+
+POOLS = {
+    "plain": nn.MaxPool2d(2),
+    "one axis": nn.MaxPool1d(3, 2),
+    "three axes": nn.MaxPool3d(2, 1),
+    "overlapping": nn.MaxPool2d(3, 1),
+    "padded": nn.MaxPool2d(3, 2, padding=1),
+    "dilated": nn.MaxPool2d((2, 3), 1, dilation=(2, 1)),
+    "ceil": nn.MaxPool2d(2, 2, ceil_mode=True),
+    "padded ceil": nn.MaxPool2d(3, (2, 3), padding=(1, 0), ceil_mode=True),
+    "wide and dilated": nn.MaxPool2d((4, 3), 3, padding=(2, 1), dilation=(2, 3)),
+    "all": nn.MaxPool2d((7, 6)),
+    "more padding than windows": nn.MaxPool1d(6, 2, padding=3),
+    "adaptive": nn.AdaptiveMaxPool2d((3, 2)),
+    "uneven": nn.AdaptiveMaxPool2d((5, 3)),
+    "more than there are": nn.AdaptiveMaxPool1d(11),
+    "to one": nn.AdaptiveMaxPool3d(1),
+}
+
+
+def _share_by_hand(layer, x, relevance):
+    """Share among the equal values of each window, which is found by probing single cells."""
+    back = np.zeros(x.shape)
+    out = layer(x)
+    cells = list(product(*map(range, x.shape[2:])))
+    for channel in range(x.shape[1]):
+        window = {}  # cell -> windows that see it
+        for cell in cells:
+            probe = torch.zeros_like(x[:1, :1])
+            probe[(0, 0, *cell)] = 1
+            window[cell] = layer(probe)[0, 0] > 0
+        for sample in range(len(x)):
+            for place in product(*map(range, out.shape[2:])):
+                seen = [c for c in cells if window[c][place]]
+                best = out[(sample, channel, *place)]
+                equal = [c for c in seen if x[(sample, channel, *c)] == best]
+                for cell in equal:
+                    part = relevance[(sample, channel, *place)] / len(equal)
+                    back[(sample, channel, *cell)] += part
+    return back
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_equal_values_of_a_window_share(name):
+    layer = POOLS[name]
+    n_axes = int(type(layer).__name__[-2])
+    rng = np.random.default_rng(0)
+    # Few levels, so that most windows have ties; no zeros, which would pass nothing on.
+    x = torch.tensor(rng.integers(1, 3, (2, 2, *(7, 6, 4)[:n_axes])).astype(float))
+    head = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(1, bias=False)).double()
+    head(x)
+    relevance = (head[:2](x) * head[2].weight).detach().reshape(layer(x).shape)
+    found = sklrp.explain(head, x.numpy(), rule="zero", target=0)
+    assert_close(found, _share_by_hand(layer, x, relevance))
+
+
+class _Along(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.linear = nn.Linear(2, 1, bias=False)
+        nn.init.constant_(self.linear.weight, 1.0)
+
+    def forward(self, x):
+        return self.linear(self.function(x))
+
+
+EXTREMES = {
+    "amax": lambda x: x.amax(2),
+    "max": lambda x: x.max(2).values,
+    "amin": lambda x: -(-x).amin(2),
+    "maximum": lambda x: torch.maximum(torch.maximum(x[..., 0], x[..., 1]), x[..., 2]),
+}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+def test_equal_values_share_in_functions(name):
+    x = torch.tensor([[[1.0, 3, 3], [2, 2, 2]]], dtype=torch.float64)
+    found = sklrp.explain(_Along(EXTREMES[name]).double(), x.numpy(), rule="zero", target=0)
+    # Of three in two steps the first two share the half that is theirs.
+    thirds = [0.5, 0.5, 1] if name == "maximum" else [2 / 3] * 3
+    assert_close(found, np.array([[[0, 1.5, 1.5], thirds]]))
+
+
+def test_equal_states_share():
+    net = nn.Sequential(nn.RNN(1, 3, batch_first=True), StatePooling("max"), nn.Linear(3, 2))
+    net.double()[0].weight_hh_l0.data.zero_()  # without memory every step is alike
+    X = np.full((2, 5, 1), 0.7)
+    found = sklrp.explain(net, X, target=0)
+    assert np.abs(found).min() > 0
+    assert_close(found, np.repeat(found.mean(1, keepdims=True), 5, 1))
+
+
+def _fields(kind):
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(24, 1, 28, 28)).astype(np.float32)
+    if kind == "capped":
+        X = np.minimum(X + 1, 1.0)
+    elif kind == "constant":
+        X[:] = rng.uniform(0.5, 2, size=(24, 1, 1, 1))
+    X[..., :9] = 0.7  # land
+    return X
+
+
+@pytest.mark.parametrize("kind", ["capped", "constant"])
+@pytest.mark.parametrize("rule", RULES)
+def test_one_by_one_equals_in_a_batch(kind, rule):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 49, 3),
+    ).eval()  # fmt: skip
+    X = _fields(kind)
+    together = sklrp.explain(net, X, rule=rule, target=1, batch_size=24)
+    for batch_size in (1, 5):
+        alone = sklrp.explain(net, X, rule=rule, target=1, batch_size=batch_size)
+        size = np.abs(together).max((1, 2, 3), keepdims=True)
+        # A rule that divides by sums which cancel makes more of a rounding; a winner that took all
+        # would move the largest value itself.
+        assert (np.abs(alone - together) / size).max() < 2e-3
