@@ -13,9 +13,11 @@ from torch import nn
 
 import sklrp
 from sklrp import Composite, Epsilon
+from tests.helpers.attention_gradients import reference
 from tests.helpers.comparing import assert_close
 from tests.helpers.parameters import randomised
 
+pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")  # by torch
 ATTENTIONS = ("attnlrp", "constant", "cp")
 EPSILONS = (0.0, 1e-2)
 
@@ -205,3 +207,314 @@ def test_a_head_by_hand(name, attention, epsilon):
         assert_close(details.score[n, target], score)
         assert_close(relevance[n, target], expected)
     assert_accounted(relevance, details)
+
+
+# --- Torch's own functions and modules --------------------------------------------------------
+
+
+class Block(nn.Module):
+    """A function of a sequence, and a dense layer."""
+
+    def __init__(self, run, **parts):
+        super().__init__()
+        self.run, self.head = run, nn.Linear(4, 2)
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *inputs):
+        return self.head(self.run(self, *inputs))
+
+
+def of_functions(**options):
+    return lambda self, x: F.scaled_dot_product_attention(x, self.l(x), x, **options).mean(1)
+
+
+def grouped(self, x):
+    q = self.l(x).unflatten(-1, (4, 1)).transpose(1, 2)
+    k = x[..., :2].unflatten(-1, (2, 1)).transpose(1, 2)
+    out = F.scaled_dot_product_attention(q, k, k, enable_gqa=True)
+    return out.transpose(1, 2).flatten(2).mean(1)
+
+
+def time_first(self, x):
+    x = x.transpose(0, 1)
+    return self.a(x, x, x)[0].mean(0)
+
+
+def cross(self, x):
+    return self.a(x, x[:, :3, :3], x[:, :3, :2], need_weights=self.a.dropout > 0)[0].mean(1)
+
+
+def weights_too(self, x):
+    out, weights = self.a(x, x, x)
+    return torch.bmm(weights, x).mean(1) + out.mean(1)
+
+
+def weights_of_heads(self, x):
+    out, weights = self.a(x, x, x, average_attn_weights=False)
+    return out.mean(1) + weights[..., 0].flatten(1)[:, :4]
+
+
+def mask_of_heads(self, x):
+    mask = torch.zeros(2 * len(x), 6, 6, dtype=torch.bool)
+    mask[:, :, 3:] = True
+    return self.a(x, x, x, attn_mask=mask)[0].mean(1)
+
+
+def causal_encoder(self, x):
+    mask = nn.Transformer.generate_square_subsequent_mask(x.size(1), dtype=x.dtype)
+    return self.t(x, mask, is_causal=True)[:, -1]
+
+
+def with_class_token(self, x):
+    x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.positions
+    return self.t(x)[:, 0]
+
+
+def from_learnt_queries(self, x):
+    return self.t(self.token.expand(len(x), 2, -1), x).mean(1)
+
+
+def decoded(self, x):
+    mask = nn.Transformer.generate_square_subsequent_mask(2, dtype=x.dtype)
+    return self.t(x, x[:, -2:], tgt_mask=mask, tgt_is_causal=True).mean(1)
+
+
+def heads(**options):
+    return nn.MultiheadAttention(4, 2, **{"batch_first": True, **options})
+
+
+def encoder_layer(**options):
+    return nn.TransformerEncoderLayer(4, 2, 8, **{"batch_first": True, **options})
+
+
+def of_sequence(self, x):
+    return self.a(x, x, x, need_weights=False)[0].mean(1)
+
+
+def encoded(self, x):
+    return self.t(x).mean(1)
+
+
+def shared(**parts):
+    positions = nn.Parameter(torch.ones(1, 7, 4))
+    return {"token": nn.Parameter(torch.ones(1, 1, 4)), "positions": positions, **parts}
+
+
+def decoder_layer(**options):
+    return nn.TransformerDecoderLayer(4, 2, 8, batch_first=True, **options)
+
+
+def nest(layer, **options):
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False, **options)
+
+
+BLOCKS = {
+    "function": lambda: Block(of_functions(), l=nn.Linear(4, 4)),
+    "causal": lambda: Block(of_functions(is_causal=True), l=nn.Linear(4, 4)),
+    "scale": lambda: Block(of_functions(scale=0.3), l=nn.Linear(4, 4)),
+    "boolean mask": lambda: Block(
+        of_functions(attn_mask=torch.ones(6, 6).tril().bool()), l=nn.Linear(4, 4)
+    ),
+    "added mask": lambda: Block(
+        of_functions(attn_mask=torch.arange(36.0).reshape(6, 6).double()), l=nn.Linear(4, 4)
+    ),
+    "grouped queries": lambda: Block(grouped, l=nn.Linear(4, 4)),
+    "heads": lambda: Block(of_sequence, a=heads()),
+    "heads without biases": lambda: Block(of_sequence, a=heads(bias=False)),
+    "heads, biases of keys": lambda: Block(of_sequence, a=heads(add_bias_kv=True)),
+    "heads, a zero": lambda: Block(of_sequence, a=heads(add_zero_attn=True)),
+    "heads, time first": lambda: Block(time_first, a=heads(batch_first=False)),
+    "heads, other keys": lambda: Block(cross, a=heads(kdim=3, vdim=2)),
+    "heads, other keys, weights": lambda: Block(cross, a=heads(kdim=3, vdim=2, dropout=0.1)),
+    "weights": lambda: Block(weights_too, a=heads()),
+    "weights of heads": lambda: Block(weights_of_heads, a=heads()),
+    "mask of heads": lambda: Block(mask_of_heads, a=heads(add_bias_kv=True, add_zero_attn=True)),
+    "layer": lambda: Block(encoded, t=encoder_layer()),
+    "layer, norm first": lambda: Block(
+        encoded, t=encoder_layer(norm_first=True, activation="gelu")
+    ),
+    "encoder": lambda: Block(encoded, t=nest(encoder_layer(), norm=nn.LayerNorm(4))),
+    "causal encoder": lambda: Block(causal_encoder, t=nest(encoder_layer(norm_first=True))),
+    "class token": lambda: Block(with_class_token, **shared(t=encoder_layer())),
+    "decoder": lambda: Block(from_learnt_queries, **shared(t=decoder_layer())),
+    "decoder, norm first": lambda: Block(
+        from_learnt_queries, **shared(t=nn.TransformerDecoder(decoder_layer(norm_first=True), 2))
+    ),
+    "transformer": lambda: Block(decoded, t=nn.Transformer(4, 2, 1, 1, 8, batch_first=True)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_torchs_attention_is_gradient_times_input(name, attention):
+    """At epsilon 0, against autograd with gradients halved at products."""
+    model, X = randomised(BLOCKS[name]()).eval(), numbers(3, 6, 4)
+    relevance, details = sklrp.explain(
+        model, X, target="all", rule=rule_of(attention), epsilon=0.0, return_details=True
+    )
+    expected, scores = reference(model, X, attention)
+    assert_close(details.score, scores)
+    assert_close(relevance, expected)
+    assert_accounted(relevance, details)
+    with torch.no_grad():  # the fast path of torch, where there is one
+        assert_close(details.score, model(torch.from_numpy(X)))
+
+
+def heads_by_hand(self, x):
+    """What nn.MultiheadAttention does, on its own weights."""
+    a = self.a
+    w_q, w_k, w_v = a.in_proj_weight.chunk(3)
+    b_q, b_k, b_v = a.in_proj_bias.chunk(3)
+    q, k, v = (
+        F.linear(x, w, b).view(len(x), -1, 2, 2).transpose(1, 2)
+        for w, b in ((w_q, b_q), (w_k, b_k), (w_v, b_v))
+    )
+    weights = (q @ k.transpose(-2, -1) / math.sqrt(2)).softmax(-1)
+    return a.out_proj((weights @ v).transpose(1, 2).flatten(2)).mean(1)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("weights", [True, False])
+def test_heads_are_as_by_hand(attention, weights):
+    run = of_sequence if weights else lambda self, x: self.a(x, x, x)[0].mean(1)
+    model, X = randomised(Block(run, a=heads())), numbers(3, 6, 4)
+    by_hand = Block(heads_by_hand, a=heads()).double()
+    by_hand.load_state_dict(model.state_dict())
+    found, expected = (
+        sklrp.explain(net, X, target="all", rule=rule_of(attention), epsilon=1e-2)
+        for net in (model, by_hand)
+    )
+    assert_close(found, expected)
+
+
+# --- Padding ----------------------------------------------------------------------------------
+
+LENGTHS = np.array([6, 4, 2])
+PADDED = np.arange(6) >= LENGTHS[:, None]
+
+
+def over_padding(self, x, mask):
+    return self.t(x, src_key_padding_mask=mask).mean(1)
+
+
+def over_what_is_there(self, x, mask):
+    out = self.t(x, src_key_padding_mask=mask)
+    there = (~mask).unsqueeze(-1)
+    return (out * there).sum(1) / there.sum(1)
+
+
+def masked_keys(self, x, mask):
+    return self.a(x, x, x, key_padding_mask=mask)[0].mean(1)
+
+
+def masked_keys_of_lengths(self, x, lengths):
+    mask = torch.arange(x.size(1)) >= lengths[:, None]
+    return self.a(x, x, x, key_padding_mask=mask, need_weights=False)[0].mean(1)
+
+
+def encoder(**options):
+    return nn.TransformerEncoder(encoder_layer(), 2, **options)
+
+
+PADDINGS = {
+    "keys": lambda: Block(masked_keys, a=heads(add_zero_attn=True, add_bias_kv=True)),
+    "layer": lambda: Block(over_padding, t=encoder_layer()),
+    "encoder": lambda: Block(over_what_is_there, t=encoder()),
+    "plain encoder": lambda: Block(over_padding, t=encoder(enable_nested_tensor=False)),
+}
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("name", PADDINGS)
+def test_padding(name, attention):
+    model, X = randomised(PADDINGS[name]()).eval(), numbers(3, 6, 4)
+    relevance, details = sklrp.explain(
+        model, (X, PADDED), target="all", rule=rule_of(attention), epsilon=0.0,
+        return_details=True, check=True,
+    )  # fmt: skip
+    expected, scores = reference(model, X, attention, (torch.from_numpy(PADDED),))
+    assert_close(details.score, scores)
+    assert_close(relevance[0], expected)
+    np.testing.assert_array_equal(relevance[1], 0.0)
+    assert_accounted(relevance[0], details)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_the_fast_path_of_an_encoder_returns_zeros_for_padding(ends):
+    """As torch computes it, unless there is padding in the middle of a sequence."""
+    mask = PADDED if ends else PADDED[:, ::-1].copy()
+    model, X = randomised(Block(over_padding, t=encoder())).eval(), numbers(3, 6, 4)
+    with torch.no_grad():
+        own = model(torch.from_numpy(X), torch.from_numpy(mask))
+    slow = model(torch.from_numpy(X), torch.from_numpy(mask)).detach()
+    assert bool((own - slow).abs().max() > 1e-3) == ends
+    relevance, details = sklrp.explain(
+        model, (X, mask), target="all", rule=rule_of(), return_details=True, check=True
+    )
+    assert_close(details.score, own)
+    assert_accounted(relevance[0], details)
+
+
+def test_padding_by_lengths_is_that_by_masks():
+    by_length = randomised(Block(masked_keys_of_lengths, a=heads()))
+    by_mask = Block(masked_keys, a=heads()).double()
+    by_mask.load_state_dict(by_length.state_dict())
+    X = numbers(3, 6, 4)
+    found, expected = (
+        sklrp.explain(net, (X, other), rule=rule_of(), epsilon=1e-2)[0]
+        for net, other in ((by_length, LENGTHS), (by_mask, PADDED))
+    )
+    assert_close(found, expected)
+
+
+def test_a_query_that_may_see_nothing_gets_zeros():
+    mask = torch.ones(6, 6).tril(-1).bool()
+    model = randomised(Block(of_functions(attn_mask=mask), l=nn.Linear(4, 4)))
+    X = numbers(3, 6, 4)
+    relevance, details = sklrp.explain(model, X, target="all", rule=rule_of(), return_details=True)
+    assert_close(details.score, model(torch.from_numpy(X)).detach())
+    assert_accounted(relevance, details)
+
+
+# --- What is refused --------------------------------------------------------------------------
+
+MIXING = {
+    "function": (
+        lambda self, x: F.scaled_dot_product_attention(*[x.transpose(0, 1)] * 3).mean(0), {}
+    ),
+    "heads": (lambda self, x: time_first(self, x.transpose(0, 1)), {"a": heads()}),
+    "rows": (lambda self, x: self.a(x[:, 0], x[:, 0], x[:, 0])[0], {"a": heads()}),
+    "by hand": (lambda self, x: torch.softmax(x[:, 0] @ x[:, 0].T, -1) @ x[:, 0], {}),
+    "keys of others": (
+        lambda self, x: (torch.softmax(x @ x[[1, 0]].mT, -1) @ x).mean(1), {}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MIXING)
+@pytest.mark.parametrize("n_samples", [2, 3])
+def test_attention_from_one_sample_to_another_is_refused(name, n_samples):
+    run, parts = MIXING[name]
+    model = randomised(Block(run, **parts))
+    with pytest.raises((TypeError, ValueError), match="samples"):
+        sklrp.explain(model, numbers(n_samples, 6, 4), rule=rule_of())
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (of_functions(dropout_p=0.5), "scaled_dot_product_attention.*drops"),
+        (
+            lambda self, x: F.multi_head_attention_forward(
+                *[x.transpose(0, 1)] * 3, 4, 2, self.a.in_proj_weight, None, None, None, False,
+                0.5, self.a.out_proj.weight, None,
+            )[0].mean(0),
+            "multi_head_attention_forward.*drops",
+        ),
+    ],
+)  # fmt: skip
+def test_dropout_in_evaluation_is_refused(run, message):
+    model = randomised(Block(run, l=nn.Linear(4, 4), a=heads()))
+    with pytest.raises(TypeError, match=message):
+        sklrp.explain(model, numbers(2, 6, 4), rule=rule_of())

@@ -1570,9 +1570,6 @@ def by_list(self, x):
 
 
 CALLS = {
-    "scaled_dot_product_attention": lambda self, x: F.scaled_dot_product_attention(x, x, x),
-    "norm|div": lambda self, x: x / x.norm(dim=-1, keepdim=True),
-    "normalize": lambda self, x: F.normalize(x, dim=-1),
     "bilinear": lambda self, x: F.bilinear(x, x, torch.ones(4, 4, 4, dtype=x.dtype)),
     "prod": lambda self, x: x.prod(1),
     "std|var": lambda self, x: x.std(1),
@@ -1624,19 +1621,6 @@ class Untraceable(nn.Module):
         return torch.from_numpy(np.asarray(x.detach().cpu()).cumsum(1))
 
 
-def encoder_layer():
-    return nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
-
-
-class OwnAttention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
-
-    def forward(self, x):
-        return self.attention(x, x, x, need_weights=False)[0]
-
-
 class OverSamples(nn.Module):
     """Forgets that torch's LSTM has the time axis first: it runs over the samples."""
 
@@ -1671,8 +1655,6 @@ class Transposed(nn.Module):
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        (OwnAttention, r"block\.attention|MultiheadAttention|scaled_dot_product"),
-        (encoder_layer, r"TransformerEncoderLayer|self_attn|MultiheadAttention"),
         (Untraceable, r"numpy|Untraceable"),
         (OverSamples, r"block\.lstm"),
         (Projected, r"block\.lstm.*proj|proj.*block\.lstm"),

@@ -29,7 +29,9 @@ def own_weights(layer: Any) -> tuple[Tensor, Tensor | None]:
     return layer.weight, layer.bias
 
 
-@register(nn.Linear, kind="dense", weights=own_weights, bounds=linear, fold="rows")
+@register(
+    nn.Linear, kind="dense", any_axis=True, weights=own_weights, bounds=linear, fold="rows",
+)  # fmt: skip
 def _linear(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     if step.folded and signal.x.dim() != 2:
         raise TypeError(

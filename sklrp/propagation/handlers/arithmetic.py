@@ -75,46 +75,61 @@ def _combine(step: Step, a: Any, b: Any, *factors: float) -> tuple[Signal, Pull]
         for v, factor in zip(operands, factors, strict=True)
     ]
     z = values[0] + values[1]
-    pairs = list(zip(operands, values, strict=True))
-    signals = [(v, value) for v, value in pairs if isinstance(v, Signal)]
-    constant = next((value for v, value in pairs if not isinstance(v, Signal)), None)
+    signals = [v for v in operands if isinstance(v, Signal)]
     # 1 - sigmoid(z) is sigmoid(-z), which passes all on.
     is_complement = isinstance(a, int | float) and a == 1 and b.sigmoid and factors[1] == -1
 
     def pull(relevance: Tensor, kept: Kept | None) -> Any:
         if not z.is_floating_point() and len(signals) == 1:
             # Token indices with an offset into a table: nothing is shared, the index moves.
-            return sum_to(relevance, signals[0][0].x.shape)
+            return sum_to(relevance, signals[0].x.shape)
         if len(signals) == 1 and (step.shifted or is_complement):
-            return sum_to(relevance, signals[0][0].x.shape)
-        total, bias = _without_infinite(z, constant, [value for _, value in signals])
-        if total is None:
-            return sum_to(relevance, signals[0][0].x.shape)
-        split = Split(1.0, lambda: total, step.epsilon, bias)
+            return sum_to(relevance, signals[0].x.shape)
+        parts, total = values, z
+        if not z.sum().isfinite():  # infinite values mask, and share in nothing
+            parts, taker = _finite_parts(values)
+            if taker is not None:
+                return _give_all(operands, taker, relevance, kept)
+            total = parts[0] + parts[1]
+        pairs = list(zip(operands, parts, strict=True))
+        constant = next((part for v, part in pairs if not isinstance(v, Signal)), None)
+        split = Split(1.0, lambda: total, step.epsilon, constant)
         ratio = split.ratio(relevance)  # R / s(a + b), and each operand gets itself times that
         if kept is not None:
             account(kept, relevance, [split], [ratio])
-        back = tuple(sum_to(ratio * value, v.x.shape) for v, value in signals)
+        back = tuple(sum_to(ratio * x, v.x.shape) for v, x in pairs if isinstance(v, Signal))
         return back if len(back) > 1 else back[0]
 
     nonnegative = all(map(is_nonnegative, operands)) and all(factor >= 0 for factor in factors)
-    sources = [v for v, _ in signals]
-    samples = broadcast_samples(z.shape, *sources)
-    out = Signal(z, nonnegative, **standing(*sources), sigmoid=is_complement, samples=samples)
+    samples = broadcast_samples(z.shape, *signals)
+    out = Signal(z, nonnegative, **standing(*signals), sigmoid=is_complement, samples=samples)
     return out, pull
 
 
-def _without_infinite(z: Tensor, constant: Any, parts: Sequence[Any]) -> tuple[Any, Any]:
-    """Return a sum and its constant without infinite values, which mask and share in nothing.
+def _finite_parts(values: Sequence[Any]) -> tuple[list[Any], int | None]:
+    """Return the parts of a sum with zeros for what is infinite, and the one that takes all.
 
-    The sum is None if the constant is nothing but a mask: then all relevance passes.
+    A part of zeros and infinite values is a mask, as of an attention: all goes to the other one.
     """
-    if constant is None or not bool((infinite := torch.as_tensor(constant).isinf()).any()):
-        return z, constant
-    bias = torch.as_tensor(constant).to(z).masked_fill(infinite, 0.0)
-    if not bias.any():
-        return None, bias
-    return torch.where(z.isinf(), sum(parts), z), bias
+    parts = [torch.as_tensor(v) for v in values]
+    finite = [part.masked_fill(part.isinf(), 0.0) for part in parts]
+    masks = [
+        bool(part.isinf().any()) and not bool(rest.any())
+        for part, rest in zip(parts, finite, strict=True)
+    ]
+    return list(finite), masks.index(False) if any(masks) and not all(masks) else None
+
+
+def _give_all(operands: Any, taker: int, relevance: Tensor, kept: Kept | None) -> Any:
+    """Give relevance to one operand of a sum; a constant keeps it."""
+    back: list[Tensor | None] = [None for v in operands if isinstance(v, Signal)]
+    if not isinstance(operands[taker], Signal):
+        if kept is not None:
+            kept.add("bias", relevance)
+    else:
+        passed = sum_to(relevance, operands[taker].x.shape)
+        back[taker if len(back) > 1 else 0] = passed
+    return tuple(back) if len(back) > 1 else back[0]
 
 
 def _scaled_as(value: Any, factor: float, dtype: torch.dtype) -> Any:

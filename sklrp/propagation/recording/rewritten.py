@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sklrp.propagation.recording.attentions import attend, attend_by_heads
 from sklrp.propagation.recording.calls import FunctionCall
 from sklrp.propagation.recording.contractions import find_einsum
 
@@ -132,6 +133,10 @@ def _dot(input: Tensor, other: Tensor) -> Tensor:
     return (input * other).sum(-1)
 
 
+def _normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> Tensor:
+    return input / torch.linalg.vector_norm(input, p, dim, keepdim=True).clamp_min(eps)
+
+
 def _softmin(input: Tensor, dim: int, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
     return torch.softmax(-input, dim, dtype=dtype)
 
@@ -150,8 +155,11 @@ _REWRITTEN: dict[str, Callable[..., Any]] = {
     "linalg_matmul": lambda input, other: torch.matmul(input, other),
     "linalg_multi_dot": lambda tensors: reduce(torch.matmul, tensors),
     "linalg_vecdot": lambda x, y, dim=-1: (x * y).sum(dim),
+    "multi_head_attention_forward": attend_by_heads,
     "mv": lambda input, vec: torch.matmul(input, vec),
     "outer": _outer,
+    "normalize": _normalize,
+    "scaled_dot_product_attention": attend,
     "softmin": _softmin,
     "special_softmax": lambda input, dim, dtype=None: torch.softmax(input, dim, dtype=dtype),
     "tensordot": _tensordot,

@@ -19,9 +19,10 @@ from sklrp._torch import (
     get_children,
     unwrap_compiled,
 )
+from sklrp.propagation.recording.attentions import encode
 from sklrp.propagation.recording.held_state import StateCopies
 from sklrp.propagation.recording.snapshots import take_snapshot
-from sklrp.propagation.registry import check_hooks, find_entry
+from sklrp.propagation.registry import check_hooks, find_entry, runs_as
 
 
 def make_twin(network: nn.Module, recorder: Any = None) -> Any:
@@ -57,6 +58,8 @@ def make_twin(network: nn.Module, recorder: Any = None) -> Any:
         vars(twin).update(_copy_state(module, path, copies))
         if recorder is not None:
             own = vars(twin).get("forward") or type(module).forward.__get__(twin)
+            if runs_as(module, nn.TransformerEncoder):  # whose fast path would not be recorded
+                own = partial(encode, twin)
             vars(twin)["forward"] = _watch(twin, own, path, recorder)
         return twin
 
