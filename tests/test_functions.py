@@ -316,7 +316,6 @@ REFUSED = {
         lambda self, x: F.relu(under_autocast(self.conv, x)).double(),
         r"torch\.autocast.*enabled=False",
     ),
-    "normalize": (lambda self, x: F.normalize(x, dim=-1), "'normalize'.*RMSNorm"),
     "adaptive_max_pool1d": (
         lambda self, x: torch.adaptive_max_pool1d(x, 2)[0],
         r"'adaptive_max_pool1d'.*2 tensors.*torch\.nn\.functional",

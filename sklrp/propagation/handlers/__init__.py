@@ -23,4 +23,5 @@ from sklrp.propagation.handlers import (  # noqa: F401  (these modules register 
     refused,
     reshaping,
     spectral,
+    spreads,
 )

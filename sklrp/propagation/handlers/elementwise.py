@@ -8,6 +8,7 @@ the recorder finds them by the functions' names.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -78,4 +79,7 @@ def _power(step: Step, source: Signal, exponent: Any) -> tuple[Signal, Pull]:
     powers = torch.as_tensor(exponent)
     even = powers.numel() == 1 and float(powers) % 2 == 0
     function = partial(step.layer, exponent=exponent)
-    return activate(source, function, even or source.nonnegative)
+    out, pull = activate(source, function, even or source.nonnegative)
+    if bool((powers < 0).all()):  # an inverse scales as a constant: x * (v + eps) ** -0.5
+        out = replace(out, gate=True, held=True)
+    return out, pull

@@ -29,7 +29,7 @@ def _sum(
     step: Step, source: Signal, dim: Any = None, keepdim: bool = False, *,
     axis: Any = None, dtype: Any = None,
 ) -> tuple[Signal, Pull]:  # fmt: skip
-    dims = _axes(source, axis if dim is None else dim)
+    dims = axes_of(source, axis if dim is None else dim)
     x, mean = source.x, step.function == "mean"
 
     def apply(v: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def _sum(
     z = apply(x)
     kept_shape = [1 if i in dims else n for i, n in enumerate(x.shape)]
     n = math.prod(x.shape[i] for i in dims) if mean else 1
-    samples = _reduced_samples(source, dims, keepdim)
+    samples = reduced_samples(source, dims, keepdim)
     out = Signal(z, source.nonnegative, **standing(source), samples=samples)
 
     def adjoint(ratio: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def _extreme(
     if isinstance(dim, Signal | Tensor):
         raise TypeError("write torch.maximum or torch.minimum for the larger of two tensors")
     name = step.function
-    dims = _axes(source, axis if dim is None else dim)
+    dims = axes_of(source, axis if dim is None else dim)
     x, n_axes = source.x, source.x.dim()
     rest = [i for i in range(n_axes) if i not in dims]
     # One argmax over several axes: they go to the back and are flattened into one.
@@ -79,7 +79,7 @@ def _extreme(
     def shaped(v: Tensor) -> Tensor:
         return v.reshape(shape) if keepdim else v
 
-    samples = _reduced_samples(source, dims, keepdim)
+    samples = reduced_samples(source, dims, keepdim)
     known: Any = {**standing(source), "samples": samples}
     values = Signal(shaped(z), source.nonnegative, **known)
     if name.startswith("a"):
@@ -96,12 +96,12 @@ def _search(
     """Tell whether, where or how many: what comes of it may select, and takes no relevance."""
     name = step.function
     own = {} if name == "count_nonzero" else {"keepdim": keepdim}
-    samples = _reduced_samples(source, _axes(source, dim), keepdim)
+    samples = reduced_samples(source, axes_of(source, dim), keepdim)
     x = step.layer(source.x, **({} if dim is None else {"dim": dim, **own}))
     return Signal(x, True, gate=True, mask=True, samples=samples), refuse_mask(step)
 
 
-def _axes(source: Signal, dim: Any) -> list[int]:
+def axes_of(source: Signal, dim: Any) -> list[int]:
     """Return the axes that ``dim`` names, as sorted numbers from 0; all for None or ()."""
     n_axes = source.x.dim()
     if dim is None:
@@ -110,7 +110,7 @@ def _axes(source: Signal, dim: Any) -> list[int]:
     return sorted(d % n_axes for d in dims or range(n_axes))
 
 
-def _reduced_samples(source: Signal, dims: list[int], keepdim: bool) -> Tensor | None:
+def reduced_samples(source: Signal, dims: list[int], keepdim: bool) -> Tensor | None:
     """Return the samples of a reduction's output, while probing; refuse to mix samples."""
     if source.samples is None:
         return None

@@ -42,7 +42,6 @@ from sklrp.propagation.recording.refusals import (
     COMPLEX_NUMBERS,
     FOREIGN,
     OVERRIDES,
-    REMEDIES,
     Refusal,
     Refusals,
 )
@@ -328,7 +327,7 @@ class Recorder(TorchFunctionMode):
         return self.writer.apply(operation, call.args, call.kwargs, own or call.run)
 
     def _refuse(self, call: FunctionCall, why: str = "") -> Any:
-        raise self.refusals.unsupported(call.name, why or REMEDIES.get(call.base, ""))
+        raise self.refusals.unsupported(call.name, why)
 
     def _refuse_unknown(self, call: FunctionCall) -> Any:
         return self._refuse(call, COMPLEX_NUMBERS if call.is_complex else "")

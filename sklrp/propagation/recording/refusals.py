@@ -29,13 +29,6 @@ COMPLEX_NUMBERS = (
     "it takes or makes complex numbers, of which Fourier transforms, sums, products with weights, "
     "abs, real and imag are supported"
 )
-# What functions without a handler do, and what does nearly the same and has one.
-REMEDIES = {
-    "normalize": (
-        "it divides a signal by its own norm; nn.RMSNorm divides by the root mean square, and "
-        "takes it as a constant of the sample"
-    ),
-}
 OTHER_WAY = (
     "The network's forward takes another way for these samples than for the first: a branch or a "
     "loop in it depends on the values or the number of the samples, and relevance would not be "

@@ -137,6 +137,37 @@ def _normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) 
     return input / torch.linalg.vector_norm(input, p, dim, keepdim=True).clamp_min(eps)
 
 
+def _cosine(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    one, other = (torch.linalg.vector_norm(x, 2, dim).clamp_min(eps) for x in (x1, x2))
+    return (x1 * x2).sum(dim) / one / other
+
+
+def _distance(
+    x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Tensor:
+    return torch.linalg.vector_norm(x1 - x2 + eps, p, -1, keepdim)
+
+
+def _distances(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+
+
+def _beside_mean(function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return what computes a deviation and a mean."""
+
+    def both(
+        input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *,
+        correction: Any = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        if isinstance(dim, bool):
+            dim, unbiased = None, dim
+        correction = int(unbiased) if correction is None else correction
+        deviation = function(input, dim, correction=correction, keepdim=keepdim)
+        return deviation, input.mean(dim, keepdim)
+
+    return both
+
+
 def _softmin(input: Tensor, dim: int, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
     return torch.softmax(-input, dim, dtype=dtype)
 
@@ -147,6 +178,8 @@ _REWRITTEN: dict[str, Callable[..., Any]] = {
     "addmm": _addmm,
     "addmv": _addmv,
     "baddbmm": _baddbmm,
+    "cdist": _distances,
+    "cosine_similarity": _cosine,
     "broadcast_tensors": _broadcast,
     "dot": _dot,
     "__rpow__": lambda input, other: _exponential(other, input),
@@ -159,8 +192,11 @@ _REWRITTEN: dict[str, Callable[..., Any]] = {
     "mv": lambda input, vec: torch.matmul(input, vec),
     "outer": _outer,
     "normalize": _normalize,
+    "pairwise_distance": _distance,
     "scaled_dot_product_attention": attend,
     "softmin": _softmin,
     "special_softmax": lambda input, dim, dtype=None: torch.softmax(input, dim, dtype=dtype),
+    "std_mean": _beside_mean(torch.std),
     "tensordot": _tensordot,
+    "var_mean": _beside_mean(torch.var),
 }
