@@ -67,7 +67,8 @@ ARGUMENTS = (
 # Functions with a rule of their own, which other tests are about: gates, statistics, softmaxes.
 OWN_RULE = {
     "softmax", "softmin", "log_softmax", "logsumexp", "glu", "normalize", "layer_norm", "rms_norm",
-    "group_norm", "instance_norm", "batch_norm", "var", "std", "norm", "vector_norm",
+    "group_norm", "instance_norm", "batch_norm", "var", "std", "norm", "vector_norm", "var_mean",
+    "std_mean", "cdist",
     "reciprocal", "rsqrt", "renorm", "local_response_norm", "lp_pool1d", "div", "divide",
     "true_divide", "special_softmax", "special_log_softmax", "rdiv", "__rdiv__",
     "__rtruediv__", "matrix_norm", "cosine_similarity", "dist", "pairwise_distance",

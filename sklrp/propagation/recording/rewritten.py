@@ -138,7 +138,8 @@ def _normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) 
 
 
 def _cosine(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    one, other = (torch.linalg.vector_norm(x, 2, dim).clamp_min(eps) for x in (x1, x2))
+    pair = _broadcast(x1, x2)
+    one, other = (torch.linalg.vector_norm(x, 2, dim).clamp_min(eps) for x in pair)
     return (x1 * x2).sum(dim) / one / other
 
 
