@@ -137,19 +137,19 @@ def _normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) 
     return input / torch.linalg.vector_norm(input, p, dim, keepdim=True).clamp_min(eps)
 
 
-def _cosine(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+def _similarity_of_rows(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     pair = _broadcast(x1, x2)
     one, other = (torch.linalg.vector_norm(x, 2, dim).clamp_min(eps) for x in pair)
     return (x1 * x2).sum(dim) / one / other
 
 
-def _distance(
+def _rows_apart(
     x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> Tensor:
     return torch.linalg.vector_norm(x1 - x2 + eps, p, -1, keepdim)
 
 
-def _distances(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
+def _pairs_apart(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
     return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
 
 
@@ -179,8 +179,8 @@ _REWRITTEN: dict[str, Callable[..., Any]] = {
     "addmm": _addmm,
     "addmv": _addmv,
     "baddbmm": _baddbmm,
-    "cdist": _distances,
-    "cosine_similarity": _cosine,
+    "cdist": _pairs_apart,
+    "cosine_similarity": _similarity_of_rows,
     "broadcast_tensors": _broadcast,
     "dot": _dot,
     "__rpow__": lambda input, other: _exponential(other, input),
@@ -193,7 +193,7 @@ _REWRITTEN: dict[str, Callable[..., Any]] = {
     "mv": lambda input, vec: torch.matmul(input, vec),
     "outer": _outer,
     "normalize": _normalize,
-    "pairwise_distance": _distance,
+    "pairwise_distance": _rows_apart,
     "scaled_dot_product_attention": attend,
     "softmin": _softmin,
     "special_softmax": lambda input, dim, dtype=None: torch.softmax(input, dim, dtype=dtype),
