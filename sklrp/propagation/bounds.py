@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sklrp._devices import to_host
 from sklrp.propagation.nested import find_all, swap_signals
+from sklrp.propagation.sample_rows import count_runs, sort_rows
 from sklrp.propagation.tape import Handler, Pull, Step, run_handler
 from sklrp.rules import Signal, ZBox
 
@@ -137,6 +138,18 @@ def follow(
     pull : callable
         What must not be called.
     """
+    n_runs = max((count_runs(signal.axis) for signal in find_all(Signal, args)), default=1)
+    if n_runs > 1 and isinstance(step.layer, torch.nn.Module):
+        # Where samples come repeatedly, their parts are laid side by side as long as it acts.
+
+        def sort(value: Any, back: bool) -> Any:
+            return swap_signals(
+                value,
+                lambda s: replace(s, x=sort_rows(s.x, 2, n_runs, back), axis=int(s.axis)),
+            )
+
+        outputs, pull = follow(step, handler, sort(args, False), kwargs, of_first)
+        return sort(outputs, True), pull
     asked = not step.from_numbers or step.rule == of_first
     if isinstance(step.rule, ZBox) and isinstance(args[0], Signal) and asked:
         args = (_enter(step, args[0], step.from_numbers), *args[1:])
@@ -185,8 +198,9 @@ def boxed(step: Step, signal: Signal) -> Signal:
         low, high = step.box
         # The parts of a sample may lie side by side on the samples' axis, with bounds for each.
         if 1 < len(low) < len(x):
-            times = (len(x) // len(low), *(1,) * (x.dim() - 1))
-            low, high = low.repeat(times), high.repeat(times)
+            times, n_runs = len(x) // len(low), count_runs(signal.axis)
+            ends = (v.repeat(times, *(1,) * (x.dim() - 1)) for v in (low, high))
+            low, high = (sort_rows(v, times, n_runs, back=True) for v in ends)
     return replace(signal, low=low, high=high)
 
 
@@ -214,13 +228,24 @@ def bound(value: Any, like: Tensor) -> Tensor:
 
 def corners(signal: Signal, axis: int = 0) -> tuple[Tensor, Tensor]:
     """Return the lower and the upper corner that a signal holds in place of samples."""
+    n_runs = count_runs(axis)
+    if n_runs > 1:
+        both = signal.x.unflatten(axis, (n_runs, 2, -1))
+        low, high = (both.select(axis + 1, k).flatten(axis, axis + 1) for k in range(2))
+        return low, high
     low, high = signal.x.chunk(2, axis)
     return low, high
 
 
 def box(like: Signal, low: Tensor, high: Tensor, axis: int = 0) -> Signal:
     """Return a signal that holds two corners in place of samples."""
-    return replace(like, x=torch.cat([low, high], axis), low=None, high=None)
+    n_runs = count_runs(axis)
+    if n_runs > 1:
+        ends = [end.unflatten(axis, (n_runs, -1)) for end in (low, high)]
+        x = torch.stack(ends, axis + 1).flatten(axis, axis + 2)
+    else:
+        x = torch.cat([low, high], axis)
+    return replace(like, x=x, low=None, high=None)
 
 
 def is_known(value: Any) -> bool:

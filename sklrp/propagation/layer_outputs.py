@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sklrp._checks import check_representable, suggest
 from sklrp._torch import get_children, unwrap_compiled
 from sklrp.propagation.registry import find_entry, is_plain_sequence
+from sklrp.propagation.sample_rows import count_runs
 from sklrp.propagation.tape import Record, Returned, Step, Tape
 
 # A layer's name, which of its calls, from 1, and which of the tensors that it returns, from 0.
@@ -311,6 +312,9 @@ class Listener:
         rest = relevance.shape[2:]
         # The axis of the samples may be longer, with the parts of a sample side by side.
         n_parts = relevance[:1].numel() // (self.n_samples * max(1, rest.numel()))
+        if count_runs(axis) > 1:  # or all samples come repeatedly
+            runs = relevance.unflatten(1, (count_runs(axis), self.n_samples, -1))
+            relevance = runs.transpose(1, 2)
         parts = () if n_parts == 1 else (n_parts,)
         return relevance.reshape(len(relevance), self.n_samples, *parts, *rest)
 

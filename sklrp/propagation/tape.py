@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sklrp.propagation.sample_rows import count_runs
+
 CAUSES = ("bias", "epsilon", "padding", "initial_state", "dropped")
 
 
@@ -155,8 +157,11 @@ def total(relevance: Tensor, n_samples: int, axis: int = 0) -> Tensor:
     """Return the relevance of each sample, ``(n_targets, n_samples)``."""
     if relevance.is_complex():  # it holds that of real and of imaginary parts
         relevance = torch.view_as_real(relevance.resolve_conj()).sum(-1)
-    # The axis of the samples may be longer, with the parts of a sample side by side.
+    # The axis of the samples may be longer: their parts lie side by side, or all come repeatedly.
     first = relevance.movedim(axis + 1, 1) if axis else relevance
+    n_runs = count_runs(axis) if first.shape[1] != n_samples else 1
+    if n_runs > 1:
+        first = first.reshape(len(relevance), n_runs, n_samples, -1).sum(1)
     return first.reshape(len(relevance), n_samples, -1).sum(2)
 
 

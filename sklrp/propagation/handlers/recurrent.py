@@ -19,6 +19,7 @@ from sklrp.propagation.handlers.largest import size_of_samples, weigh_largest
 from sklrp.propagation.handlers.recurrent_run import Run
 from sklrp.propagation.nested import swap_signals
 from sklrp.propagation.registry import register
+from sklrp.propagation.sample_rows import fold_like
 from sklrp.propagation.sharing import contribute
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
@@ -145,7 +146,7 @@ def _pull_layers(
     """
     n_targets = next(len(r) for r in (relevance, *r_ends) if r is not None)
     r = None if relevance is None else relevance.transpose(1, 2)  # time before the samples
-    own = None if kept is None else Kept(kept.n_samples, axis=1)
+    own = None if kept is None else Kept(kept.n_samples, axis=fold_like(1, kept.axis))
     if r is not None and valid is not None:
         r = _cut_padding(r, valid, own)
     r_starts: list[list[Tensor]] = []

@@ -11,21 +11,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from sklrp.propagation.sample_rows import Folded, count_runs, number_rows
 from sklrp.propagation.tape import Pull
 from sklrp.rules import Signal
 
 
 def number_samples(x: Tensor, axis: int, n_samples: int) -> Tensor | None:
     """Return the sample of each value of ``x``; None if ``axis`` cannot be that of the samples."""
-    # The axis may be a multiple of the samples long, with the parts of a sample side by
-    # side.
-    if x.shape[axis] % n_samples:
+    one = number_rows(x.shape[axis], n_samples, count_runs(axis), x.device)
+    if one is None:
         return None
-    one = torch.arange(n_samples, device=x.device, dtype=torch.float32)
-    one = one.repeat_interleave(x.shape[axis] // n_samples)
     return one.reshape(-1, *(1,) * (x.dim() - axis - 1)).expand(x.shape).contiguous()
 
 
@@ -35,10 +32,12 @@ def find_batch_axis(signal: Signal, n_samples: int) -> int | None:
     if samples is None:
         return signal.axis
     for axis, n in enumerate(samples.shape):
-        expected = number_samples(signal.x, axis, n_samples) if n else None
-        # Negative numbers are of constants, which belong to no sample.
-        if expected is not None and bool(((samples == expected) | (samples < 0)).all()):
-            return axis
+        for n_runs in range(1, n // n_samples + 1):
+            own = Folded(axis, n_runs) if n_runs > 1 else axis
+            expected = number_samples(signal.x, own, n_samples)
+            # Negative numbers are of constants, which belong to no sample.
+            if expected is not None and bool(((samples == expected) | (samples < 0)).all()):
+                return own
     return None
 
 

@@ -43,6 +43,7 @@ from sklrp.propagation.registry import (
     Entry,
     find_head,
 )
+from sklrp.propagation.sample_rows import count_runs, fold_like
 from sklrp.propagation.tape import Call, Pull, Record, Returned, Step, Tape, run_handler
 from sklrp.rules import Signal
 
@@ -424,7 +425,8 @@ class TapeWriter:
         signals = find_all(Signal, outputs)
         input_axes = tuple(node.signal.axis for node in nodes)
         if self.is_probing:
-            step.axes = self._output_axes(step.name, signals, input_axes, is_layer)
+            known = tuple(node.signal.axis for node in nodes if node.number >= 0)
+            step.axes = self._output_axes(step.name, signals, known or input_axes, is_layer)
         active = is_layer or any(node.active for node in nodes)
         numbers, shapes, tensors = [], [], {}
         held, found = self._run_own(own, None if is_layer else signals, len(signals))
@@ -438,7 +440,7 @@ class TapeWriter:
         if find_head(step.layer) is not None:
             self._before_heads[nodes[0].number] = nodes[0]
         inputs = tuple(node.number for node in nodes)
-        kept_axis = 0 if is_layer else step.axes[0]
+        kept_axis = fold_like(0, step.axes[0]) if is_layer else step.axes[0]
         self._records.append(
             Record(
                 step, pull, inputs, tuple(numbers), tuple(shapes), input_axes, step.axes, kept_axis
@@ -457,7 +459,11 @@ class TapeWriter:
         """Return where the network is to have the samples in the outputs of a probed step."""
         if is_layer:  # its handler says so, else where they are in the input
             moved = input_axes[0] if len(signals) == 1 and len(set(input_axes)) == 1 else 0
-            return tuple(signal.axis or moved for signal in signals)
+            if len(set(map(count_runs, input_axes))) > 1:
+                raise self.refusals.unsupported(
+                    name, "in one of its inputs samples come more often than in another"
+                )
+            return tuple(fold_like(signal.axis or moved, input_axes[0]) for signal in signals)
         axes = [find_batch_axis(signal, self.n_samples) for signal in signals]
         if None in axes:
             raise self.refusals.unsupported(
