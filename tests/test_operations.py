@@ -411,3 +411,104 @@ def test_categories_among_floats_get_what_their_row_gets(look_up):
     joined = torch.cat([rows, torch.tensor(X[:, 1:])], 1) * model.fc.weight[1].detach()
     expected = np.column_stack([joined[:, :3].sum(1), joined[:, 3:]])
     assert_close(relevance, expected)
+
+
+class OwnLayers(nn.Module):
+    """A layer of torch's between two linear ones, on (n_samples, 4, 6)."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.first, self.layer, self.last = nn.Linear(3, 6), layer, nn.LazyLinear(2)
+
+    def forward(self, x):
+        return self.last(self.apply_layer(self.first(x)).flatten(1))
+
+    def apply_layer(self, x):
+        return self.layer(x)
+
+
+class Unpooled(OwnLayers):
+    """Values put back where a pooling found them, as in SegNet."""
+
+    def apply_layer(self, x):
+        pooled, indices = self.layer[0](x)
+        return self.layer[1](F.relu(2 * pooled + 0.1), indices, output_size=x.shape)
+
+
+class OfImages(OwnLayers):
+    def apply_layer(self, x):
+        return self.layer(x.unsqueeze(1))
+
+
+LAYERS = {
+    "LPPool1d": lambda: OwnLayers(nn.LPPool1d(4, 3, 2, ceil_mode=True)),
+    "LPPool2d": lambda: OfImages(nn.LPPool2d(2, (2, 3))),
+    "MaxUnpool1d": lambda: Unpooled(
+        nn.ModuleList([nn.MaxPool1d(2, return_indices=True), nn.MaxUnpool1d(2)])
+    ),
+    "LocalResponseNorm without effect": lambda: OwnLayers(nn.LocalResponseNorm(3, alpha=0.0)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_are_right(name):
+    torch.manual_seed(0)
+    model = LAYERS[name]().double()
+    model(torch.zeros(1, 4, 3).double())
+    for n_samples in (1, 4):
+        assert_right(model, some_samples(n_samples))
+
+
+@pytest.mark.parametrize("layer", [nn.LocalResponseNorm(3, 0.5), nn.CrossMapLRN2d(3, 0.5)])
+def test_activity_of_neighbours_counts_as_constant(layer):
+    """As if each value were scaled by what the layer scales it by."""
+    torch.manual_seed(0)
+    model = OfImages(layer) if isinstance(layer, nn.CrossMapLRN2d) else OwnLayers(layer)
+    model.double()(torch.zeros(1, 4, 3).double())
+    X = some_samples(3)
+    relevance = sklrp.explain(model, X, target=1, rule="zero", epsilon=0.0)
+    hidden = model.first(torch.tensor(X)).detach()
+    factor = model.apply_layer(hidden).reshape(hidden.shape) / hidden
+    weight = model.last.weight[1].detach().reshape(4, 6)
+    assert (factor < 0.99).any()
+    assert_close(relevance, X * ((factor * weight) @ model.first.weight).detach().numpy())
+
+
+@pytest.mark.parametrize("as_function", [False, True])
+def test_both_factors_of_a_bilinear_layer_get_half_of_their_contributions(as_function):
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pair, self.last = nn.Bilinear(3, 4, 2), nn.Linear(2, 2)
+            self.double()
+
+        def forward(self, a, b):
+            if as_function:
+                return self.last(F.bilinear(a, b, self.pair.weight, self.pair.bias))
+            return self.last(self.pair(a, b))
+
+    torch.manual_seed(0)
+    model, rng = Pair(), np.random.default_rng(0)
+    a, b = rng.normal(size=(5, 3)), rng.normal(size=(5, 4))
+    (of_a, of_b), details = sklrp.explain(
+        model, (a, b), target=1, rule="zero", epsilon=0.0, return_details=True
+    )
+    weight, bias, last = (
+        v.detach().numpy() for v in (model.pair.weight, model.pair.bias, model.last.weight[1])
+    )
+    products = np.einsum("k,ni,kij,nj->nij", last, a, weight, b)
+    assert_close(of_a, products.sum(2) / 2)
+    assert_close(of_b, products.sum(1) / 2)
+    assert_close(details.layers[0].bias, np.full(5, bias @ last))
+    rule = sklrp.Composite([("all", sklrp.Epsilon(), "all")], product="prop")
+    with pytest.raises(TypeError, match=r"'bilinear'.*product='prop'"):
+        sklrp.explain(model, (a, b), target=1, rule=rule)
+
+
+def test_places_that_depend_on_the_input_are_refused():
+    def sampled(self, x):
+        return F.grid_sample(x.unsqueeze(1), x[..., :2].unsqueeze(2).tanh(), align_corners=True)
+
+    model = build(sampled)
+    with pytest.raises(TypeError, match=r"'grid_sample'.*places"):
+        sklrp.explain(model, some_samples(3), target=0)

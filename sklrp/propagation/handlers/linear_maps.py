@@ -20,6 +20,7 @@ from sklrp.propagation.bounds import monotone
 from sklrp.propagation.formula import Split, account, known
 from sklrp.propagation.handlers.adjoints import pull_gradients
 from sklrp.propagation.handlers.operands import follow_samples, is_nonnegative, standing
+from sklrp.propagation.handlers.products import share_of_first
 from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.registry import COMPLEX, FLOATING, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
@@ -115,15 +116,18 @@ _POSITIVE = frozenset(["cumsum", "scatter_add", "index_add", "trapezoid", "trapz
 @register("cumsum", "scatter_add", bounds=monotone)
 @register(
     "index_add", "diff", "trapezoid", "trapz", "cumulative_trapezoid", "trace", "nansum", "cross",
-    "linalg_cross", "kron", "dot", "vdot", "grid_sample",
+    "linalg_cross", "kron", "dot", "vdot", "bilinear", "grid_sample",
 )  # fmt: skip
 @mark(FLOATING)
 def add_up(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     """Share by contribution to a sum of values, whose weights are constants."""
     function = Linear(step, args, kwargs)
     name = step.function
+    if name == "grid_sample" and find_all(Signal, (args[1:], kwargs)):
+        raise TypeError("the places that it takes values from depend on the network's input")
+    shares = [1.0] * len(function.moving)
     if len(function.moving) > 1 and name in _PRODUCTS:
-        raise TypeError("it multiplies two signals")
+        shares = _shares_of_two(step, function.moving)
     if name in _PRODUCTS and len(function.moving) < len(function.order):
         raise TypeError("it multiplies a signal and integers of the input")
     z, constant = function(function.values), function.at_zero()
@@ -134,7 +138,8 @@ def add_up(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
         if kept is not None:
             account(kept, relevance, [split], [ratio])
         back = function.adjoint(ratio)
-        return function.in_order([x * r for x, r in zip(function.values, back, strict=True)])
+        parts = [share * x * r for share, x, r in zip(shares, function.values, back, strict=True)]
+        return function.in_order(parts)
 
     operands = [v for v in (*args, *kwargs.values()) if isinstance(v, Signal | Tensor)]
     nonnegative = name in _POSITIVE and all(map(is_nonnegative, operands))
@@ -142,7 +147,18 @@ def add_up(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     return function.signal(z, nonnegative), pull
 
 
-_PRODUCTS = frozenset(["cross", "linalg_cross", "kron", "dot", "vdot", "grid_sample"])
+_PRODUCTS = frozenset(["cross", "linalg_cross", "kron", "dot", "vdot", "bilinear", "grid_sample"])
+
+
+def _shares_of_two(step: Step, signals: Sequence[Signal]) -> list[float]:
+    """Return what each of two factors gets of its contributions to their product."""
+    share = share_of_first(step, *signals)
+    if share is None:
+        raise TypeError(
+            f"under product={step.product!r} a sum of products has no shares; use product='all' "
+            "or 'half'"
+        )
+    return [share, 1.0 - share]
 
 
 @register(

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from sklrp.modules import TargetUnits
 from sklrp.propagation.bounds import box, linear
 from sklrp.propagation.formula import channelwise
+from sklrp.propagation.handlers.activations import pass_all
 from sklrp.propagation.handlers.operands import base_name, spatial_shape
 from sklrp.propagation.registry import register
 from sklrp.propagation.sharing import contribute
@@ -139,6 +140,12 @@ if hasattr(nn, "RMSNorm"):  # since torch 2.4
         x, dims = signal.x, _trailing(step, signal)
         z = F.rms_norm(x, layer.normalized_shape, layer.weight, layer.eps)
         return _standardise(step, signal, z, x.shape, dims, layer.weight, None, centred=False)
+
+
+@register(nn.LocalResponseNorm, nn.CrossMapLRN2d)
+def _local_response(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    """Divide by the activity of neighbouring channels, which counts as a constant too."""
+    return signal.apply(step.layer.forward, signal.nonnegative), pass_all
 
 
 def _trailing(step: Step, signal: Signal) -> range:

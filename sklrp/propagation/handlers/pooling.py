@@ -6,6 +6,7 @@ contribution. Importing this module registers the handlers.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,13 +14,21 @@ from itertools import product
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklrp.propagation.bounds import monotone, unknown
-from sklrp.propagation.handlers.adjoints import adjoint_of
+from sklrp.propagation.handlers.adjoints import adjoint_at, adjoint_of
 from sklrp.propagation.handlers.largest import size_of_samples, weigh_largest
-from sklrp.propagation.handlers.operands import spatial_shape
+from sklrp.propagation.handlers.operands import (
+    base_name,
+    refuse_mask,
+    spatial_shape,
+    standing,
+    value_of,
+)
 from sklrp.propagation.handlers.reshaping import copied
+from sklrp.propagation.nested import find_all
 from sklrp.propagation.registry import register
 from sklrp.propagation.sharing import contribute
 from sklrp.propagation.tape import Kept, Pull, Step
@@ -35,14 +44,10 @@ from sklrp.rules import Signal, x_one
     nn.AdaptiveMaxPool3d,
     bounds=monotone,
 )
-def _max_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
-    layer: Any = step.layer
-    if layer.return_indices:
-        raise TypeError(
-            f"Layer {step.name!r} ({layer}) returns indices beside its output; set "
-            "return_indices=False."
-        )
+def _max_pool(step: Step, signal: Signal) -> tuple[Any, Pull]:
     spatial_shape(step, signal)
+    layer: Any = copy.copy(step.layer)
+    layer.return_indices = False
     x = signal.x
     like = layer.forward(x.to("meta"))  # the shape, and the order of the axes in memory
     places = _places(layer, x, like)
@@ -54,7 +59,11 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
         values = values.amax(axes, keepdim=True) if axes else values
         out[window] = torch.maximum(out[window], values)
 
-    def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
+    def pull(relevance: Any, kept: Kept | None) -> Tensor:
+        if isinstance(relevance, tuple):
+            relevance, of_indices = relevance
+            if of_indices is not None:
+                return refuse_mask(step)(of_indices, kept)
         # A view is assigned to, never changed in place, which not every device does.
         size, total = size_of_samples(x), torch.zeros_like(out)
         weights = [weigh_largest(x[seen], out[window], size) for seen, window in places]
@@ -66,7 +75,11 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
             back[seen] = back[seen] + share[window] * weight
         return back
 
-    return Signal(out, signal.nonnegative, gate=signal.gate), pull
+    largest = Signal(out, signal.nonnegative, **standing(signal))
+    if not step.layer.return_indices:
+        return largest, pull
+    indices: Any = step.layer.forward(x)[1]
+    return (largest, Signal(indices, True, gate=True, mask=True)), pull
 
 
 def _places(layer: Any, x: Tensor, out: Tensor) -> list[tuple[Any, ...]]:
@@ -118,6 +131,58 @@ def _pairs(layer: Any, axis: int, n: int, m: int) -> list[tuple[slice, slice]]:
 def _avg_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     spatial_shape(step, signal)
     return _share(step, signal, step.layer.forward)
+
+
+_POWER_MEANS: dict[Any, Any] = {nn.LPPool1d: F.avg_pool1d, nn.LPPool2d: F.avg_pool2d}
+if hasattr(nn, "LPPool3d"):  # since torch 2.4
+    _POWER_MEANS[nn.LPPool3d] = F.avg_pool3d
+
+
+@register(*_POWER_MEANS)
+def _power_mean(step: Step, signal: Signal) -> tuple[Signal, Pull]:
+    """Sum powers, which share by contribution; power and root pass all, as of single values."""
+    layer: Any = step.layer
+    n_spatial = len(spatial_shape(step, signal))
+    if math.isinf(layer.norm_type):
+        raise TypeError(
+            f"Relevance through {base_name(layer)} {step.name!r} with norm_type="
+            f"{layer.norm_type} is not supported: it is the largest of magnitudes; use MaxPool."
+        )
+    average = next(f for kind, f in _POWER_MEANS.items() if isinstance(layer, kind))
+    kernel = layer.kernel_size
+    n_values = math.prod(kernel) if isinstance(kernel, tuple) else kernel**n_spatial
+
+    def sums(v: Tensor) -> Tensor:
+        stride = kernel if layer.stride is None else layer.stride
+        out: Tensor = average(v, kernel, stride, 0, layer.ceil_mode)
+        return out * n_values
+
+    powers = signal.x.pow(layer.norm_type)
+    out = signal.apply(layer.forward, signal.nonnegative or layer.norm_type % 2 == 0)
+    return out, contribute(step, powers, sums(powers), adjoint_of(sums, signal.x))
+
+
+@register(nn.MaxUnpool1d, nn.MaxUnpool2d, nn.MaxUnpool3d)
+def _unpool(
+    step: Step, signal: Signal, indices: Any, output_size: Any = None
+) -> tuple[Signal, Pull]:
+    """Put values back where a pooling found them; the zeros between them are constants."""
+    spatial_shape(step, signal)
+    places, n_signals = value_of(indices), len(find_all(Signal, indices))
+
+    def put(v: Tensor) -> Tensor:
+        out: Tensor = step.layer.forward(v, places, output_size)
+        return out
+
+    adjoint = adjoint_at(put, signal.x)
+
+    def pull(relevance: Tensor, kept: Kept | None) -> Any:
+        if kept is not None:
+            kept.add("dropped", relevance * (put(torch.ones_like(signal.x)) == 0))
+        back = adjoint(relevance)
+        return (back, None) if n_signals else back
+
+    return replace(signal.apply(put, signal.nonnegative), **standing(signal)), pull
 
 
 def _upsampled_bounds(step: Step, signal: Signal) -> Signal:

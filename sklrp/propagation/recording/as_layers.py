@@ -60,6 +60,15 @@ _PLAIN: dict[str, type[nn.Module]] = {
     "adaptive_max_pool1d": nn.AdaptiveMaxPool1d,
     "adaptive_max_pool2d": nn.AdaptiveMaxPool2d,
     "adaptive_max_pool3d": nn.AdaptiveMaxPool3d,
+    "max_pool1d_with_indices": nn.MaxPool1d,
+    "max_pool2d_with_indices": nn.MaxPool2d,
+    "max_pool3d_with_indices": nn.MaxPool3d,
+    "adaptive_max_pool1d_with_indices": nn.AdaptiveMaxPool1d,
+    "adaptive_max_pool2d_with_indices": nn.AdaptiveMaxPool2d,
+    "adaptive_max_pool3d_with_indices": nn.AdaptiveMaxPool3d,
+    "lp_pool1d": nn.LPPool1d,
+    "lp_pool2d": nn.LPPool2d,
+    "local_response_norm": nn.LocalResponseNorm,
     "adaptive_avg_pool1d": nn.AdaptiveAvgPool1d,
     "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
     "adaptive_avg_pool3d": nn.AdaptiveAvgPool3d,
@@ -128,6 +137,8 @@ def _translate_by_constructor(layer_type: type[nn.Module]) -> Translation:
     return translate
 
 
+if hasattr(nn, "LPPool3d"):  # since torch 2.4
+    _PLAIN["lp_pool3d"] = nn.LPPool3d
 LAYERS |= {name: _translate_by_constructor(layer_type) for name, layer_type in _PLAIN.items()}
 
 
@@ -162,6 +173,21 @@ def _as_dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool
     if training:
         raise TypeError("it drops also in evaluation mode; pass training=self.training")
     return nn.Identity().eval(), (input,)
+
+
+_UNPOOLINGS = {1: nn.MaxUnpool1d, 2: nn.MaxUnpool2d, 3: nn.MaxUnpool3d}
+
+
+@_translates("max_unpool1d", "max_unpool2d", "max_unpool3d")
+def _as_unpooling(
+    input: Any, indices: Any, kernel_size: Any, stride: Any = None, padding: Any = 0,
+    output_size: Any = None,
+) -> Any:  # fmt: skip
+    n_spatial = input.dim() - 2
+    if n_spatial not in _UNPOOLINGS:
+        raise TypeError("its input must have the axes of samples and channels in front")
+    layer = _UNPOOLINGS[n_spatial](kernel_size, stride, padding).eval()
+    return layer, (input, indices, output_size)
 
 
 @_translates("prelu")
