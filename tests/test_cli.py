@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from sklearn.base import clone
 
 import sklrp
 from sklrp import CNNClassifier, MLPClassifier, RelevanceTransformer
@@ -690,6 +691,100 @@ def test_bad_diagnoses(args, message, folder):
     call = ["diagnose", "model.safetensors", "samples.npy", "-o", "report.html", *args]
     assert message in run(*call, status=2)
     assert "report.html" not in files(folder)
+
+
+# Regressors, in every command
+
+VALUES = np.stack([X[:, 2].sum(1), 100 + X[:, :, 5].sum(1), X[:, 7, 7]], axis=1)
+REGRESSORS = [
+    sklrp.MLPRegressor((8,), max_epochs=8, random_state=0),
+    sklrp.CNNRegressor((4,), max_epochs=3, random_state=0),
+    sklrp.LSTMRegressor(6, max_epochs=3, random_state=0),
+    sklrp.ESNRegressor(30, ridge=1.0, random_state=0),
+]
+
+
+@pytest.mark.parametrize("regressor", REGRESSORS, ids=lambda reg: type(reg).__name__)
+def test_regressors_in_every_command(regressor, folder):
+    reg = clone(regressor).fit(X, VALUES)
+    sklrp.save(reg, "model.safetensors")
+    for text, target in {
+        "1": 1,
+        "all": "all",
+        "0,2": [True, False, True],
+        "1:3": [False, True, True],
+        "0:1,2": [True, False, True],
+        "2:3": 2,
+    }.items():
+        explain("samples.npy", "-o", "out.npy", "--target", text)
+        assert_same_to_rounding(np.load("out.npy"), reg.explain(X, target=target))
+    np.save("values.npy", VALUES)
+    options = ["--labels", "values.npy", "--target", "0,1", "-o", "report.html"]
+    out = run("diagnose", "model.safetensors", "samples.npy", *options, "--n-permutations", "3")
+    report = sklrp.diagnostics.diagnose(
+        reg, X, VALUES, target=[True, True, False], n_permutations=3, random_state=0
+    )
+    assert out == f"{report!r}\n"
+
+
+def test_values_in_files(folder):
+    np.save("values.npy", VALUES)
+    rows = [",".join(map(repr, row)) for row in VALUES.tolist()]
+    Path("values.csv").write_text("\n".join(["a,b,c", *rows]), encoding="utf-8")
+    Path("spaces.txt").write_text("\n".join(row.replace(",", " ") for row in rows), "utf-8")
+    for file in ("values.npy", "values.csv", "spaces.txt"):
+        np.testing.assert_array_equal(read_labels(Path(file), None, 40), VALUES)
+    np.save("values.npy", VALUES[:, :1])
+    Path("values.csv").write_text("\n".join(["a", *map(repr, VALUES[:, 0].tolist())]), "utf-8")
+    for file in ("values.npy", "values.csv"):
+        np.testing.assert_array_equal(read_labels(Path(file), None, 40), VALUES[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (None, "--target is needed, as the model predicts 3 values"),
+        ("3", "'3' is no output of the model, which predicts 3 values"),
+        ("-1", "'-1' is no output"),
+        ("0,up", "'up' is no output"),
+        ("2:1", "'2:1' is no output"),
+        ("1:", "'1:' is no output"),
+    ],
+)
+def test_outputs_of_a_regressor_that_are_not_there(target, message, folder):
+    sklrp.save(clone(REGRESSORS[0]).fit(X, VALUES), "model.safetensors")
+    np.save("values.npy", VALUES)
+    options = [] if target is None else [f"--target={target}"]
+    assert message in explain("samples.npy", "-o", "out.npy", *options, status=2)
+    diagnosis = ["diagnose", "model.safetensors", "samples.npy", "--labels", "values.npy"]
+    assert message in run(*diagnosis, "-o", "report.html", *options, status=2)
+    assert not {"out.npy", "out.npy.part", "report.html"} & set(files(folder))
+
+
+def test_values_that_do_not_fit(folder):
+    sklrp.save(clone(REGRESSORS[0]).fit(X, VALUES), "model.safetensors")
+    Path("uneven.txt").write_text("1 2\n" * 39 + "1\n", encoding="utf-8")
+    Path("more.txt").write_text("1.5\n" * 41, encoding="utf-8")
+    Path("words.txt").write_text("up\n" * 40, encoding="utf-8")
+    np.save("two.npy", VALUES[:, :2])
+    np.save("whole.npy", VALUES)
+    call = ["diagnose", "model.safetensors", "samples.npy", "-o", "report.html", "--labels"]
+    for file, target, message in (
+        ("uneven.txt", "0", "holds 1 values on one line and 2 on another"),
+        ("more.txt", "0", "holds 41 labels, but there are 40 samples"),
+        ("words.txt", "0", "must hold numbers, as the model is a regressor"),
+        ("two.npy", "0", "one value for each of 40 samples"),
+        ("whole.npy", "all", "--target all makes a map of each output"),
+    ):
+        assert message in run(*call, file, "--target", target, status=2)
+
+
+def test_one_class_is_diagnosed(folder):
+    call = ["diagnose", "model.safetensors", "samples.npy", "--labels", "labels.txt"]
+    options = ["-o", "report.html", "--n-permutations", "3"]
+    assert run(*call, *options, "--target", "up") != run(*call, *options, "--target", "down")
+    message = run(*call, *options, "--target", "left", status=2)
+    assert "'left' is not one of the model's classes" in message
 
 
 @pytest.mark.parametrize("classes", [[0, 1], [True, False], ["a b", "c"], [1.0, 2.0]])

@@ -21,12 +21,14 @@ from sklrp.cli.options import (
     FILL,
     RULE,
     SAMPLES,
+    TARGET,
     VARIABLE,
     RangeWarning,
     check_out,
     check_samples,
     file_path,
     load_model,
+    parse_target,
     shows_progress,
 )
 from sklrp.cli.samples import Samples, read_labels, read_mask
@@ -39,7 +41,8 @@ from sklrp.cli.samples import Samples, read_labels, read_mask
     "--labels",
     type=EXISTING,
     required=True,
-    help="The labels, or the values of a regression: a .npy file, or a text file of one per line.",
+    help="The labels, or the values of a regression: a .npy file, or a text file with a line for "
+    "each sample; of several outputs with a column for each, or the values of --target alone.",
 )
 @click.option(
     "--train",
@@ -57,6 +60,7 @@ from sklrp.cli.samples import Samples, read_labels, read_mask
 )
 @RULE
 @EPSILON
+@TARGET
 @CONTRAST
 @click.option(
     "--mask",
@@ -96,6 +100,7 @@ def diagnose(  # numpydoc ignore=PR01
     out: Path,
     rule: str,
     epsilon: float,
+    target: str | None,
     contrast: bool,
     mask: Path | None,
     n_permutations: int,
@@ -121,6 +126,9 @@ def diagnose(  # numpydoc ignore=PR01
     check_out(out, model, data, labels, *(path for path in given if path is not None))
     network, classes = load_model(model, device)
     known = None if is_regressor(network) else classes
+    if target == "all":
+        raise ValueError("--target all makes a map of each output: a diagnosis is of one.")
+    label, _ = parse_target(target, network, classes)
     columns = getattr(network, "feature_names_in_", None)
 
     def read(path: Path) -> NDArray[Any]:
@@ -144,6 +152,7 @@ def diagnose(  # numpydoc ignore=PR01
         y_train=y_train,
         rule=rule,
         epsilon=epsilon,
+        target=label,
         contrast=contrast,
         mask=None if mask is None else read_mask(mask),
         n_permutations=n_permutations,

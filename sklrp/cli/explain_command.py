@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -21,17 +20,19 @@ from sklrp.cli.options import (
     FILL,
     RULE,
     SAMPLES,
+    TARGET,
     VARIABLE,
     RangeWarning,
     check_out,
     check_samples,
     file_path,
     load_model,
+    parse_target,
     shows_progress,
 )
 from sklrp.cli.runs import PartialRun, checksum
-from sklrp.cli.samples import Samples, find_class, form_of
-from sklrp.geo.relevance_fields import describe_relevance, describe_target
+from sklrp.cli.samples import Samples, form_of
+from sklrp.geo.relevance_fields import describe_relevance
 
 
 @click.command(short_help="Write the relevance of each value of DATA for a class or value.")
@@ -40,12 +41,7 @@ from sklrp.geo.relevance_fields import describe_relevance, describe_target
 @click.option("-o", "--out", type=file_path(), required=True, help="Where the relevance goes.")
 @RULE
 @EPSILON
-@click.option(
-    "--target",
-    metavar="LABEL",
-    help="The class to explain, or the index of a regressor's output, or all for an axis of them "
-    "after that of the samples; the predicted class of each sample by default.",
-)
+@TARGET
 @CONTRAST
 @click.option(
     "--batch-size",
@@ -97,9 +93,7 @@ def explain(  # numpydoc ignore=PR01
         out = out.resolve()
     sklrp.check_rule(rule)
     network, classes = load_model(model, device)
-    label: Any = target
-    if target is not None and target != "all":
-        label = find_class(target, classes, "--target")
+    label, said = parse_target(target, network, classes)
     settings = {
         "version of sklrp": sklrp.__version__,
         "model": checksum(model),
@@ -148,7 +142,7 @@ def explain(  # numpydoc ignore=PR01
         if samples.form == "npy":
             os.replace(run.path, out)
         else:
-            name, said = type(network).__name__, describe_target(label)
+            name = type(network).__name__
             about = describe_relevance(network, name, rule, epsilon, said, contrast)
             samples.write(out, relevance, classes.tolist() if target == "all" else None, about)
         run.finish()

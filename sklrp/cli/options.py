@@ -14,11 +14,13 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import is_regressor
 from sklearn.exceptions import NotFittedError
 
 import sklrp
 from sklrp._models import unwrap
-from sklrp.cli.samples import Samples
+from sklrp.cli.samples import Samples, find_class
+from sklrp.geo.relevance_fields import describe_target
 
 
 def file_path(**kwargs: Any) -> click.Path:
@@ -41,6 +43,13 @@ EPSILON = click.option(
     default=1e-6,
     show_default=True,
     help="Stabiliser of the rules that have none of their own, in units of pre-activations.",
+)
+TARGET = click.option(
+    "--target",
+    metavar="LABEL",
+    help="What is explained: a class; of a regressor the index of an output, or several for their "
+    "sum, such as 0,2 or 3:6; all, where an axis for them is made. By default the predicted class "
+    "of each sample, or the only output.",
 )
 CONTRAST = click.option(
     "--contrast", is_flag=True, help="Explain the logit minus the largest of the other classes."
@@ -87,6 +96,60 @@ def load_model(path: Path, device: str | None) -> tuple[Any, NDArray]:
         classes = np.arange(model.network.n_outputs_)
     warnings.filterwarnings("ignore", "X does not have valid feature names")
     return model.network, classes
+
+
+def parse_target(text: str | None, network: Any, classes: NDArray) -> tuple[Any, str]:
+    """Return what is explained, as `sklrp.explain` takes it, and in words.
+
+    Parameters
+    ----------
+    text : str or None
+        The value of ``--target``.
+    network : estimator
+        The fitted classifier or regressor.
+    classes : ndarray of shape (n_outputs,)
+        Its classes, or the numbers of its outputs.
+
+    Returns
+    -------
+    target : object
+        None, ``"all"``, a label, an index or a mask over the outputs, for their sum.
+    said : str
+        The same in words.
+
+    Raises
+    ------
+    ValueError
+        If there is no such class or output, or none is named of several.
+    """
+    if not is_regressor(network):
+        label = text if text in (None, "all") else find_class(text, classes, "--target")
+        return label, describe_target(label)
+    n_outputs = len(classes)
+    if text is None and n_outputs > 1:
+        raise ValueError(
+            f"--target is needed, as the model predicts {n_outputs} values: give the index of "
+            f"one, 0 to {n_outputs - 1}, several for their sum, such as 0,1, or all."
+        )
+    if text in (None, "all"):
+        return text, "the only output" if text is None else describe_target(text)
+    mask = np.zeros(n_outputs, dtype=bool)
+    for part in text.split(","):
+        first, colon, behind = part.partition(":")
+        try:
+            ends = int(first), int(behind) if colon else int(first) + 1
+        except ValueError:
+            ends = 0, 0
+        if not 0 <= ends[0] < ends[1] <= n_outputs:
+            raise ValueError(
+                f"--target {text}: {part!r} is no output of the model, which predicts {n_outputs} "
+                f"values: give the index of one, 0 to {n_outputs - 1}, several such as 0,1, or a "
+                f"range such as 0:{n_outputs}, whose end is left out."
+            )
+        mask[slice(*ends)] = True
+    if mask.sum() == 1:
+        return int(mask.argmax()), f"output {mask.argmax()}"
+    return mask, f"sum of the outputs {text}"
 
 
 def check_samples(samples: Samples) -> None:

@@ -234,7 +234,7 @@ def load_numpy(path: Path) -> Any:
 
 
 def read_labels(path: Path, classes: NDArray[Any] | None, n_samples: int) -> NDArray[Any]:
-    """Return labels from a npy file, or from a text file of one label per line.
+    """Return labels from a npy file, or from a text file of a line for each sample.
 
     Parameters
     ----------
@@ -247,36 +247,68 @@ def read_labels(path: Path, classes: NDArray[Any] | None, n_samples: int) -> NDA
 
     Returns
     -------
-    ndarray of shape (n_samples,)
-        The labels, as the model has them.
+    ndarray of shape (n_samples,) or (n_samples, n_values)
+        The labels, as the model has them; the values of a regression in as many columns as the
+        file has.
     """
+    if classes is None:
+        return _read_values(path, n_samples)
     if path.suffix.lower() == ".npy":
         given = load_numpy(path).ravel().tolist()
     else:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is neither a .npy file nor a text file: {error}") from error
-        given = [line.strip() for line in text.splitlines()]
-        given = [line.strip("\"'") for line in given if line]
-        known = map(str, () if classes is None else classes)
-        if len(given) == n_samples + 1 and given[0] not in known:
+        given = _read_lines(path)
+        if len(given) == n_samples + 1 and given[0] not in map(str, classes):
             del given[0]
-    if len(given) != n_samples:
-        raise ValueError(f"{path} holds {len(given)} labels, but there are {n_samples} samples.")
-    if classes is None:
-        return _read_values(given, path)
+    _check_count(path, len(given), n_samples, "labels")
     return np.array([find_class(label, classes, str(path)) for label in given], classes.dtype)
 
 
-def _read_values(given: list[Any], path: Path) -> NDArray[np.float64]:
-    """Return the values of a regression as numbers."""
+def _read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file that are not empty, without quotation marks."""
     try:
-        return np.array(given, dtype=np.float64)
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is neither a .npy file nor a text file: {error}") from error
+    lines = [line.strip() for line in text.splitlines()]
+    return [line.strip("\"'") for line in lines if line]
+
+
+def _check_count(path: Path, n: int, n_samples: int, what: str) -> None:
+    if n != n_samples:
+        raise ValueError(f"{path} holds {n} {what}, but there are {n_samples} samples.")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_values(path: Path, n_samples: int) -> NDArray[np.float64]:
+    """Return the values of a regression as numbers; several on a line are of several outputs."""
+    if path.suffix.lower() == ".npy":
+        given: Any = load_numpy(path)
+    else:
+        given = [line.replace(",", " ").split() for line in _read_lines(path)]
+        if len(given) == n_samples + 1 and not any(map(_is_number, given[0])):  # names
+            del given[0]
+        widths = sorted(set(map(len, given)))
+        if len(widths) > 1:
+            raise ValueError(
+                f"{path} holds {widths[0]} values on one line and {widths[-1]} on another: give "
+                "as many for each sample."
+            )
+    try:
+        values = np.array(given, dtype=np.float64)
     except ValueError as error:
         raise ValueError(
             f"{path} must hold numbers, as the model is a regressor: {error}."
         ) from error
+    _check_count(path, len(values) if values.ndim else 1, n_samples, "labels")
+    values = values.reshape(n_samples, -1)
+    return values[:, 0] if values.shape[1] == 1 else values
 
 
 def find_class(label: Any, classes: NDArray[Any], owner: str) -> Any:
