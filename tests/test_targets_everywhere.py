@@ -19,6 +19,7 @@ from sklrp.diagnostics import (
     degeneracy,
     diagnose,
     equivariance_test,
+    focus_curve,
     position_profile,
     randomization_test,
     skill_map,
@@ -34,7 +35,12 @@ from sklrp.metrics import (
     randomization_similarity,
     skill_mass,
 )
-from sklrp.plotting import ArtifactDisplay, PixelFlippingDisplay, RelevanceDisplay
+from sklrp.plotting import (
+    ArtifactDisplay,
+    FocusCurveDisplay,
+    PixelFlippingDisplay,
+    RelevanceDisplay,
+)
 
 SHAPE = (4, 5)
 REGION = np.zeros(SHAPE, dtype=bool)
@@ -531,3 +537,73 @@ def test_a_regression_by_skorch_does_not_choose_for_itself():
         sklrp.explain(net, ROWS)
     with pytest.raises(ValueError, match="contrast=True compares classes"):
         sklrp.explain(net, ROWS, target=0, contrast=True)
+
+
+# Curves of a parameter
+
+
+def _curve(estimator, param, target, y=VALUES, **params):
+    more = {"cv": 2, "mask": np.arange(9) < 3, **params}
+    return focus_curve(estimator, param, [0.01, 0.1], ROWS, y, target=target, **more)
+
+
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_focus_of_regressors(name):
+    from sklearn.base import clone
+    from sklearn.model_selection import KFold
+
+    param = "ridge" if name == "esn" else "lr"
+    for kind in ("index", "mask", "weights"):
+        target = OF_TWO[kind][0]
+        curve = _curve(REGRESSORS[name], param, target)
+        assert curve.score_name == "R²"
+        train, test = next(iter(KFold(2).split(ROWS)))
+        reg = clone(REGRESSORS[name]).set_params(**{param: 0.1}).fit(ROWS[train], VALUES[train])
+        maps = np.abs(reg.explain(ROWS[test], target=target))
+        expected = (maps[:, :3].sum(1) / maps.sum(1)).mean()
+        assert curve.mass[1, 0] == pytest.approx(expected)
+        assert curve.test_scores[1, 0] == pytest.approx(reg.score(ROWS[test], VALUES[test]))
+        display = FocusCurveDisplay.from_curve(curve)
+        assert "R²" in [ax.get_ylabel() for ax in display.figure_.axes]
+    assert _curve(REGRESSORS[name], param, None, VALUES[:, 0]).mass.shape == (2, 2)
+
+
+def test_focus_on_a_cell_of_a_field():
+    from skorch import NeuralNetRegressor
+
+    def fit(target):
+        torch.manual_seed(0)
+        net = NeuralNetRegressor(Field().double(), max_epochs=2, verbose=0)
+        mask = np.zeros((2, 4, 8), dtype=bool)
+        mask[0] = True
+        return focus_curve(
+            net, "lr", [0.01, 0.1], X, Y, target=target, mask=mask, cv=2,
+            scoring=lambda model, X, y: -float(((model.predict(X) - y) ** 2).mean()),
+        )  # fmt: skip
+
+    cells = np.zeros(SHAPE, dtype=bool)
+    cells[1, 2] = True
+    np.testing.assert_allclose(fit((1, 2)).mass, fit(cells).mass, rtol=1e-6)
+    for target, message in ((None, "values of 20 outputs"), ((1, 5), "index 5 of axis 1")):
+        with pytest.raises(ValueError, match=message):
+            fit(target)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (None, "y has values of 2 outputs"),
+        (2, r"must lie in 0\.\.1"),
+        ("all", "target='all' makes a map of every"),
+        ("x", "the index of an output, a boolean mask"),
+        (np.arange(60) % 2, "the index of an output, a boolean mask"),
+        ([False, False], "an empty region"),
+        (lambda y: y[:, 0], "a function of the output"),
+    ],
+)
+def test_targets_of_curves_are_refused_before_training(target, message, monkeypatch):
+    monkeypatch.setattr("sklrp.diagnostics.focus._grade", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=message):
+        _curve(REGRESSORS["mlp"], "lr", target)
+    with pytest.raises(ValueError, match=r"scoring=None .* shape \(60, 4, 5\)"):
+        _curve(REGRESSORS["mlp"], "lr", (1, 2), Y)

@@ -5,13 +5,14 @@ It trains clones; the other diagnostics are about a model that is fitted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import clone, is_classifier
+from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils import Bunch, indexable
@@ -36,6 +37,7 @@ from sklrp.composites import check_rule
 from sklrp.diagnostics.profiles import axis_profiles
 from sklrp.metrics.maps import relevance_mass
 from sklrp.propagation import explain
+from sklrp.propagation.targets import Function, decode_target
 
 
 class FocusCurve(Bunch):  # numpydoc ignore=PR02
@@ -177,17 +179,18 @@ def focus_curve(
         Its values, of any type.
     X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
         The samples.
-    y : array-like of shape (n_samples,)
-        Their class labels, or the values of a regression.
+    y : array-like of shape (n_samples,) or (n_samples, ...)
+        Their class labels, or the values of a regression, of several outputs or fields too.
     mask : DataArray, array-like of bool or None, default=None
         True where relevance belongs: of the shape of a map, or of a field, such as
         `sklrp.geo.box_mask` returns, also where rows of its cells enter the network; or of all of
         them, for a mask of each sample. None (default): profiles only.
     part : {"absolute", "positive", "signed"}, default="absolute"
         Which relevance counts for the share on the mask, see `sklrp.metrics.relevance_mass`.
-    target : None, label or int, default=None
-        What is explained: a label, or the index of an output. None (default): the predicted class
-        of each sample, or the only output.
+    target : object, default=None
+        What is explained, the same in all samples: a class or the index of an output, or what
+        `sklrp.explain` makes a number of several outputs of, such as a cell or a region of a
+        field. None (default): the predicted class of each sample, or the only output.
     rule : str, Rule or Composite, default="auto"
         How relevance is passed on, see `sklrp.check_rule`.
     epsilon : float, default=1e-6
@@ -200,7 +203,8 @@ def focus_curve(
     cv : int, cross-validation generator, iterable or None, default=None
         The folds, the same for all values of the parameter; None makes five, stratified.
     scoring : str, callable or None, default=None
-        The score. None (default): the estimator's ``score``, such as the accuracy.
+        The score. None (default): the estimator's ``score``, the accuracy or, of all outputs of a
+        regression, R².
     params : dict or None, default=None
         Parameters of ``fit``, such as ``sample_weight``; arrays of one entry per sample are split
         as X is.
@@ -246,7 +250,12 @@ def focus_curve(
     candidates = [_set_param(estimator, param_name, value) for value in values]
     check_rule(rule)
     X, y, groups = indexable(X, y, groups)
-    _check_label(target, y, estimator)
+    _check_target(target, y, estimator)
+    if scoring is None and np.ndim(y) > 2:
+        raise ValueError(
+            f"scoring=None takes the estimator's own score, but y has the shape {np.shape(y)}, of "
+            "which scikit-learn has none: give scoring, a function of estimator, X and y."
+        )
     masks = None if mask is None else _take_mask(mask, candidates[0], X, y, grid)
     folds = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y, groups))
     scorer = check_scoring(estimator, scoring=scoring)
@@ -261,7 +270,10 @@ def focus_curve(
     total = len(candidates) * len(folds)
     grades = list(tqdm(jobs, total=total, unit="fit", desc="focus_curve", disable=not progress))
     curve = _collect(grades, param_name, values, masks)
-    score = "accuracy" if scoring is None and is_classifier(estimator) else "score"
+    score = "score"
+    if scoring is None:
+        own = "R²" if is_regressor(estimator) else score
+        score = "accuracy" if is_classifier(estimator) else own
     return FocusCurve(
         estimator_name=unwrap(estimator, fitted=False).name,
         score_name=scoring if isinstance(scoring, str) else score,
@@ -386,15 +398,35 @@ def _set_param(estimator: Any, name: str, value: Any) -> Any:
     return candidate
 
 
-def _check_label(target: Any, y: Any, estimator: Any) -> None:
-    """Raise an error unless the target is None, a class or, of a regression, an output."""
-    if target is None or not is_classifier(estimator):
-        return
-    classes = np.unique(y).tolist()
-    if np.ndim(target) or target not in classes:
+def _check_target(target: Any, y: Any, estimator: Any) -> None:
+    """Raise an error unless the target is one for all samples, as far as that is known yet."""
+    if isinstance(target, str) and target == "all":
         raise ValueError(
-            f"target must be None, for the predicted class, or one of the classes {classes}, got "
-            f"{target!r}."
+            "target='all' makes a map of every class or output, but a curve is of one: give "
+            "target=None, for the predicted class, or one target."
+        )
+    if is_classifier(estimator) and np.ndim(y) == 1 and not callable(target):
+        classes = np.unique(y).tolist()
+        if target is not None and (np.ndim(target) or target not in classes):
+            raise ValueError(
+                f"target must be None, for the predicted class, or one of the classes {classes}, "
+                f"got {target!r}."
+            )
+    if not is_regressor(estimator):
+        return
+    shape = np.shape(y)[1:] or (1,)
+    if target is None and math.prod(shape) > 1:
+        raise ValueError(
+            f"target=None, but y has values of {math.prod(shape)} outputs: give one by its index, "
+            "or several by a mask or weights."
+        )
+    if (
+        isinstance(decode_target(target, None, 0, shape), Function)
+        and unwrap(estimator, fitted=False).has_explain
+    ):
+        raise ValueError(
+            "target is a function of the output, which the regressors of this package do not "
+            "explain: give an index, a mask or weights over the outputs."
         )
 
 

@@ -86,7 +86,7 @@ class FocusCurveDisplay:
         X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
             The samples.
         y : array-like of shape (n_samples,)
-            Their class labels.
+            Their class labels, or the values of a regression.
         ax : matplotlib.axes.Axes, array of Axes or None, default=None
             As in `plot`.
         profile : int or None, default=None

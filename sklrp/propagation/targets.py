@@ -207,7 +207,7 @@ def _wanted(shape: Shape, n_samples: int | None = None) -> str:
     if len(shape) > 1:
         index = f"a tuple of {len(shape)} indices"
     else:
-        each = "" if n_samples is None else f" or {n_samples} indices, one per sample"
+        each = "" if not n_samples else f" or {n_samples} indices, one per sample"
         index = f"None, 'all', the index of an output{each}"
     return (
         f"{index}, a boolean mask or weights of shape {shape or (1,)}, or a function of the output"
