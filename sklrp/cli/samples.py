@@ -256,14 +256,14 @@ def read_labels(path: Path, classes: NDArray[Any] | None, n_samples: int) -> NDA
     if path.suffix.lower() == ".npy":
         given = load_numpy(path).ravel().tolist()
     else:
-        given = _read_lines(path)
+        given = _lines_of(path)
         if len(given) == n_samples + 1 and given[0] not in map(str, classes):
             del given[0]
     _check_count(path, len(given), n_samples, "labels")
     return np.array([find_class(label, classes, str(path)) for label in given], classes.dtype)
 
 
-def _read_lines(path: Path) -> list[str]:
+def _lines_of(path: Path) -> list[str]:
     """Return the lines of a text file that are not empty, without quotation marks."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -278,7 +278,7 @@ def _check_count(path: Path, n: int, n_samples: int, what: str) -> None:
         raise ValueError(f"{path} holds {n} {what}, but there are {n_samples} samples.")
 
 
-def _is_number(text: str) -> bool:
+def _reads_as_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
@@ -291,8 +291,8 @@ def _read_values(path: Path, n_samples: int) -> NDArray[np.float64]:
     if path.suffix.lower() == ".npy":
         given: Any = load_numpy(path)
     else:
-        given = [line.replace(",", " ").split() for line in _read_lines(path)]
-        if len(given) == n_samples + 1 and not any(map(_is_number, given[0])):  # names
+        given = [line.replace(",", " ").split() for line in _lines_of(path)]
+        if len(given) == n_samples + 1 and not any(map(_reads_as_number, given[0])):  # names
             del given[0]
         widths = sorted(set(map(len, given)))
         if len(widths) > 1:
