@@ -11,6 +11,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import copy
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,9 +28,10 @@ pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="Keras is set to another backend than torch"
 )
 L = keras.layers
+DATA = Path(__file__).parent / "data"
 
 # On torch, Keras repeats the border where an average's windows reach over it; TensorFlow, and this
-# package, leave out what is not there. tests/data has a file of TensorFlow's.
+# package, leave out what is not there; files of TensorFlow in tests/data say so.
 NOT_AS_TENSORFLOW = {"Average pooling 2d same size 3 strides 3"}
 NAMES = [name for name in CASES if name not in NOT_AS_TENSORFLOW]
 GROUPS = {
@@ -97,6 +99,26 @@ def test_predictions_are_those_of_keras(group, suffix, tmp_path):
     for name, one, other in zip(owners, found, wanted, strict=True):
         assert one.shape == other.shape, name
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(DATA.glob("*.*5")) + sorted(DATA.glob("*.keras")), ids=lambda path: path.name
+)
+def test_predictions_are_those_of_tensorflow(path):
+    """Files that tests/data/write_keras_files.py wrote, with Keras 2 and Keras 3."""
+    stored = np.load(DATA / f"{path.name}.npz")
+    config = DATA / f"{path.name}.json"
+    network = sklrp.from_keras(path, config=config if config.exists() else None)
+    found = predict(network, [stored[name] for name in stored if name[0] == "X"])
+    wanted = [stored[name] for name in stored if name[0] == "y"]
+    for k, (one, other) in enumerate(zip(found, wanted, strict=True)):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5, err_msg=str(k))
+
+
+def test_files_of_tensorflow_are_there():
+    assert {p.name for p in DATA.glob("keras*") if p.suffix in (".h5", ".keras")} == {
+        "keras2.h5", "keras2.keras", "keras2_alone.weights.h5", "keras3.keras",
+    }  # fmt: skip
 
 
 def cnn():

@@ -20,7 +20,15 @@ from torch import Tensor
 
 from sklrp._checks import suggest
 from sklrp.keras.blueprints import BUILDERS, Arrays, Blueprint, Part, Shape, builds
-from sklrp.keras.keras_graph import MODELS, Call, Graph, Ref, find_refs, read_graph
+from sklrp.keras.keras_graph import (
+    MODELS,
+    TENSORFLOW_OPERATIONS,
+    Call,
+    Graph,
+    Ref,
+    find_refs,
+    read_graph,
+)
 from sklrp.keras.keras_network import (
     KerasNetwork,
     Operation,
@@ -214,7 +222,7 @@ def _prune(program: list[Operation], wanted: set[int]) -> tuple[Operation, ...]:
 def is_read(layer: LayerConfig) -> bool:
     """Return whether a layer is one that is read: of Keras, and of a class with a builder."""
     if is_operation(layer):
-        return layer.kind in OPERATIONS
+        return layer.kind in (*OPERATIONS, *TENSORFLOW_OPERATIONS)
     return layer.kind in BUILDERS and layer.module.split(".")[0] in _MODULES
 
 

@@ -14,6 +14,8 @@ from sklrp._checks import suggest
 from sklrp.keras.layer_config import LayerConfig, known_shape, read_layer
 
 MODELS = ("Sequential", "Functional", "Model")
+TENSORFLOW_OPERATIONS = ("TFOpLambda", "SlicingOpLambda")  # as Keras 2 writes x + y and x[:, 0]
+JOINS = ("concat", "stack")
 _LARGEST = 100_000  # layers and calls, of a model
 
 
@@ -164,25 +166,32 @@ def _read_functional(model: LayerConfig, layers: list[LayerConfig], found: list[
 def _read_node(layer: LayerConfig, node: Any) -> Call:
     """Return a call, in the form of Keras 3 (arguments) or of Keras 2 (a list of tensors)."""
     if isinstance(node, Mapping) and isinstance(node.get("args"), list):
-        others = node.get("kwargs", {})
-        if not isinstance(others, Mapping):
+        named = node.get("kwargs", {})
+        if not isinstance(named, Mapping):
             layer.malformed("the arguments of its call.")
         args = [_take_refs(value) for value in node["args"]]
-        more = {name: _take_refs(value) for name, value in others.items()}
+        more = {name: _take_refs(value) for name, value in named.items()}
         return Call(layer.name, args, more)
     if not isinstance(node, list | Mapping):
         layer.malformed("inbound_nodes must hold lists of tensors.")
     tensors = node if isinstance(node, list) else [node[key] for key in sorted(node)]
     if tensors and isinstance(tensors[0], str):  # one tensor without a list around it
         tensors = [tensors]
-    inputs, others = [], {}
+    inputs: list[Any] = []
+    others: dict[str, Any] = {}
     for value in tensors:
-        ref = _as_ref(value)
-        if ref is None:
+        if isinstance(value, list) and len(value) > 2 and value[0] == "_CONSTANT_VALUE":
+            inputs.append(value[2])
+        elif (ref := _as_ref(value)) is not None:
+            inputs.append(ref)
+        else:
             layer.malformed(f"its call takes {value!r}.")
-        inputs.append(ref)
         if len(value) > 3 and isinstance(value[3], Mapping):
             others |= {name: _take_legacy_refs(v) for name, v in value[3].items()}
+    if layer.kind in TENSORFLOW_OPERATIONS:  # their other operand has a name
+        args = [inputs] if tensors is node and layer.options.get("function") in JOINS else inputs
+        args += [others.pop(name) for name in ("y", "slice_spec") if name in others]
+        return Call(layer.name, args, others)
     return Call(layer.name, inputs, others)
 
 

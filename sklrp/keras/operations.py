@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sklrp._checks import suggest
 from sklrp.keras.blueprints import Blueprint, Part
-from sklrp.keras.keras_graph import Ref
+from sklrp.keras.keras_graph import TENSORFLOW_OPERATIONS, Ref
 from sklrp.keras.layer_config import LayerConfig
 
 
@@ -192,11 +192,52 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "TrueDivide": operator.truediv,
     "Where": choose,
 }
+# The same by the names of TensorFlow's functions, which Keras 2 writes down.
+_OF_TENSORFLOW = {
+    "__operators__.add": "Add",
+    "__operators__.getitem": "GetItem",
+    "compat.v1.squeeze": "Squeeze",
+    "compat.v1.transpose": "Transpose",
+    "concat": "Concatenate",
+    "expand_dims": "ExpandDims",
+    "math.abs": "Abs",
+    "math.add": "Add",
+    "math.divide": "Divide",
+    "math.exp": "Exp",
+    "math.log": "Log",
+    "math.maximum": "Maximum",
+    "math.minimum": "Minimum",
+    "math.multiply": "Multiply",
+    "math.negative": "Negative",
+    "math.pow": "Power",
+    "math.reduce_max": "Max",
+    "math.reduce_mean": "Mean",
+    "math.reduce_min": "Min",
+    "math.reduce_sum": "Sum",
+    "math.sigmoid": "Sigmoid",
+    "math.sqrt": "Sqrt",
+    "math.square": "Square",
+    "math.subtract": "Subtract",
+    "math.tanh": "Tanh",
+    "math.truediv": "TrueDivide",
+    "nn.relu": "Relu",
+    "nn.sigmoid": "Sigmoid",
+    "nn.softmax": "Softmax",
+    "nn.softplus": "Softplus",
+    "nn.tanh": "Tanh",
+    "reshape": "Reshape",
+    "squeeze": "Squeeze",
+    "stack": "Stack",
+    "transpose": "Transpose",
+}
+_OPTIONS_OF_TENSORFLOW = {"perm": "axes", "shape": "newshape"}
 _ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative")
 
 
 def is_operation(layer: LayerConfig) -> bool:
     """Return whether a file has an operation in place of a layer."""
+    if layer.kind in TENSORFLOW_OPERATIONS:
+        return True
     if layer.module or layer.kind not in OPERATIONS:
         return ".ops" in layer.module
     return not {"trainable", "dtype"} & layer.options.keys()  # .h5 files name no modules
@@ -256,14 +297,19 @@ def build_operation(layer: LayerConfig, args: list[Any], others: Mapping[str, An
     Blueprint
         What it becomes.
     """
-    function = OPERATIONS.get(layer.kind)
+    kind, own = layer.kind, dict(layer.options)
+    if kind in TENSORFLOW_OPERATIONS:
+        kind = _OF_TENSORFLOW.get(str(own.pop("function", None)), kind)
+        others = {_OPTIONS_OF_TENSORFLOW.get(name, name): v for name, v in others.items()}
+        own = {}
+    function = OPERATIONS.get(kind)
     if function is None:
+        hint = suggest(kind, OPERATIONS)
         layer.refuse(
-            f"it is none of the operations that are read.{suggest(layer.kind, OPERATIONS)}"
+            f"it is none of the operations that are read ({layer.options.get('function', kind)})."
+            f"{hint}"
         )
-    layer.ignore("name")
-    own = {name: v for name, v in layer.options.items() if name not in ("name", "trainable")}
-    if layer.kind != "Cast":
+    if kind != "Cast":
         own.pop("dtype", None)
     options = {name: v for name, v in {**own, **others}.items() if not _is_neutral(name, v)}
     count = itertools.count()
@@ -275,14 +321,15 @@ def build_operation(layer: LayerConfig, args: list[Any], others: Mapping[str, An
         layer.refuse(f"its options {sorted(options.keys() - known)} are not read.")
     layer.ignore(*layer.options)
     numbers = all(isinstance(v, Input | int | float) for v in placed)
-    layout = "any" if layer.kind in _ARITHMETIC and numbers else "keras"
-    masks = "refuse" if layer.kind not in ("NotEqual", "Any", "Cast", "Equal") else "drop"
+    layout = "any" if kind in _ARITHMETIC and numbers else "keras"
+    masks = "refuse" if kind not in ("NotEqual", "Any", "Cast", "Equal") else "drop"
     return Blueprint([Part(OperationCall(function, placed, options), layout)], masks=masks)
 
 
 def _is_neutral(name: str, value: Any) -> bool:
     """Return whether an option is what it is by default, and asks for nothing."""
-    return (name, value) in (("negative_slope", 0.0), ("initial", None), ("sparse", False))
+    neutral = {"negative_slope": 0.0, "initial": None, "sparse": False, "conjugate": False}
+    return name in ("name", "trainable") or (name in neutral and value == neutral[name])
 
 
 def _parameters(function: Callable[..., Any]) -> set[str]:
@@ -300,8 +347,9 @@ def _place(layer: LayerConfig, value: Any, count: Any) -> Any:
     if isinstance(value, list):
         return [_place(layer, v, count) for v in value]
     if isinstance(value, Mapping):
-        found = value.get("config")
-        if value.get("class_name") == "__slice__" and isinstance(found, Mapping):
+        found = value if value.keys() == {"start", "stop", "step"} else value.get("config")
+        is_slice = found is value or value.get("class_name") == "__slice__"
+        if is_slice and isinstance(found, Mapping):
             return slice(found.get("start"), found.get("stop"), found.get("step"))
         if value.get("class_name") == "__ellipsis__":
             return Ellipsis
