@@ -22,6 +22,8 @@ from sklearn.exceptions import DataConversionWarning
 from sklrp._devices import to_host
 from sklrp._missing import as_gapped_array, as_plain_array, forbid_masked
 
+_MOST_JOBS = 4096  # more workers than any machine has
+
 
 def check_maps(relevance: ArrayLike, name: str = "relevance") -> NDArray[np.float64]:
     """Return maps as an array of finite floats, one map per entry of the first axis."""
@@ -265,6 +267,15 @@ def check_jobs(n_jobs: Any) -> None:
     """Raise an error unless `n_jobs` is a number of joblib's workers."""
     if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral)):
         raise ValueError(f"n_jobs must be None or an integer, -1 for all cores, got {n_jobs!r}.")
+    if n_jobs is not None and not 0 < abs(int(n_jobs)) <= _MOST_JOBS:
+        raise ValueError(
+            f"n_jobs must be from 1 to {_MOST_JOBS}, or negative (-1 for all cores), got {n_jobs}."
+        )
+
+
+def shorten(text: str, length: int = 200) -> str:
+    """Return a text that a message quotes, cut where it is long."""
+    return text if len(text) <= length else f"{text[: length - 4]} ..."
 
 
 def choose_return() -> str:

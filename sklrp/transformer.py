@@ -40,6 +40,7 @@ from sklearn.utils.validation import (
 )
 from torch import nn
 
+from sklrp._checks import check_jobs
 from sklrp._devices import to_host
 from sklrp._feature_groups import group_features, join_names, name_labels, sum_groups
 from sklrp._matching import match_samples
@@ -564,6 +565,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     def _check_params(self) -> Model:
         """Take the estimator apart; raise if a parameter is invalid, as far as is known yet."""
         check_own_params(self)
+        check_jobs(self.n_jobs)
         check_rule(self.rule)
         return unwrap(self.estimator, fitted=False, name="estimator")
 

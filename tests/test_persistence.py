@@ -1,8 +1,6 @@
 """Saved estimators: the same to the bit, and nothing that runs on loading."""
 
 import contextlib
-import hashlib
-import json
 import os
 import pickle
 import re
@@ -45,6 +43,7 @@ from sklrp import (
 )
 from sklrp._files import replacing
 from sklrp.classifiers.settings import OPTIMIZERS
+from tests.helpers.forging import rewrite, write
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 12))
@@ -87,24 +86,6 @@ def same(a, b):
 def through_file(estimator, tmp_path, **kwargs):
     sklrp.save(estimator, tmp_path / "model.safetensors")
     return sklrp.load(tmp_path / "model.safetensors", **kwargs)
-
-
-def rewrite(path, change):
-    """Change a saved file as someone would who knows the format, checksum included."""
-    with safe_open(path, "np") as file:
-        manifest = json.loads(file.metadata()["sklrp"])
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    change(manifest, arrays)
-    write(path, json.dumps(manifest), arrays)
-
-
-def write(path, text, arrays):
-    """Write a file with a valid checksum."""
-    digest = hashlib.sha256(text.encode())
-    for name, array in sorted(arrays.items()):
-        digest.update(repr((name, array.dtype.name, array.shape)).encode() + array.tobytes())
-    metadata = {"sklrp": text, "sha256": digest.hexdigest()}
-    Path(path).write_bytes(safetensors.numpy.save(arrays, metadata))
 
 
 @pytest.fixture

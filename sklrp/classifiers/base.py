@@ -221,7 +221,14 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
         check_is_fitted(self)
         X, _ = self._check_samples(X)
         X = torch.from_numpy(X) if X.flags.writeable else torch.tensor(X)
-        return torch.cat(list(self.net_.forward_iter(X)))
+        outputs = torch.cat(list(self.net_.forward_iter(X)))
+        if not bool(outputs.isfinite().all()):
+            raise ValueError(
+                f"The network's output is NaN or infinite for "
+                f"{int((~outputs.isfinite()).flatten(1).any(1).sum())} of {len(outputs)} samples: "
+                "its weights are NaN or too large. Fit it anew, with a smaller lr or scaled X."
+            )
+        return outputs
 
     def _check_samples(self, X: Any) -> tuple[NDArray[np.floating], tuple[int, ...]]:
         """Return validated samples in two dimensions and the shape in which a sample came."""

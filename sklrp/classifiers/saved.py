@@ -20,8 +20,9 @@ def is_shape(value: Any) -> bool:
 
 
 def is_range(value: Any) -> bool:
-    """Tell whether a value is a pair of finite numbers."""
-    return isinstance(value, tuple) and len(value) == 2 and all(map(math.isfinite, value))
+    """Tell whether a value is a pair of finite numbers, the lower first."""
+    is_pair = isinstance(value, tuple) and len(value) == 2 and all(map(math.isfinite, value))
+    return is_pair and value[0] <= value[1]
 
 
 def are_labels(value: Any) -> bool:
@@ -42,9 +43,11 @@ def are_positive(value: Any) -> bool:
 
 
 def are_ranges(value: Any) -> bool:
-    """Tell whether a value is an array of pairs of finite numbers, one for each output."""
+    """Tell whether a value is an array of pairs of finite numbers, the lower first."""
     is_table = isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] == 2
-    return is_table and value.dtype == np.float64 and bool(np.isfinite(value).all())
+    if not is_table or value.dtype != np.float64 or not np.isfinite(value).all():
+        return False
+    return bool((value[:, 0] <= value[:, 1]).all())
 
 
 def is_flag(value: Any) -> bool:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections import Counter
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from sklrp._checks import shorten
 from sklrp._files import replacing
 from sklrp.persistence.values import Arrays
 
+_LONGEST_HEADER = 100_000_000  # bytes, as safetensors has it
 _DTYPES = {
     "BOOL": np.bool_,
     "F16": np.float16,
@@ -86,20 +88,15 @@ def read_container(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays
     """
     from safetensors import SafetensorError, deserialize
 
-    data = Path(path).read_bytes()
+    with _open_regular(path) as file:
+        n_bytes = os.fstat(file.fileno()).st_size
+        metadata = _read_metadata(path, file, n_bytes)
+        file.seek(0)
+        data = file.read(n_bytes)
     try:
         views = deserialize(data)
     except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a safetensors file, or was truncated or damaged: {error}"
-        ) from None
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    metadata = header.get("__metadata__") or {}
-    if not {"sklrp", "sha256"} <= set(metadata):
-        raise ValueError(
-            f"{path} is a safetensors file, but none of sklrp.save: its metadata has no 'sklrp' "
-            "with its 'sha256'."
-        )
+        raise ValueError(_damaged(path, str(error))) from None
     odd = sorted({view["dtype"] for _, view in views} - set(_DTYPES))
     if odd:
         raise ValueError(f"{path} holds tensors of the dtypes {odd}, which sklrp.save never does.")
@@ -117,8 +114,43 @@ def read_container(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays
             metadata["sklrp"], object_pairs_hook=_unique, parse_constant=_refuse_constant
         )
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} holds no valid JSON: {error}") from None
+        raise ValueError(f"{path} holds no valid JSON: {shorten(str(error))}") from None
     return manifest, arrays
+
+
+def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file of a disk: a pipe would wait for ever, and a device has no end."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # open tells of a folder
+        raise ValueError(f"{path} is no regular file, but a pipe, a socket or a device.")
+    return open(path, "rb")
+
+
+def _read_metadata(path: Any, file: BinaryIO, n_bytes: int) -> dict[str, str]:
+    """Return the metadata of a file, of which no more is read than its header says."""
+    n_header = int.from_bytes(file.read(8), "little")
+    if not 2 <= n_header <= min(n_bytes - 8, _LONGEST_HEADER):
+        raise ValueError(_damaged(path, f"its header has {n_header} of {n_bytes} bytes"))
+    try:
+        header = json.loads(file.read(n_header))
+        metadata = header.pop("__metadata__", None) or {}
+        ends = [entry["data_offsets"][1] for entry in header.values()]
+        n_expected = 8 + n_header + max(ends, default=0)
+        is_ours = {"sklrp", "sha256"} <= set(metadata)
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(_damaged(path, shorten(str(error)))) from None
+    if not is_ours:
+        raise ValueError(
+            f"{path} is a safetensors file, but none of sklrp.save: its metadata has no 'sklrp' "
+            "with its 'sha256'."
+        )
+    if n_expected != n_bytes:
+        raise ValueError(_damaged(path, f"it has {n_bytes} bytes, its header says {n_expected}"))
+    return metadata
+
+
+def _damaged(path: Any, why: str) -> str:
+    return f"{path} is not a safetensors file, or was truncated or damaged: {why}"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

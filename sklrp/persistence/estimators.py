@@ -18,6 +18,7 @@ from sklearn.frozen import FrozenEstimator
 from torch import nn
 
 from sklrp import classifiers
+from sklrp._checks import shorten
 from sklrp._models import unwrap
 from sklrp._sklearn import OUTPUT_CONFIG, check_own_params, param_names
 from sklrp._version import __version__
@@ -228,12 +229,15 @@ def load(path: str | os.PathLike[str], device: str | torch.device | None = None)
         _check_manifest(manifest)
         estimator = _build(manifest["estimator"], "", arrays, device)
         if arrays:
-            raise ValueError(f"it has the extra tensors {sorted(arrays)}")
+            raise ValueError(f"it has the extra tensors {shorten(str(sorted(arrays)))}")
     except ValueError as error:
-        raise ValueError(f"{path} cannot be loaded: {str(error).removesuffix('.')}.") from error
+        raise ValueError(
+            f"{path} cannot be loaded: {shorten(str(error).removesuffix('.'), 400)}."
+        ) from error
     except _MALFORMED as error:
         raise ValueError(
-            f"{path} cannot be loaded: its content is malformed ({type(error).__name__}: {error})."
+            f"{path} cannot be loaded: its content is malformed ({type(error).__name__}: "
+            f"{shorten(str(error))})."
         ) from error
     return estimator
 
@@ -264,10 +268,22 @@ def _build(packed: dict[str, Any], prefix: str, arrays: Arrays, device: Any) -> 
         restore_net(estimator, packed["net"], prefix, arrays)
     elif "estimator_" in packed or not isinstance(estimator.estimator, FrozenEstimator):
         network = _build(packed["estimator_"], f"{prefix}estimator_.", arrays, device)
+        _check_same_class(estimator.estimator, network)
         estimator.estimator_ = network
     else:
         estimator.estimator_ = estimator.estimator
     return estimator
+
+
+def _check_same_class(given: Any, fitted: Any) -> None:
+    """Refuse a transformer whose fitted network is of another class than the one it is to fit."""
+    while isinstance(given, FrozenEstimator):
+        given = given.estimator
+    if type(given) is not type(fitted):
+        raise ValueError(
+            f"its estimator is a {type(given).__name__}, but what was fitted a "
+            f"{type(fitted).__name__}"
+        )
 
 
 def _build_unfitted(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklrp._random_stream import RandomStream
+from sklrp._checks import shorten
 from sklrp.classifiers.base import NetworkEstimator
 from sklrp.classifiers.sample_shapes import is_positive_integer
 from sklrp.classifiers.settings import check_device, check_dtype
@@ -102,16 +102,37 @@ def restore_net(
     net.dtype = dtype  # that of the training, also on another kind of device
     net.lr, net.batch_size = packed["lr"], packed["batch_size"]
     module = unpack(packed["module"], f"{prefix}module", arrays)
+    _check_depth(estimator, module)
     with torch.device("meta"):  # takes no memory, whatever the sizes that the file asks for
-        expected = net.module().to(dtype).state_dict()
-    _check_tensors("module", module, expected)
-    with RandomStream(device, 0):
-        net.initialize()
+        network = net.module().to(dtype)
+    _check_tensors("module", module, network.state_dict())
+    _check_finite("module", module)
+    # Nothing is drawn, since the file has all of it.
+    make, net.module = net.module, lambda: network.to_empty(device="cpu")
+    net.initialize()
+    net.module = make
     groups = unpack(packed["groups"], f"{prefix}optimizer", arrays)
     state = unpack(packed["optimizer"], f"{prefix}optimizer", arrays)
     _load_optimizer(net.optimizer_, groups, state)
     net.module_.load_state_dict(module)
     estimator._restore(net, history)
+
+
+def _check_depth(estimator: NetworkEstimator, module: dict[str, Any]) -> None:
+    """Refuse more layers than there are tensors: a layer takes time, also without memory."""
+    for name, value in estimator.get_params(deep=False).items():
+        layers = len(value) if isinstance(value, list | tuple) else 0
+        if name == "num_layers":
+            layers = value
+        if layers > max(len(module), 8):  # an input_shape has few axes
+            raise ValueError(f"{name} asks for {layers} layers, but it has {len(module)} tensors")
+
+
+def _check_finite(what: str, tensors: dict[str, Any]) -> None:
+    """Raise an error if a weight is NaN or infinite: whatever it touches would be, too."""
+    odd = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
+    if odd:
+        raise ValueError(f"the tensor {what}.{odd[0]} holds NaN or infinite values")
 
 
 def _load_optimizer(
@@ -172,7 +193,7 @@ def _check_tensors(what: str, given: dict[str, Any], expected: dict[str, Any]) -
         ("has the extra", set(given) - set(expected)),
     ):
         if names:
-            raise ValueError(f"its {what} {problem} tensors {sorted(names)}")
+            raise ValueError(f"its {what} {problem} tensors {shorten(str(sorted(names)))}")
     for name, value in expected.items():
         forms = [
             f"{tuple(v.shape)} of {v.dtype}" if isinstance(v, Tensor) else type(v).__name__

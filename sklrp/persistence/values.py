@@ -38,7 +38,8 @@ _REMEDIES = {
         "give these as names of layers, and the rule in each call of explain"
     ),
 }
-_TEXTS = r"object|str\d+"  # names of dtypes
+_TEXTS = r"object|str\d{1,6}"  # names of dtypes
+_WIDEST = 256  # letters of an array of texts, if none of its texts is longer
 _FIELDS = (
     "a file holds numbers, texts, None, arrays, lists, tuples and dicts of these, and the rules "
     "of sklrp"
@@ -104,6 +105,7 @@ def _pack_array(value: NDArray, name: str, arrays: Arrays) -> Any:
     if value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
         return {"array": _put(value, name, arrays)}
     if value.dtype.kind in "OU":
+        value = _narrow(value)
         texts = [pack(item, name, arrays) for item in value.ravel().tolist()]
         return {"texts": [value.dtype.name, list(value.shape), texts]}
     return None
@@ -175,8 +177,7 @@ def unpack(packed: Any, name: str, arrays: Arrays) -> Any:
             return _pop_array(key, name, arrays)
         case "texts", [str(dtype), list(shape), list(texts)] if re.fullmatch(_TEXTS, dtype):
             items = [unpack(text, name, arrays) for text in texts]
-            code = "O" if dtype == "object" else f"U{int(dtype[3:]) // 32}"  # 32 bits a letter
-            return np.array(items, dtype=code).reshape(shape)
+            return _texts_of(dtype, shape, items, name)
         case "rule", [str(kind), params] if (cls := _find_rule(kind)) is not None:
             rule = cls(**unpack(params, name, arrays))
             rule.validate()
@@ -184,6 +185,27 @@ def unpack(packed: Any, name: str, arrays: Arrays) -> Any:
         case "layer" | "optimizer", str(known) if _CLASSES[tag](known) is not None:
             return _CLASSES[tag](known)
     raise ValueError(f"{name} holds {str(packed)[:80]!r}, which is nothing that sklrp.save writes")
+
+
+def _narrow(texts: NDArray) -> NDArray:
+    """Return texts in a dtype that is no wider than what a file may declare."""
+    if texts.dtype.kind == "U" and texts.dtype.itemsize > 4 * _WIDEST:
+        longest = max(map(len, texts.ravel().tolist()), default=0)
+        return texts.astype(f"U{max(longest, _WIDEST)}")
+    return texts
+
+
+def _texts_of(dtype: str, shape: list[Any], items: list[Any], name: str) -> NDArray:
+    """Return an array of texts; its width takes memory that the file has not."""
+    if dtype == "object":
+        return np.array(items, dtype=object).reshape(shape)
+    width = int(dtype[3:]) // 32  # 32 bits a letter
+    longest = max((len(item) for item in items if isinstance(item, str)), default=0)
+    if width > max(longest, _WIDEST):
+        raise ValueError(
+            f"{name} has the width of {width} letters, but its longest text has {longest}"
+        )
+    return np.array(items, dtype=f"U{width}").reshape(shape)
 
 
 def _put(array: NDArray, name: str, arrays: Arrays) -> str:
