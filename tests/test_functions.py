@@ -206,6 +206,27 @@ def test_functions_are_right_in_single_precision(name):
     assert_right(build(RIGHT[name]).float(), draw(1, "float32"), 1e-5)
 
 
+def test_lists_in_place_of_tuples():
+    """As converters write them: sizes that torch takes in either form."""
+
+    class Listed(nn.Module):
+        def __init__(self, form):
+            super().__init__()
+            torch.manual_seed(0)
+            self.form, self.head = form, nn.Linear(20, 2)
+            self.pool = nn.MaxPool2d(form([2, 3]), form([1, 2]), form([1, 1]))
+
+        def forward(self, x):
+            x = F.interpolate(self.pool(x), scale_factor=self.form([2.0, 1.0]))
+            x = F.max_pool2d(x, self.form([3, 2]), self.form([2, 1]))
+            return self.head(x.flatten(1))
+
+    x = np.random.default_rng(0).normal(size=(3, 2, 5, 6))
+    one, other = (sklrp.explain(Listed(form), x, target=1) for form in (list, tuple))
+    assert other.any()
+    assert np.array_equal(one, other)
+
+
 def test_chunks_of_single_images():
     """Large images are explained one by one: what forward squeezes is then a single sample."""
     model, X = build(RIGHT["squeeze"]), draw(5)

@@ -98,7 +98,7 @@ def _pairs(layer: Any, axis: int, n: int, m: int) -> list[tuple[slice, slice]]:
     if not hasattr(layer, "kernel_size"):  # an adaptive layer, whose windows may differ in size
         return [(slice(i * n // m, -(-(i + 1) * n // m)), slice(i, i + 1)) for i in range(m)]
     options = layer.kernel_size, layer.stride, layer.padding, layer.dilation
-    kernel, stride, padding, dilation = (o[axis] if isinstance(o, tuple) else o for o in options)
+    kernel, stride, padding, dilation = (o if isinstance(o, int) else o[axis] for o in options)
     pairs = []
     if m < kernel:
         for i in range(m):

@@ -130,7 +130,9 @@ def _translate_by_constructor(layer_type: type[nn.Module]) -> Translation:
         for name, value in given.items():
             if name not in known and value != _NEUTRAL.get(name):
                 raise TypeError(_REFUSED.get(name, f"leave out {name}={value!r}"))
-        layer = layer_type(**{name: v for name, v in given.items() if name in known})
+        # Constructors take tuples where functions take lists too.
+        own = {name: v for name, v in given.items() if name in known}
+        layer = layer_type(**{n: tuple(v) if isinstance(v, list) else v for n, v in own.items()})
         vars(layer)["training"] = False
         return layer, (input,)
 
