@@ -243,17 +243,18 @@ def test_several_inputs_and_contrast():
 
 
 class Block(nn.Module):
-    """A block of a transformer whose tokens are mixed by gates."""
+    """A block of a transformer, with one head of attention."""
 
     def __init__(self, n=8):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(n), nn.LayerNorm(n)
-        self.gate, self.value = nn.Linear(n, n), nn.Linear(n, n)
+        self.query, self.key, self.value = (nn.Linear(n, n) for _ in range(3))
         self.mlp = nn.Sequential(nn.Linear(n, 2 * n), nn.GELU(), nn.Linear(2 * n, n))
 
     def forward(self, x):
         h = self.norm1(x)
-        x = x + self.gate(h).softmax(dim=1) * self.value(h)
+        weights = (self.query(h) @ self.key(h).transpose(1, 2) / 8**0.5).softmax(dim=-1)
+        x = x + weights @ self.value(h)
         return x + self.mlp(self.norm2(x))
 
 
