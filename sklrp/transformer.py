@@ -63,6 +63,7 @@ from sklrp.classifiers.sample_shapes import is_positive_integer
 from sklrp.classifiers.saved import are_labels, is_shape
 from sklrp.composites import check_rule
 from sklrp.propagation import explain
+from sklrp.propagation.references import check_in_range, check_reference, read_reference
 
 _AXES = ("channel", "row", "column", "time")
 
@@ -98,6 +99,10 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         pre-activations.
     contrast : bool, default=False
         Whether to explain the target's score minus that of the best other class.
+    reference : None, "mean", "zero", float or array-like, default=None
+        The value from which an output is explained, see :func:`sklrp.explain`. The maps are the
+        same for all; with ``normalize="score"`` they are shares of the score less the reference.
+        None (default): the mean of the targets for regressors of this package, else zero.
     aggregate : None, "channel", "row", "column", "time" or array-like, default=None
         What to sum relevance over. ``None``: nothing, one feature per input feature. A name: one
         feature per position along that axis, summed over all others. An array of labels, of the
@@ -209,6 +214,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         "rule": "no_validation",
         "epsilon": [Interval(Real, 0, np.inf, closed="left")],
         "contrast": ["boolean"],
+        "reference": "no_validation",
         "aggregate": [StrOptions(set(_AXES)), "array-like", None],
         "normalize": [StrOptions({"l1", "max", "score"}), None],
         "cv": ["cv_object"],
@@ -226,6 +232,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         rule: Any = "auto",
         epsilon: float = 1e-6,
         contrast: bool = False,
+        reference: Any = None,
         aggregate: str | ArrayLike | None = None,
         normalize: str | None = None,
         cv: Any = None,
@@ -239,6 +246,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         self.rule = rule
         self.epsilon = epsilon
         self.contrast = contrast
+        self.reference = reference
         self.aggregate = aggregate
         self.normalize = normalize
         self.cv = cv
@@ -547,6 +555,8 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             check_classification_targets(y)
             classes = np.unique(y)
         self._check_target(classes)
+        if y is not None:
+            self._check_reference_range(model, y, frozen)
         if model.before is None and self.aggregate is not None:
             group_features(self.aggregate, model.network, self.sample_shape_)
 
@@ -567,7 +577,11 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         check_own_params(self)
         check_jobs(self.n_jobs)
         check_rule(self.rule)
-        return unwrap(self.estimator, fitted=False, name="estimator")
+        model = unwrap(self.estimator, fitted=False, name="estimator")
+        if self.reference is not None:
+            has_mean = model.has_explain and is_regression(model.network)
+            check_reference(self.reference, has_mean=has_mean)
+        return model
 
     def _check_data(
         self, X: Any, y: Any = "no_validation", *, model: Model, reset: bool = True
@@ -623,6 +637,18 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
                 f"target of {type(self).__name__} must be None (the predicted class), 'all' or "
                 f"one of the class labels {classes.tolist()}, got {self.target!r}."
             )
+
+    def _check_reference_range(self, model: Model, y: NDArray[Any], frozen: bool) -> None:
+        """Raise if ``reference`` is no value among those that a regressor is to be trained on."""
+        is_own = model.has_explain and is_regression(model.network)
+        if self.reference is None or frozen or not is_own or y.dtype.kind not in "iuf":
+            return
+        targets = y.reshape(len(y), -1)
+        ranges = np.stack([targets.min(axis=0), targets.max(axis=0)], axis=1)
+        values = read_reference(self.reference, (len(ranges),), targets.mean(axis=0))
+        is_one = np.isscalar(self.target) and self.target in range(len(ranges))
+        explained = [self.target] if is_one else range(len(ranges))
+        check_in_range(self.reference, values, ranges, explained)
 
     def _explains_all(self) -> bool:
         return isinstance(self.target, str) and self.target == "all"
@@ -691,6 +717,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             rule=self.rule,
             epsilon=self.epsilon,
             contrast=self.contrast,
+            reference=self.reference,
             batch_size=self.batch_size,
             n_jobs=self.n_jobs,
             return_details=by_score,

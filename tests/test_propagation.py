@@ -1026,7 +1026,6 @@ def test_model_with_explain_is_asked_itself():
         "progress": False,
         "return_details": False,
         "check": "auto",
-        "layers": None,
     }
 
 

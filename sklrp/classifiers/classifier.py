@@ -249,6 +249,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
         return_details: bool = False,
         check: bool | str = "auto",
         layers: list[str] | None = None,
+        reference: str | float | ArrayLike | None = None,
     ) -> Any:
         """Return the relevance of each value of X for a class, by layer-wise propagation.
 
@@ -285,6 +286,9 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
         layers : list of str or None, default=None
             Names of layers of `module_`, as in its ``named_modules()``: the relevance at their
             outputs is returned in the details, which are then returned in any case.
+        reference : "zero", float, array-like of shape (n_classes,) or None, default=None
+            The logit from which that of the class is explained, see `sklrp.explain`: the details
+            tell its share. None (default) and ``"zero"``: a logit of zero.
 
         Returns
         -------
@@ -322,6 +326,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
             return_details=return_details,
             check=check,
             layers=layers,
+            reference=reference,
         )
         return relevance if details is None else (relevance, details)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +27,7 @@ from sklrp.classifiers.sample_shapes import is_positive_integer
 from sklrp.classifiers.saved import are_numbers, are_positive, are_ranges, is_flag
 from sklrp.composites import Composite
 from sklrp.modules import in_target_units
+from sklrp.propagation.references import check_in_range, find_at_target, read_reference
 from sklrp.propagation.targets import Function, WeightedSum, decode_target
 from sklrp.rules import Rule
 
@@ -284,23 +284,18 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
            models: a methodological perspective", IEEE Signal Processing Magazine 39(4), 2022.
         """
         check_is_fitted(self)
-        values = self._read_reference(reference)
+        values = read_reference(reference, (self.n_outputs_,), self.target_mean_)
         target = match_samples(target, X, "target")
-
-        shares: list[Callable[[NDArray], NDArray]] = []
+        decoded: list[NDArray | WeightedSum | str] = []
 
         def decode(n_samples: int) -> tuple[Any, NDArray | None]:
             outputs = self._decode_output(target, n_samples)
             self._check_reference(reference, values, outputs)
+            decoded.append(outputs)
             scale = self.target_scale_
             if isinstance(outputs, WeightedSum):
-                shares.append(lambda v: np.full(n_samples, outputs.weights @ v))
                 return outputs.weights * scale, None
-            if isinstance(outputs, str):
-                shares.append(lambda v: np.tile(v, (n_samples, 1)))
-                return outputs, scale[None]
-            shares.append(lambda v: v[outputs])
-            return outputs, scale[outputs]
+            return outputs, scale[None] if isinstance(outputs, str) else scale[outputs]
 
         relevance, details = self._explain(
             self.module_[:-1],
@@ -318,10 +313,11 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         )
         if details is None:
             return relevance
-        (of_score,) = shares
-        details.reference = of_score(values)
-        details.reference_share = of_score(self.target_mean_ - values)
-        details.score = details.score + details.reference_share
+        at_zero, shift = (
+            find_at_target(v, decoded[0], len(details.score))
+            for v in (values, self.target_mean_ - values)
+        )
+        details.refer_to(at_zero, shift)
         if np.ndim(target) and np.asarray(target).dtype.kind in "bf":
             details.target = target  # not as weights of standardised outputs
         return relevance, details
@@ -344,45 +340,17 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
             )
         return decoded
 
-    def _read_reference(self, reference: Any) -> NDArray[np.float64]:
-        """Return the reference of each output."""
-        if isinstance(reference, str):
-            if reference not in ("mean", "zero"):
-                raise ValueError(
-                    f"reference must be 'mean', 'zero' or a number, got {reference!r}."
-                )
-            return self.target_mean_ if reference == "mean" else np.zeros(self.n_outputs_)
-        is_number = isinstance(reference, Real) and not isinstance(reference, bool)
-        values = np.asarray(reference) if is_number or np.ndim(reference) else np.array(None)
-        if values.dtype.kind not in "iuf" or values.shape not in ((), (self.n_outputs_,)):
-            raise ValueError(
-                "reference must be 'mean', 'zero', a number or one number for each of the "
-                f"{self.n_outputs_} outputs, got {reference!r}."
-            )
-        if not np.isfinite(values).all():
-            raise ValueError(f"reference must be finite, got {reference!r}.")
-        return np.broadcast_to(values, self.n_outputs_).astype(np.float64)
-
     def _check_reference(
         self, reference: Any, values: NDArray, outputs: NDArray | WeightedSum | str
     ) -> None:
         """Raise an error if a number is no value that an explained output has ever had."""
-        if isinstance(reference, str):
-            return
         if isinstance(outputs, WeightedSum):
             explained = np.flatnonzero(outputs.weights)
         else:
             explained = np.unique(
                 np.arange(self.n_outputs_) if isinstance(outputs, str) else outputs
             )
-        for i in explained:
-            low, high = self.target_range_[i]
-            if values[i] != 0 and not low <= values[i] <= high:
-                raise ValueError(
-                    f"reference={reference!r} lies outside the targets of the training data, "
-                    f"{low:.6g} to {high:.6g} of output {i}, so the network knows nothing like "
-                    "it: give a value among them (in the target's units), 'mean' or 'zero'."
-                )
+        check_in_range(reference, values, self.target_range_, explained)
 
 
 class GradientRegressor(GradientEstimator, NetworkRegressor):  # numpydoc ignore=PR02

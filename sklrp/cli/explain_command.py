@@ -44,6 +44,12 @@ from sklrp.geo.relevance_fields import describe_relevance
 @TARGET
 @CONTRAST
 @click.option(
+    "--reference",
+    metavar="VALUE",
+    help="The value that relevance of zeros stands for: mean, the default of regressors, zero or "
+    "a number, in the target's units.",
+)
+@click.option(
     "--batch-size",
     type=click.IntRange(min=1),
     help="Samples explained at once; what keeps memory low by default.",
@@ -62,6 +68,7 @@ def explain(  # numpydoc ignore=PR01
     epsilon: float,
     target: str | None,
     contrast: bool,
+    reference: str | None,
     batch_size: int | None,
     variable: str | None,
     fill: float | None,
@@ -94,6 +101,7 @@ def explain(  # numpydoc ignore=PR01
     sklrp.check_rule(rule)
     network, classes = load_model(model, device)
     label, said = parse_target(target, network, classes)
+    value = _read_reference(reference)
     settings = {
         "version of sklrp": sklrp.__version__,
         "model": checksum(model),
@@ -101,6 +109,7 @@ def explain(  # numpydoc ignore=PR01
         "epsilon": epsilon,
         "target": target,
         "contrast": contrast,
+        "reference": reference,
         "batch size": batch_size,
         "variable": variable,
         "fill": fill,
@@ -121,6 +130,7 @@ def explain(  # numpydoc ignore=PR01
                 rule=rule,
                 epsilon=epsilon,
                 contrast=contrast,
+                reference=value,
                 batch_size=batch_size,
             )
             warn_of_range(filled)
@@ -143,6 +153,16 @@ def explain(  # numpydoc ignore=PR01
             os.replace(run.path, out)
         else:
             name = type(network).__name__
-            about = describe_relevance(network, name, rule, epsilon, said, contrast)
+            about = describe_relevance(network, name, rule, epsilon, said, contrast, value)
             samples.write(out, relevance, classes.tolist() if target == "all" else None, about)
         run.finish()
+
+
+def _read_reference(text: str | None) -> str | float | None:
+    """Return a reference from its text."""
+    if text in (None, "mean", "zero"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--reference must be mean, zero or a number, got {text!r}.") from None

@@ -143,6 +143,7 @@ class RelevanceDisplay:
         kind: str = "samples",
         epsilon: float = 1e-6,
         contrast: bool = False,
+        reference: Any = None,
         grid: Any = None,
         layout: str = "auto",
         shape: tuple[int, ...] | None = None,
@@ -177,6 +178,8 @@ class RelevanceDisplay:
             Stabiliser of rules that have none of their own, see ``explain``.
         contrast : bool, default=False
             Whether to explain the target's logit minus the largest of the others.
+        reference : {"mean", "zero"}, float, array-like or None, default=None
+            The value that a map of zeros stands for, which the label names, see ``explain``.
         grid : GridVectorizer, DataArray, Bunch or None, default=None
             What else knows the grid: a fitted vectorizer, a field, or the Bunch of
             `load_pacific_sst` or `load_enso`. None (default): X, or the steps of a pipeline.
@@ -229,9 +232,14 @@ class RelevanceDisplay:
                 "feature_names": feature_names,
                 "steps": options.pop("steps", None),
             },
-            params={"target": target, "epsilon": epsilon, "contrast": contrast},
+            params={
+                "target": target,
+                "epsilon": epsilon,
+                "contrast": contrast,
+                "reference": reference,
+            },
         )
-        unit = _say_whose(target, views[0].labels is not None)
+        unit = _say_whose(target, views[0].labels is not None) + _say_from(reference)
         if normalize is None and views[0].labels is not None:
             unit += " (difference of logits)" if contrast else " (logits)"
         elif normalize is None and _has_units(estimator):
@@ -622,6 +630,15 @@ def _say_whose(target: Any, has_classes: bool) -> str:
             return "relevance for a weighted sum of outputs"
         return f"relevance for the {'classes' if has_classes else 'outputs'} given as target"
     return f"relevance for {'class' if has_classes else 'output'} {target}"
+
+
+def _say_from(reference: Any) -> str:
+    """Say from which value an output is explained, if it is said."""
+    if reference is None:
+        return ""
+    if np.ndim(reference):
+        return ", each from its reference"
+    return f", from {'the mean' if reference == 'mean' else reference}"
 
 
 def _read_unit(relevance: Any) -> str:

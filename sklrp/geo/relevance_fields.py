@@ -22,6 +22,7 @@ from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, even_chunks, is_dataset, is_field
 from sklrp.geo.output_regions import mark_region
 from sklrp.geo.vectorizer import GridVectorizer, moves_features, put_features
+from sklrp.propagation.references import read_reference
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
@@ -45,6 +46,7 @@ def explain(
     rule: Any = "auto",
     epsilon: float = 1e-6,
     contrast: bool = False,
+    reference: Any = None,
     batch_size: int | None = None,
     n_jobs: int | None = None,
     progress: bool = False,
@@ -87,6 +89,9 @@ def explain(
         pre-activations.
     contrast : bool, default=False
         Whether to explain the target's logit minus the largest of the others.
+    reference : {"mean", "zero"}, float, array-like or None, default=None
+        The value that a map of zeros stands for, see :func:`sklrp.explain`; the attributes name
+        it. None (default): the mean of the targets for regressors of this package, else zero.
     batch_size : int or None, default=None
         Number of samples that are explained at once. None (default) takes what keeps memory low.
     n_jobs : int or None, default=None
@@ -100,7 +105,9 @@ def explain(
         The relevance, with the dimensions and coordinates of `data`, NaN in cells that are not
         valid; for a Dataset, one variable for each of its own. The attributes say what it is:
         ``long_name``, ``units``, ``rule``, ``epsilon``, ``target``, ``contrast``, ``estimator``
-        and ``sklrp_version``; ``to_netcdf``, ``to_zarr`` and :func:`write` keep them.
+        and ``sklrp_version``; of a regressor, and with a `reference`, also ``reference``, as it
+        was given, and ``reference_value``, in the target's units. ``to_netcdf``, ``to_zarr`` and
+        :func:`write` keep them.
 
         For dask input the result is lazy, computed chunk by chunk over the samples with a copy of
         the model taken now. Each chunk of samples is loaded over the whole grid; chunks that part
@@ -156,12 +163,13 @@ def explain(
         "rule": rule,
         "epsilon": epsilon,
         "contrast": contrast,
+        "reference": reference,
         "batch_size": batch_size,
         "n_jobs": n_jobs,
         "progress": progress,
     }
     attrs = describe_relevance(
-        chain.model.network, chain.model.name, rule, epsilon, said, contrast
+        chain.model.network, chain.model.name, rule, epsilon, said, contrast, reference
     )
     known: dict[str, Any] = {
         "target": target,
@@ -172,6 +180,10 @@ def explain(
     if not data.chunks:
         return _explain_fields(data, chain=chain, **known)
     _check_call(labels, target, rule, epsilon)
+    if reference is not None:  # one sample tells whether it may be one
+        first = data.isel({chain.vectorizer.grid_.sample_dim: slice(1)})
+        its = target[:1] if np.ndim(target) and not _is_of_outputs(target) else target
+        propagation.explain(chain.model.network, chain.enter(first), target=its, **settings)
     return _explain_lazily(data, chain=copy.deepcopy(chain), **known)
 
 
@@ -254,11 +266,17 @@ def is_of_outputs(target: Any) -> bool:
 
 
 def describe_relevance(
-    network: Any, name: str, rule: Any, epsilon: float, target: str, contrast: bool
+    network: Any,
+    name: str,
+    rule: Any,
+    epsilon: float,
+    target: str,
+    contrast: bool,
+    reference: Any = None,
 ) -> dict[str, Any]:
     """Return the attributes of relevance: what it is, and how it was made."""
     units = "unit of the prediction" if _models.is_regression(network) else "logit"
-    return {
+    attrs = {
         "long_name": "relevance",
         "units": units,
         "sklrp_version": version("sklrp"),
@@ -267,6 +285,22 @@ def describe_relevance(
         "target": target,
         "contrast": int(contrast),
         "estimator": name,
+    }
+    return attrs | _describe_reference(network, reference)
+
+
+def _describe_reference(network: Any, reference: Any) -> dict[str, Any]:
+    """Say for which value a map of zeros stands, {} where it is a logit of zero as ever."""
+    mean = getattr(network, "target_mean_", None)
+    if reference is None and mean is None:
+        return {}
+    reference = "mean" if reference is None else reference
+    shape = np.shape(reference) if mean is None else np.shape(mean)
+    values = read_reference(reference, shape, mean)
+    value = float(values.flat[0]) if values.size == 1 else values.ravel().tolist()
+    return {
+        "reference": reference if isinstance(reference, str) else value,
+        "reference_value": value,
     }
 
 

@@ -54,6 +54,10 @@ class Details(Bunch):
                 units, (*np.shape(units), *(1,) * (relevance.ndim - np.ndim(units)))
             )
 
+    def refer_to(self, reference: Any, share: Any) -> None:
+        """Count the score from a reference, in place; `share` is what no value of X has of it."""
+        self.update(reference=reference, reference_share=share, score=self["score"] + share)
+
     def convert(self, dtype: Any) -> None:
         """Give the relevance at the outputs of layers another dtype, in place."""
         for name, relevance in self.layer_relevance.items():

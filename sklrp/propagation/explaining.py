@@ -34,6 +34,7 @@ def explain(
     return_details: bool = False,
     check: bool | str = "auto",
     layers: Any = None,
+    reference: Any = None,
 ) -> Any:
     r"""Explain a fitted network: relevance of each value of ``X`` for a score, by LRP.
 
@@ -88,6 +89,11 @@ def explain(
         at their outputs is returned in the details, which are then returned in any case. Of a
         layer that forward calls several times ``"name#2"`` is the second call; of one that returns
         several tensors ``"name"`` is the first and ``"name[1]"`` the second.
+    reference : {"mean", "zero"}, float, array-like or None, default=None
+        The value of the output from which it is explained, and for which a map of zeros stands:
+        one number for all outputs or one for each, in the unit of the score. None (default): the
+        mean of the training data for regressors of this package, which take ``"mean"`` too, and
+        else zero. The map stays as it is; the details tell the share of the reference.
 
     Returns
     -------
@@ -104,10 +110,13 @@ def explain(
         order of Bunches with ``name``, ``layer``, ``rule``, the sum of ``relevance`` at the
         layer's input, and what the layer kept: ``bias``, ``epsilon``, ``padding``,
         ``initial_state``, ``dropped``, arrays like ``score``. The score is the sum of the
-        relevance of X, of all that was kept, and of the rest. ``layer_relevance`` is a dict of the
-        names in ``layers``, with arrays of shape (n_samples, ...) as the network has them, an axis
-        of the targets after the first with ``target="all"``, in X's dtype, zeros where no
-        relevance arrives; ``layers["name"]`` is the same.
+        relevance of X, of all that was kept, and of the rest. With a ``reference`` the score is
+        counted from there, and ``reference_share`` is a part of it too.
+
+        ``layer_relevance`` is a dict of the names in ``layers``, with arrays of shape
+        (n_samples, ...) as the network has them, an axis of the targets after the first with
+        ``target="all"``, in X's dtype, zeros where no relevance arrives; ``layers["name"]`` is
+        the same.
 
     Raises
     ------
@@ -122,11 +131,10 @@ def explain(
 
     Notes
     -----
-    Scores are taken before a softmax or sigmoid at the end. The relevance of a regression starts
-    at the value of the output: its reference is an output of zero. To explain the difference from
-    another reference, train on ``y - reference``, or subtract it from the bias of the last layer.
-    The regressors of this package start at the mean, and their own ``explain`` takes a
-    ``reference``.
+    Scores are taken before a softmax or sigmoid at the end. The relevance of an output starts at
+    its value, so a map of zeros stands for an output of zero; for those of the regressors of this
+    package it starts at the difference from the mean. Another ``reference`` shifts the score by a
+    constant, in which no value of the input has part.
 
     The relevance of a function of the output starts at output times gradient. That is all of the
     function's value where f(c y) = c f(y) for c > 0, as of sums, means, maxima and differences;
@@ -150,9 +158,11 @@ def explain(
     options = {
         "target": target, "rule": rule, "epsilon": epsilon, "contrast": contrast,
         "batch_size": batch_size, "n_jobs": n_jobs, "progress": progress,
-        "return_details": return_details, "check": check, "layers": layers,
+        "return_details": return_details, "check": check,
     }  # fmt: skip
     found = unwrap(model)
+    given = {"layers": layers, "reference": reference}
+    options |= {name: value for name, value in given.items() if value is not None}
     options["target"] = match_samples(target, X, "target")
     samples = found.enter(X)
     if contrast and is_regression(found.network):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -37,6 +38,7 @@ from sklrp.propagation.layer_outputs import (
 )
 from sklrp.propagation.planning import Plan, compile_plan, measure
 from sklrp.propagation.probing import Probe
+from sklrp.propagation.references import check_reference, find_at_target, read_reference
 from sklrp.propagation.sizes import find_sizes
 from sklrp.propagation.start import Start, start
 from sklrp.propagation.tape import CAUSES, Layer
@@ -66,6 +68,7 @@ def explain_network(
     return_details: bool,
     check: bool | str = "auto",
     layers: Any = None,
+    reference: Any = None,
     classes: np.ndarray | None = None,
     bounds: tuple[float, float] | None = None,
     finite: bool = False,
@@ -84,6 +87,8 @@ def explain_network(
         As in :func:`explain`.
     layers : list of str or None, default=None
         As in :func:`explain`; unless None, the details are returned.
+    reference : "zero", float, array-like or None, default=None
+        As in :func:`explain`.
     classes : ndarray of shape (n_outputs,) or None, default=None
         The labels of the outputs; None if targets are given, and told, as indices of outputs.
     bounds : (low, high) or None, default=None
@@ -105,6 +110,8 @@ def explain_network(
         check_number("batch_size", batch_size, minimum=1, integral=True)
     module = without_wrapper(module)
     named = read_layers(layers, module)
+    if reference is not None:
+        check_reference(reference, has_mean=False)
     return_details = bool(return_details) or layers is not None
     asked = target
     key, target = split_key(target) if classes is None else (None, target)
@@ -123,7 +130,8 @@ def explain_network(
         n_outputs = math.prod(shape)
         target = decode_target(target, classes, inputs.n_samples, shape)
         if contrast:
-            _check_contrast(target, shape)
+            _check_contrast(target, shape, reference)
+        at_zero = None if reference is None else _refer(reference, shape, target, inputs.n_samples)
         every = isinstance(target, str)
         n_targets = n_outputs if every else 1
         jobs = effective_n_jobs(n_jobs) if intake.device.type == "cpu" else 1
@@ -150,11 +158,32 @@ def explain_network(
     relevance = inputs.join(out)
     if not return_details:
         return relevance
-    return relevance, _join_details(plan, records, every, classes, asked, at_layers.by_name)
+    details = _join_details(plan, records, every, at_layers.by_name)
+    if at_zero is not None:
+        at_zero = at_zero[details.target] if target is None else at_zero
+        details.refer_to(at_zero, -at_zero)
+    if details.target is None:
+        details.target = asked
+    elif classes is not None:
+        details.target = classes[details.target]
+    return relevance, details
 
 
-def _check_contrast(target: Target, shape: tuple[int, ...]) -> None:
+def _refer(
+    reference: Any, shape: tuple[int, ...], target: Target, n_samples: int
+) -> NDArray[np.float64]:
+    """Return the score that a map of zeros stands for; of each output for predicted ones."""
+    values = read_reference(reference, shape)
+    return values.ravel() if target is None else find_at_target(values, target, n_samples)
+
+
+def _check_contrast(target: Target, shape: tuple[int, ...], reference: Any) -> None:
     """Refuse a contrast where no other outputs are rivals of the explained one."""
+    if reference is not None:
+        raise ValueError(
+            "contrast=True explains the difference of two outputs, whose reference is zero: leave "
+            f"reference={reference!r} out."
+        )
     if math.prod(shape) < 2:
         raise ValueError("contrast=True needs a network of at least two outputs, got one.")
     if len(shape) > 1 or isinstance(target, WeightedSum | Function):
@@ -415,10 +444,9 @@ def _put_chunk(
 
 
 def _join_details(
-    plan: Plan, records: Sequence[Any], every: bool, classes: np.ndarray | None, asked: Any,
-    at_layers: dict[str, np.ndarray],
-) -> Details:  # fmt: skip
-    """Join the details of the chunks."""
+    plan: Plan, records: Sequence[Any], every: bool, at_layers: dict[str, np.ndarray]
+) -> Details:
+    """Join the details of the chunks, with the indices of the outputs that are explained."""
 
     def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
         joined = np.concatenate(arrays, axis=1)
@@ -441,10 +469,9 @@ def _join_details(
                 **kept,
             )
         )
-    target = asked
+    target = None
     if records[0]["target"] is not None:
         target = join([record["target"] for record in records])
-        target = target if classes is None else classes[target]
     rest = join([record["rest"] for record in records])
     return Details(
         score=score, target=target, rest=rest, head=plan.head,
