@@ -59,11 +59,12 @@ from sklrp._sklearn import (
 )
 from sklrp.classifiers.base import undone_on_error
 from sklrp.classifiers.diagram import nested_block
+from sklrp.classifiers.regressor import check_in_range, decode_output
 from sklrp.classifiers.sample_shapes import is_positive_integer
 from sklrp.classifiers.saved import are_labels, is_shape
 from sklrp.composites import check_rule
 from sklrp.propagation import explain
-from sklrp.propagation.references import check_in_range, check_reference, read_reference
+from sklrp.propagation.references import check_reference, read_reference
 
 _AXES = ("channel", "row", "column", "time")
 
@@ -86,10 +87,11 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         :class:`~sklearn.frozen.FrozenEstimator` a fitted one is explained as it is and nothing is
         trained; that is right only for a network that was trained on other data. A bare module
         cannot be trained here, so it is always taken as it is.
-    target : None, class label or "all", default=None
+    target : None, class label, "all", tuple, array-like or callable, default=None
         The class to explain: ``None`` the predicted class of each sample, a label that class for
         every sample, ``"all"`` every class in turn, which gives ``n_classes`` times the features,
-        also where a class has that name.
+        also where a class has that name. Of a regressor the index of an output, or a mask or
+        weights over the outputs; of a module what :func:`sklrp.explain` takes.
     rule : str, Rule or Composite, default="auto"
         How relevance is propagated, see :func:`sklrp.check_rule`. Given as an object, its
         parameters are searchable: ``rule__gamma`` of ``Gamma()``, ``rule__conv__gamma`` of the row
@@ -353,8 +355,8 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         self._check_params()
-        self._check_target(self.classes_)
         model = unwrap(self.estimator_)
+        self._check_target(model.classes)
         return self._explain(self.estimator_, self._check_data(X, model=model, reset=False))
 
     def score(self, X: ArrayLike, y: ArrayLike, **score_params: Any) -> float:
@@ -554,9 +556,9 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         elif _has_classes(model):
             check_classification_targets(y)
             classes = np.unique(y)
-        self._check_target(classes)
-        if y is not None:
-            self._check_reference_range(model, y, frozen)
+        self._check_target(classes if model.has_explain or np.isscalar(self.target) else None)
+        if not frozen and model.has_explain and is_regression(model.network):
+            self._check_outputs(model, y)
         if model.before is None and self.aggregate is not None:
             group_features(self.aggregate, model.network, self.sample_shape_)
 
@@ -568,9 +570,12 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         self.classes_ = model.classes_for(entered)
         if self.classes_ is None:
             self.n_outputs_ = model.outputs(entered).shape[1]
-        self._check_target(self.classes_)
+        self._check_target(model.classes)
         if self.aggregate is not None:
             group_features(self.aggregate, model.network, self.map_shape_)
+        if model.is_frozen or not model.has_explain:
+            # What its outputs are was not known before: one sample tells whether all fits.
+            self._explain(self.estimator_, take_rows(X, slice(1)))
 
     def _check_params(self) -> Model:
         """Take the estimator apart; raise if a parameter is invalid, as far as is known yet."""
@@ -638,17 +643,17 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
                 f"one of the class labels {classes.tolist()}, got {self.target!r}."
             )
 
-    def _check_reference_range(self, model: Model, y: NDArray[Any], frozen: bool) -> None:
-        """Raise if ``reference`` is no value among those that a regressor is to be trained on."""
-        is_own = model.has_explain and is_regression(model.network)
-        if self.reference is None or frozen or not is_own or y.dtype.kind not in "iuf":
+    def _check_outputs(self, model: Model, y: NDArray[Any]) -> None:
+        """Raise if ``target`` or ``reference`` do not fit what a regressor is to be trained on."""
+        if y.dtype.kind not in "iuf":  # which the training refuses
             return
-        targets = y.reshape(len(y), -1)
-        ranges = np.stack([targets.min(axis=0), targets.max(axis=0)], axis=1)
-        values = read_reference(self.reference, (len(ranges),), targets.mean(axis=0))
-        is_one = np.isscalar(self.target) and self.target in range(len(ranges))
-        explained = [self.target] if is_one else range(len(ranges))
-        check_in_range(self.reference, values, ranges, explained)
+        values = y.reshape(len(y), -1)
+        n_outputs = values.shape[1]
+        outputs = decode_output(self.target, len(y), n_outputs, model.name)
+        if self.reference is not None:
+            reference = read_reference(self.reference, (n_outputs,), values.mean(axis=0))
+            ranges = np.stack([values.min(axis=0), values.max(axis=0)], axis=1)
+            check_in_range(self.reference, reference, ranges, outputs)
 
     def _explains_all(self) -> bool:
         return isinstance(self.target, str) and self.target == "all"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from skorch import NeuralNetRegressor
@@ -271,3 +272,64 @@ def test_other_estimators_have_none():
     assert not sklrp.explain(model, X).any()
     with pytest.raises(TypeError, match="reference"):
         sklrp.explain(model, X, reference="zero")
+
+
+# --- Targets of outputs, as features ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "target", [(1, 0), MASK, WEIGHTS, lambda y: y.flatten(1).amax(1)], ids=str
+)
+def test_regions_as_features(target):
+    """A transformer takes the targets of a module that explain takes."""
+    features = RelevanceTransformer(field_network(), target=target, reference=1.0)
+    found = features.fit(X).transform(X)
+    np.testing.assert_array_equal(found, sklrp.explain(field_network(), X, target=target))
+    assert features.get_feature_names_out().tolist() == [f"x{i}" for i in range(6)]
+
+
+def test_several_outputs_of_a_regressor_as_features(regressor):
+    features = RelevanceTransformer(MLPRegressor((8,), max_epochs=5, random_state=0))
+    for target in ([True, True], [0.5, -2.0], 1):
+        found = features.set_params(target=target).fit(X, Y).transform(X)
+        np.testing.assert_array_equal(found, features.estimator_.explain(X, target=target))
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (None, "does not say which of the 2 outputs"),
+        (2, r"must lie in 0\.\.1"),
+        ("warm", "the index of an output"),
+        ([False, False], "an empty region"),
+        ([True, False, True], "must have the output's shape"),
+        (lambda y: y[:, 0], "module_, X, target=function"),
+    ],
+)
+def test_targets_of_a_regressor_before_training(target, message, monkeypatch):
+    monkeypatch.setattr("sklrp.transformer.train_network", lambda *args: pytest.fail("trained"))
+    features = RelevanceTransformer(MLPRegressor(), target=target)
+    with pytest.raises(ValueError, match=message):
+        features.fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (None, "say what is explained"),
+        (3, "a tuple of 2 indices"),
+        ((5, 0), "lies outside the output"),
+        (MASK[:2], "must have the output's shape"),
+        (np.zeros((3, 2), dtype=bool), "an empty region"),
+        ("warm", "no name"),
+    ],
+)
+def test_targets_of_a_module_in_fit(target, message):
+    with pytest.raises(ValueError, match=message):
+        RelevanceTransformer(field_network(), target=target).fit(X)
+
+
+def test_targets_of_a_frozen_regressor_in_fit(regressor):
+    for params in ({"target": 7}, {"target": 0, "reference": 1e6}, {"target": None}):
+        with pytest.raises(ValueError, match=r"target|reference"):
+            RelevanceTransformer(FrozenEstimator(regressor), **params).fit(X)

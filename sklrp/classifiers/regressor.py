@@ -27,7 +27,7 @@ from sklrp.classifiers.sample_shapes import is_positive_integer
 from sklrp.classifiers.saved import are_numbers, are_positive, are_ranges, is_flag
 from sklrp.composites import Composite
 from sklrp.modules import in_target_units
-from sklrp.propagation.references import check_in_range, find_at_target, read_reference
+from sklrp.propagation.references import find_at_target, read_reference
 from sklrp.propagation.targets import Function, WeightedSum, decode_target
 from sklrp.rules import Rule
 
@@ -289,8 +289,8 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         decoded: list[NDArray | WeightedSum | str] = []
 
         def decode(n_samples: int) -> tuple[Any, NDArray | None]:
-            outputs = self._decode_output(target, n_samples)
-            self._check_reference(reference, values, outputs)
+            outputs = decode_output(target, n_samples, self.n_outputs_, type(self).__name__)
+            check_in_range(reference, values, self.target_range_, outputs)
             decoded.append(outputs)
             scale = self.target_scale_
             if isinstance(outputs, WeightedSum):
@@ -322,35 +322,86 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
             details.target = target  # not as weights of standardised outputs
         return relevance, details
 
-    def _decode_output(self, target: Any, n_samples: int) -> NDArray | WeightedSum | str:
-        """Return one index of an output per sample, ``"all"``, or weights over the outputs."""
-        if target is None:
-            if self.n_outputs_ > 1:
-                raise ValueError(
-                    f"target=None does not say which of the {self.n_outputs_} outputs to explain: "
-                    f"give an index, 0..{self.n_outputs_ - 1}, or 'all'."
-                )
-            target = 0
-        decoded = decode_target(target, None, n_samples, (self.n_outputs_,))
-        if decoded is None or isinstance(decoded, Function):
-            raise ValueError(
-                f"target of {type(self).__name__} must be an index, 'all', or a mask or weights "
-                f"over the {self.n_outputs_} outputs, got {target!r}: a function is explained "
-                "from an output of zero, sklrp.explain(model.module_, X, target=function)."
-            )
-        return decoded
 
-    def _check_reference(
-        self, reference: Any, values: NDArray, outputs: NDArray | WeightedSum | str
-    ) -> None:
-        """Raise an error if a number is no value that an explained output has ever had."""
-        if isinstance(outputs, WeightedSum):
-            explained = np.flatnonzero(outputs.weights)
-        else:
-            explained = np.unique(
-                np.arange(self.n_outputs_) if isinstance(outputs, str) else outputs
+def decode_output(
+    target: Any, n_samples: int, n_outputs: int, name: str
+) -> NDArray | WeightedSum | str:
+    """Return what is explained of a regressor's outputs.
+
+    Parameters
+    ----------
+    target : object
+        The target, as ``explain`` takes it.
+    n_samples, n_outputs : int
+        The number of samples and of outputs.
+    name : str
+        The name of the regressor, for errors.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), "all" or WeightedSum
+        One index of an output per sample, every output, or weights over them.
+
+    Raises
+    ------
+    ValueError
+        If the target is none of these, or does not say which of several outputs is meant.
+    """
+    if target is None:
+        if n_outputs > 1:
+            raise ValueError(
+                f"target=None does not say which of the {n_outputs} outputs to explain: give an "
+                f"index, 0..{n_outputs - 1}, or 'all'."
             )
-        check_in_range(reference, values, self.target_range_, explained)
+        target = 0
+    decoded = decode_target(target, None, n_samples, (n_outputs,))
+    if decoded is None or isinstance(decoded, Function):
+        raise ValueError(
+            f"target of {name} must be an index, 'all', or a mask or weights over the {n_outputs} "
+            f"outputs, got {target!r}: a function is explained from an output of zero, "
+            "sklrp.explain(model.module_, X, target=function)."
+        )
+    return decoded
+
+
+def check_in_range(
+    reference: Any,
+    values: NDArray[np.float64],
+    ranges: NDArray,
+    outputs: NDArray | WeightedSum | str,
+) -> None:
+    """Raise an error if a reference is no value that an explained output has ever had.
+
+    Parameters
+    ----------
+    reference : object
+        The reference as it was given; a name is in range.
+    values : ndarray of shape (n_outputs,)
+        The reference of each output; 0 is in range.
+    ranges : ndarray of shape (n_outputs, 2)
+        The smallest and the largest target in training.
+    outputs : ndarray of shape (n_samples,), "all" or WeightedSum
+        What is explained, see `decode_output`.
+
+    Raises
+    ------
+    ValueError
+        If one is out of range.
+    """
+    if isinstance(reference, str):
+        return
+    if isinstance(outputs, WeightedSum):
+        explained = np.flatnonzero(outputs.weights)
+    else:
+        explained = np.unique(np.arange(len(values)) if isinstance(outputs, str) else outputs)
+    for i in explained:
+        low, high = ranges[i]
+        if values[i] != 0 and not low <= values[i] <= high:
+            raise ValueError(
+                f"reference={reference!r} lies outside the targets of the training data, "
+                f"{low:.6g} to {high:.6g} of output {i}, so the network knows nothing like it: "
+                "give a value among them (in the target's units), 'mean' or 'zero'."
+            )
 
 
 class GradientRegressor(GradientEstimator, NetworkRegressor):  # numpydoc ignore=PR02

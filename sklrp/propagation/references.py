@@ -8,7 +8,6 @@ mean of their targets, read references here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
@@ -93,39 +92,6 @@ def read_reference(
             f"{values.shape}."
         )
     return np.broadcast_to(values.reshape(values.shape and shape), shape).astype(np.float64)
-
-
-def check_in_range(
-    reference: Any, values: NDArray[np.float64], ranges: NDArray, explained: Iterable[int]
-) -> None:
-    """Raise an error if a number is no value that an explained output has ever had.
-
-    Parameters
-    ----------
-    reference : object
-        The reference as it was given, for the error; a name is in range.
-    values : ndarray of shape (n_outputs,)
-        The reference of each output; 0 is in range.
-    ranges : ndarray of shape (n_outputs, 2)
-        The smallest and the largest target in training.
-    explained : iterable of int
-        The outputs that are explained.
-
-    Raises
-    ------
-    ValueError
-        If one is out of range.
-    """
-    if isinstance(reference, str):
-        return
-    for i in explained:
-        low, high = ranges[i]
-        if values[i] != 0 and not low <= values[i] <= high:
-            raise ValueError(
-                f"reference={reference!r} lies outside the targets of the training data, "
-                f"{low:.6g} to {high:.6g} of output {i}, so the network knows nothing like it: "
-                "give a value among them (in the target's units), 'mean' or 'zero'."
-            )
 
 
 def find_at_target(
