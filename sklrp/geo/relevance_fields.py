@@ -181,8 +181,10 @@ def explain(
         return _explain_fields(data, chain=chain, **known)
     _check_call(labels, target, rule, epsilon)
     if reference is not None:  # one sample tells whether it may be one
-        first = data.isel({chain.vectorizer.grid_.sample_dim: slice(1)})
-        its = target[:1] if np.ndim(target) and not _is_of_outputs(target) else target
+        sample_dim = chain.vectorizer.grid_.sample_dim
+        first = data.isel({sample_dim: slice(1)})
+        is_of_each = not is_of_outputs(target) and np.shape(target) == (data.sizes[sample_dim],)
+        its = target[:1] if is_of_each else target
         propagation.explain(chain.model.network, chain.enter(first), target=its, **settings)
     return _explain_lazily(data, chain=copy.deepcopy(chain), **known)
 
