@@ -522,3 +522,29 @@ def test_shape_that_depends_on_the_batch_is_refused():
         sklrp.explain(build(Lengths), X, layers=["each"], batch_size=2, target=0)
     found = sklrp.explain(build(Lengths), X, layers=["each"], batch_size=4, target=0)[1]
     assert found.layer_relevance["each"].shape == (4, 6, 4)
+
+
+def test_fields_of_xarray():
+    """The arrays of layers lie along the samples and the targets, with their coordinates."""
+    xr = pytest.importorskip("xarray")
+    pytest.importorskip("dask")
+    axes = {"time": np.arange(10) + 2000, "lat": [0.0, 2, 4], "lon": [0.0, 2]}
+    data = xr.DataArray(samples(10, 3, 2), axes, list(axes)).assign_coords(
+        season=("time", [1] * 10)
+    )
+    model = make_pipeline(
+        sklrp.geo.GridVectorizer(),
+        CNNClassifier((4,), input_shape=(1, 3, 2), kernel_size=1, max_epochs=1),
+    ).fit(data, ["dry", "wet"] * 5)
+    for target in ("wet", "all"):
+        fields, found = sklrp.geo.explain(model, data, target=target, layers=["conv1"])
+        xr.testing.assert_identical(fields, sklrp.geo.explain(model, data, target=target))
+        want = model[-1].explain(model[:-1].transform(data), target=target, layers=["conv1"])[1]
+        np.testing.assert_array_equal(found["conv1"].values, want.layer_relevance["conv1"])
+        own = ("axis1", "axis2", "axis3")
+        assert found["conv1"].dims == ("time", *(["target"] * (target == "all")), *own)
+        assert found["conv1"]["season"].dims == ("time",)
+        assert found["conv1"].attrs["long_name"] == "relevance at the output of 'conv1'"
+    assert found["conv1"]["target"].values.tolist() == ["dry", "wet"]
+    with pytest.raises(ValueError, match=r"of dask input: load"):
+        sklrp.geo.explain(model, data.chunk({"time": 5}), layers=["conv1"])

@@ -50,6 +50,7 @@ def explain(
     batch_size: int | None = None,
     n_jobs: int | None = None,
     progress: bool = False,
+    layers: list[str] | None = None,
 ) -> Any:
     """Return the relevance of gridded fields for a class, as fields on the same grid.
 
@@ -98,10 +99,13 @@ def explain(
         Number of joblib's workers. None (default): one.
     progress : bool, default=False
         Whether to show a progress bar. For dask input, use dask's own.
+    layers : list of str or None, default=None
+        Names of layers of the network, see :func:`sklrp.explain`: the relevance at their outputs
+        is returned too. Not of dask input.
 
     Returns
     -------
-    DataArray or Dataset
+    relevance : DataArray or Dataset
         The relevance, with the dimensions and coordinates of `data`, NaN in cells that are not
         valid; for a Dataset, one variable for each of its own. The attributes say what it is:
         ``long_name``, ``units``, ``rule``, ``epsilon``, ``target``, ``contrast``, ``estimator``
@@ -112,6 +116,9 @@ def explain(
         For dask input the result is lazy, computed chunk by chunk over the samples with a copy of
         the model taken now. Each chunk of samples is loaded over the whole grid; chunks that part
         the grid are merged first.
+    at_layers : dict of str to DataArray
+        Only with `layers`: the relevance at the output of each, along the samples, the targets if
+        there are several, and the network's own axes, ``"axis1"`` and so on.
 
     Raises
     ------
@@ -177,6 +184,8 @@ def explain(
         "settings": settings,
         "attrs": attrs,
     }
+    if layers is not None:
+        return _explain_with_layers(data, layers, chain=chain, **known)
     if not data.chunks:
         return _explain_fields(data, chain=chain, **known)
     _check_call(labels, target, rule, epsilon)
@@ -367,6 +376,41 @@ def _explain_fields(
         return found.drop_vars(_names_of_levels(found))
     maps = propagation.explain(chain.model.network, chain.enter(data), target=target, **settings)
     return relevance_to_xarray(maps, chain.vectorizer, like=data, classes=classes, attrs=attrs)
+
+
+def _explain_with_layers(
+    data: Any,
+    layers: list[str],
+    *,
+    chain: _Chain,
+    target: Any,
+    classes: list[Any] | None,
+    settings: dict[str, Any],
+    attrs: dict[str, Any],
+) -> tuple[Any, dict[str, DataArray]]:
+    """Return the relevance of fields in memory, and that at the outputs of layers."""
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
+
+    if data.chunks:
+        raise ValueError(
+            f"layers={layers!r} of dask input: load the samples that are meant, data.load(), or "
+            "leave layers out."
+        )
+    maps, details = propagation.explain(
+        chain.model.network, chain.enter(data), target=target, layers=layers, **settings
+    )
+    fields = relevance_to_xarray(maps, chain.vectorizer, like=data, classes=classes, attrs=attrs)
+    sample_dim = chain.vectorizer.grid_.sample_dim
+    coords = {name: c for name, c in data.coords.items() if c.dims == (sample_dim,)}
+    dims = [sample_dim]
+    if classes is not None:
+        dims, coords = [sample_dim, TARGET], {**coords, TARGET: classes}
+    found = {}
+    for name, values in details.layer_relevance.items():
+        axes = [f"axis{k}" for k in range(1, values.ndim - len(dims) + 1)]
+        about = {**attrs, "long_name": f"relevance at the output of {name!r}"}
+        found[name] = xr.DataArray(values, coords, [*dims, *axes], "relevance", about)
+    return fields, found
 
 
 def _explain_lazily(data: Any, *, chain: _Chain, target: Any, classes: Any, **known: Any) -> Any:

@@ -255,7 +255,10 @@ def _choose_call(layer: AskedLayer, tape: Tape) -> Sequence[Returned]:
             layer, f"is a part of {layer.inside!r}, which is one layer to relevance; ask for that"
         )
     if not calls:
-        raise _refuse(layer, "the network's forward does not call; ask for the layers in it")
+        raise _refuse(
+            layer,
+            "the network's forward does not call; ask for layers in it, or the one around it",
+        )
     if layer.call is None and len(calls) > 1:
         names = ", ".join(repr(f"{layer.name}#{k}") for k in range(1, len(calls) + 1))
         raise _refuse(layer, f"is called {_count(calls, 'time')}; say which is meant, of {names}")
