@@ -253,6 +253,99 @@ def constant(program, h, registers, seed):
     return pick(seed, torch.zeros_like, torch.ones_like)(h)
 
 
+# Sums, orders, indices
+
+
+def last_index(h, seed):
+    """Return an index into the last axis, with places that come twice, and one for each value."""
+    n = h.shape[-1]
+    index = torch.tensor([random.Random(seed + k).randrange(n) for k in range(n)])
+    return index, index.expand(h.shape)
+
+
+@instruction
+def run_along(program, h, registers, seed):
+    axis = pick(seed, *range(1, h.dim()))
+    return pick(seed + 1, lambda: h.cumsum(axis), lambda: h.diff(dim=axis), lambda: h.abs(),
+                lambda: torch.trapezoid(h, dim=axis), lambda: h.cummax(axis)[0])()  # fmt: skip
+
+
+@instruction
+def order(program, h, registers, seed):
+    axis = pick(seed, *range(1, h.dim()))
+    return pick(seed + 1, lambda: h.sort(axis)[0], lambda: h.topk(2, axis)[0],
+                lambda: h.median(axis).values, lambda: h.quantile(0.3, axis, keepdim=True),
+                lambda: h.gather(axis, h.argsort(axis)),
+                lambda: h.kthvalue(2, axis)[0])()  # fmt: skip
+
+
+@instruction
+def add_at(program, h, registers, seed):
+    other = partner(h, registers, seed)
+    index, each = last_index(h, seed)
+    target = pick(seed, h, torch.zeros_like(h), torch.ones_like(h))
+    return pick(seed + 1, lambda: target.index_add(-1, index, other, alpha=0.5),
+                lambda: target.scatter_add(-1, each, other),
+                lambda: target.scatter_reduce(-1, each, other, "mean"),
+                lambda: target.scatter_reduce(-1, each, other, "amax", include_self=False),
+                lambda: target.clone().index_add_(-1, index, other),
+                lambda: target.index_copy(-1, index.unique(), other[..., : len(index.unique())]),
+                lambda: torch.slice_scatter(target, other[..., 1:], -1, 1))()  # fmt: skip
+
+
+@instruction
+def contract(program, h, registers, seed):
+    n = h.shape[-1]
+    if n > 16:
+        raise ValueError("too large")
+    matrix = program.layers.table[:n, :n]
+    return pick(seed, lambda: torch.einsum("...i,io->...o", h, matrix),
+                lambda: torch.einsum("bi...,i->b...", h.movedim(-1, 1), matrix[0]),
+                lambda: torch.einsum("b...i,i->bi...", h, matrix[1]),
+                lambda: torch.einsum("b...i,io,i->b...io", h, matrix, matrix[0]),
+                lambda: torch.tensordot(h, matrix, dims=([-1], [1])),
+                lambda: torch.kron(h, matrix[:1, :2]) if h.dim() == 2 else h)()  # fmt: skip
+
+
+@instruction
+def transform(program, h, registers, seed):
+    """Fourier transforms, with complex weights between."""
+    n = h.shape[-1]
+    if n > 8:
+        raise ValueError("too large")
+    table = program.layers.table[0]
+    modes = pick(seed, torch.fft.rfft, torch.fft.fft)(h)
+    weight = torch.complex(table[: modes.shape[-1]], table[-modes.shape[-1] :])
+
+    def low():
+        kept = torch.zeros_like(modes)
+        kept[..., :2] = modes[..., :2] * weight[:2]
+        return kept
+
+    modes = pick(seed + 1, lambda: modes * weight, low, lambda: modes + 1j * weight.real,
+                 lambda: modes.conj() * weight, lambda: modes.roll(1, -1))()  # fmt: skip
+    return pick(seed + 2, lambda: torch.fft.irfft(modes, n=n), lambda: modes.real,
+                lambda: modes.abs(), lambda: torch.view_as_real(modes))()  # fmt: skip
+
+
+@instruction
+def in_front(program, h, registers, seed):
+    """Fold an axis, or another register, in front of the samples, and take it out again."""
+    one = h if h.dim() > 2 else h.unsqueeze(1)
+    n = one.shape[1]
+    layer = program.layers.get("linear", one.shape[-1])
+    if pick(seed, True, False):
+        return F.relu(layer(one.transpose(0, 1).flatten(0, 1))).unflatten(0, (n, -1))[-1]
+    return F.relu(layer(torch.cat([h, partner(h, registers, seed)]))).chunk(2)
+
+
+@instruction
+def unpool(program, h, registers, seed):
+    channels(h)
+    pooled, indices = F.max_pool1d(h, 2, return_indices=True)
+    return F.max_unpool1d(F.relu(pooled), indices, 2, output_size=h.shape[2:])
+
+
 # Views
 
 

@@ -180,7 +180,6 @@ def test_contrast_and_targets():
     ("layers", "message"),
     [
         ([nn.LSTM(2, 3), StatePooling(), nn.Linear(3, 2)], "batch_first"),
-        ([nn.LSTM(2, 3, proj_size=2, batch_first=True), StatePooling(), nn.Linear(2, 2)], "proj"),
         ([nn.LSTM(2, 3, batch_first=True), nn.Linear(3, 2)], "a recurrent layer returns a tuple"),
         ([nn.Linear(2, 3), StatePooling(), nn.Linear(3, 2)], "StatePooling"),
     ],

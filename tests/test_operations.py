@@ -512,3 +512,20 @@ def test_places_that_depend_on_the_input_are_refused():
     model = build(sampled)
     with pytest.raises(TypeError, match=r"'grid_sample'.*places"):
         sklrp.explain(model, some_samples(3), target=0)
+
+
+def test_messages_that_are_equal_share():
+    """Of messages of 0 none wins over the zeros that they are written into, by any rule."""
+
+    def messages(self, x):
+        index = torch.tensor([0, 0, 1, 2])[None, :, None].expand(len(x), 4, 6)
+        out = torch.zeros_like(x)
+        return out.scatter_reduce(1, index, F.relu(x), "amax", include_self=False)
+
+    model, X = build(messages), some_samples(5)
+    rule = sklrp.Composite([("last", sklrp.Flat(), "last"), ("rest", sklrp.Epsilon(), "all")])
+    relevance, details = sklrp.explain(model, X, target=1, rule=rule, return_details=True)
+    kept = sum(layer[cause] for layer in details.layers for cause in CAUSES)
+    assert_close(relevance.sum((1, 2)) + kept, details.score)
+    dropped = next(layer for layer in details.layers if layer.name == "scatter_reduce").dropped
+    assert_close(dropped, details.score / 4)  # the place that no message goes to

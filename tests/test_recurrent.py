@@ -758,7 +758,6 @@ def test_single_precision(kind):
 @pytest.mark.parametrize(
     ("layer", "shape", "axis", "message"),
     [
-        (nn.LSTM(2, 3, proj_size=2, batch_first=True), (2, 3, 2), 0, "LSTM 'core'.*proj_size=0"),
         (nn.LSTM(2, 3), (2, 3, 2), 0, "on axis 1, but .* axis 0; set batch_first=True"),
         (nn.GRU(2, 3, batch_first=True), (2, 3, 2), 1, "axis 0, but .* set batch_first=False"),
         (nn.RNN(2, 3, batch_first=True), (3, 2), 0, "RNN 'core'.*2 axes.*n_steps, n_features"),

@@ -10,7 +10,6 @@ names.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 from sklrp.propagation.bounds import monotone
 from sklrp.propagation.formula import Split, account, known
 from sklrp.propagation.handlers.adjoints import pull_gradients
-from sklrp.propagation.handlers.operands import follow_samples, is_nonnegative, standing
+from sklrp.propagation.handlers.operands import follow_samples, is_nonnegative, standing, value_of
 from sklrp.propagation.handlers.products import share_of_first
 from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.registry import COMPLEX, FLOATING, mark, register
@@ -80,10 +79,6 @@ class Linear:
     def is_moved(self) -> Tensor:
         """Return where values come from signals, of a function that only moves values."""
         return self([torch.ones_like(x) for x in self.values]) != self.at_zero()
-
-    def at_nan(self) -> Tensor:
-        """Return what it makes of missing values, which tell what it depends on."""
-        return self([torch.full_like(x, torch.nan) for x in self.values])
 
     def adjoint(self, relevance: Tensor) -> tuple[Tensor, ...]:
         """Pull ratios, or the relevance of values that only move, back to the moving signals."""
@@ -213,19 +208,49 @@ def _reduce_into(
         raise TypeError("with reduce='prod' it multiplies signals; use 'sum', 'mean' or 'amax'")
     function = Linear(step, arguments[1:], {"include_self": include_self})
     x = function(function.values)
+    largest = _Largest(dim, value_of(index), value_of(memory), value_of(source), x, include_self)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Any:
-        if kept is not None and not isinstance(memory, Signal):
-            untouched = (x == memory) if include_self else function.at_nan().isfinite()
-            kept.add("dropped", relevance * untouched)
-        return function.in_order(function.adjoint(relevance))
+        back: dict[int, Tensor] = {}
+        for value, part in zip((memory, source), largest.share(relevance), strict=True):
+            if isinstance(value, Signal):  # one signal may be both
+                back[id(value)] = back[id(value)] + part if id(value) in back else part
+            elif kept is not None:
+                kept.add("dropped", part)
+        passed = tuple(back.pop(id(signal), None) for signal in function.order)
+        return passed if len(passed) > 1 else passed[0]
 
-    average = replace_reduce(function)
-    out = Signal(x, samples=follow_samples(average, function.moving))
-    return replace(out, nonnegative=all(map(is_nonnegative, (memory, source)))), pull
+    # It depends on the same samples as an average does, which is linear.
+    average = Linear(step, (*function.args[:4], "mean"), function.kwargs)
+    samples = follow_samples(average, function.moving)
+    nonnegative = all(map(is_nonnegative, (memory, source)))
+    return Signal(x, nonnegative, **standing(*function.moving), samples=samples), pull
 
 
-def replace_reduce(function: Linear) -> Linear:
-    """Return a function that averages in place of choosing: it depends on the same samples."""
-    args = (*function.args[:4], "mean")
-    return Linear(function.step, args, function.kwargs)
+class _Largest:
+    """Which values are the largest, or smallest, of those that are written into one place."""
+
+    def __init__(
+        self, dim: int, index: Tensor, memory: Tensor, source: Tensor, x: Tensor,
+        include_self: bool,
+    ) -> None:  # fmt: skip
+        dim = range(x.dim())[dim]
+        if index.dim() < source.dim():  # of index_reduce: the same for all other axes
+            shape = [-1 if k == dim else 1 for k in range(source.dim())]
+            index = index.reshape(shape).expand(source.shape)
+        self.dim, self.index, self.source = dim + 1, index, source
+        self.used = tuple(slice(n) for n in index.shape)  # values beyond the index stay out
+        self.wins = x.gather(dim, index) == source[self.used]
+        hits = torch.zeros_like(x)
+        n_hits = hits.scatter_add(dim, index, torch.ones_like(source[self.used]))
+        self.stays = memory == x if include_self else n_hits == 0
+        n_wins = hits.scatter_add(dim, index, self.wins.to(x))
+        self.n_equal = n_wins + self.stays
+
+    def share(self, relevance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the relevance of what was there before, and of what was written."""
+        each = relevance / self.n_equal
+        index = self.index.expand(len(relevance), *self.index.shape)
+        written = torch.zeros_like(self.source.expand(len(relevance), *self.source.shape))
+        written[(slice(None), *self.used)] = each.gather(self.dim, index) * self.wins
+        return each * self.stays, written

@@ -93,7 +93,8 @@ def follow_samples(
         return None
     zero = function([torch.zeros_like(s.x) for s in signals])
     found = torch.full(zero.shape, -1, dtype=torch.float32, device=zero.device)
-    for number in range(int(max(float(s.max()) for s in known)) + 1):
+    last = max((float(s.max()) for s in known if s.numel()), default=-1.0)
+    for number in range(int(last) + 1):
         changed = function([_only(s, number) for s in signals]) != zero
         if bool((changed & (found >= 0)).any()):
             raise TypeError("it mixes samples")

@@ -42,8 +42,6 @@ def bounds_of_states(step: Step, *args: Any) -> Any:
 def _layer(step: Step, sequence: Any, hx: Any = None) -> tuple[Any, Pull]:
     layer, given = step.layer, [sequence, *_states(hx)]
     axis = 0 if layer.batch_first else 1
-    if getattr(layer, "proj_size", 0):
-        raise _refusal(step, "it has a projection; set proj_size=0")
     for value, own in zip(given, (axis, 1, 1), strict=False):
         check_sequence(step, value, 3, own)
     starts = [v.x.transpose(0, 1) if isinstance(v, Signal) else v for v in given[1:]]

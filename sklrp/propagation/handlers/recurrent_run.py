@@ -116,14 +116,17 @@ class Run:
         self.reverse = suffix.endswith("_reverse")
         self.last = None if lengths is None else lengths - 1
         self.w_ih, self.w_hh, self.b_ih, self.b_hh = self._weights()
-        self.size = self.w_hh.shape[1]
+        # The units of a cell, and those of a state, which an LSTM may project to fewer.
+        n_states = self.w_hh.shape[1]
+        self.w_hr = self._projection()
+        self.size = n_states if self.w_hr is None else self.w_hr.shape[1]
 
         values = (signal.x, signal.low, signal.high, signal.seen)
         x, low, high, seen = (None if v is None else self._turn(v) for v in values)
         assert x is not None
         self.signal = Signal(x.contiguous(), signal.nonnegative, low, high, seen)
-        zero = x.new_zeros(x.shape[1], self.size)
-        self.starts = list(starts) or [zero] * (2 if self.mode == "LSTM" else 1)
+        sizes = (n_states, self.size) if self.mode == "LSTM" else (n_states,)
+        self.starts = list(starts) or [x.new_zeros(x.shape[1], size) for size in sizes]
         states, *last = self._forward()
 
         positive = self.mode == "relu"
@@ -142,7 +145,10 @@ class Run:
             return None, None
         # LSTM and tanh stay within (-1, 1), a GRU between that and its initial state.
         start = self.starts[0]
-        high = start.abs().clamp(min=1.0) if given else start.new_ones(1, self.size)
+        high = start.new_ones(1, self.size)
+        if self.w_hr is not None:
+            high = high @ self.w_hr.abs().t()
+        high = torch.maximum(start.abs(), high) if given else high
         return -high, high
 
     def _at_the_end(self, states: Tensor, last: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -159,10 +165,16 @@ class Run:
         w_ih, w_hh, *biases = (getattr(layer, name + self.suffix).detach() for name in names)
         return w_ih, w_hh, *(biases or (None, None))
 
+    def _projection(self) -> Tensor | None:
+        """Return the weights by which an LSTM projects its states, None without."""
+        weight = getattr(self.step.layer, f"weight_hr{self.suffix}", None)
+        return None if weight is None else weight.detach()
+
     def _forward(self) -> Sequence[Tensor]:
         """Return the states of all steps, and the last one, (1, n_samples, n_units)."""
         hx = [start[None].contiguous() for start in self.starts]
-        weights = [v for v in (self.w_ih, self.w_hh, self.b_ih, self.b_hh) if v is not None]
+        own = (self.w_ih, self.w_hh, self.b_ih, self.b_hh, self.w_hr)
+        weights = [v for v in own if v is not None]
         return _FUSED[self.mode](
             self.signal.x, hx if self.mode == "LSTM" else hx[0], weights, self.b_ih is not None, 1,
             0.0, False, False, False,
@@ -310,20 +322,23 @@ class Run:
         # affine map behind gives each input its contribution times that.
         coefficients = [split.ratio(new.flatten(-2)) for split in splits]
 
-        hidden, cells = self._arrived(flow, n_targets, relevance, ends)
-        starts = [torch.zeros_like(hidden[0]) for _ in self.starts]
+        hidden, units, cells = self._arrived(flow, n_targets, relevance, ends)
+        starts = [torch.zeros_like(v[0]) for v in (hidden, cells)[: len(self.starts)]]
         backward = coefficients if factor is None else [c * factor for c in coefficients]
-        _recur(flow, splits, backward, hidden, cells, starts)
+        projection = None if self.w_hr is None else _Projection(self)
+        _recur(flow, splits, backward, _Relevance(hidden, units, cells, starts), projection)
 
         # Now the relevance of all states is known, and the inputs get theirs in one product.
         sources = cells.unsqueeze(-2)  # the state that gives relevance to each gate
         if flow.keep is not None:  # i, f and g get theirs from the cell, o from the state
-            sources = torch.stack([cells, cells, cells, hidden], dim=-2)
+            sources = torch.stack([cells, cells, cells, units], dim=-2)
         sources = sources.movedim(0, 1)
         ratios = [(c.unflatten(-1, new.shape[-2:]) * sources).flatten(-2) for c in coefficients]
         if kept is not None:
             account(kept, (new * sources).flatten(-2), splits, ratios)
             self._account_for_cells(kept, flow, cells)
+            if projection is not None:
+                projection.account(kept, hidden)
         return self._turn(gather(splits, ratios, 0, operands[0]), 1), starts
 
     def _give_reset_gate(
@@ -355,21 +370,24 @@ class Run:
         n_targets: int,
         relevance: Tensor | None,
         ends: Sequence[Tensor | None],
-    ) -> tuple[Tensor, Tensor]:
-        """Return the relevance that states and cell states get from outside the recursion.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the relevance that states, outputs and cells get from outside the recursion.
 
-        The two are the same tensor where the output gate takes nothing: the state's relevance is
-        the cell's.
+        A state is the cell's output, unless it is projected; both are then the same tensor. Where
+        the output gate takes nothing, the output's relevance is the cell's: one tensor too.
         """
-        n_steps, n_samples, _ = self.h.x.shape
-        hidden = flow.z.new_zeros(n_steps, n_targets, n_samples, self.size)
+        n_steps, n_samples, n_states = self.h.x.shape
+        hidden = flow.z.new_zeros(n_steps, n_targets, n_samples, n_states)
         if relevance is not None:
             hidden.copy_(self._turn(relevance, 1).movedim(0, 1))
-        cells = hidden if flow.keep is None else torch.zeros_like(hidden)
+        units = hidden
+        if self.w_hr is not None:
+            units = hidden.new_zeros(n_steps, n_targets, n_samples, self.size)
+        cells = units if flow.keep is None else torch.zeros_like(units)
         for states, end in zip((hidden, cells), ends, strict=False):
             if end is not None:
                 self._inject(states, end)
-        return hidden, cells
+        return hidden, units, cells
 
     def _account_for_cells(self, kept: Kept, flow: Flow, cells: Tensor) -> None:
         """Add to ``kept`` what is lost where a state is split: epsilon's share of s(c_t)."""
@@ -407,14 +425,63 @@ class Run:
             states.scatter_add_(0, index, end[None])
 
 
+class _Relevance(NamedTuple):
+    """The relevance of the states, of the outputs of cells, of cells, and of what they start as.
+
+    Some of them may be the same tensor; see :meth:`Run._arrived`.
+    """
+
+    hidden: Tensor
+    units: Tensor
+    cells: Tensor
+    starts: Sequence[Tensor]
+
+
+class _Projection:
+    """The affine map from the outputs of an LSTM's cells to its states, ``h = w_hr (o tanh c)``.
+
+    Parameters
+    ----------
+    run : Run
+        The run of the layer.
+    """
+
+    def __init__(self, run: Run) -> None:
+        assert run.w_hr is not None
+        size = run.size
+        (gate,) = run._affine(slice(3 * size, 4 * size))
+        x = gate.sigmoid_() * _tanh(run.trace.cells[1:])
+        one = x.new_ones(1, 1, size)
+        operand = Operand(Signal(x, False, -one, one), run.w_hr, linear_of_steps, _adjoint)
+        z = linear_of_steps(x, run.w_hr)
+        self.splits = prepare(run.step, f"{run.suffix}_hr", [operand], None, z)
+        self.coefficients = [split.ratio(torch.ones_like(z)) for split in self.splits]
+
+    def pull(self, t: int, relevance: Tensor) -> Tensor:
+        """Return the relevance of the outputs at one step, from that of the states."""
+        passed = []
+        for split, coefficient in zip(self.splits, self.coefficients, strict=True):
+            for mapped, weight in split.terms[0]:
+                own = mapped[t] if len(mapped) > 1 else mapped[0]
+                passed.append(own * torch.matmul(relevance * coefficient[t], weight))
+        return sum(passed[1:], start=passed[0])
+
+    def account(self, kept: Kept, hidden: Tensor) -> None:
+        """Add to ``kept`` what the rule keeps of the relevance of all states."""
+        relevance = hidden.movedim(0, 1)
+        ratios = [relevance * coefficient for coefficient in self.coefficients]
+        account(kept, relevance, self.splits, ratios)
+
+
 class _Views(NamedTuple):
     """What the recursion takes at each step, as :class:`Kernels` take it.
 
-    ``c[t + 1]`` and ``h[t + 1]`` are the relevance of the states behind step ``t``, ``c[0]`` and
-    ``h[0]`` that of the initial ones.
+    ``c[t + 1]``, ``u[t + 1]`` and ``h[t + 1]`` are the relevance of cells, outputs and states
+    behind step ``t``, ``c[0]`` and ``h[0]`` that of the initial ones.
     """
 
     h: Sequence[Any]
+    u: Sequence[Any]
     c: Sequence[Any]
     prev: Sequence[Any] | None
     keep: Sequence[Any] | None
@@ -425,42 +492,43 @@ def _recur(
     flow: Flow,
     splits: Sequence[Split],
     coefficients: Sequence[Tensor],
-    hidden: Tensor,
-    cells: Tensor,
-    starts: Sequence[Tensor],
+    relevance: _Relevance,
+    projection: _Projection | None,
 ) -> None:
     """Run back in time: from the relevance that states got from outside to all that they get.
 
-    ``hidden`` and ``cells``, the same tensor where the cell has but one state or its output gate
-    takes nothing, and ``starts`` are overwritten.
+    The tensors of ``relevance`` are overwritten.
     """
-    n_steps, n_targets, n_samples, size = cells.shape
+    n_steps, n_targets, n_samples, size = relevance.cells.shape
+    cells, n_states = relevance.cells, relevance.hidden.shape[-1]
     n_gates = flow.new.shape[-2]
     # Small operations start fastest on tensors of one shape: axes of length one are left out.
     targets = (n_targets,) if n_targets > 1 else ()
     gates, gate = ((n_gates,), (1,)) if n_gates > 1 else ((), ())
-    state = (*targets, n_samples, *gate, size)
+    state = (*targets, n_samples, *gate, n_states)
     ratio = cells.new_empty(n_targets * n_samples, n_gates * size)
-    product = cells.new_empty(n_targets * n_samples, size)
+    product = cells.new_empty(n_targets * n_samples, n_states)
+    of_cell = Kernels(cells.new_empty(*targets, n_samples, *gate, size))
     kernels = Kernels(product.view(state))
     (ratio_view,) = kernels.steps(ratio.view(1, *targets, n_samples, *gates, size))
     (product_view,) = kernels.steps(product.view(1, *state))
-    shapes = state, (n_samples, *gates, size)
-    views = _views(kernels, shapes, flow, splits, coefficients, hidden, cells, starts)
-    h, c, prev, keep, parts = views
+    shapes = (*targets, n_samples, *gate), (n_samples, *gates, size)
+    h, u, c, prev, keep, parts = _views(kernels, shapes, flow, splits, coefficients, relevance)
     with np.errstate(all="ignore"):
         for t in range(n_steps - 1, -1, -1):
             cell = c[t + 1]
-            if keep is not None:  # R_c += keep * R_h; without it they are one tensor
-                kernels.add_product(cell, keep[t], h[t + 1], out=cell)
+            if projection is not None:
+                relevance.units[t] += projection.pull(t, relevance.hidden[t])
+            if keep is not None:  # R_c += keep * R_u; without it they are one tensor
+                of_cell.add_product(cell, keep[t], u[t + 1], out=cell)
             if prev is not None:  # R_c_prev += prev * R_c
-                kernels.add_product(c[t], prev[t], cell, out=c[t])
+                of_cell.add_product(c[t], prev[t], cell, out=c[t])
             for coefficient, terms in parts:
                 if keep is None:  # ratio = coefficient * R_c, at all gates
                     kernels.multiply(coefficient[t], cell, out=ratio_view)
-                else:  # the output gate, the last one, gets from R_h
+                else:  # the output gate, the last one, gets from R_u
                     kernels.multiply(coefficient[t][:, :-1], cell, out=ratio_view[..., :-1, :])
-                    kernels.multiply(coefficient[t][:, -1:], h[t + 1], out=ratio_view[..., -1:, :])
+                    kernels.multiply(coefficient[t][:, -1:], u[t + 1], out=ratio_view[..., -1:, :])
                 for v, weight in terms:  # R_h_prev += map(h_prev) * (ratio @ map(w))
                     torch.mm(ratio, weight, out=product)
                     kernels.add_product(h[t], v[t], product_view, out=h[t])
@@ -472,26 +540,30 @@ def _views(
     flow: Flow,
     splits: Sequence[Split],
     coefficients: Sequence[Tensor],
-    hidden: Tensor,
-    cells: Tensor,
-    starts: Sequence[Tensor],
+    relevance: _Relevance,
 ) -> _Views:
-    """Cut all tensors into steps; ``shapes`` are a state's and, without targets, all gates'."""
-    state, ratio = shapes
-    n_steps, _, n_samples, size = cells.shape
-    one_gate = (n_samples, 1, size) if len(ratio) > 2 else (n_samples, size)
+    """Cut all tensors into steps; ``shapes`` are a state's without its units, and all gates'."""
+    before, ratio = shapes
+    hidden, units, cells, starts = relevance
+    n_steps, _, n_samples, _ = cells.shape
+    gate = (1,) if len(ratio) > 2 else ()
 
     def states(v: Tensor, start: Tensor) -> list[Any]:
-        return [*kernels.steps(start.view(1, *state)), *kernels.steps(v.view(n_steps, *state))]
+        both = start.view(1, *before, -1), v.view(n_steps, *before, -1)
+        return [one for tensor in both for one in kernels.steps(tensor)]
 
     def shares(v: Tensor) -> Sequence[Any]:
-        return kernels.steps(v.expand(n_steps, n_samples, size).reshape(n_steps, *one_gate))
+        wide = v.expand(n_steps, n_samples, v.shape[-1])
+        return kernels.steps(wide.reshape(n_steps, n_samples, *gate, v.shape[-1]))
 
     c = states(cells, starts[-1])
     if hidden is cells:
-        h = [*kernels.steps(starts[0].view(1, *state)), *c[1:]]
+        h = [*kernels.steps(starts[0].view(1, *before, -1)), *c[1:]]
     else:
         h = states(hidden, starts[0])
+    u = h if units is hidden else c
+    if units is not hidden and units is not cells:
+        u = states(units, torch.zeros_like(units[0]))
     prev, keep = (None if v is None else shares(v) for v in (flow.prev, flow.keep))
     parts = [
         (
@@ -500,7 +572,7 @@ def _views(
         )
         for coefficient, split in zip(coefficients, splits, strict=True)
     ]
-    return _Views(h, c, prev, keep, parts)
+    return _Views(h, u, c, prev, keep, parts)
 
 
 class Kernels:
