@@ -332,3 +332,12 @@ def test_relevance_features_of_a_region():
     expected = sklrp.explain(transformer.estimator_, X, target=mask, rule="epsilon")
     assert np.abs(expected).max() > 0
     np.testing.assert_allclose(features, expected.reshape(40, -1), rtol=1e-5, atol=1e-7)
+
+
+def test_errors_show_few_of_many_labels():
+    """An index outside the output is told once, and not for each of many samples."""
+    network = nn.Sequential(nn.Linear(4, 3)).double()
+    with pytest.raises(ValueError, match=r"got 50 values, 7, 1\.$"):
+        sklrp.explain(network, samples(50, (4,)), target=[7, 1] * 25)
+    with pytest.raises(ValueError, match=r"got 7\.$"):
+        sklrp.explain(network, samples(50, (4,)), target=7)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sklrp._missing import as_plain_array
 
+_MOST_SHOWN = 8  # of labels, in an error
 _MOST_OUTPUTS = 64  # of a gridded output, each with a map of its own
 
 Shape = tuple[int, ...]
@@ -122,7 +123,8 @@ def decode_target(target: Any, classes: np.ndarray | None, n_samples: int, shape
         index = np.asarray(encode_target(target, classes, n_samples))
         if (index >= n_outputs).any():
             raise ValueError(
-                f"target must lie among the {n_outputs} outputs of the network, got {target!r}."
+                f"target must lie among the {n_outputs} outputs of the network, got "
+                f"{_show(target)}."
             )
         return np.full(n_samples, index, dtype=np.int64)
     is_grid = len(shape) > 1 and n_outputs > 1
@@ -135,10 +137,11 @@ def decode_target(target: Any, classes: np.ndarray | None, n_samples: int, shape
     if over_outputs and not (is_either and (values % 1 == 0).all()):
         return _over_outputs(values, shape)
     if is_grid or values.dtype.kind not in "iu" or values.shape not in ((), (n_samples,)):
-        raise ValueError(f"target must be {_wanted(shape, n_samples)}; got {target!r}.")
+        raise ValueError(f"target must be {_wanted(shape, n_samples)}; got {_show(target)}.")
     if ((values < 0) | (values >= n_outputs)).any():
         raise ValueError(
-            f"target must lie in 0..{n_outputs - 1}, the outputs of the network, got {target!r}."
+            f"target must lie in 0..{n_outputs - 1}, the outputs of the network, got "
+            f"{_show(target)}."
         )
     return np.full(n_samples, values, dtype=np.int64)
 
@@ -200,6 +203,15 @@ def _check_open(target: Any, shape: Shape) -> None:
             f"{_MOST_OUTPUTS} of a gridded output are made at once: give target, "
             f"{_wanted(shape)}."
         )
+
+
+def _show(target: Any) -> str:
+    """Return a target as an error tells it: of many labels the different ones, of more a few."""
+    if isinstance(target, tuple) or np.ndim(target) != 1 or len(target) <= _MOST_SHOWN:
+        return repr(target)
+    different = list(dict.fromkeys(np.asarray(target).tolist()))
+    more = ", ..." if len(different) > _MOST_SHOWN else ""
+    return f"{len(target)} values, {', '.join(map(repr, different[:_MOST_SHOWN]))}{more}"
 
 
 def _wanted(shape: Shape, n_samples: int | None = None) -> str:
