@@ -9,6 +9,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from sklearn.frozen import FrozenEstimator
 from torch import nn
 
 import sklrp
@@ -446,6 +447,23 @@ def test_metrics_of_regressors(name, kind):
     given, details = reg.explain(ROWS, target=target, return_details=True)
     missing = np.abs(details.score - given.reshape(60, -1).sum(1)).mean()
     assert score(reg, ROWS) == pytest.approx(-missing)
+
+
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_scorers_of_transformers_of_regressors(name):
+    """The transformer's target and reference are graded, whose share no cell has."""
+    reg = FrozenEstimator(regressor(name))
+    for target, reference in ((1, None), ([0.5, -200.0], "mean"), (0, "zero")):
+        transformer = RelevanceTransformer(reg, target=target, reference=reference)
+        transformer.fit(ROWS, VALUES)
+        asked = {} if reference is None else {"reference": reference}
+        maps, details = regressor(name).explain(ROWS, target=target, return_details=True, **asked)
+        missing = np.abs(details.score - maps.reshape(60, -1).sum(1)).mean()
+        score = make_relevance_scorer("conservation_error", relative=False)(transformer, ROWS)
+        assert score == pytest.approx(-missing)
+        score = make_relevance_scorer("pixel_flipping", steps=3, **SEED)(transformer, ROWS)
+        flipped = pixel_flipping_score(regressor(name), ROWS, maps, target=target, steps=3, **SEED)
+        assert score == pytest.approx(flipped.mean())
 
 
 @pytest.mark.parametrize("name", REGRESSORS)

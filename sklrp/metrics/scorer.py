@@ -25,7 +25,7 @@ from sklrp.metrics.subject import Subject, explain_by
 
 _GIVEN = {"X", "estimator", "explain", "orders", "relevance", "score", "y"}  # by the scorer
 _EXPLAIN_PARAMS = ("rule", "epsilon", "contrast")  # of a scorer for a classifier
-_TRANSFORMER_PARAMS = (*_EXPLAIN_PARAMS, "target", "batch_size", "n_jobs")
+_TRANSFORMER_PARAMS = (*_EXPLAIN_PARAMS, "target", "reference", "batch_size", "n_jobs")
 
 
 def make_relevance_scorer(
@@ -37,8 +37,8 @@ def make_relevance_scorer(
     :func:`~sklearn.model_selection.cross_validate`. It grades a
     :class:`~sklrp.RelevanceTransformer`, alone or in a pipeline, and every model that
     :func:`sklrp.explain` takes. The maps are explained by the transformer's own ``rule``,
-    ``epsilon``, ``contrast`` and ``target``, before ``aggregate`` and ``normalize``. Greater is
-    always better: metrics of which less is better are negated.
+    ``epsilon``, ``contrast``, ``target`` and ``reference``, before ``aggregate`` and
+    ``normalize``. Greater is always better: metrics of which less is better are negated.
 
     Parameters
     ----------
@@ -345,6 +345,9 @@ def _open(estimator: Any) -> tuple[Any, dict[str, Any]]:
     check_is_fitted(transformer)
     params = transformer.get_params(deep=False)
     settings = {name: params[name] for name in _TRANSFORMER_PARAMS if name in params}
+    for name, default in (("reference", None), ("contrast", False)):
+        if settings.get(name) is default:  # which an explainer need not have: regressors have none
+            settings.pop(name, None)
     model = transformer.estimator_
     if steps:  # they know what the samples are, such as the grid of fields
         named = [(str(i), step) for i, step in enumerate(steps)]
