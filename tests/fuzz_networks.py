@@ -283,11 +283,13 @@ def order(program, h, registers, seed):
 def add_at(program, h, registers, seed):
     other = partner(h, registers, seed)
     index, each = last_index(h, seed)
+    # Not with include_self=False: torch's gradient of amax is then half of the true one where
+    # what is written over equals what is written.
     target = pick(seed, h, torch.zeros_like(h), torch.ones_like(h))
     return pick(seed + 1, lambda: target.index_add(-1, index, other, alpha=0.5),
                 lambda: target.scatter_add(-1, each, other),
                 lambda: target.scatter_reduce(-1, each, other, "mean"),
-                lambda: target.scatter_reduce(-1, each, other, "amax", include_self=False),
+                lambda: target.scatter_reduce(-1, each, other, "amax"),
                 lambda: target.clone().index_add_(-1, index, other),
                 lambda: target.index_copy(-1, index.unique(), other[..., : len(index.unique())]),
                 lambda: torch.slice_scatter(target, other[..., 1:], -1, 1))()  # fmt: skip

@@ -134,3 +134,45 @@ def test_rows_by_hand():
     for one in (copy.deepcopy(Folded(1, 3)), pickle.loads(pickle.dumps(Folded(1, 3)))):
         assert one == 1
         assert one.n_runs == 3
+
+
+class FramesOfTokens(nn.Module):
+    """A transformer on each frame and an LSTM over frames, with the frames folded or in a loop."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+        self.patch = nn.Conv1d(2, 8, 4, stride=4)
+        self.place = nn.Parameter(torch.randn(1, 4, 8) / 10)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.lstm, self.last = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 2)
+
+    def encode(self, x):
+        tokens = self.patch(x).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(tokens), -1, -1), tokens], 1) + self.place
+        return self.encoder(tokens)[:, 0]
+
+    def forward(self, x):
+        n_samples, n_steps = x.shape[:2]
+        if self.way == "in front":
+            frames = self.encode(x.transpose(0, 1).flatten(0, 1))
+            frames = frames.view(n_steps, n_samples, -1).transpose(0, 1)
+        elif self.way == "behind":
+            frames = self.encode(x.flatten(0, 1)).view(n_samples, n_steps, -1)
+        else:
+            frames = torch.stack([self.encode(x[:, t]) for t in range(n_steps)], 1)
+        return self.last(self.lstm(frames)[0][:, -1])
+
+
+@pytest.mark.parametrize("attention", ["attnlrp", "constant"])
+def test_frames_of_tokens_folded_or_in_a_loop(attention):
+    rule = sklrp.Composite([("all", sklrp.Epsilon(), "all")], attention=attention)
+    X = np.random.default_rng(0).normal(size=(5, 3, 2, 12))
+    found = []
+    for way in ("in front", "behind", "loop"):
+        torch.manual_seed(0)
+        model = FramesOfTokens(way).double().eval()
+        found.append(sklrp.explain(model, X, target=1, rule=rule, batch_size=3))
+    assert_close(found[0], found[2])
+    assert_close(found[1], found[2])

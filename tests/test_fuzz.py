@@ -14,11 +14,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use of .* on expanded tensors")
 @pytest.mark.parametrize("block", range(4))
 def test_random_networks_are_right_or_refused(block):
     counts = collections.Counter()
-    for seed in range(100 * block, 100 * (block + 1)):
+    for seed in range(75 * block, 75 * (block + 1)):
         kind, text, program, _, batch_size = try_program(seed)
         assert kind in ("right", "refused"), f"seed {seed}, {batch_size}: {text} {program.code}"
         counts[kind] += 1
-    assert counts["right"] >= 85  # they are not all refused
+    assert counts["right"] >= 64  # they are not all refused
 
 
 def test_every_instruction_is_drawn():

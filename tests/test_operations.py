@@ -148,7 +148,7 @@ def find_calls():
                     low = next(
                         (a for a in (-0.4, 0.1) if is_of_samples(function, arguments, a + x)), None
                     )
-                    if low is not None and n_found < 2:
+                    if low is not None and not n_found:
                         n_found += 1
                         names.add(f"{place}.{name}")
                         found[f"{place}.{name}-{k}"] = function, arguments, low

@@ -187,6 +187,23 @@ def test_products_of_spectra_share_half_each():
     assert_close(*found)
 
 
+def test_gates_weigh_spectra_and_take_nothing():
+    """As in a product of real numbers; a gate alone is scaled as a signal is."""
+    torch.manual_seed(0)
+    shares = Direct(lambda self, x: (torch.fft.rfft(x) * x[..., :4].sigmoid()).real)
+    X = np.random.default_rng(0).normal(size=(3, 4, 6))
+    relevance = sklrp.explain(shares, X, target=1, rule="zero", epsilon=0.0)
+    x = torch.tensor(X, requires_grad=True)
+    gate = x[..., :4].sigmoid().detach()
+    score = shares.last((torch.fft.rfft(x) * gate).real.reshape(3, -1))[:, 1]
+    (gradient,) = torch.autograd.grad(score.sum(), x)
+    assert_close(relevance, (x * gradient).detach())
+    alone = Direct(lambda self, x: (x.sigmoid() * (1 + 2j)).real)
+    relevance = sklrp.explain(alone, X, target=1, rule="zero", epsilon=0.0)
+    at_gate = torch.tensor(X).sigmoid() * alone.last.weight[1].detach().reshape(4, 6)
+    assert_close(relevance, at_gate)
+
+
 def test_weights_of_another_precision():
     """`module.double()` leaves complex weights in single precision."""
 

@@ -49,7 +49,10 @@ class _Resolved(Linear):
 @register(*map(complex_name, (*_LINEAR, *sorted(_PRODUCTS))))
 def _follow(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     is_product = step.function in _PRODUCTS
-    fixed = [s for s in args if isinstance(s, Signal) and s.gate] if is_product else []
+    factors = [s for s in args if isinstance(s, Signal)]
+    fixed = [s for s in factors if s.gate] if is_product else []
+    if len(fixed) == len(factors):  # alone, a gate is scaled as a signal is
+        fixed = []
     if step.function == "div" and isinstance(args[1], Signal):
         fixed.append(args[1])  # a denominator counts as a constant
     function = _Resolved(step, args, kwargs, fixed)

@@ -111,6 +111,8 @@ class FunctionCall:
         The tensors among the arguments.
     inputs : list of Node
         What is known of those that depend on the network's input.
+    is_complex : bool
+        Whether it takes or makes complex numbers.
     is_done : bool
         Whether nothing is left to do.
     entry : Entry or None
@@ -130,6 +132,7 @@ class FunctionCall:
         self.tensors = find_all(Tensor, (args, kwargs))
         self.entry: Entry | None = None
         self.is_done = False
+        self.is_complex = self._is_complex()
         self.find_inputs()
 
     def find_inputs(self) -> None:
@@ -141,9 +144,8 @@ class FunctionCall:
         """Whether it depends on tokens, lengths or masks alone, to which no relevance goes."""
         return not any(node.active for node in self.inputs)
 
-    @property
-    def is_complex(self) -> bool:
-        """Whether it takes or makes complex numbers."""
+    def _is_complex(self) -> bool:
+        """Return whether it takes or makes complex numbers."""
         numbers = [*self.args, *self.kwargs.values()]
         return (
             any(tensor.is_complex() for tensor in self.tensors)
