@@ -359,7 +359,8 @@ class PreparedCall:
         self.defence.compare(tape, chunk, self.defence.rows_of(len(tape.scores), is_first))
         self._check_size(tape.scores)
         begun = start(tape.scores, target, self.contrast)
-        listener = Listener(find_values(self.layers, tape), *begun.relevance.shape[:2])
+        values = find_values(self.layers, tape) if self.layers else []
+        listener = Listener(values, *begun.relevance.shape[:2])
         balance = Balance(len(tape.scores)) if self.defence.check is True else None
         notes = [listener.note] * bool(self.layers) + ([] if balance is None else [balance.note])
         arrived, layers = tape.pull(begun.relevance, self.details or balance is not None, notes)
