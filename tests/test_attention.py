@@ -388,6 +388,129 @@ def test_heads_are_as_by_hand(attention, weights):
     assert_close(found, expected)
 
 
+def talking(self, x):
+    """Heads whose weights are mixed by dense layers, before and behind the softmax (CaiT)."""
+    q, k, v = (x.unflatten(-1, (2, 2)).transpose(1, 2) for x in (self.q(x), self.k(x), x))
+    scores = self.before((q @ k.mT).permute(0, 2, 3, 1))
+    weights = self.behind(scores.softmax(-2)).permute(0, 3, 1, 2)
+    return (weights @ v).transpose(1, 2).flatten(2).mean(1)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_what_is_computed_from_constant_weights_is_constant(attention):
+    layers = {name: nn.Linear(4, 4) for name in "qk"}
+    mixing = {name: nn.Linear(2, 2) for name in ("before", "behind")}
+    model, X = randomised(Block(talking, **layers, **mixing)), numbers(3, 6, 4)
+    relevance, details = sklrp.explain(
+        model, X, target="all", rule=rule_of(attention), epsilon=0.0, return_details=True
+    )
+    assert_close(relevance, reference(model, X, attention)[0])
+    assert_accounted(relevance, details)
+
+
+# --- Products of two signals ------------------------------------------------------------------
+
+
+def swiglu(self, x):
+    return (F.silu(self.q(x)) * self.k(x)).mean(1)
+
+
+def geglu(self, x):
+    return (self.k(x) * F.dropout(F.gelu(self.q(x)), 0.1, self.training)).mean(1)
+
+
+def glu(self, x):
+    return (torch.sigmoid(self.q(x)) * self.k(x)).mean(1)
+
+
+def gated_convolution(self, x):
+    filtered = F.conv1d(x.mT, self.filter, padding=1)
+    return (torch.tanh(filtered[:, :4]) * torch.sigmoid(filtered[:, 4:])).mean(2)
+
+
+def scan(self, x):
+    """A selective scan as a loop: decay, input and readout depend on the step (Mamba)."""
+    rate = F.softplus(self.q(x))
+    decay = torch.exp(-rate.unsqueeze(-1) * self.decay.exp())
+    given, taken = self.k(x)[..., :3], self.k(x)[..., 1:]
+    state, out = torch.zeros(len(x), 4, 3, dtype=x.dtype), []
+    for t in range(x.size(1)):
+        new = rate[:, t, :, None] * given[:, t, None] * x[:, t, :, None]
+        state = decay[:, t] * state + new
+        out.append((state * taken[:, t, None]).sum(-1))
+    return (torch.stack(out, 1) * F.silu(self.q(x))).mean(1)
+
+
+GATED = {
+    "swiglu": swiglu, "geglu": geglu, "glu": glu, "gated convolution": gated_convolution,
+    "scan": scan,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("name", GATED)
+def test_products_of_two_signals(name, attention):
+    parts = {"filter": nn.Parameter(torch.ones(8, 4, 3)), "decay": nn.Parameter(torch.ones(4, 3))}
+    layers = {"q": nn.Linear(4, 4), "k": nn.Linear(4, 4)}
+    model, X = randomised(Block(GATED[name], **layers, **parts)).eval(), numbers(3, 5, 4)
+    relevance, details = sklrp.explain(
+        model, X, target="all", rule=rule_of(attention), epsilon=0.0, return_details=True
+    )
+    assert_close(relevance, reference(model, X, attention)[0])
+    assert_accounted(relevance, details)
+
+
+@pytest.mark.parametrize("variant", ["prop", "abs", "half"])
+@pytest.mark.parametrize("multiply", ["matmul", "mul"])
+def test_two_signals_share_by_the_composites_product(multiply, variant):
+    """Each product among its own factors, in loops."""
+
+    def run(self, x):
+        a, b = self.q(x), self.k(x)
+        if multiply == "mul":
+            return (a * b).mean(1)
+        return (a @ b.mT)[..., :4].mean(1)
+
+    model = randomised(Block(run, q=nn.Linear(4, 4, bias=False), k=nn.Linear(4, 4, bias=False)))
+    model.head.bias.data.zero_()
+    x = numbers(1, 4, 4)
+    rule = rule_of(product=variant)
+    relevance = sklrp.explain(model, x, target=1, rule=rule, epsilon=0.0)[0]
+    w_q, w_k = model.q.weight.detach().numpy(), model.k.weight.detach().numpy()
+    head = model.head.weight[1].detach().numpy()
+    a, b = x[0] @ w_q.T, x[0] @ w_k.T
+    of_a, of_b = np.zeros_like(a), np.zeros_like(b)
+    pairs = (
+        [((i, j), (i, j), j) for i, j in np.ndindex(4, 4)]
+        if multiply == "mul"
+        else [((i, p), (j, p), j) for i, j, p in np.ndindex(4, 4, 4)]
+    )
+    for one, other, j in pairs:
+        term = head[j] / 4 * a[one] * b[other]
+        size = {"prop": (a[one], b[other]), "abs": (abs(a[one]), abs(b[other])), "half": (1, 1)}
+        part = size[variant][0] / sum(size[variant])
+        of_a[one] += term * part
+        of_b[other] += term * (1 - part)
+    expected = x[0] * ((of_a / a) @ w_q + (of_b / b) @ w_k)
+    assert_close(relevance, expected)
+
+
+def test_two_gates_share_half_each():
+    model = randomised(Block(lambda self, x: (self.q(x).sigmoid() * self.k(x).sigmoid()).mean(1),
+                             q=nn.Linear(4, 4), k=nn.Linear(4, 4)))  # fmt: skip
+    X = numbers(3, 5, 4)
+    found = sklrp.explain(model, X, target=0, rule=rule_of(), epsilon=0.0)
+    parts = []
+    for layer in (model.q, model.k):
+        x = torch.from_numpy(X).requires_grad_()
+        z = layer(x)
+        gates = (model.q(x).sigmoid() * model.k(x).sigmoid()).detach()
+        of_z = 0.5 * model.head.weight[0].detach() * gates / gates.shape[1]
+        (gradient,) = torch.autograd.grad((z * (of_z / z).detach()).sum(), x)
+        parts.append(gradient * x.detach())
+    assert_close(found, sum(parts).detach())
+
+
 # --- Padding ----------------------------------------------------------------------------------
 
 LENGTHS = np.array([6, 4, 2])

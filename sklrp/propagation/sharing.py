@@ -97,7 +97,8 @@ def affine(
             return relevance.new_zeros(len(relevance), *signal.x.shape)
         return fast.gather(splits, ratios, 0, operand)
 
-    return Signal(z), pull
+    # What is computed from weights that are held constant is held too: attention's talking heads.
+    return Signal(z, gate=signal.held, held=signal.held), pull
 
 
 def contribute(

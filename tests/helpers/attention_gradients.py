@@ -22,6 +22,7 @@ SMOOTH = {
 }  # fmt: skip
 PRODUCTS = {"matmul", "__matmul__", "bmm", "mul", "__mul__", "multiply", "mm"}
 QUOTIENTS = {"div", "__truediv__", "true_divide"}
+VIEWS = {"__getitem__", "unsqueeze", "transpose", "permute", "reshape", "view", "flatten"}
 HELD = {"rsqrt", "reciprocal", "__rtruediv__", "__rdiv__", "var", "std", "norm",
         "linalg_vector_norm", "linalg_norm"}  # fmt: skip
 
@@ -72,6 +73,14 @@ def layer_norm(x, shape, weight=None, bias=None, eps=1e-5, *_):
     return x if bias is None else x + bias
 
 
+def group_norm(x, n_groups, weight=None, bias=None, eps=1e-5, *_):
+    shape = (1, -1, *(1,) * (x.dim() - 2))
+    out = layer_norm(x.reshape(*x.shape[:1], n_groups, -1), (x[0].numel() // n_groups,), eps=eps)
+    out = out.reshape(x.shape)
+    out = out if weight is None else out * weight.view(shape)
+    return out if bias is None else out + bias.view(shape)
+
+
 def rms_norm(x, shape, weight=None, eps=None):
     eps = torch.finfo(x.dtype).eps if eps is None else eps
     dims = tuple(range(-len(shape), 0))
@@ -82,6 +91,7 @@ def rms_norm(x, shape, weight=None, eps=None):
 REWRITTEN = {
     "scaled_dot_product_attention": attend,
     "layer_norm": layer_norm,
+    "group_norm": group_norm,
     "rms_norm": rms_norm,
     "normalize": body_of(F.normalize),
     "multi_head_attention_forward": body_of(F.multi_head_attention_forward),
@@ -111,11 +121,14 @@ class Halves(TorchFunctionMode):
         if name in QUOTIENTS and is_active(args[0]) and is_active(args[1]):
             return function(args[0], args[1].detach(), *args[2:], **kwargs)
         if name in SMOOTH and is_active(args[0]):
-            out = through(lambda x: function(x, *args[1:], **kwargs), args[0])
+            out = through(lambda x: function(x.clone(), *args[1:], **kwargs), args[0])
             self.activated[id(out)] = out
             return out
         out = function(*args, **kwargs)
-        if name == "sigmoid" or name in HELD:
+        looks = name in VIEWS and id(args[0]) in self.activated
+        if looks or name.removesuffix("_") in ("relu", "leaky_relu"):
+            self.activated[id(out)] = out
+        if name in HELD or name.removesuffix("_") in ("sigmoid", "hardsigmoid"):
             return out.detach()
         if name == "softmax" and self.attention != "attnlrp":
             return out.detach()

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sklrp.propagation.formula import Split, account, known
@@ -69,10 +70,10 @@ def _by_taylor(x: Tensor, weights: Tensor, dim: int) -> Pull:
     """Return what pulls relevance through a softmax over ``dim``; its bias keeps the rest."""
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
-        total = relevance.sum(dim + 1, keepdim=True)
         # What an infinite score masks has no weight and gets no relevance: 0 times it is 0.
-        finite = x.masked_fill(x.isinf(), 0.0)
-        passed = finite * (relevance - weights * total)
+        finite = x if bool(x.sum().isfinite()) else x.masked_fill(x.isinf(), 0.0)
+        total = relevance.sum(dim + 1, keepdim=True)
+        passed = torch.addcmul(relevance, weights, total, value=-1).mul_(finite)
         if kept is not None:
             kept.add("bias", relevance - passed)
         return passed

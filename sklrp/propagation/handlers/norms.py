@@ -96,8 +96,11 @@ def _within_reach(step: Step, signal: Signal) -> Signal:
 def _layer_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     dims = _trailing(step, signal)
-    z = F.layer_norm(signal.x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
-    return _standardise(step, signal, z, signal.x.shape, dims, layer.weight, layer.bias)
+    own = layer.normalized_shape, layer.weight, layer.bias, layer.eps
+    z, _, inverse = torch.native_layer_norm(signal.x, *own)
+    return _standardise(
+        step, signal, z, signal.x.shape, dims, layer.weight, layer.bias, inverse=inverse
+    )
 
 
 @register(nn.GroupNorm, bounds=_within_reach)
@@ -189,20 +192,29 @@ def _standardise(
     weight: Tensor | None,
     bias: Tensor | None,
     centred: bool = True,
+    inverse: Tensor | None = None,
 ) -> tuple[Signal, Pull]:
-    """Share what standardised ``signal``, viewed in ``shape``, over ``dims``, and gave ``z``."""
+    """Share what standardised ``signal``, viewed in ``shape``, over ``dims``, and gave ``z``.
+
+    The inverse of the deviation is computed where it is not known.
+    """
     x, layer = signal.x.reshape(shape), step.layer
     eps: Any = torch.finfo(x.dtype).eps if layer.eps is None else layer.eps
 
-    def adjoint(ratio: Tensor) -> Tensor:
+    def find_inverse() -> Tensor:
+        if inverse is not None:
+            return inverse.to(x.dtype)
         if centred:
             variance = x.var([*dims], correction=0, keepdim=True)
         else:
             variance = x.square().mean([*dims], keepdim=True)
+        return torch.rsqrt(variance + eps)
+
+    def adjoint(ratio: Tensor) -> Tensor:
         ratio = ratio if weight is None else ratio * weight
-        back = ratio.reshape(-1, *x.shape) * torch.rsqrt(variance + eps)
+        back = ratio.reshape(-1, *x.shape) * find_inverse()
         if centred:
-            back = back - back.mean([dim + 1 for dim in dims], keepdim=True)
+            back -= back.mean([dim + 1 for dim in dims], keepdim=True)
         return back.reshape(ratio.shape)
 
     return Signal(z), contribute(step, signal.x, z, adjoint, bias)
