@@ -192,6 +192,10 @@ class SlopePerValue(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape))
 
+    def reset_parameters(self) -> None:
+        """Set all slopes to zero, as Keras does before training."""
+        nn.init.zeros_(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.where(x > 0, x, x * self.weight)
 

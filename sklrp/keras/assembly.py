@@ -75,6 +75,7 @@ class Assembler:
     converted: dict[int, Value] = field(default_factory=dict)
     built: dict[str, tuple[Blueprint, list[str], bool]] = field(default_factory=dict)
     masks: dict[int, Value] = field(default_factory=dict)
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
     n_values: int = 0
 
     def new_value(self, meta: Tensor, moved: bool = False, mask: int | None = None) -> Value:
@@ -278,6 +279,8 @@ def _add_call(work: Assembler, layer: LayerConfig, call: Call) -> list[Value]:
     if key not in work.built:
         layer.masked = masked
         blueprint = _build_call(layer, call, inputs)
+        if layer.call_options:
+            layer.refuse(f"it is called with {layer.call_options}.")
         names = [
             work.network.put(f"{layer.name}{part.suffix}", part.module) for part in blueprint.parts
         ]
@@ -317,11 +320,17 @@ def _take_inputs(work: Assembler, layer: LayerConfig, call: Call) -> list[Value]
         others: dict[str, Any] = {}
     else:
         given, others = [value for value in call.inputs if value is not None], call.others
+    options = {}
     for name, value in others.items():
         if name == "initial_state" and value is not None:
             given += value if isinstance(value, list) else [value]
-        elif name not in _IDLE_ARGUMENTS and value is not None:
-            layer.refuse(f"it is called with {name}={value!r}.")
+        elif name in ("value", "key") and isinstance(value, Ref):  # of an attention
+            given.append(value)
+        elif name not in _IDLE_ARGUMENTS and value is not None and value is not False:
+            options[name] = value
+    if layer.name in work.built and options != work.options[layer.name]:
+        layer.refuse(f"it is called in two ways, with {work.options[layer.name]} and {options}.")
+    work.options[layer.name], layer.call_options = options, dict(options)
     for value in given:
         if not isinstance(value, Ref):
             layer.refuse(f"it is called with {value!r}, which is no output of a layer.")

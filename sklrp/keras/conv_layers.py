@@ -27,7 +27,7 @@ from sklrp.keras.blueprints import (
 )
 from sklrp.keras.layer_config import REQUIRED, LayerConfig
 
-_CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
@@ -68,7 +68,7 @@ def pad_before(x: Tensor, n: int) -> Tensor:
     return F.pad(x, [n, 0])
 
 
-def _take_padding(
+def take_padding(
     layer: LayerConfig, kernel: Shape, strides: Shape, dilation: Shape
 ) -> tuple[Any, Any]:
     """Return the padding of torch's convolution, and what pads before where it cannot."""
@@ -86,7 +86,7 @@ def _take_padding(
     return none, partial(pad_same, kernel=kernel, strides=strides, dilation=dilation)
 
 
-def _channels_first(kernel: np.ndarray) -> np.ndarray:
+def kernel_of_torch(kernel: np.ndarray) -> np.ndarray:
     """Return a kernel (..., inputs, outputs) as torch has it, (outputs, inputs, ...)."""
     return np.moveaxis(kernel, (-1, -2), (0, 1))
 
@@ -96,7 +96,7 @@ def _each_channel(kernel: np.ndarray) -> np.ndarray:
     return np.moveaxis(kernel.reshape(*kernel.shape[:-2], 1, -1), (-1, -2), (0, 1))
 
 
-class _Geometry(NamedTuple):
+class Geometry(NamedTuple):
     """What all convolutions have in their config."""
 
     layout: str
@@ -107,16 +107,17 @@ class _Geometry(NamedTuple):
     has_bias: bool
 
 
-def _take_geometry(layer: LayerConfig, shape: Shape, n: int) -> _Geometry:
+def take_geometry(layer: LayerConfig, shape: Shape, n: int) -> Geometry:
+    """Return what all convolutions have, of a layer with n spatial axes."""
     layout = take_layout(layer)
     n_in, _ = split_shape(layer, shape, layout, n)
     sizes = (("kernel_size", REQUIRED), ("strides", 1), ("dilation_rate", 1))
     kernel, strides, dilation = (layer.take_sizes(name, n, default) for name, default in sizes)
-    return _Geometry(layout, n_in, kernel, strides, dilation, layer.take_flag("use_bias", True))
+    return Geometry(layout, n_in, kernel, strides, dilation, layer.take_flag("use_bias", True))
 
 
 def _conv_of(
-    layer: LayerConfig, shape: Shape, geometry: _Geometry, module: nn.Module, before: Any,
+    layer: LayerConfig, shape: Shape, geometry: Geometry, module: nn.Module, before: Any,
     weights: Mapping[str, tuple[Variable, Callable[[np.ndarray], np.ndarray]]], n_out: int,
 ) -> Blueprint:  # fmt: skip
     """Return the blueprint of a convolution: its weights by torch's names, and its activation."""
@@ -135,29 +136,29 @@ def _conv_of(
 @builds("Conv1D", "Conv2D", "Conv3D", "Convolution1D", "Convolution2D", "Convolution3D")
 def _build_conv(layer: LayerConfig, shapes: list[Shape]) -> Blueprint:
     n = int(layer.kind[-2])
-    g = _take_geometry(layer, shapes[0], n)
-    padding, before = _take_padding(layer, g.kernel, g.strides, g.dilation)
+    g = take_geometry(layer, shapes[0], n)
+    padding, before = take_padding(layer, g.kernel, g.strides, g.dilation)
     filters, groups = layer.take_size("filters"), layer.take_size("groups", 1)
     if g.n_in % groups or filters % groups:
         layer.malformed(f"groups={groups} does not divide {g.n_in} inputs and {filters} filters.")
     weight = Variable("kernel", (*g.kernel, g.n_in // groups, filters))
-    module = _CONV[n](
+    module = CONVOLUTIONS[n](
         g.n_in, filters, g.kernel, g.strides, padding, g.dilation, groups, g.has_bias
     )  # fmt: skip
-    weights = {"weight": (weight, _channels_first)}
+    weights = {"weight": (weight, kernel_of_torch)}
     return _conv_of(layer, shapes[0], g, module, before, weights, filters)
 
 
 @builds("DepthwiseConv1D", "DepthwiseConv2D")
 def _build_depthwise_conv(layer: LayerConfig, shapes: list[Shape]) -> Blueprint:
     n = int(layer.kind[-2])
-    g = _take_geometry(layer, shapes[0], n)
-    padding, before = _take_padding(layer, g.kernel, g.strides, g.dilation)
+    g = take_geometry(layer, shapes[0], n)
+    padding, before = take_padding(layer, g.kernel, g.strides, g.dilation)
     times = layer.take_size("depth_multiplier", 1)
     layer.ignore("groups", "filters")  # of the base class, which Keras 2 writes down
     n_out = g.n_in * times
     weight = Variable("kernel", (*g.kernel, g.n_in, times))
-    module = _CONV[n](
+    module = CONVOLUTIONS[n](
         g.n_in, n_out, g.kernel, g.strides, padding, g.dilation, g.n_in, g.has_bias
     )  # fmt: skip
     weights = {"weight": (weight, _each_channel)}
@@ -187,20 +188,22 @@ class SeparableConv(nn.Module):
 @builds("SeparableConv1D", "SeparableConv2D", "SeparableConvolution1D", "SeparableConvolution2D")
 def _build_separable_conv(layer: LayerConfig, shapes: list[Shape]) -> Blueprint:
     n = int(layer.kind[-2])
-    g = _take_geometry(layer, shapes[0], n)
-    padding, before = _take_padding(layer, g.kernel, g.strides, g.dilation)
+    g = take_geometry(layer, shapes[0], n)
+    padding, before = take_padding(layer, g.kernel, g.strides, g.dilation)
     filters, times = layer.take_size("filters"), layer.take_size("depth_multiplier", 1)
     layer.ignore("groups")
     n_mid = g.n_in * times
     one = Variable("depthwise_kernel", (*g.kernel, g.n_in, times))
     other = Variable("pointwise_kernel", (*(1,) * n, n_mid, filters))
     module = SeparableConv(
-        _CONV[n](g.n_in, n_mid, g.kernel, g.strides, padding, g.dilation, g.n_in, bias=False),
-        _CONV[n](n_mid, filters, 1, bias=g.has_bias),
+        CONVOLUTIONS[n](
+            g.n_in, n_mid, g.kernel, g.strides, padding, g.dilation, g.n_in, bias=False
+        ),
+        CONVOLUTIONS[n](n_mid, filters, 1, bias=g.has_bias),
     )
     weights = {
         "depthwise.weight": (one, _each_channel),
-        "pointwise.weight": (other, _channels_first),
+        "pointwise.weight": (other, kernel_of_torch),
     }
     return _conv_of(layer, shapes[0], g, module, before, weights, filters)
 
@@ -219,7 +222,7 @@ def cut_ends(x: Tensor, n_cells: Shape) -> Tensor:
 def _build_conv_transpose(layer: LayerConfig, shapes: list[Shape]) -> Blueprint:
     """The adjoint of a convolution: where that pads, this cuts, the end one cell more."""
     n = int(layer.kind[-11])
-    g = _take_geometry(layer, shapes[0], n)
+    g = take_geometry(layer, shapes[0], n)
     filters = layer.take_size("filters")
     if layer.take_size("groups", 1) != 1:
         layer.refuse("groups of a transposed convolution are not read.")
@@ -229,7 +232,7 @@ def _build_conv_transpose(layer: LayerConfig, shapes: list[Shape]) -> Blueprint:
         g.n_in, filters, g.kernel, g.strides, padding=padding, output_padding=extra,
         bias=g.has_bias, dilation=g.dilation,
     )  # fmt: skip
-    weights = {"weight": (weight, _channels_first)}
+    weights = {"weight": (weight, kernel_of_torch)}
     blueprint = _conv_of(layer, shapes[0], g, module, None, weights, filters)
     if any(ends):
         cut = Part(Function(cut_ends, n_cells=ends), g.layout, "_cut")
@@ -237,7 +240,7 @@ def _build_conv_transpose(layer: LayerConfig, shapes: list[Shape]) -> Blueprint:
     return blueprint
 
 
-def _take_cuts(layer: LayerConfig, g: _Geometry) -> Iterator[tuple[int, int, int]]:
+def _take_cuts(layer: LayerConfig, g: Geometry) -> Iterator[tuple[int, int, int]]:
     """Yield what is cut of both ends of each axis, what is added and what is cut at its end."""
     is_same = layer.take_choice("padding", ("valid", "same"), "valid") == "same"
     added: Sequence[int | None] = (None,) * len(g.kernel)

@@ -57,6 +57,7 @@ class LayerConfig:
         name = options.get("name")
         self.name = name if isinstance(name, str) and name else kind
         self.masked = False  # whether its input has masked steps; known when it is called
+        self.call_options: dict[str, Any] = {}  # what its call says beside its inputs
         self._taken: set[str] = set()
 
     def __str__(self) -> str:

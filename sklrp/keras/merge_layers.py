@@ -87,3 +87,27 @@ def _build_concatenate(layer: LayerConfig, shapes: list[Shape]) -> Blueprint:
     if axis % n == n - 1 and n > 2:  # channels, which may be first
         return applies(concatenate, "moved", "refuse", axis=1)
     return applies(concatenate, "keras", "refuse", axis=axis % n)
+
+
+def dot_product(one: Tensor, other: Tensor, axes: tuple[int, int]) -> Tensor:
+    """Sum the products along an axis of each; the other axes of both stand behind one another."""
+    rows = one.movedim(axes[0], -1)
+    columns = other.movedim(axes[1], 1)
+    left, right = rows.shape[1:-1], columns.shape[2:]
+    product = rows.flatten(1, -2) if one.dim() > 2 else rows.unsqueeze(1)
+    product = product @ columns.reshape(len(other), columns.shape[1], -1)
+    return product.reshape(len(one), *left, *right) if left or right else product.flatten(1)
+
+
+@builds("Dot")
+def _build_dot(layer: LayerConfig, shapes: list[Shape]) -> Blueprint:
+    layer.take_choice("normalize", (False,), False)
+    axes = layer.take_ints("axes")
+    axes = axes * 2 if len(axes) == 1 else axes
+    good = len(shapes) == len(axes) == 2
+    if not good or not all(
+        -len(s) <= a < len(s) and a % len(s) for a, s in zip(axes, shapes, strict=False)
+    ):
+        layer.malformed(f"axes={list(axes)} for inputs of shapes {shapes}.")
+    own = tuple(a % len(s) for a, s in zip(axes, shapes, strict=True))
+    return applies(dot_product, "keras", "refuse", axes=own)

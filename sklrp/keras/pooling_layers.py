@@ -61,6 +61,12 @@ def global_average(x: Tensor, axes: Shape, keepdim: bool) -> Tensor:
     return x.mean(dim=axes, keepdim=keepdim)
 
 
+def average_of_steps(x: Tensor, mask: Tensor, keepdim: bool) -> Tensor:
+    """Return the mean over the steps that are not masked."""
+    there = mask.to(x.dtype).unsqueeze(-1)
+    return (x * there).sum(1, keepdim=keepdim) / there.sum(1, keepdim=keepdim)
+
+
 def global_maximum(x: Tensor, axes: Shape, keepdim: bool) -> Tensor:
     """Return the largest value over the spatial axes."""
     return x.amax(dim=axes, keepdim=keepdim)
@@ -77,7 +83,11 @@ def _build_global_pooling(layer: LayerConfig, shapes: list[Shape]) -> Blueprint:
     axes = tuple(range(1, n + 1)) if moved else tuple(range(2, n + 2))
     keepdim = layer.take_flag("keepdims", False)
     function = global_average if average else global_maximum
-    masks = "refuse" if n == 1 and average else "drop"
+    if n == 1 and average and layer.masked:
+        if not moved:
+            layer.refuse("its input has masked steps, and its channels are first.")
+        return applies(average_of_steps, "keras", "use", keepdim=keepdim)
+    masks = "use" if n == 1 and average else "drop"
     return applies(function, "keras", masks, axes=axes, keepdim=keepdim)
 
 

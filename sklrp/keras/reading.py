@@ -16,7 +16,9 @@ from torch import nn
 
 from sklrp.keras import (  # noqa: F401  (registers all builders)
     activation_layers,
+    attention_layers,
     conv_layers,
+    conv_recurrent_layers,
     dense_layers,
     merge_layers,
     norm_layers,

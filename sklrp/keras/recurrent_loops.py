@@ -54,6 +54,13 @@ class RecurrentLoop(nn.Module):
         self.activation = activation
         self.gate = gate
 
+    def reset_parameters(self) -> None:
+        """Draw the parameters as Keras does before training."""
+        nn.init.xavier_uniform_(self.kernel)
+        nn.init.orthogonal_(self.recurrent)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
     def forward(
         self, x: Tensor, states: tuple[Tensor, ...], mask: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -100,6 +107,12 @@ class LSTMLoop(RecurrentLoop):
 
     n_gates = 4
     n_states = 2
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters as Keras does before training, the forget gates open."""
+        super().reset_parameters()
+        if self.bias is not None:
+            nn.init.ones_(self.bias[self.units : 2 * self.units])
 
     def step(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """Return the states after a step."""

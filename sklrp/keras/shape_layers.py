@@ -18,11 +18,12 @@ from sklrp.keras.layer_config import LayerConfig
 
 @builds(
     "ActivityRegularization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise",
-    "Identity", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
+    "Identity", "RandomBrightness", "RandomContrast", "RandomFlip", "RandomRotation",
+    "RandomTranslation", "RandomZoom", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
 )  # fmt: skip
 def _build_identity(layer: LayerConfig, shapes: list[Shape]) -> Blueprint:
-    """Noise of the training, which does nothing afterwards."""
-    layer.ignore("rate", "noise_shape", "stddev", "l1", "l2", "data_format")
+    """Noise and changes of the training, which do nothing afterwards."""
+    layer.ignore(*layer.options)
     return Blueprint([Part(nn.Identity(), "any")], masks="keep")
 
 

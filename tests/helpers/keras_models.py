@@ -222,6 +222,27 @@ CASES = {
         SERIES, lambda L: L.Masking(0.0), lambda L: L.Dense(4), lambda L: L.GRU(3),
         lambda L: L.Dense(2),
     ),
+    "masked average": chain(
+        SERIES, lambda L: L.Masking(0.0), lambda L: L.Dense(4),
+        lambda L: L.GlobalAveragePooling1D(), lambda L: L.Dense(2),
+    ),
+    **{
+        f"conv lstm {n}d {key}": chain(
+            (4, *{1: SERIES, 2: (6, 5, 2), 3: VOLUME}[n]),
+            lambda L, n=n, o=options: getattr(L, f"ConvLSTM{n}D")(3, 3, **o),
+            lambda L: L.Flatten(), lambda L: L.Dense(2),
+        )
+        for n, key, options in (
+            (1, "last", {}), (2, "sequences", {"return_sequences": True, "padding": "same"}),
+            (2, "hard", {"recurrent_activation": "hard_sigmoid", "go_backwards": True}),
+            (2, "strided", {"strides": 2, "padding": "same", "use_bias": False}),
+            (3, "last", {"padding": "same"}),
+        )
+    },
+    "random changes": chain(
+        IMAGE, lambda L: L.RandomFlip(), lambda L: L.RandomZoom(0.2), lambda L: L.Flatten(),
+        lambda L: L.Dense(2),
+    ),
     "series of any length": chain(
         (None, 4), lambda L: L.Conv1D(5, 3, padding="same", strides=2), lambda L: L.LSTM(3),
         lambda L: L.Dense(2),
@@ -318,6 +339,34 @@ def operations(L, Input):
         ops.transpose(x, (0, 2, 1))[:, :, 1], ops.expand_dims(x, 2)[:, 1, 0],
     ]  # fmt: skip
     return start, L.Dense(2)(ops.concatenate(parts, axis=-1))
+
+
+@case
+def attention(L, Input):
+    start, other = Input(SERIES), Input((5, 3))
+    x = L.LayerNormalization()(L.Add()([start, L.MultiHeadAttention(2, 3)(start, start)]))
+    y = L.MultiHeadAttention(2, 3, value_dim=5, output_shape=4)(x, other)
+    z = L.MultiHeadAttention(1, 2, use_bias=False)(y, x, use_causal_mask=True)
+    return [start, other], L.Dense(2)(L.GlobalAveragePooling1D()(L.Add()([y, z])))
+
+
+@case
+def dot_products(L, Input):
+    start, other = Input(SERIES), Input((10, 3))
+    a = L.Dot(axes=1)([start, other])
+    b = L.Dot(axes=(2, 2))([start, L.Dense(4)(other)])
+    c = L.Dot(axes=-1)([L.Dense(3)(L.Flatten()(a)), L.Dense(3)(L.Flatten()(b))])
+    return [start, other], L.Dense(2)(L.Concatenate()([L.Flatten()(a), L.Flatten()(b), c]))
+
+
+@case
+def model_at_each_step(L, Input):
+    import keras
+
+    inner = Input(SERIES)
+    model = keras.Model(inner, L.Dense(2)(L.LSTM(3)(inner)))
+    start = Input((4, *SERIES))
+    return start, L.Dense(2)(L.Flatten()(L.TimeDistributed(model)(start)))
 
 
 @case
