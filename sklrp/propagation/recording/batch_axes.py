@@ -32,7 +32,9 @@ def find_batch_axis(signal: Signal, n_samples: int) -> int | None:
     if samples is None:
         return signal.axis
     for axis, n in enumerate(samples.shape):
-        for n_runs in range(1, n // n_samples + 1):
+        # All samples can come repeatedly only where they change along the axis at all.
+        changes = n > n_samples and bool((samples != samples.narrow(axis, 0, 1)).any())
+        for n_runs in range(1, n // n_samples + 1 if changes else 2):
             own = Folded(axis, n_runs) if n_runs > 1 else axis
             expected = number_samples(signal.x, own, n_samples)
             # Negative numbers are of constants, which belong to no sample.
