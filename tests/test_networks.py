@@ -1428,8 +1428,9 @@ WORDS = {
     "mean of what is there": (mean_of_words,) * 2,
     "max of what is there": (
         lambda self, t: self.embed(t).masked_fill((t == 0).unsqueeze(-1), -torch.inf).max(1)[0],
-    )
-    * 2,
+        # Words that come twice share, as in torch's gradient of amax.
+        lambda self, t: self.embed(t).masked_fill((t == 0).unsqueeze(-1), -torch.inf).amax(1),
+    ),
     "last that is there": (
         lambda self, t: self.embed(t)[torch.arange(len(t)), (t != 0).sum(1) - 1],
     )
