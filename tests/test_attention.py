@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from torch import nn
 
 import sklrp
 from sklrp import Composite, Epsilon
+from sklrp.propagation import register
+from sklrp.propagation.registry import HANDLERS
 from tests.helpers.attention_gradients import reference
 from tests.helpers.comparing import assert_close
 from tests.helpers.parameters import randomised
@@ -439,6 +442,58 @@ def scan(self, x):
         state = decay[:, t] * state + new
         out.append((state * taken[:, t, None]).sum(-1))
     return (torch.stack(out, 1) * F.silu(self.q(x))).mean(1)
+
+
+class Held(nn.Module):
+    """A layer that holds its input constant, as the documentation writes it."""
+
+    def forward(self, x):
+        return x
+
+
+class Detached(nn.Module):
+    """The same for a gradient."""
+
+    def forward(self, x):
+        return x.detach()
+
+
+def held_scan(self, x):
+    """The scan of MambaLRP: decay, input and readout are constants."""
+    rate = F.softplus(self.q(x))
+    decay = self.hold(torch.exp(-rate.unsqueeze(-1) * self.decay.exp()))
+    given = self.hold(rate.unsqueeze(-1) * self.k(x)[..., None, :3])
+    taken = self.hold(self.k(x)[..., None, 1:])
+    state, out = torch.zeros(len(x), 4, 3, dtype=x.dtype), []
+    for t in range(x.size(1)):
+        state = decay[:, t] * state + given[:, t] * x[:, t, :, None]
+        out.append((state * taken[:, t]).sum(-1))
+    return (torch.stack(out, 1) * F.silu(self.q(x))).mean(1)
+
+
+@pytest.mark.parametrize("product", ["all", "half"])
+def test_what_a_layer_holds_constant_takes_nothing(product):
+    @register(Held, any_axis=True)
+    def held(step, signal):
+        def pull(relevance, kept):
+            if kept is not None:
+                kept.add("bias", relevance)
+
+        return replace(signal, gate=True, held=True), pull
+
+    try:
+        layers = {"q": nn.Linear(4, 4), "k": nn.Linear(4, 4), "hold": Held()}
+        model = randomised(Block(held_scan, decay=nn.Parameter(torch.ones(4, 3)), **layers))
+        X = numbers(3, 5, 4)
+        relevance, details = sklrp.explain(
+            model, X, target="all", rule=rule_of(product=product), epsilon=0.0,
+            return_details=True,
+        )  # fmt: skip
+    finally:
+        HANDLERS.pop(Held)
+    model.hold = Detached()
+    assert_close(relevance, reference(model, X)[0])
+    assert_accounted(relevance, details)
 
 
 GATED = {
