@@ -28,7 +28,8 @@ from sklrp.rules import Signal
 @register(
     "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "clone",
     "detach", "data", "view_as", "reshape_as", "ravel", "alias", "positive", "real",
-    "atleast_1d", "atleast_2d", "atleast_3d", "resolve_conj", "resolve_neg",
+    "atleast_1d", "atleast_2d", "atleast_3d", "conj", "conj_physical", "resolve_conj",
+    "resolve_neg",
     bounds=monotone,
 )  # fmt: skip
 @mark(PASSING, SOURCED, COMPLEX)
