@@ -491,6 +491,15 @@ def test_sizes_are_compared_before_anything_is_built(small):
     with pytest.raises(ValueError, match=r"shape \(5, 3\).*declares kernel of shape \(5, 1073"):
         sklrp.from_keras(with_config(small, huge))
 
+    def endless(config):
+        config["config"]["layers"][0]["config"]["batch_shape"] = [None, 10**8, 5]
+        config["config"]["layers"][1] = {
+            "module": "keras.layers", "class_name": "LSTM", "config": {"name": "one", "units": 3},
+        }  # fmt: skip
+
+    with pytest.raises(ValueError, match="'layers/lstm/cell/vars/'"):
+        sklrp.from_keras(with_config(small, endless))
+
     def huge_output(config):
         config["config"]["layers"][2] = {
             "module": "keras.layers", "class_name": "RepeatVector",

@@ -67,7 +67,7 @@ class Part(NamedTuple):
     before : callable or None
         Returns the arguments of the module, a tuple or one tensor, of the inputs.
     after : callable or None
-        Returns the outputs of the layer, of what the module returns.
+        Returns the outputs of the layer, of what the module returns, and the inputs behind it.
     """
 
     module: nn.Module

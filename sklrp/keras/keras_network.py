@@ -28,7 +28,7 @@ class Operation(NamedTuple):
     outputs : tuple of int
         The numbers of the values that it makes.
     before, after : callable or None
-        What is done to the inputs before, and to what the module returns.
+        What is done to the inputs before, and to what the module returns and the inputs behind.
     """
 
     module: str | None
@@ -58,7 +58,7 @@ def run_part(
     args: Any = tuple(inputs) if before is None else before(*inputs)
     args = args if isinstance(args, tuple) else (args,)
     out = args[0] if module is None else module(*args)
-    out = out if after is None else after(out)
+    out = out if after is None else after(out, *inputs)
     return out if isinstance(out, tuple) else (out,)
 
 

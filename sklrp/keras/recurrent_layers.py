@@ -40,6 +40,7 @@ class Direction(NamedTuple):
 def enter(*inputs: Tensor, backwards: bool, loop: bool, masked: bool) -> tuple[Any, ...]:
     """Return the arguments of torch's layer, or of a loop: sequences, initial states, a mask."""
     x, *states = inputs
+    x = x[:, :1] if x.is_meta else x  # only its shape is wanted, without a loop over all steps
     mask = states.pop() if masked else None
     if backwards:
         x, mask = x.flip(1), None if mask is None else mask.flip(1)
@@ -51,9 +52,11 @@ def enter(*inputs: Tensor, backwards: bool, loop: bool, masked: bool) -> tuple[A
     return x, first[0] if len(first) == 1 else tuple(first)
 
 
-def leave(returned: Any, sequences: bool, state: bool, loop: bool) -> Any:
+def leave(returned: Any, *inputs: Tensor, sequences: bool, state: bool, loop: bool) -> Any:
     """Return what Keras's layer does: all outputs or the last one, and the states."""
     out, states = returned
+    if out.is_meta:
+        out = out.expand(-1, inputs[0].shape[1], -1)
     states = states if isinstance(states, tuple) else (states,)
     if not loop:
         states = tuple(s.squeeze(0) for s in states)
@@ -225,7 +228,7 @@ class BothDirections(nn.Module):
 
     def _run(self, i: int, layer: nn.Module, *inputs: Tensor) -> Any:
         options = self.options[i]
-        return options["after"](layer(*options["before"](*inputs)))
+        return options["after"](layer(*options["before"](*inputs)), *inputs)
 
 
 def merge_directions(one: Tensor, other: Tensor, mode: str | None) -> tuple[Tensor, ...]:

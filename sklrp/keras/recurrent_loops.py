@@ -64,9 +64,6 @@ class RecurrentLoop(nn.Module):
     def forward(
         self, x: Tensor, states: tuple[Tensor, ...], mask: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        if x.is_meta:  # its shape is wanted
-            end = x.new_empty(len(x), self.units)
-            return x.new_empty(*x.shape[:2], self.units), (end,) * self.n_states
         zeros = x.new_zeros(len(x), self.units)
         states = states or (zeros,) * self.n_states
         outputs, last = [], zeros
