@@ -219,7 +219,7 @@ def _one_dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]
     weights = list_weights(module)
     # Complex weights, as of Fourier layers, stay as they are where others are converted.
     plain = {p.dtype for p in weights if not p.is_complex()}
-    dtypes = plain or {p.dtype.to_real() for p in weights} or {torch.float64}
+    dtypes = plain or {p.dtype for p in weights} or {torch.float64}
     devices = {p.device for p in weights} or {torch.device("cpu")}
     if len(dtypes) > 1 or not dtypes <= set(NUMPY_DTYPES):
         raise TypeError(

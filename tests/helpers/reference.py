@@ -337,12 +337,12 @@ def per_dim(value, dims):
     return (value,) * dims if isinstance(value, int) else tuple(value)
 
 
-def max_pool_winners(layer, x):
-    """Flat index of the winner of every window, the first one of equals, and the output shape."""
+def max_pool_shares(layer, x):
+    """What each value has of the maximum of every window: equal values share; the output shape."""
     dims, shape = x.ndim - 1, x.shape
     with torch.no_grad():
         out = tuple(layer(torch.zeros(1, *shape, dtype=torch.float64)).shape[2:])
-    winners = []
+    rows = []
     for channel in range(shape[0]):
         for position in np.ndindex(*out):
             ranges = []
@@ -359,12 +359,13 @@ def max_pool_winners(layer, x):
                     start = p * stride - padding
                     window = range(start, start + kernel * dilation, dilation)
                     ranges.append([i for i in window if 0 <= i < n])
-            best = None
-            for place in itertools.product(*ranges):
-                if best is None or x[(channel, *place)] > x[(channel, *best)]:
-                    best = place
-            winners.append(int(np.ravel_multi_index((channel, *best), shape)))
-    return np.array(winners), (shape[0], *out)
+            places = [(channel, *place) for place in itertools.product(*ranges)]
+            best = max(x[place] for place in places)
+            row = np.zeros(shape)
+            for place in places:
+                row[place] = x[place] == best
+            rows.append(row.ravel() / row.sum())
+    return np.array(rows), (shape[0], *out)
 
 
 def share_by_contribution(matrix, shift, x, relevance, epsilon):
@@ -499,7 +500,8 @@ def state_pooling_matrix(x, pooling, hidden_size):
         if pooling == "mean":
             matrix[unit, :, unit] = 1.0 / steps
         elif pooling == "max":
-            matrix[unit, int(np.argmax(x[:, unit])), unit] = 1.0
+            equal = x[:, unit] == x[:, unit].max()
+            matrix[unit, equal, unit] = 1.0 / equal.sum()
         else:
             matrix[unit, steps - 1 if unit < hidden_size else 0, unit] = 1.0
     return matrix.reshape(units, -1)
@@ -612,13 +614,11 @@ def network_steps(model, x, rule_of, epsilon, bounds):
                 return unsweep(r, way), Kept()
 
         elif isinstance(module, POOLS_MAX):
-            winners, shape = max_pool_winners(module, x)
-            output = x.ravel()[winners].reshape(shape)
+            shares, shape = max_pool_shares(module, x)
+            output = (shares @ x.ravel()).reshape(shape)
 
-            def backward(r, x=x, winners=winners):
-                received = np.zeros(x.size)
-                np.add.at(received, winners, r.ravel())
-                return received.reshape(x.shape), Kept()
+            def backward(r, x=x, shares=shares):
+                return (shares.T @ r.ravel()).reshape(x.shape), Kept()
 
         elif isinstance(module, POOLS_AVERAGE):
             matrix, shape = operator_matrix(module, x.shape)
