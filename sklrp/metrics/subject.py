@@ -19,7 +19,7 @@ from sklrp import propagation
 from sklrp._checks import as_samples, check_maps, like
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
-from sklrp._models import Model, holds_network, is_regression, unwrap
+from sklrp._models import Model, holds_network, is_regression, take_rows, unwrap
 from sklrp.propagation.readings import Reading, read_target
 
 RESPONSES = ("decision_function", "predict_proba")
@@ -254,7 +254,20 @@ def _scores_of(found: Reading, entered: Any, response: str, integers: bool) -> S
         )
     if found.number is None:
         return Scores(entered, found.model.outputs, None, found.target, integers)
-    return Scores(entered, lambda X: found.model.outputs(X)[:, 0], None, None, integers)
+    return Scores(entered, _number_of(found, entered), None, None, integers)
+
+
+def _number_of(found: Reading, entered: Any) -> Callable[[Any], NDArray]:
+    """Return what gives the number that a target makes of several outputs."""
+    network = found.model.network
+    if found.model.takes_tensors:
+        one = take_rows(entered, slice(1))
+        if propagation.plan(network, "epsilon", one, target=found.given).head is not None:
+            # The target is of the logits, which stand before the softmax or sigmoid at the end.
+            params: dict[str, Any] = {"rule": "epsilon", "return_details": True, "check": False}
+            explain = functools.partial(propagation.explain, network, **params)
+            return lambda X: explain(X, target=found.given)[1].score
+    return lambda X: found.model.outputs(X)[:, 0]
 
 
 def _ask(classifier: Any, X: Any, response: str, target: Any) -> Scores:
