@@ -120,7 +120,7 @@ KINDS = {
     "output by name": ("total", lambda y: y.sum((1, 2)), True),
 }
 SEED = {"random_state": 0}
-FEW = {"n_permutations": 3, "rule": "epsilon", **SEED}
+FEW = {"n_permutations": 3, "max_samples": 16, "rule": "epsilon", **SEED}
 
 
 def maps_of(model, target):
@@ -220,13 +220,17 @@ def expected(entry, kind):
     return ENTRIES[entry](Number(_network(), function), y, None)
 
 
-# These take long, and look at targets in one place: a few kinds will do.
-LONG = ("diagnose", "artifact_map", "ArtifactDisplay", "randomization_test", "equivariance_test")
+# Of the others, which look at targets in the same places, a few kinds will do.
+EVERY_KIND = (
+    "explain",
+    "pixel_flipping_curve",
+    "max_sensitivity",
+    "skill_map",
+    "PixelFlippingDisplay",
+)
 FEW_KINDS = ("mask", "function", "cell by name")
 PAIRS = [
-    (entry, kind)
-    for entry in ENTRIES
-    for kind in (FEW_KINDS if entry in LONG or "scorer" in entry else KINDS)
+    (entry, kind) for entry in ENTRIES for kind in (KINDS if entry in EVERY_KIND else FEW_KINDS)
 ]
 
 
