@@ -468,6 +468,18 @@ def test_unknown_options_are_refused(small):
         sklrp.from_keras(with_config(small, change))
 
 
+def test_operations_of_what_does_not_fit_are_named(tmp_path):
+    start = keras.Input((5, 4))
+    path = tmp_path / "model.keras"
+    keras.Model(start, start[:, 0]).save(path)
+
+    def change(config):
+        config["config"]["layers"][1]["inbound_nodes"][0]["args"][1] = "first"
+
+    with pytest.raises(ValueError, match=r"'get_item'.*does not take samples of shape .5, 4."):
+        sklrp.from_keras(with_config(path, change))
+
+
 def test_classes_of_others_are_refused(small):
     def change(config):
         config["config"]["layers"][1]["module"] = "mine"

@@ -111,7 +111,7 @@ class Assembler:
         try:
             with torch.no_grad():
                 out = run_part(part.module, metas, part.before, part.after)
-        except (RuntimeError, IndexError, ValueError) as error:
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
             shapes = " and ".join(str(value.shape[1:]) for value in inputs)
             raise ValueError(
                 f"The config of Keras {layer} is malformed: it does not take samples of shape "
