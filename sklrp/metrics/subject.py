@@ -265,8 +265,8 @@ def _number_of(found: Reading, entered: Any) -> Callable[[Any], NDArray]:
         if propagation.plan(network, "epsilon", one, target=found.given).head is not None:
             # The target is of the logits, which stand before the softmax or sigmoid at the end.
             params: dict[str, Any] = {"rule": "epsilon", "return_details": True, "check": False}
-            explain = functools.partial(propagation.explain, network, **params)
-            return lambda X: explain(X, target=found.given)[1].score
+            params["target"] = found.given
+            return lambda X: propagation.explain(network, X, **params)[1].score
     return lambda X: found.model.outputs(X)[:, 0]
 
 
