@@ -22,7 +22,10 @@ SMOOTH = {
 }  # fmt: skip
 PRODUCTS = {"matmul", "__matmul__", "bmm", "mul", "__mul__", "multiply", "mm"}
 QUOTIENTS = {"div", "__truediv__", "true_divide"}
-VIEWS = {"__getitem__", "unsqueeze", "transpose", "permute", "reshape", "view", "flatten"}
+VIEWS = {
+    "__getitem__", "unsqueeze", "squeeze", "transpose", "permute", "reshape", "view", "flatten",
+    "unflatten", "expand", "contiguous", "to", "float", "double", "chunk", "split", "unbind",
+}  # fmt: skip
 HELD = {"rsqrt", "reciprocal", "__rtruediv__", "__rdiv__", "var", "std", "norm",
         "linalg_vector_norm", "linalg_norm"}  # fmt: skip
 
@@ -127,7 +130,7 @@ class Halves(TorchFunctionMode):
         out = function(*args, **kwargs)
         looks = name in VIEWS and id(args[0]) in self.activated
         if looks or name.removesuffix("_") in ("relu", "leaky_relu"):
-            self.activated[id(out)] = out
+            self.activated |= {id(v): v for v in (out if isinstance(out, tuple) else [out])}
         if name in HELD or name.removesuffix("_") in ("sigmoid", "hardsigmoid"):
             return out.detach()
         if name == "softmax" and self.attention != "attnlrp":
