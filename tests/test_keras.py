@@ -476,7 +476,7 @@ def test_operations_of_what_does_not_fit_are_named(tmp_path):
     def change(config):
         config["config"]["layers"][1]["inbound_nodes"][0]["args"][1] = "first"
 
-    with pytest.raises(ValueError, match=r"'get_item'.*does not take samples of shape .5, 4."):
+    with pytest.raises(ValueError, match=r"'get_item.*does not take samples of shape .5, 4."):
         sklrp.from_keras(with_config(path, change))
 
 
