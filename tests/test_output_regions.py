@@ -101,3 +101,28 @@ def test_functions_and_masks_of_the_output(task):
             found = explain(network, fields, vectorizer=vectorizer, target=target)
             expected = sklrp.explain(network, data.to_numpy().reshape(6, -1), target=target)
             np.testing.assert_allclose(found.to_numpy().reshape(6, -1), expected, atol=1e-12)
+
+
+class Named(nn.Module):
+    """A network that returns its field and its mean by name."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        field = self.network(x)
+        return {"field": field, "mean": field.mean((1, 2, 3))}
+
+
+@pytest.mark.parametrize("target", ["mean", ("mean",), ("field", 1, 2, 3)])
+def test_outputs_by_name(task, target):
+    network, data, vectorizer, _ = task
+    found = explain(Named(network), data, vectorizer=vectorizer, target=target)
+    rows = data.to_numpy().reshape(6, -1)
+    expected = sklrp.explain(Named(network), rows, target=target)
+    np.testing.assert_allclose(found.to_numpy().reshape(6, -1), expected, atol=1e-12)
+    said = "output 'mean'" if "mean" in target else "output 'field', (1, 2, 3)"
+    assert found.attrs["target"] == said
+    with pytest.raises(ValueError, match=r"must name an output .*'field', 'mean'"):
+        explain(Named(network), data, vectorizer=vectorizer, target="median")

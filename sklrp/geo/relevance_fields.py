@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -157,6 +158,8 @@ def explain(
         check_field(data, f"the step after {type(step).__name__}")
     data = even_chunks(data)
     chain.vectorizer.grid_.check(data)
+    if _names_output(chain, data, target):
+        target = (target,)
     said = describe_target(target)
     if isinstance(target, dict):
         target = mark_region(target, output, chain.vectorizer.grid_.sample_dim)
@@ -267,6 +270,15 @@ def _list_labels(chain: _Chain, data: Any, target: Any) -> list[Any]:
 
 def _wants_all(target: Any) -> bool:
     return isinstance(target, str) and target == "all"
+
+
+def _names_output(chain: _Chain, data: Any, target: Any) -> bool:
+    """Tell whether a text names one of several outputs, and no class."""
+    model = chain.model
+    if not isinstance(target, str) or _wants_all(target) or model.classes is not None:
+        return False
+    first = data.isel({chain.vectorizer.grid_.sample_dim: slice(1)})
+    return model.takes_tensors and isinstance(model.returned(chain.enter(first)), Mapping)
 
 
 def is_of_outputs(target: Any) -> bool:
