@@ -15,6 +15,7 @@ from sklrp import MLPClassifier
 from sklrp.datasets import make_squares
 from sklrp.propagation.registry import HANDLERS
 
+collect_ignore = ["data/write_keras_files.py"]  # a script for other environments, no module
 pytest.register_assert_rewrite("tests.helpers")  # else its asserts fail without a word
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("sklrp", deadline=None, derandomize=True)

@@ -278,7 +278,9 @@ def test_other_estimators_have_none():
 
 
 @pytest.mark.parametrize(
-    "target", [(1, 0), MASK, WEIGHTS, lambda y: y.flatten(1).amax(1)], ids=str
+    "target",
+    [(1, 0), MASK, WEIGHTS, lambda y: y.flatten(1).amax(1)],
+    ids=["index", "mask", "weights", "function"],
 )
 def test_regions_as_features(target):
     """A transformer takes the targets of a module that explain takes."""
