@@ -1135,7 +1135,12 @@ class SpectralConv(nn.Module):
         rows, columns = self.modes
         spectrum = torch.fft.rfft2(x)
         out = torch.zeros(
-            len(x), x.shape[1], x.size(-2), x.size(-1) // 2 + 1, dtype=spectrum.dtype
+            len(x),
+            x.shape[1],
+            x.size(-2),
+            x.size(-1) // 2 + 1,
+            dtype=spectrum.dtype,
+            device=x.device,
         )
         for part, weight in ((slice(rows), self.low), (slice(-rows, None), self.high)):
             out[:, :, part, :columns] = torch.einsum(
@@ -1158,7 +1163,9 @@ class FourierOperator(nn.Module):
 
     def forward(self, x):
         if self.coordinates:
-            rows, columns = (torch.linspace(0, 1, n, dtype=x.dtype) for n in x.shape[1:3])
+            rows, columns = (
+                torch.linspace(0, 1, n, dtype=x.dtype, device=x.device) for n in x.shape[1:3]
+            )
             grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
             x = torch.cat([x, grid.expand(len(x), -1, -1, -1)], -1)
         h = self.lift(x).permute(0, 3, 1, 2)
@@ -1181,7 +1188,7 @@ class GridToMesh(nn.Module):
 
     def forward(self, x):
         cells = x.flatten(1, 2)
-        nodes = torch.zeros(len(x), 4, 4, dtype=x.dtype)
+        nodes = x.new_zeros(len(x), 4, 4)
         nodes.index_add_(1, self.up, F.relu(self.encode(cells)))
         for _ in range(2):
             source, target = self.edges
@@ -1201,8 +1208,8 @@ class SlowestSteps(nn.Module):
         self.enter, self.leave = nn.Linear(3, 4, bias=bias), nn.Linear(12, 3, bias=bias)
 
     def forward(self, x):
-        states = torch.zeros(len(x), x.shape[1], 4, dtype=x.dtype)
-        h = torch.zeros(len(x), 4, dtype=x.dtype)
+        states = x.new_zeros(len(x), x.shape[1], 4)
+        h = x.new_zeros(len(x), 4)
         for t in range(x.shape[1]):
             h = F.relu(self.enter(x[:, t])) + 0.5 * h
             states[:, t] = h

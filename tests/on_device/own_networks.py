@@ -56,7 +56,11 @@ def assert_as_on_cpu(model, X, **params):
         assert np.abs(one - other).max() <= TOLERANCE * scale, params
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# Complex numbers seen as pairs of real ones are a view, which the simulated device does not have.
+ON_DEVICE = sorted(set(NETWORKS) - {"FourierOperator"})
+
+
+@pytest.mark.parametrize("name", ON_DEVICE)
 def test_networks(name):
     model, X = build(name), draw(name)
     for rule in RULES:

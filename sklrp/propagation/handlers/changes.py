@@ -128,10 +128,11 @@ def _written(memory: Any, values: Any, places: Tensor) -> tuple[Signal, Pull]:
 
 def _samples_of(memory: Any, values: Any, places: Tensor, own: torch.Size) -> Tensor | None:
     """Return the samples of memory that was written into, while probing; -1 for constants."""
-    signals = [v for v in (memory, values) if isinstance(v, Signal) and v.samples is not None]
-    if not signals:
+    found = [v.samples for v in (memory, values) if isinstance(v, Signal)]
+    like = next((samples for samples in found if samples is not None), None)
+    if like is None:
         return None
-    whose = torch.full(value_of(memory).shape, -1, dtype=torch.double, device=places.device)
+    whose = like.new_full(value_of(memory).shape, -1)
     if isinstance(memory, Signal) and memory.samples is not None:
         whose = memory.samples.to(whose)
     if isinstance(values, Signal) and values.samples is not None:
