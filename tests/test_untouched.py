@@ -30,7 +30,7 @@ MORE = {
     "noise": (GaussianNoise(), (4, 5)),
     "target-units": (TargetUnits(np.array([1.0, -2.0, 0.5]), np.array([2.0, 0.5, 3.0])), (3,)),
 }
-MORE["contraction"] = (Contraction(torch.ones(3, 2, 4), "bix,xoi->bxo"), (4, 3))
+MORE["contraction"] = (Contraction(nn.Parameter(torch.ones(3, 2, 4)), "bix,xoi->bxo"), (4, 3))
 MORE["response-norm"] = (nn.LocalResponseNorm(2), (3, 4))
 MORE["cross-map-response-norm"] = (nn.CrossMapLRN2d(2), (3, 4, 4))
 for n in (1, 2, 3):
@@ -48,6 +48,10 @@ RECURRENT = {
     for both in (False, True)
 }
 
+
+# What these do to the bounds of their input is not known: a z-box behind them is refused.
+UNBOUNDED = {"bicubic", "response-norm", "cross-map-response-norm"}
+UNBOUNDED |= {f"LPPool{n}d" for n in (1, 2, 3)}
 
 RULES = ["auto", "zero", "epsilon", "gamma", "alpha_beta", "z_plus", "w_square", ZBox(-9.0, 9.0)]
 
@@ -108,7 +112,7 @@ def build_any(name):
     chain=st.booleans(),
 )
 def test_nothing_changes(name, rule, training, frozen, chain):
-    assume(name != "bicubic" or not isinstance(rule, ZBox))  # it leaves the bounds of its input
+    assume(name not in UNBOUNDED or not isinstance(rule, ZBox))
     net, X = build_any(name)
     if chain and isinstance(net, Written):
         net = nn.Sequential(net.layer, nn.Flatten(), net.head)
