@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -48,10 +48,6 @@ RECURRENT = {
     for both in (False, True)
 }
 
-
-# What these do to the bounds of their input is not known: a z-box behind them is refused.
-UNBOUNDED = {"bicubic", "response-norm", "cross-map-response-norm"}
-UNBOUNDED |= {f"LPPool{n}d" for n in (1, 2, 3)}
 
 RULES = ["auto", "zero", "epsilon", "gamma", "alpha_beta", "z_plus", "w_square", ZBox(-9.0, 9.0)]
 
@@ -112,7 +108,6 @@ def build_any(name):
     chain=st.booleans(),
 )
 def test_nothing_changes(name, rule, training, frozen, chain):
-    assume(name not in UNBOUNDED or not isinstance(rule, ZBox))
     net, X = build_any(name)
     if chain and isinstance(net, Written):
         net = nn.Sequential(net.layer, nn.Flatten(), net.head)
@@ -120,7 +115,13 @@ def test_nothing_changes(name, rule, training, frozen, chain):
     first = next(net.parameters())
     first.grad = torch.full_like(first, 0.5)
     before = snapshot(net, X)
-    found = explain(net, X, target=1, rule=rule)
+    try:
+        found = explain(net, X, target=1, rule=rule)
+    except ValueError as refused:  # of some layers no bounds are known
+        if not isinstance(rule, ZBox) or "needs bounds" not in str(refused):
+            raise
+        assert_unchanged(before, snapshot(net, X))
+        return
     assert_unchanged(before, snapshot(net, X))
     np.testing.assert_array_equal(found, explain(net.eval(), X, target=1, rule=rule))
 
