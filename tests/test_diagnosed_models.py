@@ -384,7 +384,7 @@ def test_focus_of_nets():
     regression = models.make("one output: skorch regressor").model
     values = VALUES[:, np.newaxis]
     curve = focus_curve(regression, "max_epochs", [1, 2], models.SCALED, values, cv=2)
-    assert curve.score_name == "score"
+    assert curve.score_name == "R²"
     assert curve.axis_names == ("feature",)
     with pytest.raises(TypeError, match="Sequential has no fit: wrap the module"):
         focus_curve(models.make("module").model, "lr", [1], models.SCALED, CODES)

@@ -50,11 +50,14 @@ def numbers(*shape):
     return lambda rng, n: rng.normal(size=(n, *shape))
 
 
-def tokens(length, vocabulary):
+def tokens(length, vocabulary, repeated=True):
     """Draw sentences of unequal lengths, padded with 0 at their ends."""
 
     def draw(rng, n):
-        words = rng.integers(1, vocabulary, size=(n, length))
+        if repeated:
+            words = rng.integers(1, vocabulary, size=(n, length))
+        else:
+            words = np.stack([1 + rng.permutation(vocabulary - 1)[:length] for _ in range(n)])
         lengths = rng.integers(length // 2, length + 1, size=(n, 1))
         return np.where(np.arange(length) < lengths, words, 0)
 
@@ -816,7 +819,8 @@ class BagOfWords(nn.Module):
         return self.out(self.activation(self.fc(self.embed(tokens).mean(1))))
 
 
-@network(tokens(9, 11), relu=True)
+# The gradient of a maximum takes the first of equal values, relevance all of them: no word twice.
+@network(tokens(9, 11, repeated=False), relu=True)
 class TextCNN(nn.Module):
     """Convolutions of several widths over words, each pooled over the sentence."""
 
