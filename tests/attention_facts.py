@@ -134,7 +134,9 @@ def draw_words():
     texts, labels = [], []
     for label, package in enumerate((scipy, sklearn)):
         for name in sorted(package.__all__):
-            module = getattr(package, name, None)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # some are deprecated
+                module = getattr(package, name, None)
             for key, thing in sorted(vars(module).items()) if inspect.ismodule(module) else ():
                 text = inspect.getdoc(thing) if callable(thing) and key[0] != "_" else None
                 if text and len(text.split("\n")[0].split()) >= 3:
