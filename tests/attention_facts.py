@@ -25,9 +25,9 @@ from torch import nn
 from sklrp import Composite, Epsilon
 from sklrp.datasets import load_pacific_sst, make_rainfall_runoff, make_squares, make_xor
 from sklrp.diagnostics import diagnose
+from tests.helpers.pages import put_tables
 
 RULES = ("attnlrp", "constant", "cp")
-MARKS = "<!-- tables -->", "<!-- /tables -->"
 N_WORDS, N_LETTERS = 10, 16
 
 
@@ -251,11 +251,7 @@ def main():
             with options.keep.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in new)
     if options.write:
-        page = options.write.read_text(encoding="utf-8")
-        head, rest = page.split(MARKS[0], 1)
-        tail = rest.split(MARKS[1], 1)[1]
-        table = "\n".join(tabulate(rows))
-        options.write.write_text(f"{head}{MARKS[0]}\n{table}\n{MARKS[1]}{tail}", encoding="utf-8")
+        put_tables(options.write, "\n".join([*tabulate(rows), ""]))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from joblib import Parallel, delayed
 
 from tests.helpers.calibrating import ROWS, draw
 from tests.helpers.calibration_tables import write_tables
+from tests.helpers.pages import put_tables
 
 CHUNK = 5  # draws that a worker makes in one go
 
@@ -81,13 +82,6 @@ def say_versions():
     return "Made with " + ", ".join(f"{name} {version(name)}" for name in names) + ".\n\n"
 
 
-def write(page, tables):
-    """Put the tables between the marks of a page."""
-    head, rest = page.read_text(encoding="utf-8").split("<!-- tables -->", 1)
-    tail = rest.split("<!-- /tables -->", 1)[1]
-    page.write_text(f"{head}<!-- tables -->\n{tables}<!-- /tables -->{tail}", encoding="utf-8")
-
-
 def main():
     """Run the calibration from the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.calibration", description=__doc__)
@@ -107,7 +101,7 @@ def main():
     run(names, options.draws, options.results, options.jobs)
     tables = say_versions() + write_tables(read(options.results))
     print("\n" + tables)
-    write(options.write, tables)
+    put_tables(options.write, tables)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from joblib import Parallel, delayed
 from scipy.stats import beta
 
 from sklrp.diagnostics import skill_map
+from tests.helpers.pages import put_tables
 from tests.helpers.planted import CASES, VERDICTS, report
 
 TUNED, HELD_OUT = (0, 1, 2, 3, 4), (5, 6)
@@ -239,11 +240,7 @@ def main():
     tables = write(run(options.seeds, names, options.jobs, options.keep, options.cells))
     print("\n" + tables)
     if options.write:
-        page = options.write.read_text(encoding="utf-8")
-        head, rest = page.split("<!-- tables -->", 1)
-        tail = rest.split("<!-- /tables -->", 1)[1]
-        page = f"{head}<!-- tables -->\n{tables}<!-- /tables -->{tail}"
-        options.write.write_text(page, encoding="utf-8")
+        put_tables(options.write, tables)
 
 
 def choose(words):

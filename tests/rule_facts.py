@@ -17,10 +17,10 @@ import torch
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp.datasets import load_pacific_sst, make_squares
 from sklrp.diagnostics import diagnose
+from tests.helpers.pages import put_tables
 
 RULES = ("auto", "epsilon", "z_plus", "alpha_beta", "gamma", "w_square", "flat")
 TASKS = ("squares", "Pacific")
-MARKS = "<!-- tables -->", "<!-- /tables -->"
 
 
 def take_task(task):
@@ -142,11 +142,7 @@ def main():
         lines += [f"## {title}", "", *tabulate(rows, take_task(task)[-1]), ""]
         print("\n".join(lines[-len(rows) - 5 :]), f"\n{time.perf_counter() - start:.0f} s")
     if options.write:
-        page = options.write.read_text(encoding="utf-8")
-        head, rest = page.split(MARKS[0], 1)
-        tail = rest.split(MARKS[1], 1)[1]
-        tables = "\n".join(lines)
-        options.write.write_text(f"{head}{MARKS[0]}\n{tables}{MARKS[1]}{tail}", encoding="utf-8")
+        put_tables(options.write, "\n".join(lines))
 
 
 if __name__ == "__main__":

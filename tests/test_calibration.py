@@ -17,6 +17,7 @@ from tests import calibration
 from tests.helpers import calibrating
 from tests.helpers.calibrating import Case, along_time, in_time, largest_t, patch, planted
 from tests.helpers.calibration_tables import TITLES, Counts, Rate, best_level, write_tables
+from tests.helpers.pages import put_tables
 
 N_DRAWS = 60
 MOST = int(binom.isf(1e-4, N_DRAWS, 0.05))  # hits of a test that keeps to 5 %
@@ -209,7 +210,7 @@ def test_every_table_is_written(tmp_path):
     assert tables.count("### ") == len(TITLES) + 1
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- tables -->\nstale\n<!-- /tables -->\nafter\n")
-    calibration.write(page, tables)
+    put_tables(page, tables)
     assert "stale" not in page.read_text()
     assert page.read_text().startswith("before")
     assert page.read_text().endswith("after\n")

@@ -34,7 +34,7 @@ from sklrp.classifiers.sample_shapes import (
     is_positive_integer,
 )
 from sklrp.classifiers.saved import is_range, is_shape
-from sklrp.propagation.run import explain_network
+from sklrp.propagation.run import check_outputs, explain_network
 
 # How scikit-learn validates X; `check_finite` tells more about NaN than it does.
 _FORMAT: dict[str, Any] = {
@@ -222,12 +222,9 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
         X, _ = self._check_samples(X)
         X = torch.from_numpy(X) if X.flags.writeable else torch.tensor(X)
         outputs = torch.cat(list(self.net_.forward_iter(X)))
-        if not bool(outputs.isfinite().all()):
-            raise ValueError(
-                f"The network's output is NaN or infinite for "
-                f"{int((~outputs.isfinite()).flatten(1).any(1).sum())} of {len(outputs)} samples: "
-                "its weights are NaN or too large. Fit it anew, with a smaller lr or scaled X."
-            )
+        check_outputs(
+            outputs, "its weights are NaN or too large: fit it anew, with a smaller lr or scaled X"
+        )
         return outputs
 
     def _check_samples(self, X: Any) -> tuple[NDArray[np.floating], tuple[int, ...]]:

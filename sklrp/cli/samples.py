@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
 from sklrp._files import replacing
-from sklrp.cli.tables import read_csv, write_csv
+from sklrp.cli.tables import is_number, read_csv, write_csv
 from sklrp.geo.storage import store
 
 FORMS = {
@@ -278,21 +278,13 @@ def _check_count(path: Path, n: int, n_samples: int, what: str) -> None:
         raise ValueError(f"{path} holds {n} {what}, but there are {n_samples} samples.")
 
 
-def _reads_as_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _read_values(path: Path, n_samples: int) -> NDArray[np.float64]:
     """Return the values of a regression as numbers; several on a line are of several outputs."""
     if path.suffix.lower() == ".npy":
         given: Any = load_numpy(path)
     else:
         given = [line.replace(",", " ").split() for line in _lines_of(path)]
-        if len(given) == n_samples + 1 and not any(map(_reads_as_number, given[0])):  # names
+        if len(given) == n_samples + 1 and not any(map(is_number, given[0])):  # names
             del given[0]
         widths = sorted(set(map(len, given)))
         if len(widths) > 1:

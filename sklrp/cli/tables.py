@@ -21,7 +21,7 @@ def read_csv(
 ) -> tuple[NDArray[np.float64], list[str] | None]:
     """Return the table of a CSV file and its header, of the given columns if it has one."""
     lines = _read_lines(path)
-    is_sample = all(_is_number(text) or _is_missing(text) for text in lines[0])
+    is_sample = all(is_number(text) or _is_missing(text) for text in lines[0])
     header = None if is_sample else lines.pop(0)
     n_fields = len(header or lines[0])
     places = list(range(n_fields))
@@ -83,13 +83,14 @@ def _read_number(text: str, fill: float | None, where: str) -> float:
     missing = _is_missing(text)
     if missing and fill is not None:
         return fill
-    if missing or not _is_number(text):
+    if missing or not is_number(text):
         remedy = "; --fill says what to put there." if missing else "."
         raise ValueError(f"{where}: {text!r} is no number{remedy}")
     return float(text)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Tell whether a text reads as a number."""
     try:
         float(text)
     except ValueError:

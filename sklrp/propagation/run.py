@@ -339,7 +339,7 @@ class PreparedCall:
         """Explain a few samples, and compare all that can be."""
         every = range(len(chunk[0]))
         tape = self.plan.run(*self.intake.to_signals(chunk))
-        _check_scores(tape.scores)
+        check_outputs(tape.scores)
         self.defence.compare(tape, chunk, every)
         if self.plan.network is not None:
             self.defence.check_samples(chunk)
@@ -355,7 +355,7 @@ class PreparedCall:
         # Forward, all relevance on the scores of the targets, and back: the whole of LRP.
         signals, args, kwargs = self.intake.to_signals(chunk)
         tape = self.plan.run(signals, args, kwargs)
-        _check_scores(tape.scores)
+        check_outputs(tape.scores)
         self.defence.compare(tape, chunk, self.defence.rows_of(len(tape.scores), is_first))
         self._check_size(tape.scores)
         begun = start(tape.scores, target, self.contrast)
@@ -401,12 +401,15 @@ class PreparedCall:
         return passed
 
 
-def _check_scores(scores: Tensor) -> None:
-    if not is_finite(scores):
-        bad = int((~scores.isfinite()).any(1).sum())
+def check_outputs(
+    outputs: Tensor, remedy: str = "look for NaN in its weights, or scale X"
+) -> None:
+    """Raise an error if a network's outputs are NaN or infinite for a sample."""
+    if not is_finite(outputs):
+        bad = int((~outputs.isfinite()).any(1).sum())
         raise ValueError(
-            f"The network's output is NaN or infinite for {bad} of {len(scores)} samples; "
-            "look for NaN in its weights, or scale X."
+            f"The network's output is NaN or infinite for {bad} of {len(outputs)} samples; "
+            f"{remedy}."
         )
 
 
