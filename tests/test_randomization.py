@@ -45,7 +45,7 @@ def test_randomization_verdicts(mlp, squares):
     )
     assert flat.verdict == "artifact"
     data = {"X_train": squares[0], "y_train": squares[1]}
-    labels = randomization_test(mlp, X, null="labels", n_permutations=2, **data)
+    labels = randomization_test(mlp, X, null="labels", n_permutations=2, random_state=0, **data)
     alone = randomization_test(mlp, X, rule="epsilon", n_permutations=1, random_state=0)
     assert re.search(
         r"maps of 1 network before .*they explain \d+ % of the squared", alone.reading
