@@ -197,7 +197,6 @@ def test_targets_that_are_none(y, message):
         ({"target": 2}, r"must lie in 0\.\.1"),
         ({"target": -1}, r"must lie in 0\.\.1"),
         ({"target": "x"}, "the index of an output"),
-        ({"target": lambda output: output[:, 0]}, "module_, X, target=function"),
         ({"target": [1.0, 0.0, 1.0]}, "must have the output's shape"),
         ({"target": [False, False]}, "an empty region"),
         ({"target": [False, True], "reference": 100.0}, "of output 1"),

@@ -569,6 +569,32 @@ def test_pictures_of_regressors(name):
         ArtifactDisplay.from_estimator(reg, ROWS, VALUES, target=target, **FEW)
 
 
+@pytest.mark.parametrize("reference", ["mean", "zero", "given"])
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_functions_of_predictions(name, reference):
+    """A function's map is the sum of the outputs' maps by its derivatives at the predictions."""
+    reg = regressor(name)
+    asked = {"rule": "epsilon", "epsilon": 1e-12}
+    at = {"mean": reg.target_mean_, "zero": np.zeros(2)}.get(reference, reg.target_range_[:, 0])
+    found, details = reg.explain(
+        ROWS,
+        target=lambda values: (values**2).sum(1),
+        reference=at if reference == "given" else reference,
+        return_details=True,
+        **asked,
+    )
+    predicted = reg.predict(ROWS)
+    of_outputs = np.stack([reg.explain(ROWS, target=k, **asked) for k in range(2)])
+    expected = np.einsum("nk,kn...->n...", 2 * predicted, of_outputs)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    shift = (reg.target_mean_**2 - at**2).sum()
+    rest = predicted**2 - reg.target_mean_**2 - 2 * predicted * (predicted - reg.target_mean_)
+    size = (predicted**2).sum(1).max()
+    np.testing.assert_allclose(details.score, (predicted**2 - at**2).sum(1), atol=1e-5 * size)
+    np.testing.assert_allclose(details.rest, rest.sum(1), atol=1e-5 * size)
+    np.testing.assert_allclose(details.reference_share, shift, atol=1e-5 * size)
+
+
 @pytest.mark.parametrize("name", REGRESSORS)
 def test_regressors_are_asked_for_what_they_know(name):
     reg = regressor(name)

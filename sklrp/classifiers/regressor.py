@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
 from sklearn.model_selection import ShuffleSplit
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
@@ -28,7 +30,7 @@ from sklrp.classifiers.saved import are_numbers, are_positive, are_ranges, is_fl
 from sklrp.composites import Composite
 from sklrp.modules import in_target_units
 from sklrp.propagation.references import find_at_target, read_reference
-from sklrp.propagation.targets import Function, WeightedSum, decode_target
+from sklrp.propagation.targets import Function, WeightedSum, decode_target, evaluate_target
 from sklrp.rules import Rule
 
 
@@ -223,10 +225,12 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         ----------
         X : array-like of shape (n_samples, n_features) or (n_samples, *input_shape)
             The samples.
-        target : None, int, array-like or "all", default=None
+        target : None, int, array-like, "all" or callable, default=None
             The output that is explained: its index, from 0, one index for each sample, or every
-            output; or a boolean mask or weights (floats) over the outputs, for their sum. None
-            (default): the only output; with several an error.
+            output; a boolean mask or weights (floats) over the outputs, for their sum; or a
+            function of the predictions, a tensor of shape ``(n_samples, n_outputs_)``, in torch's
+            operations, as `sklrp.explain` takes it. None (default): the only output; with several
+            an error.
         reference : {"mean", "zero"}, float or array-like of shape (n_outputs_,), default="mean"
             The value from which the prediction is explained, in the target's units: the mean of
             the training data (a map of zeros says "as in the mean"), zero, or a value within the
@@ -286,13 +290,15 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         check_is_fitted(self)
         values = read_reference(reference, (self.n_outputs_,), self.target_mean_)
         target = match_samples(target, X, "target")
-        decoded: list[NDArray | WeightedSum | str] = []
+        decoded: list[NDArray | WeightedSum | Function | str] = []
 
         def decode(n_samples: int) -> tuple[Any, NDArray | None]:
             outputs = decode_output(target, n_samples, self.n_outputs_, type(self).__name__)
             check_in_range(reference, values, self.target_range_, outputs)
             decoded.append(outputs)
             scale = self.target_scale_
+            if isinstance(outputs, Function):
+                return functools.partial(self._less_than_at_mean, outputs), None
             if isinstance(outputs, WeightedSum):
                 return outputs.weights * scale, None
             return outputs, scale[None] if isinstance(outputs, str) else scale[outputs]
@@ -313,19 +319,27 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         )
         if details is None:
             return relevance
-        at_zero, shift = (
-            find_at_target(v, decoded[0], len(details.score))
-            for v in (values, self.target_mean_ - values)
+        at_reference, at_mean = (
+            find_at_target(v, decoded[0], len(details.score)) for v in (values, self.target_mean_)
         )
-        details.refer_to(at_zero, shift)
-        if np.ndim(target) and np.asarray(target).dtype.kind in "bf":
-            details.target = target  # not as weights of standardised outputs
+        details.refer_to(at_reference, at_mean - at_reference)
+        if callable(target) or (np.ndim(target) and np.asarray(target).dtype.kind in "bf"):
+            details.target = target  # not as one of standardised outputs
         return relevance, details
+
+    def _less_than_at_mean(self, target: Function, standardised: Tensor) -> Tensor:
+        """Return a function of the predictions, less its value where they are the mean."""
+        mean, scale = (
+            torch.as_tensor(v).to(standardised) for v in (self.target_mean_, self.target_scale_)
+        )
+        predictions = mean + scale * standardised
+        at_mean = evaluate_target(mean[None].expand(len(standardised), -1), target)
+        return evaluate_target(predictions, target) - at_mean
 
 
 def decode_output(
     target: Any, n_samples: int, n_outputs: int, name: str
-) -> NDArray | WeightedSum | str:
+) -> NDArray | WeightedSum | Function | str:
     """Return what is explained of a regressor's outputs.
 
     Parameters
@@ -339,8 +353,8 @@ def decode_output(
 
     Returns
     -------
-    ndarray of shape (n_samples,), "all" or WeightedSum
-        One index of an output per sample, every output, or weights over them.
+    ndarray of shape (n_samples,), "all", WeightedSum or Function
+        One index of an output per sample, every output, weights over them, or a function of them.
 
     Raises
     ------
@@ -355,11 +369,10 @@ def decode_output(
             )
         target = 0
     decoded = decode_target(target, None, n_samples, (n_outputs,))
-    if decoded is None or isinstance(decoded, Function):
+    if decoded is None:
         raise ValueError(
-            f"target of {name} must be an index, 'all', or a mask or weights over the {n_outputs} "
-            f"outputs, got {target!r}: a function is explained from an output of zero, "
-            "sklrp.explain(model.module_, X, target=function)."
+            f"target of {name} must be an index, 'all', a mask or weights over the {n_outputs} "
+            f"outputs, or a function of them, got {target!r}."
         )
     return decoded
 
@@ -368,7 +381,7 @@ def check_in_range(
     reference: Any,
     values: NDArray[np.float64],
     ranges: NDArray,
-    outputs: NDArray | WeightedSum | str,
+    outputs: NDArray | WeightedSum | Function | str,
 ) -> None:
     """Raise an error if a reference is no value that an explained output has ever had.
 
@@ -380,7 +393,7 @@ def check_in_range(
         The reference of each output; 0 is in range.
     ranges : ndarray of shape (n_outputs, 2)
         The smallest and the largest target in training.
-    outputs : ndarray of shape (n_samples,), "all" or WeightedSum
+    outputs : ndarray of shape (n_samples,), "all", WeightedSum or Function
         What is explained, see `decode_output`.
 
     Raises
@@ -392,8 +405,10 @@ def check_in_range(
         return
     if isinstance(outputs, WeightedSum):
         explained = np.flatnonzero(outputs.weights)
+    elif isinstance(outputs, np.ndarray):
+        explained = np.unique(outputs)
     else:
-        explained = np.unique(np.arange(len(values)) if isinstance(outputs, str) else outputs)
+        explained = np.arange(len(values))
     for i in explained:
         low, high = ranges[i]
         if values[i] != 0 and not low <= values[i] <= high:
