@@ -74,11 +74,13 @@ def test_a_null_has_the_law_of_an_untrained_estimator(estimator):
         assert drawn.dtype == torch.float32
         assert ks_2samp(starts, drawn).pvalue > 1e-4, name
     if isinstance(estimator, LSTMClassifier) and estimator.forget_bias is not None:
-        expected = np.log(8) if estimator.forget_bias == "auto" else estimator.forget_bias
         for null in nulls:
             gates = (null.lstm.bias_ih_l0 + null.lstm.bias_hh_l0).detach()
-            np.testing.assert_allclose(gates[32:64], expected, rtol=1e-6)
-            assert abs(gates[:32].mean()) < 0.3
+            if estimator.forget_bias == "auto":
+                torch.testing.assert_close(gates[:32], -gates[32:64])
+            else:
+                np.testing.assert_allclose(gates[32:64], estimator.forget_bias, rtol=1e-6)
+                assert abs(gates[:32].mean()) < 0.3
 
 
 def test_draws_are_reproducible_and_touch_nothing():

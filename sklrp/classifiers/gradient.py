@@ -10,6 +10,7 @@ import copy
 import functools
 import math
 import re
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
@@ -18,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import EarlyStopping
 from skorch.history import History
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ from sklrp._random_stream import RandomStream, draw_seed, fit_state
 from sklrp._sklearn import Interval, StrOptions, check_own_params
 from sklrp.classifiers.base import NetworkEstimator
 from sklrp.classifiers.batches import make_dataset
+from sklrp.classifiers.chance import neighbours_agree
 from sklrp.classifiers.net import PENALTIES, TrainingNet
 from sklrp.classifiers.parameters import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, param
 from sklrp.classifiers.sample_shapes import check_sizes, is_positive_integer
@@ -39,6 +42,14 @@ from sklrp.classifiers.settings import (
     optimizer_params,
 )
 from sklrp.modules import ACTIVATIONS
+
+# What max_epochs="auto" stands for: at least so many passes, and so many steps of the optimizer;
+# and the loss of an epoch after which it ends. Measured by `python -m tests.defaults`.
+_EPOCHS, _STEPS, _ENOUGH = 25, 300, 0.005
+
+# A training of fewer steps is no trial; one that lowers the loss of the best constant output by
+# less than this share of it has not left chance.
+_TRIED, _LEFT_CHANCE = 50, 0.03
 
 
 def makes_single_epochs(estimator: GradientEstimator) -> bool:
@@ -62,10 +73,12 @@ class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
     ----------
     lr : float, default=0.003
         Learning rate of the optimizer.
-    max_epochs : int, default=50
-        Number of passes over the training data in `fit`; `partial_fit` makes one.
+    max_epochs : int or "auto", default="auto"
+        Number of passes over the training data in `fit`; `partial_fit` makes one. ``"auto"`` is
+        25, or as many as make 300 steps of the optimizer, and ends after an epoch whose mean loss
+        is below 0.005 (for values: 0.5 % of their variance), as there is little left to learn.
     batch_size : int or "auto", default="auto"
-        Number of samples in a step of the optimizer. ``"auto"`` is a tenth of the samples, at
+        Number of samples in a step of the optimizer. ``"auto"`` is a fortieth of the samples, at
         least 32 and at most 200.
     optimizer : str or subclass of torch.optim.Optimizer, default="adam"
         ``"adadelta"``, ``"adagrad"``, ``"adam"``, ``"adamax"``, ``"adamw"``, ``"lbfgs"``,
@@ -112,7 +125,9 @@ class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
     bias: bool | str = param(default=True, allowed=["boolean", StrOptions({"nonpositive"})])
     dropout: float = param(default=0.0, allowed=[PROBABILITY])
     lr: float = param(default=0.003, allowed=[POSITIVE], may_change=True)
-    max_epochs: int = param(default=50, allowed=[COUNT], may_change=True)
+    max_epochs: int | str = param(
+        default="auto", allowed=[StrOptions({"auto"}), COUNT], may_change=True
+    )
     batch_size: int | str = param(
         default="auto", allowed=[StrOptions({"auto"}), COUNT], may_change=True
     )
@@ -231,14 +246,15 @@ class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
         epochs: int | None = None,
     ) -> GradientEstimator:
         """Train a new network, or go on with the present one, for `epochs` or `max_epochs`."""
-        if epochs is None and weight is not None:
+        is_fit = epochs is None
+        if is_fit and weight is not None:
             weight = weight * (len(weight) / weight.sum())
         seed = draw_seed(self.random_state)
         rows, held_out = self._split(targets, weight, seed)
         n_train = len(targets) if rows is None else len(rows)
         batch_size = self.batch_size
         if batch_size == "auto":
-            batch_size = min(200, max(32, n_train // 10))
+            batch_size = min(200, max(32, n_train // 40))
         batch_size = min(int(batch_size), n_train)
 
         if resume:
@@ -260,12 +276,39 @@ class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
             if not resume:
                 net.initialize()
             valid = None if held_out is None else dataset(held_out)
-            net.train(dataset(rows), epochs or self.max_epochs, valid)
+            samples = dataset(rows)
+            is_auto = is_fit and self.max_epochs == "auto"
+            if is_auto:
+                n_batches = len(net.get_iterator(samples, training=True))
+                epochs = max(_EPOCHS, math.ceil(_STEPS / max(1, n_batches)))
+            net.enough = _ENOUGH if is_auto else 0.0
+            net.train(samples, epochs or self.max_epochs, valid)
+        if is_fit:
+            kept = slice(None) if weight is None else weight > 0
+            self._warn_of_chance(net, samples, X[kept], targets[kept])
         self._keep(net, X, resume=resume)
         self.n_iter_ = len(net.history)
         self._random_stream_state: dict[str, Tensor] = stream.state
         self._fixed_params = self._describe_fixed_params()
         return self
+
+    def _warn_of_chance(
+        self, net: TrainingNet, samples: Any, X: NDArray, targets: NDArray
+    ) -> None:
+        """Warn if a training has not taken the network beyond a constant, though X tells y."""
+        n_steps = sum(net.history[:, "train_batch_count"])
+        if n_steps < _TRIED or net.skill(samples) >= _LEFT_CHANCE:
+            return
+        if neighbours_agree(X, targets):
+            warnings.warn(
+                f"{type(self).__name__} has not left chance after {len(net.history)} epochs, "
+                f"{n_steps} steps: it predicts its training data no better than a constant does, "
+                "and its maps explain nothing, though samples that are alike have a y that is "
+                f"alike. Standardise X, or try a larger max_epochs, another lr (now {self.lr}), "
+                "fewer penalties or another network.",
+                ConvergenceWarning,
+                stacklevel=6,  # the caller of `fit`, through its decorators
+            )
 
     def _split(
         self, targets: NDArray, weight: NDArray | None, seed: int

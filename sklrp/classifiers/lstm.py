@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -46,9 +45,10 @@ class LSTMNetwork(GradientEstimator):  # numpydoc ignore=PR02
         Whether the output is read from the last state or from the mean or largest of all states.
     forget_bias : float, "auto" or None, default="auto"
         Bias from which every forget gate starts. A bias b remembers for about exp(b) steps;
-        ``"auto"`` is the logarithm of the number of steps, at least 1, so that the first step can
-        still be seen after the last [2]_. None: torch's own, about 0, which forgets in two steps.
-        Networks with ``bias=False`` have no such bias.
+        ``"auto"`` draws units of every memory, from one step to the whole sequence, so that the
+        first step can still be seen after the last [2]_, and input weights of a size for
+        standardised X; see `sklrp.modules.RememberingLSTM`. None: torch's own start, about 0,
+        which forgets in two steps. Networks with ``bias=False`` have no such bias.
     gradient_clip_value : float or None, default=1.0
         Largest norm of the gradient in a step. None: no limit.
     hidden_layer_sizes : int or sequence of int, default=()
@@ -63,15 +63,15 @@ class LSTMNetwork(GradientEstimator):  # numpydoc ignore=PR02
     dropout : float, default=0.0
         Probability with which a unit is dropped in training: between recurrent layers, of the
         pooled state and of dense layers.
-    lr : float, default=0.002
+    lr : float, default=0.01
         Learning rate of the optimizer.
 
     References
     ----------
     .. [1] G. Montavon et al., "Explaining nonlinear classification decisions with deep Taylor
        decomposition", Pattern Recognition 65, 2017.
-    .. [2] C. Tallec and Y. Ollivier, "Can recurrent neural networks warp time?", ICLR 2018: the
-       forget gate's bias as the logarithm of the time to remember.
+    .. [2] C. Tallec and Y. Ollivier, "Can recurrent neural networks warp time?", ICLR 2018: gate
+       biases as logarithms of the times to remember.
     """
 
     hidden_size: int = param(default=64, allowed=[COUNT], kw_only=False)
@@ -85,7 +85,7 @@ class LSTMNetwork(GradientEstimator):  # numpydoc ignore=PR02
         allowed=[Interval(Real, None, None, closed="neither"), StrOptions({"auto"}), None],
     )
     gradient_clip_value: float | None = param(default=1.0, allowed=[POSITIVE, None])
-    lr: float = param(default=0.002)
+    lr: float = param(default=0.01)
 
     def _own_callbacks(self) -> list[tuple[str, Any]]:
         callbacks = super()._own_callbacks()
@@ -98,10 +98,6 @@ class LSTMNetwork(GradientEstimator):  # numpydoc ignore=PR02
         return find_sequence_shape(self.input_shape, sample_shape, type(self).__name__)
 
     def _architecture(self, n_outputs: int) -> functools.partial[nn.Sequential]:
-        n_steps = self.input_shape_[1 if self.sweep in ("right", "left") else 0]
-        forget_bias: Any = self.forget_bias
-        if forget_bias == "auto":
-            forget_bias = max(1.0, math.log(n_steps))
         return functools.partial(
             make_lstm,
             self.input_shape_,
@@ -111,7 +107,7 @@ class LSTMNetwork(GradientEstimator):  # numpydoc ignore=PR02
             bidirectional=self.bidirectional,
             sweep=self.sweep,
             pooling=self.pooling,
-            forget_bias=forget_bias,
+            forget_bias=self.forget_bias,
         )
 
 

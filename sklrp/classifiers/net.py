@@ -65,6 +65,7 @@ class TrainingNet(LazyModes, NeuralNet):
         self.dtype = dtype
         self.penalties = dict(penalties or {})
         self.nonpositive_bias = nonpositive_bias
+        self.enough = 0.0  # mean loss of an epoch below which a training ends
 
     def train(self, dataset: Dataset, epochs: int, valid: Dataset | None = None) -> TrainingNet:
         """Go on training for at most ``epochs`` passes over ``dataset``.
@@ -107,6 +108,38 @@ class TrainingNet(LazyModes, NeuralNet):
         finally:
             self.train_split = None  # keeps the validation data out of pickles
         return self
+
+    @torch.no_grad()
+    def skill(self, dataset: Dataset) -> float:
+        """Return by how much the network's loss is less than the best constant output's.
+
+        Parameters
+        ----------
+        dataset : skorch.dataset.Dataset
+            The data.
+
+        Returns
+        -------
+        float
+            The share of that loss, at most 1; 1 where a constant is all there is to learn.
+            Outputs are shrunk towards the constant where this lowers the loss: a network that is
+            often right, but too sure, has skill.
+        """
+        self.set_evaluating()
+        constant = self.best_constant(dataset)
+        shrunk = (0.0, *np.logspace(-2, 0, 9))
+        sums = np.zeros(len(shrunk))
+        for x, y in self.get_iterator(dataset):
+            surplus = self.infer(x) - constant
+            losses = [self.get_loss(constant + share * surplus, y, X=x) for share in shrunk]
+            sums += len(y) * torch.stack(losses).cpu().double().numpy()
+        if sums[0] < 0.05 * len(dataset):  # nearly all weight is on one class, or one value
+            return 1.0
+        return float(1 - sums.min() / sums[0])
+
+    def best_constant(self, dataset: Dataset) -> Tensor:
+        """Return the output of the least loss among those that do not depend on X."""
+        raise NotImplementedError
 
     def _check_parameters(self) -> None:
         """Raise an error if the training has diverged."""
@@ -208,6 +241,8 @@ class TrainingNet(LazyModes, NeuralNet):
                 if _raised_by(callback, interrupt):
                     raise _StopTraining from None
                 raise
+        if method_name == "on_epoch_end" and self.history[-1, "train_loss"] < self.enough:
+            raise _StopTraining
 
 
 class ClassifierNet(TrainingNet, NeuralNetClassifier):
@@ -228,6 +263,15 @@ class ClassifierNet(TrainingNet, NeuralNetClassifier):
         super().__init__(module, **{**defaults, **kwargs})
         self.n_classes = n_classes
 
+    def best_constant(self, dataset: Dataset) -> Tensor:
+        """Return the logarithms of the classes' shares."""
+        y, weight = dataset.y, None
+        if isinstance(dataset.X, Mapping):
+            weight = dataset.X["sample_weight"].double()
+        totals = torch.bincount(y, weights=weight, minlength=self.n_classes)
+        shares = (totals / totals.sum()).clamp(min=1e-12)  # a class may be absent
+        return shares.log().to(self.device, self.dtype)
+
     def get_default_callbacks(self) -> list[tuple[str, Callback]]:
         """Return skorch's, with cheaper ones for the accuracy and for the printing."""
         callbacks = {**dict(super().get_default_callbacks()), "valid_acc": _make_accuracy()}
@@ -247,6 +291,14 @@ class RegressorNet(TrainingNet, NeuralNetRegressor):
 
     def __init__(self, module: Callable[[], nn.Module], **kwargs: Any) -> None:
         super().__init__(module, **{"criterion": WeightedSquaredError, **kwargs})
+
+    def best_constant(self, dataset: Dataset) -> Tensor:
+        """Return the weighted mean of each target."""
+        y = dataset.y
+        if isinstance(dataset.X, Mapping):
+            weight = dataset.X["sample_weight"][:, None]
+            return ((weight * y).sum(0) / weight.sum()).to(self.device)
+        return y.mean(0).to(self.device)
 
     def get_loss(self, y_pred: Tensor, y_true: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the weighted mean loss of standardised targets."""

@@ -7,6 +7,7 @@ the same sweep and the same pooling of states.
 from __future__ import annotations
 
 import functools
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -89,10 +90,15 @@ class StatePooling(nn.Module):
 
 
 class RememberingLSTM(nn.LSTM):
-    """Long short-term memory whose forget gates start from a given bias.
+    r"""Long short-term memory that starts with a memory of a given length.
 
-    Use it like an ``nn.LSTM`` with ``bias=True``. `reset_parameters` draws everything as torch
-    does, except the biases of the forget gates.
+    Use it like an ``nn.LSTM``. `reset_parameters` draws everything as torch does, but for what
+    the one parameter given of `forget_bias` and `n_steps` says. With `n_steps` the units start
+    with memories of every length [1]_: a unit's forget bias is the logarithm of a time that is
+    uniform between 1 and ``n_steps - 1``, its input gate's the negative, so that it averages over
+    this time rather than sums. Input weights are uniform with a variance of 1 / (number of
+    inputs), so that the gates see standardised input: torch's own have 1 / (3 `hidden_size`),
+    and a single value per step hardly moves them.
 
     Parameters
     ----------
@@ -100,26 +106,71 @@ class RememberingLSTM(nn.LSTM):
         Number of features of a step.
     hidden_size : int
         Units of the state, per layer and direction.
-    forget_bias : float
+    forget_bias : float or None, default=None
         Bias from which every forget gate starts; b remembers for about exp(b) steps.
+    n_steps : int or None, default=None
+        Length of the sequences.
     **kwargs : dict
         Further parameters of ``nn.LSTM``, such as ``num_layers``.
+
+    Raises
+    ------
+    ValueError
+        If not exactly one of `forget_bias` and `n_steps` is given.
+
+    References
+    ----------
+    .. [1] C. Tallec and Y. Ollivier, "Can recurrent neural networks warp time?", ICLR 2018,
+       equation 16.
     """
 
     forget_bias: float | None = None  # while torch's `__init__` draws
+    n_steps: int | None = None
 
     def __init__(
-        self, input_size: int, hidden_size: int, *, forget_bias: float, **kwargs: Any
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        forget_bias: float | None = None,
+        n_steps: int | None = None,
+        **kwargs: Any,
     ) -> None:
+        if (forget_bias is None) == (n_steps is None):
+            raise ValueError(
+                "RememberingLSTM takes one of forget_bias and n_steps, got "
+                f"forget_bias={forget_bias!r} and n_steps={n_steps!r}."
+            )
         super().__init__(input_size, hidden_size, **kwargs)
-        self.forget_bias = forget_bias
-        self._open_gates(forget_bias)
+        self.forget_bias, self.n_steps = forget_bias, n_steps
+        self._start_memory()
 
     def reset_parameters(self) -> None:
         """Draw all parameters as they are before training."""
         super().reset_parameters()
-        if self.forget_bias is not None:
+        self._start_memory()
+
+    def _start_memory(self) -> None:
+        """Draw what differs from torch's start."""
+        if self.n_steps is not None:
+            self._spread_gates(self.n_steps)
+        elif self.forget_bias is not None:
             self._open_gates(self.forget_bias)
+
+    @torch.no_grad()
+    def _spread_gates(self, n_steps: int) -> None:
+        """Give every unit a time to remember, and input weights that use the input's scale."""
+        n_units = self.hidden_size
+        for name, parameter in self.named_parameters():
+            if name.startswith("weight_ih"):
+                bound = math.sqrt(3 / parameter.shape[1])
+                parameter.uniform_(-bound, bound)
+            elif name.startswith("bias_ih"):
+                times = torch.empty(n_units).uniform_(1, max(2, n_steps - 1))
+                parameter[n_units : 2 * n_units] = times.log()
+                parameter[:n_units] = -times.log()
+            elif name.startswith("bias_hh"):
+                parameter[: 2 * n_units] = 0.0
 
     @torch.no_grad()
     def _open_gates(self, forget_bias: float) -> None:
@@ -133,7 +184,8 @@ class RememberingLSTM(nn.LSTM):
 
     def extra_repr(self) -> str:
         """Show the sizes and the bias in the network's ``repr``."""
-        return f"{super().extra_repr()}, forget_bias={self.forget_bias}"
+        memory = "forget_bias" if self.n_steps is None else "n_steps"
+        return f"{super().extra_repr()}, {memory}={getattr(self, memory)}"
 
 
 def make_lstm(
@@ -145,7 +197,7 @@ def make_lstm(
     bidirectional: bool = False,
     sweep: str = "down",
     pooling: str = "last",
-    forget_bias: float | None = None,
+    forget_bias: float | str | None = None,
     hidden_layer_sizes: Sequence[int] = (),
     activation: str = "relu",
     bias: bool = True,
@@ -171,8 +223,9 @@ def make_lstm(
         What the steps are, see `Sweep`.
     pooling : {"last", "mean", "max"}, default="last"
         How the states are reduced over the steps, see `StatePooling`.
-    forget_bias : float or None, default=None
-        Bias from which every forget gate starts; ``None`` keeps torch's initialisation.
+    forget_bias : float, "auto" or None, default=None
+        Bias from which every forget gate starts; ``"auto"`` draws memories of every length up to
+        that of the sequence, see `RememberingLSTM`; ``None`` keeps torch's initialisation.
     hidden_layer_sizes : sequence of int, default=()
         Units of each dense layer between the state and the logits.
     activation : str, default="relu"
@@ -193,9 +246,13 @@ def make_lstm(
         Network that maps ``(n_samples, n_features)``, the flattened sequences, to logits
         ``(n_samples, n_outputs)``.
     """
-    n_step_features = input_shape[0 if sweep in ("right", "left") else 1]
+    n_steps, n_step_features = input_shape
+    if sweep in ("right", "left"):
+        n_step_features, n_steps = input_shape
     make: Callable[..., nn.LSTM] = nn.LSTM
-    if bias and forget_bias is not None:
+    if forget_bias == "auto":
+        make = functools.partial(RememberingLSTM, n_steps=n_steps)
+    elif bias and forget_bias is not None:
         make = functools.partial(RememberingLSTM, forget_bias=forget_bias)
     lstm = make(
         n_step_features,
