@@ -240,7 +240,7 @@ class ESNRegressor(ESNNetwork, NetworkRegressor):  # numpydoc ignore=PR01,PR02
 
     Parameters
     ----------
-    leak_rate : float, default=0.3
+    leak_rate : float, default=0.4
         How much of its state a unit renews in a step, in (0, 1]. What a step leaves in the state
         fades as ``(1 - leak_rate) ** n_steps``, apart from what the recurrent weights carry on.
 
@@ -254,7 +254,7 @@ class ESNRegressor(ESNNetwork, NetworkRegressor):  # numpydoc ignore=PR01,PR02
     (3, 10, 2)
     """
 
-    leak_rate: float = param(default=0.3)
+    leak_rate: float = param(default=0.4)
 
     def _fitted_values(self, targets: NDArray) -> NDArray[np.float64]:
         return self._standardise(targets)

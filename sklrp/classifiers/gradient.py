@@ -277,12 +277,10 @@ class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
                 net.initialize()
             valid = None if held_out is None else dataset(held_out)
             samples = dataset(rows)
-            is_auto = is_fit and self.max_epochs == "auto"
-            if is_auto:
-                n_batches = len(net.get_iterator(samples, training=True))
-                epochs = max(_EPOCHS, math.ceil(_STEPS / max(1, n_batches)))
-            net.enough = _ENOUGH if is_auto else 0.0
-            net.train(samples, epochs or self.max_epochs, valid)
+            net.enough = 0.0
+            if epochs is None:
+                epochs, net.enough = self._budget(net, samples)
+            net.train(samples, epochs, valid)
         if is_fit:
             kept = slice(None) if weight is None else weight > 0
             self._warn_of_chance(net, samples, X[kept], targets[kept])
@@ -291,6 +289,13 @@ class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
         self._random_stream_state: dict[str, Tensor] = stream.state
         self._fixed_params = self._describe_fixed_params()
         return self
+
+    def _budget(self, net: TrainingNet, samples: Any) -> tuple[int, float]:
+        """Return how many epochs `fit` makes, and after which loss it ends before."""
+        if not isinstance(self.max_epochs, str):
+            return self.max_epochs, 0.0
+        batches: Any = net.get_iterator(samples, training=True)
+        return max(_EPOCHS, math.ceil(_STEPS / max(1, len(batches)))), _ENOUGH
 
     def _warn_of_chance(
         self, net: TrainingNet, samples: Any, X: NDArray, targets: NDArray

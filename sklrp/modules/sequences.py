@@ -250,7 +250,7 @@ def make_lstm(
     if sweep in ("right", "left"):
         n_step_features, n_steps = input_shape
     make: Callable[..., nn.LSTM] = nn.LSTM
-    if forget_bias == "auto":
+    if isinstance(forget_bias, str):
         make = functools.partial(RememberingLSTM, n_steps=n_steps)
     elif bias and forget_bias is not None:
         make = functools.partial(RememberingLSTM, forget_bias=forget_bias)
