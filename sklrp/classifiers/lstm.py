@@ -63,7 +63,7 @@ class LSTMNetwork(GradientEstimator):  # numpydoc ignore=PR02
     dropout : float, default=0.0
         Probability with which a unit is dropped in training: between recurrent layers, of the
         pooled state and of dense layers.
-    lr : float, default=0.01
+    lr : float, default=0.005
         Learning rate of the optimizer.
 
     References
@@ -85,7 +85,7 @@ class LSTMNetwork(GradientEstimator):  # numpydoc ignore=PR02
         allowed=[Interval(Real, None, None, closed="neither"), StrOptions({"auto"}), None],
     )
     gradient_clip_value: float | None = param(default=1.0, allowed=[POSITIVE, None])
-    lr: float = param(default=0.01)
+    lr: float = param(default=0.005)
 
     def _own_callbacks(self) -> list[tuple[str, Any]]:
         callbacks = super()._own_callbacks()
@@ -127,11 +127,16 @@ class LSTMClassifier(LSTMNetwork, GradientClassifier):  # numpydoc ignore=PR01
     """
 
 
-class LSTMRegressor(LSTMNetwork, GradientRegressor):  # numpydoc ignore=PR01
+class LSTMRegressor(LSTMNetwork, GradientRegressor):  # numpydoc ignore=PR01,PR02
     """Long short-term memory network for regression that explains its predictions.
 
     Use it for sequences, and for images read as a sequence of rows or columns. Targets, one or
     several, are standardised inside; predictions and relevance are in their units.
+
+    Parameters
+    ----------
+    lr : float, default=0.002
+        Learning rate of the optimizer.
 
     Examples
     --------
@@ -142,3 +147,5 @@ class LSTMRegressor(LSTMNetwork, GradientRegressor):  # numpydoc ignore=PR01
     >>> reg.explain(X[:3], target=1).shape
     (3, 10, 2)
     """
+
+    lr: float = param(default=0.002)
