@@ -258,11 +258,7 @@ def main():
     tables = write(run(options.seeds, tasks, options.aeon, options.keep))
     print("\n" + tables)
     if options.write:
-        page = options.write.read_text(encoding="utf-8")
-        head, rest = page.split("<!-- tables -->", 1)
-        tail = rest.split("<!-- /tables -->", 1)[1]
-        page = f"{head}<!-- tables -->\n{tables}<!-- /tables -->{tail}"
-        options.write.write_text(page, encoding="utf-8")
+        put_tables(options.write, tables)
 
 
 if __name__ == "__main__":
