@@ -35,6 +35,7 @@ from sklearn.preprocessing import StandardScaler
 
 import sklrp
 from sklrp.datasets import load_pacific_sst, make_squares
+from tests.helpers.pages import put_tables
 
 NETWORKS = ("MLP", "CNN", "LSTM", "ESN")
 LACK = 0.03  # how much less than the better baseline a default may reach
