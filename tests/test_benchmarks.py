@@ -35,6 +35,7 @@ def sections():
     return dict(main.run(quick=True, n_threads=1))
 
 
+@pytest.mark.slow
 def test_every_row_has_a_number(sections):
     rows = [row for found in sections.values() for row in found]
     expected = ROWS | (MEMORY if sys.platform == "linux" else set())
@@ -45,6 +46,7 @@ def test_every_row_has_a_number(sections):
         assert row["ratio"] > 0 or row["what"].startswith("clf.explain"), row
 
 
+@pytest.mark.slow
 def test_tables_and_what_is_met(sections):
     text = "\n".join(main.table(title, found) for title, found in sections.items())
     n_rows = sum(map(len, sections.values()))

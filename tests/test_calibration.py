@@ -63,6 +63,7 @@ def test_error_rates_on_correlated_fields(length):
 
 
 @pytest.mark.filterwarnings("ignore:block_length=1")  # that it is wrong is what is shown
+@pytest.mark.slow
 def test_error_rates_of_series():
     """Months that are permuted singly make discoveries of nothing; blocks and groups do not."""
     false, n_draws = dict.fromkeys(("single", "auto", "24", "groups"), 0), 30

@@ -195,6 +195,7 @@ def test_land_of_fields_is_missing(folder, clf, target):
 
 
 @pytest.mark.parametrize("command", ["explain", "diagnose"])
+@pytest.mark.slow
 def test_samples_far_from_training_are_said(folder, command):
     """Raw fields have the shape of anomalies: only their values tell."""
     np.save("raw.npy", X + 290)
@@ -521,6 +522,7 @@ def test_a_full_disk(folder, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no sh")
+@pytest.mark.slow
 def test_without_stderr(folder):
     command = 'exec "$@" 2>&-'
     args = ["explain", "model.safetensors", "samples.npy", "-o", "out.npy"]
@@ -571,6 +573,7 @@ sklrp.cli.main()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no signals")
+@pytest.mark.slow
 def test_a_real_interrupt(folder, clf):
     """Ctrl-C in a process of its own, and going on in another."""
     many = np.tile(X, (100, 1, 1))
@@ -605,6 +608,7 @@ def test_a_real_interrupt(folder, clf):
 # diagnose
 
 
+@pytest.mark.slow
 def test_diagnose(folder):
     call = [
         "diagnose", "model.safetensors", "samples.npy", "--labels", "labels.txt",
@@ -637,6 +641,7 @@ def test_diagnose_with_training_data(folder):
     assert "X_train was not given" not in out
 
 
+@pytest.mark.slow
 def test_diagnose_for_a_reader_that_is_gone(folder):
     """As ``| head`` is, which ends before the table is printed."""
     command = [sys.executable, "-m", "sklrp", "diagnose", "model.safetensors", "samples.npy"]
@@ -705,6 +710,7 @@ REGRESSORS = [
 
 
 @pytest.mark.parametrize("regressor", REGRESSORS, ids=lambda reg: type(reg).__name__)
+@pytest.mark.slow
 def test_regressors_in_every_command(regressor, folder):
     reg = clone(regressor).fit(X, VALUES)
     sklrp.save(reg, "model.safetensors")
@@ -779,6 +785,7 @@ def test_values_that_do_not_fit(folder):
         assert message in run(*call, file, "--target", target, status=2)
 
 
+@pytest.mark.slow
 def test_one_class_is_diagnosed(folder):
     call = ["diagnose", "model.safetensors", "samples.npy", "--labels", "labels.txt"]
     options = ["-o", "report.html", "--n-permutations", "3"]
@@ -810,6 +817,7 @@ def test_mask_as_text(tmp_path):
 # demo
 
 
+@pytest.mark.slow
 def test_demo(folder, monkeypatch):
     out = run("demo", "--out", "demo")
     assert "accuracy in 5-fold cross-validation: 1.000" in out or "cross-validation: 0.9" in out
@@ -831,6 +839,7 @@ def test_demo(folder, monkeypatch):
     assert (clf.predict(sst.data[1::2]) == labels).mean() > 0.8
 
 
+@pytest.mark.slow
 def test_demo_without_extras(folder, monkeypatch):
     def missing():
         raise ImportError("load_pacific_sst needs the package eofs.")
@@ -847,6 +856,7 @@ def test_demo_without_extras(folder, monkeypatch):
 # The package
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_optional_library():
     """Only what skorch imports by itself, which is pandas where it is installed."""
     code = "import sys, skorch; before = {*sys.modules}; import sklrp; "

@@ -277,6 +277,7 @@ def test_pacific_sst_needs_eofs(monkeypatch, spec, problem):
         load_pacific_sst()
 
 
+@pytest.mark.slow
 def test_pacific_sst_stays_where_it_is():
     """It neither imports eofs, whose folder shadows xarray, nor changes the working folder."""
     code = (

@@ -30,6 +30,7 @@ def built():
 
 @pytest.mark.parametrize("dtype", simulated_device.WAYS)
 @pytest.mark.parametrize("file", ["own_networks", "trained_models"])
+@pytest.mark.slow
 def test_on_the_simulated_device(built, file, dtype):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0"]
     done = subprocess.run(

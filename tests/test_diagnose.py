@@ -51,6 +51,7 @@ def test_all_tests(mlp, squares, held_out):
     assert report.assumptions == report.picture.assumptions
 
 
+@pytest.mark.slow
 def test_tests_that_train(mlp, squares, held_out):
     y_train, before = squares[1], pickle.dumps(mlp)
     report = diagnose(mlp, y_train=y_train, n_refits=2, **held_out)
@@ -66,6 +67,7 @@ def test_tests_that_train(mlp, squares, held_out):
     )
 
 
+@pytest.mark.slow
 def test_without_labels_no_map_is_a_fact(mlp, squares):
     report = diagnose(mlp, squares[2], rule="epsilon", random_state=0)
     assert set(report.tests) == ALWAYS - {"skilled", "true", "suppressor"}
@@ -118,6 +120,7 @@ def test_diagnose_repeats_itself(mlp, squares, held_out):
     assert one.equals(other)
 
 
+@pytest.mark.slow
 def test_diagnose_with_workers(mlp, squares, held_out):
     options = {**held_out, "y_train": squares[1], "n_refits": 1, "n_permutations": 3}
     options["max_samples"] = 20
@@ -126,6 +129,7 @@ def test_diagnose_with_workers(mlp, squares, held_out):
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("epsilon", "fact"), ("z_plus", "artifact")])
+@pytest.mark.slow
 def test_verdicts_do_not_depend_on_the_seed(squares, held_out, rule, expected):
     esn = ESNClassifier(50, sweep="right", leak_rate=0.05, random_state=0).fit(*squares[:2])
     reports = [diagnose(esn, rule=rule, **{**held_out, "random_state": s}) for s in range(5)]
@@ -303,6 +307,7 @@ QUICK = [
 
 @pytest.mark.filterwarnings("ignore:.*flat")
 @pytest.mark.parametrize("name", QUICK)
+@pytest.mark.slow
 def test_planted(name):
     report = planted_cases.report(planted_cases.CASES[name](0), 0)
     assert report.verdict == planted_cases.CASES[name].truth, report

@@ -250,6 +250,7 @@ def check_picture(display, land=None):
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_fields_behind_a_pipeline(fields, tmp_path):
     data, y, land = fields
     pipeline = make_pipeline(GridVectorizer(), mlp()).fit(data, y)
@@ -273,6 +274,7 @@ def test_fields_behind_a_pipeline(fields, tmp_path):
         diagnose(pipeline, data, y, mask=np.ones((5, 6), dtype=bool))
 
 
+@pytest.mark.slow
 def test_fields_that_know_their_grid_and_arrays_that_are_told(fields):
     data, y, land = fields
     filled = data.fillna(0.0)

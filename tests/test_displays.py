@@ -1119,6 +1119,7 @@ def test_findings_of_a_vectorizer(maps):
     assert not given.land.any()
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_only_when_drawing():
     code = "import sys, sklrp.plotting; assert not any('matplotlib' in m for m in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

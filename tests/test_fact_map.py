@@ -61,6 +61,7 @@ def test_the_square_is_fact_and_little_else(larger):
     assert found.mass == pytest.approx(on_square.mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_rule_that_forgets_what_was_learned_misses_it(larger):
     _, _, data, mask, esn = larger
     blind = artifact_map(esn, rule="z_plus", **data)
@@ -91,6 +92,7 @@ def test_alpha_is_the_level_of_what_is_true_too():
 
 
 @pytest.mark.parametrize("kind", [MLPClassifier, CNNClassifier])
+@pytest.mark.slow
 def test_suppressors_are_used_and_say_nothing(kind):
     X, y, mask = make_suppressor(n_per_class=700, size=16, random_state=0)
     widths = (16,) if kind is MLPClassifier else (8, 8)
@@ -114,6 +116,7 @@ def test_suppressors_are_used_and_say_nothing(kind):
     assert given.unsupported[named].all()
 
 
+@pytest.mark.slow
 def test_no_suppressor_where_the_classes_differ(larger):
     X, y, data, _, esn = larger
     clf = MLPClassifier((32,), max_epochs=20, random_state=0).fit(X, y)
@@ -263,6 +266,7 @@ def test_several_networks_by_hand(noise):
     assert found.unsupported.sum() > alone.unsupported.sum()  # five networks have more power
 
 
+@pytest.mark.slow
 def test_networks_that_learned_nothing_name_no_more_together(squares):
     """Means of several are compared with means of as many: power, not false alarms."""
     X, y, X_test, y_test, _ = squares

@@ -91,6 +91,7 @@ def test_against_plain_loops(data):
     np.testing.assert_array_equal(curve.train_scores, train_scores)
 
 
+@pytest.mark.slow
 def test_only_clones_are_trained_and_jobs_change_nothing(data):
     X, y, mask = data
     estimator = make_mlp()

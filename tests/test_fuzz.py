@@ -12,6 +12,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use of .* on expanded tensors")
 
 
 @pytest.mark.parametrize("block", range(4))
+@pytest.mark.slow
 def test_random_networks_are_right_or_refused(block):
     counts = collections.Counter()
     for seed in range(75 * block, 75 * (block + 1)):
@@ -21,6 +22,7 @@ def test_random_networks_are_right_or_refused(block):
     assert counts["right"] >= 64  # they are not all refused
 
 
+@pytest.mark.slow
 def test_every_instruction_is_drawn():
     drawn = {name for seed in range(60) for name, _ in try_program(seed)[2].code}
     assert drawn >= set(INSTRUCTIONS) - {"recur", "pool", "norm"}

@@ -19,6 +19,7 @@ from sklrp.geo import AnomalyTransformer, GridVectorizer
 from tests.helpers.fields import LAND, LAT, LON, make_field, two_variables
 
 
+@pytest.mark.slow
 def test_importing_the_package_does_not_import_xarray():
     code = "import sys, sklrp; assert not {'xarray', 'dask', 'netCDF4', 'zarr'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

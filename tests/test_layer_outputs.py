@@ -144,6 +144,7 @@ def value_times_gradient(network, arguments, names, score):
 # --- Against gradients ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_residual_network_against_gradients():
     """Blocks, layers in them, activations in place and what is not used, in chunks of workers."""
     X = samples(7, 2, 8, 8)

@@ -242,6 +242,7 @@ def test_sound_maps_are_sound_for_every_random_state(mlp, held_out, maps, seed):
 
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("kind", ["estimator", "bare module"])
+@pytest.mark.slow
 def test_gradients_may_be_off(mlp, squares, held_out, maps, off, kind):
     model = mlp if kind == "estimator" else bare(2)
     asked = {

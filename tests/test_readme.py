@@ -83,6 +83,7 @@ def assert_printed(text, expected):
 
 @pytest.mark.usefixtures("handlers_restored")
 @pytest.mark.parametrize("page", PAGES)
+@pytest.mark.slow
 def test_code_of_pages_runs_and_prints_what_they_say(page, tmp_path, monkeypatch, capsys):
     """Blocks of Python and of the command line run; one without a language was printed."""
     monkeypatch.chdir(tmp_path)

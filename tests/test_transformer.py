@@ -711,6 +711,7 @@ print(Hasher().hash(Step), Hasher().hash(Step()), Hasher().hash([lambda x: x in 
 """
 
 
+@pytest.mark.slow
 def test_code_is_known_in_other_processes(tmp_path):
     """Whatever the seed of hashes, the file and the lines; and edits are seen, also inside."""
     found = []
@@ -867,6 +868,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_search_with_classes_of_a_script(tmp_path, memory, log):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
