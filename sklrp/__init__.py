@@ -1,38 +1,38 @@
 """Layer-wise relevance propagation (LRP) through scikit-learn's API.
 
 What users import: the classifiers, `explain` and `plan`, rules and composites, `save` and `load`,
-and the modules of the other topics.
+and the modules of the other topics. They are imported when the first of them is asked for: the
+command line takes signals, and prints its version, before that, which takes a second or more.
 """
 
-from sklrp import classifiers, datasets, diagnostics, geo, metrics, plotting, preprocessing, rules
-from sklrp._version import __version__
-from sklrp.classifiers import *  # noqa: F403  (every classifier, as its package lists them)
-from sklrp.composites import Composite, available_rules, check_rule
-from sklrp.keras import from_keras
-from sklrp.persistence import load, save
-from sklrp.propagation import explain, plan
-from sklrp.rules import *  # noqa: F403  (every rule: a new one is exported by its class alone)
-from sklrp.rules import Rule
-from sklrp.transformer import RelevanceTransformer
+from __future__ import annotations
 
-__all__ = [
-    "Composite",
-    "RelevanceTransformer",
-    "Rule",
-    "__version__",
-    "available_rules",
-    "check_rule",
-    "datasets",
-    "diagnostics",
-    "explain",
-    "from_keras",
-    "geo",
-    "load",
-    "metrics",
-    "plan",
-    "plotting",
-    "preprocessing",
-    "save",
-    *classifiers.__all__,
-    *(rule.__name__ for rule in rules.RULES.values()),
-]
+TYPE_CHECKING = False  # typing's own takes time, in which no signal is taken yet
+if TYPE_CHECKING:
+    from typing import Any
+
+    from sklrp._public import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    """Return a module of the package, or a name that is public, once all of them are there."""
+    import importlib
+    import pkgutil
+
+    if name in {
+        module.name for module in pkgutil.iter_modules(__spec__.submodule_search_locations)
+    }:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name.startswith("_") and name not in ("__all__", "__version__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    public = importlib.import_module(f"{__name__}._public")
+    globals().update({known: getattr(public, known) for known in public.__all__})
+    globals()["__all__"] = public.__all__
+    if name in globals():
+        return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return what is public."""
+    return sorted(__getattr__("__all__"))

@@ -1,16 +1,31 @@
-"""Files that are written whole or not at all.
+"""Files that are written whole or not at all, by one run at a time.
 
-Everything that writes a file of the user's calls it: `save`, reports, fields, the command line.
+Everything that writes a file of the user's calls `replacing`: `save`, reports, fields, the command
+line. The commands `claim` what they will write, so that two of them never write one file.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import hashlib
 import os
-import secrets
 import shutil
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout
+
+_WORK, _LOCK, _OLD = ".sklrp-part", "lock", "old"
+_LONGEST = 180  # bytes of a name that others are made of: a file system takes 255
+_NEW_FOLDER = 60.0  # seconds in which the owner of a folder has locked it
+_AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2  # of Linux's fcntl.h and stdio.h, of macOS
+_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM, errno.EXDEV)
 
 
 @contextmanager
@@ -20,12 +35,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Parameters
     ----------
     path : str or path-like
-        The final name. What is there now stays until the block has ended without an error.
+        The final name. What is there now stays until the block has ended without an error, and
+        there is no moment without it.
 
     Yields
     ------
     pathlib.Path
-        A free name in the same folder. After an error nothing is left under it.
+        A free name in a folder beside it. After an error nothing is left under it; after the
+        death of the process the next one that writes the same file clears it.
 
     Raises
     ------
@@ -35,23 +52,184 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(os.path.realpath(path))  # what a link names; the link stays
     if target.exists() and not (target.is_file() or target.is_dir()):
         raise OSError(f"{path} is a device or a pipe: choose another name for the file.")
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    old = part.with_name(f"{part.name}.old")
+    part = None
     try:
-        yield part
-        if target.is_file() and part.is_file():
-            shutil.copymode(target, part)
-        if target.is_dir() and part.is_dir():  # there is never half a folder under the name
-            os.replace(target, old)
-        os.replace(part, target)
-    except BaseException as error:
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink(missing_ok=True)
-        if old.is_dir() and not target.exists():
-            os.replace(old, target)
-        if isinstance(error, OSError) and error.errno and error.filename in (None, str(part)):
+        _clear_dead(target)
+        with _work_folder(target) as folder:
+            part = folder / target.name
+            yield part
+            if target.is_file() and part.is_file():
+                shutil.copymode(target, part)
+            if not (target.is_dir() and part.is_dir()):
+                os.replace(part, target)
+            elif not _swap_folders(part, target):
+                _replace_folder(part, target, folder / _OLD)
+    except OSError as error:
+        if error.errno and (part is None or error.filename in (None, str(part))):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def claim(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Write a file in no other process for a while.
+
+    The system frees the claim of a process that dies. A file system without locks knows no claims.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file or folder, which need not be there.
+
+    Yields
+    ------
+    None
+        While no other can claim it.
+
+    Raises
+    ------
+    ValueError
+        If another process, or another thread, has claimed it.
+    """
+    target = Path(os.path.realpath(path))
+    name = target.with_name(f"{_prefix(target)}.sklrp-lock")
+    check_own(name)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(name).acquire(timeout=0))
+        except (Timeout, PermissionError):  # the lock of another user cannot be opened
+            if not name.exists():
+                raise
+            raise ValueError(
+                f"{path} is being written by another run: wait until that has ended, or choose "
+                f"another name. If there is no such run, remove {name}."
+            ) from None
+        except (OSError, NotImplementedError):
+            pass
+        else:
+            # While it is held: who opened it before finds it gone, and makes another.
+            stack.callback(name.unlink, missing_ok=True)
+        yield
+
+
+def open_own(path: Path, *, new: bool) -> BinaryIO:
+    """Open a file for reading and writing that is no link, and no one else's.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    new : bool
+        Whether it is made; an error if it is there.
+
+    Returns
+    -------
+    file object
+        The file, unbuffered.
+
+    Raises
+    ------
+    ValueError
+        If it is a link, has a second name, or is no regular file.
+    OSError
+        If it cannot be opened.
+    """
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    if new:
+        return os.fdopen(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), "r+b", buffering=0)
+    check_own(path)
+    return os.fdopen(os.open(path, flags), "r+b", buffering=0)
+
+
+def check_own(path: Path) -> None:
+    """Raise an error if there is something under a name that this package did not put there."""
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or not path.is_file() or path.stat().st_nlink > 1:
+        raise ValueError(
+            f"{path} is a link, or no file: it is not what an earlier run has left. Remove it, or "
+            "choose another name for the output."
+        )
+
+
+def _prefix(target: Path) -> str:
+    """Return how names beside a file begin that belong to it."""
+    name = target.name
+    if len(os.fsencode(name)) > _LONGEST:
+        name = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
+    return f".{name}"
+
+
+@contextmanager
+def _work_folder(target: Path) -> Iterator[Path]:
+    """Give a folder of one's own beside a file, locked so that others leave it alone."""
+    folder = Path(tempfile.mkdtemp(_WORK, f"{_prefix(target)}.", target.parent))
+    try:
+        with _locked(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a work folder, if no one else does; tell whether it is held."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(folder / _LOCK).acquire(timeout=0))
+        except (Timeout, OSError, NotImplementedError):
+            yield False
+        else:
+            yield True
+
+
+def _clear_dead(target: Path) -> None:
+    """Remove the work folders that processes left which died while they wrote a file."""
+    prefix = f"{_prefix(target)}."
+    with os.scandir(target.parent) as entries:
+        named = [e for e in entries if e.name.startswith(prefix) and e.name.endswith(_WORK)]
+    for entry in named:
+        folder = Path(entry.path)
+        with suppress(OSError):
+            is_new = time.time() - entry.stat(follow_symlinks=False).st_mtime < _NEW_FOLDER
+            has_lock = (folder / _LOCK).is_file()
+            if not entry.is_dir(follow_symlinks=False) or (is_new and not has_lock):
+                continue
+            with _locked(folder) as is_dead:
+                if not is_dead:
+                    continue
+                if (folder / _OLD).exists() and not target.exists():
+                    os.replace(folder / _OLD, target)
+                shutil.rmtree(folder)
+
+
+def _swap_folders(one: Path, other: Path) -> bool:
+    """Swap two folders' names in one step, where the system can; tell whether it was done."""
+    if not sys.platform.startswith(("linux", "darwin")):
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
+    paths = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "darwin":
+        swap = getattr(library, "renamex_np", None)
+        failed = swap is None or swap(*paths, _RENAME_SWAP)
+    else:
+        swap = getattr(library, "renameat2", None)
+        failed = swap is None or swap(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE)
+    if not failed:
+        return True
+    number = ctypes.get_errno()
+    if swap is None or number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(one))
+
+
+def _replace_folder(part: Path, target: Path, old: Path) -> None:
+    """Put a folder in another's place in two steps, between which a reader finds neither."""
+    # Of file systems without an exchange, such as NFS. After a death in between `_clear_dead`
+    # puts the old one back.
+    os.replace(target, old)
+    try:
+        os.replace(part, target)
+    except BaseException:
+        os.replace(old, target)
+        raise

@@ -21,7 +21,8 @@ from tests.helpers.imports import circles, find_files, import_graph
 FLOORS = [
     "__main__",
     "cli",
-    "sklrp",  # the __init__ of the package: what users import
+    "sklrp",  # the __init__ of the package, which imports what users ask for
+    "_public",  # what users import
     "plotting",  # re-exports all displays, those of the diagnostics too
     "diagnostics persistence",
     "drawing transformer",
@@ -31,12 +32,14 @@ FLOORS = [
     "propagation skill",
     "_network_cache composites keras",
     "_models modules preprocessing rules",
-    "_checks _files _random_stream _sample_axes _sklearn _skorch _streams _torch _version",
+    "_checks _files _random_stream _sample_axes _signals",
+    "_sklearn _skorch _streams _torch _version",
     "_matching _missing _outputs",
     "_devices",
 ]
 # Names that several files define, with the reason.
 SHARED_NAMES = {
+    "main": "of a process, which takes signals, and of the command line in any",
     "explain": "of arrays, of gridded fields, and the command: one verb, one order of arguments",
     "diagnose": "the function and the command of that name",
     "split": "the formula and its shortcut, which return the same",

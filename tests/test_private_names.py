@@ -19,7 +19,7 @@ LIBRARIES = {
     *("click", "dask", "joblib", "matplotlib", "numpy", "pandas", "safetensors", "scipy"),
     *("threadpoolctl", "tqdm", "xarray"),
 }
-DOCUMENTED = {"_asdict", "_fields", "_make", "_replace"}  # of named tuples
+DOCUMENTED = {"_asdict", "_exit", "_fields", "_make", "_replace"}  # of os and of named tuples
 
 
 def is_private(name):

@@ -21,7 +21,8 @@ __all__ = ["main"]
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 99},
-    epilog="Status: 0 done, 1 failed, 2 the call or its input is wrong, 130 interrupted.",
+    epilog="Status: 0 done, 1 failed, 2 the call or its input is wrong, 130 interrupted, "
+    "143 terminated.",
 )
 @click.version_option(__version__, prog_name="sklrp")
 @click.option("--debug", is_flag=True, help="Show where an error was raised.")

@@ -16,7 +16,7 @@ from sklearn.base import clone
 
 import sklrp
 from sklrp._checks import import_optional
-from sklrp._files import replacing
+from sklrp._files import claim, replacing
 from sklrp.cli.options import file_path
 
 _FILES = ("model.safetensors", "samples.npy", "labels.txt", "train.npy", "train_labels.txt")
@@ -43,6 +43,8 @@ def demo(out: Path) -> None:  # numpydoc ignore=PR01
     existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not os.access(existing, os.W_OK):
         raise PermissionError(f"{existing} cannot be written to: choose another folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    click.get_current_context().with_resource(claim(out / _FILES[0]))
     run_demo(out)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import is_regressor
 
 import sklrp
+from sklrp._files import claim
 from sklrp.cli.options import (
     CONTRAST,
     DEVICE,
@@ -124,6 +125,7 @@ def diagnose(  # numpydoc ignore=PR01
     _check_training(train, train_labels, n_refits)
     given = (mask, train, train_labels)
     check_out(out, model, data, labels, *(path for path in given if path is not None))
+    click.get_current_context().with_resource(claim(out))
     network, classes = load_model(model, device)
     known = None if is_regressor(network) else classes
     if target == "all":

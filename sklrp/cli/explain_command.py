@@ -12,6 +12,7 @@ import click
 import numpy as np
 
 import sklrp
+from sklrp._files import claim
 from sklrp.cli.options import (
     CONTRAST,
     DEVICE,
@@ -84,7 +85,8 @@ def explain(  # numpydoc ignore=PR01
     says its rule, target and units, and is missing where the data were missing before --fill.
 
     What is done is kept in OUT.part, with OUT.part.json beside it; --resume goes on there after
-    an interruption. OUT itself appears when it is complete.
+    an interruption. OUT itself appears when it is complete. A second run that would write the same
+    OUT at the same time is refused.
 
     \b
     Example:
@@ -98,6 +100,7 @@ def explain(  # numpydoc ignore=PR01
     check_out(out, model, data)
     if out.is_symlink():  # what is done is kept beside the file that it names
         out = out.resolve()
+    click.get_current_context().with_resource(claim(out))
     sklrp.check_rule(rule)
     network, classes = load_model(model, device)
     label, said = parse_target(target, network, classes)
@@ -143,7 +146,7 @@ def explain(  # numpydoc ignore=PR01
         try:
             relevance = run.explain(explain_part, samples, progress=shows_progress())
         except KeyboardInterrupt:
-            if run.done:
+            if run.begun:
                 click.echo(
                     f"{run.done} of {samples.shape[0]} samples are done; --resume goes on.",
                     err=True,

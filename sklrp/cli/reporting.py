@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 import warnings
@@ -12,7 +13,8 @@ from typing import Any, NoReturn
 
 import click
 
-_INTERRUPTED = 130
+from sklrp._signals import WORDS, came, status_of
+
 _BAD_INPUT = (
     ValueError,
     TypeError,
@@ -62,6 +64,8 @@ class Commands(click.Group):
                 return super().invoke(ctx)
             except (click.ClickException, click.exceptions.Exit, click.Abort):
                 raise
+            except KeyboardInterrupt as stop:
+                raise click.Abort from stop  # of an interrupt itself click prints an empty line
             except BrokenPipeError:  # as of head, which has seen enough: click says nothing
                 raise
             except Exception as error:
@@ -75,13 +79,16 @@ class Commands(click.Group):
         kwargs["standalone_mode"] = False
         try:
             status = super().main(*args, **kwargs)
-        except click.Abort:
-            status = _fail("interrupted", _INTERRUPTED)
+        except click.Abort as abort:
+            number = getattr(abort.__cause__, "number", signal.SIGINT)
+            status = _fail(WORDS[number], status_of(number))
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             status = error.exit_code
         except click.ClickException as error:
             status = _fail(error.format_message(), error.exit_code)
+        if not status and (swallowed := came()):  # as by a library that goes on
+            status = _fail(WORDS[swallowed], status_of(swallowed))
         sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import dtype_to_descr, open_memmap, write_array_header_1_0
 from numpy.typing import NDArray
 from tqdm.std import tqdm
 
-from sklrp._files import replacing
+from sklrp._files import check_own, open_own, replacing
 from sklrp.cli.samples import Samples
 
 CHUNK_BYTES = 16 * 2**20  # of samples, read and explained before the next are
@@ -49,7 +50,8 @@ class PartialRun:
     Raises
     ------
     ValueError
-        If there is a partial result and it is not to be resumed, or was made in another way.
+        If there is a partial result and it is not to be resumed, or was made in another way; or if
+        something else stands under its name, such as a link or a file of another kind.
     """
 
     def __init__(self, out: Path, settings: dict[str, Any], resume: bool) -> None:
@@ -57,14 +59,16 @@ class PartialRun:
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))
         self._checksum = ""
         self.done = 0
-        exists = self.path.exists() and self._sidecar.exists()  # else no sample was done
-        if exists and not resume:
+        for path in (self.path, self._sidecar):
+            check_own(path)
+        has_part = self.path.exists()
+        if self._sidecar.exists():
+            self._read_sidecar(resume, has_part)
+        elif has_part and not (resume and self._is_like_ours()):
             raise ValueError(
-                f"{self.path} is there from a run that was not finished: go on with it by "
-                "--resume, or delete it."
+                f"{self.path} is there, but not {self._sidecar}, so that it is not what an "
+                "earlier run has left: move it away, or choose another name for the output."
             )
-        if exists:
-            self._read_sidecar()
 
     def explain(
         self, explain: Callable[[NDArray], NDArray], samples: Samples, *, progress: bool
@@ -111,6 +115,11 @@ class PartialRun:
                 bar.update(len(X))
         return self._map("r") if relevance is None else relevance
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to be resumed."""
+        return self._sidecar.exists()
+
     def finish(self) -> None:
         """Remove what was kept for resuming."""
         for path in (self.path, self._sidecar):
@@ -119,16 +128,20 @@ class PartialRun:
     def _open(self, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
         if self.done:
             return self._map("r+")
-        self._sidecar.unlink(missing_ok=True)
+        self.finish()
         try:
-            array = open_memmap(self.path, mode="w+", dtype=dtype, shape=shape)
-            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and no signal later
-                with open(self.path, "r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, self.path.stat().st_size)
+            self._write_sidecar(0, "")  # first: what it stands beside is no one else's
+            with open_own(self.path, new=True) as file:
+                header = {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+                write_array_header_1_0(file, header)
+                n_bytes = file.tell() + math.prod(shape) * dtype.itemsize
+                os.ftruncate(file.fileno(), n_bytes)
+                if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a signal
+                    os.posix_fallocate(file.fileno(), 0, n_bytes)
+            return self._map("r+")
         except OSError as error:
-            self.path.unlink(missing_ok=True)
+            self.finish()
             raise OSError(error.errno, error.strerror, str(self.path)) from error
-        return array
 
     def _map(self, mode: Literal["r", "r+"]) -> np.memmap:
         try:
@@ -137,7 +150,14 @@ class PartialRun:
         except ValueError as error:
             raise ValueError(f"{self.path} is damaged: delete it, and begin anew.") from error
 
-    def _read_sidecar(self) -> None:
+    def _is_like_ours(self) -> bool:
+        """Tell whether the partial result, whose sidecar is gone, is an array of all samples."""
+        try:
+            return self._map("r").shape[:1] == tuple(self._settings["shape of the data"][:1])
+        except ValueError:
+            return False
+
+    def _read_sidecar(self, resume: bool, has_part: bool) -> None:
         """Take over how far the earlier run came, if it did the same."""
         try:
             sidecar = json.loads(self._sidecar.read_text(encoding="utf-8"))
@@ -145,8 +165,16 @@ class PartialRun:
             settings = dict(sidecar["settings"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f"{self._sidecar} is damaged: delete it and {self.path}, and begin anew."
+                f"{self._sidecar} is damaged, or not what an earlier run has left: delete it and "
+                f"{self.path}, and begin anew."
             ) from error
+        if not (has_part and done):  # nothing was done yet
+            return
+        if not resume:
+            raise ValueError(
+                f"{self.path} is there from a run that was not finished: go on with it by "
+                "--resume, or delete it."
+            )
         changed = [k for k in self._settings if settings.get(k) != self._settings[k]]
         if changed:
             raise ValueError(
