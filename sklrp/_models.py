@@ -448,7 +448,7 @@ def _is_net(model: Any) -> bool:
     return all(hasattr(model, name) for name in ("module", "criterion", "initialize", "infer"))
 
 
-def _is_search(model: Any) -> bool:
+def is_search(model: Any) -> bool:
     """Tell whether a model is a search over parameters, of scikit-learn or in its manner."""
     parameters = ("estimator", "scoring", "refit", "error_score")  # of all searches, of no other
     return hasattr(model, "best_estimator_") or all(hasattr(model, name) for name in parameters)
@@ -496,7 +496,7 @@ def _one_deeper(model: Any) -> tuple[Any, str] | None:
         return model.estimator, ".estimator"
     if isinstance(model, Pipeline):
         return (model.steps[-1][1] if model.steps else None), "[-1]"
-    if _is_search(model):
+    if is_search(model):
         where = "best_estimator_" if hasattr(model, "best_estimator_") else "estimator"
         return getattr(model, where), f".{where}"
     return None

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from sklearn.ensemble import BaggingClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetClassifier
 from skorch.callbacks import EarlyStopping
@@ -322,10 +322,6 @@ def test_parameters_that_cannot_be_saved(params, message, tmp_path):
         ({"rule": Halved()}, r"rule=Halved\(\) cannot be saved.*rules of your own"),
         ({"cv": StratifiedKFold(3)}, "cv=.*number of folds"),
         ({"memory": "cache"}, r"memory='cache'.*set_params\(memory=None\)"),
-        (
-            {"estimator": make_pipeline(StandardScaler(), MLPClassifier())},
-            r"estimator has steps .*sklrp\.save\(estimator\[-1\], path\)",
-        ),
         ({"estimator": NeuralNetClassifier(nn.Linear)}, r"save_model\(estimator\.module_, path\)"),
     ],
 )
@@ -339,12 +335,8 @@ def test_transformers_that_cannot_be_saved(params, message, tmp_path):
     ("estimator", "message"),
     [
         (
-            make_pipeline(StandardScaler(), MLPClassifier()),
+            type("Pipeline", (Pipeline,), {})([("a", StandardScaler()), ("b", MLPClassifier())]),
             r"steps before its network.*sklrp\.save\(estimator\[-1\], path\)",
-        ),
-        (
-            GridSearchCV(make_pipeline(StandardScaler(), MLPClassifier()), {}),
-            r"sklrp\.save\(estimator\.estimator\[-1\], path\)",
         ),
         (StandardScaler(), "estimator must be an estimator of sklrp"),
         (nn.Linear(2, 2), r"safetensors\.torch\.save_model\(estimator, path\)"),

@@ -3,7 +3,7 @@
 What JSON has is written as it is. Anything else is an object of one key, which says what it is:
 ``{"tuple": [...]}``, ``{"dict": [[key, value], ...]}``, ``{"float": "inf"}``, arrays and tensors
 by their name among those of the file, arrays of texts by their dtype, shape and values, rules by
-their class and parameters.
+their class and parameters. Dates and fields of xarray are left to `.field_values`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sklrp.classifiers.settings import OPTIMIZERS
 from sklrp.composites import Composite
 from sklrp.modules import EchoState
+from sklrp.persistence.field_values import pack_foreign, unpack_foreign
 from sklrp.rules import RULES
 
 Arrays = dict[str, NDArray[Any]]
@@ -31,6 +32,8 @@ _REMEDIES = {
         "goes all further training"
     ),
     "cv": "give the number of folds as an integer",
+    "func": "a function is code: apply it to the data before the pipeline",
+    "inverse_func": "a function is code: apply it to the data after the pipeline",
     "memory": "it is a place on this machine: set_params(memory=None), and set it after loading",
     "random_state": "give an integer",
     "rule": (
@@ -41,8 +44,8 @@ _REMEDIES = {
 _TEXTS = r"object|str\d{1,6}"  # names of dtypes
 _WIDEST = 256  # letters of an array of texts, if none of its texts is longer
 _FIELDS = (
-    "a file holds numbers, texts, None, arrays, lists, tuples and dicts of these, and the rules "
-    "of sklrp"
+    "a file holds numbers, texts, dates, None, arrays, fields of xarray, lists, tuples and dicts "
+    "of these, and the rules of sklrp"
 )
 
 
@@ -68,7 +71,7 @@ def pack(value: Any, name: str, arrays: Arrays) -> Any:
     TypeError
         If the value, or one in it, is of a type that a file does not hold.
     """
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) and value.dtype.kind not in "mM":
         value = value.item()
     packer = _PACKERS.get(type(value), _pack_other)
     packed = packer(value, name, arrays)
@@ -103,12 +106,37 @@ def _pack_dict(value: dict[Any, Any], name: str, arrays: Arrays) -> Any:
 def _pack_array(value: NDArray, name: str, arrays: Arrays) -> Any:
     """Return an array of numbers by its name, one of texts by its values, None of any other."""
     if value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
-        return {"array": _put(value, name, arrays)}
+        # The order in memory is kept too: matrix products round by it.
+        tag = "columns" if _is_by_columns(value) else "array"
+        return {tag: _put(value, name, arrays)}
     if value.dtype.kind in "OU":
         value = _narrow(value)
+        foreign = _pack_foreign(value, name, arrays)
+        if foreign is not None:
+            return foreign
         texts = [pack(item, name, arrays) for item in value.ravel().tolist()]
         return {"texts": [value.dtype.name, list(value.shape), texts]}
-    return None
+    return _pack_foreign(value, name, arrays)
+
+
+def _is_by_columns(value: NDArray) -> bool:
+    """Tell whether the first axis is the one whose entries are next to each other."""
+    return value.ndim == 2 and not value.flags.c_contiguous and value.strides[0] < value.strides[1]
+
+
+def _pack_foreign(value: Any, name: str, arrays: Arrays) -> Any:
+    return pack_foreign(
+        value,
+        lambda part, where: pack(part, f"{name}.{where}", arrays),
+        lambda array: _put(array, name, arrays),
+    )
+
+
+def pack_scalar(value: Any, name: str, arrays: Arrays) -> Any:
+    """Return a value as `pack` does, but a scalar of NumPy with its dtype."""
+    if isinstance(value, np.number | np.bool_):
+        return {"scalar": [value.dtype.name, pack(value, name, arrays)]}
+    return pack(value, name, arrays)
 
 
 def _pack_other(value: Any, name: str, arrays: Arrays) -> Any:
@@ -123,7 +151,7 @@ def _pack_other(value: Any, name: str, arrays: Arrays) -> Any:
     for tag, find in _CLASSES.items():
         if isinstance(value, type) and find(_name_class(value, tag)) is value:
             return {tag: _name_class(value, tag)}
-    return None
+    return _pack_foreign(value, name, arrays)
 
 
 # How a value is packed, by its own type: a subclass may hold more than its base.
@@ -175,6 +203,8 @@ def unpack(packed: Any, name: str, arrays: Arrays) -> Any:
             return torch.from_numpy(_pop_array(key, name, arrays))
         case "array", str(key):
             return _pop_array(key, name, arrays)
+        case "columns", str(key):
+            return np.asfortranarray(_pop_array(key, name, arrays))
         case "texts", [str(dtype), list(shape), list(texts)] if re.fullmatch(_TEXTS, dtype):
             items = [unpack(text, name, arrays) for text in texts]
             return _texts_of(dtype, shape, items, name)
@@ -182,8 +212,18 @@ def unpack(packed: Any, name: str, arrays: Arrays) -> Any:
             rule = cls(**unpack(params, name, arrays))
             rule.validate()
             return rule
+        case "scalar", [str(dtype), number] if np.dtype(dtype).kind in "biuf":
+            return np.dtype(dtype).type(unpack(number, name, arrays))
         case "layer" | "optimizer", str(known) if _CLASSES[tag](known) is not None:
             return _CLASSES[tag](known)
+    found = unpack_foreign(
+        tag,
+        content,
+        lambda part, where: unpack(part, f"{name}.{where}", arrays),
+        lambda key: _pop_array(key, name, arrays),
+    )
+    if found is not NotImplemented:
+        return found
     raise ValueError(f"{name} holds {str(packed)[:80]!r}, which is nothing that sklrp.save writes")
 
 
@@ -198,7 +238,10 @@ def _narrow(texts: NDArray) -> NDArray:
 def _texts_of(dtype: str, shape: list[Any], items: list[Any], name: str) -> NDArray:
     """Return an array of texts; its width takes memory that the file has not."""
     if dtype == "object":
-        return np.array(items, dtype=object).reshape(shape)
+        array = np.empty(len(items), dtype=object)  # whose items may be arrays
+        for i, item in enumerate(items):
+            array[i] = item
+        return array.reshape(shape)
     width = int(dtype[3:]) // 32  # 32 bits a letter
     longest = max((len(item) for item in items if isinstance(item, str)), default=0)
     if width > max(longest, _WIDEST):
