@@ -10,8 +10,8 @@ two classes apart.
 
 `focus_curve` trains, scores and explains a network for each value of a parameter, and so shows
 accuracy and focus side by side. It reproduces the forerunner's table of leak rates and sweeps, and
-tries two other remedies: reading all states and not the last alone, and a forget gate that starts
-out open.
+tries two other remedies: reading all states and not the last alone, and gates that start with
+memories of every length.
 """
 
 # %%
@@ -88,8 +88,8 @@ for name, network in {"pooling": esn, "LSTM pooling": lstm}.items():
     print(f"\n{curves[name]}")
 
 # %%
-# The default of `LSTMClassifier`, ``forget_bias="auto"``, opens the gates for as long as the sweep
-# takes, and solves the task with the last state alone.
+# The default of `LSTMClassifier`, ``forget_bias="auto"``, starts with memories of every length up
+# to that of the sweep, and solves the task with the last state alone.
 
 lstm.set_params(forget_bias="auto")
 print(f"\n{focus_curve(lstm, 'forget_bias', [None, 'auto'], X, y, mask=mask, cv=splits)}")
