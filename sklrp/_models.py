@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from sklrp._checks import import_optional
 from sklrp._devices import to_host
 from sklrp._missing import forbid_masked, mask_to_nan
+from sklrp._stored import Stored, as_stored, is_stored
 from sklrp._torch import is_compiled, unwrap_compiled
 
 _NO_STEP = (None, "passthrough")
@@ -149,9 +150,24 @@ class Model:  # numpydoc ignore=PR02
         """Return what enters the network for samples as the model takes them."""
         # Names of features that the steps before know travel along where the network was
         # fitted on names.
+        if is_stored(X):
+            return self._enter_stored(X)
         if self.before is None:
             return X if isinstance(X, tuple | Mapping) else forbid_masked(X, "X")
         return self.before.transform(mask_to_nan(to_host(X)))  # missing, for steps that fill gaps
+
+    def _enter_stored(self, X: Any) -> Stored:
+        """Return what enters the network for samples that are read part by part."""
+        if self.before is None:
+            return as_stored(X)
+        # Steps before a network take rows one by one once they are fitted, and fields by the name
+        # of the samples' dimension.
+        grids: list[Any] = [getattr(step, "grid_", None) for _, step in self.before.steps]
+        dims = [grid.sample_dim for grid in grids if hasattr(grid, "sample_dim")]
+        transform = self.before.transform
+        return as_stored(X, next(iter(dims), None)).map(
+            lambda rows: to_host(transform(mask_to_nan(rows)))
+        )
 
     def feature_names(self, X: Any, n_features: int) -> list[str] | None:
         """Return the names of the features that enter the network, None if they have none."""
@@ -219,6 +235,8 @@ class Model:  # numpydoc ignore=PR02
         names = getattr(self.network, "feature_names_in_", None)
         if names is None or hasattr(samples, "columns") or np.ndim(samples) != 2:
             return samples
+        if isinstance(samples, Stored):
+            return samples
         try:
             pd = import_optional("pandas", extra="plot", user="Names of features")
         except ImportError:  # scikit-learn warns of names that are missing, no more
@@ -234,6 +252,8 @@ class Model:  # numpydoc ignore=PR02
         )
         if hasattr(samples, "iloc"):
             samples = samples.to_numpy()
+        if isinstance(samples, Stored):
+            return samples.map(self.typed)
         is_float = hasattr(samples, "dtype") and np.asarray(samples).dtype.kind == "f"
         return np.asarray(samples, dtype=dtype) if is_float and dtype else samples
 

@@ -6,6 +6,7 @@ and scales the maps.
 
 from __future__ import annotations
 
+import inspect
 from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path
@@ -57,6 +58,7 @@ from sklrp._sklearn import (
     get_feature_names,
     safe_indexing,
 )
+from sklrp._stored import as_stored, is_stored, is_stream, take_batches
 from sklrp.classifiers.base import undone_on_error
 from sklrp.classifiers.diagram import nested_block
 from sklrp.classifiers.regressor import check_in_range, decode_output
@@ -338,7 +340,8 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features) or (n_samples, *sample_shape)
-            The samples.
+            The samples. Those in a file or in chunks, see :func:`sklrp.explain`, are read part by
+            part, and maps are summed as they are made: ``aggregate`` takes the memory of its sums.
 
         Returns
         -------
@@ -357,7 +360,11 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         self._check_params()
         model = unwrap(self.estimator_)
         self._check_target(model.classes)
-        return self._explain(self.estimator_, self._check_data(X, model=model, reset=False))
+        parts = [
+            self._explain(self.estimator_, self._check_data(batch, model=model, reset=False))
+            for batch in (take_batches(X) if is_stream(X) else [X])
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def score(self, X: ArrayLike, y: ArrayLike, **score_params: Any) -> float:
         """Return the score of the network, for a classifier its accuracy.
@@ -593,12 +600,16 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     ) -> Any:
         """Return ``X`` as the model shall see it, with its column names if any, and ``y``."""
         X = to_host(X)
-        X = forbid_masked(X, "X") if model.before is None else mask_to_nan(X)
+        if not is_stored(X):  # parts of which are checked when they are read
+            X = forbid_masked(X, "X") if model.before is None else mask_to_nan(X)
         validate_data(self, X, y, reset=reset, skip_check_array=True, ensure_2d=False)
         has_y = not isinstance(y, str)
         y = as_plain_array(match_samples(y, X, "y"), "y") if has_y else y
         has_labels = has_y and _has_classes(model)
-        if model.before is not None:  # whose steps check the samples, which may be texts or gaps
+        if is_stored(X):
+            array = X
+            y = column_or_1d(y, warn=True) if has_labels else y
+        elif model.before is not None:  # whose steps check the samples, maybe texts or with gaps
             array = X if hasattr(X, "shape") else np.asarray(X)
             y = column_or_1d(y) if has_labels else y
         elif has_labels:
@@ -705,8 +716,8 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     ) -> NDArray[np.floating]:
         """Train a network on one part of the samples and explain another."""
         params = check_method_params(X, fit_params, train)
-        network = self._train(network, safe_indexing(X, train), y[train], params)
-        return self._explain(network, safe_indexing(X, test))
+        network = self._train(network, _part_of_samples(X, train), y[train], params)
+        return self._explain(network, _part_of_samples(X, test))
 
     def _train(self, network: Any, X: Any, y: NDArray[Any], fit_params: dict[str, Any]) -> Any:
         return train_network(network, _take_dtype(network, X), y, fit_params, self.memory)
@@ -715,9 +726,12 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         """Return the features of samples: explained, summed by group, normalised and flat."""
         by_score = self.normalize == "score"
         model = unwrap(network)
+        entering = model.enter(X)
+        features = self._make_features(model, entering)
+        # Maps are summed chunk by chunk, as they are made: all of them may not fit into memory.
         result = explain(
             model.network,
-            model.enter(X),
+            entering,
             target=self.target,
             rule=self.rule,
             epsilon=self.epsilon,
@@ -726,24 +740,99 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             batch_size=self.batch_size,
             n_jobs=self.n_jobs,
             return_details=by_score,
+            out=features if _takes_out(model) else None,
         )
         relevance, details = result if by_score else (result, None)
-        relevance = np.asarray(relevance)
-        n_samples, n_maps = len(relevance), relevance.shape[1] if self._explains_all() else 1
-        relevance = relevance.reshape(n_samples, n_maps, -1)
+        if relevance is not features:
+            features[:] = np.asarray(relevance)
+        if details is not None:
+            features.divide(np.asarray(details["score"]))
+        return features.values.reshape(len(features.values), -1)
+
+    def _make_features(self, model: Model, entering: Any) -> _Features:
+        """Return where the features of samples are put, map by map."""
+        n_maps = 1
+        if self._explains_all():
+            n_maps = self.n_outputs_ if self.classes_ is None else len(self.classes_)
+        shape = (len(entering), *((n_maps,) if self._explains_all() else ()), *entering.shape[1:])
+        codes = None
         if self.aggregate is not None:
             codes, _ = group_features(self.aggregate, model.network, self.map_shape_)
-            relevance = sum_groups(relevance, codes)
-        if self.normalize is not None:
-            if details is not None:
-                size = np.asarray(details["score"])
-            elif self.normalize == "l1":
-                size = np.abs(relevance).sum(axis=-1)
-            else:
-                size = np.abs(relevance).max(axis=-1)
-            size = size.reshape(n_samples, n_maps, 1).astype(relevance.dtype, copy=False)
-            relevance = relevance / np.where(size == 0, 1, size)
-        return relevance.reshape(n_samples, -1)
+        return _Features(shape, n_maps, _floating_dtype(model, entering), codes, self.normalize)
+
+
+class _Features:
+    """Features made of maps as these are written to it: summed by group, and normalised.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The shape of all maps.
+    n_maps : int
+        How many of them a sample has.
+    dtype : dtype
+        Their dtype.
+    codes : ndarray of shape (n_features,) or None
+        The group of each value of a map; None sums nothing.
+    normalize : {"l1", "max", "score"} or None
+        What features are divided by; "score" leaves it to `divide`.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        n_maps: int,
+        dtype: Any,
+        codes: NDArray[np.intp] | None,
+        normalize: str | None,
+    ) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self.n_maps, self.codes, self.normalize = n_maps, codes, normalize
+        n_features = int(np.prod(shape)) // (shape[0] * n_maps) if codes is None else None
+        n_groups = n_features if codes is None else int(codes.max()) + 1
+        self.values = np.empty((shape[0], n_maps, n_groups), self.dtype)
+
+    def __setitem__(self, rows: slice, maps: NDArray) -> None:
+        maps = maps.reshape(len(maps), self.n_maps, -1)
+        found = maps if self.codes is None else sum_groups(maps, self.codes)
+        if self.normalize in ("l1", "max"):
+            size = np.abs(found)
+            size = size.sum(axis=-1) if self.normalize == "l1" else size.max(axis=-1)
+            found = found / _divisor(size, found)
+        self.values[rows] = found
+
+    def divide(self, size: NDArray) -> None:
+        """Divide the features of each map by a number, unless that is zero."""
+        self.values /= _divisor(size, self.values)
+
+
+def _divisor(size: NDArray, features: NDArray) -> NDArray:
+    """Return what features of samples and maps are divided by: one in place of zero."""
+    size = size.reshape(*features.shape[:2], 1).astype(features.dtype, copy=False)
+    return np.where(size == 0, 1, size)
+
+
+def _floating_dtype(model: Model, entering: Any) -> Any:
+    """Return the dtype of the relevance of what enters a network."""
+    if hasattr(entering, "iloc"):
+        single = all(dtype == np.float32 for dtype in entering.dtypes)
+        return np.float32 if single else np.float64
+    if entering.dtype.kind == "f":
+        return entering.dtype
+    is_single = not model.has_explain and model.dtype_and_device[0] == torch.float32
+    return np.float32 if is_single else np.float64
+
+
+def _takes_out(model: Model) -> bool:
+    """Tell whether relevance can be written where it is to be, also by a user's ``explain``."""
+    if not model.has_explain:
+        return True
+    return "out" in inspect.signature(model.network.explain).parameters
+
+
+def _part_of_samples(X: Any, rows: NDArray[np.intp]) -> Any:
+    """Return some of the samples; of those in a file or in chunks they are read when needed."""
+    return as_stored(X).take(rows) if is_stored(X) else safe_indexing(X, rows)
 
 
 def _is_frozen(estimator: Any, model: Model) -> bool:

@@ -490,9 +490,9 @@ NOT_ARRAYS = {
         r"pass X\.to_padded_tensor",
     ),
     "data set": (lambda: TensorDataset(T), TypeError, r"TensorDataset.*X\.tensors\[0\]"),
-    "subset": (lambda: Subset(TensorDataset(T), [0]), TypeError, r"Subset.*torch\.stack"),
-    "own data set": (Samples, TypeError, r"Samples.*torch\.stack"),
-    "loader": (lambda: DataLoader(Samples()), TypeError, r"DataLoader.*torch\.cat"),
+    "subset": (lambda: Subset(TensorDataset(T), [0]), TypeError, r"Subset.*DataLoader\(X"),
+    "own data set": (Samples, TypeError, r"Samples.*batch by batch"),
+    "loader": (lambda: DataLoader(Samples()), TypeError, r"DataLoader.*batch by batch"),
     "packed": (
         lambda: pack_sequence([T, T[:1]]), TypeError, r"PackedSequence.*pad_packed_sequence",
     ),

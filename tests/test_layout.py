@@ -33,7 +33,7 @@ FLOORS = [
     "_network_cache composites keras",
     "_models modules preprocessing rules",
     "_checks _files _random_stream _sample_axes _signals",
-    "_sklearn _skorch _streams _torch _version",
+    "_sklearn _skorch _stored _streams _torch _version",
     "_matching _missing _outputs",
     "_devices",
 ]

@@ -19,11 +19,11 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from sklrp._checks import check_representable
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._missing import forbid_masked
 from sklrp._sklearn import check_sample_weight
+from sklrp._stored import Stored, as_stored, is_stored, is_stream, take_batches
 from sklrp.classifiers.diagram import network_block
 from sklrp.classifiers.net import TrainingNet
 from sklrp.classifiers.parameters import ParameterFields, param
@@ -34,6 +34,7 @@ from sklrp.classifiers.sample_shapes import (
     is_positive_integer,
 )
 from sklrp.classifiers.saved import is_range, is_shape
+from sklrp.propagation.results import Layout
 from sklrp.propagation.run import check_outputs, explain_network
 
 # How scikit-learn validates X; `check_finite` tells more about NaN than it does.
@@ -219,16 +220,23 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
     def _outputs(self, X: Any) -> Tensor:
         """Return the network's outputs for samples of any valid form, on the CPU."""
         check_is_fitted(self)
+        if is_stream(X):
+            return torch.cat([self._outputs(batch) for batch in take_batches(X)])
         X, _ = self._check_samples(X)
-        X = torch.from_numpy(X) if X.flags.writeable else torch.tensor(X)
         outputs = torch.cat(list(self.net_.forward_iter(X)))
         check_outputs(
             outputs, "its weights are NaN or too large: fit it anew, with a smaller lr or scaled X"
         )
         return outputs
 
-    def _check_samples(self, X: Any) -> tuple[NDArray[np.floating], tuple[int, ...]]:
-        """Return validated samples in two dimensions and the shape in which a sample came."""
+    def _check_samples(self, X: Any) -> tuple[NDArray[np.floating] | Stored, tuple[int, ...]]:
+        """Return validated samples in two dimensions and the shape in which a sample came.
+
+        Those in a file or in chunks are validated when they are read.
+        """
+        if is_stored(X):
+            stored = as_stored(X)
+            return stored.map(lambda rows: self._check_samples(rows)[0]), stored.shape[1:]
         X, sample_shape = flatten_samples(X)
         if sample_shape is not None:  # before scikit-learn, to which samples are rows
             self._check_sample_shape(sample_shape)
@@ -269,16 +277,13 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
             classes=classes,
             bounds=self.input_range_,
             finite=True,
+            layout=Layout(sample_shape, dtype, units),
             **options,
         )
-        relevance, details = result if isinstance(result, tuple) else (result, None)
+        if options["layers"] is None and not options["return_details"]:
+            return result, None
+        relevance, details = result
         if units is not None:
-            relevance = relevance * units[..., None]
-            if details is not None:
-                details.rescale(units)
-        if dtype == np.float16:
-            check_representable(relevance, dtype, float(np.finfo(dtype).max))
-        if details is not None:
-            details.convert(dtype)
-        shape = (*relevance.shape[:-1], *sample_shape)
-        return relevance.reshape(shape).astype(dtype, copy=False), details
+            details.rescale(units)
+        details.convert(dtype)
+        return relevance, details

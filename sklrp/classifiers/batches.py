@@ -115,6 +115,9 @@ def _map(function: Callable[[Any], Any], X: Any) -> Any:
 
 def _pick(x: Any, rows: Any) -> Any:
     """Return rows of an array, in any order by the fastest function there is."""
-    if isinstance(x, Tensor) and isinstance(rows, Tensor):
-        return x.index_select(0, rows)
-    return x[rows]
+    if isinstance(x, Tensor):
+        return x.index_select(0, rows) if isinstance(rows, Tensor) else x[rows]
+    found = x[rows]
+    if not isinstance(found, np.ndarray):
+        return found
+    return torch.from_numpy(found if found.flags.writeable else found.copy())

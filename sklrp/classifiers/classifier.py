@@ -21,12 +21,14 @@ from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._missing import forbid_masked
 from sklrp._sklearn import StrOptions, fit_context
+from sklrp._stored import is_stream
 from sklrp.classifiers.base import NetworkEstimator, undone_on_error
 from sklrp.classifiers.gradient import GradientEstimator, makes_single_epochs
 from sklrp.classifiers.net import ClassifierNet
 from sklrp.classifiers.parameters import param
 from sklrp.classifiers.saved import are_labels
 from sklrp.composites import Composite
+from sklrp.propagation.piecemeal import explain_piecemeal, is_per_sample
 from sklrp.rules import Rule
 
 
@@ -250,6 +252,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
         check: bool | str = "auto",
         layers: list[str] | None = None,
         reference: str | float | ArrayLike | None = None,
+        out: Any = None,
     ) -> Any:
         """Return the relevance of each value of X for a class, by layer-wise propagation.
 
@@ -289,6 +292,10 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
         reference : "zero", float, array-like of shape (n_classes,) or None, default=None
             The logit from which that of the class is explained, see `sklrp.explain`: the details
             tell its share. None (default) and ``"zero"``: a logit of zero.
+        out : array or None, default=None
+            Where relevance is written, of its shape and any floating dtype: an array of NumPy or
+            zarr, or a file, `numpy.lib.format.open_memmap`; it is returned. None (default): a new
+            array.
 
         Returns
         -------
@@ -312,21 +319,28 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
         """
         check_is_fitted(self)
         target = match_samples(target, X, "target")
+        options = {
+            "rule": rule,
+            "epsilon": epsilon,
+            "contrast": contrast,
+            "batch_size": batch_size,
+            "n_jobs": n_jobs,
+            "progress": progress,
+            "return_details": return_details,
+            "check": check,
+            "layers": layers,
+            "reference": reference,
+            "out": out,
+        }
+        if is_stream(X):
+            each = is_per_sample(target, has_classes=True)
+            return explain_piecemeal(self.explain, X, target=target, per_sample=each, **options)
         relevance, details = self._explain(
             self.module_,
             X,
             lambda n_samples: (target, None),
             classes=self.classes_,
-            rule=rule,
-            epsilon=epsilon,
-            contrast=contrast,
-            batch_size=batch_size,
-            n_jobs=n_jobs,
-            progress=progress,
-            return_details=return_details,
-            check=check,
-            layers=layers,
-            reference=reference,
+            **options,
         )
         return relevance if details is None else (relevance, details)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._sklearn import fit_context
+from sklrp._stored import is_stream
 from sklrp.classifiers.base import NetworkEstimator, undone_on_error
 from sklrp.classifiers.gradient import GradientEstimator, makes_single_epochs
 from sklrp.classifiers.net import RegressorNet
@@ -29,6 +30,7 @@ from sklrp.classifiers.sample_shapes import is_positive_integer
 from sklrp.classifiers.saved import are_numbers, are_positive, are_ranges, is_flag
 from sklrp.composites import Composite
 from sklrp.modules import in_target_units
+from sklrp.propagation.piecemeal import explain_piecemeal, is_per_sample
 from sklrp.propagation.references import find_at_target, read_reference
 from sklrp.propagation.targets import Function, WeightedSum, decode_target, evaluate_target
 from sklrp.rules import Rule
@@ -214,6 +216,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         return_details: bool = False,
         check: bool | str = "auto",
         layers: list[str] | None = None,
+        out: Any = None,
     ) -> Any:
         r"""Return the relevance of each value of X for a prediction, by layer-wise propagation.
 
@@ -255,6 +258,10 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         layers : list of str or None, default=None
             Names of layers of `module_`, as in its ``named_modules()``: the relevance at their
             outputs is returned in the details, which are then returned in any case.
+        out : array or None, default=None
+            Where relevance is written, of its shape and any floating dtype: an array of NumPy or
+            zarr, or a file, `numpy.lib.format.open_memmap`; it is returned. None (default): a new
+            array.
 
         Returns
         -------
@@ -290,6 +297,21 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         check_is_fitted(self)
         values = read_reference(reference, (self.n_outputs_,), self.target_mean_)
         target = match_samples(target, X, "target")
+        options = {
+            "rule": rule,
+            "epsilon": epsilon,
+            "batch_size": batch_size,
+            "n_jobs": n_jobs,
+            "progress": progress,
+            "return_details": return_details,
+            "check": check,
+            "layers": layers,
+            "out": out,
+        }
+        if is_stream(X):
+            each = is_per_sample(target, has_classes=False)
+            options["reference"] = reference
+            return explain_piecemeal(self.explain, X, target=target, per_sample=each, **options)
         decoded: list[NDArray | WeightedSum | Function | str] = []
 
         def decode(n_samples: int) -> tuple[Any, NDArray | None]:
@@ -307,15 +329,8 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
             self.module_[:-1],
             X,
             decode,
-            rule=rule,
-            epsilon=epsilon,
             contrast=False,
-            batch_size=batch_size,
-            n_jobs=n_jobs,
-            progress=progress,
-            return_details=return_details,
-            check=check,
-            layers=layers,
+            **options,
         )
         if details is None:
             return relevance

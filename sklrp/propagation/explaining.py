@@ -6,6 +6,7 @@ itself, any other network is explained by :mod:`sklrp.propagation.run`.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,9 @@ from sklrp._checks import check_number
 from sklrp._matching import match_samples
 from sklrp._models import is_regression, unwrap, without_wrapper
 from sklrp._outputs import split_key
+from sklrp._stored import is_stream
 from sklrp.propagation.inputs import Inputs, Intake
+from sklrp.propagation.piecemeal import explain_piecemeal, is_per_sample
 from sklrp.propagation.planning import Plan, compile_plan
 from sklrp.propagation.probing import Probe
 from sklrp.propagation.run import explain_network, plain_arithmetic
@@ -35,6 +38,7 @@ def explain(
     check: bool | str = "auto",
     layers: Any = None,
     reference: Any = None,
+    out: Any = None,
 ) -> Any:
     r"""Explain a fitted network: relevance of each value of ``X`` for a score, by LRP.
 
@@ -52,6 +56,8 @@ def explain(
         return, whose features may be others than those of ``X``.
     X : array-like or Tensor of shape (n_samples, ...), tuple or dict of them
         The input, as the model takes it: a tuple for ``forward(*X)``, a dict for ``forward(**X)``.
+        A memmap, an array of zarr, h5py or dask and a chunked DataArray are read part by part, and
+        an iterator, such as a generator, batch by batch.
     target : None, label, array-like, "all", tuple, str or callable, default=None
         What is explained: None the predicted class of each sample (or the only output), a label,
         one label per sample, or every class (also where a class is named "all"). The labels of a
@@ -94,6 +100,10 @@ def explain(
         one number for all outputs or one for each, in the unit of the score. None (default): the
         mean of the training data for regressors of this package, which take ``"mean"`` too, and
         else zero. The map stays as it is; the details tell the share of the reference.
+    out : array, tuple or dict of them, or None, default=None
+        Where relevance is written, of its shape and any floating dtype: an array of NumPy or zarr,
+        or a file, :func:`numpy.lib.format.open_memmap`; it is returned. After an error a part of
+        it may be written. None (default): a new array.
 
     Returns
     -------
@@ -161,9 +171,12 @@ def explain(
         "return_details": return_details, "check": check,
     }  # fmt: skip
     found = unwrap(model)
-    given = {"layers": layers, "reference": reference}
+    given = {"layers": layers, "reference": reference, "out": out}
     options |= {name: value for name, value in given.items() if value is not None}
     options["target"] = match_samples(target, X, "target")
+    if is_stream(X):
+        each = is_per_sample(target, found.classes is not None)
+        return explain_piecemeal(functools.partial(explain, model), X, per_sample=each, **options)
     samples = found.enter(X)
     if contrast and is_regression(found.network):
         raise ValueError(

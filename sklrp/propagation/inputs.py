@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from sklrp._devices import has_float64
 from sklrp._missing import as_plain_array
 from sklrp._models import has_embeddings, list_weights
+from sklrp._stored import as_stored, is_stored
 from sklrp._torch import DisableTorchFunction
 from sklrp.propagation.not_arrays import check_array_like
 from sklrp.propagation.recording.twin import make_twin
@@ -71,20 +72,6 @@ class Inputs:
             else np.dtype(NUMPY_DTYPES.get(dtype, NUMPY_DTYPES[own]))
         )
 
-    def make_outputs(self, targets: tuple[int, ...], dtype: torch.dtype) -> list[Any]:
-        """Return an empty array or tensor for the relevance of each input, like the input."""
-        return [_make_output(array, targets, dtype) for array in self.arrays]
-
-
-def _make_output(array: Any, targets: tuple[int, ...], dtype: torch.dtype) -> Any:
-    shape = (len(array), *targets, *array.shape[1:])
-    if isinstance(array, Tensor):
-        own = array.dtype if array.is_floating_point() else dtype
-        if own == torch.float64 and not has_float64(array.device):  # integers lie there
-            own = torch.float32
-        return torch.empty(shape, dtype=own, device=array.device)
-    return np.empty(shape, array.dtype if is_floating(array) else NUMPY_DTYPES[dtype])
-
 
 def is_floating(array: Any) -> bool:
     """Return whether an array or a tensor holds floating-point numbers."""
@@ -93,6 +80,8 @@ def is_floating(array: Any) -> bool:
 
 def _check_input(X: Any, label: str, single: bool, finite: bool) -> Any:
     """Return an input as an array or tensor of finite real numbers, with at least one sample."""
+    if is_stored(X):
+        return _check_stored(X, label, single, finite)
     check_array_like(X, label)
     if not isinstance(X, Tensor):
         X = as_plain_array(X, label)
@@ -105,6 +94,14 @@ def _check_input(X: Any, label: str, single: bool, finite: bool) -> Any:
     elif type(X) is not Tensor:  # what its type makes of torch's functions is not the network's
         with DisableTorchFunction():
             X = X.as_subclass(Tensor)
+    _check_form(X, label, single)
+    if not finite:
+        _refuse_gaps(X, label)
+    return X
+
+
+def _check_form(X: Any, label: str, single: bool) -> None:
+    """Raise an error unless an input holds real numbers, of at least one sample and feature."""
     real = not X.is_complex() if isinstance(X, Tensor) else X.dtype.kind in "fiub"
     if not real:
         raise ValueError(
@@ -118,13 +115,31 @@ def _check_input(X: Any, label: str, single: bool, finite: bool) -> Any:
             f"{label} must have shape (n_samples, ...) with at least one sample and feature, got "
             f"{tuple(X.shape)}."
         )
-    if not finite and not is_finite(X):
+
+
+def _refuse_gaps(X: Any, label: str) -> None:
+    """Raise an error if a value is NaN or infinite."""
+    if not is_finite(X):
         good = X.isfinite() if isinstance(X, Tensor) else np.isfinite(X)
         raise ValueError(
             f"{label} has {int((~good).sum())} values that are NaN or infinite; impute or mask "
             "them before explaining."
         )
-    return X
+
+
+def _check_stored(X: Any, label: str, single: bool, finite: bool) -> Any:
+    """Return an input that is read part by part, each of which is checked when it is read."""
+    stored = as_stored(X)
+    _check_form(stored, label, single)
+    if finite:
+        return stored
+
+    def check(rows: Any) -> NDArray:
+        values = as_plain_array(rows, label)
+        _refuse_gaps(values, f"{label}, in {len(values)} samples that were read together,")
+        return values
+
+    return stored.map(check)
 
 
 def is_finite(values: Any) -> bool:

@@ -23,8 +23,12 @@ _PAD = (
 # Types, and what to do with one of them that is called {X}.
 _REMEDIES: list[tuple[type, str]] = [
     (TensorDataset, "pass its tensors of samples, {X}.tensors[0]"),
-    (DataLoader, "pass its samples as one tensor, torch.cat([batch[0] for batch in {X}])"),
-    (Dataset, "pass its samples as one tensor, torch.stack([item[0] for item in {X}])"),
+    (DataLoader, "pass its samples batch by batch, (batch[0] for batch in {X})"),
+    (
+        Dataset,
+        "pass its samples batch by batch, (batch[0] for batch in torch.utils.data.DataLoader({X}, "
+        "batch_size=256))",
+    ),
     (
         PackedSequence,
         "pass the padded sequences and their lengths, X = (padded, lengths), from "

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from tqdm.std import tqdm
 
-from sklrp._checks import check_flags, check_jobs, check_number, check_representable, choose_return
+from sklrp._checks import check_flags, check_jobs, check_number, choose_return
 from sklrp._models import without_wrapper
 from sklrp._outputs import split_key
 from sklrp.propagation.bounds import bound
@@ -39,16 +39,15 @@ from sklrp.propagation.layer_outputs import (
 from sklrp.propagation.planning import Plan, compile_plan, measure
 from sklrp.propagation.probing import Probe
 from sklrp.propagation.references import check_reference, find_at_target, read_reference
+from sklrp.propagation.results import DetailArrays, Layout, Results
 from sklrp.propagation.sizes import find_sizes
 from sklrp.propagation.start import Start, start
-from sklrp.propagation.tape import CAUSES, Layer
+from sklrp.propagation.tape import Layer
 from sklrp.propagation.targets import Function, Target, WeightedSum, decode_target
 from sklrp.rules import Signal, ZBox
 
 # The largest activation of a chunk stays within the caches of a CPU, and far below a GPU's memory.
 _CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
-
-_HALF = ("float16", "torch.float16")
 
 # Products of single states, of which a recurrence over many steps consists, are slow for fewer.
 _RECURRENT_ROWS = 8
@@ -69,9 +68,11 @@ def explain_network(
     check: bool | str = "auto",
     layers: Any = None,
     reference: Any = None,
+    out: Any = None,
     classes: np.ndarray | None = None,
     bounds: tuple[float, float] | None = None,
     finite: bool = False,
+    layout: Layout | None = None,
 ) -> Any:
     """Explain a bare network; see :func:`explain`.
 
@@ -89,12 +90,16 @@ def explain_network(
         As in :func:`explain`; unless None, the details are returned.
     reference : "zero", float, array-like or None, default=None
         As in :func:`explain`.
+    out : array, tuple or dict of them, or None, default=None
+        As in :func:`explain`.
     classes : ndarray of shape (n_outputs,) or None, default=None
         The labels of the outputs; None if targets are given, and told, as indices of outputs.
     bounds : (low, high) or None, default=None
         The bounds of ``X`` for z-box rules that have none of their own.
     finite : bool, default=False
         Whether ``X`` has been checked for NaN.
+    layout : Layout or None, default=None
+        How an estimator returns relevance; None returns it as ``X`` is.
 
     Returns
     -------
@@ -145,20 +150,24 @@ def explain_network(
         )
         if defence.needs_probe:
             call.check(inputs.take([0, -1] if inputs.n_samples > 1 else [0, 0]))
-        results = _explain_chunks(call, inputs, target, spans, n_jobs, jobs, module)
-        out = inputs.make_outputs((n_targets,) if every else (), intake.dtype)
+        axis = (n_targets,) if every else ()
+        results = Results(inputs, axis, intake.dtype, layout, out)
         at_layers = LayerArrays(inputs.n_samples, every, inputs.floating_dtype(intake.dtype))
+        kept = DetailArrays(inputs.n_samples, n_targets, len(plan.steps), every)
+        chunks = _explain_chunks(call, inputs, target, spans, n_jobs, jobs, module)
         with tqdm(
             total=inputs.n_samples, unit="sample", desc="explain", disable=not progress
         ) as bar:
-            records = [
-                _put_chunk(out, at_layers, *pair, every, bar)
-                for pair in zip(spans, results, strict=True)
-            ]
-    relevance = inputs.join(out)
+            for span, (parts, found) in zip(spans, chunks, strict=True):
+                results.put(span, parts)
+                if found is not None:
+                    at_layers.put(span, found.pop("outputs"))
+                    kept.put(span, found)
+                bar.update(span.stop - span.start)
+        results.finish()
     if not return_details:
-        return relevance
-    details = _join_details(plan, records, every, at_layers.by_name)
+        return results.relevance
+    details = _make_details(plan, kept, at_layers.by_name)
     if at_zero is not None:
         at_zero = at_zero[details.target] if target is None else at_zero
         details.refer_to(at_zero, -at_zero)
@@ -166,7 +175,7 @@ def explain_network(
         details.target = asked
     elif classes is not None:
         details.target = classes[details.target]
-    return relevance, details
+    return results.relevance, details
 
 
 def _refer(
@@ -415,69 +424,27 @@ def check_outputs(
 
 def _to_arrays(begun: Start, layers: Sequence[Layer | None]) -> dict[str, Any]:
     """Return the details of a chunk as arrays."""
-    zeros = np.zeros(begun.score.shape)
     return {
         "score": begun.score.cpu().numpy(),
         "target": None if begun.target is None else begun.target.cpu().numpy(),
         "rest": begun.rest.cpu().numpy(),
         "layers": [
-            (zeros, {})
+            {}
             if layer is None
-            else (layer[0].cpu().numpy(), {k: v.cpu().numpy() for k, v in layer[1].items()})
+            else {k: v.cpu().numpy() for k, v in {"relevance": layer[0], **layer[1]}.items()}
             for layer in layers
         ],
     }
 
 
-def _put_chunk(
-    out: Sequence[Any], at_layers: LayerArrays, span: slice, result: Any, every: bool, bar: tqdm
-) -> Any:
-    """Write the relevance of a chunk where it belongs, samples first; return its details."""
-    parts, details = result
-    for array, relevance in zip(out, parts, strict=True):
-        relevance = relevance.movedim(0, 1) if every else relevance[0]
-        is_tensor = isinstance(array, Tensor)
-        if str(array.dtype) in _HALF:
-            largest = torch.finfo(array.dtype).max if is_tensor else np.finfo(array.dtype).max
-            check_representable(relevance.cpu().double().numpy(), array.dtype, float(largest))
-        array[span] = relevance.to(array) if is_tensor else relevance.cpu().numpy()
-    if details is not None:
-        at_layers.put(span, details.pop("outputs"))
-    bar.update(span.stop - span.start)
-    return details
-
-
-def _join_details(
-    plan: Plan, records: Sequence[Any], every: bool, at_layers: dict[str, np.ndarray]
-) -> Details:
-    """Join the details of the chunks, with the indices of the outputs that are explained."""
-
-    def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
-        joined = np.concatenate(arrays, axis=1)
-        return joined.T.copy() if every else joined[0]
-
-    score = join([record["score"] for record in records])
-    layers = []
-    for position, step in enumerate(plan.steps):
-        parts = [record["layers"][position] for record in records]
-        # Where no relevance arrived, a chunk has nothing under a cause.
-        kept = {
-            cause: join([k.get(cause, np.zeros_like(r)) for r, k in parts]) for cause in CAUSES
-        }
-        layers.append(
-            LayerDetails(
-                name=step.name,
-                layer=step.label,
-                rule=step.rule,
-                relevance=join([r for r, _ in parts]),
-                **kept,
-            )
-        )
-    target = None
-    if records[0]["target"] is not None:
-        target = join([record["target"] for record in records])
-    rest = join([record["rest"] for record in records])
+def _make_details(plan: Plan, kept: DetailArrays, at_layers: dict[str, np.ndarray]) -> Details:
+    """Return the details of all samples, with the indices of the outputs that are explained."""
+    kept.finish()
+    layers = [
+        LayerDetails(name=step.name, layer=step.label, rule=step.rule, **arrays)
+        for step, arrays in zip(plan.steps, kept.layers, strict=True)
+    ]
     return Details(
-        score=score, target=target, rest=rest, head=plan.head,
+        score=kept.score, target=kept.target, rest=kept.rest, head=plan.head,
         layers=LayerList(layers, at_layers), layer_relevance=at_layers,
     )  # fmt: skip

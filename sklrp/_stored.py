@@ -1,0 +1,347 @@
+"""Samples that lie in a file or in chunks, read part by part: memmap, zarr, HDF5, dask, xarray.
+
+Whatever takes samples asks `is_stored` before it makes an array of them, and goes on with a
+`Stored`, which looks like an array and never holds more than a few blocks of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, TypeGuard
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+from torch import Tensor
+
+BLOCK_BYTES = 16 * 2**20  # read at once; what is smaller as a whole is read as a whole
+_KEPT_BLOCKS = 2  # what is asked of the first and the last sample alternates between them
+_PAGES_BYTES = 2**16  # of a mapped file, that a look at one row brings in
+
+
+class Stored:
+    """Samples that are read in blocks of rows, with what is made of each block.
+
+    It has ``shape``, ``dtype``, ``len`` and rows by index as arrays have them; rows come as arrays
+    in memory.
+
+    Parameters
+    ----------
+    read : callable
+        Returns rows of the source in memory, ``read(start, stop)``, in whatever type it has.
+    edges : ndarray of shape (n_blocks + 1,)
+        Where blocks begin, and the number of all samples.
+    shape : tuple of int
+        The shape of all samples.
+    dtype : dtype
+        Their dtype.
+    pick : callable or None, default=None
+        Returns rows of the source by their indices, where that takes no more than these rows.
+    function : callable or None, default=None
+        What is made of rows; None leaves them.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int, int], Any],
+        edges: NDArray[np.intp],
+        shape: tuple[int, ...],
+        dtype: Any,
+        pick: Callable[[NDArray[np.intp]], Any] | None = None,
+        function: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.shape, self.dtype, self.edges = shape, np.dtype(dtype), edges
+        self._read, self._pick, self._function = read, pick, function
+        self._kept: OrderedDict[int, NDArray] = OrderedDict()
+        self._lock = threading.RLock()
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory all samples would take."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    @property
+    def is_picked(self) -> bool:
+        """Whether single rows in any order cost little, as those of a mapped file."""
+        return self._pick is not None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def map(self, function: Callable[[Any], Any]) -> Stored:
+        """Return what a function makes of rows, of each row alone, when they are read.
+
+        Parameters
+        ----------
+        function : callable
+            Takes rows and returns as many, as an array.
+
+        Returns
+        -------
+        Stored
+            The same samples, changed; its shape and dtype are those of the first sample.
+        """
+        before = self._function
+        made = function if before is None else lambda rows: function(before(rows))
+        first = np.asarray(made(self._read(0, 1)))
+        shape = (len(self), *first.shape[1:])
+        return Stored(self._read, self.edges, shape, first.dtype, self._pick, made)
+
+    def take(self, rows: NDArray[np.intp]) -> Stored:
+        """Return some of the samples, in any order, which are still read part by part."""
+        rows = np.asarray(rows, dtype=np.intp)
+        shape = (len(rows), *self.shape[1:])
+        edges = _find_edges(shape, self.dtype, None)
+
+        def read(start: int, stop: int) -> NDArray:
+            return self[rows[start:stop]]
+
+        def pick(chosen: NDArray[np.intp]) -> NDArray:
+            return self[rows[chosen]]
+
+        return Stored(read, edges, shape, self.dtype, pick if self.is_picked else None)
+
+    def __getitem__(self, rows: Any) -> NDArray:
+        if isinstance(rows, int | np.integer):
+            return self[[rows]][0]
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if step == 1:
+                return self._read_rows(start, max(start, stop))
+            rows = np.arange(start, stop, step)
+        rows = np.asarray(rows.numpy() if isinstance(rows, Tensor) else rows)
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.intp)
+        return self._pick_rows(np.where(rows < 0, rows + len(self), rows))
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray]]:
+        """Yield all samples block by block, with their places."""
+        for k in range(len(self.edges) - 1):
+            yield slice(int(self.edges[k]), int(self.edges[k + 1])), self._block(k)
+
+    def max(self) -> Any:
+        """Return the largest value."""
+        return max(block.max() for _, block in self.blocks())
+
+    def min(self) -> Any:
+        """Return the smallest value."""
+        return min(block.min() for _, block in self.blocks())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
+        found = np.empty(self.shape, self.dtype if dtype is None else dtype)
+        for rows, block in self.blocks():
+            found[rows] = block
+        return found
+
+    def _block(self, number: int) -> NDArray:
+        """Return a block, from those that were read last if it is among them."""
+        with self._lock:
+            if number in self._kept:
+                self._kept.move_to_end(number)
+                return self._kept[number]
+            while len(self._kept) >= _KEPT_BLOCKS:
+                self._kept.popitem(last=False)
+            found = self._make(self._read(int(self.edges[number]), int(self.edges[number + 1])))
+            self._kept[number] = found
+            return found
+
+    def _read_rows(self, start: int, stop: int) -> NDArray:
+        """Return rows that follow one another."""
+        if start == stop:
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        first, last = np.searchsorted(self.edges, [start, stop - 1], side="right") - 1
+        parts = []
+        for k in range(first, last + 1):
+            begin = int(self.edges[k])
+            parts.append(self._block(k)[max(start - begin, 0) : stop - begin])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _pick_rows(self, rows: NDArray[np.intp]) -> NDArray:
+        """Return rows in any order."""
+        if self._pick is not None:
+            return self._make(self._pick(rows))
+        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        number = np.searchsorted(self.edges, rows, side="right") - 1
+        for k in np.unique(number):
+            its = number == k
+            found[its] = self._block(k)[rows[its] - self.edges[k]]
+        return found
+
+    def _make(self, rows: Any) -> NDArray:
+        return np.asarray(rows if self._function is None else self._function(rows))
+
+
+def is_stored(X: Any) -> bool:
+    """Tell whether samples are to be read part by part: in a file or in chunks, and not small.
+
+    Parameters
+    ----------
+    X : object
+        Whatever was passed as samples.
+
+    Returns
+    -------
+    bool
+        True of a `Stored`; and of a memmap, an array of zarr, h5py or dask, a chunked DataArray
+        and whatever else has a shape, a dtype and rows, if it is larger than one block.
+    """
+    if isinstance(X, Stored):
+        return True
+    if isinstance(X, Tensor | np.generic | np.ma.MaskedArray) or hasattr(X, "iloc"):
+        return False
+    if isinstance(X, np.ndarray):
+        return X.nbytes > BLOCK_BYTES and X.ndim > 0 and find_mapping(X) is not None
+    has_rows = all(hasattr(X, name) for name in ("shape", "dtype", "ndim", "__getitem__"))
+    if scipy.sparse.issparse(X) or not has_rows or X.ndim == 0:
+        return False
+    if hasattr(X, "isel") and X.chunks is None:  # in xarray, and in memory
+        return False
+    try:
+        n_bytes = int(np.prod(X.shape, dtype=np.float64)) * np.dtype(X.dtype).itemsize
+    except (TypeError, ValueError):  # a dtype of another library, or a length that is not known
+        return False
+    return n_bytes > BLOCK_BYTES
+
+
+def as_stored(X: Any, dim: str | None = None) -> Stored:
+    """Return samples that are read part by part.
+
+    Parameters
+    ----------
+    X : object
+        What `is_stored`.
+    dim : str or None, default=None
+        The dimension of the samples of a DataArray. None (default): the first.
+
+    Returns
+    -------
+    Stored
+        The samples.
+    """
+    if isinstance(X, Stored):
+        return X
+    shape, chunks = tuple(map(int, X.shape)), getattr(X, "chunks", None)
+    if hasattr(X, "dims") and hasattr(X, "isel"):
+        along = X.dims[0] if dim is None else dim
+        axis = X.dims.index(along)
+        shape = (shape[axis], *shape[:axis], *shape[axis + 1 :])
+        edges = _find_edges(shape, X.dtype, None if chunks is None else chunks[axis])
+        return Stored(
+            lambda start, stop: X.isel({along: slice(start, stop)}).compute(),
+            edges,
+            shape,
+            X.dtype,
+        )
+    if isinstance(X, np.ndarray):
+        mapped = _Mapped(X)
+        edges = _find_edges(shape, X.dtype, None)
+        return Stored(mapped.read, edges, shape, X.dtype, mapped.pick)
+    whole = getattr(X, "shards", None) or chunks  # several chunks of zarr in a file
+    edges = _find_edges(shape, X.dtype, whole[0] if whole else None)
+    return Stored(lambda start, stop: _compute_rows(X[start:stop]), edges, shape, X.dtype)
+
+
+def is_stream(X: Any) -> TypeGuard[Iterator[Any]]:
+    """Tell whether samples come as batches of an iterator, such as a generator."""
+    return isinstance(X, Iterator)
+
+
+def take_batches(X: Iterator[Any]) -> Iterator[Any]:
+    """Yield the batches of an iterator, of which there must be one at least."""
+    batch = None
+    for batch in X:
+        if getattr(batch, "ndim", 2) < 2:
+            raise TypeError(
+                f"X is a {type(X).__name__} of arrays of shape {tuple(batch.shape)}, but must be "
+                "one of batches of samples: yield batches, or pass np.stack(list(X))."
+            )
+        yield batch
+    if batch is None:
+        raise ValueError(
+            "X is an iterator that yields no batch: give an iterator that has not been used yet."
+        )
+
+
+def take_blocks(X: Any) -> Iterator[tuple[slice, Any]]:
+    """Yield samples block by block, with their places; those in memory in blocks of their own."""
+    if isinstance(X, Stored):
+        yield from X.blocks()
+        return
+    n_rows = max(1, BLOCK_BYTES * len(X) // max(1, X.nbytes))
+    for start in range(0, len(X), n_rows):
+        rows = slice(start, min(start + n_rows, len(X)))
+        yield rows, X[rows]
+
+
+def find_mapping(X: Any) -> mmap.mmap | None:
+    """Return the mapping of a file that an array is a view of, None if it is of none."""
+    while X is not None and not isinstance(X, mmap.mmap):
+        X = getattr(X, "base", None) if not isinstance(X, memoryview) else X.obj
+    return X
+
+
+def release(X: NDArray) -> None:
+    """Take the pages of a mapped file out of memory; they are read again where they are used."""
+    # Of a private mapping ("c") that would undo what was changed.
+    owner: Any = X
+    while owner is not None and not isinstance(owner, np.memmap):
+        owner = getattr(owner, "base", None)
+    mapping = find_mapping(X)
+    if mapping is None or owner is None or owner.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    mapping.madvise(mmap.MADV_DONTNEED)
+
+
+class _Mapped:
+    """Rows of a mapped file, copied, with no more of it in memory than a few blocks."""
+
+    def __init__(self, X: NDArray) -> None:
+        self.X, self._n_bytes = X, 0
+
+    def read(self, start: int, stop: int) -> NDArray:
+        """Return rows that follow one another."""
+        found = np.array(self.X[start:stop])
+        self._note(found.nbytes)
+        return found
+
+    def pick(self, rows: NDArray[np.intp]) -> NDArray:
+        """Return rows in any order."""
+        found = np.asarray(self.X[rows])
+        self._note(found.nbytes + len(rows) * _PAGES_BYTES)
+        return found
+
+    def _note(self, n_bytes: int) -> None:
+        self._n_bytes += n_bytes
+        if self._n_bytes > BLOCK_BYTES:
+            release(self.X)
+            self._n_bytes = 0
+
+
+def _compute_rows(rows: Any) -> Any:
+    """Return rows in memory: those of dask are computed."""
+    return rows.compute() if hasattr(rows, "compute") else rows
+
+
+def _find_edges(shape: tuple[int, ...], dtype: Any, chunks: Any) -> NDArray[np.intp]:
+    """Return where blocks begin: of so many bytes at most, or a chunk of the samples."""
+    n_samples = shape[0]
+    row_bytes = max(1, int(np.prod(shape[1:])) * np.dtype(dtype).itemsize)
+    n_rows = max(1, BLOCK_BYTES // row_bytes)
+    if isinstance(chunks, tuple):  # of dask, each of its own length
+        ends = np.cumsum(chunks)
+        starts = [0]
+        for begin, end in itertools.pairwise(ends):
+            if end - starts[-1] > n_rows:
+                starts.append(int(begin))
+        return np.array([*starts, n_samples], dtype=np.intp)
+    if chunks:
+        n_rows = max(1, n_rows // int(chunks)) * int(chunks)
+    return np.array([*range(0, n_samples, n_rows), n_samples], dtype=np.intp)

@@ -1,0 +1,170 @@
+"""Explaining batches that come one after another, as from a generator that reads files.
+
+`explain` of models and of estimators calls :func:`explain_piecemeal` for what it cannot take rows
+of: each batch is explained when it comes, and only its relevance is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sklrp._devices import to_host
+from sklrp._models import count_samples
+from sklrp._stored import take_batches
+from sklrp.propagation.details import Details, LayerDetails, LayerList
+from sklrp.propagation.tape import CAUSES
+
+
+class _Part:
+    """The place of some samples in a larger array, which may be in a file."""
+
+    def __init__(self, whole: Any, start: int, n_samples: int) -> None:
+        self._whole, self._start = whole, start
+        self.shape = (n_samples, *whole.shape[1:])
+        self.dtype = whole.dtype
+
+    def __setitem__(self, rows: slice, values: Any) -> None:
+        self._whole[self._start + rows.start : self._start + rows.stop] = values
+
+
+def explain_piecemeal(
+    explain: Callable[..., Any],
+    batches: Iterator[Any],
+    *,
+    target: Any,
+    per_sample: bool,
+    out: Any = None,
+    **options: Any,
+) -> Any:
+    """Explain batches of samples one after another.
+
+    Parameters
+    ----------
+    explain : callable
+        Explains one batch; takes what `sklrp.explain` takes.
+    batches : iterator
+        The batches, each a valid ``X``.
+    target : object
+        The target of all samples.
+    per_sample : bool
+        Whether it holds one label for each of them.
+    out : array or None, default=None
+        Where relevance is written; None returns it.
+    **options : dict
+        The other parameters of `sklrp.explain`.
+
+    Returns
+    -------
+    ndarray, Tensor, tuple or dict, or (relevance, details)
+        As `sklrp.explain` returns them, of all batches.
+
+    Raises
+    ------
+    ValueError
+        If there are no batches, or more or fewer samples than `out` or `target` have.
+    """
+    labels = np.asarray(to_host(target)) if per_sample else None
+    limits = {"target": None if labels is None else len(labels)}
+    if out is not None:
+        limits["out"] = len(_first_of(out))
+    done, parts, details = 0, [], []
+    for batch in take_batches(batches):
+        n_samples = count_samples(batch)
+        stop = done + n_samples
+        _check_lengths(stop, limits, is_last=False)
+        found = explain(
+            batch,
+            target=target if labels is None else labels[done:stop],
+            out=None if out is None else _part_of(out, done, n_samples),
+            **options,
+        )
+        if isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Details):
+            found, said = found
+            details.append(said)
+        if out is None:
+            parts.append(found)
+        done = stop
+    _check_lengths(done, limits, is_last=True)
+    relevance = _join_relevance(parts) if out is None else out
+    return (relevance, _join_details(details)) if details else relevance
+
+
+def is_per_sample(target: Any, has_classes: bool) -> bool:
+    """Tell whether a target holds a label for each sample, and no mask or weights of outputs."""
+    if target is None or isinstance(target, str | tuple | dict) or callable(target):
+        return False
+    values = np.asarray(to_host(target))
+    return values.ndim == 1 and (has_classes or values.dtype.kind not in "bf")
+
+
+def _check_lengths(n_samples: int, limits: dict[str, int | None], *, is_last: bool) -> None:
+    """Raise an error if labels or places are too few, or in the end too many."""
+    for name, limit in limits.items():
+        if limit is not None and (n_samples > limit or (is_last and n_samples < limit)):
+            least = "" if is_last else "at least "
+            raise ValueError(
+                f"{name} has the length {limit}, but the batches of X hold {least}{n_samples} "
+                f"samples: give a {name} of as many."
+            )
+
+
+def _first_of(out: Any) -> Any:
+    if isinstance(out, Mapping):
+        return next(iter(out.values()))
+    return out[0] if isinstance(out, tuple) else out
+
+
+def _part_of(out: Any, start: int, n_samples: int) -> Any:
+    """Return the place of a batch in an array, or in each of several."""
+    if isinstance(out, Mapping):
+        return {name: _part_of(one, start, n_samples) for name, one in out.items()}
+    if isinstance(out, tuple):
+        return tuple(_part_of(one, start, n_samples) for one in out)
+    if isinstance(out, np.ndarray | Tensor):
+        return out[start : start + n_samples]
+    return _Part(out, start, n_samples)
+
+
+def _join_relevance(parts: Sequence[Any]) -> Any:
+    """Return relevance of batches as that of all samples."""
+    one = parts[0]
+    if isinstance(one, Mapping):
+        return {name: _join_relevance([part[name] for part in parts]) for name in one}
+    if isinstance(one, tuple):
+        return tuple(_join_relevance(list(values)) for values in zip(*parts, strict=True))
+    return torch.cat(list(parts)) if isinstance(one, Tensor) else np.concatenate(parts)
+
+
+def _join_details(details: Sequence[Details]) -> Details:
+    """Return details of batches as those of all samples."""
+    one = details[0]
+    names = [n for n in ("score", "rest", "reference", "reference_share") if n in one]
+    found = {name: np.concatenate([part[name] for part in details]) for name in names}
+    layers = []
+    for of_batches in zip(*(part.layers for part in details), strict=True):
+        amounts = {
+            name: np.concatenate([layer[name] for layer in of_batches])
+            for name in ("relevance", *CAUSES)
+        }
+        layers.append(LayerDetails(**{**of_batches[0], **amounts}))
+    at_layers = {
+        name: np.concatenate([part.layer_relevance[name] for part in details])
+        for name in one.layer_relevance
+    }
+    is_of_each = np.shape(one.target)[:1] == np.shape(one.score)[:1]
+    target = np.concatenate([part.target for part in details]) if is_of_each else one.target
+    rest = {name: v for name, v in one.items() if name not in (*found, "layers", "target")}
+    return Details(
+        **{
+            **rest,
+            **found,
+            "target": target,
+            "layers": LayerList(layers, at_layers),
+            "layer_relevance": at_layers,
+        }
+    )

@@ -1,0 +1,305 @@
+"""Samples that are read part by part: what is explained and predicted is as of arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from joblib import parallel_config
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from skorch import NeuralNetClassifier
+from torch import nn
+
+import sklrp
+from sklrp import (
+    CNNClassifier,
+    ESNClassifier,
+    LSTMClassifier,
+    MLPClassifier,
+    MLPRegressor,
+    RelevanceTransformer,
+)
+from sklrp._stored import Stored, as_stored, find_mapping, is_stored
+
+N, SHAPE = 150, (4, 6)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Make blocks so small that samples of a test have many."""
+    for module in ("sklrp._stored", "sklrp.propagation.results"):
+        monkeypatch.setattr(f"{module}.BLOCK_BYTES", 2**11)
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(N, *SHAPE)).astype(np.float32)
+    return X, (X[:, 0, 0] + X[:, 1, 2] > 0).astype(int)
+
+
+def write(kind, X, tmp_path):
+    """Return samples as a kind of file or lazy array holds them."""
+    tmp_path.mkdir(exist_ok=True)
+    if kind == "memmap":
+        np.save(tmp_path / "X.npy", X)
+        return np.load(tmp_path / "X.npy", mmap_mode="r")
+    if kind == "view":
+        np.save(tmp_path / "X.npy", np.concatenate([X[:7], X]))
+        return np.asarray(np.load(tmp_path / "X.npy", mmap_mode="r"))[7:]
+    if kind == "zarr":
+        zarr = pytest.importorskip("zarr")
+        array = zarr.create_array(
+            str(tmp_path / "X.zarr"), shape=X.shape, chunks=(16, *X.shape[1:]), dtype=X.dtype
+        )
+        array[:] = X
+        return array
+    if kind == "h5py":
+        h5py = pytest.importorskip("h5py")
+        file = h5py.File(tmp_path / "X.h5", "w")
+        return file.create_dataset("X", data=X, chunks=(16, *X.shape[1:]))
+    da = pytest.importorskip("dask.array")
+    lazy = da.from_array(X, chunks=((40, 1, 59, 50), *((n,) for n in X.shape[1:])))
+    if kind == "dask":
+        return lazy
+    xr = pytest.importorskip("xarray")
+    return xr.DataArray(lazy, dims=("time", "lat", "lon")[: X.ndim])
+
+
+KINDS = ["memmap", "view", "zarr", "h5py", "dask", "DataArray"]
+
+
+def module():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+MODELS = {
+    "MLP": MLPClassifier((8,), max_epochs=3, random_state=0),
+    "CNN": CNNClassifier((2,), max_epochs=2, random_state=0),
+    "LSTM": LSTMClassifier(4, max_epochs=2, random_state=0),
+    "ESN": ESNClassifier(12, random_state=0),
+    "regressor": MLPRegressor((8,), max_epochs=3, random_state=0),
+}
+
+
+@pytest.fixture(scope="module")
+def fitted(data):
+    X, y = data
+    return {name: model.fit(X, y) for name, model in MODELS.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", MODELS)
+def test_estimators_read_part_by_part(kind, name, fitted, data, tmp_path):
+    model, (X, _) = fitted[name], data
+    stored = write(kind, X, tmp_path)
+    assert is_stored(stored)
+    every = {"target": "all"} if name == "MLP" else {}
+    wanted, known = model.explain(X, return_details=True, **every)
+    found, details = model.explain(stored, return_details=True, **every)
+    assert np.array_equal(found, wanted)
+    assert np.array_equal(details.score, known.score)
+    assert np.array_equal(model.predict(stored), model.predict(X))
+    if hasattr(model, "predict_proba"):
+        assert np.array_equal(model.predict_proba(stored), model.predict_proba(X))
+        assert np.array_equal(model.decision_function(stored), model.decision_function(X))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_modules_read_part_by_part(kind, n_jobs, data, tmp_path):
+    X, labels = data[0], np.arange(N) % 3
+    net = module()
+    wanted = sklrp.explain(net, X, target=labels, batch_size=16)
+    stored = write(kind, X, tmp_path)
+    with parallel_config("threading"):
+        found = sklrp.explain(net, stored, target=labels, batch_size=16, n_jobs=n_jobs)
+    assert np.array_equal(found, wanted)
+    assert found.dtype == X.dtype
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pipelines_and_nets_read_part_by_part(kind, data, tmp_path):
+    X, y = data
+    X = X.reshape(N, -1)
+    pipeline = make_pipeline(StandardScaler(), MLPClassifier((8,), max_epochs=2, random_state=0))
+    pipeline.fit(X, y)
+    stored = write(kind, X, tmp_path)
+    assert np.array_equal(sklrp.explain(pipeline, stored), sklrp.explain(pipeline, X))
+    net = NeuralNetClassifier(module(), max_epochs=1, verbose=0).fit(X, y.astype(np.int64))
+    assert np.array_equal(sklrp.explain(net, stored), sklrp.explain(net, X))
+
+
+def test_several_inputs_and_integers(data, tmp_path):
+    X = data[0].reshape(N, -1)
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(24, 3), nn.Embedding(5, 3)
+
+        def forward(self, x, k):
+            return self.a(x) + self.b(k)
+
+    torch.manual_seed(0)
+    net, k = Two(), np.arange(N) % 5
+    stored = (write("zarr", X, tmp_path), write("memmap", k, tmp_path))
+    for found, wanted in zip(sklrp.explain(net, stored), sklrp.explain(net, (X, k)), strict=True):
+        assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("kind", ["memmap", "zarr", "h5py", "numpy"])
+def test_out_is_written(kind, fitted, data, tmp_path):
+    X = data[0]
+    wanted = fitted["MLP"].explain(X, target="all")
+    if kind == "numpy":
+        out = np.full(wanted.shape, np.nan)
+    elif kind == "memmap":
+        out = np.lib.format.open_memmap(tmp_path / "R.npy", "w+", np.float32, wanted.shape)
+    elif kind == "zarr":
+        zarr = pytest.importorskip("zarr")
+        out = zarr.create_array(
+            str(tmp_path / "R.zarr"), shape=wanted.shape, chunks=(40, 1, 4, 6), dtype="f4"
+        )
+    else:
+        h5py = pytest.importorskip("h5py")
+        out = h5py.File(tmp_path / "R.h5", "w").create_dataset(
+            "R", wanted.shape, "f4", chunks=(40, 1, 4, 6)
+        )
+    for model in (fitted["MLP"].explain, lambda X, **k: sklrp.explain(fitted["MLP"], X, **k)):
+        out[:] = np.nan
+        found, details = model(X, target="all", out=out, return_details=True, batch_size=7)
+        assert found is out
+        np.testing.assert_allclose(out[:], wanted, rtol=1e-4, atol=1e-6)
+        assert details.score.shape == (N, 2)
+    if kind == "memmap":
+        del out, found
+        np.testing.assert_allclose(np.load(tmp_path / "R.npy"), wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["MLP", "regressor", "module"])
+def test_batches_of_a_generator(name, fitted, data):
+    X, labels = data[0], np.arange(N) % 2
+    model = module() if name == "module" else fitted[name]
+    target = None if name == "regressor" else labels
+
+    def batches():
+        yield from (X[i : i + 40] for i in range(0, N, 40))
+
+    options = {"return_details": True, "layers": []}
+    wanted, known = sklrp.explain(model, X, target=target, **options)
+    found, details = sklrp.explain(model, batches(), target=target, **options)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(details.score, known.score, rtol=1e-4, atol=1e-6)
+    assert np.array_equal(details.target, known.target)
+    for one, other in zip(details.layers, known.layers, strict=True):
+        np.testing.assert_allclose(one.bias, other.bias, rtol=1e-4, atol=1e-5)
+    out = np.empty(X.shape)
+    assert sklrp.explain(model, batches(), target=target, out=out) is out
+    np.testing.assert_allclose(out, wanted, rtol=1e-4, atol=1e-6)
+    if name != "module":
+        np.testing.assert_allclose(model.predict(batches()), model.predict(X), rtol=1e-4)
+
+
+def test_batches_that_do_not_fit_are_refused(fitted, data):
+    X = data[0]
+    with pytest.raises(ValueError, match="out has the length 40, but the batches of X hold at le"):
+        sklrp.explain(module(), iter([X[:30], X[30:60]]), out=np.empty((40, *SHAPE)))
+    with pytest.raises(ValueError, match="target has the length 70, but the batches of X hold 60"):
+        sklrp.explain(module(), iter([X[:30], X[30:60]]), target=np.zeros(70, int))
+    with pytest.raises(ValueError, match="yields no batch"):
+        fitted["MLP"].predict(iter([]))
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        (np.empty((N, 24)), ValueError, r"out has the shape \(150, 24\), but the relevance"),
+        (np.empty((N, *SHAPE), int), ValueError, "out must have a floating dtype, got int64"),
+        ([0.0], TypeError, "out must be an array that rows can be written to"),
+        (np.broadcast_to(0.0, (N, *SHAPE)), ValueError, "out is read-only"),
+        ((np.empty((N, *SHAPE)),), TypeError, "out must be an array"),
+    ],
+)
+def test_places_that_do_not_fit_are_refused(out, error, message, fitted, data):
+    for model in (module(), fitted["MLP"]):
+        with pytest.raises(error, match=message):
+            sklrp.explain(model, data[0], out=out)
+
+
+def test_samples_are_not_written_over(data):
+    X = data[0].copy()
+    with pytest.raises(ValueError, match="out lies in the memory of X"):
+        sklrp.explain(module(), X, out=X)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_faults_are_told_when_they_are_read(kind, fitted, data, tmp_path):
+    X = data[0].copy()
+    X[130, 0, 0] = np.nan
+    stored = write(kind, X, tmp_path)
+    with pytest.raises(ValueError, match="X contains NaN"):
+        fitted["MLP"].explain(stored)
+    with pytest.raises(ValueError, match="X contains NaN"):
+        fitted["MLP"].predict(stored)
+    with pytest.raises(ValueError, match="samples that were read together, has 1 values that"):
+        sklrp.explain(module(), stored)
+    with pytest.raises(ValueError, match="X has 20 features, but"):
+        fitted["MLP"].explain(write(kind, X[..., 1:], tmp_path / "other"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_those_of_the_array(kind, data, tmp_path):
+    X = data[0]
+    stored = as_stored(write(kind, X, tmp_path))
+    assert isinstance(stored, Stored)
+    assert len(stored.edges) > 3
+    assert (stored.shape, stored.dtype, stored.ndim) == (X.shape, X.dtype, X.ndim)
+    rng = np.random.default_rng(0)
+    mask = rng.random(N) < 0.3
+    rows = [
+        slice(None), slice(3, 140), slice(-5, None), slice(90, 10), slice(5, 100, 7), 0, -1,
+        [0, -1, 0, 0], rng.permutation(N), mask, torch.tensor([3, 149, 3]), range(2, 9), [],
+    ]  # fmt: skip
+    for one in rows:
+        known = X[np.asarray(one, int)] if isinstance(one, range | list) else X[one]
+        assert np.array_equal(stored[one], known)
+    double = stored.map(lambda rows: 2.0 * np.asarray(rows).reshape(len(rows), -1))
+    assert np.array_equal(np.asarray(double), 2 * X.reshape(N, -1))
+    assert np.array_equal(np.concatenate([b for _, b in stored.blocks()]), X)
+    assert (stored.max(), stored.min()) == (X.max(), X.min())
+
+
+def test_what_is_small_or_in_memory_is_an_array(data, tmp_path, monkeypatch):
+    X = data[0]
+    assert not any(map(is_stored, [X, torch.from_numpy(X), X.tolist(), np.float32(0), None]))
+    assert find_mapping(X) is None
+    stored = write("memmap", X, tmp_path)
+    assert find_mapping(stored[3:].T) is not None
+    monkeypatch.setattr("sklrp._stored.BLOCK_BYTES", X.nbytes)
+    assert not is_stored(stored)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "generator"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"aggregate": "row", "normalize": "l1"},
+        {"aggregate": "column", "normalize": "score", "target": "all"},
+        {"normalize": "max", "target": 1},
+        {},
+    ],
+)
+def test_transform_reads_part_by_part(kind, options, fitted, data, tmp_path):
+    X, y = data
+    relevance = RelevanceTransformer(FrozenEstimator(fitted["CNN"]), **options).fit(X, y)
+    wanted = relevance.transform(X)
+    if kind == "generator":
+        found = relevance.transform(X[i : i + 64] for i in range(0, N, 64))
+    else:
+        found = relevance.transform(write(kind, X, tmp_path))
+    np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=1e-6)
+    assert found.dtype == wanted.dtype
