@@ -11,6 +11,7 @@ import mmap
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -100,7 +101,7 @@ class Stored:
         """Return some of the samples, in any order, which are still read part by part."""
         rows = np.asarray(rows, dtype=np.intp)
         shape = (len(rows), *self.shape[1:])
-        edges = _find_edges(shape, self.dtype, None)
+        edges = find_edges(shape, self.dtype, None)
 
         def read(start: int, stop: int) -> NDArray:
             return self[rows[start:stop]]
@@ -127,13 +128,18 @@ class Stored:
         for k in range(len(self.edges) - 1):
             yield slice(int(self.edges[k]), int(self.edges[k + 1])), self._block(k)
 
+    @cached_property
+    def _range(self) -> tuple[Any, Any]:
+        ends = [(block.min(), block.max()) for _, block in self.blocks()]
+        return min(low for low, _ in ends), max(high for _, high in ends)
+
     def max(self) -> Any:
         """Return the largest value."""
-        return max(block.max() for _, block in self.blocks())
+        return self._range[1]
 
     def min(self) -> Any:
         """Return the smallest value."""
-        return min(block.min() for _, block in self.blocks())
+        return self._range[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
         found = np.empty(self.shape, self.dtype if dtype is None else dtype)
@@ -233,7 +239,7 @@ def as_stored(X: Any, dim: str | None = None) -> Stored:
         along = X.dims[0] if dim is None else dim
         axis = X.dims.index(along)
         shape = (shape[axis], *shape[:axis], *shape[axis + 1 :])
-        edges = _find_edges(shape, X.dtype, None if chunks is None else chunks[axis])
+        edges = find_edges(shape, X.dtype, None if chunks is None else chunks[axis])
         return Stored(
             lambda start, stop: X.isel({along: slice(start, stop)}).compute(),
             edges,
@@ -242,10 +248,10 @@ def as_stored(X: Any, dim: str | None = None) -> Stored:
         )
     if isinstance(X, np.ndarray):
         mapped = _Mapped(X)
-        edges = _find_edges(shape, X.dtype, None)
+        edges = find_edges(shape, X.dtype, None)
         return Stored(mapped.read, edges, shape, X.dtype, mapped.pick)
     whole = getattr(X, "shards", None) or chunks  # several chunks of zarr in a file
-    edges = _find_edges(shape, X.dtype, whole[0] if whole else None)
+    edges = find_edges(shape, X.dtype, whole[0] if whole else None)
     return Stored(lambda start, stop: _compute_rows(X[start:stop]), edges, shape, X.dtype)
 
 
@@ -330,7 +336,7 @@ def _compute_rows(rows: Any) -> Any:
     return rows.compute() if hasattr(rows, "compute") else rows
 
 
-def _find_edges(shape: tuple[int, ...], dtype: Any, chunks: Any) -> NDArray[np.intp]:
+def find_edges(shape: tuple[int, ...], dtype: Any, chunks: Any) -> NDArray[np.intp]:
     """Return where blocks begin: of so many bytes at most, or a chunk of the samples."""
     n_samples = shape[0]
     row_bytes = max(1, int(np.prod(shape[1:])) * np.dtype(dtype).itemsize)

@@ -509,7 +509,7 @@ def test_data_is_moved_to_the_device_once(blobs, monkeypatch):
     """The meta device stands in for an accelerator: it holds shapes."""
     X, y = blobs
     net = make(MLPClassifier).fit(X, y).net_
-    data = batches.make_dataset(torch.tensor(X), y, np.ones(90))
+    data = batches.make_dataset(X, y, np.ones(90), dtype=torch.float64)
     here, there = torch.device("cpu"), torch.device("meta")
 
     def places(iterator):

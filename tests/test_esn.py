@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import re
 
@@ -15,8 +16,8 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 import sklrp
-from sklrp import Composite, ESNClassifier, RelevanceTransformer, datasets
-from sklrp.classifiers.ridge import fit_ridge
+from sklrp import Composite, ESNClassifier, ESNRegressor, RelevanceTransformer, datasets
+from sklrp.classifiers.ridge import LeastSquares, fit_ridge
 from sklrp.modules import EchoState, StatePooling, make_esn
 from sklrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
 from tests.helpers.comparing import assert_close, assert_same_to_rounding
@@ -495,10 +496,6 @@ def test_search_over_rules_and_leaks(digits):
     assert_same_to_rounding(transformer.transform(X[:5]), make().fit(X, y).explain(X[:5]))
 
 
-def test_there_is_no_partial_fit():
-    assert not hasattr(ESNClassifier(), "partial_fit")
-
-
 @pytest.mark.parametrize(
     ("params", "message"),
     [
@@ -539,3 +536,96 @@ def test_memory_fades_with_the_leak_rate():
     }
     assert score[0.02, "right"] == score[0.02, "left"] == score[0.3, "left"] == 1.0
     assert score[0.3, "right"] < 0.75
+
+
+# --- Data that come in parts ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("ridge", [0.0, 1e-6, 3.0, "auto"])
+def test_triangles_of_parts_are_that_of_all(fit_intercept, ridge):
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(200, 9)) + 3.0, rng.normal(size=(200, 2)) * [1.0, 40.0] - 7.0
+    weight = rng.integers(0, 3, 200).astype(float)
+    units = (np.array([1.0, -2.0]), np.array([0.5, 30.0]))
+    sums = LeastSquares(9, 2)
+    for first in range(0, 200, 17):
+        part = slice(first, first + 17)
+        sums = LeastSquares.from_state(sums.state)
+        sums.add(X[part], Y[part], weight[part])
+    known = fit_ridge(
+        X, (Y - units[0]) / units[1], weight=weight, ridge=ridge, fit_intercept=fit_intercept
+    )
+    for found, wanted in zip(sums.solve(ridge, fit_intercept, units), known, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+    mean, deviation = sums.units()
+    average = np.average(Y, axis=0, weights=weight)
+    np.testing.assert_allclose(mean, average, rtol=1e-12)
+    spread = np.sqrt(np.average((Y - average) ** 2, axis=0, weights=weight))
+    np.testing.assert_allclose(deviation, spread, rtol=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("ridge", [1e-3, "auto"])
+@pytest.mark.parametrize("kind", ["classifier", "regressor", "without intercept"])
+def test_partial_fit_is_fit_on_all_parts(digits, kind, ridge, weighted):
+    X, y = digits
+    options = {"ridge": ridge, "input_shape": (8, 8), "random_state": 0}
+    if kind == "classifier":
+        make_one = functools.partial(ESNClassifier, 30, **options)
+    else:
+        intercept = kind == "regressor"
+        make_one = functools.partial(ESNRegressor, 30, fit_intercept=intercept, **options)
+        y = np.stack([X[:, 20] * 100, X.sum(axis=1) - 3.0], axis=1)
+    weight = np.random.default_rng(1).integers(0, 3, len(y)).astype(float) if weighted else None
+    whole, parts = make_one().fit(X, y, weight), make_one()
+    for k, part in enumerate(np.array_split(np.arange(len(y)), 4)):
+        known = {"classes": np.unique(y)} if kind == "classifier" and k == 0 else {}
+        own = None if weight is None else weight[part]
+        parts.partial_fit(X[part], y[part], sample_weight=own, **known)
+        if k == 2:  # sums travel with the estimator
+            parts = pickle.loads(pickle.dumps(parts))
+    find = "decision_function" if kind == "classifier" else "predict"
+    wanted = getattr(whole, find)(X)
+    scale = np.abs(wanted).max()
+    np.testing.assert_allclose(getattr(parts, find)(X), wanted, rtol=1e-6, atol=1e-8 * scale)
+    np.testing.assert_allclose(parts.ridge_, whole.ridge_)
+    np.testing.assert_allclose(parts.input_range_, whole.input_range_)
+    np.testing.assert_allclose(
+        parts.explain(X[:5], target=1), whole.explain(X[:5], target=1), rtol=1e-5,
+        atol=1e-7 * scale,
+    )  # fmt: skip
+    if kind != "classifier":
+        np.testing.assert_allclose(parts.target_mean_, whole.target_mean_)
+        np.testing.assert_allclose(parts.target_scale_, whole.target_scale_)
+        np.testing.assert_array_equal(parts.target_range_, whole.target_range_)
+
+
+def test_partial_fit_goes_on_after_fit_and_from_a_file(digits, tmp_path):
+    X, y = digits
+    half = len(y) // 2
+    whole = make().fit(X, y)
+    begun = make().fit(X[:half], y[:half])
+    sklrp.save(begun, tmp_path / "esn.safetensors")
+    for one in (begun, sklrp.load(tmp_path / "esn.safetensors")):
+        one.partial_fit(X[half:], y[half:])
+        np.testing.assert_allclose(
+            one.decision_function(X), whole.decision_function(X), rtol=1e-5, atol=1e-7
+        )
+
+
+def test_what_partial_fit_cannot_go_on_with_is_refused(digits):
+    X, y = digits
+    clf = make().partial_fit(X[:50], y[:50], classes=range(10))
+    with pytest.raises(ValueError, match="differ from those of the first call"):
+        clf.partial_fit(X, y, classes=range(9))
+    with pytest.raises(ValueError, match="unknown labels 77"):
+        clf.partial_fit(X, np.full(len(y), 77))
+    with pytest.raises(ValueError, match="leak_rate was changed after the training"):
+        clf.set_params(leak_rate=0.7).partial_fit(X, y)
+    with pytest.raises(ValueError, match="class_weight='balanced' needs the labels of all"):
+        make().set_params(class_weight="balanced").partial_fit(X, y)
+    with pytest.raises(ValueError, match="needs at least 2 classes, got 1 class"):
+        make().partial_fit(X[:3], [0, 0, 0])
+    with pytest.raises(ValueError, match=r"non-zero number|must hold a positive weight"):
+        make().partial_fit(X, y, sample_weight=np.zeros(len(y)))

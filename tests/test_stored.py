@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from joblib import parallel_config
+from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetClassifier
+from skorch.dataset import Dataset
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import sklrp
 from sklrp import (
@@ -22,6 +25,7 @@ from sklrp import (
     RelevanceTransformer,
 )
 from sklrp._stored import Stored, as_stored, find_mapping, is_stored
+from sklrp.classifiers.batches import BatchIterator
 
 N, SHAPE = 150, (4, 6)
 
@@ -303,3 +307,116 @@ def test_transform_reads_part_by_part(kind, options, fitted, data, tmp_path):
         found = relevance.transform(write(kind, X, tmp_path))
     np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=1e-6)
     assert found.dtype == wanted.dtype
+
+
+def fit_both(model, stored, X, y, **options):
+    return [clone(model).fit(samples, y, **options) for samples in (stored, X)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", MODELS)
+def test_fit_reads_part_by_part(kind, name, data, tmp_path):
+    X, y = data
+    weight = np.linspace(0.5, 2.0, N) if kind in ("memmap", "zarr") else None
+    stored = write(kind, X, tmp_path)
+    found, known = fit_both(MODELS[name], stored, X, y, sample_weight=weight)
+    assert np.array_equal(found.predict(X), known.predict(X))
+    assert np.array_equal(found.explain(X), known.explain(X))
+    assert found.input_range_ == known.input_range_
+
+
+@pytest.mark.parametrize("kind", ["memmap", "zarr"])
+def test_early_stopping_and_parts(kind, data, tmp_path):
+    X, y = data
+    stored = write(kind, X, tmp_path)
+    model = MLPClassifier((8,), max_epochs=4, early_stopping=True, random_state=0)
+    found, known = fit_both(model, stored, X, y)
+    assert np.array_equal(found.history_[:, "valid_loss"], known.history_[:, "valid_loss"])
+    parts = [clone(MODELS["MLP"]).partial_fit(samples, y) for samples in (stored, X)]
+    assert np.array_equal(parts[0].explain(X), parts[1].explain(X))
+
+
+@pytest.mark.parametrize("kind", ["zarr", "dask"])
+def test_samples_are_mixed_in_windows(kind, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("sklrp.classifiers.batches._WINDOW_BYTES", 2**12)
+    stored = as_stored(write(kind, data[0].reshape(N, -1), tmp_path))
+    order = np.arange(N)
+    torch.manual_seed(0)
+    iterator = BatchIterator(Dataset(stored, torch.from_numpy(order)), 20, shuffle=True)
+    seen = []
+    for _ in range(2):
+        batches = list(iterator)
+        assert [len(y) for _, y in batches] == [20] * 7 + [10]
+        for X, y in batches:
+            assert np.array_equal(X.numpy(), stored[y])
+        seen.append(torch.cat([y for _, y in batches]).numpy())
+        assert np.array_equal(np.sort(seen[-1]), order)
+    assert not np.array_equal(*seen)
+    assert np.mean(np.abs(np.diff(seen[0])) == 1) < 0.2  # mixed within windows too
+
+
+class Pairs(torch.utils.data.Dataset):
+    def __init__(self, X, y=None):
+        self.X, self.y = X, y
+
+    def __len__(self):
+        return len(self.X)
+
+    def __getitem__(self, row):
+        x = torch.from_numpy(self.X[row].copy())
+        return x if self.y is None else (x, self.y[row])
+
+
+@pytest.mark.parametrize("kind", ["tensors", "skorch", "items", "items without y"])
+@pytest.mark.parametrize("name", ["MLP", "regressor", "ESN"])
+def test_fit_takes_data_sets(kind, name, data):
+    X, y = data
+    sets = {
+        "tensors": (TensorDataset(torch.from_numpy(X), torch.from_numpy(y)), None),
+        "skorch": (Dataset(X, y), None),
+        "items": (Pairs(X, y), None),
+        "items without y": (Pairs(X), y),
+    }
+    samples, targets = sets[kind]
+    found = clone(MODELS[name]).fit(samples, targets)
+    assert np.array_equal(found.explain(X), clone(MODELS[name]).fit(X, y).explain(X))
+
+
+class Lines(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield from ()
+
+
+@pytest.mark.parametrize(
+    ("samples", "error", "message"),
+    [
+        (DataLoader(Pairs(np.ones((4, 2)))), TypeError, "pass X.dataset"),
+        (iter([1]), TypeError, "call partial_fit"),
+        (Lines(), TypeError, "X is a Lines, which yields its batches once"),
+        (Pairs(np.ones((4, 2))), ValueError, "items have no target, and y is None"),
+        (Pairs(np.ones((0, 2))), ValueError, "no samples"),
+    ],
+)
+def test_data_sets_that_cannot_be_used_are_refused(samples, error, message):
+    with pytest.raises(error, match=message):
+        MLPClassifier().fit(samples)
+
+
+def test_faults_are_told_before_anything_is_trained(data, tmp_path, monkeypatch):
+    X, y = data[0].copy(), data[1]
+    X[-1, -1, -1] = np.inf
+    stored = write("memmap", X, tmp_path)
+    monkeypatch.setattr("sklrp.classifiers.net.TrainingNet.train", pytest.fail)
+    for model in (MODELS["MLP"], MODELS["regressor"]):
+        with pytest.raises(ValueError, match="X contains NaN or infinity"):
+            clone(model).fit(stored, y)
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            clone(model).fit(stored, y[1:])
+
+
+def test_cross_fitting_reads_part_by_part(data, tmp_path):
+    X, y = data
+    relevance = RelevanceTransformer(MODELS["MLP"], cv=2, aggregate="row", random_state=0)
+    relevance.set_params(estimator__max_epochs=1)
+    found = relevance.fit_transform(write("memmap", X, tmp_path), y)
+    np.testing.assert_allclose(found, relevance.fit_transform(X, y), rtol=1e-5)

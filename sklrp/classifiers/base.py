@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, check_X_y, validate_data
 from torch import Tensor, nn
 
 from sklrp._devices import to_host
@@ -24,6 +24,7 @@ from sklrp._matching import match_samples
 from sklrp._missing import forbid_masked
 from sklrp._sklearn import check_sample_weight
 from sklrp._stored import Stored, as_stored, is_stored, is_stream, take_batches
+from sklrp.classifiers.data_sets import take_pairs
 from sklrp.classifiers.diagram import network_block
 from sklrp.classifiers.net import TrainingNet
 from sklrp.classifiers.parameters import ParameterFields, param
@@ -181,19 +182,31 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool
     ) -> tuple[NDArray, NDArray, NDArray | None]:
         """Return validated samples in two dimensions, targets and weights."""
+        X, y = take_pairs(X, y)
         y = match_samples(forbid_masked(to_host(y), "y", _UNLABELLED), X, "y")
         sample_weight = match_samples(sample_weight, X, "sample_weight")
+        given, sample_shape = X, None
+        if is_stored(X):  # the first sample stands for all until they are read
+            X = as_stored(X)[:1]
         X, sample_shape = flatten_samples(X)
         if not reset and sample_shape is not None:
             self._check_sample_shape(sample_shape)
         self._check_targets(y)
-        X, y = validate_data(self, X, y, reset=reset, **_FORMAT, **self._targets)
-        check_finite(X)
+        if is_stored(given):
+            X = validate_data(self, X, reset=reset, **_FORMAT)
+            places = np.zeros((len(as_stored(given)), 1))
+            y = check_X_y(places, y, estimator=self, **self._targets)[1]
+        else:
+            X, y = validate_data(self, X, y, reset=reset, **_FORMAT, **self._targets)
+            check_finite(X)
         if sample_shape is None:
             sample_shape = X.shape[1:]
         if reset:
             self.input_shape_ = self._find_input_shape(sample_shape)
         self._check_sample_shape(sample_shape)
+        if is_stored(given):
+            X = self._check_samples(given)[0]
+            X.max()  # reads, and so checks, all of them before anything is trained
         if sample_weight is not None:
             sample_weight = check_sample_weight(
                 forbid_masked(to_host(sample_weight), "sample_weight", _UNLABELLED),

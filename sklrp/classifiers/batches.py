@@ -12,8 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch.dataset import Dataset
 from torch import Tensor
+
+from sklrp._stored import Stored
+
+_WINDOW_BYTES = 2**26  # of samples that are mixed, where they can only be read in blocks
 
 
 class BatchIterator:
@@ -54,43 +59,105 @@ class BatchIterator:
         return n_samples // self.batch_size if self.drop_last else -(-n_samples // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        order = None
-        if self.shuffle:  # drawn on the CPU, so that every device sees the same order
-            order = torch.randperm(len(self.dataset)).to(_parts(self.X)[0].device)
+        X, order = self.X, None
+        if self.shuffle:
+            samples = _parts(X)[0]
+            if isinstance(samples, Stored) and not samples.is_picked:
+                windows = _Windows(samples)
+                X, order = _replace(X, samples, windows), windows.order
+            else:  # drawn on the CPU, so that every device sees the same order
+                order = torch.randperm(len(self.dataset))
+                order = order if isinstance(samples, Stored) else order.to(samples.device)
         for i in range(len(self)):
-            rows: Any = slice(i * self.batch_size, (i + 1) * self.batch_size)
-            if order is not None:
-                rows = order[rows]
-            take = functools.partial(_pick, rows=rows)
-            yield _map(take, self.X), None if self.y is None else take(self.y)
+            place = slice(i * self.batch_size, (i + 1) * self.batch_size)
+            rows: Any = place if order is None else order[place]
+            take = functools.partial(_pick, rows=rows, place=place)
+            yield _map(take, X), None if self.y is None else take(self.y)
 
 
-def make_dataset(X: Tensor, y: np.ndarray, sample_weight: np.ndarray | None = None) -> Dataset:
+class _Windows:
+    """Samples in random order that can only be read in blocks: a few blocks at a time are mixed.
+
+    Parameters
+    ----------
+    samples : Stored
+        The samples.
+    """
+
+    def __init__(self, samples: Stored) -> None:
+        self._samples, self._number = samples, -1
+        self._window = np.empty(0)
+        n_blocks = len(samples.edges) - 1
+        if samples.nbytes <= _WINDOW_BYTES:  # as samples in memory
+            self.order = torch.randperm(len(samples))
+            self._ends = np.array([len(samples)])
+            return
+        row_bytes = max(1, samples.nbytes // len(samples))
+        windows: list[list[Tensor]] = [[]]
+        size = 0
+        for block in torch.randperm(n_blocks).tolist():
+            rows = torch.arange(int(samples.edges[block]), int(samples.edges[block + 1]))
+            if windows[-1] and size + len(rows) * row_bytes > _WINDOW_BYTES:
+                windows.append([])
+                size = 0
+            windows[-1].append(rows)
+            size += len(rows) * row_bytes
+        mixed = [torch.cat(parts)[torch.randperm(sum(map(len, parts)))] for parts in windows]
+        self.order = torch.cat(mixed)
+        self._ends = np.cumsum([len(rows) for rows in mixed])
+
+    def take(self, place: slice) -> Tensor:
+        """Return the samples of a batch by its place in the order; batches come in order."""
+        start, stop = place.start, min(place.stop, len(self.order))
+        parts = []
+        while start < stop:
+            number = int(np.searchsorted(self._ends, start, side="right"))
+            begin, end = (int(self._ends[number - 1]) if number else 0), int(self._ends[number])
+            if number != self._number:
+                self._number, self._window = number, self._samples[self.order[begin:end]]
+            parts.append(self._window[start - begin : min(stop, end) - begin])
+            start = min(stop, end)
+        return torch.from_numpy(np.concatenate(parts))
+
+
+def make_dataset(
+    X: NDArray | Stored,
+    y: NDArray,
+    sample_weight: NDArray | None = None,
+    *,
+    dtype: torch.dtype,
+) -> Dataset:
     """Return a skorch dataset of tensors for `TrainingNet.train`.
 
     Parameters
     ----------
-    X : Tensor of shape (n_samples, n_features)
-        Samples.
+    X : ndarray or Stored of shape (n_samples, n_features)
+        Samples; those that are read part by part stay where they are.
     y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         Integer labels from 0, or values.
     sample_weight : ndarray of shape (n_samples,) or None, default=None
         Factor of each sample's loss.
+    dtype : torch.dtype
+        The floating dtype of the network.
 
     Returns
     -------
     skorch.dataset.Dataset
         The data; with weights its ``X`` is a dict of ``X`` and ``sample_weight``.
     """
-    targets = torch.tensor(y, dtype=X.dtype if y.dtype.kind == "f" else torch.int64)
+    samples = X if isinstance(X, Stored) else torch.tensor(X, dtype=dtype)
+    targets = torch.tensor(y, dtype=dtype if y.dtype.kind == "f" else torch.int64)
     if sample_weight is None:
-        return Dataset(X, targets)
-    return Dataset({"X": X, "sample_weight": torch.tensor(sample_weight, dtype=X.dtype)}, targets)
+        return Dataset(samples, targets)
+    weights = torch.tensor(sample_weight, dtype=dtype)
+    return Dataset({"X": samples, "sample_weight": weights}, targets)
 
 
 def find_home(dataset: Dataset, device: torch.device) -> torch.device | None:
     """Return the accelerator if the data takes at most half of its free memory, else None."""
     parts = [*_parts(dataset.X), *_parts(dataset.y)]
+    if any(isinstance(part, Stored) for part in parts):
+        return None
     n_bytes = sum(getattr(part, "nbytes", 0) for part in parts)
     return device if 2 * n_bytes <= free_memory(device) else None
 
@@ -113,8 +180,15 @@ def _map(function: Callable[[Any], Any], X: Any) -> Any:
     return {k: function(v) for k, v in X.items()} if isinstance(X, Mapping) else function(X)
 
 
-def _pick(x: Any, rows: Any) -> Any:
+def _replace(X: Any, old: Any, new: Any) -> Any:
+    """Return samples, with or without weights, with another object in place of one."""
+    return _map(lambda part: new if part is old else part, X)
+
+
+def _pick(x: Any, rows: Any, place: slice) -> Any:
     """Return rows of an array, in any order by the fastest function there is."""
+    if isinstance(x, _Windows):
+        return x.take(place)
     if isinstance(x, Tensor):
         return x.index_select(0, rows) if isinstance(rows, Tensor) else x[rows]
     found = x[rows]

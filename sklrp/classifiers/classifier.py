@@ -72,16 +72,17 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
     @fit_context(prefer_skip_nested_validation=True)
     @undone_on_error
     def fit(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> NetworkClassifier:
         """Train the network.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features) or (n_samples, *input_shape)
-            The training samples.
-        y : array-like of shape (n_samples,)
-            Their class labels, of at least two classes.
+            The training samples. Those in a file or in chunks, see `sklrp.explain`, are read when
+            they are used; so are the items of a data set of torch or skorch.
+        y : array-like of shape (n_samples,) or None, default=None
+            Their class labels, of at least two classes. None (default): those of the data set.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             Weights of the samples, not negative. None (default): all samples weigh the same.
 
@@ -111,6 +112,27 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
             )
         self.classes_: NDArray = classes
         return self._train(X, codes, weight, resume=resume)
+
+    def _fit_part(self, X: Any, y: Any, classes: Any, sample_weight: Any, *, resume: bool) -> Any:
+        """Go on training with one part of the samples, or begin with it."""
+        X, y, sample_weight = self._check_training_data(X, y, sample_weight, reset=not resume)
+        check_classification_targets(y)
+        classes = forbid_masked(to_host(classes), "classes")
+        known = self.classes_ if resume else np.unique(y if classes is None else classes)
+        if resume and classes is not None and not np.array_equal(np.unique(classes), known):
+            raise ValueError(
+                f"classes={np.unique(classes).tolist()} differ from those of the first call, "
+                f"{known.tolist()}."
+            )
+        if len(known) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs at least 2 classes, got 1 class, "
+                f"{known.tolist()}: name all of them in classes=."
+            )
+        codes = self._encode_labels(y, known)
+        weight = self._weigh(codes, sample_weight, known)
+        self.classes_ = known
+        return self._train(X, codes, weight, resume=resume, epochs=1)
 
     def _encode_labels(self, y: NDArray, classes: NDArray) -> NDArray[np.int64]:
         """Return the positions of the labels in ``classes``."""
@@ -418,25 +440,7 @@ class GradientClassifier(GradientEstimator, NetworkClassifier):  # numpydoc igno
         ValueError
             If the data or a parameter is malformed, before any training; or if it diverges.
         """
-        resume = self._goes_on()
-        X, y, sample_weight = self._check_training_data(X, y, sample_weight, reset=not resume)
-        check_classification_targets(y)
-        classes = forbid_masked(to_host(classes), "classes")
-        known = self.classes_ if resume else np.unique(y if classes is None else classes)
-        if resume and classes is not None and not np.array_equal(np.unique(classes), known):
-            raise ValueError(
-                f"classes={np.unique(classes).tolist()} differ from those of the first call, "
-                f"{known.tolist()}."
-            )
-        if len(known) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs at least 2 classes, got 1 class, "
-                f"{known.tolist()}: name all of them in classes=."
-            )
-        codes = self._encode_labels(y, known)
-        weight = self._weigh(codes, sample_weight, known)
-        self.classes_ = known
-        return self._train(X, codes, weight, resume=resume, epochs=1)
+        return self._fit_part(X, y, classes, sample_weight, resume=self._goes_on())
 
     def _make_splitter(self, targets: NDArray, n_held_out: int, seed: int) -> Any:
         counts = np.bincount(targets)

@@ -1,6 +1,7 @@
 """The echo state network, as an estimator.
 
-Its reservoir is drawn by `sklrp.modules.make_esn` and never trained; `fit_ridge` fits the readout.
+Its reservoir is drawn by `sklrp.modules.make_esn` and never trained; `LeastSquares` fits the
+readout.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from sklrp._random_stream import RandomStream, draw_seed
-from sklrp._sklearn import Interval, StrOptions
-from sklrp.classifiers.base import NetworkEstimator
+from sklrp._sklearn import Interval, StrOptions, check_own_params, fit_context
+from sklrp.classifiers.base import NetworkEstimator, undone_on_error
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.classifier import NetworkClassifier
 from sklrp.classifiers.net import TrainingNet
 from sklrp.classifiers.parameters import COUNT, NOT_NEGATIVE, POSITIVE, param
 from sklrp.classifiers.regressor import NetworkRegressor
-from sklrp.classifiers.ridge import fit_ridge
+from sklrp.classifiers.ridge import LeastSquares
 from sklrp.classifiers.sample_shapes import find_sequence_shape
-from sklrp.classifiers.saved import is_penalty
+from sklrp.classifiers.saved import are_sums, is_penalty
 from sklrp.classifiers.settings import check_device, check_dtype
 from sklrp.modules import (
     LEAK_SPLITS,
@@ -115,7 +116,10 @@ class ESNNetwork(NetworkEstimator):  # numpydoc ignore=PR02
     leak_first_step: bool = param(default=True, allowed=["boolean"])
     leak_split: str = param(default="contribution", allowed=[StrOptions(set(LEAK_SPLITS))])
 
-    _kept: ClassVar[Mapping[str, Callable[[Any], bool]]] = {"ridge_": is_penalty}
+    _kept: ClassVar[Mapping[str, Callable[[Any], bool]]] = {
+        "ridge_": is_penalty,
+        "_sums": are_sums,
+    }
 
     @abstractmethod
     def _fitted_values(self, targets: NDArray) -> NDArray[np.float64]:
@@ -134,29 +138,52 @@ class ESNNetwork(NetworkEstimator):  # numpydoc ignore=PR02
         epochs: int | None = None,
     ) -> ESNNetwork:
         """Draw the reservoir and fit the readout of its states."""
-        net = self._make_net(X.dtype)
-        with RandomStream(torch.device(net.device), draw_seed(self.random_state)):
-            net.initialize()
+        if resume:
+            net, sums = self.net_, LeastSquares.from_state(self._sums)
+        else:
+            net, sums = self._make_net(X.dtype), LeastSquares(self.n_reservoir, self._n_outputs)
+            with RandomStream(torch.device(net.device), draw_seed(self.random_state)):
+                net.initialize()
         *reservoir, readout = (m for m in net.module_ if not isinstance(m, TargetUnits))
-        states = []
+        done = 0
         with torch.no_grad():
-            for x, _ in net.get_iterator(make_dataset(torch.tensor(X, dtype=net.dtype), targets)):
-                value = x.to(net.device)
+            for x, _ in net.get_iterator(make_dataset(X, targets, dtype=net.dtype)):
+                state = x.to(net.device, net.dtype)
                 for layer in reservoir:
-                    value = layer(value)
-                states.append(value.cpu().double())
-            coef, intercept, self.ridge_ = fit_ridge(
-                torch.cat(states).numpy(),
-                self._fitted_values(targets),
-                weight=weight,
-                ridge=self.ridge,
-                fit_intercept=self.fit_intercept,
-            )
+                    state = layer(state)
+                part = slice(done, done + len(x))
+                sums.add(
+                    state.cpu().double().numpy(),
+                    self._fitted_values(targets[part]),
+                    None if weight is None else weight[part],
+                )
+                done = part.stop
+            if not sums.n_samples:
+                raise ValueError("sample_weight must hold a positive weight, got zeros alone.")
+            units = self._find_units_of(sums, net) if epochs else self._units()
+            coef, intercept, self.ridge_ = sums.solve(self.ridge, self.fit_intercept, units)
             readout.weight.copy_(torch.from_numpy(coef))
             if readout.bias is not None:
                 readout.bias.copy_(torch.from_numpy(intercept))
+        self._sums = sums.state
         self._keep(net, X, resume=resume)
         return self
+
+    def _units(self) -> tuple[NDArray, NDArray] | None:
+        """Return the mean and the scale of the targets, None of labels."""
+        return None
+
+    def _find_units_of(self, sums: LeastSquares, net: TrainingNet) -> Any:
+        """Find the units of the targets so far, and give them to the network; return them."""
+        return self._units()
+
+    def _goes_on(self) -> bool:
+        """Tell whether `partial_fit` goes on with a readout, of the same reservoir."""
+        if not hasattr(self, "net_"):
+            return False
+        check_own_params(self)  # scikit-learn does so in the first call only
+        self._check_unchanged()
+        return True
 
     def _network(self, n_outputs: int) -> Callable[[], nn.Module]:
         return functools.partial(
@@ -188,7 +215,7 @@ class ESNNetwork(NetworkEstimator):  # numpydoc ignore=PR02
             parameter = "fit_intercept" if name == "bias" else name
             raise ValueError(
                 f"{parameter} was changed after the training, from {before[name]!r} to "
-                f"{now[name]!r}: set it back, or fit anew, before the estimator is saved."
+                f"{now[name]!r}: set it back, or fit anew."
             )
 
     def _make_net(self, X_dtype: np.dtype) -> TrainingNet:
@@ -226,6 +253,51 @@ class ESNClassifier(ESNNetwork, NetworkClassifier):  # numpydoc ignore=PR01
     def _fitted_values(self, targets: NDArray) -> NDArray[np.float64]:
         return np.eye(self._n_outputs)[targets]
 
+    @fit_context(prefer_skip_nested_validation=True)
+    @undone_on_error
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> ESNClassifier:
+        """Fit the readout to the given samples and to all that it was fitted to before.
+
+        Use it for data that arrive in parts, or do not fit into memory. Whatever the parts are,
+        the readout is that of `fit` on all of them at once, to rounding: their sums add up. The
+        first call draws the reservoir.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, *input_shape)
+            Training samples.
+        y : array-like of shape (n_samples,)
+            Their class labels.
+        classes : array-like of shape (n_classes,) or None, default=None
+            All labels that will ever occur, needed in the first call if `y` lacks some.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Weights of the samples, not negative.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or a parameter is malformed; or with ``class_weight="balanced"``, which
+            one part does not know of the others.
+        """
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' needs the labels of all samples, and partial_fit sees "
+                "one part of them: give the weights as a dict, such as those of "
+                "sklearn.utils.class_weight.compute_class_weight."
+            )
+        return self._fit_part(X, y, classes, sample_weight, resume=self._goes_on())
+
 
 class ESNRegressor(ESNNetwork, NetworkRegressor):  # numpydoc ignore=PR01,PR02
     """Echo state network for regression that explains its predictions.
@@ -257,4 +329,53 @@ class ESNRegressor(ESNNetwork, NetworkRegressor):  # numpydoc ignore=PR01,PR02
     leak_rate: float = param(default=0.4)
 
     def _fitted_values(self, targets: NDArray) -> NDArray[np.float64]:
-        return self._standardise(targets)
+        return targets
+
+    def _units(self) -> tuple[NDArray, NDArray] | None:
+        return self.target_mean_, self.target_scale_
+
+    def _find_units_of(self, sums: LeastSquares, net: TrainingNet) -> Any:
+        self._set_units(*sums.units())
+        units = net.module_[-1]
+        units.mean.copy_(torch.from_numpy(self.target_mean_))
+        units.scale.copy_(torch.from_numpy(self.target_scale_))
+        network: Any = net.module
+        net.module = functools.partial(
+            network.func, *network.args, mean=self.target_mean_, scale=self.target_scale_
+        )
+        return self._units()
+
+    @fit_context(prefer_skip_nested_validation=True)
+    @undone_on_error
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> ESNRegressor:
+        """Fit the readout to the given samples and to all that it was fitted to before.
+
+        Use it for data that arrive in parts, or do not fit into memory. Whatever the parts are,
+        the readout is that of `fit` on all of them at once, to rounding: their sums add up, and
+        the mean and the scale of the targets are those of all parts. The first call draws the
+        reservoir.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, *input_shape)
+            Training samples.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Their targets.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Weights of the samples, not negative.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or a parameter is malformed.
+        """
+        resume = self._goes_on()
+        X, targets, weight = self._take_targets(X, y, sample_weight, resume=resume)
+        return self._train(X, targets, weight, resume=resume, epochs=1)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from sklrp._random_stream import RandomStream, draw_seed, fit_state
 from sklrp._sklearn import Interval, StrOptions, check_own_params
+from sklrp._stored import Stored
 from sklrp.classifiers.base import NetworkEstimator
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.chance import neighbours_agree
@@ -238,7 +239,7 @@ class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
 
     def _train(
         self,
-        X: NDArray,
+        X: NDArray | Stored,
         targets: NDArray,
         weight: NDArray | None,
         *,
@@ -267,9 +268,9 @@ class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
         def dataset(rows: NDArray | None) -> Any:
             samples, y, weights = X, targets, weight
             if rows is not None:
-                samples, y = X[rows], targets[rows]
-                weights = None if weight is None else weight[rows]
-            return make_dataset(torch.tensor(samples, dtype=net.dtype), y, weights)
+                samples = X.take(rows) if isinstance(X, Stored) else X[rows]
+                y, weights = targets[rows], None if weight is None else weight[rows]
+            return make_dataset(samples, y, weights, dtype=net.dtype)
 
         start = self._random_stream_state if resume else seed
         with RandomStream(torch.device(net.device), start) as stream:

@@ -100,16 +100,18 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
     @fit_context(prefer_skip_nested_validation=True)
     @undone_on_error
     def fit(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
     ) -> NetworkRegressor:
         """Train the network.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features) or (n_samples, *input_shape)
-            The training samples.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Their targets, in any units: they are standardised inside.
+            The training samples. Those in a file or in chunks, see `sklrp.explain`, are read when
+            they are used; so are the items of a data set of torch or skorch.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs) or None, default=None
+            Their targets, in any units: they are standardised inside. None (default): those of
+            the data set.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             Weights of the samples, not negative. None (default): all samples weigh the same.
 
@@ -151,21 +153,21 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         """Remember the mean and the deviation by which targets are standardised."""
         mean = np.average(targets, axis=0, weights=weight)
         deviation = np.sqrt(np.average((targets - mean) ** 2, axis=0, weights=weight))
-        varies = deviation > 1e-12 * np.abs(mean)  # by more than the rounding of the mean
         self.n_outputs_: int = targets.shape[1]
-        self.target_mean_: NDArray[np.float64] = mean
-        self.target_scale_: NDArray[np.float64] = np.where(varies, deviation, 1.0)
+        self._set_units(mean, deviation)
         self.target_range_: NDArray[np.float64] = np.tile([np.inf, -np.inf], (len(mean), 1))
         self._is_vector = is_vector
+
+    def _set_units(self, mean: NDArray[np.float64], deviation: NDArray[np.float64]) -> None:
+        varies = deviation > 1e-12 * np.abs(mean)  # by more than the rounding of the mean
+        self.target_mean_: NDArray[np.float64] = mean
+        self.target_scale_: NDArray[np.float64] = np.where(varies, deviation, 1.0)
 
     def _widen_range(self, targets: NDArray[np.float64]) -> None:
         """Remember the smallest and largest value of each target so far."""
         low, high = self.target_range_.T
         low, high = np.minimum(low, targets.min(axis=0)), np.maximum(high, targets.max(axis=0))
         self.target_range_ = np.stack([low, high], axis=1)
-
-    def _standardise(self, targets: NDArray[np.float64]) -> NDArray[np.float64]:
-        return (targets - self.target_mean_) / self.target_scale_
 
     def predict(self, X: ArrayLike) -> NDArray[np.floating]:
         """Predict the targets of each sample.

@@ -1,15 +1,162 @@
-"""Ridge regression in closed form, with generalised cross-validation of the penalty.
+"""Ridge regression in closed form, of samples that come part by part, with cross-validation.
 
-`ESNClassifier` fits its readout with it.
+Echo state networks fit their readout with it: `LeastSquares` keeps what is known of the samples so
+far, in a memory that does not grow with them.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import qr, svd
+from scipy.linalg import svd
 
 _GRID = np.logspace(-14, 4, 73)  # of "auto", in units of the mean squared singular value
+
+
+class LeastSquares:
+    r"""What a linear fit needs of samples and targets, added part by part.
+
+    Samples of all parts together make the matrix :math:`A = [1, X, Y]`, each row times the root of
+    its weight, of which :math:`A = QR` keeps the triangle R. That of more rows is the triangle of
+    R above them, so parts give what all samples at once do, to rounding. Normal equations,
+    :math:`A^T A = R^T R`, would add up too, but square the condition number, which is large where
+    units are alike.
+
+    Parameters
+    ----------
+    n_features, n_outputs : int
+        The number of columns of X and of Y.
+    """
+
+    def __init__(self, n_features: int, n_outputs: int) -> None:
+        self.n_features, self.n_outputs = n_features, n_outputs
+        self.n_samples = 0  # of positive weight
+        self.triangle = np.zeros((0, 1 + n_features + n_outputs))
+        # Columns are counted from a value among theirs, so that constant ones are exactly zero.
+        self.shift: NDArray[np.float64] | None = None
+        self._waiting: list[NDArray[np.float64]] = []
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What `from_state` takes: the sums, in arrays and numbers."""
+        self._compress()
+        return {
+            "n_features": self.n_features,
+            "n_samples": self.n_samples,
+            "triangle": self.triangle,
+            "shift": self.shift,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> LeastSquares:
+        """Return the sums of a state."""
+        n_features = state["n_features"]
+        sums = cls(n_features, state["triangle"].shape[1] - 1 - n_features)
+        sums.n_samples, sums.shift = state["n_samples"], state["shift"]
+        sums.triangle = state["triangle"]
+        return sums
+
+    def add(
+        self,
+        X: NDArray[np.float64],
+        Y: NDArray[np.float64],
+        weight: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Add samples.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            The features.
+        Y : ndarray of shape (n_samples, n_outputs)
+            The targets.
+        weight : ndarray of shape (n_samples,) or None, default=None
+            The weights of the samples, not negative. None (default): all are 1.
+        """
+        values = np.hstack([X, Y])
+        if weight is not None:
+            values, weight = values[weight > 0], weight[weight > 0]
+        if not len(values):
+            return
+        if self.shift is None:
+            self.shift = np.average(values, axis=0, weights=weight)
+        rows = np.hstack([np.ones((len(values), 1)), values - self.shift])
+        if weight is not None:
+            rows *= np.sqrt(weight)[:, None]
+        self.n_samples += len(rows)
+        self._waiting.append(rows)
+        if sum(map(len, self._waiting)) >= 4 * rows.shape[1]:
+            self._compress()
+
+    def _compress(self) -> None:
+        if self._waiting:
+            self.triangle = np.linalg.qr(np.vstack([self.triangle, *self._waiting]), mode="r")
+            self._waiting = []
+
+    def units(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the weighted mean and standard deviation of each target."""
+        self._compress()
+        first, own = self.triangle[0, 0], self.triangle[:, 1 + self.n_features :]
+        deviation = np.linalg.norm(own[1:], axis=0) / abs(first)
+        return self._means()[self.n_features :], deviation
+
+    def _means(self) -> NDArray[np.float64]:
+        return self.shift + self.triangle[0, 1:] / self.triangle[0, 0]
+
+    def solve(
+        self,
+        ridge: float | str,
+        fit_intercept: bool,
+        units: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+        """Return the coefficients, the intercept and the penalty, as `fit_ridge` does.
+
+        Parameters
+        ----------
+        ridge : float or "auto"
+            The penalty.
+        fit_intercept : bool
+            Whether to fit the intercept.
+        units : (mean, scale) or None, default=None
+            What the targets are counted from and in. None (default): as they are.
+
+        Returns
+        -------
+        coef : ndarray of shape (n_outputs, n_features)
+            The coefficients.
+        intercept : ndarray of shape (n_outputs,)
+            The intercept, zeros without one.
+        ridge : float
+            The penalty.
+        """
+        self._compress()
+        p = self.n_features
+        mean, scale = units or (np.zeros(self.n_outputs), np.ones(self.n_outputs))
+        means = self._means()
+        means[p:] = (means[p:] - mean) / scale
+        rows = self.triangle.copy()
+        rows[:, 1 + p :] /= scale
+        if fit_intercept:
+            rows = rows[1:, 1:]  # what is left of a column beside its mean
+        else:
+            first = self.shift - np.r_[np.zeros(p), mean]
+            first[p:] /= scale
+            rows = np.linalg.qr(rows[:, 1:] + rows[:, :1] * first, mode="r")
+            means[:] = 0.0
+        u, s, vt = svd(rows[:p, :p], full_matrices=False)
+        target = rows[:p, p:]
+        projected = u.T @ target
+        least = max(self.n_samples, p) * np.finfo(float).eps * s.max(initial=0.0)
+        keep = s > least
+        s, projected, vt = s[keep], projected[keep], vt[keep]
+        if isinstance(ridge, str):
+            missed = target - u[:, keep] @ projected
+            unexplained = float((missed**2).sum() + (rows[p:, p:] ** 2).sum())
+            ridge = _cross_validate(s, projected, unexplained, self.n_samples - fit_intercept)
+        coef = ((s / (s**2 + ridge))[:, None] * projected).T @ vt
+        return coef, means[p:] - coef @ means[:p], float(ridge)
 
 
 def fit_ridge(
@@ -24,8 +171,8 @@ def fit_ridge(
 
     The objective is the one of `sklearn.linear_model.Ridge`,
     :math:`\sum_i w_i \lVert y_i - B x_i - a \rVert^2 + \lambda \lVert B \rVert^2`: an integer
-    weight is the same as repeating a sample. The singular values come from a QR decomposition;
-    normal equations would square the condition number, which is large where units are alike.
+    weight is the same as repeating a sample. The singular values are those of the triangle of a QR
+    decomposition.
 
     Parameters
     ----------
@@ -56,26 +203,9 @@ def fit_ridge(
     .. [Golub1979] G. Golub, M. Heath, G. Wahba, "Generalized cross-validation as a method for
        choosing a good ridge parameter", Technometrics 21(2), 1979, equation 2.3.
     """
-    if weight is not None:
-        X, Y, weight = X[weight > 0], Y[weight > 0], weight[weight > 0]
-    x_mean, y_mean = np.zeros(X.shape[1]), np.zeros(Y.shape[1])
-    if fit_intercept:
-        x_mean, y_mean = (np.average(v, axis=0, weights=weight) for v in (X, Y))
-    X, Y = X - x_mean, Y - y_mean
-    if weight is not None:
-        root = np.sqrt(weight)[:, None]
-        X, Y = X * root, Y * root
-    q, r = qr(X, mode="economic")
-    u, s, vt = svd(r, full_matrices=False)
-    projected = u.T @ (q.T @ Y)
-    keep = s > max(X.shape) * np.finfo(float).eps * s.max(initial=0.0)
-    s, projected, vt = s[keep], projected[keep], vt[keep]
-    if isinstance(ridge, str):
-        residual = Y - q @ (u[:, keep] @ projected)
-        unexplained = float((residual**2).sum())
-        ridge = _cross_validate(s, projected, unexplained, len(X) - fit_intercept)
-    coef = ((s / (s**2 + ridge))[:, None] * projected).T @ vt
-    return coef, y_mean - coef @ x_mean, float(ridge)
+    sums = LeastSquares(X.shape[1], Y.shape[1])
+    sums.add(X, Y, weight)
+    return sums.solve(ridge, fit_intercept)
 
 
 def _cross_validate(

@@ -63,3 +63,18 @@ def is_random_state(value: Any) -> bool:
 def is_penalty(value: Any) -> bool:
     """Tell whether a value is a float of at least 0."""
     return isinstance(value, float) and value >= 0
+
+
+def are_sums(value: Any) -> bool:
+    """Tell whether a value is a state of `LeastSquares`."""
+    if not isinstance(value, dict) or set(value) != {
+        "n_features", "n_samples", "triangle", "shift"
+    }:  # fmt: skip
+        return False
+    triangle, shift = value["triangle"], value["shift"]
+    arrays = [v for v in (triangle, shift) if isinstance(v, np.ndarray) and v.dtype == np.float64]
+    if len(arrays) < 2 or triangle.ndim != 2 or shift.shape != (triangle.shape[1] - 1,):
+        return False
+    numbers = is_positive_integer(value["n_features"]) and is_positive_integer(value["n_samples"])
+    fits = numbers and value["n_features"] < len(shift) and 0 < len(triangle) <= len(shift) + 1
+    return bool(fits and all(np.isfinite(v).all() for v in arrays))
