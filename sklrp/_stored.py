@@ -101,7 +101,7 @@ class Stored:
         """Return some of the samples, in any order, which are still read part by part."""
         rows = np.asarray(rows, dtype=np.intp)
         shape = (len(rows), *self.shape[1:])
-        edges = find_edges(shape, self.dtype, None)
+        edges = split_into_blocks(shape, self.dtype, None)
 
         def read(start: int, stop: int) -> NDArray:
             return self[rows[start:stop]]
@@ -239,7 +239,7 @@ def as_stored(X: Any, dim: str | None = None) -> Stored:
         along = X.dims[0] if dim is None else dim
         axis = X.dims.index(along)
         shape = (shape[axis], *shape[:axis], *shape[axis + 1 :])
-        edges = find_edges(shape, X.dtype, None if chunks is None else chunks[axis])
+        edges = split_into_blocks(shape, X.dtype, None if chunks is None else chunks[axis])
         return Stored(
             lambda start, stop: X.isel({along: slice(start, stop)}).compute(),
             edges,
@@ -248,10 +248,10 @@ def as_stored(X: Any, dim: str | None = None) -> Stored:
         )
     if isinstance(X, np.ndarray):
         mapped = _Mapped(X)
-        edges = find_edges(shape, X.dtype, None)
+        edges = split_into_blocks(shape, X.dtype, None)
         return Stored(mapped.read, edges, shape, X.dtype, mapped.pick)
     whole = getattr(X, "shards", None) or chunks  # several chunks of zarr in a file
-    edges = find_edges(shape, X.dtype, whole[0] if whole else None)
+    edges = split_into_blocks(shape, X.dtype, whole[0] if whole else None)
     return Stored(lambda start, stop: _compute_rows(X[start:stop]), edges, shape, X.dtype)
 
 
@@ -336,7 +336,7 @@ def _compute_rows(rows: Any) -> Any:
     return rows.compute() if hasattr(rows, "compute") else rows
 
 
-def find_edges(shape: tuple[int, ...], dtype: Any, chunks: Any) -> NDArray[np.intp]:
+def split_into_blocks(shape: tuple[int, ...], dtype: Any, chunks: Any) -> NDArray[np.intp]:
     """Return where blocks begin: of so many bytes at most, or a chunk of the samples."""
     n_samples = shape[0]
     row_bytes = max(1, int(np.prod(shape[1:])) * np.dtype(dtype).itemsize)

@@ -788,7 +788,7 @@ class _Features:
     ) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.n_maps, self.codes, self.normalize = n_maps, codes, normalize
-        n_features = int(np.prod(shape)) // (shape[0] * n_maps) if codes is None else None
+        n_features = int(np.prod(shape)) // (shape[0] * n_maps)
         n_groups = n_features if codes is None else int(codes.max()) + 1
         self.values = np.empty((shape[0], n_maps, n_groups), self.dtype)
 

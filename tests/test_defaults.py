@@ -96,7 +96,7 @@ def test_too_sure_is_not_chance():
     wrong = RNG.permutation(120) < 24
     clf = MLPClassifier((), random_state=0, max_epochs=30).fit(X, y)
     samples = torch.tensor(50 * X), torch.tensor((y ^ wrong).astype(np.int64))
-    data = make_dataset(samples[0], samples[1].numpy())
+    data = make_dataset(samples[0].numpy(), samples[1].numpy(), dtype=samples[0].dtype)
     network = clf.module_(samples[0])
     assert torch.nn.functional.cross_entropy(network, samples[1]) > 1
     assert clf.net_.skill(data) > 0.1
@@ -104,7 +104,7 @@ def test_too_sure_is_not_chance():
 
 def test_skill_is_the_share_of_the_constants_loss():
     reg = MLPRegressor(max_epochs=20, random_state=0).fit(X, X[:, 0])
-    data = make_dataset(torch.tensor(X), X[:, :1])
+    data = make_dataset(X, X[:, :1], dtype=torch.float64)
     left = reg.predict(X) - X[:, 0]
     best = min(
         np.mean((s * (reg.predict(X) - X[:, 0].mean()) + X[:, 0].mean() - X[:, 0]) ** 2)

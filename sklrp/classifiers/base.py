@@ -216,7 +216,7 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
             )
         return X, y, sample_weight
 
-    def _keep(self, net: TrainingNet, X: NDArray, *, resume: bool) -> None:
+    def _keep(self, net: TrainingNet, X: NDArray | Stored, *, resume: bool) -> None:
         """Remember what the training gave."""
         low, high = self.input_range_ if resume else (math.inf, -math.inf)
         self.input_range_: tuple[float, float] = (

@@ -10,10 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
+from sklrp._stored import Stored
+
 _MOST = 1000  # samples that are compared; more would take long
 
 
-def neighbours_agree(X: NDArray, targets: NDArray) -> bool:
+def neighbours_agree(
+    X: NDArray | Stored, targets: NDArray, rows: NDArray[np.intp] | None = None
+) -> bool:
     """Tell whether the targets of nearest neighbours are correlated beyond chance.
 
     Parameters
@@ -22,6 +26,8 @@ def neighbours_agree(X: NDArray, targets: NDArray) -> bool:
         The samples.
     targets : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         Codes of classes from 0, or values.
+    rows : ndarray of int or None, default=None
+        Which of the samples count. None (default): all.
 
     Returns
     -------
@@ -29,7 +35,8 @@ def neighbours_agree(X: NDArray, targets: NDArray) -> bool:
         Whether the correlation is at least 0.1 and four times its deviation under independence,
         about the inverse root of the number of samples.
     """
-    keep = np.linspace(0, len(X) - 1, min(len(X), _MOST)).astype(int)
+    rows = np.arange(len(X)) if rows is None else rows
+    keep = rows[np.linspace(0, len(rows) - 1, min(len(rows), _MOST)).astype(int)]
     X, targets = X[keep], targets[keep]
     if len(X) < 4:
         return False

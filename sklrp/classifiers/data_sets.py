@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from sklrp._devices import to_host
-from sklrp._stored import Stored, find_edges
+from sklrp._stored import Stored, split_into_blocks
 
 
 def take_pairs(X: Any, y: Any) -> tuple[Any, Any]:
@@ -73,7 +73,7 @@ def _read_items(data: Any) -> Stored:
         return np.stack([_sample_of(data, int(row)) for row in rows])
 
     shape = (len(data), *first.shape)
-    edges = find_edges(shape, first.dtype, None)
+    edges = split_into_blocks(shape, first.dtype, None)
     return Stored(lambda a, b: pick(np.arange(a, b)), edges, shape, first.dtype, pick)
 
 

@@ -165,7 +165,7 @@ class ESNNetwork(NetworkEstimator):  # numpydoc ignore=PR02
             readout.weight.copy_(torch.from_numpy(coef))
             if readout.bias is not None:
                 readout.bias.copy_(torch.from_numpy(intercept))
-        self._sums = sums.state
+        self._sums: dict[str, Any] = sums.state
         self._keep(net, X, resume=resume)
         return self
 

@@ -283,8 +283,8 @@ class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
                 epochs, net.enough = self._budget(net, samples)
             net.train(samples, epochs, valid)
         if is_fit:
-            kept = slice(None) if weight is None else weight > 0
-            self._warn_of_chance(net, samples, X[kept], targets[kept])
+            kept = np.arange(len(targets)) if weight is None else np.flatnonzero(weight)
+            self._warn_of_chance(net, samples, X, targets, kept)
         self._keep(net, X, resume=resume)
         self.n_iter_ = len(net.history)
         self._random_stream_state: dict[str, Tensor] = stream.state
@@ -299,13 +299,18 @@ class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
         return max(_EPOCHS, math.ceil(_STEPS / max(1, len(batches)))), _ENOUGH
 
     def _warn_of_chance(
-        self, net: TrainingNet, samples: Any, X: NDArray, targets: NDArray
+        self,
+        net: TrainingNet,
+        samples: Any,
+        X: NDArray | Stored,
+        targets: NDArray,
+        rows: NDArray[np.intp],
     ) -> None:
         """Warn if a training has not taken the network beyond a constant, though X tells y."""
         n_steps = sum(net.history[:, "train_batch_count"])
         if n_steps < _TRIED or net.skill(samples) >= _LEFT_CHANCE:
             return
-        if neighbours_agree(X, targets):
+        if neighbours_agree(X, targets, rows):
             warnings.warn(
                 f"{type(self).__name__} has not left chance after {len(net.history)} epochs, "
                 f"{n_steps} steps: it predicts its training data no better than a constant does, "

@@ -92,7 +92,7 @@ class LeastSquares:
 
     def _compress(self) -> None:
         if self._waiting:
-            self.triangle = np.linalg.qr(np.vstack([self.triangle, *self._waiting]), mode="r")
+            self.triangle = _triangle(np.vstack([self.triangle, *self._waiting]))
             self._waiting = []
 
     def units(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -143,7 +143,7 @@ class LeastSquares:
         else:
             first = self.shift - np.r_[np.zeros(p), mean]
             first[p:] /= scale
-            rows = np.linalg.qr(rows[:, 1:] + rows[:, :1] * first, mode="r")
+            rows = _triangle(rows[:, 1:] + rows[:, :1] * first)
             means[:] = 0.0
         u, s, vt = svd(rows[:p, :p], full_matrices=False)
         target = rows[:p, p:]
@@ -157,6 +157,11 @@ class LeastSquares:
             ridge = _cross_validate(s, projected, unexplained, self.n_samples - fit_intercept)
         coef = ((s / (s**2 + ridge))[:, None] * projected).T @ vt
         return coef, means[p:] - coef @ means[:p], float(ridge)
+
+
+def _triangle(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the triangle of the QR decomposition of rows."""
+    return np.asarray(np.linalg.qr(rows, mode="r"))
 
 
 def fit_ridge(
