@@ -92,7 +92,7 @@ class LeastSquares:
 
     def _compress(self) -> None:
         if self._waiting:
-            self.triangle = _triangle(np.vstack([self.triangle, *self._waiting]))
+            self.triangle = _compress_rows(np.vstack([self.triangle, *self._waiting]))
             self._waiting = []
 
     def units(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -143,7 +143,7 @@ class LeastSquares:
         else:
             first = self.shift - np.r_[np.zeros(p), mean]
             first[p:] /= scale
-            rows = _triangle(rows[:, 1:] + rows[:, :1] * first)
+            rows = _compress_rows(rows[:, 1:] + rows[:, :1] * first)
             means[:] = 0.0
         u, s, vt = svd(rows[:p, :p], full_matrices=False)
         target = rows[:p, p:]
@@ -159,7 +159,7 @@ class LeastSquares:
         return coef, means[p:] - coef @ means[:p], float(ridge)
 
 
-def _triangle(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+def _compress_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the triangle of the QR decomposition of rows."""
     return np.asarray(np.linalg.qr(rows, mode="r"))
 
