@@ -1,8 +1,8 @@
 """The command line: ``sklrp`` or ``python -m sklrp``.
 
-Here is the group of commands, each of which has a file of its own: `.demo`, `.explain_command` and
-`.diagnose_command`. `.samples` and `.tables` read and write files, `.runs` explains chunk by
-chunk, and `.reporting` prints errors.
+Here is the group of `.commands`, each of which has a file of its own: `.demo`, `.explain_command`
+and `.diagnose_command`. `.models` reads what is explained, `.samples`, `.tables` and
+`.field_samples` read and write data, `.runs` explains chunk by chunk, `.reporting` prints errors.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import click
 
 from sklrp._version import __version__
-from sklrp.cli.demo import demo
-from sklrp.cli.diagnose_command import diagnose
-from sklrp.cli.explain_command import explain
+from sklrp.cli.commands import demo, diagnose, explain
 from sklrp.cli.reporting import Commands
 
 __all__ = ["main"]

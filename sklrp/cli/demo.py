@@ -17,35 +17,8 @@ from sklearn.base import clone
 import sklrp
 from sklrp._checks import import_optional
 from sklrp._files import claim, replacing
-from sklrp.cli.options import file_path
 
 _FILES = ("model.safetensors", "samples.npy", "labels.txt", "train.npy", "train_labels.txt")
-
-
-@click.command(short_help="Train on El Niño and La Niña, explain, and leave files to go on with.")
-@click.option(
-    "--out",
-    type=file_path(file_okay=False),
-    default=Path("sklrp-demo"),
-    show_default=True,
-    help="The folder to write to.",
-)
-def demo(out: Path) -> None:  # numpydoc ignore=PR01
-    """Train on El Niño and La Niña, explain, and write what the other commands take.
-
-    The data comes with the package eofs (pip install 'sklrp[examples]'); without it, images of
-    squares take its place. Takes some seconds.
-
-    \b
-    Example:
-      python -m sklrp demo --out demo
-    """
-    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not os.access(existing, os.W_OK):
-        raise PermissionError(f"{existing} cannot be written to: choose another folder.")
-    out.mkdir(parents=True, exist_ok=True)
-    click.get_current_context().with_resource(claim(out / _FILES[0]))
-    run_demo(out)
 
 
 def run_demo(folder: Path) -> None:
@@ -58,7 +31,12 @@ def run_demo(folder: Path) -> None:
     """
     from sklearn.model_selection import cross_val_score
 
+    existing = next(folder for folder in (folder, *folder.absolute().parents) if folder.exists())
+    if not os.access(existing, os.W_OK):
+        raise PermissionError(f"{existing} cannot be written to: choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
+    click.get_current_context().with_resource(claim(folder / _FILES[0]))
+
     X, y, mask, places, region = _load()
     share = mask.sum() / (~places["land"]).sum()
     networks = {

@@ -1,32 +1,26 @@
-"""The command ``sklrp explain``: relevance of samples in a file, chunk by chunk, to a file.
+"""What ``sklrp explain`` does: relevance of samples in a file, chunk by chunk, to a file.
 
-`sklrp.cli.main` has it as a command. What is done is kept by `.runs`, so that it can be resumed.
+The command in `.commands` calls it. What is done is kept by `.runs`, so that it can be resumed.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 import sklrp
 from sklrp._files import claim
-from sklrp.cli.options import (
-    CONTRAST,
-    DEVICE,
-    EPSILON,
-    EXISTING,
-    FILL,
-    RULE,
-    SAMPLES,
-    TARGET,
-    VARIABLE,
+from sklrp.cli.field_samples import FieldSamples
+from sklrp.cli.loaded_models import (
+    Loaded,
     RangeWarning,
     check_out,
-    check_samples,
-    file_path,
     load_model,
     parse_target,
     shows_progress,
@@ -36,35 +30,11 @@ from sklrp.cli.samples import Samples, form_of
 from sklrp.geo.relevance_fields import describe_relevance
 
 
-@click.command(short_help="Write the relevance of each value of DATA for a class or value.")
-@click.argument("model", type=EXISTING)
-@click.argument("data", type=SAMPLES)
-@click.option("-o", "--out", type=file_path(), required=True, help="Where the relevance goes.")
-@RULE
-@EPSILON
-@TARGET
-@CONTRAST
-@click.option(
-    "--reference",
-    metavar="VALUE",
-    help="The value that relevance of zeros stands for: mean, the default of regressors, zero or "
-    "a number, in the target's units.",
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    help="Samples explained at once; what keeps memory low by default.",
-)
-@VARIABLE
-@FILL
-@DEVICE
-@click.option(
-    "--resume", is_flag=True, help="Go on with what an interrupted run has left, if there is any."
-)
-def explain(  # numpydoc ignore=PR01
+def explain_file(
     model: Path,
     data: Path,
     out: Path,
+    *,
     rule: str,
     epsilon: float,
     target: str | None,
@@ -76,21 +46,16 @@ def explain(  # numpydoc ignore=PR01
     device: str | None,
     resume: bool,
 ) -> None:
-    """Write the relevance of each value of DATA for a class or a value.
+    """Explain the samples of a file, into a file of its form; see the command for the parameters.
 
-    DATA is a .npy, .npz, NetCDF (.nc), .zarr or .csv file; OUT has the same form, shape, names and
-    coordinates. The first axis is that of the samples. Of a .csv file with a header, the columns
-    that the model was trained on are taken by name. Samples are read and explained in chunks, so
-    that a .npy, NetCDF or zarr file may be larger than memory. In NetCDF and zarr the relevance
-    says its rule, target and units, and is missing where the data were missing before --fill.
-
-    What is done is kept in OUT.part, with OUT.part.json beside it; --resume goes on there after
-    an interruption. OUT itself appears when it is complete. A second run that would write the same
-    OUT at the same time is refused.
-
-    \b
-    Example:
-      python -m sklrp explain model.safetensors samples.npy -o relevance.npy --rule epsilon_plus
+    Parameters
+    ----------
+    model, data, out : pathlib.Path
+        The files.
+    rule, epsilon, target, contrast, reference, batch_size : object
+        What is explained, and how.
+    variable, fill, device, resume : object
+        How files are read, where the network is, whether to go on.
     """
     if form_of(out) != form_of(data):
         raise ValueError(
@@ -102,63 +67,111 @@ def explain(  # numpydoc ignore=PR01
         out = out.resolve()
     click.get_current_context().with_resource(claim(out))
     sklrp.check_rule(rule)
-    network, classes = load_model(model, device)
-    label, said = parse_target(target, network, classes)
-    value = _read_reference(reference)
+    loaded = load_model(model, device)
+    label, said = parse_target(target, loaded.network, loaded.classes)
+    how: dict[str, Any] = {
+        "rule": rule,
+        "epsilon": epsilon,
+        "contrast": contrast,
+        "reference": _read_reference(reference),
+        "batch_size": batch_size,
+    }
     settings = {
         "version of sklrp": sklrp.__version__,
         "model": checksum(model),
-        "rule": rule,
-        "epsilon": epsilon,
-        "target": target,
-        "contrast": contrast,
+        **how,
         "reference": reference,
-        "batch size": batch_size,
+        "target": target,
         "variable": variable,
         "fill": fill,
     }
-    columns = getattr(network, "feature_names_in_", None)
-    with Samples(data, variable, columns, fill) as samples:
-        check_samples(samples)
+    with loaded.open(data, variable, fill) as samples:
         run = PartialRun(out, {**settings, "shape of the data": samples.shape}, resume)
-
-        warn_of_range = RangeWarning(network, samples)
-
-        def explain_part(X: np.ndarray) -> np.ndarray:
-            filled = samples.fill_in(X)
-            relevance = sklrp.explain(
-                network,
-                filled,
-                target=label,
-                rule=rule,
-                epsilon=epsilon,
-                contrast=contrast,
-                reference=value,
-                batch_size=batch_size,
-            )
-            warn_of_range(filled)
-            if fill is not None and samples.form in ("NetCDF", "zarr"):  # as sklrp.geo.explain
-                missing = np.isnan(X)
-                missing = missing[:, np.newaxis] if target == "all" else missing
-                relevance = np.where(missing, relevance.dtype.type(np.nan), relevance)
-            return relevance
-
-        try:
-            relevance = run.explain(explain_part, samples, progress=shows_progress())
-        except KeyboardInterrupt:
-            if run.begun:
-                click.echo(
-                    f"{run.done} of {samples.shape[0]} samples are done; --resume goes on.",
-                    err=True,
-                )
-            raise
-        if samples.form == "npy":
-            os.replace(run.path, out)
+        warn_of_range = RangeWarning(loaded, data)
+        if isinstance(samples, FieldSamples):
+            _explain_gridded(loaded, samples, run, out, {"target": label, **how}, warn_of_range)
         else:
-            name = type(network).__name__
-            about = describe_relevance(network, name, rule, epsilon, said, contrast, value)
-            samples.write(out, relevance, classes.tolist() if target == "all" else None, about)
+            arrays = _Arrays(loaded, samples, warn_of_range, {"target": label, **how})
+            relevance = _run_through(run, arrays, samples)
+            if samples.form == "npy":
+                os.replace(run.path, out)
+            else:
+                name = type(loaded.network).__name__
+                del how["batch_size"]
+                about = describe_relevance(loaded.network, name, target=said, **how)
+                samples.header = arrays.names or samples.header
+                classes = loaded.classes.tolist() if target == "all" else None
+                samples.write(out, relevance, classes, about)
         run.finish()
+
+
+def _run_through(
+    run: PartialRun, explain_part: Callable[[Any], NDArray], samples: Samples | FieldSamples
+) -> NDArray[np.floating]:
+    """Return the relevance of all samples; say how far it came if it is interrupted."""
+    try:
+        return run.explain(explain_part, samples, progress=shows_progress())
+    except KeyboardInterrupt:
+        if run.begun:
+            click.echo(
+                f"{run.done} of {samples.shape[0]} samples are done; --resume goes on.",
+                err=True,
+            )
+        raise
+
+
+def _explain_gridded(
+    loaded: Loaded,
+    samples: FieldSamples,
+    run: PartialRun,
+    out: Path,
+    how: dict[str, Any],
+    warn_of_range: RangeWarning,
+) -> None:
+    """Explain fields by a pipeline that takes them, and write what `sklrp.geo.explain` returns."""
+
+    def explain_part(fields: Any) -> NDArray:
+        warn_of_range(loaded.parts.enter(fields))
+        return samples.as_array(sklrp.geo.explain(loaded.estimator, fields, **how))
+
+    relevance = _run_through(run, explain_part, samples)
+    first = sklrp.geo.explain(loaded.estimator, samples.read(slice(0, 1)), **how)
+    samples.write(out, relevance, first)
+
+
+class _Arrays:
+    """Explains samples that are arrays or tables, and knows the names of what is explained."""
+
+    def __init__(
+        self, loaded: Loaded, samples: Samples, warn_of_range: RangeWarning, how: dict[str, Any]
+    ) -> None:
+        self.names: list[str] | None = None
+        self._loaded, self._samples, self._how = loaded, samples, how
+        self._warn_of_range = warn_of_range
+
+    def __call__(self, X: Any) -> NDArray:
+        """Return the relevance of samples, whose missing values are not filled yet."""
+        samples, parts = self._samples, self._loaded.parts
+        entering = parts.enter(samples.fill_in(X))
+        relevance = np.asarray(sklrp.explain(parts.network, entering, **self._how))
+        self._warn_of_range(entering)
+        is_of_all = isinstance(self._how["target"], str) and self._how["target"] == "all"
+        shape = relevance.shape[1 + is_of_all :]
+        if samples.form == "CSV" and parts.before is not None:
+            self.names = parts.feature_names(entering, shape[0])
+        if samples.form not in ("NetCDF", "zarr"):
+            return relevance
+        if shape != X.shape[1:]:
+            raise ValueError(
+                f"the model's steps make samples of shape {shape} of those in {samples.path}, "
+                f"which have {X.shape[1:]}, so that relevance has no place on its axes: give the "
+                "samples as a .npy or .csv file."
+            )
+        if samples.fill is None:
+            return relevance
+        missing = np.isnan(X)  # have no relevance, as in sklrp.geo.explain
+        missing = missing[:, np.newaxis] if is_of_all else missing
+        return np.where(missing, relevance.dtype.type(np.nan), relevance)
 
 
 def _read_reference(text: str | None) -> str | float | None:

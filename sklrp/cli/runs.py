@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tqdm.std import tqdm
 
 from sklrp._files import check_own, open_own, replacing
+from sklrp.cli.field_samples import FieldSamples
 from sklrp.cli.samples import Samples
 
 CHUNK_BYTES = 16 * 2**20  # of samples, read and explained before the next are
@@ -71,7 +72,11 @@ class PartialRun:
             )
 
     def explain(
-        self, explain: Callable[[NDArray], NDArray], samples: Samples, *, progress: bool
+        self,
+        explain: Callable[[Any], NDArray],
+        samples: Samples | FieldSamples,
+        *,
+        progress: bool,
     ) -> NDArray[np.floating]:
         """Explain what is left of the samples.
 
@@ -79,7 +84,7 @@ class PartialRun:
         ----------
         explain : callable
             Returns the relevance of some samples, whose missing values are not filled yet.
-        samples : Samples
+        samples : Samples or FieldSamples
             All samples.
         progress : bool
             Whether to show a progress bar.
@@ -98,8 +103,9 @@ class PartialRun:
         with tqdm(total=n_samples, unit="sample", disable=not progress) as bar:
             for start in range(0, n_samples, n_rows):
                 X = samples.read(slice(start, start + n_rows), filled=False)
-                digest.update(X.data)
-                stop = start + len(X)
+                for content in samples.buffers(X):
+                    digest.update(content)
+                stop = min(start + n_rows, n_samples)
                 if stop > before:
                     part = explain(X)
                     if relevance is None:
@@ -112,7 +118,7 @@ class PartialRun:
                         f"{samples.path} is not what it was when {self.path} was made: delete "
                         "that, and begin anew."
                     )
-                bar.update(len(X))
+                bar.update(stop - start)
         return self._map("r") if relevance is None else relevance
 
     @property

@@ -7,7 +7,7 @@ classes of the model.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
 from sklrp._files import replacing
-from sklrp.cli.tables import is_number, read_csv, write_csv
+from sklrp.cli.tables import is_number, read_csv, read_table, write_csv
 from sklrp.geo.storage import store
 
 FORMS = {
@@ -44,6 +44,8 @@ class Samples:
         The columns of a CSV file with a header that are the features; None takes all.
     fill : float or None, default=None
         What to put in place of missing values; None leaves them.
+    as_table : bool, default=False
+        Whether the columns of a CSV file become a DataFrame, which may hold texts.
 
     Attributes
     ----------
@@ -66,6 +68,8 @@ class Samples:
         variable: str | None = None,
         columns: Sequence[str] | None = None,
         fill: float | None = None,
+        *,
+        as_table: bool = False,
     ) -> None:
         self.path = path
         self.form = form_of(path)
@@ -79,12 +83,15 @@ class Samples:
             self._open_xarray()
         elif variable is not None and self.form != "npz":
             raise ValueError(f"--variable {variable}: {path} holds one array, which has no name.")
+        elif self.form == "CSV" and as_table and columns is not None:
+            self._array = read_table(path, columns)
+            self.header = list(self._array)
         elif self.form == "CSV":
             self._array, self.header = read_csv(path, columns, fill)
         else:
             self._open_numpy()
         self.shape: tuple[int, ...] = tuple(self._array.shape)
-        if self._array.dtype.kind not in "biuf":
+        if hasattr(self._array, "dtype") and self._array.dtype.kind not in "biuf":
             raise ValueError(f"{path} must hold numbers, got dtype {self._array.dtype}.")
 
     def __enter__(self) -> Samples:
@@ -93,7 +100,7 @@ class Samples:
     def __exit__(self, *exc: object) -> None:
         self._files.close()
 
-    def read(self, rows: slice = slice(None), *, filled: bool = True) -> NDArray[Any]:
+    def read(self, rows: slice = slice(None), *, filled: bool = True) -> Any:
         """Return some of the samples, in memory.
 
         Parameters
@@ -105,14 +112,21 @@ class Samples:
 
         Returns
         -------
-        ndarray of shape (n_rows, ...)
+        ndarray or DataFrame of shape (n_rows, ...)
             The samples.
         """
-        X = np.array(self._array[rows], order="C")
+        is_table = hasattr(self._array, "iloc")
+        X = self._array.iloc[rows] if is_table else np.array(self._array[rows], order="C")
         return self.fill_in(X) if filled else X
 
-    def fill_in(self, X: NDArray[Any]) -> NDArray[Any]:
+    def buffers(self, X: Any) -> Iterator[Any]:
+        """Yield the content of samples that were read, for a checksum."""
+        yield X.to_csv().encode() if hasattr(X, "iloc") else X.data
+
+    def fill_in(self, X: Any) -> Any:
         """Return samples whose missing values are filled, if `fill` says with what."""
+        if self.fill is not None and hasattr(X, "iloc"):
+            return X.fillna(dict.fromkeys(X.select_dtypes("number"), self.fill))
         if self.fill is None or X.dtype.kind != "f":
             return X
         return np.where(np.isnan(X), X.dtype.type(self.fill), X)
@@ -155,33 +169,16 @@ class Samples:
             self._array = loaded
             return
         self._files.enter_context(loaded)
-        self.variable = self._choose(loaded.files)
+        self.variable = choose_array(self.path, loaded.files, self.variable)
         self._array = loaded[self.variable]
 
     def _open_xarray(self) -> None:
-        xr = import_optional("xarray", extra="geo", user="NetCDF or zarr")
-        options = {"engine": "zarr", "consolidated": False} if self.form == "zarr" else {}
-        try:
-            dataset = self._files.enter_context(xr.open_dataset(self.path, **options))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.path} is no readable {self.form} file: {error}") from error
-        named = {c.attrs.get("bounds", c.encoding.get("bounds")) for c in dataset.coords.values()}
-        self._bounds = {name: v for name, v in dataset.items() if name in named}  # of cells
-        names = [n for n, v in dataset.items() if v.ndim > 1 and n not in named]
-        self.variable = self._choose(names if self.variable is None else list(dataset))
+        dataset = open_fields(self.path, self.form, self._files)
+        self._bounds = find_bounds(dataset)
+        names = [n for n, v in dataset.items() if v.ndim > 1 and n not in self._bounds]
+        names = names if self.variable is None else list(dataset)
+        self.variable = choose_array(self.path, names, self.variable)
         self._array = dataset[self.variable]
-
-    def _choose(self, names: list[Any]) -> str:
-        """Return the variable that was asked for, or the only one."""
-        given = "" if self.variable is None else f"--variable {self.variable} is not there: "
-        if (self.variable is None and len(names) == 1) or self.variable in names:
-            return str(names[0] if self.variable is None else self.variable)
-        if not names:
-            raise ValueError(f"{self.path} holds no array of samples and their values.")
-        raise ValueError(
-            f"{given}{self.path} holds the arrays {sorted(map(str, names))}; choose one of them "
-            "by --variable."
-        )
 
     def _write_xarray(
         self, path: Path, relevance: NDArray, classes: Sequence[Any] | None, about: dict[str, Any]
@@ -193,11 +190,45 @@ class Samples:
             dims.insert(1, "class")
             coords["class"] = np.array([str(label) for label in classes], dtype=object)
         result = xr.DataArray(relevance, coords, dims, "relevance", about).to_dataset()
-        options: dict[str, Any] = {}
-        if self.form == "zarr":
-            version = 2 if (self.path / ".zgroup").exists() else 3
-            options = {"consolidated": False, "zarr_format": version}
-        store(result.assign(self._bounds), path, zarr=self.form == "zarr", **options)
+        write_fields(result.assign(self._bounds), path, self.path, self.form)
+
+
+def open_fields(path: Path, form: str, files: ExitStack) -> Any:
+    """Return the Dataset of a file, which is closed with others."""
+    xr = import_optional("xarray", extra="geo", user="NetCDF or zarr")
+    options = {"engine": "zarr", "consolidated": False} if form == "zarr" else {}
+    try:
+        return files.enter_context(xr.open_dataset(path, **options))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is no readable {form} file: {error}") from error
+
+
+def find_bounds(dataset: Any) -> dict[Any, Any]:
+    """Return the variables that are the bounds of cells."""
+    named = {c.attrs.get("bounds", c.encoding.get("bounds")) for c in dataset.coords.values()}
+    return {name: v for name, v in dataset.items() if name in named}
+
+
+def write_fields(dataset: Any, part: Path, like: Path, form: str) -> None:
+    """Write a Dataset in the form of another file."""
+    options: dict[str, Any] = {}
+    if form == "zarr":
+        version = 2 if (like / ".zgroup").exists() else 3
+        options = {"consolidated": False, "zarr_format": version}
+    store(dataset, part, zarr=form == "zarr", **options)
+
+
+def choose_array(path: Path, names: list[Any], variable: str | None) -> str:
+    """Return the array of a file that was asked for, or the only one."""
+    if (variable is None and len(names) == 1) or variable in names:
+        return str(names[0] if variable is None else variable)
+    if not names:
+        raise ValueError(f"{path} holds no array of samples and their values.")
+    given = "" if variable is None else f"--variable {variable} is not there: "
+    raise ValueError(
+        f"{given}{path} holds the arrays {sorted(map(str, names))}; choose one of them by "
+        "--variable."
+    )
 
 
 def form_of(path: Path) -> str:

@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import csv
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sklrp._checks import import_optional
 
 _MISSING = ("", "na", "n/a", "nan", "null")  # in a CSV file, in lower case
 
@@ -30,15 +34,46 @@ def read_csv(
     first = 1 if header is None else 2
     table = np.empty((len(lines), len(places)))
     for i, line in enumerate(lines):
-        if len(line) != n_fields:
-            raise ValueError(
-                f"{path}, line {i + first}: {len(line)} fields, but the first line has {n_fields}."
-            )
+        _check_width(path, i + first, line, n_fields)
         for j, place in enumerate(places):
             name = place + 1 if header is None else repr(header[place])
             where = f"{path}, line {i + first}, column {name}"
             table[i, j] = _read_number(line[place], fill, where)
     return table, None if header is None else [header[place] for place in places]
+
+
+def read_table(path: Path, columns: Sequence[str]) -> Any:
+    """Return columns of a CSV file as a DataFrame, of numbers, flags or texts each."""
+    pd = import_optional("pandas", extra="plot", user="A table with named columns")
+    header, *lines = _read_lines(path)
+    places = _find_columns(path, header, columns)
+    for i, line in enumerate(lines):
+        _check_width(path, i + 2, line, len(header))
+    if not lines:
+        raise ValueError(f"{path} holds names, but no sample.")
+    return pd.DataFrame(
+        {header[place]: _read_column([line[place] for line in lines]) for place in places}
+    )
+
+
+def _read_column(fields: list[str]) -> Any:
+    """Return the entries of a column in the narrowest type that has them all."""
+    flags = {"True": True, "False": False}
+    if all(field in flags for field in fields):
+        return [flags[field] for field in fields]
+    given = [math.nan if _is_missing(field) else field for field in fields]
+    if not all(is_number(str(field)) for field in given):
+        return np.array(given, dtype=object)
+    if all(re.fullmatch(r"[+-]?\d{1,18}", str(field)) for field in given):
+        return [int(field) for field in given]
+    return [float(field) for field in given]
+
+
+def _check_width(path: Path, number: int, line: list[str], n_fields: int) -> None:
+    if len(line) != n_fields:
+        raise ValueError(
+            f"{path}, line {number}: {len(line)} fields, but the first line has {n_fields}."
+        )
 
 
 def write_csv(

@@ -1,6 +1,6 @@
-"""What the commands share: options, and checks of what is read and where is written.
+"""The model of a file, what is asked of it, and checks of what is read and where is written.
 
-`.explain_command` and `.diagnose_command` put their options together from here.
+`.explain_command` and `.diagnose_command` call it before anything takes time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -18,56 +18,11 @@ from sklearn.base import is_regressor
 from sklearn.exceptions import NotFittedError
 
 import sklrp
-from sklrp._models import unwrap
+from sklrp._models import Model, unwrap
+from sklrp.cli.field_samples import FieldSamples
 from sklrp.cli.samples import Samples, find_class
 from sklrp.geo.relevance_fields import describe_target
-
-
-def file_path(**kwargs: Any) -> click.Path:
-    """Return the type of an argument that names a file."""
-    return click.Path(path_type=Path, **kwargs)
-
-
-EXISTING = file_path(exists=True, dir_okay=False)
-SAMPLES = file_path(exists=True)  # a zarr store is a folder
-RULE = click.option(
-    "--rule",
-    default="auto",
-    show_default=True,
-    metavar="NAME",
-    help=f"How relevance is passed on: {', '.join(sklrp.available_rules())}.",
-)
-EPSILON = click.option(
-    "--epsilon",
-    type=click.FloatRange(min=0),
-    default=1e-6,
-    show_default=True,
-    help="Stabiliser of the rules that have none of their own, in units of pre-activations.",
-)
-TARGET = click.option(
-    "--target",
-    metavar="LABEL",
-    help="What is explained: a class; of a regressor the index of an output, or several for their "
-    "sum, such as 0,2 or 3:6; all, where an axis for them is made. By default the predicted class "
-    "of each sample, or the only output.",
-)
-CONTRAST = click.option(
-    "--contrast", is_flag=True, help="Explain the logit minus the largest of the other classes."
-)
-VARIABLE = click.option(
-    "--variable", metavar="NAME", help="Which array of DATA, where it holds several."
-)
-FILL = click.option(
-    "--fill",
-    type=float,
-    metavar="NUMBER",
-    help="What to put in place of missing values, such as 0 on land; they are an error by "
-    "default.",
-)
-DEVICE = click.option(
-    "--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; that of the model by default."
-)
-
+from sklrp.geo.vectorizer import GridVectorizer
 
 _MOST_OUTSIDE = 0.01  # of all values
 
@@ -77,25 +32,108 @@ def shows_progress() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def load_model(path: Path, device: str | None) -> tuple[Any, NDArray]:
-    """Return the fitted estimator of a file, and its classes, or the numbers of its outputs."""
+class Loaded(NamedTuple):  # numpydoc ignore=PR02
+    """A fitted model that came out of a file.
+
+    Parameters
+    ----------
+    estimator : estimator or Pipeline
+        All of it.
+    parts : Model
+        The same, taken apart.
+    classes : ndarray of shape (n_outputs,)
+        Its classes, or the numbers of its outputs.
+    """
+
+    estimator: Any
+    parts: Model
+    classes: NDArray
+
+    @property
+    def network(self) -> Any:
+        """The network, without the steps before it."""
+        return self.parts.network
+
+    @property
+    def vectorizer(self) -> GridVectorizer | None:
+        """The step that takes fields of xarray, None if the model takes arrays."""
+        steps = [] if self.parts.before is None else self.parts.before.named_steps.values()
+        found = [step for step in steps if isinstance(step, GridVectorizer)]
+        is_gridded = found and hasattr(found[0].grid_, "sample_dim")
+        return found[0] if is_gridded else None
+
+    def open(self, path: Path, variable: str | None, fill: float | None) -> Samples | FieldSamples:
+        """Return the samples of a file, as fields if the model takes these.
+
+        Parameters
+        ----------
+        path : pathlib.Path
+            The file.
+        variable : str or None
+            Which array of it, where it holds several.
+        fill : float or None
+            What to put in place of missing values.
+
+        Returns
+        -------
+        Samples or FieldSamples
+            The samples, open.
+        """
+        if self.vectorizer is not None:
+            if fill is not None:
+                raise ValueError(
+                    f"--fill {fill}: leave it out, the model's GridVectorizer knows the land."
+                )
+            return FieldSamples(path, self.vectorizer, variable)
+        columns = getattr(self.estimator, "feature_names_in_", None)
+        as_table = columns is not None and self.parts.before is not None
+        samples = Samples(path, variable, columns, fill, as_table=as_table)
+        if len(samples.shape) < 2 or not all(samples.shape):
+            raise ValueError(
+                f"{path} has the shape {samples.shape}, but must hold samples along the first "
+                "axis and their values along others."
+            )
+        return samples
+
+
+def load_model(path: Path, device: str | None) -> Loaded:
+    """Return the fitted model of a file.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    device : str or None
+        Where its network is to be.
+
+    Returns
+    -------
+    Loaded
+        The model.
+
+    Raises
+    ------
+    ValueError
+        If there is no fitted network at its end.
+    """
     # Its features need no names: the columns of a file are taken by name already.
     loaded = sklrp.load(path, device)
     try:
-        model = unwrap(loaded)
-        is_fitted = model.has_explain
+        parts = unwrap(loaded)
+        is_fitted = parts.has_explain
     except (TypeError, NotFittedError):
         is_fitted = False
     if not is_fitted:
         raise ValueError(
             f"{path} holds {type(loaded).__name__}, but must hold a fitted classifier or "
-            "regressor; of a RelevanceTransformer, save its estimator_."
+            "regressor, or a pipeline that ends in one; of a RelevanceTransformer, save its "
+            "estimator_."
         )
-    classes = model.classes
+    classes = parts.classes
     if classes is None:
-        classes = np.arange(model.network.n_outputs_)
+        classes = np.arange(parts.network.n_outputs_)
     warnings.filterwarnings("ignore", "X does not have valid feature names")
-    return model.network, classes
+    return Loaded(loaded, parts, classes)
 
 
 def parse_target(text: str | None, network: Any, classes: NDArray) -> tuple[Any, str]:
@@ -152,36 +190,29 @@ def parse_target(text: str | None, network: Any, classes: NDArray) -> tuple[Any,
     return mask, f"sum of the outputs {text}"
 
 
-def check_samples(samples: Samples) -> None:
-    """Refuse samples without an entry, naming what was read."""
-    if len(samples.shape) < 2 or not all(samples.shape):
-        raise ValueError(
-            f"{samples.path} has the shape {samples.shape}, but must hold samples along the first "
-            "axis and their values along others."
-        )
-
-
 class RangeWarning:
-    """Says once that samples are far from what a model was trained on.
+    """Says once that samples are far from what a network was trained on.
 
     Fields as downloaded and a model of their anomalies have the same shape, so that nothing else
     would tell them apart.
 
     Parameters
     ----------
-    model : estimator
-        The fitted classifier. Its ``input_range_`` is the range of all values in ``fit``; of a
-        model that has none nothing is said.
-    samples : Samples
+    loaded : Loaded
+        The model. Its network's ``input_range_`` is the range of all values in ``fit``; of a
+        network that has none nothing is said.
+    path : pathlib.Path
         Where the samples are from.
     """
 
-    def __init__(self, model: Any, samples: Samples) -> None:
-        self._range = getattr(model, "input_range_", None)
-        self._path = samples.path
+    def __init__(self, loaded: Loaded, path: Path) -> None:
+        self._range = getattr(loaded.network, "input_range_", None)
+        self._path = path
+        self._behind_steps = loaded.parts.before is not None
 
-    def __call__(self, X: NDArray) -> None:
-        """Look at samples, until there was something to say."""
+    def __call__(self, entering: Any) -> None:
+        """Look at what enters the network, until there was something to say."""
+        X = np.asarray(entering)
         if self._range is None or not X.size:
             return
         low, high = self._range
@@ -190,11 +221,14 @@ class RangeWarning:
         share = float(((low - margin > X) | (high + margin < X)).mean())
         if share > _MOST_OUTSIDE:
             self._range = None
+            made, advice = "in", "what it was trained on, such as anomalies or scaled values"
+            if self._behind_steps:
+                made = "that the model's steps make of"
+                advice = "data in the units and of the kind that it was fitted on"
             click.echo(
-                f"Warning: {share:.0%} of the values in {self._path} ({np.nanmin(X):.4g} to "
+                f"Warning: {share:.0%} of the values {made} {self._path} ({np.nanmin(X):.4g} to "
                 f"{np.nanmax(X):.4g}) lie far outside those that the model was trained on "
-                f"({low:.4g} to {high:.4g}): give it what it was trained on, such as anomalies "
-                "or scaled values.",
+                f"({low:.4g} to {high:.4g}): give it {advice}.",
                 err=True,
             )
 
