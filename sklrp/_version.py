@@ -3,4 +3,4 @@
 The build reads it, and `save` notes it in its files.
 """
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"

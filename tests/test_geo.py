@@ -402,7 +402,7 @@ def test_what_is_learnt_is_that_of_fit():
         (make_field(12), {"detrend": True}, "at least 2 samples of some month"),
         (
             make_field().assign_coords(
-                time=make_field().time.where(np.arange(48) != 3, np.datetime64("NaT"))
+                time=make_field().time.where(np.arange(48) != 3, np.datetime64("NaT", "ns"))
             ),
             {},
             r"has no date \(NaT\) at the position 3, one of 1: leave",
