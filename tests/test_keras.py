@@ -600,10 +600,12 @@ def test_bombs(small, tmp_path):
         sklrp.from_keras(path, config=model.to_json())
 
 
-def test_models_nested_too_deeply(small):
-    text = json.dumps({"class_name": "InputLayer", "config": {"name": "x", "batch_shape": [1, 2]}})
-    for k in range(150):
-        text = f'{{"class_name": "Sequential", "config": {{"name": "m{k}", "layers": [{text}]}}}}'
+@pytest.mark.parametrize("n_levels", [400, 20_000])  # too many for the reader; for JSON, too
+def test_models_nested_too_deeply(small, n_levels):
+    leaf = {"class_name": "InputLayer", "config": {"name": "x", "batch_shape": [1, 2]}}
+    head = '{{"class_name": "Sequential", "config": {{"name": "m{}", "layers": ['
+    heads = "".join(head.format(k) for k in range(n_levels))
+    text = heads + json.dumps(leaf) + "]}}" * n_levels
     with zipfile.ZipFile(small) as old, zipfile.ZipFile(small.with_name("deep.keras"), "w") as new:
         new.writestr("config.json", text)
         new.writestr("model.weights.h5", old.read("model.weights.h5"))

@@ -1,8 +1,7 @@
-"""What the project's files say of versions agrees: metadata, pins, workflows, changelog, citation."""
+"""What the project's files say of versions agrees: pins, workflows, changelog, citation."""
 
 import re
 import tomllib
-from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -57,12 +56,6 @@ def test_tested_set_is_what_may_be_installed():
     pins = read_pins(ROOT / "constraints.txt")
     for requirement in declared():
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
-
-
-def test_metadata_is_that_of_pyproject():
-    """The installed package is this one, so that what is tested is what is declared."""
-    names = {canonicalize_name(Requirement(text).name) for text in requires("sklrp")}
-    assert names >= {canonicalize_name(r.name) for r in declared()}
 
 
 def test_workflow_runs_the_script_on_each_declared_python():

@@ -17,7 +17,9 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 import torch
+from packaging.version import Version
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
 from sklearn.compose import ColumnTransformer
@@ -247,8 +249,9 @@ def test_names_that_clash():
     clash = r"'a_b_c' .* \[\('a', 'b_c'\), \('a_b', 'c'\)\].*Rename"
     with pytest.raises(ValueError, match=clash):
         transformer.get_feature_names_out()
-    with pytest.raises(ValueError, match=clash):
-        transformer.set_output(transform="pandas").transform(frame)
+    if Version(sklearn.__version__) >= Version("1.9"):  # before, names are left out
+        with pytest.raises(ValueError, match=clash):
+            transformer.set_output(transform="pandas").transform(frame)
     assert transformer.set_params(target=None).get_feature_names_out().tolist() == ["b_c", "c"]
 
 

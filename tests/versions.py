@@ -1,4 +1,4 @@
-"""Run the test suite on the oldest and on the newest versions of all dependencies, and print a table.
+"""Run the test suite on the oldest and on the newest versions of all dependencies.
 
 Developers and the workflow `tests` call it from the root of a checkout, with any Python that has
 uv (``pip install uv``):
@@ -8,7 +8,8 @@ uv (``pip install uv``):
 Each set has an environment of its own, which is removed when its tests have run. Oldest are the
 minimums that pyproject.toml declares, on the oldest Python with everything else as
 constraints-oldest.txt pins it, on a later one as far as there are wheels for it. Newest is what a
-user gets today. What stands behind ``--`` goes to pytest. The status is 1 if a suite failed.
+user gets today. At the end stands a table of versions and results; the status is 1 if a suite
+failed. What stands behind ``--`` goes to pytest.
 
 On Linux PyPI's torch brings gigabytes of GPU libraries; ``UV_TORCH_BACKEND=cpu`` takes PyTorch's
 CPU builds instead.
@@ -67,7 +68,7 @@ def install(python, which, folder):
 
 
 def run_suite(interpreter, args):
-    """Run pytest, showing what it prints, and return its status and the counts of its last line."""
+    """Run pytest, show what it prints, and return its status and the counts of its last line."""
     with subprocess.Popen(
         [interpreter, "-m", "pytest", *args], cwd=ROOT, text=True, stdout=subprocess.PIPE
     ) as process:

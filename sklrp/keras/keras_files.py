@@ -153,7 +153,9 @@ def _decode(text: Any, name: str) -> dict[str, Any]:
     """Return what JSON says, tuples as lists."""
     try:
         found = json.loads(text, object_hook=_as_list)
-    except (ValueError, TypeError, RecursionError) as error:
+    except RecursionError as error:
+        raise ValueError(f"{name} holds JSON that is nested too deeply.") from error
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{name} holds no valid JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{name} must hold an object of JSON, got {type(found).__name__}.")

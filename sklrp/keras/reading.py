@@ -79,8 +79,8 @@ def from_keras(path: str | os.PathLike[str], config: Any = None) -> nn.Module:
     >>> relevance = sklrp.explain(net, X)  # doctest: +SKIP
     """
     with open_keras_file(path, config) as file:
-        model = read_layer(file.config, file.version, "the model")
         try:
+            model = read_layer(file.config, file.version, "the model")
             made = assemble(read_graph(model), file.version)
         except RecursionError as error:
             raise ValueError(f"path: the models in {path} are nested too deeply.") from error
