@@ -101,6 +101,7 @@ def check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         raise ValueError(
             f"mask has the shape {found.shape}, but must have that of one map, {shape[1:]}, or of "
             f"all of them, {tuple(shape)}."
+            + (" Did you mean mask.T?" if found.shape[::-1] == tuple(shape[1:]) else "")
         )
     empty = np.flatnonzero(~found.any(axis=1))
     if empty.size:

@@ -506,7 +506,10 @@ def _say_no_network(model: Any, network: Any, name: str, path: str) -> str:
             f"explain. {name} must be {wanted}."
         )
     if isinstance(network, BaseEstimator):
-        return f"{kind} does not explain itself: {name} must be {wanted}."
+        return (
+            f"{kind} does not explain itself: {name} must be {wanted}. Which cells carry its "
+            "skill, sklrp.diagnostics.skill_map(model, X_test, y_test, X_train=X_train) says."
+        )
     return f"{name} must be {wanted}, got {what}."
 
 

@@ -30,6 +30,7 @@ from sklrp.classifiers.net import TrainingNet
 from sklrp.classifiers.parameters import ParameterFields, param
 from sklrp.classifiers.sample_shapes import (
     check_finite,
+    check_not_single,
     check_sample_shape,
     flatten_samples,
     is_positive_integer,
@@ -250,6 +251,7 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
         if is_stored(X):
             stored = as_stored(X)
             return stored.map(lambda rows: self._check_samples(rows)[0]), stored.shape[1:]
+        check_not_single(X, self.n_features_in_)
         X, sample_shape = flatten_samples(X)
         if sample_shape is not None:  # before scikit-learn, to which samples are rows
             self._check_sample_shape(sample_shape)

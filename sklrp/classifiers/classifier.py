@@ -32,6 +32,17 @@ from sklrp.propagation.piecemeal import explain_piecemeal, is_per_sample
 from sklrp.rules import Rule
 
 
+def check_classes(y: NDArray, owner: str) -> None:
+    """Raise an error unless y holds classes, and say what to do with values."""
+    try:
+        check_classification_targets(y)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} To predict values use {owner.removesuffix('Classifier')}Regressor; to make "
+            "classes of them, np.where(y > np.median(y), 'high', 'low')."
+        ) from None
+
+
 class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=PR02
     """Base of the classifiers: labels and weights, prediction and explanation.
 
@@ -67,7 +78,13 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
         return ClassifierNet(self._network(self._n_outputs), n_classes=self._n_outputs, **params)
 
     def _check_targets(self, y: Any) -> None:
-        """Leave the check to `fit`, which has the labels in one form."""
+        """Raise an error if y has a column for each class; `fit` has the labels in one form."""
+        shape = np.shape(y)
+        if len(shape) == 2 and shape[1] > 1:
+            raise ValueError(
+                f"y should be a 1d array, got an array of shape {shape} instead: give the label "
+                "of each sample; of a column for each class, y.argmax(axis=1)."
+            )
 
     @fit_context(prefer_skip_nested_validation=True)
     @undone_on_error
@@ -98,7 +115,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
         """
         resume = self._resumes()
         X, y, sample_weight = self._check_training_data(X, y, sample_weight, reset=not resume)
-        check_classification_targets(y)
+        check_classes(y, type(self).__name__)
         classes = self.classes_ if resume else np.unique(y)
         codes = self._encode_labels(y, classes)
         weight = self._weigh(codes, sample_weight, classes)
@@ -116,7 +133,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
     def _fit_part(self, X: Any, y: Any, classes: Any, sample_weight: Any, *, resume: bool) -> Any:
         """Go on training with one part of the samples, or begin with it."""
         X, y, sample_weight = self._check_training_data(X, y, sample_weight, reset=not resume)
-        check_classification_targets(y)
+        check_classes(y, type(self).__name__)
         classes = forbid_masked(to_host(classes), "classes")
         known = self.classes_ if resume else np.unique(y if classes is None else classes)
         if resume and classes is not None and not np.array_equal(np.unique(classes), known):

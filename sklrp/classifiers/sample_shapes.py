@@ -22,7 +22,14 @@ _MOST_COLOURS = 4  # red, green, blue and transparency
 def flatten_samples(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     """Return X of more than two dimensions as a table and a sample's shape, else X and None."""
     if issparse(X) or hasattr(X, "iloc"):
+        _forbid_text(X)
         return X, None
+    if hasattr(X, "data_vars"):
+        raise TypeError(
+            "X is an xarray.Dataset, whose variables are no array: put a step before the network "
+            "that makes them channels, make_pipeline(GridVectorizer(layout='grid'), network) "
+            "(sklrp.geo); or pass one of them, X['name']."
+        )
     array = as_plain_array(X, "X")
     if array.dtype.kind == "c":
         raise ValueError(
@@ -40,6 +47,37 @@ def flatten_samples(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     return array.reshape(len(array), math.prod(sample_shape)), sample_shape
 
 
+def _forbid_text(X: Any) -> None:
+    """Raise an error if columns of a DataFrame hold text, which only an encoder makes numbers."""
+    if not hasattr(X, "iloc") or X.ndim != 2:
+        return
+    text = [name for name, column in X.items() if any(map(_is_text, column.iloc[:100]))]
+    if text:
+        raise ValueError(
+            f"X has columns of text, {text[:5]}: encode them before the network, make_pipeline("
+            f"make_column_transformer((OneHotEncoder(sparse_output=False), {text[:5]}), "
+            "remainder=StandardScaler()), network)."
+        )
+
+
+def _is_text(value: Any) -> bool:
+    """Tell whether a value is text that no number can be read from."""
+    if not isinstance(value, str):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return False
+
+
+def check_not_single(X: Any, n_features: int) -> None:
+    """Raise an error if X is one sample, as X[0] is, and no batch of one."""
+    shape = np.shape(X)
+    if len(shape) > 1 and shape[0] > 1 and math.prod(shape) == n_features:
+        raise ValueError(f"X has the shape {shape} of a single sample: pass X[np.newaxis].")
+
+
 def check_finite(X: np.ndarray) -> None:
     """Raise an error if a value is NaN or infinite."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -50,7 +88,9 @@ def check_finite(X: np.ndarray) -> None:
         raise ValueError(
             f"X contains NaN or infinity ({n_nan} NaN and {n_infinite} infinite of {X.size} "
             "values): impute them, or fill cells that are always missing, such as land, with a "
-            "constant."
+            "constant. For fields of xarray make_pipeline(GridVectorizer(), network) does so "
+            "(sklrp.geo), for arrays make_pipeline(InputMasker(np.isfinite(X).all(axis=0)), "
+            "network) (sklrp.preprocessing)."
         )
 
 

@@ -239,7 +239,8 @@ def find_sample_dim(data: DataArray | Dataset, sample_dim: str | None) -> str:
         return by_name[0]
     raise ValueError(
         f"ambiguous dimension: none of {tuple(data.dims)} is marked as time, so that it is open "
-        "which one counts the samples. Name it: sample_dim=..."
+        "which one counts the samples. Name it: sample_dim=...; of a single field, "
+        "data.expand_dims('time')."
     )
 
 

@@ -226,7 +226,8 @@ def _take_apart(estimator: Any, vectorizer: Any) -> tuple[list[Any], _Chain]:
         raise TypeError(
             "explain needs one GridVectorizer, the step of a pipeline or vectorizer=..., got "
             f"{len(at)} in {type(estimator).__name__} and vectorizer={vectorizer!r}: without it "
-            "nothing says which cell a feature is."
+            "nothing says which cell a feature is. make_pipeline(GridVectorizer(), network)"
+            ".fit(data, y) has one."
         )
     if vectorizer is not None:
         before, chain = [], _Chain(vectorizer, steps, model)

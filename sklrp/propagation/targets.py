@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sklrp._checks import suggest
 from sklrp._missing import as_plain_array
 
 _MOST_SHOWN = 8  # of labels, in an error
@@ -84,6 +85,7 @@ def _find_positions(labels: list[Any], classes: list[Any]) -> np.ndarray:
         raise ValueError(
             f"target has the unknown label{'s' * (len(unknown) > 1)} {', '.join(unknown)}; the "
             f"classes are {classes}, or 'all', or None for the predicted class."
+            + suggest(unknown[0].strip("'"), map(str, classes))
         )
     return np.array([positions[label] for label in labels], dtype=np.int64)
 

@@ -66,7 +66,8 @@ def _unseen_rows(samples: NDArray, pool: NDArray, assumptions: list[str]) -> NDA
     if not len(rows):
         raise ValueError(
             "every sample of X is one of X_train: skill is of samples that the model has not "
-            "seen. Hold some out before training."
+            "seen. Hold some out before training, model.fit(X[:n], y[:n]), and pass the others, "
+            "X[n:], y[n:], X_train=X[:n]."
         )
     seen = len(samples) - len(rows)
     if seen:

@@ -100,6 +100,11 @@ def question_of(model: Any, samples: NDArray, labels: NDArray, target: Any) -> Q
         raise ValueError(
             f"y has the unknown labels {', '.join(unknown[:5])}; the classes of the model are "
             f"{classes.tolist()}."
+            + (
+                " Of text, np.unique(y, return_inverse=True)[1]."
+                if labels.dtype.kind in "OU"
+                else ""
+            )
         )
     codes = np.array([known[v] for v in labels.tolist()])
     if target is None:

@@ -1,0 +1,121 @@
+"""Make the pictures that the documentation ships, so that building it runs nothing.
+
+    python docs/pictures.py           # of the pages: each code block that saves a picture
+    python docs/pictures.py examples  # of the examples: one picture each, and a thumbnail
+    python docs/pictures.py examples plot_focus
+
+A page shows `images/NAME.png` where its own code saves `NAME.png`. A thumbnail is one panel of an
+example's picture. Who changes a page's code or an example runs this, and looks at what it made.
+"""
+
+import os
+import re
+import runpy
+import sys
+import tempfile
+from pathlib import Path
+
+import matplotlib
+from PIL import Image
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+DOCS = Path(__file__).resolve().parent
+IMAGES = DOCS / "images"
+WIDTH, THUMBNAIL = 900, (320, 224)  # pixels
+
+# Which figure of an example is shown, and which of its panels is the thumbnail; else the first.
+SHOWN: dict[str, tuple[int, int]] = {}
+
+
+def shrink(source, target, width=WIDTH):
+    """Write a picture no wider than `width`, with a palette, which takes a third of the space."""
+    with Image.open(source) as picture:
+        picture = picture.convert("RGB")
+        if picture.width > width:
+            picture = picture.resize(
+                (width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS
+            )
+        picture.quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
+    print(f"wrote {target.relative_to(DOCS)}, {target.stat().st_size // 1024} KiB")
+
+
+def shipped_by(page):
+    """Return the names of the pictures of a page that its own code saves."""
+    text = page.read_text(encoding="utf-8")
+    shown = set(re.findall(r"images/(\w+)\.png", text))
+    code = "".join(re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
+    return {name for name in shown if f'"{name}.png"' in code}
+
+
+def make_pages(names):
+    """Run the pages that save pictures, in a folder of their own."""
+    for page in sorted(DOCS.glob("*.md")):
+        wanted = shipped_by(page)
+        if not wanted or (names and page.stem not in names):
+            continue
+        blocks = re.findall(
+            r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            namespace = {"__name__": page.name}
+            for block in blocks:
+                exec(compile(block, page.name, "exec"), namespace)
+            for name in sorted(wanted):
+                shrink(Path(folder, f"{name}.png"), IMAGES / f"{name}.png")
+            os.chdir(DOCS)
+        plt.close("all")
+
+
+def make_examples(names):
+    """Run the examples, and write a picture and a thumbnail of each."""
+    (IMAGES / "examples").mkdir(exist_ok=True)
+    for example in sorted((DOCS.parent / "examples").glob("plot_*.py")):
+        if names and example.stem not in names:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            runpy.run_path(str(example), run_name="__main__")
+            os.chdir(DOCS)
+            number, panel = SHOWN.get(example.stem, (0, 0))
+            figure = plt.figure(plt.get_fignums()[number])
+            whole = Path(folder, "whole.png")
+            figure.savefig(whole, dpi=100, bbox_inches="tight")
+            shrink(whole, IMAGES / "examples" / f"{example.stem}.png")
+            make_thumbnail(figure, panel, IMAGES / "examples" / f"{example.stem}_thumb.png")
+        plt.close("all")
+
+
+def make_thumbnail(figure, panel, target):
+    """Write one panel, without its ticks and titles, on a white ground of one size for all."""
+    axes = figure.axes[panel]
+    for other in figure.axes:
+        other.set_visible(other is axes)
+    axes.set(title="", xlabel="", ylabel="")
+    axes.tick_params(labelbottom=False, labelleft=False, labeltop=False, labelright=False)
+    if axes.get_legend() is not None:
+        axes.get_legend().remove()
+    for text in list(figure.texts):
+        text.set_visible(False)
+    figure.set_layout_engine("none")
+    figure.canvas.draw()
+    box = axes.get_window_extent().transformed(figure.dpi_scale_trans.inverted()).padded(0.03)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "panel.png")
+        figure.savefig(path, dpi=300, bbox_inches=box)
+        with Image.open(path) as picture:
+            picture = picture.convert("RGB")
+            picture.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
+            ground = Image.new("RGB", THUMBNAIL, "white")
+            margins = zip(THUMBNAIL, picture.size, strict=True)
+            ground.paste(picture, [(whole - part) // 2 for whole, part in margins])
+            ground.quantize(64, dither=Image.Dither.NONE).save(target, optimize=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["examples"]:
+        make_examples(sys.argv[2:])
+    else:
+        make_pages(sys.argv[1:])
