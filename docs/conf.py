@@ -2,11 +2,14 @@
 
     python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-reads no network and runs no example; `-D plot_gallery=1` runs the examples for their pictures.
+reads no network and runs no example: pictures are shipped, and `python docs/pictures.py` makes
+them anew. `-D plot_gallery=1` runs the examples for pages with all their pictures.
 """
 
 import inspect
 import re
+import tomllib
+from pathlib import Path
 
 from docutils import nodes
 from docutils.utils.math import MathError, latex2mathml
@@ -24,8 +27,13 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
+DOCS = Path(__file__).parent
+PROJECT = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REPOSITORY = PROJECT.get("urls", {}).get("Source", "")
+
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]
 default_role = "obj"  # `plan` in a docstring links to it
@@ -72,14 +80,27 @@ html_title = f"sklrp {release}"
 html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
-html_sidebars = {"getting_started": [], "theory": []}  # they have no pages below them
+html_sidebars = {"index": [], "examples": []}  # they are laid out by themselves
 html_theme_options = {
     "header_links_before_dropdown": 7,
-    "show_prev_next": False,
+    "logo": {"text": f"sklrp {release}"},
+    "show_prev_next": True,
+    "use_edit_page_button": REPOSITORY.startswith("https://github.com/"),
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
 }
+if html_theme_options["use_edit_page_button"]:
+    _, github_user, github_repo = (
+        REPOSITORY.removeprefix("https:/").removesuffix("/").rsplit("/", 2)
+    )
+    html_context = {
+        "github_user": github_user,
+        "github_repo": github_repo,
+        "github_version": "main",
+        "doc_path": "docs",
+    }
+    html_theme_options["github_url"] = REPOSITORY
 
 
 def skip_inherited(app, what, name, obj, skip, options):
@@ -102,10 +123,14 @@ def demote_references(app, what, name, obj, options, lines):
         lines[start : start + 2] = [".. rubric:: References", ""]
 
 
-def hide_thumbnails(app):
-    """Show no pictures in a gallery that was not run: there are none."""
-    if not app.config.sphinx_gallery_conf["plot_gallery"]:
-        app.add_css_file("text_gallery.css")
+def show_shipped_picture(app, docname, source):
+    """Show the picture that `pictures.py` made of an example, where none was run for its own."""
+    folder, _, name = docname.partition("/")
+    shipped = DOCS / "images" / "examples" / f"{name}.png"
+    if folder == "gallery" and shipped.exists() and app.config.plot_gallery in ("False", 0):
+        title = re.search(r"^=+\n\n", source[0], re.MULTILINE)
+        picture = f".. image:: /images/examples/{name}.png\n   :alt: {name}\n\n"
+        source[0] = source[0][: title.end()] + picture + source[0][title.end() :]
 
 
 def visit_math(self, node):
@@ -123,7 +148,7 @@ def visit_math(self, node):
 def setup(app):
     """Connect the handlers, those of docstrings before numpydoc's."""
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
-    app.connect("builder-inited", hide_thumbnails)
+    app.connect("source-read", show_shipped_picture)
     app.connect("autodoc-skip-member", skip_inherited)
     app.connect("autodoc-process-docstring", escape_shapes, priority=400)
     app.connect("autodoc-process-docstring", demote_references, priority=400)

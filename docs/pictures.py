@@ -41,30 +41,21 @@ def shrink(source, target, width=WIDTH):
     print(f"wrote {target.relative_to(DOCS)}, {target.stat().st_size // 1024} KiB")
 
 
-def shipped_by(page):
-    """Return the names of the pictures of a page that its own code saves."""
-    text = page.read_text(encoding="utf-8")
-    shown = set(re.findall(r"images/(\w+)\.png", text))
-    code = "".join(re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
-    return {name for name in shown if f'"{name}.png"' in code}
-
-
 def make_pages(names):
-    """Run the pages that save pictures, in a folder of their own."""
+    """Run the pages that save pictures, in a folder of their own, and take what they show."""
     for page in sorted(DOCS.glob("*.md")):
-        wanted = shipped_by(page)
-        if not wanted or (names and page.stem not in names):
+        text = page.read_text(encoding="utf-8")
+        blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        if ".savefig(" not in "".join(blocks) or (names and page.stem not in names):
             continue
-        blocks = re.findall(
-            r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-        )
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
             namespace = {"__name__": page.name}
             for block in blocks:
                 exec(compile(block, page.name, "exec"), namespace)
-            for name in sorted(wanted):
-                shrink(Path(folder, f"{name}.png"), IMAGES / f"{name}.png")
+            for name in sorted(set(re.findall(r"images/(\w+)\.png", text))):
+                if Path(folder, f"{name}.png").exists():
+                    shrink(Path(folder, f"{name}.png"), IMAGES / f"{name}.png")
             os.chdir(DOCS)
         plt.close("all")
 
