@@ -26,14 +26,16 @@ _STYLE = """
   border-left:.4rem solid}
 .sklrp-report h2{font-size:1.1rem;margin:1.6rem 0 .4rem}
 .sklrp-report table{border-collapse:collapse;width:100%}
-.sklrp-report td,.sklrp-report th{padding:.35rem .6rem;border-bottom:1px solid #ddd;
-  text-align:left;vertical-align:top}
-.sklrp-report td.number{white-space:nowrap;font-variant-numeric:tabular-nums}
+.sklrp-report table td,.sklrp-report table th{padding:.35rem .6rem;
+  border-bottom:1px solid #ddd;text-align:left;vertical-align:top;white-space:normal}
+.sklrp-report table td.number{white-space:nowrap;font-variant-numeric:tabular-nums}
 .sklrp-report .verdict{font-weight:600}
 .sklrp-report img{max-width:100%;height:auto}
 .sklrp-report .subject,.sklrp-report .caption{color:#444}
 .sklrp-report dt{font-weight:600;margin-top:.4rem}
 .sklrp-report dd{margin-left:1.2rem}
+.sklrp-report summary{cursor:pointer;font-weight:600;margin:1rem 0 .4rem}
+.sklrp-report details>div{max-height:32rem;overflow:auto}
 """
 # What is asked, in the order of the page, and what its number says.
 _QUESTIONS = {
@@ -131,11 +133,14 @@ def render(report: Report, *, page: bool) -> str:
             *_to_do(report),
             "<h2>What was asked</h2>",
             _table(_rows_of_questions(report.questions), "question", "answer"),
+            # A notebook shows what does not fit on a screen when it is asked for.
+            "" if page else "<details><summary>Tests, assumptions, how to read it</summary><div>",
             *_tests(causes, report.questions),
             "<h2>What is taken for granted</h2>",
             _list(escape(said) for said in report.assumptions),
             "<h2>How to read it</h2>",
             _legend(report.questions),
+            "" if page else "</div></details>",
             "</div>",
         ]
     )

@@ -6,6 +6,7 @@ What `picture` and `RelevanceDisplay` draw fields with.
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,25 @@ def find_transform(ax: Any) -> dict[str, Any]:
     if not has_projection(ax):
         return {}
     return {"transform": sys.modules["cartopy.crs"].PlateCarree()}
+
+
+def draw_coast(ax: Any) -> None:
+    """Draw coastlines and degrees on axes of cartopy; warn where cartopy cannot load the coast."""
+    from cartopy.feature import COASTLINE
+
+    grid = ax.gridlines(draw_labels=["left", "bottom"], linewidth=0.3, color="0.5")
+    grid.xlabel_style = grid.ylabel_style = {"size": "small"}
+    try:
+        list(COASTLINE.with_scale("110m").geometries())
+    except OSError as error:
+        warnings.warn(
+            f"cartopy cannot load its coastlines, which takes the network once ({error}): they "
+            "are left out.",
+            UserWarning,
+            stacklevel=2,
+        )
+    else:
+        ax.coastlines("110m", linewidth=0.6)
 
 
 def dress_axes(ax: Any, degrees: bool, edges: tuple[NDArray, NDArray]) -> None:

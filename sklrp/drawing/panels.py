@@ -23,6 +23,7 @@ class Panel(NamedTuple):
     title: str
     maps: NDArray  # (n, *sample_shape); none for a group without a sample
     samples: NDArray | None
+    caption: str = ""  # the class, the rule, the sum and its units, in a line
 
     @property
     def mean(self) -> NDArray:
@@ -47,6 +48,9 @@ class View(NamedTuple):
     prefix: str = ""  # before a class, where samples of another class may be among its own
     titles: list[str] | None = None  # of the maps, where they are no samples
     hidden: float = 0.0  # the share of absolute relevance on land
+    rule: str = ""  # in a word, as far as it is known
+    whose: str | None = ""  # what is explained; None is the class that each sample is of
+    units: str = ""  # of relevance
 
 
 def check_kind(kind: str, n_samples: int, n_views: int) -> None:
@@ -79,6 +83,7 @@ def make_panels(views: list[View], kind: str) -> list[list[Panel]]:
                 title,
                 view.maps[rows],
                 None if view.samples is None else view.samples[rows],
+                _say_in_short(view, rows),
             )
             for title, rows in _group(view, kind, classes)
         ]
@@ -115,6 +120,20 @@ def _group(view: View, kind: str, classes: NDArray) -> list[tuple[str, NDArray[n
         return [(_say_count("mean", right, view), right)]
     groups = [(view.prefix + say_class(c), right & (view.labels == c)) for c in classes]
     return [(_say_count(name, rows, view), rows) for name, rows in groups]
+
+
+def _say_in_short(view: View, rows: NDArray[np.bool_]) -> str:
+    """Say in a line what a panel holds: the class, the rule, and the sum in its units."""
+    if not rows.any():
+        return ""
+    whose = view.whose
+    if whose is None and view.labels is not None:
+        found = np.unique(view.labels[rows])
+        whose = f"for {say_class(found[0])}" if len(found) == 1 else ""
+    total = np.nansum(view.maps[rows]) / np.count_nonzero(rows)
+    mean = "mean " if np.count_nonzero(rows) > 1 else ""
+    size = f"{mean}sum {total:.3g} {view.units}".strip().replace("-", "−")
+    return ", ".join(filter(None, [whose, view.rule and f"rule {view.rule}", size]))
 
 
 def _say_sample(view: View, i: int) -> str:

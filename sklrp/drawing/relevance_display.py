@@ -24,6 +24,7 @@ from sklrp.drawing.views import (
     check_alike,
     explain_views,
     given_views,
+    hint_at_contrast,
     is_composite,
     name_several,
 )
@@ -38,6 +39,7 @@ class RelevanceDisplay:
 
     Make it with `from_estimator` or `from_relevance`. Red speaks for the class, blue against it;
     limits are symmetric about zero, and the colour bar says whose they are and what is clipped.
+    Below each panel a line says the class, the rule, and the sum of its relevance with its units.
     Fields are drawn cell by cell, north up where their latitudes are known, with land and missing
     cells in grey; sequences as colours behind the signals; tables as bars of the features that
     have most relevance.
@@ -59,12 +61,14 @@ class RelevanceDisplay:
         The marks over each panel, in the order of `panels`.
     spread : ndarray of shape (n_rows, *frame.shape) or None, default=None
         How far maps of other seeds are spread, which a column of its own shows for fields.
+    hint : str, default=""
+        What to try instead, which the label says too.
 
     Attributes
     ----------
     panels : list of list of Panel
         The same; ``panels[view][row].maps``, ``.mean`` and ``.title`` are what is drawn.
-    frame, unit, outline, hidden, overlays, spread
+    frame, unit, outline, hidden, overlays, spread, hint
         The same.
     figure_ : matplotlib.figure.Figure
         The figure.
@@ -107,6 +111,7 @@ class RelevanceDisplay:
         hidden: list[float] | None = None,
         overlays: list[list[list[Overlay]]] | None = None,
         spread: NDArray | None = None,
+        hint: str = "",
     ) -> None:
         self.panels = panels
         self.frame = frame
@@ -115,6 +120,7 @@ class RelevanceDisplay:
         self.hidden = hidden
         self.overlays = overlays
         self.spread = spread
+        self.hint = hint
 
     @property
     def layout(self) -> str:
@@ -149,6 +155,8 @@ class RelevanceDisplay:
         shape: tuple[int, ...] | None = None,
         land: Any = None,
         feature_names: Any = None,
+        each_channel: bool = False,
+        by_column: bool = False,
         **kwargs: Any,
     ) -> RelevanceDisplay:
         """Explain samples and draw their relevance.
@@ -194,7 +202,14 @@ class RelevanceDisplay:
             hold all cells, or those that are not land. None (default): what the grid says.
         feature_names : array-like of str or None, default=None
             Names of features. None (default): those that the network, the steps before it or the
-            columns of X have.
+            columns of X have. With `each_channel` those of the channels, with `by_column` those
+            of the columns.
+        each_channel : bool, default=False
+            Whether the channels of fields, such as several variables, are drawn side by side. By
+            default their sum is drawn.
+        by_column : bool, default=False
+            Whether the relevance of features is summed over the column of X that they came from,
+            such as what a `OneHotEncoder` made of one.
         **kwargs : dict
             ``normalize``, ``lat``, ``lon``, ``outline``, ``stipple``, ``hatch``, ``spread`` and
             ``steps``, as in `from_relevance`, and the parameters of `plot`.
@@ -238,13 +253,18 @@ class RelevanceDisplay:
                 "contrast": contrast,
                 "reference": reference,
             },
+            each_channel=each_channel,
+            by_column=by_column,
         )
         unit = _say_whose(target, views[0].labels is not None) + _say_from(reference)
         if normalize is None and views[0].labels is not None:
             unit += " (difference of logits)" if contrast else " (logits)"
         elif normalize is None and _has_units(estimator):
             unit += " (unit of the prediction)"
-        return cls(**_prepare(views, kind, unit, normalize, over)).plot(**options)
+        if by_column:
+            unit += ", summed over the features of a column"
+        prepared = _prepare(views, kind, unit, normalize, over, each_channel=each_channel)
+        return cls(**prepared, hint=hint_at_contrast(views, contrast)).plot(**options)
 
     @classmethod
     def from_relevance(
@@ -269,6 +289,7 @@ class RelevanceDisplay:
         hatch: Any = None,
         spread: Any = None,
         steps: ArrayLike | None = None,
+        each_channel: bool = False,
         ax: Any = None,
         **kwargs: Any,
     ) -> RelevanceDisplay:
@@ -332,6 +353,9 @@ class RelevanceDisplay:
             own.
         steps : array-like of shape (n_steps,) or None, default=None
             Where the steps of a sequence are, rising. None (default) counts them from 0.
+        each_channel : bool, default=False
+            Whether the channels of fields, such as several variables, are drawn side by side, by
+            their `feature_names`. By default their sum is drawn.
         ax : matplotlib.axes.Axes, array of Axes or None, default=None
             As in `plot`.
         **kwargs : dict
@@ -361,10 +385,11 @@ class RelevanceDisplay:
             land=land,
             names=feature_names,
             steps=steps,
+            each_channel=each_channel,
         )
         over = {"outline": outline, "stipple": stipple, "hatch": hatch, "spread": spread}
         unit = _read_unit(relevance) if unit is None else unit
-        prepared = _prepare(views, kind, unit, normalize, over)
+        prepared = _prepare(views, kind, unit, normalize, over, each_channel=each_channel)
         return cls(**prepared).plot(ax=ax, **kwargs)
 
     def plot(
@@ -377,6 +402,7 @@ class RelevanceDisplay:
         contours: bool | int = False,
         show_input: bool = False,
         n_features: int = 10,
+        projection: Any = None,
     ) -> RelevanceDisplay:
         """Draw the panels.
 
@@ -401,6 +427,9 @@ class RelevanceDisplay:
             Whether the input of fields has a column of its own, on the left.
         n_features : int, default=10
             How many features of a table are drawn.
+        projection : cartopy.crs.Projection or None, default=None
+            How the globe is drawn, such as ``cartopy.crs.Robinson(180)``: fields in degrees have
+            coastlines then. Needs cartopy. None (default): plain axes, or those in `ax`.
 
         Returns
         -------
@@ -421,7 +450,12 @@ class RelevanceDisplay:
                 "contours and show_input draw the input of fields: pass X along with the "
                 f"relevance, and layout='field', got layout={self.layout!r}."
             )
-        places = self._lay_out(ax, bool(show_input), n_features)
+        if projection is not None and (ax is not None or not self.frame.has_degrees):
+            raise ValueError(
+                "projection makes axes for fields in degrees: pass lat and lon or fields of "
+                "xarray, and no ax."
+            )
+        places = self._lay_out(ax, bool(show_input), n_features, projection)
         panels = {place: self.panels[place[1]][place[0]] for place in places}
         if self.layout == "table":
             self._draw_tables(panels, limits, n_features, cmap)
@@ -433,14 +467,19 @@ class RelevanceDisplay:
             self._draw_inputs()
         if self.spread is not None:
             self._draw_spread(places)
+        if projection is not None:
+            for one in self.axes_.ravel():
+                fields.draw_coast(one)
         return self
 
-    def _lay_out(self, ax: Any, show_input: bool, n_features: int) -> list[sheet.Place]:
+    def _lay_out(
+        self, ax: Any, show_input: bool, n_features: int, projection: Any
+    ) -> list[sheet.Place]:
         """Make the Axes, say where there is no sample, and return the places of all others."""
         n_rows, n_views = len(self.panels[0]), len(self.panels)
         columns, sizes = _MOST_COLUMNS[self.layout], panel_sizes(self.frame, n_features)
         n_columns = n_views + show_input + (self.spread is not None)
-        self.axes_ = sheet.make_axes(ax, n_rows, n_columns, columns, sizes)
+        self.axes_ = sheet.make_axes(ax, n_rows, n_columns, columns, sizes, projection)
         if not self.frame.has_degrees and any(map(fields.has_projection, self.axes_.ravel())):
             raise ValueError(
                 "Axes of a projection need to know where the cells are: pass lat and lon, or a "
@@ -488,7 +527,7 @@ class RelevanceDisplay:
                 notes.append("mean; thin line ± 1 standard deviation, tick mean |relevance|")
             if len(panels) > 1:
                 notes.append("features in the order of all panels together")
-            if rest > 0:
+            if rest > 5e-5:
                 notes.append(f"{100 * rest:.2g}\u00a0% of |relevance| on features not shown")
             notes.append(self._say_marks(group))
             for place in group:
@@ -497,7 +536,8 @@ class RelevanceDisplay:
                 options: dict[str, Any] = {"limit": limit, "cmap": cmap, "features": shown}
                 options["overlays"] = self._over(place)
                 artists.update(draw_map(ax, self.frame, panels[place].maps, **options))
-                label = "; ".join(note for note in notes if note)
+                own = [notes[0], panels[place].caption, *notes[1:], self.hint]
+                label = "; ".join(note for note in own if note)
                 ax.set_xlabel(sheet.wrap(label, sheet.size_of(ax)[0]), fontsize="small")
 
     def _draw_maps(
@@ -514,6 +554,7 @@ class RelevanceDisplay:
                 options["overlays"] = self._over(place)
                 panel = panels[place]
                 artists.update(draw_map(ax, self.frame, panel.maps, panel.samples, **options))
+                sheet.add_caption(ax, panel.caption)
 
     def _draw_contours(self, panels: dict[sheet.Place, Panel], n_contours: int) -> float | None:
         """Draw contours of the input over fields; return their step, None where there are none."""
@@ -543,7 +584,7 @@ class RelevanceDisplay:
             notes.append(self._say_hidden(views))
             if step is not None and any(self._axes_of(*place)[1]["contours"] for place in group):
                 notes.append(f"contours: input every {step:g}, none at 0, dashed below")
-            notes.append(self._say_marks(group))
+            notes += [self._say_marks(group), self.hint]
             self.colorbars_.append(
                 sheet.add_colorbar(
                     [self._axes_of(*place)[0] for place in group],
@@ -658,14 +699,20 @@ def _read_unit(relevance: Any) -> str:
 
 
 def _prepare(
-    views: list[View], kind: str, unit: str, normalize: str | None, over: dict[str, Any]
+    views: list[View],
+    kind: str,
+    unit: str,
+    normalize: str | None,
+    over: dict[str, Any],
+    *,
+    each_channel: bool,
 ) -> dict[str, Any]:
     """Return what a display keeps of views, which must be alike."""
     check_alike(views)
     frame = views[0].frame
     if normalize is not None:
         unit += ", share of its map's sum of absolute values"
-    if frame.is_field and frame.n_channels > 1:
+    if frame.is_field and frame.n_channels > 1 and not each_channel:
         unit += f", summed over {frame.n_channels} channels"
     panels = make_panels(views, kind)
     n_rows, outline = len(panels[0]), over["outline"]

@@ -32,7 +32,12 @@ def check_limits(limits: Any, clip: float) -> None:
 
 
 def make_axes(
-    ax: Any, n_rows: int, n_columns: int, most_columns: int, sizes: dict[int, tuple[float, float]]
+    ax: Any,
+    n_rows: int,
+    n_columns: int,
+    most_columns: int,
+    sizes: dict[int, tuple[float, float]],
+    projection: Any = None,
 ) -> NDArray[np.object_]:
     """Return Axes for rows and columns of panels: the given ones, or Axes of a new figure."""
     n_panels = n_rows * n_columns
@@ -53,7 +58,13 @@ def make_axes(
         high = -(-n_rows // wide)
     width, height = sizes[min(wide, max(sizes))]
     figsize = (width * wide + 1.2, height * high + 0.5)
-    _, axes = plt.subplots(high, wide, figsize=figsize, layout="constrained", squeeze=False)
+    _, axes = plt.subplots(
+        *(high, wide),
+        figsize=figsize,
+        layout="constrained",
+        squeeze=False,
+        subplot_kw={"projection": projection},
+    )
     for left_over in axes.ravel()[n_panels:]:
         left_over.remove()
     return axes.ravel()[:n_panels].reshape(n_rows, n_columns)
@@ -103,6 +114,16 @@ def add_colorbar(
         width = 0.8 * figure.bbox.height / figure.dpi if len(axes) > 1 else height
     bar.set_label(wrap(label, width), fontsize="small")
     return bar
+
+
+def add_caption(ax: Any, text: str) -> None:
+    """Write a line below Axes, below the label that their horizontal axis has."""
+    said = wrap(text, size_of(ax)[0])
+    if hasattr(ax, "projection"):  # cartopy's have no label
+        where: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+        ax.annotate(said, (0.5, 0), (0, -18), ha="center", va="top", fontsize="small", **where)
+    else:
+        ax.set_xlabel("\n".join(filter(None, [ax.get_xlabel(), said])), fontsize="small")
 
 
 def size_of(ax: Any) -> tuple[float, float]:

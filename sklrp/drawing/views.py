@@ -13,17 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp import _models
+from sklrp._checks import shorten
 from sklrp._frame import frame_of, make_frame
 from sklrp._matching import match_samples
 from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp.drawing.panels import View, check_kind, say_class
+from sklrp.drawing.source_columns import find_columns, sum_columns
 from sklrp.geo.coordinates import is_dataset, is_field
 from sklrp.geo.places import Grid, find_degrees, find_places, move_grid, read_grid, take_degrees
-from sklrp.geo.relevance_fields import TARGET, explained_class
+from sklrp.geo.relevance_fields import TARGET, explained_class, is_of_outputs
 from sklrp.propagation import explain
 from sklrp.propagation.readings import read_target
 
 _NORMALIZE = (None, "l1")
+_PALE = 0.1  # of the relevance of another class, below which a class's maps show nothing
 
 
 def explain_views(
@@ -36,6 +39,8 @@ def explain_views(
     normalize: str | None,
     place: dict[str, Any],
     params: dict[str, Any],
+    each_channel: bool = False,
+    by_column: bool = False,
 ) -> list[View]:
     """Explain samples by each rule, or by each model.
 
@@ -57,11 +62,15 @@ def explain_views(
         Parameters of `frame_of`.
     params : dict
         Parameters of `sklrp.explain`.
+    each_channel : bool
+        Whether the channels of fields have a view each.
+    by_column : bool
+        Whether the relevance of features is summed over the column that they came from.
 
     Returns
     -------
     list of View
-        A view for each model or rule.
+        A view for each model or rule, or for each channel of it.
     """
     models, rules = name_several(models, "estimator"), name_several(rule, "rule")
     if len(models) > 1 and len(rules) > 1:
@@ -73,7 +82,12 @@ def explain_views(
     for model_name, given in models.items():
         model = _models.unwrap(given)
         entering = model.enter(X)
-        frame = frame_of(model, X, entering, **place)
+        named = place["feature_names"]
+        if each_channel and named is None:
+            named = _name_channels(model, X)
+        inner = {**place, "feature_names": None} if each_channel or by_column else place
+        frame = frame_of(model, X, entering, **inner)
+        columns = find_columns(model, X, frame, named) if by_column else None
         n_samples = _models.count_samples(entering)
         check_kind(kind, n_samples, len(models) * len(rules))  # before what takes time
         labels = _predict_classes(model, entering, params["target"], n_samples)
@@ -88,9 +102,71 @@ def explain_views(
                 labels=labels,
                 true=true,
                 prefix="predicted " if y is None else "",
+                rule=_name_rule(its_rule, model),
+                whose=_say_one_class(params["target"], labels),
+                units=_name_units(model, labels, normalize),
             )
-            views.append(_bring(view, normalize))
+            if columns is not None:
+                view = sum_columns(view, columns)
+            views += _bring(view, normalize, each_channel, named)
     return views
+
+
+def _name_channels(model: _models.Model, X: Any) -> list[str] | None:
+    """Return the names of the variables of fields, None if they have none."""
+    steps = [] if model.before is None else model.before.named_steps.values()
+    templates = [getattr(getattr(step, "grid_", None), "template", None) for step in steps]
+    for fields in (*templates, X):
+        if is_dataset(fields):
+            return [str(name) for name in fields.data_vars]
+    return None
+
+
+def _name_rule(rule: Any, model: _models.Model) -> str:
+    """Return a rule in a word; of "auto" also what it stands for."""
+    if not (isinstance(rule, str) and rule == "auto"):
+        return rule if isinstance(rule, str) else shorten(repr(rule), 40)
+    if not model.has_module:
+        return rule
+    convolves = any(
+        hasattr(m, "kernel_size") and hasattr(m, "weight") for m in model.module.modules()
+    )
+    return "auto (z⁺, ε)" if convolves else "auto (ε)"
+
+
+def _say_one_class(target: Any, labels: NDArray | None) -> str | None:
+    """Return what is explained if it is one class; None if it is the class predicted."""
+    if target is None:
+        return None
+    if labels is None or np.ndim(target) or is_of_outputs(target):
+        return ""
+    return f"for {say_class(target)}"
+
+
+def _name_units(model: _models.Model, labels: NDArray | None, normalize: str | None) -> str:
+    """Return the units of relevance, "" where they are shares or not known."""
+    if normalize is not None:
+        return ""
+    return "logits" if labels is not None else ""
+
+
+def hint_at_contrast(views: list[View], contrast: bool) -> str:
+    """Return what to say if the maps of one class hold nearly all relevance."""
+    found = [view for view in views if view.labels is not None and view.whose is None]
+    if contrast or not found:
+        return ""
+    for view in found:
+        size = np.nansum(np.abs(view.maps), axis=tuple(range(1, view.maps.ndim)))
+        assert view.labels is not None
+        means = {c: size[view.labels == c].mean() for c in np.unique(view.labels)}
+        largest = max(means, key=lambda c: means[c])
+        others = [mean for c, mean in means.items() if c != largest]
+        if others and max(others) < _PALE * means[largest]:
+            return (
+                f"the logit of {say_class(largest)} carries nearly all: contrast=True explains "
+                "the difference of logits"
+            )
+    return ""
 
 
 def given_views(
@@ -102,6 +178,7 @@ def given_views(
     grid: Any,
     lat: Any,
     lon: Any,
+    each_channel: bool = False,
     **place: Any,
 ) -> list[View]:
     """Take maps that have been computed, one view for each entry of a dict or Dataset.
@@ -120,6 +197,8 @@ def given_views(
         What `read_grid` takes.
     lat, lon : array-like or None
         Latitudes and longitudes instead of what the grid says.
+    each_channel : bool
+        Whether the channels of fields have a view each.
     **place : dict
         Parameters of `make_frame`.
 
@@ -132,10 +211,14 @@ def given_views(
     named = relevance if several else {"": relevance}
     if not named:
         raise ValueError("relevance is empty: pass at least one array of maps.")
+    channels = place["names"]
+    if each_channel:
+        place["names"] = None
     known, strict = _find_grid(list(named.values()), X, grid)
     views = []
     samples = None
     for name, given in named.items():
+        about = _read_about(given)
         given, titles = _name_maps(given)
         maps = check_relevance(_take_values(given, known, str(name) or "relevance"))
         if isinstance(X, Mapping) or (X is not None and samples is None):
@@ -156,8 +239,9 @@ def given_views(
             samples=samples,
             labels=_check_labels(match_samples(labels, given, "labels"), len(maps)),
             titles=titles if labels is None else None,
+            **about,
         )
-        views.append(_bring(view, normalize))
+        views += _bring(view, normalize, each_channel, channels)
     return views
 
 
@@ -220,14 +304,58 @@ def check_relevance(relevance: Any) -> NDArray[np.float64]:
     return maps
 
 
-def _bring(view: View, normalize: str | None) -> View:
-    """Return a view with its maps and samples in the form that is drawn."""
+def _read_about(maps: Any) -> dict[str, Any]:
+    """Return what the attributes of fields say, as `sklrp.geo.explain` writes them."""
+    attrs = getattr(maps, "attrs", {}) if is_field(maps) and not is_dataset(maps) else {}
+    if "relevance" not in str(attrs.get("long_name")):
+        return {}
+    whose = explained_class(maps)
+    known = {"logit": "logits", "unit of the prediction": ""}
+    units = str(attrs.get("units", ""))
+    return {
+        "rule": str(attrs.get("rule", "")),
+        "whose": f"for {whose}" if whose else "",
+        "units": known.get(units, units),
+    }
+
+
+def _bring(view: View, normalize: str | None, each_channel: bool, names: Any) -> list[View]:
+    """Return a view with its maps and samples in the form that is drawn, or each channel's."""
     frame, maps = view.frame, _share_out(view.maps, normalize)
+    if each_channel:
+        return _part_channels(view._replace(maps=maps), names)
     drawn = frame.bring(maps)
     if frame.layout == "table" and np.isnan(drawn).any():
         raise ValueError("relevance of a table has NaN: only cells of fields can be missing.")
     samples = None if view.samples is None else frame.bring(view.samples, "mean")
-    return view._replace(maps=drawn, samples=samples, hidden=frame.share_on_land(maps))
+    return [view._replace(maps=drawn, samples=samples, hidden=frame.share_on_land(maps))]
+
+
+def _part_channels(view: View, names: Any) -> list[View]:
+    """Return a view for each channel of fields, side by side."""
+    frame = view.frame
+    if not frame.is_field or frame.n_channels < 2:
+        raise ValueError(
+            f"each_channel=True draws the channels of fields, but this is {frame!r}: leave it out."
+        )
+    names = (
+        [f"channel {k}" for k in range(frame.n_channels)] if names is None else [*map(str, names)]
+    )
+    if len(names) != frame.n_channels:
+        raise ValueError(
+            f"feature_names has {len(names)} names, but there are {frame.n_channels} channels."
+        )
+    maps = frame.bring(view.maps, "keep")
+    samples = None if view.samples is None else frame.bring(view.samples, "keep")
+    return [
+        view._replace(
+            name=f"{view.name}: {name}" if view.name else name,
+            maps=maps[:, k],
+            samples=None if samples is None else samples[:, k],
+            hidden=frame.share_on_land(view.maps),
+        )
+        for k, name in enumerate(names)
+    ]
 
 
 def _share_out(maps: NDArray, normalize: str | None) -> NDArray:

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from html import escape
 from typing import Any
 
 from torch import nn
@@ -96,6 +97,23 @@ class Plan:
 
     def __repr__(self) -> str:
         """Return a table of the steps."""
+        rows = self._rows()
+        wide = [max(len(row[i]) for row in rows) for i in range(2)]
+        return "\n".join(
+            f"{row[0]:{wide[0]}}  {row[1]:{wide[1]}}  {row[2]}".rstrip() for row in rows
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the table for notebooks, aligned on the left and no higher than a screen."""
+        head, *rows = self._rows()
+        style = "style='text-align:left;padding:.2em .8em .2em 0'"
+        lines = ["".join(f"<th {style}>{escape(text)}</th>" for text in head)]
+        lines += ["".join(f"<td {style}>{escape(text)}</td>" for text in row) for row in rows]
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        return f"<div style='max-height:32em;overflow:auto'><table>{body}</table></div>"
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        """Return the header, and a row for each step."""
         rows = [("layer", "type", "rule")]
         for step in self.steps:
             notes = (
@@ -111,10 +129,7 @@ class Plan:
                 rows[heads[-1]] = (*rows[heads[-1]][:2], over)
             else:
                 rows.append(("", self.head, over))
-        wide = [max(len(row[i]) for row in rows) for i in range(2)]
-        return "\n".join(
-            f"{row[0]:{wide[0]}}  {row[1]:{wide[1]}}  {row[2]}".rstrip() for row in rows
-        )
+        return rows
 
     def run(
         self,
