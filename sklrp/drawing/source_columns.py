@@ -51,7 +51,7 @@ def find_columns(model: Model, X: Any, frame: Frame, names: Any = None) -> list[
         names = [f"column {i}" for i in range(np.shape(X)[1])]
     given = [str(name) for name in names]
     steps = [] if model.before is None else [step for _, step in model.before.steps]
-    found = _follow(steps, given)
+    found = _pass_all(steps, given)
     if len(found) != frame.shape[0]:
         raise ValueError(
             f"by_column=True finds {len(found)} features in {type(X).__name__}, but "
@@ -60,7 +60,7 @@ def find_columns(model: Model, X: Any, frame: Frame, names: Any = None) -> list[
     return found
 
 
-def _follow(steps: list[Any], sources: list[str]) -> list[str]:
+def _pass_all(steps: list[Any], sources: list[str]) -> list[str]:
     """Return the sources of what leaves steps, given those of what enters them."""
     for step in steps:
         sources = _pass(step, sources)
@@ -72,7 +72,7 @@ def _pass(step: Any, sources: list[str]) -> list[str]:
     if step in (None, "passthrough"):
         return sources
     if isinstance(step, Pipeline):
-        return _follow([inner for _, inner in step.steps], sources)
+        return _pass_all([inner for _, inner in step.steps], sources)
     if isinstance(step, ColumnTransformer):
         return _pass_columns(step, sources)
     counts = _count_outputs(step)
@@ -98,13 +98,13 @@ def _pass_columns(step: ColumnTransformer, sources: list[str]) -> list[str]:
         place = step.output_indices_[name]
         if inner == "drop" or place.start == place.stop:
             continue
-        taken = _take(names, columns)
+        taken = _find_columns_of(names, columns)
         passed = _pass(inner, [sources[i] for i in taken])
         found.append((place.start, passed))
     return list(chain.from_iterable(passed for _, passed in sorted(found)))
 
 
-def _take(names: Any, columns: Any) -> list[int]:
+def _find_columns_of(names: Any, columns: Any) -> list[int]:
     """Return the places of columns, which are chosen by name, place, slice or mask."""
     known = list(names)
     if isinstance(columns, str):
