@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import mmap
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK_BYTES = 16 * 2**20  # read at once; what is smaller as a whole is read as a whole
+MEMORY_BYTES = 2**26  # of an array that is made on the way; larger ones are in temporary files
 _KEPT_BLOCKS = 2  # what is asked of the first and the last sample alternates between them
 _PAGES_BYTES = 2**16  # of a mapped file, that a look at one row brings in
 
@@ -44,6 +46,8 @@ class Stored:
         Returns rows of the source by their indices, where that takes no more than these rows.
     function : callable or None, default=None
         What is made of rows; None leaves them.
+    array : ndarray or None, default=None
+        The samples, where they are mapped as they are.
     """
 
     def __init__(
@@ -54,7 +58,9 @@ class Stored:
         dtype: Any,
         pick: Callable[[NDArray[np.intp]], Any] | None = None,
         function: Callable[[Any], Any] | None = None,
+        array: NDArray | None = None,
     ) -> None:
+        self.array = array
         self.shape, self.dtype, self.edges = shape, np.dtype(dtype), edges
         self._read, self._pick, self._function = read, pick, function
         self._kept: OrderedDict[int, NDArray] = OrderedDict()
@@ -249,7 +255,7 @@ def as_stored(X: Any, dim: str | None = None) -> Stored:
     if isinstance(X, np.ndarray):
         mapped = _Mapped(X)
         edges = split_into_blocks(shape, X.dtype, None)
-        return Stored(mapped.read, edges, shape, X.dtype, mapped.pick)
+        return Stored(mapped.read, edges, shape, X.dtype, mapped.pick, array=X)
     whole = getattr(X, "shards", None) or chunks  # several chunks of zarr in a file
     edges = split_into_blocks(shape, X.dtype, whole[0] if whole else None)
     return Stored(lambda start, stop: _compute_rows(X[start:stop]), edges, shape, X.dtype)
@@ -285,6 +291,28 @@ def take_blocks(X: Any) -> Iterator[tuple[slice, Any]]:
     for start in range(0, len(X), n_rows):
         rows = slice(start, min(start + n_rows, len(X)))
         yield rows, X[rows]
+        release(X)
+
+
+def make_zeros(shape: tuple[int, ...], dtype: Any) -> NDArray:
+    """Return an array of zeros; a large one in a temporary file, which goes with the array."""
+    if int(np.prod(shape)) * np.dtype(dtype).itemsize <= MEMORY_BYTES:
+        return np.zeros(shape, dtype)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def in_array(X: Any) -> Any:
+    """Return samples that are read part by part as an array; a large one in a temporary file."""
+    if not isinstance(X, Stored):
+        return X
+    if X.array is not None:
+        return np.asarray(X.array)
+    found = make_zeros(X.shape, X.dtype)
+    for rows, block in X.blocks():
+        found[rows] = block
+        release(found)
+    return found
 
 
 def find_mapping(X: Any) -> mmap.mmap | None:

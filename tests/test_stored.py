@@ -24,8 +24,10 @@ from sklrp import (
     MLPRegressor,
     RelevanceTransformer,
 )
-from sklrp._stored import Stored, as_stored, find_mapping, is_stored
+from sklrp._stored import Stored, as_stored, find_mapping, is_stored, make_zeros, release
 from sklrp.classifiers.batches import BatchIterator
+from sklrp.diagnostics import diagnose, skill_map
+from sklrp.diagnostics.explained import Explained
 
 N, SHAPE = 150, (4, 6)
 
@@ -65,7 +67,7 @@ def write(kind, X, tmp_path):
         file = h5py.File(tmp_path / "X.h5", "w")
         return file.create_dataset("X", data=X, chunks=(16, *X.shape[1:]))
     da = pytest.importorskip("dask.array")
-    lazy = da.from_array(X, chunks=((40, 1, 59, 50), *((n,) for n in X.shape[1:])))
+    lazy = da.from_array(X, chunks=((40, 1, len(X) - 41), *((n,) for n in X.shape[1:])))
     if kind == "dask":
         return lazy
     xr = pytest.importorskip("xarray")
@@ -420,3 +422,83 @@ def test_cross_fitting_reads_part_by_part(data, tmp_path):
     relevance.set_params(estimator__max_epochs=1)
     found = relevance.fit_transform(write("memmap", X, tmp_path), y)
     np.testing.assert_allclose(found, relevance.fit_transform(X, y), rtol=1e-5)
+
+
+@pytest.fixture
+def in_files(monkeypatch):
+    """Let contributions and what is made of them lie in files, however small they are."""
+    for name in ("_stored", "skill.permutations", "skill.exchanges", "skill.asked_models"):
+        monkeypatch.setattr(f"sklrp.{name}.MEMORY_BYTES", 2**10)
+
+
+def regression(X):
+    return np.stack([X[:, 0, 0] + X[:, 1, 2], X[:, 2, 2]], axis=1)
+
+
+@pytest.mark.parametrize("kind", ["memmap", "zarr", "DataArray", "array"])
+@pytest.mark.parametrize("name", ["MLP", "three classes", "regressor", "joint"])
+def test_skill_map_reads_part_by_part(kind, name, data, tmp_path, request):
+    X, y = data
+    if name == "regressor":
+        y, model = regression(X), clone(MODELS["regressor"])
+    elif name == "joint":
+        y, model = regression(X)[:, None], module()
+    else:
+        y = y if name == "MLP" else y + (X[:, 2, 2] > 1)
+        model = clone(MODELS["MLP"])
+    if name == "joint":
+        model = nn.Sequential(nn.Flatten(), nn.Linear(24, 2), nn.Unflatten(1, (1, 2)))
+    else:
+        model.set_params(max_epochs=10).fit(X[100:], y[100:])
+    options = {"X_train": X[90:], "n_permutations": 99, "n_draws": 8, "random_state": 0}
+    with pytest.warns(UserWarning, match="10 of 100 samples of X are among X_train"):
+        wanted = skill_map(model, X[:100], y[:100], **options)
+    request.getfixturevalue("in_files")
+    stored = X[:100] if kind == "array" else write(kind, X[:100], tmp_path)
+    with pytest.warns(UserWarning, match="10 of 100 samples of X are among X_train"):
+        found = skill_map(model, stored, y[:100], **options)
+    scale = np.abs(wanted.skill).max()
+    np.testing.assert_allclose(found.skill, wanted.skill, atol=1e-4 * scale)
+    np.testing.assert_allclose(found.z, wanted.z, atol=1e-3)
+    np.testing.assert_allclose(found.p_value, wanted.p_value, atol=0.03)
+    assert found.exchange == wanted.exchange
+
+
+@pytest.mark.parametrize("kind", ["memmap", "zarr"])
+def test_diagnose_reads_part_by_part(kind, data, tmp_path, request):
+    X, y = data
+    model = clone(MODELS["MLP"]).set_params(max_epochs=20).fit(X[:50], y[:50])
+    options = {"X_train": X[:50], "max_samples": 40, "n_permutations": 3, "random_state": 0}
+    wanted = diagnose(model, X[50:], y[50:], **options)
+    request.getfixturevalue("in_files")
+    found = diagnose(model, write(kind, X[50:], tmp_path), y[50:], **options)
+    assert found.verdict == wanted.verdict
+    assert list(found.tests) == list(wanted.tests)
+    for name, test in found.tests.items():
+        other = wanted.tests[name]
+        np.testing.assert_allclose(test.statistic, other.statistic, rtol=1e-2, atol=1e-3)
+
+
+def test_an_even_choice_of_many_samples_holds_those_explained(data, monkeypatch):
+    monkeypatch.setattr("sklrp.diagnostics.explained._BYTES_AT_ONCE", 0)
+    monkeypatch.setattr("sklrp.diagnostics.explained._FEWEST_AT_ONCE", 30)
+    X, y = data
+    model = clone(MODELS["MLP"]).fit(X, y)
+    explained = Explained(model, X, y, max_samples=20, random_state=0)
+    assert 30 <= len(explained.some_X) <= 50
+    assert np.array_equal(explained.some_X[explained.places], explained.X)
+    assert len(explained.some_pool) == 30
+    report = diagnose(model, X, y, max_samples=20, n_permutations=3, random_state=0)
+    assert {"constant", "outliers"} <= set(report.tests)
+
+
+def test_large_arrays_lie_in_files(monkeypatch):
+    monkeypatch.setattr("sklrp._stored.MEMORY_BYTES", 2**10)
+    small, large = make_zeros((4, 4), np.float32), make_zeros((64, 64), np.float32)
+    assert find_mapping(small) is None
+    assert find_mapping(large) is not None
+    assert large.shape == (64, 64)
+    assert not large.any()
+    large[5] = 1.0
+    release(large)
+    assert large.sum() == 64

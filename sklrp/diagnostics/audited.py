@@ -133,7 +133,7 @@ class Audited:  # numpydoc ignore=PR02
         """What the network was trained on."""
         if self.explained.X_train is None:
             raise Unanswered("X_train was not given")
-        return self.explained.pool
+        return self.explained.some_pool
 
     @cached_property
     def finite_train(self) -> NDArray[np.float64]:

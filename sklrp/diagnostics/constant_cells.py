@@ -22,11 +22,11 @@ _CLEAR = 0.8  # times the limit
 
 def fixed_cells(explained: Explained) -> Finding:
     """Ask how much relevance lies on cells that hold one value, or nearly, in all samples."""
-    samples = explained.all_X.reshape(len(explained.all_X), -1).astype(np.float64)
+    samples = explained.some_X.reshape(len(explained.some_X), -1).astype(np.float64)
     mean, spread = np.abs(samples.mean(axis=0)), samples.std(axis=0)
     fixed = spread <= 1e-6 * mean
     # A cell that varies in training is one value by chance only.
-    pool = explained.pool.reshape(len(explained.pool), -1).astype(np.float64)
+    pool = explained.some_pool.reshape(len(explained.some_pool), -1).astype(np.float64)
     fixed &= pool.std(axis=0) <= 1e-6 * np.abs(pool.mean(axis=0))
     # How much of a cell's mean square its mean makes: what an offset adds to relevance.
     size = mean**2 + spread**2

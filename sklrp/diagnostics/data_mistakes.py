@@ -86,7 +86,7 @@ def _find_neighbour(a: Audited) -> str:
     remedy="Hold samples out before training, and explain those.",
 )
 def _find_trained_on(a: Audited) -> str:
-    pool, samples = a.finite_train, flatten(a.explained.all_X)
+    pool, samples = a.finite_train, flatten(a.explained.some_X)
     same = _find_same(samples, pool)
     n, found = len(samples), int(same.sum())
     if not found:
@@ -122,7 +122,7 @@ def _find_same(samples: NDArray, pool: NDArray, others: bool = False) -> NDArray
     remedy="Put the scaler, fitted on the training samples, into a pipeline with the network.",
 )
 def _find_preprocessing(a: Audited) -> str:
-    pool, samples = a.finite_train, flatten(a.explained.all_X)
+    pool, samples = a.finite_train, flatten(a.explained.some_X)
     if min(len(pool), len(samples)) < _FEWEST_MOMENTS:
         raise Unanswered(f"X or X_train has fewer than {_FEWEST_MOMENTS} samples")
     spreads = pool.std(axis=0), samples.std(axis=0)
@@ -148,7 +148,7 @@ def _find_preprocessing(a: Audited) -> str:
     remedy="Fill X and X_train in one and the same step, such as a pipeline's InputMasker.",
 )
 def _find_fill_value(a: Audited) -> str:
-    pool, samples = flatten(a.train), flatten(a.explained.all_X)
+    pool, samples = flatten(a.train), flatten(a.explained.some_X)
     if "preprocessing" in a.found:
         raise Unanswered("X is scaled otherwise than X_train: repair that first")
     if min(len(pool), len(samples)) < _FEWEST:
@@ -208,7 +208,7 @@ def _find_frequent(samples: NDArray) -> dict[float, float]:
     ),
 )
 def _find_undeclared_fill(a: Audited) -> str:
-    samples = flatten(a.explained.all_X)
+    samples = flatten(a.explained.some_X)
     for value in (float(samples.min()), float(samples.max())):  # outside of what is measured
         share = float(np.mean(samples == value))
         if share * samples.size < max(_FEWEST, _SOME * samples.size):

@@ -32,7 +32,7 @@ from sklrp.diagnostics.stability import check_networks, find_stable
 from sklrp.diagnostics.surrogates import find_coherent
 from sklrp.diagnostics.true_place import find_true
 from sklrp.diagnostics.used import find_used
-from sklrp.skill import PlainModel
+from sklrp.skill import PlainModel, differs
 
 _SURROGATES = 5  # of each sample
 
@@ -264,7 +264,7 @@ def _check_differ(explained: Explained) -> None:
             f"a single map is explained, of {len(explained.all_X)} samples of X: the tests need "
             "at least two, so pass more samples, or a greater max_samples."
         )
-    if (explained.all_X == explained.all_X[:1]).all():
+    if not differs(explained.all_X).any():
         raise ValueError(
             f"all {len(explained.all_X)} samples of X are the same: nothing can be told of cells "
             "that never differ, so pass samples that do."

@@ -41,6 +41,7 @@ from sklrp._missing import as_plain_array
 from sklrp._models import is_regression, unwrap
 from sklrp._random_stream import RandomStream
 from sklrp._sklearn import Interval
+from sklrp._stored import in_array
 from sklrp._streams import Streams
 from sklrp.diagnostics.common_form import as_shares, with_relevance
 from sklrp.diagnostics.findings import Finding
@@ -76,6 +77,7 @@ _TAKEN = ("return_details",)
 _REDRAWS = 3
 _PERMUTATIONS = 999  # of labels, or as many as the smallest level needs
 _MOST_BLOCKS = 64  # of cells that are replaced by turns, where there is no gradient
+_BYTES_AT_ONCE, _FEWEST_AT_ONCE = 2**27, 500  # of samples, for tests of plain statistics
 _DRAWS = 32  # of baselines, for contributions that maps are compared with
 
 
@@ -177,7 +179,7 @@ class Explained:
         y, entering = to_host(y), to_host(self.model.enter(X))
         self.frame = frame_of(self.model, X, entering, grid=grid)
         self._form = entering[:1] if hasattr(entering, "iloc") else None
-        self.all_X = as_samples(entering)
+        self.all_X = as_samples(in_array(entering))
         self._dtype = None
         if self.model.takes_integers:
             self._dtype = np.asarray(entering[:1]).dtype
@@ -241,13 +243,36 @@ class Explained:
         """The training samples, or else the samples themselves: what samples are compared with."""
         if self.X_train is None:
             return self.all_X
-        taken = as_samples(self.model.enter(self.X_train))
+        taken = as_samples(in_array(self.model.enter(self.X_train)))
         if taken.shape[1:] != self.all_X.shape[1:]:
             raise ValueError(
                 f"X_train has samples of shape {taken.shape[1:]}, but X of shape "
                 f"{self.all_X.shape[1:]}: give what the model was trained on."
             )
         return taken
+
+    @cached_property
+    def some_rows(self) -> NDArray[np.intp]:
+        """Which samples tests look at that need all at once: all, or of many an even choice."""
+        # Those that are explained are among them.
+        return np.union1d(self.rows, _spaced_rows(self.all_X))
+
+    @cached_property
+    def some_X(self) -> NDArray:
+        """The samples of `some_rows`."""
+        rows = self.some_rows
+        return self.all_X if len(rows) == len(self.all_X) else self.all_X[rows]
+
+    @cached_property
+    def some_pool(self) -> NDArray:
+        """An even choice of the training samples, or all of them if they are few."""
+        rows = _spaced_rows(self.pool)
+        return self.pool if len(rows) == len(self.pool) else self.pool[rows]
+
+    @property
+    def places(self) -> NDArray[np.intp]:
+        """Where the explained samples are among those of `some_rows`."""
+        return np.searchsorted(self.some_rows, self.rows)
 
     @cached_property
     def blocks(self) -> NDArray[np.intp] | None:
@@ -621,6 +646,13 @@ class Explained:
             network, self.given(X), target=self.asked(target), return_details=True, **self.params
         )
         return check_maps(relevance), details
+
+
+def _spaced_rows(samples: NDArray) -> NDArray[np.intp]:
+    """Return rows at even distances, as many as fit into memory as float64."""
+    n_bytes = 8 * max(1, samples[0].size)
+    most = max(_FEWEST_AT_ONCE, _BYTES_AT_ONCE // n_bytes)
+    return np.linspace(0, len(samples) - 1, min(len(samples), most)).astype(np.intp)
 
 
 def _check_params(params: dict[str, Any], model: Any, is_given: bool) -> None:

@@ -22,9 +22,9 @@ def find_information(explained: Explained) -> NDArray[np.float64] | None:
     # of so many samples.
     if explained.all_y is None:
         return None
-    n = len(explained.all_X)
-    samples = explained.all_X.reshape(n, -1).astype(np.float64)
-    truth = explained.truth
+    n = len(explained.some_X)
+    samples = explained.some_X.reshape(n, -1).astype(np.float64)
+    truth = explained.truth[explained.some_rows]
     varies = np.ptp(samples, axis=0) > 0
     told = np.zeros(samples.shape[1])
     if not varies.any():
@@ -37,7 +37,7 @@ def find_information(explained: Explained) -> NDArray[np.float64] | None:
         share = 1 / (1 + (n - degrees - 1) / (degrees * ratio))
     share = np.nan_to_num(share, nan=0.0)
     # Groups, and blocks of samples that follow each other, are no more than so many samples.
-    units = explained.n_units
+    units = min(explained.n_units, n)
     left = max(units - degrees - 1, 1)
     p = f.sf(share / degrees * left / np.maximum(1 - share, 1e-12), degrees, left)
     told[varies] = share - degrees / max(units - 1, 1)

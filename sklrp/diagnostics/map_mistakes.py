@@ -197,7 +197,7 @@ def _find_same_map(a: Audited) -> str:
 def _find_input_as_map(a: Audited) -> str:
     given = a.given
     samples = flatten(a.explained.X)[a.kept]
-    away = samples - flatten(a.explained.pool).mean(axis=0)
+    away = samples - flatten(a.explained.some_pool).mean(axis=0)
     forms = {"X": samples, "X without its mean": away}
     forms |= {f"|{name}|": np.abs(form) for name, form in forms.items()}
     forms |= {"X squared": samples**2, "X without its mean, squared": away**2}

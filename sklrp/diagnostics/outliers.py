@@ -22,9 +22,9 @@ _MOST_CELLS, _MOST_VALUES = 0.1, 0.01  # shares; more are no outliers
 
 def outlying_cells(explained: Explained, n_draws: int) -> Finding:
     """Ask whether a few cells or values that are large hold the relevance, learned or not."""
-    outlying = find_outlying(explained.all_X)
+    outlying = find_outlying(explained.some_X)
     cells = outlying.reshape(len(outlying), -1).all(axis=0)
-    there = outlying[explained.rows].reshape(len(explained.rows), -1)
+    there = outlying[explained.places].reshape(len(explained.rows), -1)
     share = _share_there(explained.maps, there)
     null = np.array(
         [_share_there(m, there).mean() for m in explained.null_maps("network", n_draws)]

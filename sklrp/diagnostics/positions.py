@@ -141,7 +141,7 @@ def positions(explained: Explained, n_draws: int) -> list[Finding]:
     if not len(nulls):  # nothing to compare with
         return []
     # Profiles are without outliers: beside such a value no other place has any share.
-    usual = explained.on_axes(~find_outlying(explained.all_X)[explained.rows])
+    usual = explained.on_axes(~find_outlying(explained.some_X)[explained.places])
     maps, samples = explained.on_axes(explained.maps), explained.on_axes(explained.X)
     along = AlongAxes(maps * usual, samples * usual, nulls * usual)
     shared = {

@@ -5,7 +5,7 @@ of cells, and are tested against permuted labels. `sklrp.diagnostics.skill_map` 
 the diagnostics and the scorer ``"skill_mass"`` build on `decompose_skill`.
 """
 
-from sklrp.skill.asked_models import PlainModel, contributions_to_outputs, take_model
+from sklrp.skill.asked_models import PlainModel, contributions_to_outputs, differs, take_model
 from sklrp.skill.clusters import Neighbours
 from sklrp.skill.decomposition import Decomposition, decompose_skill
 
@@ -15,5 +15,6 @@ __all__ = [
     "PlainModel",
     "contributions_to_outputs",
     "decompose_skill",
+    "differs",
     "take_model",
 ]

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from sklrp._checks import as_samples, like
 from sklrp._missing import as_plain_array
 from sklrp._models import Model, holds_network, unwrap
-from sklrp.skill.contributions import Contributions, all_outputs, expected_gradients, occluded
+from sklrp._stored import MEMORY_BYTES, in_array, is_stored, take_blocks
+from sklrp.skill.contributions import (
+    Contributions,
+    TensorRows,
+    all_outputs,
+    expected_gradients,
+    occluded,
+)
 from sklrp.skill.questions import Question
 
 _MOST_GROUPS = 64  # that are replaced one by one where there is no gradient
@@ -40,19 +47,33 @@ def take_samples(model: Any, X: Any, name: str = "X") -> NDArray:
         if found.ndim == 2 and found.size and found.dtype.kind in "OUS":
             return found.astype(object)
         return as_samples(found)
-    found = as_samples(entering, integers=model.takes_integers)
-    if found.dtype.kind == "f" and not np.isfinite(found).all():
-        rows = ~np.isfinite(found).reshape(len(found), -1).all(axis=1)
-        raise ValueError(
-            f"{name} has NaN or infinite values in {rows.sum()} of {len(found)} samples: leave "
-            "them out, or fill them as in training."
+    found = as_samples(in_array(entering), integers=model.takes_integers)
+    if found.dtype.kind == "f":
+        n_bad = sum(
+            np.count_nonzero(~np.isfinite(part.reshape(len(part), -1).sum(axis=1, dtype=float)))
+            for _, part in take_blocks(found)
         )
+        if n_bad:
+            raise ValueError(
+                f"{name} has NaN or infinite values in {n_bad} of {len(found)} samples: leave "
+                "them out, or fill them as in training."
+            )
+    return found
+
+
+def differs(samples: NDArray) -> NDArray[np.bool_]:
+    """Return where samples are not all the same, in the shape of a sample."""
+    found = np.zeros(samples.shape[1:], dtype=bool)
+    for _, part in take_blocks(samples):
+        found |= (part != samples[:1]).any(axis=0)
     return found
 
 
 def as_given(model: Any, X: Any, samples: NDArray) -> Any:
     """Return samples with the names of columns with which they enter a network, if any."""
-    return samples if isinstance(model, PlainModel) else like(model.enter(X), samples)
+    return (
+        samples if isinstance(model, PlainModel) or is_stored(X) else like(model.enter(X), samples)
+    )
 
 
 class PlainModel:
@@ -149,7 +170,7 @@ def is_asked_by_groups(model: Any, samples: NDArray) -> bool:
 def _check_alive(model: Any, samples: NDArray) -> None:
     """Raise an error if a network whose slope is 0 answers the same whatever the sample is."""
     outputs = model.outputs(samples)
-    if len(samples) > 1 and (outputs == outputs[:1]).all() and (samples != samples[:1]).any():
+    if len(samples) > 1 and (outputs == outputs[:1]).all() and differs(samples).any():
         raise ValueError(
             f"{model.name} is dead: its output is {np.round(outputs[0, :3], 3).tolist()} for all "
             f"{len(samples)} samples and its gradient is 0, as where no ReLU is active. "
@@ -213,7 +234,7 @@ def ask_outputs(model: Any, samples: NDArray, question: Question) -> Callable[[N
     return ask
 
 
-def _prepare_module(model: Model, inputs: Tensor, question: Question) -> tuple[nn.Module, Any]:
+def _prepare_module(model: Model, inputs: Any, question: Question) -> tuple[nn.Module, Any]:
     """Return a network's module as gradients are fastest, and what makes scores of its outputs."""
     module = model.quiet_module
     # The modules of this package's estimators give scores, whatever these look like.
@@ -349,20 +370,21 @@ def _first(out: Any, name: str = "the network") -> Tensor:
     return out
 
 
-def _to_tensors(model: Model, samples: NDArray, pool: NDArray) -> tuple[Tensor, Tensor]:
-    """Return samples and baselines as the module takes them."""
+def _to_tensors(model: Model, samples: NDArray, pool: NDArray) -> tuple[Any, Any]:
+    """Return samples and baselines as the module takes them; large ones stay where they are."""
     dtype, device = model.dtype_and_device
 
-    def convert(values: NDArray) -> Tensor:
+    def convert(values: NDArray) -> Any:
         if model.has_explain:  # the modules of estimators take rows
             values = values.reshape(len(values), -1)
-        tensor = torch.from_numpy(np.array(values))
-        return tensor.to(device) if values.dtype.kind in "iu" else tensor.to(device, dtype)
+        own = None if values.dtype.kind in "iu" else dtype
+        rows = TensorRows(values, own, device)
+        return rows if values.nbytes > MEMORY_BYTES else rows[:]
 
     return convert(samples), convert(pool)
 
 
-def _as_scores(question: Question, module: Any, inputs: Tensor) -> Any:
+def _as_scores(question: Question, module: Any, inputs: Any) -> Any:
     """Return what makes scores of probabilities, None where the network gives scores."""
     if question.shares is None or question.combine.shape[1] < 2:
         return None

@@ -6,6 +6,7 @@ that the model was trained on are found here too.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._missing import as_plain_array
+from sklrp._stored import take_blocks
 from sklrp.skill.asked_models import take_samples
 
 
@@ -82,5 +84,8 @@ def _marks(samples: NDArray) -> list[bytes]:
     rows = samples.reshape(len(samples), -1)
     if rows.dtype.kind == "O":
         return [repr(row.tolist()).encode() for row in rows]
-    rows = rows.astype(np.float32) + np.float32(0)  # 0 and -0 are the same
-    return [row.tobytes() for row in rows]
+    return [
+        hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+        for _, part in take_blocks(rows)
+        for row in part.astype(np.float32) + np.float32(0)  # 0 and -0 are the same
+    ]

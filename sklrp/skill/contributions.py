@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm.std import tqdm
 
 from sklrp._devices import has_float64
+from sklrp._stored import BLOCK_BYTES, make_zeros, release, take_blocks
 
 _CHUNK_VALUES = 2**17  # values of the input in one pass: what follows stays in a cache
 _STATES_VALUES = 2**22  # values of replaced samples in one call of a model
@@ -72,10 +73,46 @@ class Contributions:
         self.n_draws = n_draws
 
 
+class TensorRows:
+    """Samples in an array, of which tensors are made row by row as they are needed.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_samples, ...)
+        The samples.
+    dtype : torch.dtype or None
+        The dtype of the tensors; None is that of the array.
+    device : torch.device
+        Their device.
+    """
+
+    def __init__(self, values: NDArray, dtype: torch.dtype | None, device: torch.device) -> None:
+        self._values, self._dtype, self.device = values, dtype, device
+        self.shape = values.shape
+        self.dtype = self[:1].dtype
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        rows = rows.cpu().numpy() if isinstance(rows, Tensor) else rows
+        tensor = torch.from_numpy(np.array(self._values[rows]))
+        return (
+            tensor.to(self.device) if self._dtype is None else tensor.to(self.device, self._dtype)
+        )
+
+    def mean(self, dim: int, dtype: torch.dtype) -> Tensor:
+        """Return the mean over the samples."""
+        total = torch.zeros(self.shape[1:], dtype=dtype, device=self.device)
+        for rows, _ in take_blocks(self._values):
+            total += self[rows].sum(dim=dim, dtype=dtype)
+        return total / len(self)
+
+
 def expected_gradients(
     module: nn.Module,
-    samples: Tensor,
-    baselines: Tensor,
+    samples: Any,
+    baselines: Any,
     combine: NDArray[np.float64],
     rng: np.random.Generator,
     n_draws: int | None = None,
@@ -89,9 +126,9 @@ def expected_gradients(
     ----------
     module : nn.Module
         The network, in evaluation mode; it is not changed.
-    samples : Tensor of shape (n_samples, ...)
+    samples : Tensor or TensorRows of shape (n_samples, ...)
         What enters it.
-    baselines : Tensor of shape (n_baselines, ...)
+    baselines : Tensor or TensorRows of shape (n_baselines, ...)
         What samples are compared with.
     combine : ndarray of shape (n_combinations, n_outputs) or (1, n_samples, n_outputs)
         The combinations of outputs; or one combination, which each sample has its own of.
@@ -127,7 +164,8 @@ def expected_gradients(
     wide = torch.float64 if has_float64(baselines.device) else dtype
     centre = baselines.mean(dim=0, dtype=wide).to(dtype)
     spread = scores.std(dim=0).clamp_min(torch.finfo(dtype).tiny)
-    phi = [torch.zeros(n, n_cells, dtype=dtype, device=samples.device) for _ in combine]
+    places = [_make_place(n, n_cells, dtype, samples.device) for _ in combine]
+    phi = [tensor for tensor, _ in places]
     # Two halves of the draws: how far they differ tells how much of the variance is the draws'.
     # A thousand cells tell it, and halves of all would take twice the memory.
     some = slice(None, None, max(1, n_cells // _WATCHED_CELLS))
@@ -140,8 +178,9 @@ def expected_gradients(
             for half, draws in zip(halves, pairs, strict=True):
                 before = [p[:, some].clone() for p in phi]
                 _accumulate(
-                    module, samples, baselines, centre, weights, draws, phi, transform, n_jobs, bar
-                )
+                    module, samples, baselines, centre, weights, draws, places, transform, n_jobs,
+                    bar,
+                )  # fmt: skip
                 for mine, p, old in zip(half, phi, before, strict=True):
                     mine += p[:, some] - old
             done = wanted
@@ -152,9 +191,28 @@ def expected_gradients(
             bar.total = n * wanted
     for p in phi:
         p /= done
+        _let_go(places)
     sums = torch.stack([p.sum(dim=1) for p in phi], dim=1)
     residual = ((sums - _combined(own - usual, weights)).abs() / spread).mean().item()
-    return Contributions([p.cpu().numpy() for p in phi], residual, noise, done)
+    found = [tensor.cpu().numpy() if array is None else array for tensor, array in places]
+    return Contributions(found, residual, noise, done)
+
+
+def _make_place(
+    n: int, n_cells: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, NDArray | None]:
+    """Return a tensor of zeros, and the array below it: on the CPU a large one is in a file."""
+    if device.type != "cpu":
+        return torch.zeros(n, n_cells, dtype=dtype, device=device), None
+    array = make_zeros((n, n_cells), np.float64 if dtype == torch.float64 else np.float32)
+    return torch.from_numpy(array), array
+
+
+def _let_go(places: list[tuple[Tensor, NDArray | None]]) -> None:
+    """Let contributions go to their files, where they are in some."""
+    for _, array in places:
+        if array is not None:
+            release(array)
 
 
 def _check_memory(n_bytes: int, n_combinations: int) -> None:
@@ -166,7 +224,7 @@ def _check_memory(n_bytes: int, n_combinations: int) -> None:
         )
 
 
-def _summed_in(samples: Tensor) -> torch.dtype:
+def _summed_in(samples: Any) -> torch.dtype:
     """Return the dtype of sums: half precision is too coarse for them."""
     return torch.promote_types(samples.dtype, torch.float32)
 
@@ -205,17 +263,18 @@ class _Draws:
 
 def _accumulate(
     module: nn.Module,
-    samples: Tensor,
-    baselines: Tensor,
+    samples: Any,
+    baselines: Any,
     centre: Tensor,
     weights: Tensor,
     draws: _Draws,
-    totals: list[Tensor],
+    places: list[tuple[Tensor, NDArray | None]],
     transform: Callable[[Tensor], Tensor] | None,
     n_jobs: int | None,
     bar: tqdm,
 ) -> None:
     """Add the contributions of more draws to the totals."""
+    totals = [total for total, _ in places]
     (n, n_draws), n_cells = draws.baselines.shape, totals[0].shape[1]
     per_pass = max(1, _CHUNK_VALUES // n_cells)
     n_together = min(n_draws, per_pass)  # draws of a sample in one pass
@@ -267,8 +326,13 @@ def _accumulate(
     done = Parallel(n_jobs=n_jobs, require="sharedmem", return_as="generator")(
         delayed(add_rows)(slice(first, first + per_chunk)) for first in range(0, n, per_chunk)
     )
+    n_bytes = 0
     for count in done:
         bar.update(count)
+        n_bytes += count // n_draws * n_cells * dtype.itemsize
+        if n_bytes > BLOCK_BYTES:
+            _let_go(places)
+            n_bytes = 0
 
 
 def _draw_pairs(rng: np.random.Generator, n: int, n_baselines: int, n_draws: int) -> list[_Draws]:
@@ -304,7 +368,7 @@ def _spread_out(rng: np.random.Generator, n_baselines: int, n_draws: int) -> NDA
 
 
 def all_outputs(
-    module: nn.Module, samples: Tensor, transform: Callable[[Tensor], Tensor] | None = None
+    module: nn.Module, samples: Any, transform: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
     """Return a network's scores, (n_samples, n_outputs), in as many passes as memory wants."""
     per_chunk = max(1, _CHUNK_VALUES // max(1, samples[0].numel()))

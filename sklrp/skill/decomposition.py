@@ -19,6 +19,7 @@ from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._models import Model
+from sklrp._stored import make_zeros, take_blocks
 from sklrp._streams import Streams
 from sklrp.skill.asked_models import (
     PlainModel,
@@ -27,6 +28,7 @@ from sklrp.skill.asked_models import (
     check_repeats,
     code_groups,
     contributions_of,
+    differs,
     is_asked_by_groups,
     take_samples,
 )
@@ -165,8 +167,8 @@ def decompose_skill(
         near = ClusterTest(neighbours, test.n_cells)
     cells = test.cells(near, progress)
     # A cell of one value in all samples says nothing: what it adds is read through other cells.
-    varies = (samples != samples[:1]).any(axis=0)
-    with_data = varies | (pool != pool[:1]).any(axis=0)
+    varies = differs(samples)
+    with_data = varies | differs(pool)
     n_cells = math.prod(question.lead) * int(with_data.sum())
     arrays = {**_judge_cells(cells, alpha, min_share, n_cells), "use": test.use()}
     for name in ("true", "true_fdr", "misleading"):
@@ -212,9 +214,19 @@ def _hold_out(
     groups = match_samples(groups, X, "groups")
     check_groups_and_blocks(groups, block_length, len(samples))
     if len(rows) < len(samples):
-        samples, labels = samples[rows], labels[rows]
+        samples, labels = _keep_rows(samples, rows), labels[rows]
         groups = None if groups is None else as_plain_array(groups, "groups")[rows]
     return samples, labels, groups, pool, rows
+
+
+def _keep_rows(samples: NDArray, rows: NDArray[np.intp]) -> NDArray:
+    """Return some of the samples; many are put into a temporary file."""
+    if samples.dtype == object:
+        return samples[rows]
+    found = make_zeros((len(rows), *samples.shape[1:]), samples.dtype)
+    for place, _ in take_blocks(found):
+        found[place] = samples[rows[place]]
+    return found
 
 
 @dataclass(frozen=True)
@@ -265,7 +277,10 @@ class _Test:
 
 def _mean_size(phi: NDArray) -> NDArray[np.float64]:
     """Return the mean absolute contribution of each cell, with no copy of all of them."""
-    return np.sum([np.abs(row, dtype=np.float64) for row in phi], axis=0) / len(phi)
+    total = np.zeros(phi.shape[1])
+    for _, part in take_blocks(phi):
+        total += np.abs(part).sum(axis=0, dtype=np.float64)
+    return total / len(phi)
 
 
 def _say_noise(found: Contributions, assumptions: list[str]) -> None:

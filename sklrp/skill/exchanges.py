@@ -16,6 +16,7 @@ from scipy import fft
 from scipy.stats import norm
 
 from sklrp._missing import as_plain_array
+from sklrp._stored import MEMORY_BYTES, make_zeros, release, take_blocks
 from sklrp.skill.permutations import Exchange
 from sklrp.skill.questions import Question
 
@@ -24,6 +25,7 @@ _FALSE_ALARM = 0.01  # the probability that contributions in random order seem c
 _FAR_SHORTER = 4  # times: blocks of a quarter of the length lose four times as much variance
 _ASKED_FOR_BLOCKS = 8  # combinations of outputs
 _LONGER = 3  # times: a tail that the noise of long lags does not make
+_TRANSFORMED_VALUES = 2**22  # at once
 _ASKED_CELLS = 1024  # whose correlation over all lags is found
 _LOADED = (
     "If their order is none of time (sorted by class, as the folds of an unshuffled "
@@ -202,8 +204,8 @@ def estimate_block(
         return 1, math.sqrt(product)
     rho = min(math.sqrt(product), 0.99)
     ideal = 2 * rho**2 / (1 - rho**4)
-    some = parts[:, keep][:, :: max(1, np.count_nonzero(keep) // _ASKED_CELLS)]
-    seen = _lost_by_lags(truth[:, own.argmax()], some, noise)
+    asked = np.flatnonzero(keep)[:: max(1, np.count_nonzero(keep) // _ASKED_CELLS)]
+    seen = _lost_by_lags(truth[:, own.argmax()], parts, asked, noise)
     return math.ceil((seen if seen > _LONGER * ideal else ideal) / _CUT_OFF), rho
 
 
@@ -217,21 +219,30 @@ def _noise_of_mean(parts: NDArray) -> float:
 
     The variance of the sum of products of neighbours is that of products of any two samples.
     """
-    some = parts[:, :: max(1, parts.shape[1] // _ASKED_CELLS)].astype(np.float64)
-    n = len(some)
-    gram = some @ some.T if n < some.shape[1] else some.T @ some
-    squares = (gram**2).sum() - ((some**2).sum(axis=1) ** 2).sum()
-    total = (some**2).sum()
+    some, n = slice(None, None, max(1, parts.shape[1] // _ASKED_CELLS)), len(parts)
+    gram: Any = 0.0
+    total = of_rows = 0.0
+    for _, part in take_blocks(parts):
+        own = part[:, some].astype(np.float64)
+        whole = n < own.shape[1]  # few samples of many cells, which are one block
+        gram = gram + (own @ own.T if whole and len(own) == n else own.T @ own)
+        sizes = (own**2).sum(axis=1)
+        total += sizes.sum()
+        of_rows += (sizes**2).sum()
+    squares = (gram**2).sum() - of_rows
     if total == 0:
         return math.inf
     return float(norm.isf(_FALSE_ALARM) * math.sqrt(max(squares, 0.0) / n) / total)
 
 
-def _lost_by_lags(labels: NDArray, parts: NDArray, noise: float) -> float:
+def _lost_by_lags(
+    labels: NDArray, parts: NDArray, columns: NDArray[np.intp], noise: float
+) -> float:
     """Return the share of the variance that blocks of length 1 lose, times 2, by all lags."""
     n = len(parts)
     most = n // 4
-    own, its = _autocorrelations(labels[:, None], most), _autocorrelations(parts, most)
+    own = _autocorrelations(labels[:, None], np.arange(1), most)
+    its = _autocorrelations(parts, columns, most)
     told = (own > _noise(n)) & (its > noise)
     last = int(told.argmin()) if not told.all() else most
     product = (own * its)[:last]
@@ -239,22 +250,49 @@ def _lost_by_lags(labels: NDArray, parts: NDArray, noise: float) -> float:
     return float(2 * (lags * product).sum() / (1 + 2 * product.sum()))
 
 
-def _autocorrelations(centred: NDArray, n_lags: int) -> NDArray[np.float64]:
+def _autocorrelations(
+    centred: NDArray, columns: NDArray[np.intp], n_lags: int
+) -> NDArray[np.float64]:
     """Return the mean autocorrelation of columns at lags from 1, weighted by their variances."""
     size = fft.next_fast_len(len(centred) + n_lags, real=True)
-    power = (np.abs(fft.rfft(centred, size, axis=0)) ** 2).sum(axis=1)
+    power: Any = 0.0
+    at_once = max(1, _TRANSFORMED_VALUES // size)
+    for first in range(0, len(columns), at_once):
+        series = centred[:, columns[first : first + at_once]]
+        power = power + (np.abs(fft.rfft(series, size, axis=0)) ** 2).sum(axis=1)
     covariance = fft.irfft(power, size)[: n_lags + 1]
     return covariance[1:] / covariance[0] if covariance[0] > 0 else np.zeros(n_lags)
 
 
 def _centred(series: NDArray, classes: NDArray[np.intp] | None) -> NDArray:
     """Return a series less its mean, or less the mean of each sample's class."""
+    if series.nbytes > MEMORY_BYTES:
+        return _centred_in_file(series, classes)
     if classes is None:
         return series - series.mean(axis=0)
     found = np.empty_like(series)
     for label in np.unique(classes):
         rows = classes == label
         found[rows] = series[rows] - series[rows].mean(axis=0)
+    return found
+
+
+def _centred_in_file(series: NDArray, classes: NDArray[np.intp] | None) -> NDArray:
+    """Return the same of a long series, in a temporary file."""
+    codes = np.zeros(len(series), dtype=np.intp)
+    if classes is not None:
+        codes = np.unique(classes, return_inverse=True)[1].ravel()
+    counts = np.bincount(codes)
+    means = np.zeros((len(counts), series.shape[1]))
+    for rows, part in take_blocks(series):
+        own = codes[rows]
+        for code in np.unique(own):
+            means[code] += part[own == code].sum(axis=0, dtype=np.float64)
+    means /= counts[:, np.newaxis]
+    found = make_zeros(series.shape, series.dtype)
+    for rows, part in take_blocks(series):
+        found[rows] = part - means[codes[rows]].astype(series.dtype)
+        release(found)
     return found
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import ttest_1samp
 
+from sklrp._stored import take_blocks
 from sklrp.skill.questions import Question
 
 _MOST_CANDIDATES, _FEWEST_CANDIDATES = 64, 8
@@ -66,9 +67,9 @@ def confirm_harm(
         return confirmed
     n_draws = min(max(_MOST_VALUES // (samples.size * len(asked)), 1), _MOST_DRAWS)
     before = question.losses(ask(samples))
-    chosen = pool.reshape(len(pool), -1)[rng.integers(len(pool), size=(n_draws, len(samples)))]
+    chosen = rng.integers(len(pool), size=(n_draws, len(samples)))
     gains = np.stack([
-        _gain(ask, samples, chosen, question, cells, k, before[:, k]) for k, cells in asked
+        _gain(ask, samples, chosen, pool, question, cells, k, before[:, k]) for k, cells in asked
     ])  # fmt: skip
     sizes = np.bincount(units)
     means = np.stack([np.bincount(units, gain) / sizes for gain in gains])
@@ -88,18 +89,22 @@ def most_candidates(samples: NDArray) -> int:
 def _gain(
     ask: Callable[[NDArray], NDArray],
     samples: NDArray,
-    chosen: NDArray,
+    chosen: NDArray[np.intp],
+    pool: NDArray,
     question: Question,
     cells: NDArray,
     which: int,
     before: NDArray,
 ) -> NDArray[np.float64]:
     """Return how much less each sample loses in the mean over what replaces its cells."""
-    flat = samples.reshape(len(samples), -1)
+    others = np.array(pool.reshape(len(pool), -1)[:, cells])
     gain = np.zeros(len(samples))
-    for values in chosen:
-        changed = flat.copy()
-        changed[:, cells] = values[:, cells]
-        after = question.losses(ask(changed.reshape(samples.shape)))
+    for rows in chosen:
+        outputs = []
+        for place, part in take_blocks(samples):
+            changed = np.array(part).reshape(len(part), -1)
+            changed[:, cells] = others[rows[place]]
+            outputs.append(ask(changed.reshape(part.shape)))
+        after = question.losses(np.concatenate(outputs))
         gain += before - after[:, which]
     return gain / len(chosen)

@@ -8,13 +8,15 @@ nothing of networks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.std import tqdm
+
+from sklrp._stored import MEMORY_BYTES, take_blocks
 
 _CHUNK_VALUES = 2**21  # statistics of permutations that are in memory at once
 
@@ -135,6 +137,45 @@ class CellTest:
     largest: NDArray[np.float64] = field(repr=False)
 
 
+class _Centred:
+    """Contributions less their means, of which large ones are never in memory whole.
+
+    Parameters
+    ----------
+    phi : ndarray of shape (n_samples, n_cells)
+        The contributions.
+    factor : float or None, default=None
+        What they are multiplied by; None is one.
+    """
+
+    def __init__(self, phi: NDArray, factor: float | None = None) -> None:
+        self._phi = phi
+        self._factor = None if factor is None else phi.dtype.type(factor)
+        self.n_cells, self.dtype = phi.shape[1], phi.dtype
+        self._whole: NDArray | None = None
+        if phi.nbytes <= MEMORY_BYTES:
+            values = self._scaled(phi)
+            self.mean = values.mean(axis=0, dtype=np.float64)
+            self._whole = values - self.mean.astype(phi.dtype)
+            return
+        self.mean = np.zeros(self.n_cells)
+        for _, part in take_blocks(phi):
+            self.mean += self._scaled(part).sum(axis=0, dtype=np.float64)
+        self.mean /= len(phi)
+
+    def _scaled(self, phi: NDArray) -> NDArray:
+        return phi if self._factor is None else self._factor * phi
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray]]:
+        """Yield rows, with their places."""
+        # Squares of values far from zero would cancel in a variance: means are taken off.
+        if self._whole is not None:
+            yield slice(None), self._whole
+            return
+        for rows, part in take_blocks(self._phi):
+            yield rows, self._scaled(part) - self.mean.astype(self.dtype)
+
+
 class ClassScores:
     r"""Statistics of contributions to the scores of classes.
 
@@ -152,31 +193,46 @@ class ClassScores:
     ----------
     codes : ndarray of shape (n_samples,)
         The class of each sample, from 0.
-    psi : list of ndarray of shape (n_samples, n_cells)
-        The :math:`\psi` of each class.
+    phi : list of ndarray of shape (n_samples, n_cells)
+        The :math:`\psi` of each class, or what makes it by a factor.
+    factors : list of float or None, default=None
+        What each is multiplied by; None is one.
     """
 
-    def __init__(self, codes: NDArray[np.intp], psi: list[NDArray]) -> None:
+    def __init__(
+        self, codes: NDArray[np.intp], phi: list[NDArray], factors: list[float] | None = None
+    ) -> None:
         self.codes = codes
-        self.psi = psi
-        # Squares of values far from zero would cancel in the variance: means are taken off.
-        self.means = [p.mean(axis=0, dtype=np.float64) for p in psi]
-        self.centred = [p - m.astype(p.dtype) for p, m in zip(psi, self.means, strict=True)]
-        self.n_cells = psi[0].shape[1]
+        of_each: list[Any] = [None] * len(phi) if factors is None else list(factors)
+        self.psi = [_Centred(p, factor) for p, factor in zip(phi, of_each, strict=True)]
+        self.n_cells = phi[0].shape[1]
 
     def __call__(self, rows: NDArray[np.intp]) -> tuple[NDArray, NDArray]:
         """Return statistics and variances, each (n_draws, n_cells), of permutations."""
         labels = self.codes[rows]
         total = np.zeros((len(rows), self.n_cells))
         variance = np.zeros_like(total)
-        for k, (mean, psi) in enumerate(zip(self.means, self.centred, strict=True)):
+        for k, psi in enumerate(self.psi):
             n = np.count_nonzero(self.codes == k)
             chosen = (labels == k).astype(psi.dtype)
-            sums, squares = chosen @ psi, chosen @ psi**2
+            sums, squares = _sum_up(psi, chosen)
             m = sums / n
-            total += m + mean
+            total += m + psi.mean
             variance += np.maximum(squares - n * m**2, 0.0) / (n * (n - 1))
         return total, variance
+
+
+def _sum_up(
+    phi: _Centred, weights: NDArray, of_squares: NDArray | None = None
+) -> tuple[NDArray, NDArray]:
+    """Return weighted sums over samples, (n_draws, n_cells), of contributions and of squares."""
+    of_squares = weights if of_squares is None else of_squares
+    sums: Any = 0
+    squares: Any = 0
+    for rows, part in phi.blocks():
+        sums = sums + weights[:, rows] @ part
+        squares = squares + of_squares[:, rows] @ part**2
+    return sums, squares
 
 
 class ValueScores:
@@ -195,15 +251,15 @@ class ValueScores:
 
     def __init__(self, values: NDArray[np.float64], phi: NDArray) -> None:
         self.values = values - values.mean()
-        self.phi = phi - phi.mean(axis=0, dtype=np.float64).astype(phi.dtype)
+        self.phi = _Centred(phi)
         self.n_cells = phi.shape[1]
 
     def __call__(self, rows: NDArray[np.intp]) -> tuple[NDArray, NDArray]:
         """Return statistics and variances, each (n_draws, n_cells), of permutations."""
         n = len(self.values)
         y = self.values[rows].astype(self.phi.dtype)
-        total = (y @ self.phi).astype(np.float64) / n
-        squares = (y**2 @ self.phi**2).astype(np.float64) / n
+        sums, of_squares = _sum_up(self.phi, y, y**2)
+        total, squares = (found.astype(np.float64) / n for found in (sums, of_squares))
         return total, np.maximum(squares - total**2, 0.0) / (n - 1)
 
 
@@ -223,7 +279,7 @@ class JointScores:
 
     def __init__(self, values: NDArray[np.float64], phi: list[NDArray]) -> None:
         self.values = values - values.mean(axis=0)
-        self.phi = [p - p.mean(axis=0, dtype=np.float64).astype(p.dtype) for p in phi]
+        self.phi = [_Centred(p) for p in phi]
         self.n_cells = phi[0].shape[1]
 
     def __call__(self, rows: NDArray[np.intp]) -> tuple[NDArray, NDArray]:
@@ -232,11 +288,13 @@ class JointScores:
         y = self.values.T[:, rows].astype(self.phi[0].dtype)  # (n_values, n_draws, n_samples)
         total = np.zeros((len(rows), self.n_cells))
         squares = np.zeros_like(total)
-        for k, phi in enumerate(self.phi):
-            total += y[k] @ phi
-            squares += y[k] ** 2 @ phi**2
-            for m in range(k):
-                squares += 2 * ((y[k] * y[m]) @ (phi * self.phi[m]))
+        for parts in zip(*(phi.blocks() for phi in self.phi), strict=True):
+            of = parts[0][0]
+            for k, (_, phi) in enumerate(parts):
+                total += y[k][:, of] @ phi
+                squares += y[k][:, of] ** 2 @ phi**2
+                for m in range(k):
+                    squares += 2 * ((y[k][:, of] * y[m][:, of]) @ (phi * parts[m][1]))
         total /= n
         return total, np.maximum(squares / n - total**2, 0.0) / (n - 1)
 
@@ -313,7 +371,7 @@ def permutation_test(
     exceeded = np.zeros(len(z))
     beyond = np.zeros(len(z))
     largest = []
-    per_chunk = max(1, _CHUNK_VALUES // max(1, scores.n_cells))
+    per_chunk = max(1, _CHUNK_VALUES // max(scores.n_cells, n))
     bar = tqdm(total=n_permutations, unit="permutation", desc="skill_map", disable=not progress)
     for start in range(0, n_permutations, per_chunk):
         rows = exchange.draw(rng, min(per_chunk, n_permutations - start))

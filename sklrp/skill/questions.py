@@ -47,8 +47,7 @@ class Question:
             return parts[0] if len(parts) == 1 else SeveralScores(parts)
         if len(phi) == 1:  # of two classes the one contribution is the other's negative
             both = self.shares[0] * self.shares[1]
-            factor = phi[0].dtype.type(both)
-            return ClassScores(self.truth, [-factor * phi[0], factor * phi[0]])
+            return ClassScores(self.truth, [phi[0], phi[0]], [-both, both])
         return ClassScores(self.truth, phi)
 
     def losses(self, outputs: NDArray) -> NDArray[np.float64]:
