@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -502,3 +504,52 @@ def test_large_arrays_lie_in_files(monkeypatch):
     large[5] = 1.0
     release(large)
     assert large.sum() == 64
+
+
+@pytest.fixture(scope="module")
+def long_samples(tmp_path_factory):
+    """Samples of 32 MiB in a file, two classes, and a network that knows a few of them."""
+    path = tmp_path_factory.mktemp("long") / "X.npy"
+    X = np.lib.format.open_memmap(path, "w+", np.float32, (8192, 1024))
+    rng = np.random.default_rng(0)
+    for first in range(0, len(X), 1024):
+        X[first : first + 1024] = rng.normal(size=(1024, 1024))
+    y = np.array(X[:, 0] > 0).astype(int)
+    del X
+    X = np.load(path, mmap_mode="r")
+    return X, y, MLPClassifier((8,), max_epochs=2, random_state=0).fit(X[:200], y[:200])
+
+
+REGIONS = np.arange(1024) // 512
+ENTRIES = {
+    "explain": lambda clf, X, y, out: clf.explain(X, out=out),
+    "generator": lambda clf, X, y, out: clf.explain(
+        (np.array(X[i : i + 64]) for i in range(0, len(X), 64)), out=out
+    ),
+    "predict": lambda clf, X, y, out: clf.predict(X),
+    "transform": lambda clf, X, y, out: (
+        RelevanceTransformer(FrozenEstimator(clf), aggregate=REGIONS).fit(X[:9]).transform(X)
+    ),
+    "fit": lambda clf, X, y, out: MLPClassifier((8,), max_epochs=1, random_state=0).fit(X, y),
+    "ESN": lambda clf, X, y, out: ESNClassifier(9, input_shape=(4, 256), random_state=0).fit(X, y),
+    "skill_map": lambda clf, X, y, out: skill_map(
+        clf, X[:4096], y[:4096], n_draws=2, n_permutations=19, random_state=0
+    ),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_memory_does_not_grow_with_the_file(entry, long_samples, tmp_path, monkeypatch):
+    X, y, clf = long_samples
+    for name in ("_stored.BLOCK", "propagation.results.BLOCK", "skill.contributions.BLOCK"):
+        monkeypatch.setattr(f"sklrp.{name}_BYTES", 2**20)
+    for name in ("_stored", "skill.permutations", "skill.exchanges", "skill.asked_models"):
+        monkeypatch.setattr(f"sklrp.{name}.MEMORY_BYTES", 2**20)
+    out = np.lib.format.open_memmap(tmp_path / "R.npy", "w+", np.float32, X.shape)
+    tracemalloc.start()
+    ENTRIES[entry](clf, X, y, out)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # The samples take 32 MiB, and half of them in skill_map, whose table of 1024 cells by 1024
+    # cells takes 8 MiB whatever the number of samples.
+    assert peak < (32 if entry == "skill_map" else 16) * 2**20

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
 from sklrp._files import replacing
+from sklrp.cli.npz_rows import NpzRows
 from sklrp.cli.tables import is_number, read_csv, read_table, write_csv
 from sklrp.geo.storage import store
 
@@ -32,7 +33,7 @@ FORMS = {
 
 
 class Samples:
-    """Samples in a file, read in parts where its form allows it: npy, NetCDF and zarr.
+    """Samples in a file, read in parts where its form allows it: all but CSV.
 
     Parameters
     ----------
@@ -170,7 +171,8 @@ class Samples:
             return
         self._files.enter_context(loaded)
         self.variable = choose_array(self.path, loaded.files, self.variable)
-        self._array = loaded[self.variable]
+        self._array = NpzRows(loaded.zip, self.variable, self.path)
+        self._files.callback(self._array.close)
 
     def _open_xarray(self) -> None:
         dataset = open_fields(self.path, self.form, self._files)

@@ -1,15 +1,15 @@
 """Peak memory at three sizes, for each entry point: ``python -m tests.benchmarks.large``.
 
-Each cell of the table is measured in a process of its own, by `resource.getrusage`: the peak of
-its resident memory beyond what it had after the same work on 600 samples. The samples are a npy
-file that is mapped to memory; the table stands in ``docs/large_data.md``.
+Each cell of the table is the peak of a process of its own, with all that Python, torch and
+scikit-learn take. It is read from /proc (Linux), as `resource.getrusage` counts what the process
+had before it became this one. The samples are a npy file that is mapped to memory; the table
+stands in ``docs/large_data.md``.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,7 +24,7 @@ import numpy as np
 from sklrp import ESNClassifier, MLPClassifier, RelevanceTransformer
 from sklrp.diagnostics import diagnose, skill_map
 
-from .memory import ENVIRONMENT, MIB
+from .memory import ENVIRONMENT, MIB, status
 
 SHAPE = (32, 32)
 SIZES = (10**3, 10**4, 10**5)
@@ -85,6 +85,7 @@ def _diagnose(X: np.ndarray, folder: Path) -> None:
 
 
 WORKS: dict[str, Callable[[np.ndarray, Path], Any]] = {
+    "a network, trained on 500 samples": lambda X, folder: train(X),
     "`explain(X)`, with its result": lambda X, folder: train(X).explain(X),
     "`explain(X, out=file)`": _explain_into_file,
     "`explain(generator, out=file)`": _explain_batches,
@@ -105,23 +106,21 @@ WORKS: dict[str, Callable[[np.ndarray, Path], Any]] = {
 }
 
 
-def measure(name: str, few: Path, many: Path) -> float:
-    """Return the MiB that some work takes beyond a process that has done it on few samples."""
+def measure(name: str, path: Path) -> float:
+    """Return the peak MiB of this process after some work."""
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory(dir=few.parent) as folder:
-        WORKS[name](np.load(few, mmap_mode="r"), Path(folder))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        WORKS[name](np.load(many, mmap_mode="r"), Path(folder))
-        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / MIB
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        WORKS[name](np.load(path, mmap_mode="r"), Path(folder))
+        return status("VmHWM") / MIB
 
 
-def measure_in_process(name: str, few: Path, many: Path) -> float:
-    """Return the same, of a process of its own."""
+def measure_in_process(name: str, path: Path) -> float:
+    """Return the peak MiB of a process of its own."""
     root = Path(__file__).parents[2]
     out = subprocess.run(
-        [sys.executable, "-m", f"{__package__}.large", "--one", name, str(few), str(many)],
+        [sys.executable, "-m", f"{__package__}.large", "--one", name, str(path)],
         cwd=root,
-        env=os.environ | ENVIRONMENT | {"TMPDIR": str(few.parent)},
+        env=os.environ | ENVIRONMENT | {"TMPDIR": str(path.parent)},
         check=True,
         capture_output=True,
         text=True,
@@ -132,15 +131,15 @@ def measure_in_process(name: str, few: Path, many: Path) -> float:
 def print_table(sizes: Sequence[int], only: str) -> None:
     """Measure, and print a row for each entry point."""
     headers = [f"{n:,} ({n * 4 * SHAPE[0] * SHAPE[1] / MIB:.0f} MiB)" for n in sizes]
-    print(f"| peak beyond 600 samples, MiB | {' | '.join(headers)} |")
+    print(f"| peak of the process, MiB | {' | '.join(headers)} |")
     print(f"|---|{'---|' * len(headers)}")
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{n}.npy" for n in (600, *sizes)]
-        for path, n in zip(paths, (600, *sizes), strict=True):
+        paths = [Path(folder) / f"{n}.npy" for n in sizes]
+        for path, n in zip(paths, sizes, strict=True):
             write_samples(path, n)
         for name in WORKS:
             if only in name:
-                found = [measure_in_process(name, paths[0], path) for path in paths[1:]]
+                found = [measure_in_process(name, path) for path in paths]
                 print(f"| {name} | {' | '.join(f'{v:.0f}' for v in found)} |", flush=True)
 
 
@@ -149,11 +148,11 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.benchmarks.large", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="N")
     parser.add_argument("--only", default="", help="entry points whose names hold this")
-    parser.add_argument("--one", nargs=3, help="an entry point and two files, in this process")
+    parser.add_argument("--one", nargs=2, help="an entry point and a file, in this process")
     options = parser.parse_args()
     if options.one:
-        name, few, many = options.one
-        print(measure(name, Path(few), Path(many)))
+        name, path = options.one
+        print(measure(name, Path(path)))
         return
     start = time.perf_counter()
     print_table(options.sizes, options.only)

@@ -106,12 +106,13 @@ def _peak(work: Callable[[np.ndarray], Any], X: np.ndarray) -> float:
     """Return the bytes that some work takes at most beyond what is there before it."""
     work(X[:1])
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = _status("VmRSS")
+    before = status("VmRSS")
     work(X)
-    return _status("VmHWM") - before
+    return status("VmHWM") - before
 
 
-def _status(key: str) -> float:
+def status(key: str) -> float:
+    """Return a number of bytes that the system tells of this process."""
     (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
     return 1024.0 * int(line.split()[1])
 
