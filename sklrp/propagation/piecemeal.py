@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sklrp._devices import to_host
 from sklrp._models import count_samples
-from sklrp._stored import take_batches
+from sklrp._stored import release, take_batches
 from sklrp.propagation.details import Details, LayerDetails, LayerList
 from sklrp.propagation.tape import CAUSES
 
@@ -71,7 +71,7 @@ def explain_piecemeal(
     labels = np.asarray(to_host(target)) if per_sample else None
     limits = {"target": None if labels is None else len(labels)}
     if out is not None:
-        limits["out"] = len(_first_of(out))
+        limits["out"] = len(_list_of(out)[0])
     done, parts, details = 0, [], []
     for batch in take_batches(batches):
         n_samples = count_samples(batch)
@@ -88,6 +88,8 @@ def explain_piecemeal(
             details.append(said)
         if out is None:
             parts.append(found)
+        for place in _list_of(out):  # what was written goes to its file
+            release(place)
         done = stop
     _check_lengths(done, limits, is_last=True)
     relevance = _join_relevance(parts) if out is None else out
@@ -113,10 +115,13 @@ def _check_lengths(n_samples: int, limits: dict[str, int | None], *, is_last: bo
             )
 
 
-def _first_of(out: Any) -> Any:
+def _list_of(out: Any) -> list[Any]:
+    """Return the arrays that are written to, one for each input."""
+    if out is None:
+        return []
     if isinstance(out, Mapping):
-        return next(iter(out.values()))
-    return out[0] if isinstance(out, tuple) else out
+        return list(out.values())
+    return list(out) if isinstance(out, tuple) else [out]
 
 
 def _part_of(out: Any, start: int, n_samples: int) -> Any:

@@ -47,6 +47,11 @@ def labels_of(n_samples: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 2, n_samples)
 
 
+def read_part(X: np.memmap, rows: slice) -> np.ndarray:
+    """Return rows as a user reads them, who maps the file anew for each part."""
+    return np.array(np.load(X.filename, mmap_mode="r")[rows])
+
+
 def train(X: np.ndarray) -> MLPClassifier:
     """Return a network that was trained on a few samples."""
     few = np.array(X[:500])
@@ -60,7 +65,7 @@ def _explain_into_file(X: np.ndarray, folder: Path) -> None:
 
 def _explain_batches(X: np.ndarray, folder: Path) -> None:
     out = np.lib.format.open_memmap(folder / f"B{len(X)}.npy", "w+", np.float32, X.shape)
-    batches = (np.array(X[i : i + 256]) for i in range(0, len(X), 256))
+    batches = (read_part(X, slice(i, i + 256)) for i in range(0, len(X), 256))
     train(X).explain(batches, out=out)
 
 
@@ -73,7 +78,7 @@ def _fit_in_parts(X: np.ndarray, folder: Path) -> None:
     esn, y = ESNClassifier(100, random_state=0), labels_of(len(X))
     for start in range(0, len(X), 5000):
         part = slice(start, start + 5000)
-        esn.partial_fit(np.array(X[part]), y[part], classes=[0, 1])
+        esn.partial_fit(read_part(X, part), y[part], classes=[0, 1])
 
 
 def _skill_map(X: np.ndarray, folder: Path) -> None:
