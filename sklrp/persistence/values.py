@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import UserList
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,8 @@ def pack(value: Any, name: str, arrays: Arrays) -> Any:
     """
     if isinstance(value, np.generic) and value.dtype.kind not in "mM":
         value = value.item()
+    elif isinstance(value, UserList):  # columns of a remainder in scikit-learn 1.6, which warns
+        value = value.data
     packer = _PACKERS.get(type(value), _pack_other)
     packed = packer(value, name, arrays)
     if packed is None and value is not None:
