@@ -860,12 +860,14 @@ def test_demo_without_extras(folder, monkeypatch):
 def test_importing_the_package_imports_no_optional_library():
     """Only what skorch imports by itself, which is pandas where it is installed."""
     code = "import sys, skorch; before = {*sys.modules}; import sklrp; "
-    code += "print([m for m in ('click', 'safetensors', 'pandas', 'matplotlib', 'xarray', 'dask', "
+    code += "few = {*sys.modules} - before; sklrp.MLPClassifier; "
+    code += "print(sorted(few), "
+    code += "[m for m in ('click', 'safetensors', 'pandas', 'matplotlib', 'xarray', 'dask', "
     code += "'zarr', 'sklrp.cli') if m in {*sys.modules} - before])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True
     )
-    assert done.stdout == "[]\n"
+    assert done.stdout == "['sklrp'] []\n"
 
 
 def test_every_form_has_a_suffix():
