@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from sklrp._checks import import_optional
 from sklrp._devices import to_host
 from sklrp._missing import forbid_masked, mask_to_nan
-from sklrp._stored import Stored, as_stored, is_stored
+from sklrp._stored import Stored, as_stored, forbid_stream, is_stored
 from sklrp._torch import is_compiled, unwrap_compiled
 
 _NO_STEP = (None, "passthrough")
@@ -150,6 +150,7 @@ class Model:  # numpydoc ignore=PR02
         """Return what enters the network for samples as the model takes them."""
         # Names of features that the steps before know travel along where the network was
         # fitted on names.
+        forbid_stream(X)
         if is_stored(X):
             return self._enter_stored(X)
         if self.before is None:

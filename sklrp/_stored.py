@@ -266,6 +266,16 @@ def is_stream(X: Any) -> TypeGuard[Iterator[Any]]:
     return isinstance(X, Iterator)
 
 
+def forbid_stream(X: Any) -> None:
+    """Raise an error if samples come as batches, where all of them are needed more than once."""
+    if is_stream(X):
+        raise TypeError(
+            f"X is a {type(X).__name__}, which yields its samples once, but they are needed "
+            "several times: write its batches into a file, np.lib.format.open_memmap, and pass "
+            "that."
+        )
+
+
 def take_batches(X: Iterator[Any]) -> Iterator[Any]:
     """Yield the batches of an iterator, of which there must be one at least."""
     batch = None

@@ -58,7 +58,7 @@ from sklrp._sklearn import (
     get_feature_names,
     safe_indexing,
 )
-from sklrp._stored import as_stored, is_stored, is_stream, take_batches
+from sklrp._stored import as_stored, forbid_stream, is_stored, is_stream, take_batches
 from sklrp.classifiers.base import undone_on_error
 from sklrp.classifiers.diagram import nested_block
 from sklrp.classifiers.regressor import check_in_range, decode_output
@@ -599,6 +599,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         self, X: Any, y: Any = "no_validation", *, model: Model, reset: bool = True
     ) -> Any:
         """Return ``X`` as the model shall see it, with its column names if any, and ``y``."""
+        forbid_stream(X)
         X = to_host(X)
         if not is_stored(X):  # parts of which are checked when they are read
             X = forbid_masked(X, "X") if model.before is None else mask_to_nan(X)

@@ -492,6 +492,7 @@ def test_an_even_choice_of_many_samples_holds_those_explained(data, monkeypatch)
     assert len(explained.some_pool) == 30
     report = diagnose(model, X, y, max_samples=20, n_permutations=3, random_state=0)
     assert {"constant", "outliers"} <= set(report.tests)
+    assert any("of 150 samples, at even distances" in said for said in report.assumptions)
 
 
 def test_large_arrays_lie_in_files(monkeypatch):
@@ -553,3 +554,15 @@ def test_memory_does_not_grow_with_the_file(entry, long_samples, tmp_path, monke
     # The samples take 32 MiB, and half of them in skill_map, whose table of 1024 cells by 1024
     # cells takes 8 MiB whatever the number of samples.
     assert peak < (32 if entry == "skill_map" else 16) * 2**20
+
+
+def test_batches_are_refused_where_samples_are_needed_twice(fitted, data):
+    X, y = data
+    for ask in (
+        lambda: skill_map(fitted["MLP"], iter([X]), y),
+        lambda: diagnose(fitted["MLP"], X, y, X_train=iter([X])),
+        lambda: RelevanceTransformer(fitted["MLP"]).fit(iter([X]), y),
+        lambda: sklrp.plan(module(), X=iter([X])),
+    ):
+        with pytest.raises(TypeError, match="X is a list_iterator, which yields its samples once"):
+            ask()

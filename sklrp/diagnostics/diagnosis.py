@@ -292,6 +292,12 @@ def _list_tests(
             lambda: find_true(explained, n_permutations),
             *tests,
         ]
+    n_some, n_all = len(explained.some_rows), len(explained.all_X)
+    if n_some < n_all:
+        left_out.append(
+            f"Patterns and common mistakes were looked for in {n_some} of {n_all} samples, at "
+            "even distances: all of them would not fit into memory at once."
+        )
     if explained.is_given:
         left_out.append("The maps were made elsewhere, so no other network's were compared.")
     else:
