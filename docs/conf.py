@@ -80,7 +80,7 @@ html_title = f"sklrp {release}"
 html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
-html_sidebars = {"index": [], "examples": []}  # they are laid out by themselves
+html_sidebars = {"index": [], "examples": [], "recipes": []}  # they are laid out by themselves
 html_theme_options = {
     "header_links_before_dropdown": 7,
     "logo": {"text": f"sklrp {release}"},

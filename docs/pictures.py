@@ -37,7 +37,9 @@ def shrink(source, target, width=WIDTH):
             picture = picture.resize(
                 (width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS
             )
-        picture.quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
+        picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            target, optimize=True
+        )
     print(f"wrote {target.relative_to(DOCS)}, {target.stat().st_size // 1024} KiB")
 
 
@@ -102,7 +104,9 @@ def make_thumbnail(figure, panel, target):
             ground = Image.new("RGB", THUMBNAIL, "white")
             margins = zip(THUMBNAIL, picture.size, strict=True)
             ground.paste(picture, [(whole - part) // 2 for whole, part in margins])
-            ground.quantize(64, dither=Image.Dither.NONE).save(target, optimize=True)
+            ground.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+                target, optimize=True
+            )
 
 
 if __name__ == "__main__":
