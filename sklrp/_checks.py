@@ -15,7 +15,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from joblib.parallel import get_active_backend
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import DataConversionWarning
 
@@ -277,12 +276,6 @@ def check_jobs(n_jobs: Any) -> None:
 def shorten(text: str, length: int = 200) -> str:
     """Return a text that a message quotes, cut where it is long."""
     return text if len(text) <= length else f"{text[: length - 4]} ..."
-
-
-def choose_return() -> str:
-    """Return how joblib's `Parallel` may hand results on: as a generator, or all in a list."""
-    backend, _ = get_active_backend()
-    return "generator" if backend.supports_return_generator else "list"
 
 
 def check_representable(relevance: Any, dtype: Any, largest: float) -> None:

@@ -6,6 +6,7 @@ contributions, tests. What a result depends on is hashed, and by that it is foun
 
 from __future__ import annotations
 
+import copy
 import pickle
 import sys
 import warnings
@@ -64,6 +65,13 @@ class Kept:
         if random_state is None and self._key is not None:
             random_state = self.get(["random_state"], lambda: np.random.SeedSequence().entropy)
         return Streams(random_state)
+
+    def drawn_by(self, streams: Streams) -> Kept:
+        """Return what keeps results that these streams have part in."""
+        found = copy.copy(self)
+        if self._key is not None:
+            found._key = hash_parts({"all": self._key, "drawn": streams.entropy})
+        return found
 
     def get(self, what: Sequence[Any], compute: Callable[[], Any]) -> Any:
         """Return a result, from the memory if it is there; else compute and keep it.
@@ -144,7 +152,7 @@ class _StateHasher(Hasher):
         if isinstance(obj, torch.optim.Optimizer | torch.Generator | History):
             return str, (type(obj).__name__,)
         if isinstance(obj, nn.Module | NeuralNet | BaseEstimator):
-            # A net of skorch makes bytes of its weights, and a recurrent layer has weak references.
+            # A net of skorch makes bytes of its weights; a recurrent layer has weak references.
             own = vars(obj) if isinstance(obj, NeuralNet) else obj.__getstate__()
             state = {name: v for name, v in own.items() if name not in _PASSING}
             return str, (hash_parts({**state, "": type(obj)}),)

@@ -28,10 +28,15 @@ class Streams:
     random_state : int, RandomState instance or None, default=None
         Determines all streams. A RandomState gives one seed, by which it moves on; None takes a
         seed of the operating system. NumPy's global generator is left as it is.
+
+    Attributes
+    ----------
+    entropy : int
+        What all streams come from.
     """
 
     def __init__(self, random_state: int | np.random.RandomState | None = None) -> None:
-        self._entropy = np.random.SeedSequence(_take_seed(random_state)).entropy
+        self.entropy = np.random.SeedSequence(_take_seed(random_state)).entropy
 
     def rng(self, name: str) -> np.random.Generator:
         """Return the stream of a name, from its beginning.
@@ -48,7 +53,7 @@ class Streams:
         """
         # Python's own hash of a string differs from run to run.
         key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
-        return np.random.default_rng(np.random.SeedSequence(self._entropy, spawn_key=(key,)))
+        return np.random.default_rng(np.random.SeedSequence(self.entropy, spawn_key=(key,)))
 
     def seeds(self, name: str, n: int) -> list[int]:
         """Return seeds for n models or workers, the first of a name's stream.

@@ -54,7 +54,7 @@ def run_on_workers(
     backend, _ = get_active_backend(prefer=prefer, require=require)
     form = "generator" if backend.supports_return_generator else "list"
     parallel: Any = Parallel(n_jobs=n_jobs, prefer=prefer, require=require, return_as=form)
-    if backend.supports_sharedmem or effective_n_jobs(n_jobs) == 1:
+    if getattr(backend, "supports_sharedmem", False) or effective_n_jobs(n_jobs) == 1:
         yield from parallel(delayed(function)(shared, *call) for call in calls)
         return
     # An array, as joblib maps those to memory, and dask sends those to a worker once.

@@ -214,6 +214,11 @@ def explain(  # numpydoc ignore=PR01
     show_default=True,
     help="Determines all that is drawn.",
 )
+@click.option(
+    "--memory",
+    type=file_path(file_okay=False),
+    help="A folder where results are kept: after an interruption the same command goes on there.",
+)
 @VARIABLE
 @FILL
 @DEVICE
@@ -232,6 +237,7 @@ def diagnose(  # numpydoc ignore=PR01
     n_permutations: int,
     n_refits: int,
     seed: int,
+    memory: Path | None,
     variable: str | None,
     fill: float | None,
     device: str | None,
@@ -264,6 +270,7 @@ def diagnose(  # numpydoc ignore=PR01
         n_permutations=n_permutations,
         n_refits=n_refits,
         seed=seed,
+        memory=memory,
         variable=variable,
         fill=fill,
         device=device,

@@ -39,6 +39,7 @@ def diagnose_file(
     n_permutations: int,
     n_refits: int,
     seed: int,
+    memory: Path | None,
     variable: str | None,
     fill: float | None,
     device: str | None,
@@ -53,6 +54,8 @@ def diagnose_file(
         What is explained, and how.
     n_permutations, n_refits, seed : int
         How much is drawn.
+    memory : pathlib.Path or None
+        The folder where results are kept.
     variable, fill, device : object
         How files are read, and where the network is.
     """
@@ -91,6 +94,7 @@ def diagnose_file(
         mask=None if mask is None else read_mask(mask),
         n_permutations=n_permutations,
         n_refits=n_refits,
+        memory=memory,
         progress=shows_progress(),
         random_state=seed,
     )

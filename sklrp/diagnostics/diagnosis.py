@@ -6,7 +6,6 @@ The command line calls it too. Each test has a file of its own beside this one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
@@ -36,7 +35,7 @@ from sklrp.skill import PlainModel, differs
 
 _SURROGATES = 5  # of each sample
 
-Test = Callable[[], Finding | list[Finding]]
+Test = functools.partial[Any]  # returns a finding, or several
 
 
 @validate_params(
@@ -75,6 +74,7 @@ def diagnose(
     n_refits: int = 0,
     max_samples: int | None = 100,
     n_jobs: int | None = None,
+    memory: Any = None,
     progress: bool = False,
     random_state: int | np.random.RandomState | None = None,
     grid: Any = None,
@@ -166,6 +166,11 @@ def diagnose(
         At most so many samples are explained, drawn at random. None: all. Skill is of all.
     n_jobs : int or None, default=None
         Number of joblib's workers for null models. None (default): one.
+    memory : None, str, path or joblib.Memory, default=None
+        Where the results of tests, null models, clones and contributions are kept, as in
+        scikit-learn's `Pipeline`: after an interruption the same call does only what is missing.
+        With ``random_state=None`` it takes the seed that the first call has drawn. None (default):
+        nowhere.
     progress : bool, default=False
         Whether to show a progress bar.
     random_state : int, RandomState instance or None, default=None
@@ -231,6 +236,7 @@ def diagnose(
         max_samples=max_samples,
         random_state=random_state,
         n_jobs=n_jobs,
+        memory=memory,
         rule=rule,
         epsilon=epsilon,
         contrast=contrast,
@@ -239,8 +245,10 @@ def diagnose(
     place = None if mask is None else explained.take_mask(mask)
     tests, left_out = _list_tests(explained, place, n_permutations, n_networks, n_refits)
     findings: list[Finding] = []
+    if explained.all_y is not None:  # as tests know of it, also where they are not run again
+        _ = explained.decomposition
     for test in tqdm(tests, desc="diagnose", disable=not progress):
-        found = test()
+        found = explained.recall(test.func, *test.args[1:])
         findings += found if isinstance(found, list) else [found]
     picture, assumptions = None, left_out
     if explained.all_y is not None:
@@ -279,7 +287,8 @@ def _list_tests(
     n_refits: int,
 ) -> tuple[list[Test], list[str]]:
     """Return the tests that fit what is explained, and what is said of those that do not."""
-    tests: list[Test] = [lambda: find_degenerate(explained)]
+    partial = functools.partial
+    tests: list[Test] = [partial(find_degenerate, explained)]
     left_out: list[str] = []
     if explained.all_y is None:
         left_out.append(
@@ -288,8 +297,8 @@ def _list_tests(
         )
     else:
         tests = [
-            lambda: find_skilled(explained),
-            lambda: find_true(explained, n_permutations),
+            partial(find_skilled, explained),
+            partial(find_true, explained, n_permutations),
             *tests,
         ]
     n_some, n_all = len(explained.some_rows), len(explained.all_X)
@@ -302,23 +311,23 @@ def _list_tests(
         left_out.append("The maps were made elsewhere, so no other network's were compared.")
     else:
         tests += [
-            functools.partial(compare_with_null, explained, null, n_permutations)
+            partial(compare_with_null, explained, null, n_permutations)
             for null in NULLS.values()
             if not null.trains and null.fits(explained.model)
         ]
-        tests.append(lambda: find_kept(explained))
+        tests.append(partial(find_kept, explained))
         if not explained.model.takes_integers:  # which have no spectrum
-            tests.append(lambda: find_coherent(explained, _SURROGATES))
+            tests.append(partial(find_coherent, explained, _SURROGATES))
     tests += [
-        lambda: find_used(explained, n_permutations),
-        lambda: find_patterns(explained, n_permutations),
+        partial(find_used, explained, n_permutations),
+        partial(find_patterns, explained, n_permutations),
     ]
     if mask is not None:
-        tests.append(lambda: on_mask(explained, mask, n_permutations))
+        tests.append(partial(on_mask, explained, mask, n_permutations))
     if isinstance(explained.model, PlainModel):
         left_out.append("There is no network: common mistakes were not looked for.")
     else:
-        tests.append(lambda: find_audited(explained))
+        tests.append(partial(find_audited, explained))
     if (n_refits or n_networks > 1) and not explained.is_given:
         why = _why_not_trained(explained)
         if why:
@@ -333,7 +342,7 @@ def _list_training_tests(explained: Explained, n_networks: int, n_refits: int) -
     tests: list[Test] = []
     if n_networks > 1:
         check_networks(explained, n_networks)
-        tests.append(lambda: find_stable(explained, n_networks))
+        tests.append(functools.partial(find_stable, explained, n_networks))
     if not n_refits:
         return tests
     tests += [
@@ -342,7 +351,7 @@ def _list_training_tests(explained: Explained, n_networks: int, n_refits: int) -
         if null.trains and null.fits(explained.model)
     ]
     if explained.frame.has_positions:
-        tests.append(lambda: follow_moves(explained, "flip", None, True, n_refits))
+        tests.append(functools.partial(follow_moves, explained, "flip", None, True, n_refits))
     return tests
 
 

@@ -50,6 +50,7 @@ def equivariance_test(
     target: Any = None,
     max_samples: int | None = 100,
     n_jobs: int | None = None,
+    memory: Any = None,
     random_state: int | np.random.RandomState | None = None,
     grid: Any = None,
     **explain_params: Any,
@@ -99,6 +100,10 @@ def equivariance_test(
         At most so many samples are explained, drawn at random. None: all.
     n_jobs : int or None, default=None
         Number of joblib's workers. None (default): one.
+    memory : None, str, path or joblib.Memory, default=None
+        Where what clones give is kept, as in scikit-learn's `Pipeline`: after an
+        interruption the same call does only what is missing. With ``random_state=None`` it
+        takes the seed that the first call has drawn. None (default): nowhere.
     random_state : int, RandomState instance or None, default=None
         Determines transformations and clones.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
@@ -148,11 +153,12 @@ def equivariance_test(
         max_samples=max_samples,
         random_state=random_state,
         n_jobs=n_jobs,
+        memory=memory,
         **explain_params,
     )
     if refit:
         explained.check_trainable("refit=True")
-    return follow_moves(explained, transform, axis, refit, n_refits)
+    return explained.recall(follow_moves, transform, axis, refit, n_refits)
 
 
 def follow_moves(
@@ -248,7 +254,7 @@ def _move_and_explain(
     explained: Explained, axis: int, refit: bool, moves: Iterable[tuple[NDArray, int]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return, for each move, how alike samples' maps are, and the network's skill."""
-    found = explained.run(_similarity, [(explained, o, axis, refit, s) for o, s in moves])
+    found = explained.run(_similarity, [(o, axis, refit, s) for o, s in moves])
     return found[:, 1:], found[:, 0]
 
 

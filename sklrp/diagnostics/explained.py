@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.utils import Bunch
@@ -36,13 +35,14 @@ from sklrp._checks import (
 )
 from sklrp._devices import to_host
 from sklrp._frame import frame_of
+from sklrp._kept import Kept
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._models import is_regression, unwrap
 from sklrp._random_stream import RandomStream
 from sklrp._sklearn import Interval
 from sklrp._stored import in_array
-from sklrp._streams import Streams
+from sklrp._workers import run_on_workers
 from sklrp.diagnostics.common_form import as_shares, with_relevance
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.nulls import NULLS
@@ -69,6 +69,7 @@ CONSTRAINTS: dict[str, list[Any] | str] = {
     "n_permutations": [Interval(Integral, 1, None, closed="left")],
     "max_samples": [Interval(Integral, 1, None, closed="left"), None],
     "n_jobs": [Integral, None],
+    "memory": "no_validation",
     "random_state": ["random_state"],
 }
 # The parameters of ``explain`` that tests hand on to it, and those that they give themselves.
@@ -118,6 +119,8 @@ class Explained:
         Determines all that is drawn.
     n_jobs : int or None, default=None
         Number of joblib's workers for null models.
+    memory : None, str, path or joblib.Memory, default=None
+        Where results are kept, so that the same call is resumed.
     **params : dict
         Parameters of ``explain``.
 
@@ -162,6 +165,7 @@ class Explained:
         max_samples: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         n_jobs: int | None = None,
+        memory: Any = None,
         **params: Any,
     ) -> None:
         # Maps that were made elsewhere may be of any model; to make them takes a network.
@@ -183,7 +187,11 @@ class Explained:
         self._dtype = None
         if self.model.takes_integers:
             self._dtype = np.asarray(entering[:1]).dtype
-        self._streams = Streams(random_state)
+        asked: dict[str, Any] = {**self._asked, "y": y, "y_train": y_train, "target": target}
+        asked |= {"relevance": relevance, "grid": grid, "max_samples": max_samples, **params}
+        found = Kept(memory, lambda: self._list_parts(asked))
+        self._streams = found.streams(random_state)
+        self.kept = found.drawn_by(self._streams)
         self.n_jobs = n_jobs
         self.params = params
         self._nulls: dict[tuple[str, int], NDArray] = {}
@@ -299,7 +307,13 @@ class Explained:
         if self.blocks is not None:
             asked["regions"] = self.blocks
         return decompose_skill(
-            self.model, self._asked["X"], self.all_y, self._streams, n_jobs=self.n_jobs, **asked
+            self.model,
+            self._asked["X"],
+            self.all_y,
+            self._streams,
+            n_jobs=self.n_jobs,
+            kept=self.kept,
+            **asked,
         )
 
     @property
@@ -328,6 +342,7 @@ class Explained:
             self.blocks,
             self.n_jobs,
             self._rivals(),
+            self.kept,
         )
         sign = np.where(self.details.score < 0, -1.0, 1.0)
         return (found.phi[0] * sign[:, np.newaxis]).reshape(self.X.shape)
@@ -494,7 +509,7 @@ class Explained:
 
             def draw(n: int) -> NDArray:
                 seeds = rng.integers(2**31 - 1, size=n)
-                return self.run(_null_map, [(self, null, int(seed)) for seed in seeds])
+                return self.run(_null_map, [(null, int(seed)) for seed in seeds])
 
             maps = draw(n_draws)
             for _ in range(0 if NULLS[null].trains else _REDRAWS):
@@ -507,8 +522,18 @@ class Explained:
         return self._nulls[null, n_draws]
 
     def run(self, function: Callable[..., NDArray], calls: Iterable[tuple]) -> NDArray:
-        """Return the stacked results of calls, by joblib's workers."""
-        return np.stack(Parallel(n_jobs=self.n_jobs)(delayed(function)(*call) for call in calls))
+        """Return the stacked results of ``function(self, *call)``, by joblib's workers."""
+        calls = ((function, *call) for call in calls)
+        return np.stack(list(run_on_workers(Explained.recall, self, calls, self.n_jobs)))
+
+    def recall(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Return ``function(self, *args)``, from the memory if it is there."""
+        what = [function.__qualname__, self.rows, self.target, *args]
+        return self.kept.get(what, lambda: function(self, *args))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what travels to workers: no maps of null models, of which they draw others."""
+        return {**vars(self), "_nulls": {}}
 
     def check_trainable(self, user: str) -> None:
         """Raise an error if clones cannot be trained, which `user` needs."""
@@ -579,6 +604,19 @@ class Explained:
     def finding(self, **entries: Any) -> Finding:
         """Return a finding, which knows what a sample is."""
         return Finding(**entries, frame=self.frame)
+
+    def _list_parts(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Return what all results depend on, beside what is drawn."""
+        if self.X_train is not None:
+            asked = {**asked, "X_train": self.model.enter(self.X_train)}
+        names = None if self._form is None else [str(name) for name in self._form.columns]
+        return {
+            **asked,
+            "network": self.model.network,
+            "X": self.all_X,
+            "dtype": str(self._dtype),
+            "columns": names,
+        }
 
     def _count_outputs(self) -> int:
         """Return how many outputs there are to choose from."""

@@ -61,6 +61,7 @@ def artifact_map(
     n_networks: int = 1,
     max_samples: int | None = 100,
     n_jobs: int | None = None,
+    memory: Any = None,
     random_state: int | np.random.RandomState | None = None,
     grid: Any = None,
     **explain_params: Any,
@@ -134,6 +135,10 @@ def artifact_map(
         At most so many samples are explained, drawn at random. None: all. Skill is of all.
     n_jobs : int or None, default=None
         Number of joblib's workers. None (default): one.
+    memory : None, str, path or joblib.Memory, default=None
+        Where null models, clones and contributions are kept, as in scikit-learn's `Pipeline`:
+        after an interruption the same call does only what is missing. With ``random_state=None``
+        it takes the seed that the first call has drawn. None (default): nowhere.
     random_state : int, RandomState instance or None, default=None
         Determines all that is drawn.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
@@ -193,6 +198,7 @@ def artifact_map(
         max_samples=max_samples,
         random_state=random_state,
         n_jobs=n_jobs,
+        memory=memory,
         rule=rule,
         **explain_params,
     )

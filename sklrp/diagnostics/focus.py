@@ -16,12 +16,12 @@ from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils import Bunch, indexable
-from sklearn.utils.parallel import Parallel, delayed
 from torch import nn
 from tqdm.std import tqdm
 
-from sklrp._checks import check_mask, choose_return, import_optional, suggest
+from sklrp._checks import check_mask, import_optional, suggest
 from sklrp._frame import frame_of
+from sklrp._kept import Kept
 from sklrp._models import Model, unwrap
 from sklrp._sklearn import (
     Interval,
@@ -33,6 +33,7 @@ from sklrp._sklearn import (
     safe_indexing,
     validate_params,
 )
+from sklrp._workers import run_on_workers
 from sklrp.composites import check_rule
 from sklrp.diagnostics.profiles import axis_profiles
 from sklrp.metrics.maps import relevance_mass
@@ -134,6 +135,7 @@ class FocusCurve(Bunch):  # numpydoc ignore=PR02
         "scoring": [str, callable, None],
         "params": [dict, None],
         "n_jobs": [Integral, None],
+        "memory": "no_validation",
         "progress": ["boolean"],
     },
     prefer_skip_nested_validation=True,
@@ -156,6 +158,7 @@ def focus_curve(
     scoring: Any = None,
     params: dict[str, Any] | None = None,
     n_jobs: int | None = None,
+    memory: Any = None,
     progress: bool = False,
     grid: Any = None,
 ) -> FocusCurve:
@@ -210,6 +213,9 @@ def focus_curve(
         as X is.
     n_jobs : int or None, default=None
         Number of joblib's workers, over values and folds. None (default): one.
+    memory : None, str, path or joblib.Memory, default=None
+        Where the grades of each value and fold are kept, as in scikit-learn's `Pipeline`: after an
+        interruption the same call trains only what is missing. None (default): nowhere.
     progress : bool, default=False
         Whether to show a progress bar.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
@@ -260,13 +266,10 @@ def focus_curve(
     folds = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y, groups))
     scorer = check_scoring(estimator, scoring=scoring)
     explain_params = {"target": target, "rule": rule, "epsilon": epsilon, "contrast": contrast}
-    jobs = Parallel(n_jobs=n_jobs, return_as=choose_return())(
-        delayed(_grade)(
-            clone(candidate), X, y, fold, scorer, params or {}, mask, grid, part, explain_params
-        )
-        for candidate in candidates
-        for fold in folds
-    )
+    shared = (X, y, scorer, params or {}, mask, grid, part, explain_params)
+    kept = Kept(memory, lambda: _list_parts(estimator, scoring, *shared))
+    calls = [(clone(candidate), fold) for candidate in candidates for fold in folds]
+    jobs = run_on_workers(_grade_or_recall, (kept, shared), calls, n_jobs)
     total = len(candidates) * len(folds)
     grades = list(tqdm(jobs, total=total, unit="fit", desc="focus_curve", disable=not progress))
     curve = _collect(grades, param_name, values, masks)
@@ -278,6 +281,26 @@ def focus_curve(
         estimator_name=unwrap(estimator, fitted=False).name,
         score_name=scoring if isinstance(scoring, str) else score,
         **curve,
+    )
+
+
+def _list_parts(
+    estimator: Any, scoring: Any, X: Any, y: Any, scorer: Any, *others: Any
+) -> dict[str, Any]:
+    """Return what the grades of all values and folds depend on."""
+    asked = scorer if scoring is None or callable(scoring) else scoring
+    if scoring is None:  # the estimator's own, which is a bound method
+        asked = type(estimator)
+    columns = [str(name) for name in getattr(X, "columns", ())]
+    return {"X": X, "y": y, "columns": columns, "scoring": asked, "others": others}
+
+
+def _grade_or_recall(shared: tuple[Kept, tuple], estimator: Any, fold: tuple) -> Bunch:
+    """Return the grade of a value and a fold, from the memory if it is there."""
+    kept, (X, y, *others) = shared
+    return kept.get(
+        ["focus_curve", type(estimator), estimator.get_params(deep=False), *fold],
+        lambda: _grade(estimator, X, y, fold, *others),
     )
 
 

@@ -34,6 +34,7 @@ def randomization_test(
     n_permutations: int = 20,
     max_samples: int | None = 100,
     n_jobs: int | None = None,
+    memory: Any = None,
     random_state: int | np.random.RandomState | None = None,
     grid: Any = None,
     **explain_params: Any,
@@ -72,6 +73,10 @@ def randomization_test(
         At most so many samples are explained, drawn at random. None: all.
     n_jobs : int or None, default=None
         Number of joblib's workers. None (default): one.
+    memory : None, str, path or joblib.Memory, default=None
+        Where null models are kept, as in scikit-learn's `Pipeline`: after
+        an interruption the same call does only what is missing. With ``random_state=None`` it
+        takes the seed that the first call has drawn. None (default): nowhere.
     random_state : int, RandomState instance or None, default=None
         Determines the null models.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
@@ -124,11 +129,12 @@ def randomization_test(
         max_samples=max_samples,
         random_state=random_state,
         n_jobs=n_jobs,
+        memory=memory,
         **explain_params,
     )
     if NULLS[null].trains:
         explained.check_trainable(f"null={null!r}")
-    return compare_with_null(explained, NULLS[null], n_permutations)
+    return explained.recall(compare_with_null, NULLS[null], n_permutations)
 
 
 def compare_with_null(explained: Explained, null: NullModel, n_draws: int) -> Finding:

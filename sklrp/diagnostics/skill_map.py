@@ -16,11 +16,11 @@ from torch import Tensor
 
 from sklrp._devices import to_host
 from sklrp._frame import Frame, frame_of
+from sklrp._kept import Kept
 from sklrp._matching import match_samples
 from sklrp._models import Model, count_samples, take_rows
 from sklrp._outputs import split_key
 from sklrp._sklearn import Interval, StrOptions, validate_params
-from sklrp._streams import Streams
 from sklrp.diagnostics.findings import Finding
 from sklrp.propagation.readings import read_name, read_target
 from sklrp.skill import Decomposition, Neighbours, decompose_skill, take_model
@@ -33,6 +33,7 @@ from sklrp.skill import Decomposition, Neighbours, decompose_skill, take_model
         "n_permutations": [Interval(Integral, 19, None, closed="left")],
         "n_draws": [StrOptions({"auto"}), Interval(Integral, 2, None, closed="left")],
         "min_share": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
+        "memory": "no_validation",
         "progress": ["boolean"],
         "random_state": ["random_state"],
     },
@@ -55,6 +56,7 @@ def skill_map(
     target: Any = None,
     grid: Any = None,
     n_jobs: int | None = None,
+    memory: Any = None,
     progress: bool = False,
     random_state: int | np.random.RandomState | None = None,
 ) -> Finding:
@@ -128,7 +130,12 @@ def skill_map(
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
         Where cells are, for the picture, if neither X nor a step of the pipeline says.
     n_jobs : int or None, default=None
-        Number of threads that share the samples; the result does not depend on it.
+        Number of joblib's workers that share the samples, threads unless `joblib.parallel_config`
+        says otherwise; the result does not depend on it.
+    memory : None, str, path or joblib.Memory, default=None
+        Where contributions and tests are kept, as in scikit-learn's `Pipeline`: after an
+        interruption the same call does only what is missing. With ``random_state=None`` it takes
+        the seed that the first call has drawn. None (default): nowhere.
     progress : bool, default=False
         Whether to show progress bars, of draws and of permutations.
     random_state : int, RandomState instance or None, default=None
@@ -184,13 +191,18 @@ def skill_map(
     """
     unwrapped = take_model(model, X)
     entering = unwrapped.enter(X)
+    asked = {"network": unwrapped.network, "X": entering, "y": y, "target": target}
+    asked |= {"baseline": baseline, "groups": groups, "block_length": block_length}
+    asked |= {"n_draws": n_draws, "regions": regions, "before": unwrapped.before}
+    kept = Kept(memory, lambda: {**asked, "X_train": _enter(unwrapped, X_train)})
+    streams = kept.streams(random_state)
     frame = frame_of(unwrapped, X, entering, grid=grid)
     unwrapped, y, target = _apply_target(unwrapped, X, entering, y, to_host(target))
     found = decompose_skill(
         unwrapped,
         X,
         y,
-        Streams(random_state),
+        streams,
         X_train=X_train,
         baseline=baseline,
         groups=groups,
@@ -204,6 +216,7 @@ def skill_map(
         n_jobs=n_jobs,
         progress=progress,
         neighbours=neighbours_of(frame),
+        kept=kept.drawn_by(streams),
     )
     finding = Finding(
         **_say(found, alpha),
@@ -225,6 +238,11 @@ def skill_map(
         if getattr(found, name) is not None:
             finding[name] = getattr(found, name)
     return finding
+
+
+def _enter(model: Any, X: Any) -> Any:
+    """Return what enters a model's network, None of None."""
+    return None if X is None else model.enter(X)
 
 
 def _apply_target(model: Any, X: Any, entering: Any, y: Any, target: Any) -> tuple[Any, Any, Any]:

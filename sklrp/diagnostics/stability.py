@@ -155,7 +155,7 @@ def _refit(
     explained: Explained, settings: list[tuple[int, NDArray | None]]
 ) -> tuple[NDArray, NDArray, NDArray]:
     """Return the skill of clones, their mean maps, and the mean sizes of their maps."""
-    found = explained.run(_train_and_explain, [(explained, *setting) for setting in settings])
+    found = explained.run(_train_and_explain, settings)
     shape = len(found), -1, *explained.X.shape[1:]
     arrays = found[:, 1:].reshape(shape)
     return found[:, 0], arrays[:, 0], arrays[:, 1:]

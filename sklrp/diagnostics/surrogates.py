@@ -81,7 +81,7 @@ def find_coherent(explained: Explained, n_draws: int) -> Finding:
     groups = _rows_by_class(explained)
     means = np.stack([explained.maps[rows].mean(axis=0, dtype=np.float64) for rows in groups])
     seeds = explained.rng("coherent").integers(2**31 - 1, size=n_draws).tolist()
-    others = explained.run(_explain_surrogates, [(explained, groups, seed) for seed in seeds])
+    others = explained.run(_explain_surrogates, [(groups, seed) for seed in seeds])
     similarity = np.abs(cosines(_flat(means, 1), _flat(others, 2)))
     halves = _compare_halves(explained, groups)
     draws = np.nanmean(similarity, axis=1) if np.isfinite(similarity).any() else np.empty(0)

@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import effective_n_jobs
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from tqdm.std import tqdm
 
-from sklrp._checks import check_flags, check_jobs, check_number, choose_return
+from sklrp._checks import check_flags, check_jobs, check_number
 from sklrp._models import without_wrapper
 from sklrp._outputs import split_key
+from sklrp._workers import run_on_workers
 from sklrp.propagation.bounds import bound
 from sklrp.propagation.defence import Balance, Defence
 from sklrp.propagation.details import Details, LayerDetails, LayerList
@@ -298,8 +299,8 @@ def _explain_chunks(
     # Parametrized modules, such as those with weight norm, cannot be sent to a process.
     shared = "sharedmem" if any(map(is_parametrized, module.modules())) else None
     n_threads = max(1, (os.cpu_count() or 1) // jobs)
-    return Parallel(n_jobs=n_jobs, return_as=choose_return(), require=shared)(
-        delayed(_explain_in_worker)(call, *task, n_threads) for task in tasks
+    return run_on_workers(
+        _explain_in_worker, call, ((*task, n_threads) for task in tasks), n_jobs, require=shared
     )
 
 

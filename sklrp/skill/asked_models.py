@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sklrp._checks import as_samples, like
+from sklrp._kept import Kept
 from sklrp._missing import as_plain_array
 from sklrp._models import Model, holds_network, unwrap
 from sklrp._stored import MEMORY_BYTES, in_array, is_stored, take_blocks
@@ -207,17 +208,20 @@ def contributions_of(
     n_draws: int | None,
     n_jobs: int | None,
     progress: bool,
+    kept: Kept,
 ) -> Contributions:
     """Return the contributions of cells, by gradients; or of groups, by replacing them."""
     if groups is not None:
         return occluded(
-            model.outputs, samples, pool, question.combine, groups, rng, n_draws, progress
-        )
+            model.outputs, samples, pool, question.combine, groups, rng, n_draws, progress,
+            n_jobs, kept,
+        )  # fmt: skip
     inputs, baselines = _to_tensors(model, samples, pool)
     module, transform = _prepare_module(model, inputs, question)
     return expected_gradients(
-        module, inputs, baselines, question.combine, rng, n_draws, transform, n_jobs, progress
-    )
+        module, inputs, baselines, question.combine, rng, n_draws, transform, n_jobs, progress,
+        kept,
+    )  # fmt: skip
 
 
 def ask_outputs(model: Any, samples: NDArray, question: Question) -> Callable[[NDArray], NDArray]:
@@ -273,6 +277,7 @@ def contributions_to_outputs(
     regions: NDArray | None = None,
     n_jobs: int | None = None,
     others: NDArray[np.intp] | None = None,
+    kept: Kept | None = None,
 ) -> Contributions:
     """Return the contributions of cells to one output of each sample, or to a difference of two.
 
@@ -292,9 +297,11 @@ def contributions_to_outputs(
         The groups of cells that are replaced at once in a model without a gradient, whose cells
         share what their group adds.
     n_jobs : int or None, default=None
-        Number of threads.
+        Number of joblib's workers.
     others : ndarray of shape (n_samples,) or None, default=None
         The output that is subtracted of each sample. None (default): none is.
+    kept : Kept or None, default=None
+        What keeps contributions, so that they can be resumed.
 
     Returns
     -------
@@ -304,7 +311,9 @@ def contributions_to_outputs(
     if is_asked_by_groups(model, samples):
         groups = code_groups(model.name, samples, regions)
         every = np.eye(model.outputs(samples[:1]).shape[1])
-        found = occluded(model.outputs, samples, pool, every, groups, rng, n_draws)
+        found = occluded(
+            model.outputs, samples, pool, every, groups, rng, n_draws, n_jobs=n_jobs, kept=kept
+        )
         rows, phi = np.arange(len(samples)), np.stack(found.phi)
         own = phi[columns, rows] - (0 if others is None else phi[others, rows])
         found.phi = [(own / np.bincount(groups))[:, groups]]
@@ -316,7 +325,7 @@ def contributions_to_outputs(
         n_outputs = _first(module(inputs[:1].clone())).numel()
     own = np.eye(n_outputs)[columns] - (0 if others is None else np.eye(n_outputs)[others])
     return expected_gradients(
-        module, inputs, baselines, own[np.newaxis], rng, n_draws, n_jobs=n_jobs
+        module, inputs, baselines, own[np.newaxis], rng, n_draws, n_jobs=n_jobs, kept=kept
     )
 
 

@@ -14,15 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.std import tqdm
 
 from sklrp._devices import has_float64
+from sklrp._kept import Kept
 from sklrp._stored import BLOCK_BYTES, make_zeros, release, take_blocks
+from sklrp._workers import run_on_workers
 
 _CHUNK_VALUES = 2**17  # values of the input in one pass: what follows stays in a cache
+_BLOCK_VALUES = 2**20  # that a worker goes through in one call, and that are kept as one
 _STATES_VALUES = 2**22  # values of replaced samples in one call of a model
 _FIRST_DRAWS, _MOST_DRAWS = 8, 256
 _MOST_VALUES = 2**28  # of all draws of all samples: half a minute or so for a small CNN
@@ -119,6 +121,7 @@ def expected_gradients(
     transform: Callable[[Tensor], Tensor] | None = None,
     n_jobs: int | None = None,
     progress: bool = False,
+    kept: Kept | None = None,
 ) -> Contributions:
     """Return the contributions of cells to linear combinations of a network's outputs.
 
@@ -140,9 +143,12 @@ def expected_gradients(
     transform : callable or None, default=None
         What makes scores, (n, n_outputs), of what the network returns; None flattens it.
     n_jobs : int or None, default=None
-        Number of threads that share the samples; what is returned does not depend on it.
+        Number of joblib's workers that share the samples, threads unless `joblib.parallel_config`
+        says otherwise; what is returned does not depend on it.
     progress : bool, default=False
         Whether to show a progress bar.
+    kept : Kept or None, default=None
+        What keeps contributions, so that they can be resumed. None: nothing does.
 
     Returns
     -------
@@ -170,6 +176,7 @@ def expected_gradients(
     # A thousand cells tell it, and halves of all would take twice the memory.
     some = slice(None, None, max(1, n_cells // _WATCHED_CELLS))
     halves = [[torch.zeros_like(p[:, some]) for p in phi] for _ in range(2)]
+    asked = _Asked(module, samples, baselines, centre, weights, transform, kept or Kept())
     done, wanted = 0, n_draws or _FIRST_DRAWS
     most = _most_draws(n * n_cells, len(phi))
     with tqdm(total=n * wanted, unit="draw", desc="skill_map", disable=not progress) as bar:
@@ -177,10 +184,7 @@ def expected_gradients(
             pairs = _draw_pairs(rng, n, len(baselines), wanted - done)
             for half, draws in zip(halves, pairs, strict=True):
                 before = [p[:, some].clone() for p in phi]
-                _accumulate(
-                    module, samples, baselines, centre, weights, draws, places, transform, n_jobs,
-                    bar,
-                )  # fmt: skip
+                _accumulate(asked, draws, places, n_jobs, bar)
                 for mine, p, old in zip(half, phi, before, strict=True):
                     mine += p[:, some] - old
             done = wanted
@@ -260,79 +264,129 @@ class _Draws:
     places: NDArray[np.float64]
     share: float
 
+    def of(self, rows: slice) -> _Draws:
+        """Return the draws of some samples."""
+        return _Draws(self.baselines[rows], self.places[rows], self.share)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What all blocks of samples have in common, which travels to workers once."""
+
+    module: nn.Module
+    samples: Any
+    baselines: Any
+    centre: Tensor
+    weights: Tensor
+    transform: Callable[[Tensor], Tensor] | None
+    kept: Kept
+
+    @property
+    def n_cells(self) -> int:
+        """How many cells a sample has."""
+        return max(1, self.samples[0].numel())
+
 
 def _accumulate(
-    module: nn.Module,
-    samples: Any,
-    baselines: Any,
-    centre: Tensor,
-    weights: Tensor,
+    asked: _Asked,
     draws: _Draws,
     places: list[tuple[Tensor, NDArray | None]],
-    transform: Callable[[Tensor], Tensor] | None,
     n_jobs: int | None,
     bar: tqdm,
 ) -> None:
     """Add the contributions of more draws to the totals."""
-    totals = [total for total, _ in places]
-    (n, n_draws), n_cells = draws.baselines.shape, totals[0].shape[1]
-    per_pass = max(1, _CHUNK_VALUES // n_cells)
-    n_together = min(n_draws, per_pass)  # draws of a sample in one pass
-    dtype = totals[0].dtype
-    is_steadied = n_draws >= _FEWEST_STEADIED
-
-    def sums(rows: slice, part: slice) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        b = draws.baselines[rows, part]
-        count = b.shape[1]
-        x = samples[rows].repeat_interleave(count, dim=0)
-        base = baselines[torch.as_tensor(b.ravel(), device=samples.device)]
-        a = torch.as_tensor(draws.places[rows, part].ravel()).to(x)
-        way = x - base
-        point = (base + a.reshape(-1, *(1,) * (x.dim() - 1)) * way).requires_grad_()
-
-        def add_up(values: Tensor) -> Tensor:
-            return values.reshape(-1, count, n_cells).sum(dim=1, dtype=dtype)
-
-        slopes, added = [], []
-        with torch.inference_mode(False), torch.enable_grad():
-            outputs = _outputs(module(point.clone()), transform)  # some write into it
-            for k in range(len(totals)):
-                weight = weights[k]
-                if weights.dim() == 3:
-                    weight = weight[rows].repeat_interleave(count, dim=0)
-                (gradient,) = torch.autograd.grad(
-                    (outputs * weight).sum(), point, retain_graph=k + 1 < len(totals)
-                )
-                added.append(add_up(gradient * way))
-                if is_steadied:
-                    slopes.append(add_up(gradient))
-        return add_up(way), added, slopes
-
-    def add_rows(rows: slice) -> int:
-        parts = [
-            sums(rows, slice(first, first + n_together)) for first in range(0, n_draws, n_together)
-        ]
-        way = sum(part[0] for part in parts) / n_draws
-        away = samples[rows].reshape(-1, n_cells).to(dtype) - centre.reshape(-1)
-        for k, total in enumerate(totals):
-            added = sum(part[1][k] for part in parts)
-            if is_steadied:
-                slope = sum(part[2][k] for part in parts)
-                added = away * slope - (way * slope - added) / draws.share
-            total[rows] += added
-        return len(range(n)[rows]) * n_draws
-
-    per_chunk = max(1, per_pass // n_draws)
-    done = Parallel(n_jobs=n_jobs, require="sharedmem", return_as="generator")(
-        delayed(add_rows)(slice(first, first + per_chunk)) for first in range(0, n, per_chunk)
-    )
+    n, n_draws = draws.baselines.shape
+    per_chunk = max(1, _CHUNK_VALUES // asked.n_cells // n_draws)
+    # Blocks do not depend on the number of workers, so that another number finds them too.
+    per_block = per_chunk * max(1, _BLOCK_VALUES // _CHUNK_VALUES)
+    blocks = [slice(first, min(first + per_block, n)) for first in range(0, n, per_block)]
+    calls = ((rows, draws.of(rows), per_chunk) for rows in blocks)
+    done = run_on_workers(_block_or_recall, asked, calls, n_jobs, prefer="threads")
     n_bytes = 0
-    for count in done:
-        bar.update(count)
-        n_bytes += count // n_draws * n_cells * dtype.itemsize
+    for rows, parts in zip(blocks, done, strict=True):
+        for (total, _), part in zip(places, parts, strict=True):
+            total[rows] += torch.from_numpy(part).to(total)
+            n_bytes += part.nbytes
+        bar.update((rows.stop - rows.start) * n_draws)
         if n_bytes > BLOCK_BYTES:
             _let_go(places)
             n_bytes = 0
+
+
+def _block_or_recall(
+    asked: _Asked, rows: slice, draws: _Draws, per_chunk: int
+) -> list[NDArray[np.floating]]:
+    """Return the contributions of a block of samples, kept if any are."""
+    weights = asked.weights if asked.weights.dim() == 2 else asked.weights[:, rows]
+    what = [asked.samples[rows], weights, draws.baselines, draws.places, draws.share]
+    return asked.kept.get(
+        ["contributions", *what], lambda: _contribute(asked, rows, draws, per_chunk)
+    )
+
+
+def _contribute(
+    asked: _Asked, rows: slice, draws: _Draws, per_chunk: int
+) -> list[NDArray[np.floating]]:
+    """Return the contributions of a block of samples, summed over their draws, chunk by chunk."""
+    chunks = []
+    for first in range(rows.start, rows.stop, per_chunk):
+        chunk = slice(first, min(first + per_chunk, rows.stop))
+        own = draws.of(slice(chunk.start - rows.start, chunk.stop - rows.start))
+        chunks.append(_contribute_chunk(asked, chunk, own))
+    return [torch.cat(parts).cpu().numpy() for parts in zip(*chunks, strict=True)]
+
+
+def _contribute_chunk(asked: _Asked, rows: slice, draws: _Draws) -> list[Tensor]:
+    """Return the contributions of some samples, for each combination of outputs."""
+    n_draws = draws.baselines.shape[1]
+    n_together = min(n_draws, max(1, _CHUNK_VALUES // asked.n_cells))  # of a sample in one pass
+    parts = [
+        _sum_draws(asked, rows, draws, slice(first, first + n_together))
+        for first in range(0, n_draws, n_together)
+    ]
+    way = sum(part[0] for part in parts) / n_draws
+    dtype = _summed_in(asked.samples)
+    away = asked.samples[rows].reshape(-1, asked.n_cells).to(dtype) - asked.centre.reshape(-1)
+    found = []
+    for k in range(len(parts[0][1])):
+        added = sum(part[1][k] for part in parts)
+        if n_draws >= _FEWEST_STEADIED:
+            slope = sum(part[2][k] for part in parts)
+            added = away * slope - (way * slope - added) / draws.share
+        found.append(torch.as_tensor(added))
+    return found
+
+
+def _sum_draws(
+    asked: _Asked, rows: slice, draws: _Draws, part: slice
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Return the ways to baselines, gradients along them and gradients, summed over draws."""
+    b = draws.baselines[:, part]
+    count = b.shape[1]
+    samples, weights = asked.samples, asked.weights
+    x = samples[rows].repeat_interleave(count, dim=0)
+    base = asked.baselines[torch.as_tensor(b.ravel(), device=samples.device)]
+    a = torch.as_tensor(draws.places[:, part].ravel()).to(x)
+    way = x - base
+    point = (base + a.reshape(-1, *(1,) * (x.dim() - 1)) * way).requires_grad_()
+
+    def add_up(values: Tensor) -> Tensor:
+        return values.reshape(-1, count, asked.n_cells).sum(dim=1, dtype=_summed_in(samples))
+
+    slopes, added = [], []
+    with torch.inference_mode(False), torch.enable_grad():
+        outputs = _outputs(asked.module(point.clone()), asked.transform)  # some write into it
+        for k in range(len(weights)):
+            weight = weights[k]
+            if weights.dim() == 3:
+                weight = weight[rows].repeat_interleave(count, dim=0)
+            (gradient,) = torch.autograd.grad(
+                (outputs * weight).sum(), point, retain_graph=k + 1 < len(weights)
+            )
+            added.append(add_up(gradient * way))
+            if draws.baselines.shape[1] >= _FEWEST_STEADIED:
+                slopes.append(add_up(gradient))
+    return add_up(way), added, slopes
 
 
 def _draw_pairs(rng: np.random.Generator, n: int, n_baselines: int, n_draws: int) -> list[_Draws]:
@@ -403,6 +457,8 @@ def occluded(
     rng: np.random.Generator,
     n_draws: int | None = None,
     progress: bool = False,
+    n_jobs: int | None = None,
+    kept: Kept | None = None,
 ) -> Contributions:
     r"""Return the contributions of groups of cells by replacing one group after the other.
 
@@ -426,6 +482,8 @@ def occluded(
         Orders for each sample, at least 2; None as in `expected_gradients`.
     progress : bool, default=False
         Whether to show a progress bar.
+    n_jobs, kept : optional
+        As in `expected_gradients`.
 
     Returns
     -------
@@ -440,28 +498,23 @@ def occluded(
     n, n_groups = len(samples), int(codes.max()) + 1
     flat, pool = samples.reshape(n, -1), baselines.reshape(len(baselines), -1)
 
-    def compute(rows: NDArray) -> NDArray:
-        return scores(rows.reshape(-1, *samples.shape[1:])) @ combine.T
-
-    own = compute(flat)
-    usual = compute(pool).mean(axis=0)
-    n_chunks = min(n_groups, -(-flat.size * n_groups // _STATES_VALUES))  # several turns in a call
+    asked = _AskedByGroups(scores, samples, combine, codes, kept or Kept())
+    own, usual = asked.compute(flat), asked.compute(pool).mean(axis=0)
     halves = np.zeros((2, len(combine), n, n_groups))
     done, wanted = 0, n_draws or _FIRST_DRAWS
     with tqdm(total=wanted, unit="draw", desc="skill_map", disable=not progress) as bar:
         while True:
-            for draw in range(done, wanted):
-                b = pool[rng.integers(len(pool), size=n)]
-                orders = rng.permuted(np.tile(np.arange(n_groups), (n, 1)), axis=1)
-                ranks = np.argsort(orders, axis=1)[:, codes]
-                before = own
-                for turns in np.array_split(np.arange(n_groups), n_chunks):
-                    states = np.where(ranks[None] <= turns[:, None, None], b, flat)
-                    after = compute(states.reshape(-1, flat.shape[1])).reshape(len(turns), n, -1)
-                    lost = np.concatenate([before[None], after[:-1]]) - after
-                    for turn, loss in zip(turns, lost, strict=True):
-                        halves[(draw + 1) % 2][:, np.arange(n), orders[:, turn]] += loss.T
-                    before = after[-1]
+            calls = (
+                (
+                    pool[rng.integers(len(pool), size=n)],
+                    rng.permuted(np.tile(np.arange(n_groups), (n, 1)), axis=1),
+                    own,
+                )
+                for _ in range(done, wanted)
+            )
+            turns = run_on_workers(_occlude_or_recall, asked, calls, n_jobs, prefer="threads")
+            for draw, lost in zip(range(done, wanted), turns, strict=True):
+                halves[(draw + 1) % 2] += lost
                 bar.update()
             done = wanted
             tensors = [[torch.from_numpy(part) for part in half] for half in halves]
@@ -475,3 +528,46 @@ def occluded(
     spread = np.maximum(own.std(axis=0), np.finfo(float).tiny)
     residual = float((np.abs(sums - (own - usual)) / spread).mean())
     return Contributions(phi, residual, noise, done)
+
+
+@dataclass(frozen=True)
+class _AskedByGroups:
+    """What all draws of orders have in common, which travels to workers once."""
+
+    scores: Callable[[NDArray], NDArray]
+    samples: NDArray
+    combine: NDArray[np.float64]
+    codes: NDArray[np.intp]
+    kept: Kept
+
+    def compute(self, rows: NDArray) -> NDArray:
+        """Return the combinations of scores of samples whose cells stand in a row."""
+        return self.scores(rows.reshape(-1, *self.samples.shape[1:])) @ self.combine.T
+
+
+def _occlude_or_recall(
+    asked: _AskedByGroups, b: NDArray, orders: NDArray[np.intp], own: NDArray
+) -> NDArray[np.float64]:
+    """Return what one draw of orders gives, kept if anything is."""
+    what = [asked.samples, asked.combine, asked.codes, b, orders]
+    return asked.kept.get(["occluded", *what], lambda: _occlude(asked, b, orders, own))
+
+
+def _occlude(
+    asked: _AskedByGroups, b: NDArray, orders: NDArray[np.intp], own: NDArray
+) -> NDArray[np.float64]:
+    """Return what scores lose as groups take values of `b`, (n_combinations, n, n_groups)."""
+    n, n_groups = orders.shape
+    flat = asked.samples.reshape(n, -1)
+    n_chunks = min(n_groups, -(-flat.size * n_groups // _STATES_VALUES))  # several turns in a call
+    found = np.zeros((len(asked.combine), n, n_groups))
+    ranks = np.argsort(orders, axis=1)[:, asked.codes]
+    before = own
+    for turns in np.array_split(np.arange(n_groups), n_chunks):
+        states = np.where(ranks[None] <= turns[:, None, None], b, flat)
+        after = asked.compute(states.reshape(-1, flat.shape[1])).reshape(len(turns), n, -1)
+        lost = np.concatenate([before[None], after[:-1]]) - after
+        for turn, loss in zip(turns, lost, strict=True):
+            found[:, np.arange(n), orders[:, turn]] = loss.T
+        before = after[-1]
+    return found

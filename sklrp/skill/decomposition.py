@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from sklrp._devices import to_host
+from sklrp._kept import Kept
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._models import Model
@@ -119,6 +120,7 @@ def decompose_skill(
     n_jobs: int | None = None,
     progress: bool = False,
     neighbours: Neighbours | None = None,
+    kept: Kept | None = None,
 ) -> Decomposition:
     """Return the skill of every cell, with its tests.
 
@@ -136,6 +138,8 @@ def decompose_skill(
         As in `skill_map`.
     neighbours : Neighbours or None, default=None
         Which cells are neighbours; None tests no clusters.
+    kept : Kept or None, default=None
+        What keeps contributions and tests, so that they can be resumed. None: nothing does.
 
     Returns
     -------
@@ -143,6 +147,7 @@ def decompose_skill(
         Skills and tests, in the shape of what enters the network.
     """
     _check_alpha(alpha, n_permutations)
+    kept = kept or Kept()
     assumptions: list[str] = []
     samples, labels, groups, pool, rows = _hold_out(
         model, X, y, X_train, baseline, groups, block_length, assumptions
@@ -157,7 +162,9 @@ def decompose_skill(
         assumptions.append(question.said)
     draws = None if n_draws == "auto" else int(n_draws)
     rng = streams.rng("skill_map draws")
-    found = contributions_of(model, samples, pool, question, of_cell, rng, draws, n_jobs, progress)
+    found = contributions_of(
+        model, samples, pool, question, of_cell, rng, draws, n_jobs, progress, kept
+    )
     _say_noise(found, assumptions)
     exchange = find_exchange(groups, block_length, question, found.phi, assumptions)
     check_units(exchange, alpha, block_length == "auto")
@@ -165,7 +172,8 @@ def decompose_skill(
     near = None
     if neighbours is not None and of_cell is None:
         near = ClusterTest(neighbours, test.n_cells)
-    cells = test.cells(near, progress)
+    what = ["permutations", n_permutations, exchange, near, *found.phi]
+    cells, near = kept.get(what, lambda: (test.cells(near, progress), near))
     # A cell of one value in all samples says nothing: what it adds is read through other cells.
     varies = differs(samples)
     with_data = varies | differs(pool)
@@ -174,7 +182,17 @@ def decompose_skill(
     for name in ("true", "true_fdr", "misleading"):
         arrays[name] &= np.resize(varies.ravel(), arrays[name].shape)
     arrays["misleading"] = _confirm(
-        arrays, of_cell, model, samples, pool, question, exchange, alpha, streams, assumptions
+        arrays,
+        of_cell,
+        model,
+        samples,
+        pool,
+        question,
+        exchange,
+        alpha,
+        streams,
+        assumptions,
+        kept,
     )
     shape = (*question.lead, *samples.shape[1:])
     whole = test.weigh(np.ones((test.n_cells, 1)))
@@ -308,6 +326,7 @@ def _confirm(
     alpha: float,
     streams: Streams,
     assumptions: list[str],
+    kept: Kept,
 ) -> NDArray[np.bool_]:
     """Return which of the cells that speak against the truth do harm, flat."""
     n_cells = math.prod(samples.shape[1:])
@@ -316,15 +335,18 @@ def _confirm(
     against = against[np.argsort(arrays["skill"][against], kind="stable")]
     pairs = dict.fromkeys((int(k // n_cells), int(own[k % n_cells])) for k in against)
     candidates = [(which, np.flatnonzero(own == group)) for which, group in pairs]
-    harm = confirm_harm(
-        candidates,
-        ask_outputs(model, samples, question),
-        samples,
-        pool,
-        question,
-        exchange.units,
-        alpha,
-        streams.rng("skill_map replacement"),
+    harm = kept.get(
+        ["harm", samples, exchange.units, alpha, *map(np.asarray, pairs)],
+        lambda: confirm_harm(
+            candidates,
+            ask_outputs(model, samples, question),
+            samples,
+            pool,
+            question,
+            exchange.units,
+            alpha,
+            streams.rng("skill_map replacement"),
+        ),
     )
     most = most_candidates(samples)
     if len(candidates) > most:
