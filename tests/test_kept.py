@@ -85,7 +85,7 @@ def assert_same(one, other):
         np.testing.assert_array_equal(one, other)
     elif hasattr(one, "tests"):
         assert repr(one) == repr(other)
-        assert_same([*one.tests], [*other.tests])
+        assert_same(dict(one.tests), dict(other.tests))
         assert_same(one.picture, other.picture)
     else:
         assert one == other

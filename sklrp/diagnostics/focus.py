@@ -267,7 +267,7 @@ def focus_curve(
     scorer = check_scoring(estimator, scoring=scoring)
     explain_params = {"target": target, "rule": rule, "epsilon": epsilon, "contrast": contrast}
     shared = (X, y, scorer, params or {}, mask, grid, part, explain_params)
-    kept = Kept(memory, lambda: _list_parts(estimator, scoring, *shared))
+    kept = Kept(memory, lambda: _depends_on(estimator, scoring, *shared))
     calls = [(clone(candidate), fold) for candidate in candidates for fold in folds]
     jobs = run_on_workers(_grade_or_recall, (kept, shared), calls, n_jobs)
     total = len(candidates) * len(folds)
@@ -284,7 +284,7 @@ def focus_curve(
     )
 
 
-def _list_parts(
+def _depends_on(
     estimator: Any, scoring: Any, X: Any, y: Any, scorer: Any, *others: Any
 ) -> dict[str, Any]:
     """Return what the grades of all values and folds depend on."""

@@ -194,7 +194,7 @@ def skill_map(
     asked = {"network": unwrapped.network, "X": entering, "y": y, "target": target}
     asked |= {"baseline": baseline, "groups": groups, "block_length": block_length}
     asked |= {"n_draws": n_draws, "regions": regions, "before": unwrapped.before}
-    kept = Kept(memory, lambda: {**asked, "X_train": _enter(unwrapped, X_train)})
+    kept = Kept(memory, lambda: {**asked, "X_train": _entering_if_any(unwrapped, X_train)})
     streams = kept.streams(random_state)
     frame = frame_of(unwrapped, X, entering, grid=grid)
     unwrapped, y, target = _apply_target(unwrapped, X, entering, y, to_host(target))
@@ -240,7 +240,7 @@ def skill_map(
     return finding
 
 
-def _enter(model: Any, X: Any) -> Any:
+def _entering_if_any(model: Any, X: Any) -> Any:
     """Return what enters a model's network, None of None."""
     return None if X is None else model.enter(X)
 

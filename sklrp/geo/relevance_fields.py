@@ -198,7 +198,7 @@ def explain(
         is_of_each = not is_of_outputs(target) and np.shape(target) == (data.sizes[sample_dim],)
         its = target[:1] if is_of_each else target
         propagation.explain(chain.model.network, chain.enter(first), target=its, **settings)
-    return _explain_lazily(data, chain=copy.deepcopy(chain), **known)
+    return _explain_lazily(data, chain, **known)
 
 
 class _Chain(NamedTuple):
@@ -426,7 +426,25 @@ def _explain_with_layers(
     return fields, found
 
 
-def _explain_lazily(data: Any, *, chain: _Chain, target: Any, classes: Any, **known: Any) -> Any:
+def _explain_chunk(data: Any, chain: Any, given: Any = None, **known: Any) -> Any:
+    """Return the relevance of a chunk; `chain` is an array of one entry, which is the model."""
+    return _explain_fields(data, given, chain=chain.values[()], **known)
+
+
+def _as_one_task(chain: _Chain) -> Any:
+    """Return a copy of a model as one entry of a lazy array, which workers get once."""
+    # Among the arguments of each chunk's task it would travel with every one of them.
+    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
+    import dask
+    import dask.array
+
+    held = np.empty((), dtype=object)
+    held[()] = copy.deepcopy(chain)
+    task = dask.delayed(held, traverse=False)
+    return xr.DataArray(dask.array.from_delayed(task, shape=(), dtype=object))
+
+
+def _explain_lazily(data: Any, chain: _Chain, *, target: Any, classes: Any, **known: Any) -> Any:
     """Return the relevance of fields in dask, chunk by chunk over the samples."""
     xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
@@ -449,11 +467,10 @@ def _explain_lazily(data: Any, *, chain: _Chain, target: Any, classes: Any, **kn
     template = _make_template(data, sample_dim, classes)
     of_cells = {dim: index for dim, index in indexes.items() if dim != sample_dim}
     result = xr.map_blocks(
-        _explain_fields,
+        _explain_chunk,
         data,
-        labels,
+        [_as_one_task(chain), *labels],
         kwargs={
-            "chain": chain,
             "target": target,
             "classes": classes,
             "indexes": of_cells,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,8 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
     Lazy relevance is computed while it is written, and an error half-way (a mask that changed, a
     full disk) would leave a file whose end is missing and that opens all the same. Here what was
     at `path` before stays until the new file is whole. Chunks are computed one by one, each by all
-    of torch's threads.
+    of torch's threads. Under a client of `dask.distributed` its workers compute them, and write a
+    zarr store together; for that all of them must reach the folder.
 
     Parameters
     ----------
@@ -72,7 +74,7 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
         raise FileNotFoundError(
             f"there is no folder {os.fspath(Path(path).parent)!r} to write to."
         )
-    with replacing(path) as part, _one_by_one(fields):
+    with replacing(path) as part, _schedule(fields, by_workers=form == ".zarr"):
         store(fields, part, zarr=form == ".zarr", **kwargs)
     return Path(path)
 
@@ -96,10 +98,25 @@ def store(fields: DataArray | Dataset, path: Path, *, zarr: bool, **kwargs: Any)
         raise OSError(errno.EIO, f"cannot be written, {error}", str(path)) from error
 
 
-def _one_by_one(fields: DataArray | Dataset) -> AbstractContextManager[Any]:
-    """Compute without threads, of which some would go on to write after an error in another."""
+def _schedule(fields: DataArray | Dataset, by_workers: bool) -> AbstractContextManager[Any]:
+    """Compute on a cluster's workers if there is one, else one by one."""
+    # Threads of this process would go on to write after an error in one of them.
     if not even_chunks(fields).chunks:
         return nullcontext()
     import dask
 
+    if by_workers and _has_client():
+        return nullcontext()
     return dask.config.set(scheduler="synchronous")
+
+
+def _has_client() -> bool:
+    """Tell whether dask computes on a cluster."""
+    distributed = sys.modules.get("distributed")  # else there is no client
+    if distributed is None:
+        return False
+    try:
+        distributed.get_client()
+    except ValueError:
+        return False
+    return True
