@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -426,22 +427,13 @@ def _explain_with_layers(
     return fields, found
 
 
-def _explain_chunk(data: Any, chain: Any, given: Any = None, **known: Any) -> Any:
-    """Return the relevance of a chunk; `chain` is an array of one entry, which is the model."""
-    return _explain_fields(data, given, chain=chain.values[()], **known)
-
-
-def _as_one_task(chain: _Chain) -> Any:
-    """Return a copy of a model as one entry of a lazy array, which workers get once."""
-    # Among the arguments of each chunk's task it would travel with every one of them.
-    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
-    import dask
-    import dask.array
-
-    held = np.empty((), dtype=object)
-    held[()] = copy.deepcopy(chain)
-    task = dask.delayed(held, traverse=False)
-    return xr.DataArray(dask.array.from_delayed(task, shape=(), dtype=object))
+def _explain_chunk(
+    data: Any, given: Any, chain: _Chain, form: dict[Any, tuple], **known: Any
+) -> list[NDArray]:
+    """Return the relevance of a chunk of samples, an array for each variable of the result."""
+    found = _explain_fields(data, given, chain=chain, **known)
+    fields = found if is_dataset(found) else {None: found}
+    return [np.asarray(fields[name].transpose(*dims).values) for name, dims in form.items()]
 
 
 def _explain_lazily(data: Any, chain: _Chain, *, target: Any, classes: Any, **known: Any) -> Any:
@@ -455,30 +447,51 @@ def _explain_lazily(data: Any, chain: _Chain, *, target: Any, classes: Any, **kn
     indexes = {dim: index for dim, index in data.indexes.items() if index.nlevels > 1}
     indexes = {dim: index for dim, index in indexes.items() if dim in data.dims}
     data = data.drop_vars(_names_of_levels(data))
-    labels = []
+    labels = None
     if target is not None and not is_of_outputs(target) and np.ndim(target):
         if len(target) != data.sizes[sample_dim]:
             raise ValueError(
                 f"target has {len(target)} labels for {data.sizes[sample_dim]} samples: give one "
                 "for each."
             )
-        of_samples = {sample_dim: data.chunksizes[sample_dim]}
-        labels = [xr.DataArray(np.asarray(target), dims=sample_dim).chunk(of_samples)]
+        labels = xr.DataArray(np.asarray(target), dims=sample_dim)
     template = _make_template(data, sample_dim, classes)
-    of_cells = {dim: index for dim, index in indexes.items() if dim != sample_dim}
-    result = xr.map_blocks(
-        _explain_chunk,
-        data,
-        [_as_one_task(chain), *labels],
-        kwargs={
-            "target": target,
-            "classes": classes,
-            "indexes": of_cells,
-            **known,
-        },
-        template=_with_attributes(template.assign_attrs(data.attrs), known["attrs"]),
-    )
+    known |= {"target": target, "classes": classes}
+    known["indexes"] = {dim: index for dim, index in indexes.items() if dim != sample_dim}
+    filled = _fill_template(template, data, labels, copy.deepcopy(chain), known)
+    result = _with_attributes(filled.assign_attrs(data.attrs), known["attrs"])
     return _give_levels(result, indexes)
+
+
+def _fill_template(
+    template: Any, data: Any, labels: Any, chain: _Chain, known: dict[str, Any]
+) -> Any:
+    """Return the template with the relevance of each chunk of samples, by a task for each."""
+    import dask
+    import dask.array
+
+    sample_dim = chain.vectorizer.grid_.sample_dim
+    # A task of its own, which a worker gets once, and not with every chunk.
+    model = dask.delayed(chain, pure=False, traverse=False)
+    work = dask.delayed(_explain_chunk, pure=False)
+    fields = dict(template.data_vars) if is_dataset(template) else {None: template}
+    form = {name: field.dims for name, field in fields.items()}
+    pieces: dict[Any, list[Any]] = {name: [] for name in fields}
+    ends = np.cumsum([0, *data.chunksizes[sample_dim]]).tolist()
+    for span in itertools.starmap(slice, itertools.pairwise(ends)):
+        rows = {sample_dim: span}
+        given = None if labels is None else labels.isel(rows)
+        found = work(data.isel(rows), given, model, form, **known)
+        for k, (name, field) in enumerate(fields.items()):
+            shape = field.isel(rows).shape
+            pieces[name].append(dask.array.from_delayed(found[k], shape, field.dtype))
+    arrays = {
+        name: dask.array.concatenate(parts, axis=fields[name].dims.index(sample_dim))
+        for name, parts in pieces.items()
+    }
+    if is_dataset(template):
+        return template.assign({name: fields[name].copy(data=a) for name, a in arrays.items()})
+    return template.copy(data=arrays[None])
 
 
 def _give_levels(data: Any, indexes: dict[Any, Any]) -> Any:
