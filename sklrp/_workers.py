@@ -57,10 +57,26 @@ def run_on_workers(
     if getattr(backend, "supports_sharedmem", False) or effective_n_jobs(n_jobs) == 1:
         yield from parallel(delayed(function)(shared, *call) for call in calls)
         return
-    # An array, as joblib maps those to memory, and dask sends those to a worker once.
-    packed = np.frombuffer(cloudpickle.dumps(shared), dtype=np.uint8)
+    # An array, as joblib maps those to memory for all processes of this machine.
+    packed: Any = np.frombuffer(cloudpickle.dumps(shared), dtype=np.uint8)
+    if hasattr(backend, "client"):
+        packed = _send_to_cluster(backend.client, packed)
     name = uuid.uuid4().hex
     yield from parallel(delayed(_call_packed)(packed, name, function, *call) for call in calls)
+
+
+def _send_to_cluster(client: Any, packed: NDArray[np.uint8]) -> Any:
+    """Return the future of an array, which dask sends to each worker that needs it, once."""
+    # As the result of a task, which is done again if the only worker that has it dies. What is
+    # scattered, as joblib does by itself, is lost then, and all calls with it.
+    import dask
+
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}):
+        return client.submit(_give_back, packed, pure=False)
+
+
+def _give_back(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return packed
 
 
 def _call_packed(

@@ -40,7 +40,7 @@ FIT = {"max_epochs": 2, "random_state": 0}
 def client():
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
@@ -63,6 +63,10 @@ def die_once(flag):
         Path(flag).unlink()
     else:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def set_flag(flag):
+    os.environ["SKLRP_TEST_FLAG"] = flag
 
 
 @pytest.fixture
@@ -193,9 +197,20 @@ def test_the_network_travels_to_a_worker_once(backend, client, tmp_path):
     assert len(arrivals(layer.tag.log)) <= 2
 
 
+def test_the_network_of_lazy_fields_travels_to_a_worker_once(client, tmp_path):
+    layer = nn.Linear(24, 2)
+    layer.tag = Tag(tmp_path / "log")
+    vectorizer = sklrp.geo.GridVectorizer().fit(FIELD)
+    layer.double()
+    relevance = sklrp.geo.explain(layer, FIELD.chunk(time=1), vectorizer=vectorizer)
+    found = relevance.compute()
+    xr.testing.assert_allclose(found, sklrp.geo.explain(layer, FIELD, vectorizer=vectorizer))
+    assert set(arrivals(layer.tag.log).values()) == {1}
+
+
 def test_refits_go_on_where_a_worker_was_killed(client, flag, monkeypatch):
     monkeypatch.setenv("SKLRP_TEST_FLAG", flag)
-    client.run(os.environ.update, {"SKLRP_TEST_FLAG": flag})
+    client.run(set_flag, flag)
     mortal = Mortal((8,), **FIT).fit(X[:40], Y[:40])
     expected = ask_all(mortal)
     assert not Path(flag).exists()

@@ -87,6 +87,8 @@ def assert_same(one, other):
         assert repr(one) == repr(other)
         assert_same(dict(one.tests), dict(other.tests))
         assert_same(one.picture, other.picture)
+    elif hasattr(one, "__dict__"):
+        assert_same(vars(one), vars(other))
     else:
         assert one == other
 
