@@ -10,7 +10,7 @@ import difflib
 import importlib
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -21,18 +21,19 @@ from sklearn.exceptions import DataConversionWarning
 from sklrp._devices import to_host
 from sklrp._missing import as_gapped_array, as_plain_array, forbid_masked
 
-_MOST_JOBS = 4096  # more workers than any machine has
+MOST = 2**31  # beyond any count, size or index that is meant
+MOST_JOBS = 4096  # more workers than any machine has
 
 
 def check_maps(relevance: ArrayLike, name: str = "relevance") -> NDArray[np.float64]:
     """Return maps as an array of finite floats, one map per entry of the first axis."""
-    maps = as_gapped_array(relevance)
+    maps = as_gapped_array(relevance, name)
     if maps.ndim < 2 or maps.size == 0:
         raise ValueError(
             f"{name} must be an array of shape (n_samples, ...) with at least one value per "
-            f"sample, got the shape {maps.shape}; of a single map, pass {name}[np.newaxis]."
+            f"sample, got {say_shape(relevance, maps)}; of a single map, pass {name}[np.newaxis]."
         )
-    maps = _as_reals(maps, name)
+    maps = check_reals(maps, name)
     bad = ~np.isfinite(maps).reshape(len(maps), -1)
     if bad.any():
         raise ValueError(_say_not_finite(name, maps.reshape(len(maps), -1), bad))
@@ -62,7 +63,7 @@ def take_maps(
     relevance: ArrayLike, shape: tuple[int, ...], name: str = "relevance"
 ) -> NDArray[np.float64]:
     """Return maps made elsewhere in the shape of the samples, one of each, finite or not."""
-    maps = _as_reals(as_gapped_array(relevance), name)
+    maps = check_reals(as_gapped_array(relevance, name), name)
     if maps.ndim and len(maps) < shape[0] and maps.shape[1:] == shape[1:]:
         sizes = [b for b in (8, 16, 32, 64, 100, 128, 256) if shape[0] // b * b == len(maps)]
         batches = f": the remainder of batches of {sizes[0]} was dropped" if sizes else ""
@@ -78,14 +79,20 @@ def take_maps(
     return maps.reshape(shape)
 
 
-def _as_reals(values: NDArray, name: str) -> NDArray[np.float64]:
+def check_reals(values: NDArray, name: str) -> NDArray[np.float64]:
     """Return an array in float64; a complex one would lose its imaginary part."""
     if values.dtype.kind == "c":
         raise ValueError(
             f"{name} holds complex numbers ({values.dtype}), but must hold real ones: pass the "
             f"part that is meant, such as {name}.real or np.abs({name})."
         )
-    return values.astype(np.float64, copy=False)
+    try:
+        return values.astype(np.float64, copy=False)
+    except (TypeError, ValueError):
+        got = shorten(repr(values.ravel().tolist()[0]), 60)
+        raise ValueError(
+            f"{name} must hold numbers, got {got} in an array of dtype {values.dtype}."
+        ) from None
 
 
 def check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -99,7 +106,7 @@ def check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     else:
         raise ValueError(
             f"mask has the shape {found.shape}, but must have that of one map, {shape[1:]}, or of "
-            f"all of them, {tuple(shape)}."
+            f"all of them, {tuple(shape)}, as relevance has."
             + (" Did you mean mask.T?" if found.shape[::-1] == tuple(shape[1:]) else "")
         )
     empty = np.flatnonzero(~found.any(axis=1))
@@ -133,7 +140,7 @@ def as_booleans(mask: ArrayLike, name: str) -> NDArray[np.bool_]:
 def _as_flags(mask: ArrayLike, name: str) -> NDArray:
     """Return a mask as an array of any dtype, none of whose cells is masked itself."""
     remedy = "say whether they are marked; {name}.filled(False) leaves them out"
-    return np.asarray(forbid_masked(to_host(mask), name, remedy))
+    return as_plain_array(forbid_masked(to_host(mask), name, remedy), name)
 
 
 def check_field_mask(mask: ArrayLike | None, name: str) -> NDArray[np.bool_] | None:
@@ -189,7 +196,7 @@ def find_groups(
             raise ValueError(
                 f"groups={groups!r} must be at least 1, the edge of a patch in pixels."
             )
-        edge = int(groups)
+        edge = min(int(groups), n_features)  # one patch takes it all
         rows, columns = (1, *sample_shape)[-2:]
         patch_row, patch_column = np.arange(rows) // edge, np.arange(columns) // edge
         patches = patch_row[:, None] * (patch_column[-1] + 1) + patch_column
@@ -201,7 +208,7 @@ def find_groups(
             f"groups must be None, the edge of square patches or an array of labels of a sample's "
             f"shape {sample_shape}, got {type(groups).__name__} of shape {labels.shape}."
         )
-    names, codes = np.unique(labels, return_inverse=True)
+    names, codes = sort_values(labels, "groups")
     return codes.reshape(-1), len(names)
 
 
@@ -213,14 +220,26 @@ def encode_labels(name: str, target: Any, classes: NDArray, n_samples: int) -> N
             f"{name} must be None, one label or {n_samples} labels, one per sample, got an array "
             f"of shape {labels.shape}."
         )
-    position = {label: k for k, label in enumerate(classes.tolist())}
-    unknown = sorted({repr(v) for v in labels.ravel().tolist() if v not in position})
+    codes, unknown = look_up(labels, classes)
     if unknown:
-        raise ValueError(
-            f"{name} has the unknown labels {', '.join(unknown)}; known are {classes.tolist()}."
-        )
-    codes = np.array([position[v] for v in labels.ravel().tolist()], dtype=np.intp)
+        raise ValueError(f"{name} has the unknown labels {unknown}; known are {classes.tolist()}.")
     return np.broadcast_to(codes, n_samples)
+
+
+def look_up(labels: NDArray, classes: NDArray) -> tuple[NDArray[np.intp], str]:
+    """Return where labels stand among the classes, flat, and the unknown ones as text."""
+    position = {label: k for k, label in enumerate(classes.tolist())}
+    codes: list[int] = []
+    unknown: set[str] = set()
+    for label in labels.ravel().tolist():
+        try:
+            codes.append(position[label])
+        except (KeyError, TypeError):  # the latter for what has no hash
+            unknown.add(shorten(repr(label), 40))
+    text = ", ".join(sorted(unknown)[:5]) + (" and others" if len(unknown) > 5 else "")
+    if unknown and set(map(str, labels.ravel().tolist())) <= set(map(str, classes.tolist())):
+        text += f" of type {type(labels.ravel().tolist()[0]).__name__} (convert them by astype)"
+    return np.array(codes, dtype=np.intp), text
 
 
 def check_not_one_hot(name: str, y: Any, n_classes: int) -> None:
@@ -251,9 +270,52 @@ def flatten_column(name: str, labels: NDArray) -> NDArray:
 def check_number(name: str, value: Any, *, minimum: float, integral: bool = False) -> None:
     """Raise an error unless a value is a finite number, or an integer, of at least `minimum`."""
     kind: Any = Integral if integral else Real
-    if isinstance(value, bool) or not isinstance(value, kind) or not minimum <= value < math.inf:
+    most: float = MOST if integral else math.inf
+    if isinstance(value, bool) or not isinstance(value, kind) or not minimum <= value < most:
         what = "an integer" if integral else "a finite number"
-        raise ValueError(f"{name} must be {what} of at least {minimum:g}, got {value!r}.")
+        least = f"{minimum:g}"
+        if isinstance(value, Integral) and int(value) >= most:
+            least += f" and less than {MOST}"
+        raise ValueError(f"{name} must be {what} of at least {least}, got {value!r}.")
+
+
+def check_option(name: str, value: Any, options: Sequence[str]) -> None:
+    """Raise an error unless a value is one of several words."""
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(
+            f"{name} must be one of {options}, got {value!r}.{suggest(str(value), options)}"
+        )
+
+
+def check_sizes(name: str, sizes: Any, *, some: bool = False) -> tuple[int, ...]:
+    """Return one or several layer sizes as a tuple, or raise an error if one is malformed."""
+    several = (sizes,) if isinstance(sizes, Integral) else as_tuple(sizes)
+    is_list = several or (isinstance(sizes, list | tuple | np.ndarray) and not some)
+    if not is_list or not all(map(is_positive_integer, several)):
+        count = "one or more " if some else ""
+        raise ValueError(f"{name} must hold {count}integers of at least 1, got {sizes!r}.")
+    return tuple(int(size) for size in several)
+
+
+def check_axes(name: str, shape: Any, n_axes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape of so many axes as a tuple, or raise an error if it is none."""
+    axes = as_tuple(shape)
+    if len(axes) not in n_axes or not all(map(is_positive_integer, axes)):
+        count = " or ".join(map(str, n_axes))
+        raise ValueError(f"{name} must hold {count} integers of at least 1, got {shape!r}.")
+    return tuple(int(n) for n in axes)
+
+
+def is_positive_integer(value: Any) -> bool:
+    """Tell whether a value is an integer of at least 1, of Python or NumPy."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and 1 <= int(value) < MOST
+
+
+def as_tuple(values: Any) -> tuple[Any, ...]:
+    """Return the entries of a list, a tuple or an array of one axis, () for anything else."""
+    if isinstance(values, list | tuple | range):
+        return tuple(values)
+    return tuple(to_host(values).tolist()) if len(getattr(values, "shape", ())) == 1 else ()
 
 
 def check_flags(**flags: Any) -> None:
@@ -267,9 +329,9 @@ def check_jobs(n_jobs: Any) -> None:
     """Raise an error unless `n_jobs` is a number of joblib's workers."""
     if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral)):
         raise ValueError(f"n_jobs must be None or an integer, -1 for all cores, got {n_jobs!r}.")
-    if n_jobs is not None and not 0 < abs(int(n_jobs)) <= _MOST_JOBS:
+    if n_jobs is not None and not 0 < abs(int(n_jobs)) <= MOST_JOBS:
         raise ValueError(
-            f"n_jobs must be from 1 to {_MOST_JOBS}, or negative (-1 for all cores), got {n_jobs}."
+            f"n_jobs must be from 1 to {MOST_JOBS}, or negative (-1 for all cores), got {n_jobs}."
         )
 
 
@@ -310,17 +372,32 @@ def import_optional(module: str, *, extra: str, user: str) -> Any:
         ) from error
 
 
-def as_samples(X: Any, *, integers: bool = False) -> NDArray:
+def as_samples(X: Any, *, name: str = "X", integers: bool = False) -> NDArray:
     """Return samples as an array, in their own floating dtype or else in float64."""
     # With `integers`, integers stay what they are, such as the indices of words.
-    samples = as_plain_array(X, "X")
+    samples = as_plain_array(X, name)
     if samples.ndim < 2 or samples.size == 0:
         raise ValueError(
-            "X must be an array of shape (n_samples, ...) with at least one value per sample, got "
-            f"the shape {samples.shape}; of a single sample, pass X[np.newaxis]."
+            f"{name} must be an array of shape (n_samples, ...) with at least one value per "
+            f"sample, got {say_shape(X, samples)}; of a single sample, pass {name}[np.newaxis]."
         )
     stays = samples.dtype.kind == "f" or (integers and samples.dtype.kind in "iu")
-    return samples if stays else _as_reals(samples, "X")
+    return samples if stays else check_reals(samples, name)
+
+
+def say_shape(values: Any, array: NDArray) -> str:
+    """Return the shape of an array for an error, and of what it was made if that has none."""
+    return f"the shape {array.shape}" + ("" if array.ndim else f" of {type(values).__name__}")
+
+
+def sort_values(values: Any, name: str) -> tuple[NDArray, NDArray[np.intp]]:
+    """Return the different values of an array, sorted, and the position of each among them."""
+    found = as_plain_array(values, name)
+    try:
+        return np.unique(found, return_inverse=True)
+    except TypeError:
+        kinds = sorted({type(value).__name__ for value in found.ravel().tolist()})
+        raise TypeError(f"{name} must hold values of one type, got {kinds}.") from None
 
 
 def like(X: Any, samples: NDArray) -> Any:

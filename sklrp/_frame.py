@@ -17,7 +17,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp import _models
-from sklrp._checks import as_booleans, check_field_mask, same_layout
+from sklrp._checks import (
+    as_booleans,
+    as_tuple,
+    check_field_mask,
+    check_option,
+    same_layout,
+    shorten,
+)
 from sklrp._devices import to_host
 from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp._sample_axes import find_seen, read_layout
@@ -177,7 +184,7 @@ class Frame:  # numpydoc ignore=PR02
             Fields with north or the first row first as samples have it, latitude before longitude;
             variables before steps.
         """
-        laid = self._lay_out(as_gapped_array(values, np.float64))
+        laid = self._lay_out(as_gapped_array(values, "values", np.float64))
         if self.layout == "table":
             return laid
         if self.channel_axis is not None:
@@ -400,10 +407,11 @@ def frame_of(
     """
     if isinstance(entering, tuple | Mapping):
         raise TypeError(
-            f"{model.name} takes several inputs, so that a sample has no one shape: explain it "
-            "with sklrp.explain, and draw one input at a time, RelevanceDisplay.from_relevance."
+            f"X is a {type(entering).__name__}: {model.name} takes several inputs, so that a "
+            "sample has no one shape: explain it with sklrp.explain, and draw one input at a "
+            "time, RelevanceDisplay.from_relevance."
         )
-    sample_shape = tuple(np.shape(entering)[1:])
+    sample_shape = _shape_of(entering)[1:]
     if grid is None or isinstance(grid, tuple):
         found = _first_grid(model, X, sample_shape)
         if grid is not None:
@@ -485,8 +493,8 @@ def make_frame(
     ValueError
         If what is given does not fit the samples.
     """
-    _check_choice("layout", layout, LAYOUTS)
-    _check_choice("channels", channels, ("first", "last"))
+    check_option("layout", layout, LAYOUTS)
+    check_option("channels", channels, ("first", "last"))
     given_land = _take_land(land, grid)
     full, valid = _find_full(sample_shape, shape, seen, grid, given_land)
     if grid is not None and not strict and not _fits(grid, full, channels):
@@ -516,11 +524,6 @@ def make_frame(
 def _or_of_each(shape: tuple[int, ...]) -> str:
     """Return a shape in words, and that of one for each sample."""
     return f"{shape}, or (n_samples, {', '.join(map(str, shape))})"
-
-
-def _check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {known}, got {value!r}.")
 
 
 def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -656,6 +659,14 @@ def _find_laid(
     return laid, 0 if channels == "first" else len(laid) - 1
 
 
+def _shape_of(samples: Any) -> tuple[int, ...]:
+    """Return the shape of samples, of which lists may have rows of several lengths."""
+    try:
+        return tuple(np.shape(samples))
+    except ValueError:
+        raise ValueError("X is a list whose rows differ in length: give an array.") from None
+
+
 def _place_cells(frame: Frame, grid: Grid | None, land: NDArray[np.bool_] | None) -> Frame:
     """Return the frame of a field with its degrees and its land, which must be of its cells."""
     if grid is not None:
@@ -682,9 +693,11 @@ def _check_feature_names(names: Any, frame: Frame) -> list[str] | None:
     """Return a name for each feature of a table, or variable of a sequence, if these have any."""
     if names is None or frame.is_field or (frame.layout != "table" and len(frame.shape) == 1):
         return None
-    if len(names) != frame.shape[0]:
-        raise ValueError(f"feature_names must hold {frame.shape[0]} names, got {len(names)}.")
-    return [str(name) for name in names]
+    taken = as_tuple(names)
+    if len(taken) != frame.shape[0]:
+        got = len(taken) or shorten(repr(names), 60)
+        raise ValueError(f"feature_names must hold {frame.shape[0]} names, got {got}.")
+    return [str(name) for name in taken]
 
 
 def _check_positions(steps: Any, frame: Frame) -> NDArray:

@@ -38,6 +38,11 @@ def match_samples(labels: Any, X: Any, name: str) -> Any:
     ValueError
         If they are of other samples.
     """
+    if isinstance(labels, list):
+        try:
+            np.shape(labels)
+        except ValueError:
+            raise ValueError(f"{name} is a list whose entries differ in length.") from None
     its, known, which = _find_marks(labels, X)
     if its is None or known is None or its.equals(known):
         return labels

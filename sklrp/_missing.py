@@ -6,6 +6,7 @@ of missing calls `mask_to_nan`; what has none calls `forbid_masked`, which says 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -96,19 +97,23 @@ def as_plain_array(values: Any, name: str, dtype: Any = None) -> NDArray:
 
     Raises
     ------
+    TypeError
+        If the values are nothing that an array is made of, such as a dict.
     ValueError
-        If a value is masked.
+        If a value is masked, the rows differ in length, or a value has not the dtype.
     """
-    return np.asarray(forbid_masked(to_host(values), name), dtype=dtype)
+    return _to_array(forbid_masked(to_host(values), name), name, dtype)
 
 
-def as_gapped_array(values: Any, dtype: Any = None) -> NDArray:
+def as_gapped_array(values: Any, name: str = "values", dtype: Any = None) -> NDArray:
     """Return values as an array with NaN where they are masked.
 
     Parameters
     ----------
     values : array-like
         The values; a tensor may lie on any device.
+    name : str, default="values"
+        What errors call them.
     dtype : dtype or None, default=None
         The dtype of the array. None (default): the values' own.
 
@@ -116,8 +121,31 @@ def as_gapped_array(values: Any, dtype: Any = None) -> NDArray:
     -------
     ndarray
         The values.
+
+    Raises
+    ------
+    TypeError
+        If the values are nothing that an array is made of, such as a dict.
+    ValueError
+        If the rows differ in length, or a value has not the dtype.
     """
-    return np.asarray(mask_to_nan(to_host(values)), dtype=dtype)
+    return _to_array(mask_to_nan(to_host(values)), name, dtype)
+
+
+def _to_array(values: Any, name: str, dtype: Any) -> NDArray:
+    """Return values as an array, or raise an error that names them."""
+    if isinstance(values, Mapping | Set | Iterator) and not hasattr(values, "shape"):
+        raise TypeError(f"{name} must be an array or a list, got {type(values).__name__}.")
+    try:
+        return np.asarray(values, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        kind = "an array" if dtype is None else "an array of numbers"
+        shown = repr(values)
+        shown = shown if len(shown) <= 60 else f"{shown[:56]} ..."
+        raise type(error)(
+            f"{name} must be {kind}, or lists whose rows have one length, got "
+            f"{type(values).__name__} {shown}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _find_masked(values: Any) -> np.ma.MaskedArray | None:

@@ -13,6 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+# The base of what sees every operation of a thread. Without it a training could not draw from
+# generators of its own.
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+
 # A context in which functions of torch run as they are, unseen by function modes. Without it
 # the recorder would see the functions inside a layer that it has recorded as a whole.
 DisableTorchFunction = torch._C.DisableTorchFunction
@@ -92,6 +96,11 @@ def is_autocast_on(device_type: str) -> bool:
     except TypeError:  # before torch 2.4 it takes no argument, and knows of CUDA alone
         on_cpu = device_type == "cpu"
         return torch.is_autocast_cpu_enabled() if on_cpu else torch.is_autocast_enabled()
+
+
+def get_arguments(operation: Any) -> set[tuple[str, str]]:
+    """Return names and types of an operation's arguments; without it none could be added."""
+    return {(argument.name, str(argument.type)) for argument in operation._schema.arguments}
 
 
 def get_schemas(name: str) -> list[tuple[list[tuple[str, bool, bool]], int]]:

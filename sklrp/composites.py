@@ -173,7 +173,7 @@ class Composite(Value):
         for row in self.rules:
             if not isinstance(row, list | tuple) or len(row) != 3:
                 raise ValueError(
-                    f"Each row of Composite must be (name, rule, place), got {row!r}."
+                    f"Each row of Composite must be (name, rule, place), got {row!r} in rules."
                 )
             name, rule, place = row
             if not isinstance(name, str) or "__" in name or name in _TAKEN:
@@ -311,9 +311,22 @@ def check_rule(rule: Any, *, bounds: tuple[Any, Any] | None = None) -> Composite
             f"rule must be one of {available_rules()}, a Rule such as Epsilon() or a Composite, "
             f"got {rule!r} of type {type(rule).__name__}."
         )
+    _check_box(bounds)
     composite.validate()
     rows = [(n, with_bounds(r, bounds), place) for n, r, place in composite.rules]
     return Composite(rows, composite.product, composite.attention)
+
+
+def _check_box(bounds: Any) -> None:
+    """Raise an error unless bounds are None or a pair of what a `ZBox` takes."""
+    if bounds is None:
+        return
+    if not isinstance(bounds, list | tuple) or len(bounds) != 2:
+        raise TypeError(f"bounds must be None or a pair (low, high), got {bounds!r}.")
+    try:
+        ZBox(*bounds).validate()
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"bounds={bounds!r}: {error}") from error
 
 
 def available_rules() -> list[str]:

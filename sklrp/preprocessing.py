@@ -19,9 +19,10 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklrp._checks import same_layout
+from sklrp._constraints import Interval, refine
 from sklrp._devices import to_host
-from sklrp._missing import forbid_masked, mask_to_nan
-from sklrp._sklearn import Interval, StrOptions, fit_context, get_output_config
+from sklrp._missing import as_gapped_array, forbid_masked, mask_to_nan
+from sklrp._sklearn import StrOptions, fit_context, get_output_config
 
 __all__ = ["InputCapper", "InputMasker"]
 
@@ -36,6 +37,7 @@ class _InputTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _check_samples(self, X: Any, *, reset: bool) -> NDArray[np.floating]:
         """Return validated samples as rows of features; NaN is missing, as is what is masked."""
         X = mask_to_nan(to_host(X))
+        X = as_gapped_array(X, "X") if isinstance(X, list | tuple) else X
         shape = _shaped(X)
         if shape is not None:
             X = np.asarray(X).reshape(shape[0], -1)
@@ -288,11 +290,13 @@ class InputMasker(_InputTransformer):
      [0. 3. 0.]]
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "mask": ["array-like", None],
-        "fill_value": [_FINITE],
-        "partly_missing": [StrOptions({"error", "mask", "keep"})],
-    }
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = refine(
+        {
+            "mask": ["array-like", None],
+            "fill_value": [_FINITE],
+            "partly_missing": [StrOptions({"error", "mask", "keep"})],
+        }
+    )
 
     mask_: NDArray[np.bool_]
 
@@ -382,7 +386,7 @@ class InputMasker(_InputTransformer):
     def _given_mask(self) -> NDArray[np.bool_]:
         """Return the given mask as one boolean per feature."""
         remedy = "say whether they are kept; {name}.filled(False) masks them"
-        mask = np.asarray(forbid_masked(to_host(self.mask), "mask", remedy))
+        mask = as_gapped_array(forbid_masked(to_host(self.mask), "mask", remedy), "mask")
         if mask.dtype != bool:
             raise ValueError(
                 f"mask must hold booleans, True for the cells to keep, got dtype {mask.dtype}: "

@@ -43,9 +43,10 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from sklrp._constraints import Interval
 from sklrp._devices import to_host
 from sklrp._missing import forbid_masked
-from sklrp._sklearn import Interval, check_own_params, param_names
+from sklrp._sklearn import check_own_params, param_names
 
 # Type checkers and editors read this list; a rule that is missing here is added by its class.
 __all__ = [
@@ -624,7 +625,10 @@ class ZBox(Rule):
         for name, bound in (("low", self.low), ("high", self.high)):
             bound = forbid_masked(to_host(bound), f"{name} of ZBox")
             try:
-                finite = bound is None or np.isfinite(np.asarray(bound, dtype=float)).all()
+                values = np.asarray(0.0 if bound is None else bound)
+                finite = np.isfinite(values).all()
+                if values.dtype.kind not in "iuf" or not values.size:
+                    raise TypeError
             except (TypeError, ValueError):
                 raise TypeError(
                     f"{name} of ZBox must be a number, an array or None, got {bound!r}."

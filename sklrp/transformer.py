@@ -41,7 +41,8 @@ from sklearn.utils.validation import (
 )
 from torch import nn
 
-from sklrp._checks import check_jobs
+from sklrp._checks import check_jobs, is_positive_integer, look_up
+from sklrp._constraints import JOBS, Interval, constrained, refine
 from sklrp._devices import to_host
 from sklrp._feature_groups import group_features, join_names, name_labels, sum_groups
 from sklrp._matching import match_samples
@@ -50,7 +51,6 @@ from sklrp._models import Model, is_regression, take_rows, unwrap
 from sklrp._network_cache import train_network
 from sklrp._sklearn import (
     HasMethods,
-    Interval,
     StrOptions,
     check_feature_names_in,
     check_method_params,
@@ -62,7 +62,6 @@ from sklrp._stored import as_stored, forbid_stream, is_stored, is_stream, take_b
 from sklrp.classifiers.base import undone_on_error
 from sklrp.classifiers.diagram import nested_block
 from sklrp.classifiers.regressor import check_in_range, decode_output
-from sklrp.classifiers.sample_shapes import is_positive_integer
 from sklrp.classifiers.saved import are_labels, is_shape
 from sklrp.composites import check_rule
 from sklrp.propagation import explain
@@ -212,21 +211,21 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         "sample_shape_": is_shape,
         "map_shape_": is_shape,
     }
-    _parameter_constraints: ClassVar[dict[str, list[Any] | str]] = {
-        "estimator": [HasMethods(["fit"]), nn.Module],
-        "target": "no_validation",
-        "rule": "no_validation",
-        "epsilon": [Interval(Real, 0, np.inf, closed="left")],
-        "contrast": ["boolean"],
-        "reference": "no_validation",
-        "aggregate": [StrOptions(set(_AXES)), "array-like", None],
-        "normalize": [StrOptions({"l1", "max", "score"}), None],
-        "cv": ["cv_object"],
-        "memory": [str, Path, HasMethods(["cache"]), None],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
-        "n_jobs": [Integral, None],
-        "random_state": ["random_state"],
-    }
+    _parameter_constraints: ClassVar[dict[str, list[Any] | str]] = refine(
+        {
+            "estimator": [HasMethods(["fit"]), nn.Module],
+            "epsilon": [Interval(Real, 0, np.inf, closed="left")],
+            "contrast": ["boolean"],
+            "reference": "no_validation",
+            "aggregate": [StrOptions(set(_AXES)), "array-like", None],
+            "normalize": [StrOptions({"l1", "max", "score"}), None],
+            "cv": ["cv_object"],
+            "memory": [str, Path, HasMethods(["cache"]), None],
+            "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+            "n_jobs": JOBS,
+            "random_state": ["random_state"],
+        }
+    )
 
     def __init__(
         self,
@@ -401,15 +400,17 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             )
         model = unwrap(self.estimator_)
         known = None if self.classes_ is None else self.classes_.tolist()
-        if known is not None and (unknown := {*np.ravel(y).tolist()} - {*known}):
+        labels = as_plain_array(y, "y")
+        if known is not None and (unknown := look_up(labels, np.asarray(known))[1]):
             raise ValueError(
-                f"y has the labels {sorted(unknown, key=repr)}, which are not among the classes "
+                f"y has the labels [{unknown}], which are not among the classes "
                 f"{known} that {type(self).__name__} was fitted on. In a cross-validation or a "
                 "search, pass stratified folds: cv=StratifiedKFold(...)."
             )
         X = _take_dtype(self.estimator_, self._check_data(X, model=model, reset=False))
         return self.estimator_.score(X, y, **routed.estimator.score)
 
+    @constrained({"input_features": ["array-like", None]})
     def get_feature_names_out(
         self, input_features: ArrayLike | None = None
     ) -> NDArray[np.object_]:
@@ -600,11 +601,13 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     ) -> Any:
         """Return ``X`` as the model shall see it, with its column names if any, and ``y``."""
         forbid_stream(X)
+        has_y = not (isinstance(y, str) and y == "no_validation")
+        if has_y and isinstance(y, str | bytes):
+            raise TypeError(f"y must hold a value for each sample, got {y!r}.")
         X = to_host(X)
         if not is_stored(X):  # parts of which are checked when they are read
             X = forbid_masked(X, "X") if model.before is None else mask_to_nan(X)
         validate_data(self, X, y, reset=reset, skip_check_array=True, ensure_2d=False)
-        has_y = not isinstance(y, str)
         y = as_plain_array(match_samples(y, X, "y"), "y") if has_y else y
         has_labels = has_y and _has_classes(model)
         if is_stored(X):
@@ -649,7 +652,8 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         """Raise if ``target`` is neither None, nor "all", nor one of the classes, if any."""
         if self.target is None or self._explains_all() or classes is None:
             return
-        if not np.isscalar(self.target) or self.target not in classes.tolist():
+        asked = as_plain_array(self.target, "target")
+        if asked.ndim or look_up(asked, classes)[1] or asked.dtype == bool != classes.dtype:
             raise ValueError(
                 f"target of {type(self).__name__} must be None (the predicted class), 'all' or "
                 f"one of the class labels {classes.tolist()}, got {self.target!r}."

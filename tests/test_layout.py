@@ -33,6 +33,7 @@ FLOORS = [
     "_kept",
     "_network_cache composites keras",
     "_models modules preprocessing rules",
+    "_constraints",
     "_checks _files _random_stream _sample_axes _signals",
     "_sklearn _skorch _stored _streams _torch _version _workers",
     "_matching _missing _outputs",

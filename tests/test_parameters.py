@@ -10,7 +10,8 @@ import pytest
 from sklearn.base import clone
 
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
-from sklrp.classifiers.parameters import COUNT, param
+from sklrp._constraints import COUNT
+from sklrp.classifiers.parameters import param
 
 POSITIONAL = {
     MLPClassifier: ("hidden_layer_sizes", (100,)),

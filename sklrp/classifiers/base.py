@@ -19,6 +19,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, check_X_y, validate_data
 from torch import Tensor, nn
 
+from sklrp._checks import is_positive_integer
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._missing import forbid_masked
@@ -33,7 +34,6 @@ from sklrp.classifiers.sample_shapes import (
     check_not_single,
     check_sample_shape,
     flatten_samples,
-    is_positive_integer,
 )
 from sklrp.classifiers.saved import is_range, is_shape
 from sklrp.propagation.results import Layout
@@ -63,6 +63,14 @@ def undone_on_error(method: _Method) -> _Method:
             raise
 
     return wrapper  # type: ignore[return-value]
+
+
+def _check_finite_weights(sample_weight: NDArray) -> None:
+    """Raise an error unless the weights of samples are finite, and their sum is."""
+    if not np.isfinite(sample_weight.sum()):
+        bad = np.flatnonzero(~np.isfinite(sample_weight))
+        got = f"{sample_weight[bad[0]]} for sample {bad[0]}" if bad.size else "too large a sum"
+        raise ValueError(f"sample_weight must be finite, got {got}: leave such samples out.")
 
 
 class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=PR02
@@ -215,6 +223,7 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
                 dtype=np.float64,
                 ensure_non_negative=True,
             )
+            _check_finite_weights(sample_weight)
         return X, y, sample_weight
 
     def _keep(self, net: TrainingNet, X: NDArray | Stored, *, resume: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from skorch.dataset import Dataset
 from torch import Tensor
 
+from sklrp._random_stream import RandomStream
 from sklrp._stored import Stored
 
 _WINDOW_BYTES = 2**26  # of samples that are mixed, where they can only be read in blocks
@@ -31,11 +33,13 @@ class BatchIterator:
     batch_size : int, default=128
         Number of samples of a batch; the last one may be smaller.
     shuffle : bool, default=False
-        Whether every pass goes through the samples in a new order, drawn from torch's generator.
+        Whether every pass goes through the samples in a new order.
     drop_last : bool, default=False
         Whether to leave out a last batch that is smaller than the others.
     device : torch.device, str or None, default=None
         Where the data is kept; it is moved there once. None (default): it stays where it is.
+    stream : RandomStream or None, default=None
+        What the orders are drawn from. None (default): torch's global generator.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class BatchIterator:
         shuffle: bool = False,
         drop_last: bool = False,
         device: torch.device | str | None = None,
+        stream: RandomStream | None = None,
     ) -> None:
         move = functools.partial(torch.as_tensor, device=device)
         self.dataset = dataset
@@ -53,6 +58,7 @@ class BatchIterator:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.drop_last = drop_last
+        self.stream = stream
 
     def __len__(self) -> int:
         n_samples = len(self.dataset)
@@ -61,18 +67,22 @@ class BatchIterator:
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         X, order = self.X, None
         if self.shuffle:
-            samples = _parts(X)[0]
-            if isinstance(samples, Stored) and not samples.is_picked:
-                windows = _Windows(samples)
-                X, order = _replace(X, samples, windows), windows.order
-            else:  # drawn on the CPU, so that every device sees the same order
-                order = torch.randperm(len(self.dataset))
-                order = order if isinstance(samples, Stored) else order.to(samples.device)
+            with nullcontext() if self.stream is None else self.stream:
+                X, order = self._draw_order()
         for i in range(len(self)):
             place = slice(i * self.batch_size, (i + 1) * self.batch_size)
             rows: Any = place if order is None else order[place]
             take = functools.partial(_pick, rows=rows, place=place)
             yield _map(take, X), None if self.y is None else take(self.y)
+
+    def _draw_order(self) -> tuple[Any, Tensor]:
+        """Return the samples, in windows if they are in blocks, and an order of them."""
+        samples = _parts(self.X)[0]
+        if isinstance(samples, Stored) and not samples.is_picked:
+            windows = _Windows(samples)
+            return _replace(self.X, samples, windows), windows.order
+        order = torch.randperm(len(self.dataset))  # on the CPU: every device sees the same order
+        return self.X, order if isinstance(samples, Stored) else order.to(samples.device)
 
 
 class _Windows:

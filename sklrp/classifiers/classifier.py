@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,9 +18,9 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
+from sklrp._checks import look_up, sort_values
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
-from sklrp._missing import forbid_masked
 from sklrp._sklearn import StrOptions, fit_context
 from sklrp._stored import is_stream
 from sklrp.classifiers.base import NetworkEstimator, undone_on_error
@@ -134,12 +135,11 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
         """Go on training with one part of the samples, or begin with it."""
         X, y, sample_weight = self._check_training_data(X, y, sample_weight, reset=not resume)
         check_classes(y, type(self).__name__)
-        classes = forbid_masked(to_host(classes), "classes")
-        known = self.classes_ if resume else np.unique(y if classes is None else classes)
-        if resume and classes is not None and not np.array_equal(np.unique(classes), known):
+        named = None if classes is None else sort_values(classes, "classes")[0]
+        known = self.classes_ if resume else np.unique(y) if named is None else named
+        if resume and named is not None and not np.array_equal(named, known):
             raise ValueError(
-                f"classes={np.unique(classes).tolist()} differ from those of the first call, "
-                f"{known.tolist()}."
+                f"classes={named.tolist()} differ from those of the first call, {known.tolist()}."
             )
         if len(known) < 2:
             raise ValueError(
@@ -153,15 +153,14 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
 
     def _encode_labels(self, y: NDArray, classes: NDArray) -> NDArray[np.int64]:
         """Return the positions of the labels in ``classes``."""
-        positions = {label: i for i, label in enumerate(classes.tolist())}
-        unknown = sorted({repr(label) for label in y.tolist() if label not in positions})
+        codes, unknown = look_up(y, classes)
         if unknown:
             raise ValueError(
-                f"y has the unknown labels {', '.join(unknown)}; the classes of the training so "
+                f"y has the unknown labels {unknown}; the classes of the training so "
                 f"far are {classes.tolist()}. Name all of them in partial_fit(classes=...), or "
                 "fit anew with warm_start=False."
             )
-        return np.array([positions[label] for label in y.tolist()], dtype=np.int64)
+        return codes
 
     def _weigh(
         self, codes: NDArray[np.int64], sample_weight: NDArray | None, classes: NDArray
@@ -179,9 +178,10 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
             unknown = [label for label in self.class_weight if label not in labels]
             if unknown:
                 raise ValueError(f"class_weight names {unknown}, but the classes are {labels}.")
-            of_class = np.array(
-                [self.class_weight.get(label, 1.0) for label in labels], dtype=float
-            )
+            weights = [self.class_weight.get(label, 1.0) for label in labels]
+            if not all(isinstance(w, Real) and not isinstance(w, bool) for w in weights):
+                raise TypeError(f"class_weight must hold numbers, got {self.class_weight!r}.")
+            of_class = np.array(weights, dtype=float)
             if not (np.isfinite(of_class).all() and (of_class >= 0).all()):
                 raise ValueError(
                     "class_weight must hold finite weights of at least 0, got "

@@ -11,12 +11,14 @@ from numbers import Integral
 
 from torch import nn
 
-from sklrp._sklearn import Interval, StrOptions
+from sklrp._checks import check_sizes
+from sklrp._constraints import COUNT, Interval
+from sklrp._sklearn import StrOptions
 from sklrp.classifiers.classifier import GradientClassifier
 from sklrp.classifiers.gradient import GradientEstimator
-from sklrp.classifiers.parameters import COUNT, param
+from sklrp.classifiers.parameters import param
 from sklrp.classifiers.regressor import GradientRegressor
-from sklrp.classifiers.sample_shapes import check_sizes, find_image_shape
+from sklrp.classifiers.sample_shapes import find_image_shape
 from sklrp.modules import CONV_POOLINGS, PADDING_MODES, make_cnn
 
 

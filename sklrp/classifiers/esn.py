@@ -17,13 +17,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from sklrp._constraints import COUNT, NOT_NEGATIVE, POSITIVE, Interval
 from sklrp._random_stream import RandomStream, draw_seed
-from sklrp._sklearn import Interval, StrOptions, check_own_params, fit_context
+from sklrp._sklearn import StrOptions, check_own_params, fit_context
 from sklrp.classifiers.base import NetworkEstimator, undone_on_error
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.classifier import NetworkClassifier
 from sklrp.classifiers.net import TrainingNet
-from sklrp.classifiers.parameters import COUNT, NOT_NEGATIVE, POSITIVE, param
+from sklrp.classifiers.parameters import param
 from sklrp.classifiers.regressor import NetworkRegressor
 from sklrp.classifiers.ridge import LeastSquares
 from sklrp.classifiers.sample_shapes import find_sequence_shape

@@ -24,15 +24,16 @@ from skorch.callbacks import EarlyStopping
 from skorch.history import History
 from torch import Tensor, nn
 
+from sklrp._checks import check_sizes, is_positive_integer
+from sklrp._constraints import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, Interval
 from sklrp._random_stream import RandomStream, draw_seed, fit_state
-from sklrp._sklearn import Interval, StrOptions, check_own_params
+from sklrp._sklearn import StrOptions, check_own_params
 from sklrp._stored import Stored
 from sklrp.classifiers.base import NetworkEstimator
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.chance import neighbours_agree
 from sklrp.classifiers.net import PENALTIES, TrainingNet
-from sklrp.classifiers.parameters import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, param
-from sklrp.classifiers.sample_shapes import check_sizes, is_positive_integer
+from sklrp.classifiers.parameters import param
 from sklrp.classifiers.saved import is_random_state
 from sklrp.classifiers.settings import (
     check_callbacks,
@@ -273,15 +274,17 @@ class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
             return make_dataset(samples, y, weights, dtype=net.dtype)
 
         start = self._random_stream_state if resume else seed
-        with RandomStream(torch.device(net.device), start) as stream:
-            if not resume:
+        stream = RandomStream(torch.device(net.device), start)
+        if not resume:
+            with stream:
                 net.initialize()
-            valid = None if held_out is None else dataset(held_out)
-            samples = dataset(rows)
-            net.enough = 0.0
-            if epochs is None:
-                epochs, net.enough = self._budget(net, samples)
-            net.train(samples, epochs, valid)
+        valid = None if held_out is None else dataset(held_out)
+        samples = dataset(rows)
+        net.enough = 0.0
+        if epochs is None:
+            epochs, net.enough = self._budget(net, samples)
+        net.stream = stream
+        net.train(samples, epochs, valid)
         if is_fit:
             kept = np.arange(len(targets)) if weight is None else np.flatnonzero(weight)
             self._warn_of_chance(net, samples, X, targets, kept)

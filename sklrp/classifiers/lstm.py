@@ -13,10 +13,11 @@ from typing import Any
 from skorch.callbacks import GradientNormClipping
 from torch import nn
 
-from sklrp._sklearn import Interval, StrOptions
+from sklrp._constraints import COUNT, POSITIVE, Interval
+from sklrp._sklearn import StrOptions
 from sklrp.classifiers.classifier import GradientClassifier
 from sklrp.classifiers.gradient import GradientEstimator
-from sklrp.classifiers.parameters import COUNT, POSITIVE, param
+from sklrp.classifiers.parameters import param
 from sklrp.classifiers.regressor import GradientRegressor
 from sklrp.classifiers.sample_shapes import find_sequence_shape
 from sklrp.modules import STATE_POOLINGS, SWEEPS, make_lstm

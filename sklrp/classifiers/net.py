@@ -20,13 +20,17 @@ from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from sklrp._random_stream import RandomStream
 from sklrp._skorch import LazyModes
+from sklrp._torch import get_hooks
 from sklrp.classifiers.batches import BatchIterator, find_home
-from sklrp.modules import bound_biases, first_weights, widest_activation
+from sklrp.modules import GaussianNoise, bound_biases, first_weights, widest_activation
 
 # Elements of the widest activation in one chunk of a prediction: 4 MiB of float32 stay in a
 # processor's cache; an accelerator wants more at once.
 _CHUNK_ON_CPU, _CHUNK_ON_ACCELERATOR = 2**20, 2**26
+
+_QUIET = ("torch.", "skorch.", "sklrp.")  # whose losses, optimizers and callbacks draw nothing
 
 
 class TrainingNet(LazyModes, NeuralNet):
@@ -66,6 +70,8 @@ class TrainingNet(LazyModes, NeuralNet):
         self.penalties = dict(penalties or {})
         self.nonpositive_bias = nonpositive_bias
         self.enough = 0.0  # mean loss of an epoch below which a training ends
+        self.stream: RandomStream | None = None  # what a training draws from; else from torch's
+        self._layers_draw = False
 
     def train(self, dataset: Dataset, epochs: int, valid: Dataset | None = None) -> TrainingNet:
         """Go on training for at most ``epochs`` passes over ``dataset``.
@@ -94,11 +100,15 @@ class TrainingNet(LazyModes, NeuralNet):
         states = [copy.deepcopy(part.state_dict()) for part in parts]
         n_epochs = len(self.history)
         self.train_split = None if valid is None else predefined_split(valid)
+        stream = self.stream
+        self._layers_draw = stream is not None and _may_draw(self.module_)
         try:
-            self.notify("on_train_begin", X=dataset, y=dataset.y)
-            with contextlib.suppress(_StopTraining):
-                self.fit_loop(dataset, epochs=epochs)
-            self.notify("on_train_end", X=dataset, y=dataset.y)
+            # The stream sees every operation, which costs time: only what may draw is inside.
+            with stream if stream and self._runs_others() else contextlib.nullcontext():
+                self.notify("on_train_begin", X=dataset, y=dataset.y)
+                with contextlib.suppress(_StopTraining):
+                    self.fit_loop(dataset, epochs=epochs)
+                self.notify("on_train_end", X=dataset, y=dataset.y)
             self._check_parameters()
         except BaseException:
             for part, state in zip(parts, states, strict=True):
@@ -107,6 +117,7 @@ class TrainingNet(LazyModes, NeuralNet):
             raise
         finally:
             self.train_split = None  # keeps the validation data out of pickles
+            self.stream, self._layers_draw = None, False
         return self
 
     @torch.no_grad()
@@ -141,6 +152,12 @@ class TrainingNet(LazyModes, NeuralNet):
         """Return the output of the least loss among those that do not depend on X."""
         raise NotImplementedError
 
+    def _runs_others(self) -> bool:
+        """Tell whether users' own optimizers, losses or callbacks take part, which may draw."""
+        parts = [self.optimizer_, self.criterion_, *(callback for _, callback in self.callbacks_)]
+        kinds = [*map(type, parts), *(vars(kind).get("train_step") for kind in type(self).__mro__)]
+        return not all(kind is None or kind.__module__.startswith(_QUIET) for kind in kinds)
+
     def _check_parameters(self) -> None:
         """Raise an error if the training has diverged."""
         if not all(torch.isfinite(parameter).all() for parameter in self.module_.parameters()):
@@ -169,6 +186,7 @@ class TrainingNet(LazyModes, NeuralNet):
         kwargs = self.get_params_for("iterator_train" if training else "iterator_valid")
         if training:
             kwargs.setdefault("batch_size", self.batch_size)
+            kwargs["stream"] = self.stream
         elif "batch_size" not in kwargs:
             X = dataset.X["X"] if isinstance(dataset.X, Mapping) else dataset.X
             self.set_evaluating()
@@ -187,7 +205,10 @@ class TrainingNet(LazyModes, NeuralNet):
         """Return the outputs of one batch, with or without sample weights."""
         if isinstance(x, Mapping):
             x = x["X"]
-        return self.module_(torch.as_tensor(x).to(self.device, self.dtype))
+        inputs = torch.as_tensor(x).to(self.device, self.dtype)
+        if self.stream is None or not (self._layers_draw and self.module_.training):
+            return self.module_(inputs)
+        return _run_inside(self.stream, self.module_, inputs)
 
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """Make a step of the optimizer, and keep to the bounds of the biases."""
@@ -392,6 +413,33 @@ def _score_accuracy(net: NeuralNet, X: Any, y: np.ndarray) -> float:
     """Return the share of right predictions, without checks that take longer than the count."""
     predictions = [logits.argmax(1) for logits in net.forward_iter(X)]
     return float((torch.cat(predictions).cpu().numpy() == y).mean())
+
+
+def _run_inside(stream: RandomStream, network: nn.Module, x: Any) -> Any:
+    """Return what a network makes of a batch; the layers that may draw draw from a stream."""
+    if type(network) is not nn.Sequential or get_hooks(network):
+        with stream:
+            return network(x)
+    for layer in network:
+        # The stream sees every operation of what is inside, so that the commonest have a shortcut.
+        if get_hooks(layer):
+            x = _run_inside(stream, layer, x)
+        elif type(layer) is nn.Dropout:
+            x = stream.drop(x, layer.p)
+        elif type(layer) is GaussianNoise:
+            x = x + layer.std * stream.normal_like(x)
+        else:
+            x = _run_inside(stream, layer, x) if _may_draw(layer) else layer(x)
+    return x
+
+
+def _may_draw(network: nn.Module) -> bool:
+    """Tell whether a network may draw in training: it drops, adds noise, or has users' layers."""
+    return any(
+        not type(layer).__module__.startswith(_QUIET)
+        or any(getattr(layer, name, 0) for name in ("p", "std", "dropout"))
+        for layer in network.modules()
+    )
 
 
 def _follows_batches(callback: Callback, training: bool) -> bool:

@@ -13,17 +13,10 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
 from typing import Any, ClassVar, dataclass_transform
 
 from sklrp._checks import suggest
-from sklrp._sklearn import Interval
-
-# What many parameters may be.
-COUNT = Interval(Integral, 1, None, closed="left")
-POSITIVE = Interval(Real, 0, None, closed="neither")
-NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
-PROBABILITY = Interval(Real, 0, 1, closed="left")  # of dropping, so never 1
+from sklrp._constraints import refine
 
 _HEADING = re.compile(r"^(\w[\w ]*)\n-+\n", flags=re.MULTILINE)
 _ENTRY = re.compile(r"^(?=\S)", flags=re.MULTILINE)  # the line of an entry is not indented
@@ -99,10 +92,9 @@ class ParameterFields:
                 old = {name: _update(f, declared.get(name)) for name, f in fields.items()}
                 fields = {**new, **old}
             cls._fields = dict(sorted(fields.items(), key=lambda item: item[1].kw_only))
-            cls._parameter_constraints = {
-                name: list(field.allowed or ["no_validation"])
-                for name, field in cls._fields.items()
-            }
+            allowed = {name: field.allowed for name, field in cls._fields.items()}
+            constraints = {name: list(words) for name, words in allowed.items() if words}
+            cls._parameter_constraints = refine(constraints)
             if "__init__" not in vars(cls):
                 cls.__init__ = _make_init(cls)  # type: ignore[method-assign]
         if cls.__doc__ and hasattr(cls.__init__, "__signature__"):

@@ -19,14 +19,15 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sklrp._checks import is_positive_integer
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
+from sklrp._missing import as_plain_array
 from sklrp._sklearn import fit_context
 from sklrp._stored import is_stream
 from sklrp.classifiers.base import NetworkEstimator, undone_on_error
 from sklrp.classifiers.gradient import GradientEstimator, makes_single_epochs
 from sklrp.classifiers.net import RegressorNet
-from sklrp.classifiers.sample_shapes import is_positive_integer
 from sklrp.classifiers.saved import are_numbers, are_positive, are_ranges, is_flag
 from sklrp.composites import Composite
 from sklrp.modules import in_target_units
@@ -83,7 +84,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
 
     def _check_targets(self, y: Any) -> None:
         """Raise an error if y holds classes, or anything but numbers."""
-        values = np.asarray(y)
+        values = as_plain_array(y, "y")
         kind = values.dtype.kind
         if kind == "O":
             others = [v for v in values.ravel() if isinstance(v, (str, bytes, bool))]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
 
+from sklrp._checks import as_tuple, is_positive_integer
 from sklrp._missing import as_plain_array
 
 _MOST_COLOURS = 4  # red, green, blue and transparency
@@ -193,7 +193,7 @@ def _check_input_shape(
     input_shape: Sequence[int], forms: str, n_axes: tuple[int, ...]
 ) -> tuple[int, ...]:
     """Return the parameter as a tuple, or raise an error if it has another form."""
-    shape = tuple(input_shape)
+    shape = as_tuple(input_shape)
     if len(shape) not in n_axes or not all(map(is_positive_integer, shape)):
         raise ValueError(
             f"input_shape must be {forms} of integers of at least 1, got {input_shape!r}."
@@ -204,17 +204,3 @@ def _check_input_shape(
 def _write_shape(axes: Sequence[Any]) -> str:
     """Write a shape whose first axis has a name."""
     return f"({', '.join(map(str, axes))})"
-
-
-def check_sizes(name: str, sizes: Any, *, some: bool = False) -> tuple[int, ...]:
-    """Return one or several layer sizes as a tuple, or raise an error if one is malformed."""
-    several = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
-    if (some and not several) or not all(map(is_positive_integer, several)):
-        count = "one or more " if some else ""
-        raise ValueError(f"{name} must hold {count}integers of at least 1, got {sizes!r}.")
-    return tuple(int(size) for size in several)
-
-
-def is_positive_integer(value: Any) -> bool:
-    """Tell whether a value is an integer of at least 1, of Python or NumPy."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1

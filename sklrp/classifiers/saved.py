@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sklrp.classifiers.sample_shapes import is_positive_integer
+from sklrp._checks import is_positive_integer
 
 
 def is_shape(value: Any) -> bool:

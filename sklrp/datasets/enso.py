@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from sklrp._checks import import_optional
-from sklrp._sklearn import Interval, validate_params
+from sklrp._constraints import Interval, constrained
 from sklrp.datasets.nino34 import NINO34_LAT, NINO34_LON, label_index, nino34_mask
 from sklrp.geo.anomalies import AnomalyTransformer
 from sklrp.geo.areas import box_mean, select_box
@@ -42,19 +42,18 @@ within the training fold, put a sklrp.geo.AnomalyTransformer before the classifi
 """
 
 
-@validate_params(
+@constrained(
     {
+        "path": "no_validation",  # a field, a file, or several
         "variable": [str, None],
         "region": [Mapping, None],
-        "base_period": "no_validation",
         "threshold": [Interval(Real, 0, None, closed="left")],
         "normalize": ["boolean"],
         "cap": [Interval(Real, 0, None, closed="neither"), None],
         "months": ["array-like", None],
         "neutral": ["boolean"],
         "chunks": [Mapping, Integral, str, None],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def load_enso(
     path: Any,

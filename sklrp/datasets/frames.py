@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.utils import check_random_state
 
-from sklrp._sklearn import Interval, Options, validate_params
+from sklrp._constraints import Interval, constrained
+from sklrp._sklearn import Options
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -67,13 +68,11 @@ def _overlap(side: NDArray, centre: NDArray, present: NDArray) -> NDArray[np.boo
     return overlap
 
 
-@validate_params(
+@constrained(
     {
         "n_samples": [Interval(Integral, 1, None, closed="left")],
         "dtype": [Options(type, {np.float32, np.float64})],
-        "random_state": ["random_state"],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def make_frames(
     n_samples: int = 1000,

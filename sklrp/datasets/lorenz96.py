@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.utils import check_random_state
 
-from sklrp._sklearn import Interval, validate_params
+from sklrp._constraints import Interval, constrained
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +22,7 @@ _STEP = 0.05  # of the integration; the error of a step of fourth order is 1e-6 
 _SPIN_UP = 20.0  # after so long a state has forgotten where it began
 
 
-@validate_params(
+@constrained(
     {
         "n_samples": [Interval(Integral, 1, None, closed="left")],
         "n_sites": [Interval(Integral, 4, None, closed="left")],
@@ -30,9 +30,7 @@ _SPIN_UP = 20.0  # after so long a state has forgotten where it began
         "lead": [Interval(Real, 0, 2, closed="both")],
         "interval": [Interval(Real, 0, None, closed="neither"), None],
         "site": [Interval(Integral, 0, None, closed="left")],
-        "random_state": ["random_state"],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def make_lorenz96(
     n_samples: int = 2000,

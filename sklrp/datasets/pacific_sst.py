@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 from sklearn.utils import Bunch
 
-from sklrp._sklearn import validate_params
+from sklrp._constraints import FINITE, constrained
 from sklrp.datasets.gridded_array import GriddedArray
 from sklrp.datasets.nino34 import label_index, nino34_mask
 from sklrp.geo.areas import cosine_weights
@@ -66,13 +65,20 @@ def _latitude_name(degrees: float) -> str:
     return f"{abs(degrees):g}{'S' if degrees < 0 else 'N'}"
 
 
-@validate_params(
+@overload
+def load_pacific_sst(  # numpydoc ignore=GL08
+    *, neutral: bool = False, fill_land: float = 0.0, return_X_y: Literal[False] = False
+) -> Bunch: ...
+@overload
+def load_pacific_sst(  # numpydoc ignore=GL08
+    *, neutral: bool = False, fill_land: float = 0.0, return_X_y: Literal[True]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]: ...
+@constrained(
     {
         "neutral": ["boolean"],
-        "fill_land": [Real],
+        "fill_land": [FINITE, "nan"],
         "return_X_y": ["boolean"],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def load_pacific_sst(
     *, neutral: bool = False, fill_land: float = 0.0, return_X_y: bool = False

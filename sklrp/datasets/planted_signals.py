@@ -14,7 +14,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from sklearn.utils import check_random_state
 
-from sklrp._sklearn import Interval, StrOptions, validate_params
+from sklrp._constraints import Interval, constrained
+from sklrp._sklearn import StrOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,14 +28,10 @@ _SHARED = {
     "strength": [Interval(Real, 0, None, closed="neither")],
     "mechanism": [StrOptions({"linear", "multiplicative", "rotated"})],
     "background": [StrOptions({"white", "correlated"})],
-    "random_state": ["random_state"],
 }
 
 
-@validate_params(
-    {**_SHARED, "noise": [Interval(Real, 0, None, closed="neither")]},
-    prefer_skip_nested_validation=True,
-)
+@constrained({**_SHARED, "noise": [Interval(Real, 0, None, closed="neither")]})
 def make_suppressor(
     n_per_class: int = 250,
     *,
@@ -115,7 +112,7 @@ def make_suppressor(
     return X, y, mask
 
 
-@validate_params(_SHARED, prefer_skip_nested_validation=True)
+@constrained(_SHARED)
 def make_xor(
     n_per_class: int = 250,
     *,
@@ -182,13 +179,12 @@ def make_xor(
     return X, y, left | left[:, ::-1]
 
 
-@validate_params(
+@constrained(
     {
         **_SHARED,
         "brightness": [Interval(Real, 0, None, closed="neither")],
         "share": [Interval(Real, 0, 1, closed="right")],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def make_watermark(
     n_per_class: int = 250,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.utils import check_random_state
 
-from sklrp._sklearn import Interval, validate_params
+from sklrp._constraints import Interval, constrained
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,15 +28,13 @@ _EVAPORATION = 0.12  # mm a day and degree above freezing
 _LEAST_FLOW = 0.01  # mm a day, so that a dry bed has a logarithm
 
 
-@validate_params(
+@constrained(
     {
         "n_samples": [Interval(Integral, 1, None, closed="left")],
         "n_days": [Interval(Integral, 2, None, closed="left")],
         "groundwater": [Interval(Real, 0, 1, closed="left")],
         "recession": [Interval(Real, 1, None, closed="left")],
-        "random_state": ["random_state"],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def make_rainfall_runoff(
     n_samples: int = 2000,

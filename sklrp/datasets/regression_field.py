@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.utils import check_array, check_random_state
 
-from sklrp._sklearn import Interval, Options, StrOptions, validate_params
+from sklrp._constraints import Interval, constrained
+from sklrp._sklearn import Options, StrOptions
 from sklrp.datasets.pacific_sst import load_pacific_sst
 
 if TYPE_CHECKING:
@@ -93,16 +94,14 @@ def piecewise_linear(x: NDArray, breaks: NDArray, slopes: NDArray) -> NDArray[np
     return y
 
 
-@validate_params(
+@constrained(
     {
         "n_samples": [Interval(Integral, 1, None, closed="left")],
         "correlation": [StrOptions({"pacific_sst", "smooth"}), "array-like"],
         "n_breaks": [Interval(Integral, 1, None, closed="left")],
         "n_classes": [Interval(Integral, 2, None, closed="left"), None],
         "dtype": [Options(type, {np.float32, np.float64})],
-        "random_state": ["random_state"],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def make_attribution_benchmark(
     n_samples: int = 10_000,

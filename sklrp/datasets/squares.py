@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.utils import check_random_state
 
-from sklrp._sklearn import Interval, StrOptions, validate_params
+from sklrp._constraints import Interval, constrained
+from sklrp._sklearn import StrOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,16 +31,14 @@ def _orient(images: NDArray, side: str) -> NDArray:
     return np.ascontiguousarray(images)
 
 
-@validate_params(
+@constrained(
     {
         "n_per_class": [Interval(Integral, 1, None, closed="left")],
         "size": [Interval(Integral, 5, None, closed="left")],
         "noise": [Interval(Real, 0, None, closed="left")],
         "amplitude": [Interval(Real, 0, None, closed="neither")],
         "side": [StrOptions({"left", "right", "top", "bottom"})],
-        "random_state": ["random_state"],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def make_squares(
     n_per_class: int = 250,

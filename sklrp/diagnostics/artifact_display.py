@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
+from sklrp._constraints import AXES, constrained
 from sklrp._frame import Frame, make_frame
 from sklrp.diagnostics.borders import EDGE
 from sklrp.diagnostics.fact_map import artifact_map
@@ -64,6 +65,7 @@ class ArtifactDisplay:
     axes_: NDArray[np.object_]
     artists_: dict[str, Any]
 
+    @constrained({"finding": [Finding]})
     def __init__(
         self, finding: Finding, *, lat: Any = None, lon: Any = None, land: Any = None
     ) -> None:
@@ -74,6 +76,7 @@ class ArtifactDisplay:
         self.land = self._frame.land
 
     @classmethod
+    @constrained({"ax": AXES}, skip_nested=False)
     def from_estimator(
         cls, model: Any, X: Any, y: Any, *, ax: Any = None, **kwargs: Any
     ) -> ArtifactDisplay:
@@ -101,6 +104,7 @@ class ArtifactDisplay:
         return cls.from_finding(artifact_map(model, X, y, **kwargs), ax=ax)
 
     @classmethod
+    @constrained({"finding": [Finding], "ax": AXES})
     def from_finding(cls, finding: Finding, *, ax: Any = None) -> ArtifactDisplay:
         """Draw a finding.
 
@@ -118,6 +122,7 @@ class ArtifactDisplay:
         """
         return cls(finding).plot(ax=ax)
 
+    @constrained({"ax": AXES})
     def plot(self, *, ax: Any = None) -> ArtifactDisplay:
         """Draw the panels.
 

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 # The imports of the three files of mistakes enter their checks in the table.
-from sklrp._checks import as_samples, import_optional, take_maps
+from sklrp._checks import as_samples, import_optional, sort_values, take_maps
+from sklrp._constraints import constrained
 from sklrp._devices import to_host
 from sklrp._models import Model, take_rows, unwrap
-from sklrp._sklearn import Interval, validate_params
 from sklrp.diagnostics import data_mistakes as _data_mistakes  # noqa: F401
 from sklrp.diagnostics import map_mistakes as _map_mistakes  # noqa: F401
 from sklrp.diagnostics import misplaced_maps as _misplaced_maps  # noqa: F401
@@ -122,13 +121,10 @@ def _indent(text: str, by: str = "  ") -> list[str]:
     return textwrap.wrap(text, 98, initial_indent=by, subsequent_indent=f"{by}  ")
 
 
-@validate_params(
+@constrained(
     {
         **CONSTRAINTS,
-        "epsilon": [Interval(Real, 0, None, closed="left")],
-        "contrast": ["boolean"],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def audit(
     model: Any,
@@ -338,8 +334,8 @@ def _take_target(model: Model, X: Any, target: Any) -> tuple[str, Any]:
     if classes is None:
         classes = np.arange(model.outputs(take_rows(entering, slice(1))).shape[1])
     target = to_host(target)
-    labels = np.unique(np.asarray(target)).tolist()
-    known = set(classes.tolist())
+    labels = sort_values(target, "target")[0].tolist()
+    known = classes.tolist()
     strange = [label for label in labels if label not in known]
     if not strange:
         return "", target

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sklrp._sklearn import validate_params
+from sklrp._constraints import constrained
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding, bootstrap
 
@@ -18,7 +18,7 @@ _NEXT_TO_NOTHING = 0.1  # of the score
 KEPT_BY = ("bias", "epsilon", "padding", "initial_state", "dropped")
 
 
-@validate_params(CONSTRAINTS, prefer_skip_nested_validation=True)
+@constrained(CONSTRAINTS)
 def bias_share(
     model: Any,
     X: ArrayLike,

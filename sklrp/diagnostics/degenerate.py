@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp._sklearn import validate_params
+from sklrp._constraints import constrained
 from sklrp.diagnostics.common_form import FEWEST_CELLS, cosines
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
@@ -18,7 +18,7 @@ from sklrp.diagnostics.findings import Finding, bootstrap, judge
 _SAME = 0.99  # the cosine of maps that are taken for equal
 
 
-@validate_params(CONSTRAINTS, prefer_skip_nested_validation=True)
+@constrained(CONSTRAINTS)
 def degeneracy(
     model: Any,
     X: ArrayLike,

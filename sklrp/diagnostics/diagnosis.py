@@ -6,14 +6,15 @@ The command line calls it too. Each test has a file of its own beside this one.
 from __future__ import annotations
 
 import functools
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm.std import tqdm
 
-from sklrp._sklearn import Interval, StrOptions, validate_params
+from sklrp._constraints import Interval, constrained
+from sklrp._sklearn import StrOptions
 from sklrp.diagnostics.audit import find_audited
 from sklrp.diagnostics.bias import find_kept
 from sklrp.diagnostics.degenerate import find_degenerate
@@ -38,21 +39,13 @@ _SURROGATES = 5  # of each sample
 Test = functools.partial[Any]  # returns a finding, or several
 
 
-@validate_params(
+@constrained(
     {
         **CONSTRAINTS,
-        "mask": "no_validation",
-        "relevance": "no_validation",
-        "groups": "no_validation",
         "block_length": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "n_networks": [Interval(Integral, 1, None, closed="left")],
         "n_refits": [Interval(Integral, 0, None, closed="left")],
         "n_permutations": [Interval(Integral, 3, None, closed="left")],
-        "epsilon": [Interval(Real, 0, None, closed="left")],
-        "contrast": ["boolean"],
-        "progress": ["boolean"],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def diagnose(
     model: Any,

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp._sklearn import Interval, StrOptions, validate_params
+from sklrp._constraints import Interval, constrained
+from sklrp._sklearn import StrOptions
 from sklrp.diagnostics.common_form import cosines
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding
@@ -26,15 +27,14 @@ _SKILL_LOST = 0.1  # of accuracy or correlation, from which clones have not lear
 _ARTIFACT, _FACT = 0.3, 0.15
 
 
-@validate_params(
+@constrained(
     {
         **CONSTRAINTS,
         "transform": [StrOptions(set(_TRANSFORMS))],
         "axis": [Integral, None],
         "refit": ["boolean"],
         "n_refits": [Interval(Integral, 1, None, closed="left")],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def equivariance_test(
     model: Any,

@@ -30,9 +30,11 @@ from sklrp._checks import (
     encode_labels,
     flatten_column,
     like,
+    sort_values,
     suggest,
     take_maps,
 )
+from sklrp._constraints import Interval
 from sklrp._devices import to_host
 from sklrp._frame import frame_of
 from sklrp._kept import Kept
@@ -40,7 +42,6 @@ from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._models import is_regression, unwrap
 from sklrp._random_stream import RandomStream
-from sklrp._sklearn import Interval
 from sklrp._stored import in_array
 from sklrp._workers import run_on_workers
 from sklrp.diagnostics.common_form import as_shares, with_relevance
@@ -59,18 +60,7 @@ from sklrp.skill import (
 
 # Of the parameters that all tests have in common, for scikit-learn's validate_params.
 CONSTRAINTS: dict[str, list[Any] | str] = {
-    "model": "no_validation",
-    "X": "no_validation",
-    "y": "no_validation",
-    "X_train": "no_validation",
-    "y_train": "no_validation",
-    "target": "no_validation",
-    "grid": "no_validation",
     "n_permutations": [Interval(Integral, 1, None, closed="left")],
-    "max_samples": [Interval(Integral, 1, None, closed="left"), None],
-    "n_jobs": [Integral, None],
-    "memory": "no_validation",
-    "random_state": ["random_state"],
 }
 # The parameters of ``explain`` that tests hand on to it, and those that they give themselves.
 _MAKES_MAPS = ("rule", "epsilon", "contrast", "batch_size", "progress")
@@ -179,8 +169,11 @@ class Explained:
             "alpha": alpha,
             "n_permutations": max(_PERMUTATIONS, math.ceil(1 / alpha) - 1),
         }
+        if X_train is not None and np.isscalar(to_host(X_train)):
+            raise TypeError(f"X_train must hold samples, got {X_train!r}.")
         self.X_train = X_train
         y, entering = to_host(y), to_host(self.model.enter(X))
+        y = as_plain_array(y, "y") if isinstance(y, list) else y
         self.frame = frame_of(self.model, X, entering, grid=grid)
         self._form = entering[:1] if hasattr(entering, "iloc") else None
         self.all_X = as_samples(in_array(entering))
@@ -219,6 +212,8 @@ class Explained:
         self._asked["target"] = None if target is None else self._one_target(targets)
         self.target = None if targets is None else targets[rows]
         self.all_y = None if y is None else self._check_y("y", match_samples(y, X, "y"), n_samples)
+        if self.classes is not None and self.all_y is not None:
+            encode_labels("y", self.all_y, self.classes, n_samples)
         whole = None
         if number is not None and y_train is not None:
             whole = as_plain_array(match_samples(y_train, X_train, "y_train"), "y_train")
@@ -251,7 +246,7 @@ class Explained:
         """The training samples, or else the samples themselves: what samples are compared with."""
         if self.X_train is None:
             return self.all_X
-        taken = as_samples(in_array(self.model.enter(self.X_train)))
+        taken = as_samples(in_array(self.model.enter(self.X_train)), name="X_train")
         if taken.shape[1:] != self.all_X.shape[1:]:
             raise ValueError(
                 f"X_train has samples of shape {taken.shape[1:]}, but X of shape "
@@ -321,7 +316,7 @@ class Explained:
         """How many groups, blocks or samples are exchangeable, as far as that is known yet."""
         groups, length = self._asked["groups"], self._asked["block_length"]
         if groups is not None:
-            return len(np.unique(groups))
+            return len(sort_values(groups, "groups")[0])
         if length != "auto":
             return -(-len(self.all_X) // int(length))
         # An estimated length is known once skill was asked for, which takes a while.
@@ -597,7 +592,7 @@ class Explained:
         if is_regression(self.model.network):
             y = self.model.typed(y.astype(np.float64))
             y = y[:, np.newaxis] if y.ndim == 1 else y
-        # A net draws from torch's global generators.
+        # What a net draws would come from torch's global generators.
         with RandomStream(self.model.dtype_and_device[1], seed):
             return new.fit(samples, y)
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp._sklearn import Interval, StrOptions, validate_params
+from sklrp._constraints import Interval, constrained
+from sklrp._sklearn import StrOptions
 from sklrp.diagnostics.borders import EDGE
 from sklrp.diagnostics.common_form import with_relevance
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
@@ -27,21 +28,14 @@ _FEWEST = 3  # null models that make a distribution
 _OF_NETWORKS = "mean", "spread", "stability", "common", "own"  # what `stable` knows of cells
 
 
-@validate_params(
+@constrained(
     {
         **CONSTRAINTS,
-        "relevance": "no_validation",
-        "X_train": "no_validation",
-        "y_train": "no_validation",
-        "rule": "no_validation",
-        "groups": "no_validation",
         "block_length": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "null": [StrOptions(set(NULLS))],
         "n_permutations": [Interval(Integral, 3, None, closed="left")],
-        "n_networks": [Interval(Integral, 1, None, closed="left")],
         "alpha": [Interval(Real, 0, 0.5, closed="neither")],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def artifact_map(
     model: Any,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
 from sklrp._checks import import_optional
+from sklrp._constraints import AXES, constrained
 
 
 class Finding(Bunch):  # numpydoc ignore=PR02
@@ -84,6 +85,7 @@ class Finding(Bunch):  # numpydoc ignore=PR02
 
         return pd.DataFrame(self.table)
 
+    @constrained({"ax": AXES})
     def plot(self, *, ax: Any = None) -> Any:
         """Draw the finding: a map, a profile, or the statistic beside its null.
 

@@ -6,8 +6,7 @@ It trains clones; the other diagnostics are about a model that is fitted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from numbers import Integral, Real
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -19,19 +18,20 @@ from sklearn.utils import Bunch, indexable
 from torch import nn
 from tqdm.std import tqdm
 
-from sklrp._checks import check_mask, import_optional, suggest
+from sklrp._checks import check_mask, import_optional, say_shape, shorten, suggest
+from sklrp._constraints import constrained
 from sklrp._frame import frame_of
 from sklrp._kept import Kept
+from sklrp._missing import as_plain_array
 from sklrp._models import Model, unwrap
 from sklrp._sklearn import (
-    Interval,
     InvalidParameterError,
     StrOptions,
     check_method_params,
     check_own_params,
     has_constraints,
+    num_samples,
     safe_indexing,
-    validate_params,
 )
 from sklrp._workers import run_on_workers
 from sklrp.composites import check_rule
@@ -124,21 +124,13 @@ class FocusCurve(Bunch):  # numpydoc ignore=PR02
         return pd.DataFrame(columns)
 
 
-@validate_params(
+@constrained(
     {
-        "estimator": "no_validation",
         "param_name": [str],
         "part": [StrOptions({"positive", "absolute", "signed"})],
-        "epsilon": [Interval(Real, 0, None, closed="left")],
-        "contrast": ["boolean"],
-        "cv": ["cv_object"],
         "scoring": [str, callable, None],
         "params": [dict, None],
-        "n_jobs": [Integral, None],
-        "memory": "no_validation",
-        "progress": ["boolean"],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def focus_curve(
     estimator: Any,
@@ -255,7 +247,14 @@ def focus_curve(
     values = _list_values(param_range)
     candidates = [_set_param(estimator, param_name, value) for value in values]
     check_rule(rule)
+    groups = None if groups is None else as_plain_array(groups, "groups")
+    if groups is not None and groups.shape != (num_samples(X),):
+        raise ValueError(
+            f"groups must hold the group of each of {num_samples(X)} samples, got "
+            f"{say_shape(groups, groups)}."
+        )
     X, y, groups = indexable(X, y, groups)
+    target = as_plain_array(target, "target") if isinstance(target, list) else target
     _check_target(target, y, estimator)
     if scoring is None and np.ndim(y) > 2:
         raise ValueError(
@@ -385,11 +384,15 @@ def _collect(
 
 def _list_values(param_range: Any) -> list[Any]:
     """Return the values of the parameter."""
-    if isinstance(param_range, str) or not isinstance(param_range, Iterable):
+    others = str | bytes | Mapping | Set
+    has_no_axis = getattr(param_range, "shape", None) == ()
+    if isinstance(param_range, others) or not isinstance(param_range, Iterable) or has_no_axis:
         raise ValueError(f"param_range must be a list of values, got {param_range!r}.")
     values = list(param_range)
     if not values:
-        raise ValueError("param_range is empty: give at least one value of the parameter.")
+        raise ValueError(
+            "param_range is empty, got no value: give at least one value of the parameter."
+        )
     return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
@@ -417,7 +420,10 @@ def _set_param(estimator: Any, name: str, value: Any) -> Any:
             try:
                 check_own_params(part)
             except InvalidParameterError as error:
-                raise ValueError(str(error)) from None  # or it would be blamed on focus_curve
+                # or it would be blamed on focus_curve
+                raise ValueError(
+                    f"param_range holds {shorten(repr(value), 60)}: {error}"
+                ) from None
     return candidate
 
 

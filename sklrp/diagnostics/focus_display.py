@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import import_optional
+from sklrp._constraints import AXES, constrained
 from sklrp.diagnostics.focus import FocusCurve, focus_curve
 
 # Colours of Okabe and Ito, which people of every colour vision can tell apart.
@@ -57,10 +58,12 @@ class FocusCurveDisplay:
     bands_: dict[str, Any]
     image_: Any
 
+    @constrained({"curve": [FocusCurve]})
     def __init__(self, curve: FocusCurve) -> None:
         self.curve = curve
 
     @classmethod
+    @constrained({"ax": AXES}, skip_nested=False)
     def from_estimator(
         cls,
         estimator: Any,
@@ -103,6 +106,7 @@ class FocusCurveDisplay:
         return cls.from_curve(curve, ax=ax, profile=profile)
 
     @classmethod
+    @constrained({"curve": [FocusCurve], "ax": AXES})
     def from_curve(
         cls, curve: FocusCurve, *, ax: Any = None, profile: int | None = None
     ) -> FocusCurveDisplay:
@@ -124,6 +128,7 @@ class FocusCurveDisplay:
         """
         return cls(curve).plot(ax=ax, profile=profile)
 
+    @constrained({"ax": AXES})
     def plot(self, ax: Any = None, *, profile: int | None = None) -> FocusCurveDisplay:
         """Draw the panels.
 

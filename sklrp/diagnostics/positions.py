@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sklrp._sklearn import validate_params
+from sklrp._constraints import constrained
 from sklrp.diagnostics.borders import find_borders, has_ends
 from sklrp.diagnostics.common_form import with_relevance
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
@@ -25,7 +25,7 @@ _SHORTEST_AXIS = 8  # that has a profile
 _SHORTEST_GRID = 16  # that has borders apart from its middle, and a spectrum
 
 
-@validate_params(CONSTRAINTS, prefer_skip_nested_validation=True)
+@constrained(CONSTRAINTS)
 def position_profile(
     model: Any,
     X: ArrayLike,

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp._sklearn import StrOptions, validate_params
+from sklrp._constraints import constrained
+from sklrp._sklearn import StrOptions
 from sklrp.diagnostics.common_form import FEWEST_CELLS, cosines
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
@@ -19,9 +20,7 @@ from sklrp.metrics import randomization_similarity
 from sklrp.propagation import explain
 
 
-@validate_params(
-    {**CONSTRAINTS, "null": [StrOptions(set(NULLS))]}, prefer_skip_nested_validation=True
-)
+@constrained({**CONSTRAINTS, "null": [StrOptions(set(NULLS))]})
 def randomization_test(
     model: Any,
     X: ArrayLike,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sklrp._checks import import_optional
+from sklrp._constraints import AXES, constrained
 from sklrp._files import replacing
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.page import render
@@ -205,6 +206,7 @@ class ArtifactReport:
     def _repr_html_(self) -> str:
         return render(self, page=False)
 
+    @constrained()
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write the report as one self-contained page.
 
@@ -228,6 +230,7 @@ class ArtifactReport:
             part.write_text(page, encoding="utf-8")
         return Path(path)
 
+    @constrained({"ax": AXES})
     def plot(self, *, ax: Any = None) -> Any:
         """Draw the map with its grades, the skill map, and the map's mass on true cells.
 

@@ -14,30 +14,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from sklrp._constraints import Interval, constrained
 from sklrp._devices import to_host
 from sklrp._frame import Frame, frame_of
 from sklrp._kept import Kept
 from sklrp._matching import match_samples
 from sklrp._models import Model, count_samples, take_rows
 from sklrp._outputs import split_key
-from sklrp._sklearn import Interval, StrOptions, validate_params
+from sklrp._sklearn import StrOptions
 from sklrp.diagnostics.findings import Finding
 from sklrp.propagation.readings import read_name, read_target
 from sklrp.skill import Decomposition, Neighbours, decompose_skill, take_model
 
 
-@validate_params(
+@constrained(
     {
         "alpha": [Interval(Real, 0, 0.5, closed="neither")],
         "block_length": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "n_permutations": [Interval(Integral, 19, None, closed="left")],
         "n_draws": [StrOptions({"auto"}), Interval(Integral, 2, None, closed="left")],
         "min_share": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
-        "memory": "no_validation",
-        "progress": ["boolean"],
-        "random_state": ["random_state"],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def skill_map(
     model: Any,

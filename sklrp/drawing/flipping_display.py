@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from sklrp import _models
 from sklrp._checks import import_optional
+from sklrp._constraints import constrained
 from sklrp.drawing.views import name_several
 from sklrp.metrics import pixel_flipping_curve
 from sklrp.propagation import explain
@@ -59,6 +60,7 @@ class PixelFlippingDisplay:
     lines_: dict[tuple[str, str], Any]
     bands_: dict[tuple[str, str], Any]
 
+    @constrained({"curves": [Mapping], "score_name": [str], "replaced": [str]})
     def __init__(
         self,
         curves: Mapping[str, Any],
@@ -71,6 +73,7 @@ class PixelFlippingDisplay:
         self.replaced = replaced
 
     @classmethod
+    @constrained(skip_nested=False)
     def from_estimator(
         cls,
         estimator: Any,
@@ -117,7 +120,9 @@ class PixelFlippingDisplay:
         model = _models.unwrap(estimator)
         entering = model.enter(X)
         orders = tuple(kwargs.pop("orders", _STYLES))
-        seed = np.random.default_rng().integers(2**31) if random_state is None else random_state
+        seed = (
+            int(np.random.default_rng().integers(2**31)) if random_state is None else random_state
+        )
         curves: dict[str, Any] = {}
         for name, its_rule in name_several(rule, "rule").items():
             curves[name or str(its_rule)] = pixel_flipping_curve(
@@ -137,6 +142,7 @@ class PixelFlippingDisplay:
         ).plot(ax=ax)
 
     @classmethod
+    @constrained({"curve": [Mapping], "score_name": [str], "replaced": [str]})
     def from_curve(
         cls,
         curve: Any,
@@ -176,6 +182,7 @@ class PixelFlippingDisplay:
             )
         return cls(curves, score_name=score_name, replaced=replaced).plot(ax=ax)
 
+    @constrained()
     def plot(self, ax: Any = None) -> PixelFlippingDisplay:
         """Draw the curves.
 

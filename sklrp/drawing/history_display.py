@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sklrp import _models
 from sklrp._checks import import_optional
+from sklrp._constraints import constrained
 
 _TRAIN, _VALID = "#0072B2", "#D55E00"  # of Okabe and Ito
 _LOG_SPAN = 20  # a range of positive losses that spans more has a logarithmic axis
@@ -44,10 +45,12 @@ class HistoryDisplay:
     lines_: dict[str, Any]
     best_: Any
 
+    @constrained({"history": [list, tuple]})
     def __init__(self, history: Sequence[dict[str, Any]]) -> None:
         self.history = history
 
     @classmethod
+    @constrained()
     def from_estimator(cls, estimator: Any, *, ax: Any = None) -> HistoryDisplay:
         """Draw the training of a fitted model.
 
@@ -79,6 +82,7 @@ class HistoryDisplay:
         return cls.from_history(history, ax=ax)
 
     @classmethod
+    @constrained()
     def from_history(cls, history: Sequence[dict[str, Any]], *, ax: Any = None) -> HistoryDisplay:
         """Draw a history.
 
@@ -99,6 +103,12 @@ class HistoryDisplay:
         ValueError
             If there is no epoch, or an epoch has no loss.
         """
+        if not isinstance(history, list | tuple) or not all(
+            isinstance(e, Mapping) for e in history
+        ):
+            raise TypeError(
+                f"history must be a list of a dict for each epoch, got {type(history).__name__}."
+            )
         if not len(history) or not all("train_loss" in epoch for epoch in history):
             raise ValueError(
                 f"history must have a train_loss for each epoch, got {len(history)} epochs"
@@ -106,6 +116,7 @@ class HistoryDisplay:
             )
         return cls(history).plot(ax=ax)
 
+    @constrained()
     def plot(self, ax: Any = None) -> HistoryDisplay:
         """Draw the losses, on a logarithmic axis if they span more than a factor of 20.
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sklrp._checks import check_option
 from sklrp._frame import Frame
 
 KINDS = ("samples", "class_mean", "mean")
@@ -55,8 +56,7 @@ class View(NamedTuple):
 
 def check_kind(kind: str, n_samples: int, n_views: int) -> None:
     """Raise an error if there is no such kind of panels, or there were too many of them."""
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}.")
+    check_option("kind", kind, KINDS)
     if kind == "samples" and n_samples * n_views > _MOST_PANELS:
         raise ValueError(
             f"{n_samples * n_views} panels are too many to see: pass fewer samples, for at most "

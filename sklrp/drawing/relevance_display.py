@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp import _models
+from sklrp._constraints import AXES, Interval, constrained
 from sklrp._devices import to_host
 from sklrp._frame import Frame
 from sklrp._missing import mask_to_nan
+from sklrp._sklearn import HasMethods
 from sklrp.drawing import fields, series, sheet
 from sklrp.drawing.overlays import Overlay, marks_of
 from sklrp.drawing.panels import Panel, View, make_panels
@@ -32,6 +35,11 @@ from sklrp.geo.relevance_fields import EVERY, describe_target, is_of_outputs
 
 _OVER = ("outline", "stipple", "hatch", "spread")  # what is drawn over maps, or beside them
 _MOST_COLUMNS = {"field": 3, "sequence": 1, "table": 3}  # of panels, where there is one view
+_SHOWN: dict[str, list[Any]] = {
+    "kind": [str],
+    "layout": [str],
+    "shape": ["array-like", None],
+}
 
 
 class RelevanceDisplay:
@@ -138,6 +146,7 @@ class RelevanceDisplay:
         return self.frame.centres[1]
 
     @classmethod
+    @constrained(_SHOWN, skip_nested=False)
     def from_estimator(
         cls,
         estimator: Any,
@@ -267,6 +276,7 @@ class RelevanceDisplay:
         return cls(**prepared, hint=hint_at_contrast(views, contrast)).plot(**options)
 
     @classmethod
+    @constrained({**_SHOWN, "ax": AXES, "unit": [str, None]}, skip_nested=False)
     def from_relevance(
         cls,
         relevance: Any,
@@ -392,6 +402,16 @@ class RelevanceDisplay:
         prepared = _prepare(views, kind, unit, normalize, over, each_channel=each_channel)
         return cls(**prepared).plot(ax=ax, **kwargs)
 
+    @constrained(
+        {
+            "n_features": [Interval(Integral, None, None, closed="neither")],
+            "clip": [Real],
+            "cmap": [str, HasMethods(["set_bad", "__call__"])],
+            "ax": AXES,
+            "contours": ["boolean", Interval(Integral, 0, None, closed="left")],
+            "show_input": ["boolean"],
+        }
+    )
     def plot(
         self,
         ax: Any = None,

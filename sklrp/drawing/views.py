@@ -98,7 +98,7 @@ def explain_views(
                 name=model_name if len(models) > 1 else rule_name if len(rules) > 1 else "",
                 frame=frame,
                 maps=check_relevance(maps),
-                samples=as_gapped_array(entering, np.float64),
+                samples=as_gapped_array(entering, "X", np.float64),
                 labels=labels,
                 true=true,
                 prefix="predicted " if y is None else "",
@@ -223,7 +223,7 @@ def given_views(
         maps = check_relevance(_take_values(given, known, str(name) or "relevance"))
         if isinstance(X, Mapping) or (X is not None and samples is None):
             samples = _take_values(X[name] if isinstance(X, Mapping) else X, known, "X")
-            samples = as_gapped_array(samples, np.float64)
+            samples = as_gapped_array(samples, "X", np.float64)
         if samples is not None and samples.shape != maps.shape:
             raise ValueError(
                 f"X must have the shape of relevance, {maps.shape}, got {samples.shape}."
@@ -288,7 +288,7 @@ def name_several(several: Any, what: str) -> dict[str, Any]:
 
 def check_relevance(relevance: Any) -> NDArray[np.float64]:
     """Return maps as floats, in which NaN marks missing cells."""
-    maps = as_gapped_array(relevance)
+    maps = as_gapped_array(relevance, "relevance")
     if maps.ndim < 2 or maps.size == 0:
         raise ValueError(
             "relevance must be an array of shape (n_samples, ...) with at least one value, got "
@@ -360,7 +360,7 @@ def _part_channels(view: View, names: Any) -> list[View]:
 
 def _share_out(maps: NDArray, normalize: str | None) -> NDArray:
     """Return maps as they are, or divided by their sum of absolute values."""
-    if normalize not in _NORMALIZE:
+    if not (normalize is None or isinstance(normalize, str)) or normalize not in _NORMALIZE:
         raise ValueError(f"normalize must be one of {_NORMALIZE}, got {normalize!r}.")
     if normalize is None:
         return maps

@@ -16,8 +16,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from sklrp._checks import import_optional
+from sklrp._constraints import Interval
 from sklrp._matching import check_same_samples
-from sklrp._sklearn import Interval, StrOptions, fit_context
+from sklrp._sklearn import StrOptions, fit_context
 from sklrp.geo.coordinates import check_field, even_chunks, find_dates, find_period, is_dataset
 from sklrp.geo.fill_values import without_sentinels
 from sklrp.geo.grid import check_grid, make_template
@@ -150,7 +151,7 @@ class AnomalyTransformer(  # type: ignore[call-arg]
         """
         xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
-        check_field(X, "AnomalyTransformer")
+        check_field(X, "AnomalyTransformer", "X")
         check_same_samples(y, X, "y")
         time = find_dates(X)
         _check_over_time(X, time)
@@ -221,7 +222,7 @@ class AnomalyTransformer(  # type: ignore[call-arg]
             If its grid or calendar differs from that in ``fit``, or a month or day was not in the
             reference period.
         """
-        check_field(X, "AnomalyTransformer")
+        check_field(X, "AnomalyTransformer", "X")
         result = self._apply(partial(_remove, cap=self.cap), without_sentinels(X))
         if self.standardize:
             for field in _variables(result):
@@ -290,7 +291,7 @@ class AnomalyTransformer(  # type: ignore[call-arg]
         xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
         check_is_fitted(self)
-        check_field(X, "AnomalyTransformer")
+        check_field(X, "AnomalyTransformer", "X")
         time = find_dates(X)
         if time != self.time_:
             raise ValueError(f"time was {self.time_!r} in fit, got {time!r}: rename it.")

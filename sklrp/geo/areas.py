@@ -194,7 +194,7 @@ def in_longitudes(values: ArrayLike, bounds: tuple[float, float] | None) -> NDAr
 def _check_bounds(name: str, bounds: Any) -> tuple[float, float]:
     """Return two finite numbers, or raise an error."""
     try:
-        low, high = (float(bound) for bound in bounds)
+        low, high = (float(bound) for bound in bounds if not isinstance(bound, bool | str))
     except (TypeError, ValueError):
         low = high = np.nan
     if not np.isfinite([low, high]).all():
@@ -487,7 +487,7 @@ def box_share(
     >>> [float(box_share(relevance, lat=(-5, 5), part=p)) for p in ("positive", "signed")]
     [0.75, 0.4]
     """
-    check_field(relevance, "box_share")
+    check_field(relevance, "box_share", "relevance")
     if part not in ("positive", "absolute", "signed"):
         raise ValueError(f"part must be 'positive', 'absolute' or 'signed', got {part!r}.")
     counted: Any = relevance.clip(min=0) if part == "positive" else abs(relevance)
@@ -583,7 +583,7 @@ def _weigh_box(
     else:
         raise ValueError(f"weights must be 'cosine', a DataArray or None, got {weights!r}.")
     if mask is not None:
-        check_field(mask, "mask")
+        check_field(mask, "the box", "mask")
         weight = weight * mask
     weight, data = _align("mask, weights and data", weight, data)
     here = {dim: found for dim, found in positions.items() if dim in weight.dims}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sklrp._checks import import_optional
+from sklrp._constraints import constrained
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp.geo.coordinates import check_field, find_sample_dim, is_dataset
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from xarray import DataArray, Dataset
 
 
+@constrained({"sample_dim": [str, None]})
 def composites(
     relevance: DataArray | Dataset,
     y_true: ArrayLike,
@@ -76,7 +78,7 @@ def composites(
     """
     xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
-    check_field(relevance, "composites")
+    check_field(relevance, "composites", "relevance")
     sample_dim = find_sample_dim(relevance, sample_dim)
     maps: Any = relevance
     if is_dataset(relevance):
@@ -99,6 +101,8 @@ def composites(
         )
     known = np.unique(true)
     labels = known if classes is None else as_plain_array(classes, "classes")
+    if labels.ndim != 1:
+        raise ValueError(f"classes must be a list of labels, got {classes!r}.")
     unknown = [label for label in labels.tolist() if label not in known.tolist()]
     if unknown:
         raise ValueError(f"classes has {unknown}, which y_true has not; it has {known.tolist()}.")

@@ -49,13 +49,13 @@ def is_dataset(data: Any) -> bool:
     return hasattr(data, "data_vars")
 
 
-def check_field(data: Any, user: str) -> None:
-    """Raise an error unless data is a DataArray or a Dataset."""
+def check_field(data: Any, user: str, name: str = "data") -> None:
+    """Raise an error unless data is a DataArray or a Dataset; `name` is the parameter's."""
     if not is_field(data):
         raise TypeError(
-            f"{user} needs an xarray.DataArray or Dataset, whose coordinates say what its axes "
-            f"are, got {type(data).__name__}: wrap it, xarray.DataArray(values, dims=..., "
-            "coords=...)."
+            f"{user} needs an xarray.DataArray or Dataset as {name}, whose coordinates say what "
+            f"its axes are, got {type(data).__name__}: wrap it, xarray.DataArray(values, "
+            "dims=..., coords=...)."
         )
 
 

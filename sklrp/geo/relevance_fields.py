@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklrp import _models, propagation
 from sklrp._checks import check_number, import_optional
+from sklrp._constraints import constrained
 from sklrp._matching import match_samples
 from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp._outputs import split_key
@@ -38,6 +39,7 @@ FUNCTION = "a function of the output"
 SEVERAL = "a weighted sum of outputs"
 
 
+@constrained({"epsilon": "no_validation", "layers": [list, tuple, None]})
 def explain(
     estimator: Any,
     data: DataArray | Dataset,
@@ -151,12 +153,13 @@ def explain(
     >>> relevance.dims, relevance.attrs["units"], relevance.attrs["rule"]
     (('time', 'lat', 'lon'), 'logit', 'epsilon')
     """
+    check_number("epsilon", epsilon, minimum=0)
     check_field(data, "explain")
     target = match_samples(target, data, "target")
     before, chain = _take_apart(estimator, vectorizer)
     for step in before:
         data = step.transform(data)
-        check_field(data, f"the step after {type(step).__name__}")
+        check_field(data, f"the step after {type(step).__name__}", "X")
     data = even_chunks(data)
     chain.vectorizer.grid_.check(data)
     if _names_output(chain, data, target):
@@ -192,7 +195,7 @@ def explain(
         return _explain_with_layers(data, layers, chain=chain, **known)
     if not data.chunks:
         return _explain_fields(data, chain=chain, **known)
-    _check_call(labels, target, rule, epsilon)
+    _check_call(labels, target, rule)
     if reference is not None:  # one sample tells whether it may be one
         sample_dim = chain.vectorizer.grid_.sample_dim
         first = data.isel({sample_dim: slice(1)})
@@ -219,6 +222,8 @@ class _Chain(NamedTuple):
 
 def _take_apart(estimator: Any, vectorizer: Any) -> tuple[list[Any], _Chain]:
     """Return the steps before the vectorizer, which take fields, and the rest of a model."""
+    if vectorizer is not None and not isinstance(vectorizer, GridVectorizer):
+        raise TypeError(f"vectorizer must be a fitted GridVectorizer or None, got {vectorizer!r}.")
     model = _models.unwrap(estimator)
     steps = [] if model.before is None else [step for _, step in model.before.steps]
     steps = [step for step in steps if step not in (None, "passthrough")]
@@ -354,10 +359,9 @@ def explained_class(relevance: Any) -> str:
     return "" if target in (PREDICTED, EVERY, GIVEN) else str(target)
 
 
-def _check_call(labels: list[Any], target: Any, rule: Any, epsilon: float) -> None:
+def _check_call(labels: list[Any], target: Any, rule: Any) -> None:
     """Raise now what would else be raised later, when half of a file may be written."""
     check_rule(rule)
-    check_number("epsilon", epsilon, minimum=0)
     if target is None or _wants_all(target) or is_of_outputs(target):
         return
     asked = np.unique(as_plain_array(target, "target")).tolist()
@@ -533,6 +537,7 @@ def _make_template(data: Any, sample_dim: str, classes: list[Any] | None) -> Any
     return data.map(form) if is_dataset(data) else form(data)
 
 
+@constrained({"attrs": [dict, None]})
 def relevance_to_xarray(
     relevance: ArrayLike,
     grid: GridVectorizer | DataArray,
@@ -582,15 +587,19 @@ def relevance_to_xarray(
     >>> relevance_to_xarray([[0.5, 0.0]], sst).values
     array([[0.5, nan]])
     """
-    values = as_gapped_array(relevance)
+    values = as_gapped_array(relevance, "relevance")
     labels = None if classes is None else as_plain_array(classes, "classes")
+    if labels is not None and labels.ndim != 1:
+        raise ValueError(f"classes must be a list of labels, got {classes!r}.")
     if labels is not None and (values.ndim < 2 or values.shape[1] != len(labels)):
         raise ValueError(
             f"classes has {len(labels)} labels, but relevance the shape {values.shape}: its "
             "second axis must be the axis of the classes."
         )
     if isinstance(grid, GridVectorizer):
-        result = put_features(grid, values, like, None if labels is None else (TARGET, labels))
+        result = put_features(
+            grid, values, like, None if labels is None else (TARGET, labels), name="relevance"
+        )
         if isinstance(result, np.ndarray):  # of a vectorizer that was fitted on an array
             return result
     elif is_field(grid) and not is_dataset(grid):

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sklrp._constraints import constrained
 from sklrp._files import replacing
 from sklrp.geo.coordinates import check_field, even_chunks, is_dataset
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _PACKING = ("units", "calendar", "dtype", "scale_factor", "add_offset", "_FillValue", "bounds")
 
 
+@constrained()
 def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: Any) -> Path:
     """Write fields to a NetCDF file or a zarr store that is complete once it is there.
 
@@ -66,7 +68,7 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
     ...     print(xr.load_dataarray(file).equals(maps))
     True
     """
-    check_field(fields, "write")
+    check_field(fields, "write", "fields")
     form = Path(path).suffix.lower()
     if form not in (".nc", ".zarr"):
         raise ValueError(f"path must end in .nc (NetCDF) or .zarr, got {os.fspath(path)!r}.")

@@ -17,9 +17,10 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklrp._checks import import_optional
+from sklrp._constraints import Interval
 from sklrp._matching import check_same_samples
 from sklrp._missing import as_gapped_array
-from sklrp._sklearn import Interval, StrOptions, check_feature_names_in, fit_context
+from sklrp._sklearn import StrOptions, check_feature_names_in, fit_context
 from sklrp.geo.coordinates import is_field
 from sklrp.geo.fill_values import check_filled, without_sentinels
 from sklrp.geo.grid import ArrayGrid, FieldGrid
@@ -276,7 +277,7 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
 
     def _check_array(self, X: Any, *, reset: bool) -> NDArray[np.floating]:
         """Return an array of samples, of floats that are not infinite."""
-        array = X if issparse(X) or hasattr(X, "iloc") else as_gapped_array(X)
+        array = X if issparse(X) or hasattr(X, "iloc") else as_gapped_array(X, "X")
         shape = array.shape[1:]
         if len(shape) > 1:
             array = array.reshape(len(array), -1)
@@ -350,11 +351,21 @@ def _say_partial(grid: Any, stacked: Any, shares: NDArray) -> str:
 
 
 def put_features(
-    vectorizer: GridVectorizer, X: Any, like: Any, extra: tuple[str, Any] | None = None
+    vectorizer: GridVectorizer,
+    X: Any,
+    like: Any,
+    extra: tuple[str, Any] | None = None,
+    *,
+    name: str = "X",
 ) -> Any:
     """Put features back on the grid; `extra` names their second axis, if they have one."""
     check_is_fitted(vectorizer)
-    values = as_gapped_array(X)
+    values = as_gapped_array(X, name)
+    if like is not None and not is_field(like):
+        raise TypeError(
+            "like must be None, or the DataArray or Dataset whose samples these are, got "
+            f"{type(like).__name__}."
+        )
     if values.dtype.kind != "f":
         values = values.astype(np.float64)
     valid = np.asarray(vectorizer.mask_)
@@ -363,7 +374,7 @@ def put_features(
     if values.shape[n_head:] != sample:
         axes = ("n_samples", "n_classes")[:n_head]
         raise ValueError(
-            f"X has the shape {values.shape}, but what layout={vectorizer.layout!r} gives is "
+            f"{name} has the shape {values.shape}, but what layout={vectorizer.layout!r} gives is "
             f"({', '.join(map(str, (*axes, *sample)))}): pass values of that shape."
         )
     full = np.full((*values.shape[:n_head], *valid.shape), np.nan, dtype=values.dtype)

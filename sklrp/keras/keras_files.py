@@ -132,7 +132,10 @@ def _read_hdf5(arrays: Any, where: Path, given: dict[str, Any] | None) -> KerasF
 def _read_config(config: Any) -> dict[str, Any]:
     """Return a config as a dict, given as one, as JSON, or as a file of JSON."""
     if isinstance(config, Mapping):
-        text: Any = json.dumps(config)
+        try:
+            text: Any = json.dumps(config)
+        except TypeError as error:
+            raise TypeError(f"config is a dict that JSON cannot hold: {error}.") from None
     elif isinstance(config, str) and config.lstrip().startswith("{"):
         text = config
     elif isinstance(config, str | os.PathLike):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sklrp._constraints import constrained
 from sklrp.keras import (  # noqa: F401  (registers all builders)
     activation_layers,
     attention_layers,
@@ -36,6 +37,7 @@ from sklrp.keras.stored_arrays import read_arrays
 __all__ = ["from_keras"]
 
 
+@constrained()
 def from_keras(path: str | os.PathLike[str], config: Any = None) -> nn.Module:
     """Read a Keras model as a torch network, without Keras and TensorFlow.
 

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
+from sklrp._checks import as_tuple
+from sklrp._constraints import Interval, constrained
 from sklrp._missing import as_plain_array
-from sklrp._sklearn import Interval, StrOptions, validate_params
+from sklrp._sklearn import StrOptions
 from sklrp._streams import make_rng
 from sklrp.metrics.catalogue import metric
 from sklrp.metrics.replacement import Replacement
@@ -25,26 +27,19 @@ __all__ = ["faithfulness_correlation", "pixel_flipping_curve", "pixel_flipping_s
 
 _ORDERS = ("most", "least", "random")
 _COMMON: dict[str, list[Any] | str] = {
-    "estimator": "no_validation",
-    "X": "no_validation",
-    "relevance": "no_validation",
-    "target": "no_validation",
     "groups": [Interval(Integral, 1, None, closed="left"), "array-like", None],
     "baseline": [StrOptions({"zero", "mean"}), Real, "array-like", callable],
     "response": [StrOptions({"auto", *RESPONSES})],
-    "batch_size": [Interval(Integral, 1, None, closed="left"), None],
-    "random_state": ["random_state"],
 }
 
 
-@validate_params(
+@constrained(
     {
         **_COMMON,
         "orders": ["array-like"],
         "steps": [Interval(Integral, 1, None, closed="left"), "array-like"],
         "n_repeats": [Interval(Integral, 1, None, closed="left")],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def pixel_flipping_curve(
     estimator: Any,
@@ -147,8 +142,8 @@ def pixel_flipping_curve(
     >>> print(curve.most, curve.least)
     [[6. 3. 1. 0.]] [[6. 5. 3. 0.]]
     """
-    unknown = [order for order in orders if order not in _ORDERS]
-    if unknown or not len(orders):
+    asked = as_tuple(orders)
+    if not asked or not all(isinstance(o, str) and o in _ORDERS for o in asked):
         raise ValueError(f"orders must be some of {_ORDERS}, got {orders!r}.")
     rng = make_rng(random_state)
     flips = Replacement(estimator, X, relevance, target, groups, baseline, response, batch_size)
@@ -236,7 +231,7 @@ def pixel_flipping_score(
     >>> print(pixel_flipping_score(lambda X: X.sum(axis=1), X, relevance=X, steps=3))
     [3.5]
     """
-    if reference not in ("start", "random", "least"):
+    if not isinstance(reference, str) or reference not in ("start", "random", "least"):
         raise ValueError(f"reference must be 'start', 'random' or 'least', got {reference!r}.")
     orders = ("most",) if reference == "start" else ("most", reference)
     curve = pixel_flipping_curve(estimator, X, relevance, orders=orders, **curve_params)
@@ -245,7 +240,7 @@ def pixel_flipping_score(
 
 
 @metric("model and maps", "higher", "does the score fall as much as relevance says?")
-@validate_params(
+@constrained(
     {
         **_COMMON,
         "subset_size": [
@@ -253,8 +248,7 @@ def pixel_flipping_score(
             Interval(Real, 0, 1, closed="neither"),
         ],
         "n_subsets": [Interval(Integral, 2, None, closed="left")],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def faithfulness_correlation(
     estimator: Any,

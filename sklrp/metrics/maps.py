@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import check_maps, check_mask, check_weights
+from sklrp._constraints import constrained
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
-from sklrp._sklearn import StrOptions, validate_params
+from sklrp._sklearn import StrOptions
 from sklrp.geo.places import put_in_order, samples_first
 from sklrp.metrics.catalogue import metric
 
@@ -21,10 +22,7 @@ _PARTS = {"part": [StrOptions({"positive", "absolute", "signed"})]}
 
 
 @metric("maps and score", "lower", "does the relevance sum to the explained score?")
-@validate_params(
-    {"relevance": ["array-like"], "score": ["array-like"], "relative": ["boolean"]},
-    prefer_skip_nested_validation=True,
-)
+@constrained({"relevance": ["array-like"], "score": ["array-like"], "relative": ["boolean"]})
 def conservation_error(
     relevance: ArrayLike, score: ArrayLike, *, relative: bool = True
 ) -> NDArray[np.float64]:
@@ -88,14 +86,13 @@ def conservation_error(
 
 
 @metric("maps", "higher", "how much relevance lies on a known mask?")
-@validate_params(
+@constrained(
     {
         "relevance": ["array-like"],
         "mask": ["array-like"],
         "weights": ["array-like", None],
         **_PARTS,
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def relevance_mass(
     relevance: ArrayLike,
@@ -165,10 +162,7 @@ def relevance_mass(
 
 
 @metric("maps", "higher", "do the most relevant features lie on it?")
-@validate_params(
-    {"relevance": ["array-like"], "mask": ["array-like"], **_PARTS},
-    prefer_skip_nested_validation=True,
-)
+@constrained({"relevance": ["array-like"], "mask": ["array-like"], **_PARTS})
 def relevance_rank(
     relevance: ArrayLike, mask: ArrayLike, *, part: str = "positive"
 ) -> NDArray[np.float64]:
@@ -232,7 +226,7 @@ def relevance_rank(
 
 
 @metric("maps", "higher", "how few features hold the relevance?")
-@validate_params({"relevance": ["array-like"]}, prefer_skip_nested_validation=True)
+@constrained({"relevance": ["array-like"]})
 def sparseness(relevance: ArrayLike) -> NDArray[np.float64]:
     r"""Return the Gini index of each map: how few features hold the relevance.
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sklrp._checks import (
     as_samples,
     check_maps,
+    check_reals,
     choose_batch_size,
     encode_labels,
     find_groups,
@@ -202,6 +203,8 @@ class Replacement:
         A constant has a single value instead of features.
         """
         dtype = samples.dtype
+        if isinstance(baseline, bool):
+            raise TypeError(f"baseline must be a number, got {baseline!r}: give 0.0 or 1.0.")
         if isinstance(baseline, str):
             pool = self.samples.mean(axis=0)[None] if baseline == "mean" else np.zeros((1, 1))
         elif isinstance(baseline, Real):
@@ -215,11 +218,11 @@ class Replacement:
                 )
             pool = pool.reshape(self.samples.shape)
         else:
-            pool = as_plain_array(baseline, "baseline")
+            pool = check_reals(as_plain_array(baseline, "baseline"), "baseline")
             n_features = self.samples.shape[1]
             if pool.shape in (samples.shape[1:], (n_features,)):
                 pool = pool.reshape(1, n_features)
-            elif len(pool) and pool.shape[1:] in (samples.shape[1:], (n_features,)):
+            elif pool.size and pool.shape[1:] in (samples.shape[1:], (n_features,)):
                 pool = pool.reshape(len(pool), 1, n_features)
             else:
                 raise ValueError(

@@ -18,6 +18,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import check_is_fitted
 
 from sklrp._checks import suggest
+from sklrp._constraints import constrained
 from sklrp._frame import frame_of
 from sklrp._models import unwrap
 from sklrp.metrics.catalogue import METRICS, Metric
@@ -28,6 +29,7 @@ _EXPLAIN_PARAMS = ("rule", "epsilon", "contrast")  # of a scorer for a classifie
 _TRANSFORMER_PARAMS = (*_EXPLAIN_PARAMS, "target", "reference", "batch_size", "n_jobs")
 
 
+@constrained({"greater_is_better": ["boolean", None]})
 def make_relevance_scorer(
     metric: str | Callable[..., Any], *, greater_is_better: bool | None = None, **kwargs: Any
 ) -> RelevanceScorer:

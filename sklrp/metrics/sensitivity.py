@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
 from sklrp._checks import choose_batch_size, encode_labels
+from sklrp._constraints import Interval, constrained
 from sklrp._models import unwrap
-from sklrp._sklearn import Interval, StrOptions, validate_params
+from sklrp._sklearn import StrOptions
 from sklrp._streams import make_rng
 from sklrp.metrics.catalogue import metric
 from sklrp.metrics.randomise import check_layers, draw_anew, list_layers, take_start
@@ -26,26 +27,17 @@ from sklrp.metrics.subject import Chosen, Subject
 __all__ = ["class_sensitivity", "max_sensitivity", "randomization_similarity"]
 
 _COMPARISON: dict[str, list[Any] | str] = {
-    "X": "no_validation",
-    "target": "no_validation",
     "similarity": [StrOptions(set(SIMILARITIES)), callable],
-    "absolute": ["boolean"],
-    "random_state": ["random_state"],
 }
 
 
 @metric("model", "lower", "how far does a map move with its sample?")
-@validate_params(
+@constrained(
     {
-        "estimator": "no_validation",
-        "X": "no_validation",
-        "target": "no_validation",
         "radius": [Interval(Real, 0, None, closed="neither")],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
         "relative": ["boolean"],
-        "random_state": ["random_state"],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def max_sensitivity(
     estimator: Any,
@@ -126,6 +118,7 @@ def max_sensitivity(
     maps = subject.maps(samples, chosen.target, explain_params)
     maps = maps.reshape(len(maps), -1)
     largest = np.zeros(len(samples))
+    n_draws = int(n_draws)  # one of NumPy may be of eight bits
     n_rows = max(1, choose_batch_size(samples[0].size) // n_draws)
     for first in range(0, len(samples), n_rows):
         rows = slice(first, first + n_rows)
@@ -144,13 +137,10 @@ def max_sensitivity(
 
 
 @metric("model", "lower", "is the map of another class the same?")
-@validate_params(
+@constrained(
     {
         **_COMPARISON,
-        "estimator": "no_validation",
-        "other": "no_validation",
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def class_sensitivity(
     estimator: Any,
@@ -284,14 +274,12 @@ def _as_lists(target: Any) -> Any:
 
 
 @metric("model", "near 0", "does the map survive the loss of what was learnt?", entry="similarity")
-@validate_params(
+@constrained(
     {
         **_COMPARISON,
-        "estimator": "no_validation",
         "order": [StrOptions({"top_down", "bottom_up", "independent"})],
         "explain": [callable, None],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def randomization_similarity(
     estimator: Any,

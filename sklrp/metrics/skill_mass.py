@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import check_maps
+from sklrp._constraints import Interval, constrained
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
-from sklrp._sklearn import Interval, StrOptions, validate_params
+from sklrp._sklearn import StrOptions
 from sklrp._streams import Streams
 from sklrp.geo.places import put_in_order
 from sklrp.metrics.catalogue import metric
@@ -32,24 +33,16 @@ _COMPARED, _ROUNDING = 4, 1e-3  # maps that were given, with what explain makes;
 
 
 @metric("model and truth", "higher", "does relevance lie where the skill is, by learning?")
-@validate_params(
+@constrained(
     {
-        "estimator": "no_validation",
-        "X": "no_validation",
-        "y": "no_validation",
-        "target": "no_validation",
         "part": [StrOptions({"auto", "positive", "absolute"})],
         "relevance": ["array-like", None],
-        "X_train": "no_validation",
         "groups": ["array-like", None],
         "block_length": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "n_networks": [Interval(Integral, 1, None, closed="left")],
         "n_permutations": [Interval(Integral, 19, None, closed="left")],
         "n_draws": [StrOptions({"auto"}), Interval(Integral, 2, None, closed="left")],
-        "random_state": ["random_state"],
         "explain": [callable, None],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def skill_mass(
     estimator: Any,

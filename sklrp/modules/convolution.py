@@ -13,6 +13,9 @@ from typing import Any
 
 from torch import nn
 
+from sklrp._checks import as_tuple, check_axes, check_option, check_sizes, is_positive_integer
+from sklrp._constraints import constrained
+from sklrp._sklearn import StrOptions
 from sklrp.modules.perceptron import ACTIVATIONS, dense_layers
 from sklrp.modules.regularisation import input_layers
 
@@ -39,6 +42,13 @@ _POOL = {
 }
 
 
+@constrained(
+    {
+        "batch_norm": ["boolean"],
+        "pooling": [StrOptions(set(CONV_POOLINGS)), None],
+        "clip": ["boolean"],
+    }
+)
 def make_cnn(
     input_shape: tuple[int, ...],
     n_outputs: int,
@@ -108,7 +118,10 @@ def make_cnn(
     ValueError
         If a kernel or a pooling window is larger than what it is to slide over.
     """
-    n_channels, size = input_shape[0], tuple(input_shape[1:])
+    check_option("activation", activation, list(ACTIVATIONS))
+    channels = check_sizes("channels", channels, some=True)
+    n_channels, *axes = check_axes("input_shape", input_shape, (2, 3))
+    size = tuple(axes)
     n_axes = len(size)
     kernel = _per_axis("kernel_size", kernel_size, n_axes)
     steps = _per_axis("stride", stride, n_axes)
@@ -191,8 +204,10 @@ def _convolved_size(
 
 def _per_axis(name: str, value: Any, n_axes: int, minimum: int = 1) -> tuple[int, ...]:
     """Return one value per axis of the image."""
-    values = (value,) * n_axes if isinstance(value, Integral) else tuple(value)
-    whole = all(isinstance(v, Integral) and int(v) >= minimum for v in values)
+    values = (value,) * n_axes if isinstance(value, Integral) else as_tuple(value)
+    whole = all(
+        is_positive_integer(v) or (minimum == 0 and v is not False and v == 0) for v in values
+    )
     if len(values) != n_axes or not whole:
         raise ValueError(
             f"{name}={value!r} must be one integer of at least {minimum}, or one for each of the "
@@ -203,16 +218,19 @@ def _per_axis(name: str, value: Any, n_axes: int, minimum: int = 1) -> tuple[int
 
 def _sides(padding: Any, kernel: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     """Return the elements that are added before and behind every axis."""
-    if padding == "same":
+    if isinstance(padding, str) and padding == "same":
         return tuple(((k - 1) // 2, k // 2) for k in kernel)
-    amounts = _per_axis("padding", 0 if padding == "valid" else padding, len(kernel), minimum=0)
+    if isinstance(padding, str) and padding == "valid":
+        padding = 0
+    amounts = _per_axis("padding", padding, len(kernel), minimum=0)
     return tuple((p, p) for p in amounts)
 
 
 def _modes(padding_mode: Any, n_axes: int) -> tuple[str, ...]:
     """Return one padding mode per axis of the image."""
-    modes = (padding_mode,) * n_axes if isinstance(padding_mode, str) else tuple(padding_mode)
-    if len(modes) != n_axes or any(mode not in PADDING_MODES for mode in modes):
+    modes = (padding_mode,) * n_axes if isinstance(padding_mode, str) else as_tuple(padding_mode)
+    known = all(isinstance(mode, str) and mode in PADDING_MODES for mode in modes)
+    if len(modes) != n_axes or not known:
         raise ValueError(
             f"padding_mode={padding_mode!r} must be one of {PADDING_MODES}, or one of them for "
             f"each of the {n_axes} axes of the image."

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from sklrp._checks import check_option, check_sizes
+from sklrp._constraints import COUNT, constrained
 from sklrp.modules.regularisation import input_layers
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -25,6 +27,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+@constrained({"n_features": [COUNT]})
 def make_mlp(
     n_features: int,
     n_outputs: int,
@@ -76,8 +79,10 @@ def dense_layers(
     dropout: float,
 ) -> list[tuple[str, nn.Module]]:
     """Return the named dense layers from ``n_units`` inputs to the logits."""
+    check_option("activation", activation, list(ACTIVATIONS))
     layers: list[tuple[str, nn.Module]] = []
-    for i, n_hidden in enumerate(hidden_layer_sizes, start=1):
+    sizes = check_sizes("hidden_layer_sizes", hidden_layer_sizes)
+    for i, n_hidden in enumerate(sizes, start=1):
         layers.append((f"dense{i}", nn.Linear(n_units, n_hidden, bias=bias)))
         layers.append((f"dense_activation{i}", ACTIVATIONS[activation]()))
         if dropout:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sklrp._constraints import NOT_NEGATIVE, constrained
+
 _AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
@@ -21,6 +23,7 @@ class GaussianNoise(nn.Module):
         Standard deviation of the noise, in units of the input.
     """
 
+    @constrained({"std": [NOT_NEGATIVE]})
     def __init__(self, std: float = 0.1) -> None:
         super().__init__()
         self.std = std
@@ -44,6 +47,7 @@ def input_layers(noise: float, dropout: float) -> list[tuple[str, nn.Module]]:
     return layers
 
 
+@constrained({"network": [nn.Module]})
 def first_weights(network: nn.Module) -> list[Tensor]:
     """Return the weights by which the first weighted layer takes the input, without biases.
 
@@ -65,6 +69,7 @@ def first_weights(network: nn.Module) -> list[Tensor]:
 
 
 @torch.no_grad()
+@constrained({"network": [nn.Module]})
 def bound_biases(network: nn.Module) -> None:
     """Set positive biases to zero, so that they cannot create relevance.
 

@@ -16,13 +16,26 @@ References
 from __future__ import annotations
 
 from collections import OrderedDict
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sklrp.modules.sequences import StatePooling, Sweep
+from sklrp._checks import check_axes, check_option
+from sklrp._constraints import NOT_NEGATIVE, SHARE, Interval, constrained
+from sklrp.modules.sequences import SWEEPS, StatePooling, Sweep
 
 LEAK_SPLITS = ("contribution", "leak_rate")
+_CONSTRAINTS: dict[str, list[Any]] = {
+    "leak_rate": [SHARE],
+    "spectral_radius": [NOT_NEGATIVE],
+    "density": [SHARE],
+    "input_scale": [NOT_NEGATIVE],
+    "bias_scale": [NOT_NEGATIVE],
+    "leak_first_step": ["boolean"],
+    "washout": [Interval(Integral, 0, None, closed="left")],
+}
 
 
 class EchoState(nn.Module):
@@ -63,6 +76,7 @@ class EchoState(nn.Module):
         If `leak_split` is unknown.
     """
 
+    @constrained(_CONSTRAINTS)
     def __init__(
         self,
         input_size: int,
@@ -78,8 +92,7 @@ class EchoState(nn.Module):
         leak_split: str = "contribution",
     ) -> None:
         super().__init__()
-        if leak_split not in LEAK_SPLITS:
-            raise ValueError(f"leak_split must be one of {LEAK_SPLITS}, got {leak_split!r}.")
+        check_option("leak_split", leak_split, LEAK_SPLITS)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.leak_rate = float(leak_rate)
@@ -132,6 +145,7 @@ class EchoState(nn.Module):
         return f"{self.input_size}, {self.hidden_size}, leak_rate={self.leak_rate}"
 
 
+@constrained(_CONSTRAINTS)
 def make_esn(
     input_shape: tuple[int, ...],
     n_outputs: int,
@@ -186,7 +200,9 @@ def make_esn(
         If `washout` leaves no state.
     """
     across = sweep in ("right", "left")
-    n_steps, n_step_features = reversed(input_shape) if across else input_shape
+    input_shape = check_axes("input_shape", input_shape, (2,))
+    check_option("sweep", sweep, SWEEPS)
+    n_steps, n_step_features = input_shape[::-1] if across else input_shape
     if washout >= n_steps:
         raise ValueError(
             f"washout={washout} leaves none of the {n_steps} states: use a smaller one."

@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sklrp._checks import check_axes, check_option
+from sklrp._constraints import COUNT, FINITE, constrained
+from sklrp._sklearn import StrOptions
 from sklrp.modules.perceptron import dense_layers
 from sklrp.modules.regularisation import input_layers
 
@@ -35,8 +38,7 @@ class Sweep(nn.Module):
 
     def __init__(self, sweep: str = "down") -> None:
         super().__init__()
-        if sweep not in SWEEPS:
-            raise ValueError(f"sweep must be one of {SWEEPS}, got {sweep!r}.")
+        check_option("sweep", sweep, SWEEPS)
         self.sweep = sweep
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,8 +70,7 @@ class StatePooling(nn.Module):
 
     def __init__(self, pooling: str = "last") -> None:
         super().__init__()
-        if pooling not in STATE_POOLINGS:
-            raise ValueError(f"pooling must be one of {STATE_POOLINGS}, got {pooling!r}.")
+        check_option("pooling", pooling, STATE_POOLINGS)
         self.pooling = pooling
 
     def forward(self, output_and_state: tuple[Tensor, Any]) -> Tensor:
@@ -127,6 +128,7 @@ class RememberingLSTM(nn.LSTM):
     forget_bias: float | None = None  # while torch's `__init__` draws
     n_steps: int | None = None
 
+    @constrained({"forget_bias": [FINITE, None], "n_steps": [COUNT, None]})
     def __init__(
         self,
         input_size: int,
@@ -188,6 +190,7 @@ class RememberingLSTM(nn.LSTM):
         return f"{super().extra_repr()}, {memory}={getattr(self, memory)}"
 
 
+@constrained({"forget_bias": [FINITE, StrOptions({"auto"}), None]})
 def make_lstm(
     input_shape: tuple[int, ...],
     n_outputs: int,
@@ -246,9 +249,10 @@ def make_lstm(
         Network that maps ``(n_samples, n_features)``, the flattened sequences, to logits
         ``(n_samples, n_outputs)``.
     """
-    n_steps, n_step_features = input_shape
+    n_steps, n_step_features = check_axes("input_shape", input_shape, (2,))
+    check_option("sweep", sweep, SWEEPS)
     if sweep in ("right", "left"):
-        n_step_features, n_steps = input_shape
+        n_steps, n_step_features = n_step_features, n_steps
     make: Callable[..., nn.LSTM] = nn.LSTM
     if isinstance(forget_bias, str):
         make = functools.partial(RememberingLSTM, n_steps=n_steps)
@@ -256,9 +260,9 @@ def make_lstm(
         make = functools.partial(RememberingLSTM, forget_bias=forget_bias)
     lstm = make(
         n_step_features,
-        hidden_size,
-        num_layers=num_layers,
-        bidirectional=bidirectional,
+        int(hidden_size),  # torch takes no integers of NumPy
+        num_layers=int(num_layers),
+        bidirectional=bool(bidirectional),
         bias=bias,
         dropout=dropout if num_layers > 1 else 0.0,
         batch_first=True,

@@ -13,6 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sklrp._constraints import constrained
+from sklrp._missing import as_plain_array
+
 
 class TargetUnits(nn.Module):
     """Scale and shift each output, by buffers.
@@ -28,10 +31,14 @@ class TargetUnits(nn.Module):
     mean: Tensor
     scale: Tensor
 
+    @constrained({"mean": ["array-like"], "scale": ["array-like"]})
     def __init__(self, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("scale", torch.tensor(scale))
+        for name, values in (("mean", mean), ("scale", scale)):
+            if not np.isfinite(as_plain_array(values, name, np.float64)).all():
+                raise ValueError(f"{name} must be finite, got {values!r}.")
+        self.register_buffer("mean", torch.tensor(as_plain_array(mean, "mean", np.float64)))
+        self.register_buffer("scale", torch.tensor(as_plain_array(scale, "scale", np.float64)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return standardised outputs in the targets' units."""
@@ -42,6 +49,7 @@ class TargetUnits(nn.Module):
         return (values - self.mean) / self.scale
 
 
+@constrained({"network": [callable], "mean": ["array-like"], "scale": ["array-like"]})
 def in_target_units(
     network: Callable[[], nn.Module], mean: NDArray[np.float64], scale: NDArray[np.float64]
 ) -> nn.Sequential:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from sklrp._constraints import COUNT, constrained
 
+
+@constrained({"network": [nn.Sequential], "n_features": [COUNT]})
 def widest_activation(network: nn.Sequential, n_features: int) -> int:
     """Return how many elements the largest activation of one sample has.
 

@@ -17,6 +17,7 @@ import sklearn
 import torch
 
 from sklrp._checks import shorten
+from sklrp._constraints import constrained
 from sklrp._version import __version__
 from sklrp.persistence.compounds import COMPOUNDS
 from sklrp.persistence.container import read_container, write_container
@@ -37,6 +38,7 @@ _MALFORMED = (
 )
 
 
+@constrained()
 def save(estimator: Any, path: str | os.PathLike[str]) -> None:
     """Save an estimator as one file that runs no code when it is loaded.
 
@@ -97,6 +99,7 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
     write_container(path, manifest, arrays)
 
 
+@constrained()
 def load(path: str | os.PathLike[str], device: str | torch.device | None = None) -> Any:
     """Load an estimator that `save` has written, without running any code of the file.
 

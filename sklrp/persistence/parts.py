@@ -18,11 +18,10 @@ from sklearn.pipeline import Pipeline
 from torch import nn
 
 from sklrp import classifiers
-from sklrp._checks import shorten
+from sklrp._checks import is_positive_integer, shorten
 from sklrp._models import is_search, unwrap
 from sklrp._sklearn import OUTPUT_CONFIG, check_own_params, param_names
 from sklrp.classifiers.base import NetworkEstimator
-from sklrp.classifiers.sample_shapes import is_positive_integer
 from sklrp.persistence.compounds import COMPOUNDS, build_compound, pack_compound, refuse_memory
 from sklrp.persistence.known_steps import KNOWN, Known, find_known
 from sklrp.persistence.nets import pack_net, restore_net

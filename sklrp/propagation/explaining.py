@@ -11,7 +11,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from sklrp._checks import check_number
+import numpy as np
+
+from sklrp._checks import as_samples, check_flags, check_number
 from sklrp._matching import match_samples
 from sklrp._models import is_regression, unwrap, without_wrapper
 from sklrp._outputs import split_key
@@ -21,6 +23,7 @@ from sklrp.propagation.piecemeal import explain_piecemeal, is_per_sample
 from sklrp.propagation.planning import Plan, compile_plan
 from sklrp.propagation.probing import Probe
 from sklrp.propagation.run import explain_network, plain_arithmetic
+from sklrp.propagation.targets import encode_target
 
 
 def explain(
@@ -170,6 +173,7 @@ def explain(
         "batch_size": batch_size, "n_jobs": n_jobs, "progress": progress,
         "return_details": return_details, "check": check,
     }  # fmt: skip
+    check_flags(contrast=contrast)
     found = unwrap(model)
     given = {"layers": layers, "reference": reference, "out": out}
     options |= {name: value for name, value in given.items() if value is not None}
@@ -253,6 +257,10 @@ def plan(
     inputs = Inputs(found.enter(X)) if X is not None and found.takes_tensors else None
     intake = Intake.of(module, inputs)
     probe = None if inputs is None else Probe(inputs, intake)
+    if X is not None and not found.takes_tensors:
+        as_samples(found.enter(X), integers=True)
+    if target is not None and found.classes is not None:
+        encode_target(target, found.classes, max(1, np.size(target)))
     bounds = getattr(found.network, "input_range_", None)
     with plain_arithmetic(intake.device):
         key = split_key(target)[0] if found.classes is None else None

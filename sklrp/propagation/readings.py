@@ -156,6 +156,10 @@ def read_target(model: Any, samples: Any, target: Any, n_samples: int) -> Readin
     ValueError
         If the target does not fit the output.
     """
+    if isinstance(target, bool | np.bool_) and not _knows_flags(model):
+        raise ValueError(
+            f"target={target!r} is neither a label nor the index of an output: give a number."
+        )
     if not isinstance(model, Model) or not model.has_module:
         return Reading(model, target, target)
     if model.classes is not None or not model.takes_tensors:
@@ -166,6 +170,12 @@ def read_target(model: Any, samples: Any, target: Any, n_samples: int) -> Readin
     if len(shape) < 2 and not _is_of_several(rest):
         return _of_outputs(model, key, rest, target, shape)
     return _make_number(model, key, rest, target, n_samples, shape)
+
+
+def _knows_flags(model: Any) -> bool:
+    """Tell whether the classes of a model are True and False."""
+    classes = getattr(model, "classes", None)
+    return classes is not None and classes.dtype == bool
 
 
 def _read_table(model: Model, samples: Any, target: Any, n_samples: int) -> Reading:

@@ -134,7 +134,12 @@ def find_at_target(
 
 def _as_numbers(reference: Any) -> NDArray | None:
     """Return a reference as an array of real numbers, None if it is something else."""
-    if isinstance(reference, bool) or not (isinstance(reference, Real) or np.ndim(reference)):
+    if isinstance(reference, bool):
         return None
-    values = np.asarray(to_host(reference))
+    try:
+        values = np.asarray(to_host(reference))
+    except ValueError:  # rows of several lengths
+        return None
+    if not (isinstance(reference, Real) or values.ndim):
+        return None
     return values if values.dtype.kind in "iuf" and values.size else None

@@ -110,8 +110,9 @@ def explain_network(
     check_number("epsilon", epsilon, minimum=0.0)
     check_flags(contrast=contrast, progress=progress, return_details=return_details)
     check_jobs(n_jobs)
-    if not (check is True or check is False or check == "auto"):
+    if not (isinstance(check, bool | np.bool_) or (isinstance(check, str) and check == "auto")):
         raise ValueError(f"check must be 'auto', True or False, got {check!r}.")
+    check = check if isinstance(check, str) else bool(check)
     if batch_size is not None:
         check_number("batch_size", batch_size, minimum=1, integral=True)
     module = without_wrapper(module)

@@ -7,7 +7,7 @@ known; :mod:`.start` lets relevance start as it says.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklrp._checks import suggest
+from sklrp._checks import look_up, suggest
 from sklrp._missing import as_plain_array
 
 _MOST_SHOWN = 8  # of labels, in an error
@@ -66,28 +66,21 @@ def encode_target(target: Any, classes: np.ndarray, n_samples: int) -> Any:
     if _is_open(target):
         return target
     labels = as_plain_array(target, "target")
-    if labels.dtype == object and not all(isinstance(v, Hashable) for v in labels.flat):
-        raise ValueError(f"target must be None, 'all', a label or labels, got {target!r}.")
     if labels.shape not in ((), (n_samples,)):
         raise ValueError(
             f"target must be None, 'all', one label or {n_samples} labels, one per sample, got an "
             f"array of shape {labels.shape}."
         )
-    index = _find_positions(labels.ravel().tolist(), classes.tolist())
-    return index if labels.ndim else int(index[0])
-
-
-def _find_positions(labels: list[Any], classes: list[Any]) -> np.ndarray:
-    """Return where labels stand among the classes."""
-    positions = {label: k for k, label in enumerate(classes)}
-    unknown = sorted({repr(label) for label in labels if label not in positions})
+    index, unknown = look_up(labels, classes)
+    if labels.dtype == bool != classes.dtype:
+        unknown = ", ".join(map(repr, np.unique(labels).tolist()))
     if unknown:
         raise ValueError(
-            f"target has the unknown label{'s' * (len(unknown) > 1)} {', '.join(unknown)}; the "
-            f"classes are {classes}, or 'all', or None for the predicted class."
-            + suggest(unknown[0].strip("'"), map(str, classes))
+            f"target has the unknown label{'s' * (', ' in unknown)} {unknown}; the classes are "
+            f"{classes.tolist()}, or 'all', or None for the predicted class."
+            + suggest(unknown.split(", ")[0].strip("'"), map(str, classes.tolist()))
         )
-    return np.array([positions[label] for label in labels], dtype=np.int64)
+    return index if labels.ndim else int(index[0])
 
 
 def decode_target(target: Any, classes: np.ndarray | None, n_samples: int, shape: Shape) -> Target:

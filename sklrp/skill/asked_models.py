@@ -18,7 +18,7 @@ from sklearn.base import is_classifier, is_regressor
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from sklrp._checks import as_samples, like
+from sklrp._checks import as_samples, like, sort_values
 from sklrp._kept import Kept
 from sklrp._missing import as_plain_array
 from sklrp._models import Model, holds_network, unwrap
@@ -47,8 +47,8 @@ def take_samples(model: Any, X: Any, name: str = "X") -> NDArray:
         found = as_plain_array(entering, name)
         if found.ndim == 2 and found.size and found.dtype.kind in "OUS":
             return found.astype(object)
-        return as_samples(found)
-    found = as_samples(in_array(entering), integers=model.takes_integers)
+        return as_samples(found, name=name)
+    found = as_samples(in_array(entering), name=name, integers=model.takes_integers)
     if found.dtype.kind == "f":
         n_bad = sum(
             np.count_nonzero(~np.isfinite(part.reshape(len(part), -1).sum(axis=1, dtype=float)))
@@ -144,7 +144,9 @@ def take_model(model: Any, X: Any) -> Any:
     try:
         return unwrap(model)
     except TypeError:
-        if isinstance(model, type) or not (is_classifier(model) or is_regressor(model)):
+        if isinstance(model, type) or not hasattr(model, "predict"):
+            raise
+        if not (is_classifier(model) or is_regressor(model)):
             raise
     check_is_fitted(model)
     return PlainModel(model, X)
@@ -189,7 +191,7 @@ def code_groups(name: str, samples: NDArray, regions: NDArray | None) -> NDArray
     """Return the group of each cell, for a model that has no gradient."""
     n_cells = math.prod(samples.shape[1:])
     if regions is not None:
-        return np.unique(regions, return_inverse=True)[1].ravel()
+        return sort_values(regions, "regions")[1].ravel()
     if n_cells > _MOST_GROUPS:
         raise ValueError(
             f"{name} has no gradient, and {n_cells} cells are too many to replace one by one: "

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sklrp._checks import sort_values
 from sklrp._devices import to_host
 from sklrp._kept import Kept
 from sklrp._matching import match_samples
@@ -427,7 +428,7 @@ def _code_regions(regions: Any, sample_shape: tuple[int, ...]) -> NDArray:
 
 def _test_regions(test: _Test, labels: NDArray) -> dict[str, NDArray]:
     """Test the skill of regions, the sums of their cells."""
-    names, codes = np.unique(labels, return_inverse=True)
+    names, codes = sort_values(labels, "regions")
     if len(labels) != test.n_cells:  # groups already
         codes = np.arange(test.n_cells)
     member = np.zeros((test.n_cells, len(names)))

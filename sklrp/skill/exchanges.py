@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 from scipy.stats import norm
 
+from sklrp._checks import sort_values
 from sklrp._missing import as_plain_array
 from sklrp._stored import MEMORY_BYTES, make_zeros, release, take_blocks
 from sklrp.skill.permutations import Exchange
@@ -61,7 +62,7 @@ def find_exchange(
     """
     n = len(question.truth)
     if groups is not None:
-        codes = np.unique(as_plain_array(groups, "groups"), return_inverse=True)[1]
+        codes = sort_values(groups, "groups")[1]
         assumptions.append("groups are exchangeable")
         return Exchange(n, codes.ravel())
     truth = question.numbers()
@@ -111,7 +112,7 @@ def _say_order(length: int, rho: float, truth: NDArray, is_class: bool) -> str:
 def check_groups_and_blocks(groups: Any, block_length: int | str, n_samples: int) -> None:
     """Raise an error if groups or blocks do not fit the samples, or one another."""
     if groups is not None:
-        shape = np.shape(groups)
+        shape = as_plain_array(groups, "groups").shape
         if shape != (n_samples,):
             raise ValueError(
                 f"groups must hold the group of each of {n_samples} samples, got the shape "

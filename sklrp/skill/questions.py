@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
 from sklearn.utils.extmath import randomized_svd
 
-from sklrp._checks import check_not_one_hot, flatten_column
+from sklrp._checks import check_not_one_hot, flatten_column, look_up
 from sklrp._missing import as_plain_array
 from sklrp._models import is_regression
 from sklrp.skill.permutations import ClassScores, JointScores, SeveralScores, ValueScores
@@ -86,31 +86,29 @@ def question_of(model: Any, samples: NDArray, labels: NDArray, target: Any) -> Q
             f"y must hold one label for each sample, or a value for each of {n_outputs} outputs, "
             f"got the shape {labels.shape}."
         )
-    known = {label: k for k, label in enumerate(classes.tolist())}
-    unknown = sorted({repr(v) for v in labels.tolist() if v not in known})
+    codes, unknown = look_up(labels, classes)
     if unknown and labels.dtype.kind == "f" and (labels[np.isfinite(labels)] % 1 != 0).any():
         raise ValueError(
-            f"y holds values such as {unknown[0]}, but the {n_outputs} outputs of the network are "
+            f"y holds values such as {unknown}, but the {n_outputs} outputs of the network are "
             f"taken for classes, as it is no regressor and y has the shape {labels.shape}: give y "
             f"the values of all outputs, of shape ({len(labels)}, {n_outputs}), and say by target "
             "which output is explained."
         )
     if unknown:
         raise ValueError(
-            f"y has the unknown labels {', '.join(unknown[:5])}; the classes of the model are "
-            f"{classes.tolist()}."
+            f"y has the unknown labels {unknown}; the classes of the model are {classes.tolist()}."
             + (
                 " Of text, np.unique(y, return_inverse=True)[1]."
                 if labels.dtype.kind in "OU"
                 else ""
             )
         )
-    codes = np.array([known[v] for v in labels.tolist()])
     if target is None:
         return _question_of_classes(codes, classes, n_outputs)
-    if isinstance(target, list | dict | np.ndarray) or target not in known:
+    asked = as_plain_array(target, "target")
+    if asked.ndim or look_up(asked, classes)[1] or (asked.dtype == bool != classes.dtype):
         raise ValueError(f"target={target!r} is not one of the classes {classes.tolist()}.")
-    return _question_of_class(codes, known[target], len(classes), n_outputs)
+    return _question_of_class(codes, int(look_up(asked, classes)[0][0]), len(classes), n_outputs)
 
 
 def _find_classes(model: Any, samples: NDArray, labels: NDArray, n_outputs: int) -> NDArray | None:

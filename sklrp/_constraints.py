@@ -1,0 +1,230 @@
+"""What parameters may be, in the words of scikit-learn's parameter constraints.
+
+Estimators, rules and functions take their constraints from here, so that one kind of parameter
+means the same everywhere: no number is True, no count is endless, an error is short. What every
+function calls alike, such as ``progress``, is constrained by its name alone, see `COMMON`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Mapping, Set
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+import numpy as np
+
+from sklrp._checks import MOST, MOST_JOBS, shorten
+from sklrp._sklearn import HasMethods, InvalidParameterError, validate_params
+from sklrp._sklearn import Interval as SklearnInterval
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Interval(SklearnInterval):
+    """A range of numbers. True and False are none, though they are integers to Python.
+
+    Parameters
+    ----------
+    type : {Integral, Real}
+        The kind of number.
+    left : float or None
+        The lower bound; None for none.
+    right : float or None
+        The upper bound; None for none, or the largest number of 32 bits for integers.
+    closed : {"left", "right", "both", "neither"}
+        Which bounds belong to the range.
+    """
+
+    def __init__(self, type: Any, left: Any, right: Any, *, closed: str) -> None:
+        if type is Integral and right is None:
+            right, closed = MOST - 1, "both" if closed == "left" else "right"
+        super().__init__(type, left, right, closed=closed)
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Tell whether a value is in the range."""
+        if isinstance(val, bool) or (isinstance(val, Integral) and abs(int(val)) >= 2**63):
+            return False
+        return bool(super().is_satisfied_by(val))
+
+
+class _Values(HasMethods):
+    """Arrays, and lists of them. A dict or a set has a length too, but no order."""
+
+    def __init__(self) -> None:
+        super().__init__("__len__")
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Tell whether NumPy can make an array of a value, of at least one axis."""
+        if isinstance(val, str | bytes | Mapping | Set) and not hasattr(val, "shape"):
+            return False
+        shape = getattr(val, "shape", None)
+        if shape is not None:
+            return bool(len(shape)) if isinstance(shape, tuple) else True
+        return (hasattr(val, "__len__") or hasattr(val, "__array__")) and not np.isscalar(val)
+
+    def __str__(self) -> str:
+        return "an array-like"
+
+
+class _Splits(HasMethods):
+    """What says how a cross-validation splits the samples."""
+
+    def __init__(self) -> None:
+        super().__init__(["split", "get_n_splits"])
+        self._number = Interval(Integral, 2, None, closed="left")
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Tell whether a value is a number of folds, a splitter, or pairs of indices."""
+        if val is None or self._number.is_satisfied_by(val):
+            return True
+        if not isinstance(val, type) and super().is_satisfied_by(val):
+            return True
+        if isinstance(val, list | tuple):
+            return bool(val) and all(map(_is_pair, val))
+        return hasattr(val, "__next__")
+
+    def __str__(self) -> str:
+        return "None, an int of at least 2, a splitter of scikit-learn, or pairs (train, test)"
+
+
+class _Axes(HasMethods):
+    """Axes of matplotlib, told by their methods, as it is not imported before it draws."""
+
+    def __init__(self, *, several: bool = False) -> None:
+        super().__init__(["get_figure", "plot", "set_title"])
+        self._several = several
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Tell whether a value is an Axes, or holds them alone."""
+        if self._several and isinstance(val, list | tuple | np.ndarray):
+            entries = val.ravel() if isinstance(val, np.ndarray) else val
+            return len(entries) > 0 and all(map(self.is_satisfied_by, entries))
+        return not isinstance(val, type) and super().is_satisfied_by(val)
+
+    def __str__(self) -> str:
+        return "a matplotlib Axes" + " or an array of them" * self._several
+
+
+def _is_pair(value: Any) -> bool:
+    """Tell whether a value is a pair of arrays of indices."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(np.ndim(rows) == 1 and np.asarray(rows).dtype.kind in "iub" for rows in value)
+    )
+
+
+COUNT = Interval(Integral, 1, None, closed="left")
+POSITIVE = Interval(Real, 0, None, closed="neither")
+NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
+PROBABILITY = Interval(Real, 0, 1, closed="left")  # of dropping, so never 1
+FINITE = Interval(Real, None, None, closed="neither")
+SHARE = Interval(Real, 0, 1, closed="right")
+RANDOM_STATE = [Interval(Integral, 0, 2**32 - 1, closed="both"), np.random.RandomState, None]
+JOBS = [
+    Interval(Integral, 1, MOST_JOBS, closed="both"),
+    Interval(Integral, -MOST_JOBS, -1, closed="both"),
+    None,
+]
+ONE_AXES = [_Axes(), None]
+AXES = [_Axes(several=True), None]
+PATH = [str, os.PathLike]
+
+# What words of scikit-learn's stand for here.
+_OWN: dict[str, list[Any]] = {
+    "array-like": [_Values()],
+    "cv_object": [_Splits()],
+    "random_state": RANDOM_STATE,
+    "verbose": ["boolean", Interval(Integral, 0, None, closed="left")],
+}
+# Parameters that mean the same wherever they occur.
+COMMON: dict[str, list[Any]] = {
+    "absolute": ["boolean"],
+    "alpha": [Interval(Real, 0, 1, closed="neither")],
+    "ax": ONE_AXES,
+    "batch_size": [COUNT, None],
+    "bias": ["boolean"],
+    "bidirectional": ["boolean"],
+    "by_column": ["boolean"],
+    "contrast": ["boolean"],
+    "cv": ["cv_object"],
+    "dropout": [PROBABILITY],
+    "each_channel": ["boolean"],
+    "epsilon": [NOT_NEGATIVE],
+    "hidden_size": [COUNT],
+    "input_dropout": [PROBABILITY],
+    "input_noise": [NOT_NEGATIVE],
+    "input_size": [COUNT],
+    "max_samples": [COUNT, None],
+    "n_jobs": JOBS,
+    "n_networks": [COUNT],
+    "n_outputs": [COUNT],
+    "n_reservoir": [COUNT],
+    "num_layers": [COUNT],
+    "path": PATH,
+    "progress": ["boolean"],
+    "random_state": RANDOM_STATE,
+    "return_details": ["boolean"],
+}
+
+
+def refine(constraints: Mapping[str, Any]) -> dict[str, Any]:
+    """Return constraints of parameters with this package's meaning of scikit-learn's words.
+
+    Parameters
+    ----------
+    constraints : mapping of str to list or "no_validation"
+        The constraints by parameter, as scikit-learn has them.
+
+    Returns
+    -------
+    dict
+        The constraints.
+    """
+    return {name: _refine(words) for name, words in constraints.items()}
+
+
+def _refine(words: Any) -> Any:
+    if isinstance(words, str):
+        return words
+    return [own for w in words for own in (_OWN.get(w, [w]) if isinstance(w, str) else [w])]
+
+
+def constrained(
+    own: Mapping[str, Any] | None = None, *, skip_nested: bool = True
+) -> Callable[[_Function], _Function]:
+    """Decorate a function: its parameters are checked before it runs.
+
+    Parameters
+    ----------
+    own : mapping of str to list or "no_validation", or None, default=None
+        The constraints by parameter, beyond or instead of those in `COMMON`.
+    skip_nested : bool, default=True
+        Whether functions inside are not checked again. False for one that hands on whatever
+        keywords it is given.
+
+    Returns
+    -------
+    callable
+        The decorator.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        names = inspect.signature(function).parameters
+        common = {name: COMMON[name] for name in names if name in COMMON}
+        constraints = refine({**common, **(own or {})})
+        checked = validate_params(constraints, prefer_skip_nested_validation=skip_nested)(function)
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return checked(*args, **kwargs)
+            except InvalidParameterError as error:
+                raise InvalidParameterError(shorten(str(error), 500)) from None
+
+        return wrapper  # type: ignore[return-value]
+
+    return decorate

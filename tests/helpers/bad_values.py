@@ -1,0 +1,252 @@
+"""Values of every kind for every parameter, and what an answer to them is worth.
+
+`tests/test_bad_values.py` gives them to every public callable, as `valid_calls` makes the calls.
+What a parameter may be follows from its constraints, where the callable has them as scikit-learn's
+do, else from its annotation; `MAY_BE` says what neither can.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import signal
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.exceptions import NotFittedError
+
+# Parameters whose errors may be in scikit-learn's own words, which its users know.
+SCIKIT_LEARNS = ("X", "y", "sample_weight", "X_train", "y_train", "correlation")
+# Errors of parameters that are out of place whatever their value is.
+_OUT_OF_PLACE = (
+    "without X_train|go together|drawn as a|leave output out|makes a number|makes axes|"
+    "holds? several inputs"
+)
+LONGEST = 900  # characters of an error
+SECONDS = 8
+
+
+class Foreign:
+    """An object of a class that nobody knows."""
+
+
+def _nothing() -> None:
+    """Take nothing, so that any call fails."""
+
+
+# Kind, then name and value of each.
+VALUES: list[tuple[str, str, Any]] = [
+    ("flag", "True", True),
+    ("flag", "np.True_", np.True_),
+    ("integer", "1", 1),
+    ("integer", "0", 0),
+    ("negative", "-1", -1),
+    ("negative", "-0.5", -0.5),
+    ("negative", "-1e30", -1e30),
+    ("fraction", "0.5", 0.5),
+    ("fraction", "2.5", 2.5),
+    ("huge", "10**30", 10**30),
+    ("huge", "1e30", 1e30),
+    ("not finite", "nan", float("nan")),
+    ("not finite", "inf", float("inf")),
+    ("not finite", "-inf", float("-inf")),
+    ("not finite", "np.float32(nan)", np.float32("nan")),
+    ("complex", "1j", 1j),
+    ("text", "'no such'", "no such"),
+    ("text", "''", ""),
+    ("text", "'1'", "1"),
+    ("bytes", "b'x'", b"x"),
+    ("none", "None", None),
+    ("list", "[]", []),
+    ("list", "()", ()),
+    ("list", "[None]", [None]),
+    ("list", "[nan]", [float("nan")]),
+    ("list", "[1, 2, 3]", [1, 2, 3]),
+    ("list", "(0.5, 'a')", (0.5, "a")),
+    ("list", "[[1], [2, 3]]", [[1], [2, 3]]),
+    ("list", "[{}]", [{}]),
+    ("array", "array of no values", np.empty(0)),
+    ("array", "array of no axes", np.array(0.5)),
+    ("array", "array of five axes", np.zeros((1, 2, 1, 2, 1))),
+    ("array", "array of texts", np.array(["a", "b"])),
+    ("array", "array of objects", np.array([None, {}, "a"], dtype=object)),
+    ("array", "array of complex numbers", np.array([1j, 2.0])),
+    ("mapping", "{}", {}),
+    ("mapping", "{'a': 1}", {"a": 1}),
+    ("mapping", "{1: object()}", {1: Foreign()}),
+    ("foreign", "object()", Foreign()),
+    ("function", "lambda: None", _nothing),
+    ("class", "a class", Foreign),
+    ("foreign", "a set", {1, 2}),
+    ("foreign", "an iterator", iter(())),
+    ("foreign", "Ellipsis", ...),
+    ("foreign", "a module", inspect),
+]  # fmt: skip
+
+# What a word of an annotation allows.
+_ALLOWS = {
+    "bool": {"flag"},
+    "int": {"integer"},
+    "float": {"integer", "fraction", "huge"},
+    "str": {"text"},
+    "None": {"none"},
+    "ArrayLike": {"list", "array"},
+    "NDArray": {"array"},
+    "Sequence": {"list", "array"},
+    "Iterable": {"list", "array", "text"},
+    "list": {"list"},
+    "tuple": {"list"},
+    "dict": {"mapping"},
+    "Mapping": {"mapping"},
+    "Callable": {"function", "class"},
+    "type": {"class"},
+    "DTypeLike": {"class", "text"},
+}
+
+
+class Try(NamedTuple):
+    """One value for one parameter of one callable."""
+
+    where: str
+    call: Callable[..., Any]
+    parameter: inspect.Parameter
+    kind: str
+    name: str
+    value: Any
+
+    def __str__(self) -> str:
+        return f"{self.where}({self.parameter.name}={self.name})"
+
+
+def tries(where: str, call: Callable[..., Any], parameters: list[Any]) -> Iterator[Try]:
+    """Yield every value for every parameter that has a name."""
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        for kind, name, value in VALUES:
+            yield Try(where, call, parameter, kind, name, value)
+        for kind, name, value in _numpy_scalars(parameter.default):
+            yield Try(where, call, parameter, kind, name, value)
+
+
+def _numpy_scalars(default: Any) -> list[tuple[str, str, Any]]:
+    """Return a default as NumPy's scalars, which must be as welcome as Python's."""
+    kinds = {bool: [np.bool_], int: [np.int64, np.uint8, np.int32], float: [np.float64]}
+    if type(default) not in kinds or (type(default) is int and not 0 <= default < 256):
+        return []
+    return [("default", f"{k.__name__}({default})", k(default)) for k in kinds[type(default)]]
+
+
+def judge(one: Try, may_be: dict[str, set[str]]) -> str | None:
+    """Return what is wrong with the answer to a value, None if nothing is."""
+    allowed = _allowed(one, may_be)
+    try:
+        with _limited(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            one.call(**{one.parameter.name: one.value})
+    except _TooLong:
+        if one.kind == "default":
+            return None
+        return f"no answer within {SECONDS} s"
+    except Exception as error:
+        if one.kind == "default":
+            return f"refused, though it is the default: {_short(error)}"
+        return _judge_error(one, error)
+    if one.kind == "default" or {one.kind, one.name} & allowed:
+        return None
+    return "accepted"
+
+
+def _allowed(one: Try, may_be: dict[str, set[str]]) -> set[str]:
+    """Return the kinds and names of values that a parameter may have."""
+    for key in (f"{one.where}.{one.parameter.name}", one.parameter.name):
+        if key in may_be:
+            return may_be[key]
+    words = set(re.findall(r"\w+", str(one.parameter.annotation)))
+    allowed = set().union(*(kinds for word, kinds in _ALLOWS.items() if word in words))
+    if one.parameter.default is None:
+        allowed.add("none")
+    return allowed
+
+
+def _judge_error(one: Try, error: Exception) -> str | None:
+    """Return what an error lacks, None if nothing: type, origin, parameter, value, length."""
+    text = str(error)
+    if one.kind in ("function", "class") and f"{one.value.__name__}()" in text:
+        return None  # an error of the user's own function, which the parameter may be
+    if re.search(_OUT_OF_PLACE, text):
+        return None
+    if not isinstance(error, ValueError | TypeError | NotFittedError | OSError):
+        return f"raises {_short(error)}"
+    origin = traceback.extract_tb(error.__traceback__)[-1].filename
+    if one.parameter.name in SCIKIT_LEARNS and "/sklearn/utils/" in origin:
+        return None
+    if isinstance(error, OSError) and _names_value(one.value, text):
+        return None  # the operating system's own words, which name the file
+    if not re.search(r"/(sklrp|sklearn)/", origin) or origin.endswith("helpers/valid_calls.py"):
+        return f"raised by {Path(origin).name}: {_short(error)}"
+    if len(text) > LONGEST:
+        return f"an error of {len(text)} characters: {text[:80]}"
+    if not re.search(rf"(?<![A-Za-z]){one.parameter.name}(?![A-Za-z])", text):
+        return f"does not name the parameter: {_short(error)}"
+    if not _names_value(one.value, text):
+        return f"does not name the value: {_short(error)}"
+    return None
+
+
+def _names_value(value: Any, text: str) -> bool:
+    """Tell whether a text shows a value, its type, its shape, its length or its dtype."""
+    shown = [repr(value)[:30], str(value)[:30], type(value).__name__, type(value).__qualname__]
+    shown += [
+        getattr(value, "__name__", ""),
+        f"shape {np.shape(value)}" if np.isscalar(value) else "",
+    ]
+    shown += [getattr(value, "__name__", "")]
+    if not isinstance(value, list | tuple | np.ndarray):
+        shown += ["()", str(np.asarray(value).dtype)]
+    if isinstance(value, dict):
+        shown += [repr(key) for key in value] or ["empty"]
+    if isinstance(value, float | np.floating):
+        shown += [f"{value:g}", "NaN" if np.isnan(value) else "infin"]
+    if isinstance(value, list | tuple | np.ndarray):
+        try:
+            array = np.asarray(value)
+            shown += [str(array.shape), f"{array.ndim}D", f"{array.ndim}-D", str(array.dtype)]
+            shown += [f"{array.ndim} dim", f"{array.ndim} ax"]
+        except ValueError:
+            pass
+        listed = value.tolist() if isinstance(value, np.ndarray) else value
+        entries = listed if isinstance(listed, list | tuple) else []
+        shown += [str(len(entries)), *(repr(item)[:40] for item in entries)]
+        shown += ["differ in length"] if isinstance(entries[-1:], list) else []
+        shown += [] if entries else ["empty", "no "]
+    return any(form and form in text for form in shown)
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:160]}"
+
+
+class _TooLong(BaseException):
+    """A call took longer than it may."""
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Let what is inside last for some seconds."""
+
+    def stop(*_: Any) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
