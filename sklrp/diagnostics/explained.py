@@ -68,7 +68,7 @@ _TAKEN = ("return_details",)
 _REDRAWS = 3
 _PERMUTATIONS = 999  # of labels, or as many as the smallest level needs
 _MOST_BLOCKS = 64  # of cells that are replaced by turns, where there is no gradient
-_BYTES_AT_ONCE, _FEWEST_AT_ONCE = 2**27, 500  # of samples, for tests of plain statistics
+_BYTES_AT_ONCE, _FEWEST_AT_ONCE = 2**26, 500  # of samples, for tests of plain statistics
 _DRAWS = 32  # of baselines, for contributions that maps are compared with
 
 

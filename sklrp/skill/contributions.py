@@ -30,7 +30,7 @@ _FIRST_DRAWS, _MOST_DRAWS = 8, 256
 _MOST_VALUES = 2**28  # of all draws of all samples: half a minute or so for a small CNN
 _FEWEST_STEADIED = 4  # draws, of which a covariance is worth having
 _MOST_BYTES = 2**32  # of contributions, of which the test makes a copy
-_WATCHED_CELLS = 1024
+_WATCHED_CELLS, _FEWEST_WATCHED, _WATCHED_VALUES = 1024, 16, 2**22
 # The share of draws in the variance of contributions that is little, of gradients and of orders.
 _LITTLE_NOISE, _LITTLE_NOISE_OF_ORDERS = 0.05, 0.1
 
@@ -173,8 +173,9 @@ def expected_gradients(
     places = [_make_place(n, n_cells, dtype, samples.device) for _ in combine]
     phi = [tensor for tensor, _ in places]
     # Two halves of the draws: how far they differ tells how much of the variance is the draws'.
-    # A thousand cells tell it, and halves of all would take twice the memory.
-    some = slice(None, None, max(1, n_cells // _WATCHED_CELLS))
+    # A thousand cells tell it, fewer of many samples: halves of all take twice the memory.
+    watched = min(_WATCHED_CELLS, max(_FEWEST_WATCHED, _WATCHED_VALUES // n))
+    some = slice(None, None, max(1, n_cells // watched))
     halves = [[torch.zeros_like(p[:, some]) for p in phi] for _ in range(2)]
     asked = _Asked(module, samples, baselines, centre, weights, transform, kept or Kept())
     done, wanted = 0, n_draws or _FIRST_DRAWS
