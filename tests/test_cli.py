@@ -280,7 +280,8 @@ def test_packed_coordinates(folder):
     pytest.importorskip("netCDF4")
     lat = np.arange(10) * 0.25
     dataset = xr.Dataset({"sst": (("time", "lat", "lon"), X)}, {"lat": lat})
-    dataset["lat"].encoding = {"dtype": "int16", "scale_factor": 0.25, "add_offset": 0.0}
+    packing = {"dtype": "int16", "scale_factor": 0.25, "add_offset": 0.0, "_FillValue": -1}
+    dataset["lat"].encoding = packing
     dataset.to_netcdf("samples.nc")
     explain("samples.nc", "-o", "out.nc")
     with xr.open_dataset("out.nc") as written:
