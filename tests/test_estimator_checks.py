@@ -72,7 +72,6 @@ SCHEDULER = {
             pooling="mean",
             leak_first_step=False,
             leak_split="leak_rate",
-            class_weight="balanced",
         ),
         LSTMClassifier(
             8,

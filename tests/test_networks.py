@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from joblib import delayed
 from joblib.externals.loky.backend.reduction import dumps
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
@@ -24,9 +25,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 import sklrp
-from sklrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus
+from sklrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, WSquare, ZBox, Zero, ZPlus, _workers
 from sklrp.modules import StatePooling
-from sklrp.propagation import register, run
+from sklrp.propagation import register
 from sklrp.propagation.registry import HANDLERS
 from tests.helpers.comparing import assert_same_to_rounding
 from tests.helpers.networks import NETWORKS, arrays_of, build, call, draw, on_each
@@ -883,7 +884,8 @@ def test_networks_can_be_sent_to_workers(name, monkeypatch):
     """Among them lambdas as attributes and parametrised layers."""
     model, X = build(name), draw(name, 4)
     expected, told = explain(model, X, batch_size=2, return_details=True)
-    monkeypatch.setattr(run, "Parallel", Posted)
+    monkeypatch.setattr(_workers, "Parallel", Posted)
+    monkeypatch.setattr(_workers, "delayed", delayed)
     found, details = explain(model, X, batch_size=2, n_jobs=2, return_details=True)
     assert_same(found, expected, 1e-12)
     assert_same_to_rounding(details.score, told.score)

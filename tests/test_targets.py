@@ -53,7 +53,11 @@ class Segmentation(UNet):
 
 
 def build(network):
+    """Return a network with the weights that its seed gives."""
     torch.manual_seed(0)
+    for layer in network.modules():
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
     return network.double()
 
 

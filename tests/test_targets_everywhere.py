@@ -430,7 +430,7 @@ def test_labels_are_no_truth_of_a_function_of_logits():
 REGRESSORS = {
     "mlp": sklrp.MLPRegressor((8,), max_epochs=10, lr=0.02, **SEED),
     "cnn": sklrp.CNNRegressor((4,), hidden_layer_sizes=(8,), max_epochs=5, lr=0.02, **SEED),
-    "lstm": sklrp.LSTMRegressor(6, max_epochs=5, lr=0.02, **SEED),
+    "lstm": sklrp.LSTMRegressor(6, max_epochs=20, lr=0.02, **SEED),
     "esn": sklrp.ESNRegressor(30, ridge=0.1, **SEED),
 }
 ROWS = np.random.default_rng(2).normal(size=(60, 9))

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklrp._checks import look_up, sort_values
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
+from sklrp._missing import as_plain_array
 from sklrp._sklearn import StrOptions, fit_context
 from sklrp._stored import is_stream
 from sklrp.classifiers.base import NetworkEstimator, undone_on_error
@@ -80,7 +81,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
 
     def _check_targets(self, y: Any) -> None:
         """Raise an error if y has a column for each class; `fit` has the labels in one form."""
-        shape = np.shape(y)
+        shape = y.shape if hasattr(y, "shape") else as_plain_array(y, "y").shape
         if len(shape) == 2 and shape[1] > 1:
             raise ValueError(
                 f"y should be a 1d array, got an array of shape {shape} instead: give the label "

@@ -73,7 +73,9 @@ def _is_text(value: Any) -> bool:
 
 def check_not_single(X: Any, n_features: int) -> None:
     """Raise an error if X is one sample, as X[0] is, and no batch of one."""
-    shape = np.shape(X)
+    shape: tuple[int, ...] = (
+        np.shape(X) if isinstance(X, list | tuple) else getattr(X, "shape", ())
+    )
     if len(shape) > 1 and shape[0] > 1 and math.prod(shape) == n_features:
         raise ValueError(f"X has the shape {shape} of a single sample: pass X[np.newaxis].")
 

@@ -53,6 +53,7 @@ from sklrp.propagation.readings import read_target
 from sklrp.skill import (
     Decomposition,
     PlainModel,
+    check_known,
     contributions_to_outputs,
     decompose_skill,
     take_model,
@@ -213,7 +214,7 @@ class Explained:
         self.target = None if targets is None else targets[rows]
         self.all_y = None if y is None else self._check_y("y", match_samples(y, X, "y"), n_samples)
         if self.classes is not None and self.all_y is not None:
-            encode_labels("y", self.all_y, self.classes, n_samples)
+            check_known(self.all_y, self.classes, self._n_outputs)
         whole = None
         if number is not None and y_train is not None:
             whole = as_plain_array(match_samples(y_train, X_train, "y_train"), "y_train")

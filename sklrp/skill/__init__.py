@@ -8,11 +8,13 @@ the diagnostics and the scorer ``"skill_mass"`` build on `decompose_skill`.
 from sklrp.skill.asked_models import PlainModel, contributions_to_outputs, differs, take_model
 from sklrp.skill.clusters import Neighbours
 from sklrp.skill.decomposition import Decomposition, decompose_skill
+from sklrp.skill.questions import check_known
 
 __all__ = [
     "Decomposition",
     "Neighbours",
     "PlainModel",
+    "check_known",
     "contributions_to_outputs",
     "decompose_skill",
     "differs",

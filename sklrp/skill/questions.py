@@ -86,6 +86,37 @@ def question_of(model: Any, samples: NDArray, labels: NDArray, target: Any) -> Q
             f"y must hold one label for each sample, or a value for each of {n_outputs} outputs, "
             f"got the shape {labels.shape}."
         )
+    codes = check_known(labels, classes, n_outputs)
+    if target is None:
+        return _question_of_classes(codes, classes, n_outputs)
+    asked = as_plain_array(target, "target")
+    if asked.ndim or look_up(asked, classes)[1] or (asked.dtype == bool != classes.dtype):
+        raise ValueError(f"target={target!r} is not one of the classes {classes.tolist()}.")
+    return _question_of_class(codes, int(look_up(asked, classes)[0][0]), len(classes), n_outputs)
+
+
+def check_known(labels: NDArray, classes: NDArray, n_outputs: int) -> NDArray[np.intp]:
+    """Return where labels stand among the classes of a model.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_samples,)
+        The truth of each sample.
+    classes : ndarray of shape (n_classes,)
+        The labels that the model knows.
+    n_outputs : int
+        The number of the network's outputs.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        The positions.
+
+    Raises
+    ------
+    ValueError
+        If a label is unknown.
+    """
     codes, unknown = look_up(labels, classes)
     if unknown and labels.dtype.kind == "f" and (labels[np.isfinite(labels)] % 1 != 0).any():
         raise ValueError(
@@ -95,20 +126,14 @@ def question_of(model: Any, samples: NDArray, labels: NDArray, target: Any) -> Q
             "which output is explained."
         )
     if unknown:
+        remedy = (
+            " Of text, np.unique(y, return_inverse=True)[1]." if labels.dtype.kind in "OU" else ""
+        )
         raise ValueError(
             f"y has the unknown labels {unknown}; the classes of the model are {classes.tolist()}."
-            + (
-                " Of text, np.unique(y, return_inverse=True)[1]."
-                if labels.dtype.kind in "OU"
-                else ""
-            )
+            f"{remedy}"
         )
-    if target is None:
-        return _question_of_classes(codes, classes, n_outputs)
-    asked = as_plain_array(target, "target")
-    if asked.ndim or look_up(asked, classes)[1] or (asked.dtype == bool != classes.dtype):
-        raise ValueError(f"target={target!r} is not one of the classes {classes.tolist()}.")
-    return _question_of_class(codes, int(look_up(asked, classes)[0][0]), len(classes), n_outputs)
+    return codes
 
 
 def _find_classes(model: Any, samples: NDArray, labels: NDArray, n_outputs: int) -> NDArray | None:

@@ -12,7 +12,7 @@ from sklrp.diagnostics.explained import Explained
 class Drawn(ClassifierMixin, BaseEstimator):
     """A classifier whose maps are given; null models have other maps."""
 
-    classes_ = np.array([0, 1])
+    classes_ = np.array([0, 1, 2])
     module_ = torch.nn.Linear(1, 1)
 
     def __init__(self, maps, nulls=None, score=1.0):
