@@ -12,7 +12,7 @@ from sklrp.diagnostics.explained import Explained
 class Drawn(ClassifierMixin, BaseEstimator):
     """A classifier whose maps are given; null models have other maps."""
 
-    classes_ = np.array([0, 1, 2])
+    classes_ = np.array([0, 1])
     module_ = torch.nn.Linear(1, 1)
 
     def __init__(self, maps, nulls=None, score=1.0):
@@ -39,6 +39,8 @@ class Drawn(ClassifierMixin, BaseEstimator):
 def drawn(maps, nulls=None, X=None, y=None):
     """Explain samples with the given maps, and with other maps by random networks."""
     estimator = Drawn(maps, nulls)
+    if y is not None and y.dtype.kind in "iu":
+        estimator.classes_ = np.unique(y)
     estimator.module_ = torch.nn.Linear(1, 1)
     estimator.weight = estimator.module_.weight.item()
     X = np.ones_like(maps) if X is None else X
