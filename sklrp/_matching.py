@@ -43,6 +43,8 @@ def match_samples(labels: Any, X: Any, name: str) -> Any:
             np.shape(labels)
         except ValueError:
             raise ValueError(f"{name} is a list whose entries differ in length.") from None
+        except TypeError:  # of tensors on a device, which NumPy cannot read
+            pass
     its, known, which = _find_marks(labels, X)
     if its is None or known is None or its.equals(known):
         return labels

@@ -31,8 +31,15 @@ def built():
     simulated_device.build()
 
 
-@pytest.mark.parametrize("dtype", simulated_device.WAYS)
-@pytest.mark.parametrize("file", ["own_networks", "trained_models"])
+RUNS = [
+    (file, way) for file in ("own_networks", "trained_models") for way in simulated_device.WAYS
+]
+# All take minutes: by default each file runs once, and each kind of device.
+if os.environ.get("SKLRP_DEVICES") != "all":
+    RUNS = [RUNS[0], RUNS[-1]]
+
+
+@pytest.mark.parametrize(("file", "dtype"), RUNS)
 @pytest.mark.slow
 def test_on_the_simulated_device(built, file, dtype):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0"]
