@@ -297,12 +297,12 @@ def check_sizes(name: str, sizes: Any, *, some: bool = False) -> tuple[int, ...]
     return tuple(int(size) for size in several)
 
 
-def check_axes(name: str, shape: Any, n_axes: tuple[int, ...]) -> tuple[int, ...]:
+def check_axes(name: str, shape: Any, n_axes: tuple[int, ...], forms: str = "") -> tuple[int, ...]:
     """Return a shape of so many axes as a tuple, or raise an error if it is none."""
     axes = as_tuple(shape)
     if len(axes) not in n_axes or not all(map(is_positive_integer, axes)):
-        count = " or ".join(map(str, n_axes))
-        raise ValueError(f"{name} must hold {count} integers of at least 1, got {shape!r}.")
+        what = f"be {forms} of" if forms else f"hold {' or '.join(map(str, n_axes))}"
+        raise ValueError(f"{name} must {what} integers of at least 1, got {shape!r}.")
     return tuple(int(n) for n in axes)
 
 

@@ -23,7 +23,7 @@ from sklrp._checks import is_positive_integer
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._missing import forbid_masked
-from sklrp._sklearn import check_sample_weight
+from sklrp._sklearn import check_own_params, check_sample_weight
 from sklrp._stored import Stored, as_stored, is_stored, is_stream, take_batches
 from sklrp.classifiers.data_sets import take_pairs
 from sklrp.classifiers.diagram import network_block
@@ -187,6 +187,14 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
         """Tell whether `fit` continues the training of the present network."""
         return False
 
+    def _goes_on(self) -> bool:
+        """Tell whether `partial_fit` goes on with a network, unchanged, or starts one."""
+        if not hasattr(self, "net_"):
+            return False
+        check_own_params(self)  # scikit-learn does so in the first call only
+        self._check_unchanged()
+        return True
+
     def _check_training_data(
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool
     ) -> tuple[NDArray, NDArray, NDArray | None]:
@@ -194,16 +202,15 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
         X, y = take_pairs(X, y)
         y = match_samples(forbid_masked(to_host(y), "y", _UNLABELLED), X, "y")
         sample_weight = match_samples(sample_weight, X, "sample_weight")
-        given, sample_shape = X, None
-        if is_stored(X):  # the first sample stands for all until they are read
-            X = as_stored(X)[:1]
-        X, sample_shape = flatten_samples(X)
+        stored = as_stored(X) if is_stored(X) else None
+        # Of what is read part by part the first sample stands for all until they are read.
+        X, sample_shape = flatten_samples(X if stored is None else stored[:1])
         if not reset and sample_shape is not None:
             self._check_sample_shape(sample_shape)
         self._check_targets(y)
-        if is_stored(given):
+        if stored is not None:
             X = validate_data(self, X, reset=reset, **_FORMAT)
-            places = np.zeros((len(as_stored(given)), 1))
+            places = np.zeros((len(stored), 1))
             y = check_X_y(places, y, estimator=self, **self._targets)[1]
         else:
             X, y = validate_data(self, X, y, reset=reset, **_FORMAT, **self._targets)
@@ -213,8 +220,8 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
         if reset:
             self.input_shape_ = self._find_input_shape(sample_shape)
         self._check_sample_shape(sample_shape)
-        if is_stored(given):
-            X = self._check_samples(given)[0]
+        if stored is not None:
+            X = self._check_samples(stored)[0]
             X.max()  # reads, and so checks, all of them before anything is trained
         if sample_weight is not None:
             sample_weight = check_sample_weight(

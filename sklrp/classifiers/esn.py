@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,9 +17,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from sklrp._constraints import COUNT, NOT_NEGATIVE, POSITIVE, Interval
+from sklrp._constraints import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Interval
 from sklrp._random_stream import RandomStream, draw_seed
-from sklrp._sklearn import StrOptions, check_own_params, fit_context
+from sklrp._sklearn import StrOptions, fit_context
 from sklrp.classifiers.base import NetworkEstimator, undone_on_error
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.classifier import NetworkClassifier
@@ -38,8 +38,6 @@ from sklrp.modules import (
     in_target_units,
     make_esn,
 )
-
-_SHARE = Interval(Real, 0, 1, closed="right")
 
 
 class ESNNetwork(NetworkEstimator):  # numpydoc ignore=PR02
@@ -103,9 +101,9 @@ class ESNNetwork(NetworkEstimator):  # numpydoc ignore=PR02
     """
 
     n_reservoir: int = param(default=300, allowed=[COUNT], kw_only=False)
-    leak_rate: float = param(default=0.1, allowed=[_SHARE])
+    leak_rate: float = param(default=0.1, allowed=[SHARE])
     spectral_radius: float = param(default=0.8, allowed=[NOT_NEGATIVE])
-    density: float = param(default=0.3, allowed=[_SHARE])
+    density: float = param(default=0.3, allowed=[SHARE])
     input_scale: float = param(default=0.1, allowed=[POSITIVE])
     bias_scale: float = param(default=0.1, allowed=[NOT_NEGATIVE])
     ridge: float | str = param(default=1e-6, allowed=[NOT_NEGATIVE, StrOptions({"auto"})])
@@ -177,14 +175,6 @@ class ESNNetwork(NetworkEstimator):  # numpydoc ignore=PR02
     def _find_units_of(self, sums: LeastSquares, net: TrainingNet) -> Any:
         """Find the units of the targets so far, and give them to the network; return them."""
         return self._units()
-
-    def _goes_on(self) -> bool:
-        """Tell whether `partial_fit` goes on with a readout, of the same reservoir."""
-        if not hasattr(self, "net_"):
-            return False
-        check_own_params(self)  # scikit-learn does so in the first call only
-        self._check_unchanged()
-        return True
 
     def _network(self, n_outputs: int) -> Callable[[], nn.Module]:
         return functools.partial(
@@ -377,6 +367,4 @@ class ESNRegressor(ESNNetwork, NetworkRegressor):  # numpydoc ignore=PR01,PR02
         ValueError
             If the data or a parameter is malformed.
         """
-        resume = self._goes_on()
-        X, targets, weight = self._take_targets(X, y, sample_weight, resume=resume)
-        return self._train(X, targets, weight, resume=resume, epochs=1)
+        return self._fit_part(X, y, sample_weight, resume=self._goes_on(), epochs=1)

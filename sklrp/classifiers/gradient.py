@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from sklrp._checks import check_sizes, is_positive_integer
 from sklrp._constraints import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, Interval
 from sklrp._random_stream import RandomStream, draw_seed, fit_state
-from sklrp._sklearn import StrOptions, check_own_params
+from sklrp._sklearn import StrOptions
 from sklrp._stored import Stored
 from sklrp.classifiers.base import NetworkEstimator
 from sklrp.classifiers.batches import make_dataset
@@ -225,14 +225,6 @@ class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
         if resume:
             self._check_unchanged()
         return resume
-
-    def _goes_on(self) -> bool:
-        """Tell whether `partial_fit` goes on with a network, unchanged, or starts one."""
-        if not hasattr(self, "net_"):
-            return False
-        check_own_params(self)  # scikit-learn does so in the first call only
-        self._check_unchanged()
-        return True
 
     @abstractmethod
     def _make_splitter(self, targets: NDArray, n_held_out: int, seed: int) -> Any:

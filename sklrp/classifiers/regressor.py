@@ -126,9 +126,14 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         ValueError
             If the data or a parameter is malformed, before any training; or if it diverges.
         """
-        resume = self._resumes()
+        return self._fit_part(X, y, sample_weight, resume=self._resumes())
+
+    def _fit_part(
+        self, X: Any, y: Any, sample_weight: Any, *, resume: bool, epochs: int | None = None
+    ) -> Any:
+        """Train on samples, anew or beside those before."""
         X, targets, weight = self._take_targets(X, y, sample_weight, resume=resume)
-        return self._train(X, targets, weight, resume=resume)
+        return self._train(X, targets, weight, resume=resume, epochs=epochs)
 
     def _take_targets(
         self, X: Any, y: Any, sample_weight: Any, *, resume: bool
@@ -503,9 +508,7 @@ class GradientRegressor(GradientEstimator, NetworkRegressor):  # numpydoc ignore
         ValueError
             If the data or a parameter is malformed, before any training; or if it diverges.
         """
-        resume = self._goes_on()
-        X, targets, weight = self._take_targets(X, y, sample_weight, resume=resume)
-        return self._train(X, targets, weight, resume=resume, epochs=1)
+        return self._fit_part(X, y, sample_weight, resume=self._goes_on(), epochs=1)
 
     def _make_splitter(self, targets: NDArray, n_held_out: int, seed: int) -> Any:
         return ShuffleSplit(n_splits=1, test_size=n_held_out, random_state=seed)

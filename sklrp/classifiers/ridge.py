@@ -111,25 +111,36 @@ class LeastSquares:
         fit_intercept: bool,
         units: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-        """Return the coefficients, the intercept and the penalty, as `fit_ridge` does.
+        r"""Return the coefficients and the intercept of the least error with an L2 penalty.
+
+        The objective is the one of `sklearn.linear_model.Ridge`,
+        :math:`\sum_i w_i \lVert y_i - B x_i - a \rVert^2 + \lambda \lVert B \rVert^2`: an integer
+        weight is the same as repeating a sample. The singular values are those of the triangle.
 
         Parameters
         ----------
         ridge : float or "auto"
-            The penalty.
+            The penalty, at least 0; 0 gives the solution of the least norm. ``"auto"`` takes the
+            one of the least error in generalised cross-validation [Golub1979]_, where every sample
+            of a positive weight counts once.
         fit_intercept : bool
-            Whether to fit the intercept.
+            Whether to fit the intercept `a`, which is not penalised.
         units : (mean, scale) or None, default=None
             What the targets are counted from and in. None (default): as they are.
 
         Returns
         -------
         coef : ndarray of shape (n_outputs, n_features)
-            The coefficients.
+            The coefficients `B`.
         intercept : ndarray of shape (n_outputs,)
             The intercept, zeros without one.
         ridge : float
             The penalty.
+
+        References
+        ----------
+        .. [Golub1979] G. Golub, M. Heath, G. Wahba, "Generalized cross-validation as a method for
+           choosing a good ridge parameter", Technometrics 21(2), 1979, equation 2.3.
         """
         self._compress()
         p = self.n_features
@@ -162,55 +173,6 @@ class LeastSquares:
 def _compress_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the triangle of the QR decomposition of rows."""
     return np.asarray(np.linalg.qr(rows, mode="r"))
-
-
-def fit_ridge(
-    X: NDArray[np.float64],
-    Y: NDArray[np.float64],
-    *,
-    weight: NDArray[np.float64] | None = None,
-    ridge: float | str = 0.0,
-    fit_intercept: bool = True,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    r"""Fit a linear map by weighted least squares with an L2 penalty.
-
-    The objective is the one of `sklearn.linear_model.Ridge`,
-    :math:`\sum_i w_i \lVert y_i - B x_i - a \rVert^2 + \lambda \lVert B \rVert^2`: an integer
-    weight is the same as repeating a sample. The singular values are those of the triangle of a QR
-    decomposition.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-        The features.
-    Y : ndarray of shape (n_samples, n_outputs)
-        The targets.
-    weight : ndarray of shape (n_samples,) or None, default=None
-        The weights of the samples, not negative. None (default): all are 1.
-    ridge : float or "auto", default=0.0
-        The penalty, at least 0; 0 gives the solution of the least norm. ``"auto"`` takes the one
-        of the least error in generalised cross-validation, where every sample of a positive weight
-        counts once.
-    fit_intercept : bool, default=True
-        Whether to fit the intercept `a`, which is not penalised.
-
-    Returns
-    -------
-    coef : ndarray of shape (n_outputs, n_features)
-        The coefficients `B`.
-    intercept : ndarray of shape (n_outputs,)
-        The intercept, zeros without one.
-    ridge : float
-        The penalty.
-
-    References
-    ----------
-    .. [Golub1979] G. Golub, M. Heath, G. Wahba, "Generalized cross-validation as a method for
-       choosing a good ridge parameter", Technometrics 21(2), 1979, equation 2.3.
-    """
-    sums = LeastSquares(X.shape[1], Y.shape[1])
-    sums.add(X, Y, weight)
-    return sums.solve(ridge, fit_intercept)
 
 
 def _cross_validate(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-from sklrp._checks import as_tuple, is_positive_integer
+from sklrp._checks import check_axes
 from sklrp._missing import as_plain_array
 
 _MOST_COLOURS = 4  # red, green, blue and transparency
@@ -51,7 +51,8 @@ def _forbid_text(X: Any) -> None:
     """Raise an error if columns of a DataFrame hold text, which only an encoder makes numbers."""
     if not hasattr(X, "iloc") or X.ndim != 2:
         return
-    text = [name for name, column in X.items() if any(map(_is_text, column.iloc[:100]))]
+    others = X.select_dtypes(exclude="number")
+    text = [name for name, column in others.items() if any(map(_is_text, column.iloc[:100]))]
     if text:
         raise ValueError(
             f"X has columns of text, {text[:5]}: encode them before the network, make_pipeline("
@@ -137,7 +138,7 @@ def find_sequence_shape(
 ) -> tuple[int, ...]:
     """Return the two axes of a sequence or an image: as given, or found from a sample's axes."""
     if input_shape is not None:
-        return _check_input_shape(input_shape, "(T, F) or (H, W)", n_axes=(2,))
+        return check_axes("input_shape", input_shape, (2,), "(T, F) or (H, W)")
     if len(sample_shape) == 1:
         return (*sample_shape, 1)
     is_image = len(sample_shape) == 3 and sample_shape[0] == 1
@@ -156,7 +157,7 @@ def find_image_shape(
 ) -> tuple[int, ...]:
     """Return the channels and axes of a signal or image: as given, or found from a sample's."""
     if input_shape is not None:
-        return _check_input_shape(input_shape, "(C, L) or (C, H, W)", n_axes=(2, 3))
+        return check_axes("input_shape", input_shape, (2, 3), "(C, L) or (C, H, W)")
     if len(sample_shape) > 3:
         raise ValueError(
             f"X has shape {_write_shape(('n_samples', *sample_shape))}, but {owner} takes signals "
@@ -189,18 +190,6 @@ def _say_channels(sample_shape: tuple[int, ...]) -> str:
 def _has_channels_last(sample_shape: tuple[int, ...]) -> bool:
     """Tell whether an image looks as if its channels came last: 1 to 4, behind longer axes."""
     return len(sample_shape) == 3 and sample_shape[-1] <= _MOST_COLOURS < min(sample_shape[:-1])
-
-
-def _check_input_shape(
-    input_shape: Sequence[int], forms: str, n_axes: tuple[int, ...]
-) -> tuple[int, ...]:
-    """Return the parameter as a tuple, or raise an error if it has another form."""
-    shape = as_tuple(input_shape)
-    if len(shape) not in n_axes or not all(map(is_positive_integer, shape)):
-        raise ValueError(
-            f"input_shape must be {forms} of integers of at least 1, got {input_shape!r}."
-        )
-    return tuple(int(n) for n in shape)
 
 
 def _write_shape(axes: Sequence[Any]) -> str:

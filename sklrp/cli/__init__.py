@@ -1,7 +1,7 @@
 """The command line: ``sklrp`` or ``python -m sklrp``.
 
 Here is the group of `.commands`, each of which has a file of its own: `.demo`, `.explain_command`
-and `.diagnose_command`. `.models` reads what is explained, `.samples`, `.tables` and
+and `.diagnose_command`. `.loaded_models` reads what is explained, `.samples`, `.tables` and
 `.field_samples` read and write data, `.runs` explains chunk by chunk, `.reporting` prints errors.
 """
 

@@ -107,21 +107,7 @@ def demo(out: Path) -> None:  # numpydoc ignore=PR01
 @click.option(
     "--resume", is_flag=True, help="Go on with what an interrupted run has left, if there is any."
 )
-def explain(  # numpydoc ignore=PR01
-    model: Path,
-    data: Path,
-    out: Path,
-    rule: str,
-    epsilon: float,
-    target: str | None,
-    contrast: bool,
-    reference: str | None,
-    batch_size: int | None,
-    variable: str | None,
-    fill: float | None,
-    device: str | None,
-    resume: bool,
-) -> None:
+def explain(**options: Any) -> None:  # numpydoc ignore=PR01
     """Write the relevance of each value of DATA for a class or a value.
 
     DATA is a .npy, .npz, NetCDF (.nc), .zarr or .csv file; OUT has the same form, shape, names and
@@ -143,21 +129,7 @@ def explain(  # numpydoc ignore=PR01
     """
     from sklrp.cli.explain_command import explain_file
 
-    explain_file(
-        model,
-        data,
-        out,
-        rule=rule,
-        epsilon=epsilon,
-        target=target,
-        contrast=contrast,
-        reference=reference,
-        batch_size=batch_size,
-        variable=variable,
-        fill=fill,
-        device=device,
-        resume=resume,
-    )
+    explain_file(**options)
 
 
 @click.command(short_help="Test which part of the maps of DATA is fact and which is artifact.")
@@ -222,26 +194,7 @@ def explain(  # numpydoc ignore=PR01
 @VARIABLE
 @FILL
 @DEVICE
-def diagnose(  # numpydoc ignore=PR01
-    model: Path,
-    data: Path,
-    labels: Path,
-    train: Path | None,
-    train_labels: Path | None,
-    out: Path,
-    rule: str,
-    epsilon: float,
-    target: str | None,
-    contrast: bool,
-    mask: Path | None,
-    n_permutations: int,
-    n_refits: int,
-    seed: int,
-    memory: Path | None,
-    variable: str | None,
-    fill: float | None,
-    device: str | None,
-) -> None:
+def diagnose(**options: Any) -> None:  # numpydoc ignore=PR01
     """Test which part of the relevance maps of DATA is fact and which is artifact.
 
     DATA holds samples that the model was not trained on, in a form that explain takes. Prints the
@@ -255,23 +208,4 @@ def diagnose(  # numpydoc ignore=PR01
     """
     from sklrp.cli.diagnose_command import diagnose_file
 
-    diagnose_file(
-        model,
-        data,
-        out,
-        labels=labels,
-        train=train,
-        train_labels=train_labels,
-        rule=rule,
-        epsilon=epsilon,
-        target=target,
-        contrast=contrast,
-        mask=mask,
-        n_permutations=n_permutations,
-        n_refits=n_refits,
-        seed=seed,
-        memory=memory,
-        variable=variable,
-        fill=fill,
-        device=device,
-    )
+    diagnose_file(**options)

@@ -121,11 +121,7 @@ def _indent(text: str, by: str = "  ") -> list[str]:
     return textwrap.wrap(text, 98, initial_indent=by, subsequent_indent=f"{by}  ")
 
 
-@constrained(
-    {
-        **CONSTRAINTS,
-    }
-)
+@constrained(CONSTRAINTS)
 def audit(
     model: Any,
     X: ArrayLike,

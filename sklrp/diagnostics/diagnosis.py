@@ -5,7 +5,6 @@ The command line calls it too. Each test has a file of its own beside this one.
 
 from __future__ import annotations
 
-import functools
 from numbers import Integral
 from typing import Any
 
@@ -36,7 +35,7 @@ from sklrp.skill import PlainModel, differs
 
 _SURROGATES = 5  # of each sample
 
-Test = functools.partial[Any]  # returns a finding, or several
+Test = tuple[Any, ...]  # a function of what is explained, and its other arguments; of findings
 
 
 @constrained(
@@ -241,7 +240,7 @@ def diagnose(
     if explained.all_y is not None:  # as tests know of it, also where they are not run again
         _ = explained.decomposition
     for test in tqdm(tests, desc="diagnose", disable=not progress):
-        found = explained.recall(test.func, *test.args[1:])
+        found = explained.recall(*test)
         findings += found if isinstance(found, list) else [found]
     picture, assumptions = None, left_out
     if explained.all_y is not None:
@@ -280,8 +279,7 @@ def _list_tests(
     n_refits: int,
 ) -> tuple[list[Test], list[str]]:
     """Return the tests that fit what is explained, and what is said of those that do not."""
-    partial = functools.partial
-    tests: list[Test] = [partial(find_degenerate, explained)]
+    tests: list[Test] = [(find_degenerate,)]
     left_out: list[str] = []
     if explained.all_y is None:
         left_out.append(
@@ -290,8 +288,8 @@ def _list_tests(
         )
     else:
         tests = [
-            partial(find_skilled, explained),
-            partial(find_true, explained, n_permutations),
+            (find_skilled,),
+            (find_true, n_permutations),
             *tests,
         ]
     n_some, n_all = len(explained.some_rows), len(explained.all_X)
@@ -304,23 +302,23 @@ def _list_tests(
         left_out.append("The maps were made elsewhere, so no other network's were compared.")
     else:
         tests += [
-            partial(compare_with_null, explained, null, n_permutations)
+            (compare_with_null, null, n_permutations)
             for null in NULLS.values()
             if not null.trains and null.fits(explained.model)
         ]
-        tests.append(partial(find_kept, explained))
+        tests.append((find_kept,))
         if not explained.model.takes_integers:  # which have no spectrum
-            tests.append(partial(find_coherent, explained, _SURROGATES))
+            tests.append((find_coherent, _SURROGATES))
     tests += [
-        partial(find_used, explained, n_permutations),
-        partial(find_patterns, explained, n_permutations),
+        (find_used, n_permutations),
+        (find_patterns, n_permutations),
     ]
     if mask is not None:
-        tests.append(partial(on_mask, explained, mask, n_permutations))
+        tests.append((on_mask, mask, n_permutations))
     if isinstance(explained.model, PlainModel):
         left_out.append("There is no network: common mistakes were not looked for.")
     else:
-        tests.append(partial(find_audited, explained))
+        tests.append((find_audited,))
     if (n_refits or n_networks > 1) and not explained.is_given:
         why = _why_not_trained(explained)
         if why:
@@ -335,16 +333,16 @@ def _list_training_tests(explained: Explained, n_networks: int, n_refits: int) -
     tests: list[Test] = []
     if n_networks > 1:
         check_networks(explained, n_networks)
-        tests.append(functools.partial(find_stable, explained, n_networks))
+        tests.append((find_stable, n_networks))
     if not n_refits:
         return tests
     tests += [
-        functools.partial(compare_with_null, explained, null, n_refits)
+        (compare_with_null, null, n_refits)
         for null in NULLS.values()
         if null.trains and null.fits(explained.model)
     ]
     if explained.frame.has_positions:
-        tests.append(functools.partial(follow_moves, explained, "flip", None, True, n_refits))
+        tests.append((follow_moves, "flip", None, True, n_refits))
     return tests
 
 

@@ -59,7 +59,7 @@ from sklrp.skill import (
     take_model,
 )
 
-# Of the parameters that all tests have in common, for scikit-learn's validate_params.
+# Of the parameters that all tests have in common, beyond `sklrp._constraints.COMMON`.
 CONSTRAINTS: dict[str, list[Any] | str] = {
     "n_permutations": [Interval(Integral, 1, None, closed="left")],
 }

@@ -137,11 +137,7 @@ def max_sensitivity(
 
 
 @metric("model", "lower", "is the map of another class the same?")
-@constrained(
-    {
-        **_COMPARISON,
-    }
-)
+@constrained(_COMPARISON)
 def class_sensitivity(
     estimator: Any,
     X: ArrayLike,

@@ -13,7 +13,13 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from sklrp._checks import shorten
-from sklrp._sklearn import OUTPUT_CONFIG, check_own_params, has_constraints, param_names
+from sklrp._sklearn import (
+    OUTPUT_CONFIG,
+    InvalidParameterError,
+    check_own_params,
+    has_constraints,
+    param_names,
+)
 from sklrp.persistence.values import Arrays, pack, unpack
 
 # Each by its name: the class, and the parameter that lists its steps.
@@ -58,7 +64,7 @@ def pack_compound(
     """
     kind = type(estimator).__name__
     _, listed = COMPOUNDS[kind]
-    _check_constraints(estimator)
+    check_own_values(estimator)
     _check_steps(kind, getattr(estimator, listed))
     params = estimator.get_params(deep=False)
     params.pop(listed)
@@ -91,9 +97,14 @@ def pack_compound(
     return packed
 
 
-def _check_constraints(compound: Any) -> None:
-    if has_constraints(compound):  # a FeatureUnion has none
-        check_own_params(compound)
+def check_own_values(estimator: Any) -> None:
+    """Raise an error if a parameter is invalid, in words that stay as they are."""
+    if not has_constraints(estimator):  # as a FeatureUnion
+        return
+    try:
+        check_own_params(estimator)
+    except InvalidParameterError as error:  # which becomes one of `save` in what calls this
+        raise ValueError(str(error)) from None
 
 
 def refuse_memory(memory: Any) -> None:
@@ -159,7 +170,7 @@ def build_compound(
     if kind == "ColumnTransformer":
         params["remainder"] = _build_step(packed["remainder"], f"{prefix}remainder.", build_part)
     compound = cls(**params)
-    _check_constraints(compound)
+    check_own_values(compound)
     refuse_memory(params.get("memory"))
     attributes = {k: unpack(v, f"{prefix}{k}", arrays) for k, v in packed["attributes"].items()}
     if "fitted" in packed:

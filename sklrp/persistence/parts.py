@@ -20,14 +20,15 @@ from torch import nn
 from sklrp import classifiers
 from sklrp._checks import is_positive_integer, shorten
 from sklrp._models import is_search, unwrap
-from sklrp._sklearn import (
-    OUTPUT_CONFIG,
-    InvalidParameterError,
-    check_own_params,
-    param_names,
-)
+from sklrp._sklearn import OUTPUT_CONFIG, param_names
 from sklrp.classifiers.base import NetworkEstimator
-from sklrp.persistence.compounds import COMPOUNDS, build_compound, pack_compound, refuse_memory
+from sklrp.persistence.compounds import (
+    COMPOUNDS,
+    build_compound,
+    check_own_values,
+    pack_compound,
+    refuse_memory,
+)
 from sklrp.persistence.known_steps import KNOWN, Known, find_known
 from sklrp.persistence.nets import pack_net, restore_net
 from sklrp.persistence.values import Arrays, pack, pack_scalar, unpack
@@ -170,7 +171,7 @@ def _say_unknown(kind: str, names: Iterable[str]) -> str:
 
 def _pack_known(step: Any, known: Known, prefix: str, arrays: Arrays) -> dict[str, Any]:
     """Return a known step of a pipeline as JSON."""
-    _check_own(step)
+    check_own_values(step)
     params = step.get_params(deep=False)
     attributes = {name: value for name, value in vars(step).items() if name not in params}
     if unknown := set(attributes) - {*known.needed, *known.possible, *_OPTIONAL}:
@@ -329,7 +330,7 @@ def _build_known(
     if unknown := set(packed) - _STEP_PARTS:
         raise ValueError(f"{cls.__name__} has the unknown entries {sorted(unknown)}")
     built = _build_unfitted(cls, packed, {}, prefix, arrays)
-    _check_own(built)
+    check_own_values(built)
     attributes = {k: unpack(v, f"{prefix}{k}", arrays) for k, v in packed["attributes"].items()}
     if known.from_plain is not None:
         attributes = known.from_plain(attributes)
@@ -410,12 +411,4 @@ def _check_values(estimator: Any) -> None:
         estimator._check_params()
         refuse_memory(estimator.memory)
     else:
-        _check_own(estimator)
-
-
-def _check_own(estimator: Any) -> None:
-    """Raise an error if a parameter is invalid, in words that stay as they are."""
-    try:
-        check_own_params(estimator)
-    except InvalidParameterError as error:  # which becomes one of `save` in what calls this
-        raise ValueError(str(error)) from None
+        check_own_values(estimator)

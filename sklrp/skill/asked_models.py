@@ -144,9 +144,11 @@ def take_model(model: Any, X: Any) -> Any:
     try:
         return unwrap(model)
     except TypeError:
-        if isinstance(model, type) or not hasattr(model, "predict"):
-            raise
-        if not (is_classifier(model) or is_regressor(model)):
+        if (
+            isinstance(model, type)
+            or not hasattr(model, "predict")
+            or not (is_classifier(model) or is_regressor(model))
+        ):
             raise
     check_is_fitted(model)
     return PlainModel(model, X)

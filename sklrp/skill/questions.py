@@ -90,9 +90,10 @@ def question_of(model: Any, samples: NDArray, labels: NDArray, target: Any) -> Q
     if target is None:
         return _question_of_classes(codes, classes, n_outputs)
     asked = as_plain_array(target, "target")
-    if asked.ndim or look_up(asked, classes)[1] or (asked.dtype == bool != classes.dtype):
+    found, unknown = look_up(asked, classes)
+    if asked.ndim or unknown or (asked.dtype == bool != classes.dtype):
         raise ValueError(f"target={target!r} is not one of the classes {classes.tolist()}.")
-    return _question_of_class(codes, int(look_up(asked, classes)[0][0]), len(classes), n_outputs)
+    return _question_of_class(codes, int(found[0]), len(classes), n_outputs)
 
 
 def check_known(labels: NDArray, classes: NDArray, n_outputs: int) -> NDArray[np.intp]:
