@@ -24,6 +24,7 @@ from skorch.history import History
 from torch import Tensor, nn
 
 from sklrp._network_cache import Hasher, hold_lock
+from sklrp._stored import in_array
 from sklrp._streams import Streams
 from sklrp._version import __version__
 
@@ -59,6 +60,11 @@ class Kept:
                 self._key = hash_parts({"versions": _versions(), **find_parts()})
             except Exception as error:  # pickling runs the parts' own code
                 _warn(f"Nothing is kept in {self._memory}, as the data cannot be hashed", error)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept: else there is no need to say what a result depends on."""
+        return self._key is not None
 
     def streams(self, random_state: Any) -> Streams:
         """Return streams of random numbers; those of None are kept, and are the same next time."""
@@ -135,7 +141,7 @@ def hash_parts(parts: dict[Any, Any]) -> str:
     for name, part in parts.items():
         has_values = hasattr(part, "__array__") and not isinstance(part, Tensor)
         digests[str(name)] = _StateHasher().hash(
-            np.ascontiguousarray(part) if has_values and np.ndim(part) else part
+            np.ascontiguousarray(in_array(part)) if has_values and np.ndim(part) else part
         )
     return _StateHasher().hash(sorted(digests.items()))
 

@@ -72,7 +72,7 @@ def diagnose_file(
     def read(path: Path) -> tuple[Any, int]:
         with loaded.open(path, variable, fill) as samples:
             X = samples.read()
-            RangeWarning(loaded, path)(loaded.parts.enter(X))
+            RangeWarning(loaded, path)(lambda: loaded.parts.enter(X))
             return X, samples.shape[0]
 
     X, n_samples = read(data)

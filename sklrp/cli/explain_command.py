@@ -131,7 +131,7 @@ def _explain_gridded(
     """Explain fields by a pipeline that takes them, and write what `sklrp.geo.explain` returns."""
 
     def explain_part(fields: Any) -> NDArray:
-        warn_of_range(loaded.parts.enter(fields))
+        warn_of_range(lambda: loaded.parts.enter(fields))
         return samples.as_array(sklrp.geo.explain(loaded.estimator, fields, **how))
 
     relevance = _run_through(run, explain_part, samples)
@@ -154,7 +154,7 @@ class _Arrays:
         samples, parts = self._samples, self._loaded.parts
         entering = parts.enter(samples.fill_in(X))
         relevance = np.asarray(sklrp.explain(parts.network, entering, **self._how))
-        self._warn_of_range(entering)
+        self._warn_of_range(lambda: entering)
         is_of_all = isinstance(self._how["target"], str) and self._how["target"] == "all"
         shape = relevance.shape[1 + is_of_all :]
         if samples.form == "CSV" and parts.before is not None:

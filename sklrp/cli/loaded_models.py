@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -210,10 +211,12 @@ class RangeWarning:
         self._path = path
         self._behind_steps = loaded.parts.before is not None
 
-    def __call__(self, entering: Any) -> None:
+    def __call__(self, enter: Callable[[], Any]) -> None:
         """Look at what enters the network, until there was something to say."""
-        X = np.asarray(entering)
-        if self._range is None or not X.size:
+        if self._range is None:
+            return
+        X = np.asarray(enter())
+        if not X.size:
             return
         low, high = self._range
         # New samples reach a little further than those in training: half as far again is far.

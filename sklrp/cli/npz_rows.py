@@ -1,4 +1,4 @@
-"""Rows of an array in a npz file, read as they come: the array is never in memory whole.
+"""Rows of an array in a npz file, read as they come; whole only where columns come first.
 
 `.samples` reads npz files by it. A member of the archive may be compressed, so rows are best asked
 for in order; what lies before the ones asked for is read over.
@@ -48,6 +48,7 @@ class NpzRows:
     def __init__(self, archive: zipfile.ZipFile, name: str, path: Path) -> None:
         self._archive, self._member, self._path = archive, f"{name}.npy", path
         self._file: IO[bytes] | None = None
+        self._whole: NDArray[Any] | None = None  # where rows do not lie together
         self._next = 0  # the row at which the file stands
         with archive.open(self._member) as file:
             self.shape, self._is_fortran, self.dtype = self._read_header(file)
@@ -74,8 +75,10 @@ class NpzRows:
         if step != 1:
             raise ValueError(f"rows of a npz file are read one after another, got {rows}.")
         if self._is_fortran and len(self.shape) > 1:  # whose rows do not lie together
-            with self._archive.open(self._member) as file:
-                return np.lib.format.read_array(file, allow_pickle=False)[rows]
+            if self._whole is None:
+                with self._archive.open(self._member) as file:
+                    self._whole = np.lib.format.read_array(file, allow_pickle=False)
+            return self._whole[rows]
         if self._file is None or start < self._next:
             self.close()
             self._file = self._archive.open(self._member)
@@ -99,6 +102,7 @@ class NpzRows:
 
     def close(self) -> None:
         """Close the member of the archive."""
+        self._whole = None
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -347,12 +347,13 @@ def _part_channels(view: View, names: Any) -> list[View]:
         )
     maps = frame.bring(view.maps, "keep")
     samples = None if view.samples is None else frame.bring(view.samples, "keep")
+    hidden = frame.share_on_land(view.maps)
     return [
         view._replace(
             name=f"{view.name}: {name}" if view.name else name,
             maps=maps[:, k],
             samples=None if samples is None else samples[:, k],
-            hidden=frame.share_on_land(view.maps),
+            hidden=hidden,
         )
         for k, name in enumerate(names)
     ]

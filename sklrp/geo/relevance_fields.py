@@ -487,7 +487,8 @@ def _fill_template(
         given = None if labels is None else labels.isel(rows)
         found = work(data.isel(rows), given, model, form, **known)
         for k, (name, field) in enumerate(fields.items()):
-            shape = field.isel(rows).shape
+            sizes = {**field.sizes, sample_dim: span.stop - span.start}
+            shape = tuple(sizes[d] for d in field.dims)
             pieces[name].append(dask.array.from_delayed(found[k], shape, field.dtype))
     arrays = {
         name: dask.array.concatenate(parts, axis=fields[name].dims.index(sample_dim))

@@ -17,7 +17,7 @@ from sklrp._checks import as_samples, check_flags, check_number
 from sklrp._matching import match_samples
 from sklrp._models import is_regression, unwrap, without_wrapper
 from sklrp._outputs import split_key
-from sklrp._stored import is_stream
+from sklrp._stored import is_stored, is_stream
 from sklrp.propagation.inputs import Inputs, Intake
 from sklrp.propagation.piecemeal import explain_piecemeal, is_per_sample
 from sklrp.propagation.planning import Plan, compile_plan
@@ -258,7 +258,8 @@ def plan(
     intake = Intake.of(module, inputs)
     probe = None if inputs is None else Probe(inputs, intake)
     if X is not None and not found.takes_tensors:
-        as_samples(found.enter(X), integers=True)
+        samples = found.enter(X)
+        as_samples(samples[:1] if is_stored(samples) else samples, integers=True)
     if target is not None and found.classes is not None:
         encode_target(target, found.classes, max(1, np.size(target)))
     bounds = getattr(found.network, "input_range_", None)

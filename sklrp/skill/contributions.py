@@ -155,7 +155,7 @@ def expected_gradients(
     Contributions
         Contributions and their residual.
     """
-    n, n_cells = len(samples), max(1, samples[0].numel())
+    n, n_cells = len(samples), max(1, math.prod(samples.shape[1:]))
     dtype = _summed_in(samples)
     weights = torch.as_tensor(combine, dtype=dtype, device=samples.device)
     own = all_outputs(module, samples, transform)
@@ -285,7 +285,7 @@ class _Asked:
     @property
     def n_cells(self) -> int:
         """How many cells a sample has."""
-        return max(1, self.samples[0].numel())
+        return max(1, math.prod(self.samples.shape[1:]))
 
 
 def _accumulate(
@@ -318,6 +318,8 @@ def _block_or_recall(
     asked: _Asked, rows: slice, draws: _Draws, per_chunk: int
 ) -> list[NDArray[np.floating]]:
     """Return the contributions of a block of samples, kept if any are."""
+    if not asked.kept.keeps:
+        return _contribute(asked, rows, draws, per_chunk)
     weights = asked.weights if asked.weights.dim() == 2 else asked.weights[:, rows]
     what = [asked.samples[rows], weights, draws.baselines, draws.places, draws.share]
     return asked.kept.get(
@@ -426,7 +428,7 @@ def all_outputs(
     module: nn.Module, samples: Any, transform: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
     """Return a network's scores, (n_samples, n_outputs), in as many passes as memory wants."""
-    per_chunk = max(1, _CHUNK_VALUES // max(1, samples[0].numel()))
+    per_chunk = max(1, _CHUNK_VALUES // max(1, math.prod(samples.shape[1:])))
     dtype = _summed_in(samples)
     with torch.inference_mode(False), torch.no_grad():
         parts = [
