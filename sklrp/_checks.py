@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -20,6 +19,7 @@ from sklearn.exceptions import DataConversionWarning
 
 from sklrp._devices import to_host
 from sklrp._missing import as_gapped_array, as_plain_array, forbid_masked
+from sklrp._warnings import warn_user
 
 MOST = 2**31  # beyond any count, size or index that is meant
 MOST_JOBS = 4096  # more workers than any machine has
@@ -258,11 +258,10 @@ def flatten_column(name: str, labels: NDArray) -> NDArray:
     """Return labels of classes that came as a column flat, with scikit-learn's warning."""
     if labels.ndim != 2 or labels.shape[1] != 1:
         return labels
-    warnings.warn(
+    warn_user(
         f"{name} is a column, of shape {labels.shape}, where one label for each sample is "
         f"expected: it is taken as {name}.ravel().",
         DataConversionWarning,
-        stacklevel=2,
     )
     return labels[:, 0]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import pickle
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from sklrp._network_cache import Hasher, hold_lock
 from sklrp._stored import in_array
 from sklrp._streams import Streams
 from sklrp._version import __version__
+from sklrp._warnings import warn_user
 
 _LIBRARIES = ("numpy", "scipy", "sklearn", "skorch", "torch")
 # What differs from one training to the next though the network is the same: times, and its mode.
@@ -167,9 +167,8 @@ class _StateHasher(Hasher):
 
 def _warn(fact: str, error: Exception) -> None:
     """Warn that something will be computed again, and say what helps."""
-    warnings.warn(
+    warn_user(
         f"{fact} ({type(error).__name__}: {error}), and is computed each time. Use parameters "
         "that can be pickled, with their classes and functions in a module of their own; or set "
         "memory=None.",
-        stacklevel=2,
     )

@@ -10,7 +10,6 @@ import io
 import pickle
 import sys
 import types
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from sklearn.utils.validation import check_memory
 
 from sklrp._models import unwrap
 from sklrp._sklearn import get_feature_names
+from sklrp._warnings import warn_user
 
 
 def train_network(
@@ -96,10 +96,9 @@ def train_network(
 
 def _warn_uncached(fact: str, error: Exception) -> None:
     """Warn that a network will be trained again, and say what helps."""
-    warnings.warn(
+    warn_user(
         f"{fact} ({type(error).__name__}: {error}). Use parameters that can be pickled, with "
         "their classes and functions in a module of their own; or set memory=None.",
-        stacklevel=2,
     )
 
 

@@ -35,7 +35,7 @@ FLOORS = [
     "_models modules preprocessing rules",
     "_constraints",
     "_checks _files _random_stream _sample_axes _signals",
-    "_sklearn _skorch _stored _streams _torch _version _workers",
+    "_sklearn _skorch _stored _streams _torch _version _warnings _workers",
     "_matching _missing _outputs",
     "_devices",
 ]

@@ -10,7 +10,6 @@ import copy
 import functools
 import math
 import re
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
@@ -29,6 +28,7 @@ from sklrp._constraints import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, Inter
 from sklrp._random_stream import RandomStream, draw_seed, fit_state
 from sklrp._sklearn import StrOptions
 from sklrp._stored import Stored
+from sklrp._warnings import warn_user
 from sklrp.classifiers.base import NetworkEstimator
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.chance import neighbours_agree
@@ -306,14 +306,13 @@ class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
         if n_steps < _TRIED or net.skill(samples) >= _LEFT_CHANCE:
             return
         if neighbours_agree(X, targets, rows):
-            warnings.warn(
+            warn_user(
                 f"{type(self).__name__} has not left chance after {len(net.history)} epochs, "
                 f"{n_steps} steps: it predicts its training data no better than a constant does, "
                 "and its maps explain nothing, though samples that are alike have a y that is "
                 f"alike. Standardise X, or try a larger max_epochs, another lr (now {self.lr}), "
                 "fewer penalties or another network.",
                 ConvergenceWarning,
-                stacklevel=6,  # the caller of `fit`, through its decorators
             )
 
     def _split(

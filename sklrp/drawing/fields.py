@@ -6,11 +6,12 @@ What `picture` and `RelevanceDisplay` draw fields with.
 from __future__ import annotations
 
 import sys
-import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sklrp._warnings import warn_user
 
 MISSING = "0.72"  # the grey of land and missing cells
 
@@ -133,11 +134,9 @@ def draw_coast(ax: Any) -> None:
     try:
         list(COASTLINE.with_scale("110m").geometries())
     except OSError as error:
-        warnings.warn(
+        warn_user(
             f"cartopy cannot load its coastlines, which takes the network once ({error}): they "
             "are left out.",
-            UserWarning,
-            stacklevel=2,
         )
     else:
         ax.coastlines("110m", linewidth=0.6)

@@ -6,7 +6,6 @@ skill. Users and scorers call it to choose a rule where nobody knows where relev
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from numbers import Integral
 from typing import Any
@@ -20,6 +19,7 @@ from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._sklearn import StrOptions
 from sklrp._streams import Streams
+from sklrp._warnings import warn_user
 from sklrp.geo.places import put_in_order
 from sklrp.metrics.catalogue import metric
 from sklrp.metrics.maps import weighted_share
@@ -194,11 +194,10 @@ def skill_mass(
         n_draws=n_draws,
     )
     if not weights.any():
-        warnings.warn(
+        warn_user(
             f"no cell's skill on these {len(subject.samples)} samples is told from none, so that "
             "skill_mass is 0, whatever the map: hold out more samples (fewer folds), or train a "
             "model that has skill.",
-            stacklevel=2,
         )
         return np.zeros(len(subject.samples))
     if part == "auto":

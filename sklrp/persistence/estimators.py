@@ -8,7 +8,6 @@ Here is what is around an estimator: the format, the versions, the errors of a f
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from sklrp._checks import shorten
 from sklrp._constraints import constrained
 from sklrp._version import __version__
+from sklrp._warnings import warn_user
 from sklrp.persistence.compounds import COMPOUNDS
 from sklrp.persistence.container import read_container, write_container
 from sklrp.persistence.known_steps import KNOWN
@@ -152,7 +152,7 @@ def load(path: str | os.PathLike[str], device: str | torch.device | None = None)
             f"{shorten(str(error))}).{note}"
         ) from error
     if note:
-        warnings.warn(f"{path}:{note} Compare what it predicts.", UserWarning, stacklevel=2)
+        warn_user(f"{path}:{note} Compare what it predicts.")
     return estimator
 
 

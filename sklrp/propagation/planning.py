@@ -8,8 +8,6 @@ network is run under a recorder on few samples.
 from __future__ import annotations
 
 import copy
-import inspect
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from sklrp._torch import get_children, overrides_functions
+from sklrp._warnings import warn_user
 from sklrp.composites import Composite, check_rule, with_bounds
 from sklrp.modules import EchoState, StatePooling
 from sklrp.propagation.bounds import follow
@@ -485,7 +484,7 @@ def _check_boxes(weighted: Sequence[Step], strict: bool) -> None:
             )
             if strict:
                 raise ValueError(problem)
-            _warn_user(problem)
+            warn_user(problem)
 
 
 def _warn_of_degenerate_maps(weighted: Sequence[Step], strict: bool) -> None:
@@ -493,25 +492,17 @@ def _warn_of_degenerate_maps(weighted: Sequence[Step], strict: bool) -> None:
     last = weighted[-1]
     flat = [s.name for s in weighted if s.first and s.kind == "dense" and isinstance(s.rule, Flat)]
     for name in dict.fromkeys(flat):
-        _warn_user(
+        warn_user(
             f"The flat rule on the dense first layer {name!r} gives every input the same "
             "relevance, whatever the network learned; use 'epsilon', 'w_square' or 'z_box' there."
         )
     one_output = last.weight is not None and len(last.weight) == 1
     if not strict and one_output and all(_is_z_plus(step.rule) for step in weighted):
-        _warn_user(
+        warn_user(
             "The z-plus rule on every layer of a network with one output looks at what speaks for "
             "a large output alone, whatever the output's sign: on regression it hides what speaks "
             "against it; use 'epsilon' on the dense layers."
         )
-
-
-def _warn_user(message: str) -> None:
-    """Warn at the line, outside this package, that asks for the plan or the explanation."""
-    frame, level = inspect.currentframe(), 1
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("sklrp."):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def _is_z_plus(rule: Rule) -> bool:

@@ -7,7 +7,6 @@ that the model was trained on are found here too.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from sklrp._missing import as_plain_array
 from sklrp._stored import take_blocks
+from sklrp._warnings import warn_user
 from sklrp.skill.asked_models import take_samples
 
 
@@ -74,7 +74,7 @@ def _unseen_rows(samples: NDArray, pool: NDArray, assumptions: list[str]) -> NDA
     seen = len(samples) - len(rows)
     if seen:
         said = f"{seen} of {len(samples)} samples of X are among X_train"
-        warnings.warn(f"{said}: skill is of the others.", stacklevel=6)
+        warn_user(f"{said}: skill is of the others.")
         assumptions.append(f"{said} and were left out")
     return rows
 

@@ -7,7 +7,6 @@ of time, so that is asked of the data: neighbours are then alike beyond what the
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from scipy.stats import norm
 from sklrp._checks import sort_values
 from sklrp._missing import as_plain_array
 from sklrp._stored import MEMORY_BYTES, make_zeros, release, take_blocks
+from sklrp._warnings import warn_user
 from sklrp.skill.permutations import Exchange
 from sklrp.skill.questions import Question
 
@@ -84,11 +84,10 @@ def _warn_of_short_blocks(given: int, estimated: int, rho: float) -> None:
     """Warn if the blocks that were asked for are far shorter than those that would be taken."""
     if given >= estimated or 1 < given > estimated // _FAR_SHORTER:
         return
-    warnings.warn(
+    warn_user(
         f"block_length={given} is kept, as asked, but labels and contributions are correlated "
         f"from one sample to the next ({rho:.2f}): 'auto' would permute blocks of {estimated}. If "
         "the samples are in order of time, p-values are far too small.",
-        stacklevel=5,
     )
 
 
