@@ -351,6 +351,37 @@ REFUSED = {
         lambda self, x: x * F.one_hot(x.argmax(2)).sum(-1, keepdim=True),
         "'one_hot'.*pass num_classes",
     ),
+    "determinant": (lambda self, x: torch.linalg.det(x[:, :, :4]), "'linalg_det'.*constants"),
+    "counted values": (
+        lambda self, x: x * torch.histc(x.detach(), 3).sum(), "'histc'.*topk and gather",
+    ),
+    "grid of values": (
+        lambda self, x: torch.meshgrid(x[:, 0, 0], self.shift, indexing="ij")[0],
+        "'meshgrid'.*unsqueeze and expand",
+    ),
+    "loss": (
+        lambda self, x: F.mse_loss(x, x * 0, reduction="none"), "'mse_loss'.*what the network",
+    ),
+    "angle of two": (
+        lambda self, x: torch.atan2(x[:, :2], x[:, 2:]),
+        r"'atan2'.*only one.*torch\.atan\(y / x\)",
+    ),
+    "power of two": (
+        lambda self, x: x[:, :2] ** x[:, 2:].relu(), r"'pow'.*torch\.exp\(exponent",
+    ),
+    "sparse weights": (
+        lambda self, x: (self.matrix.to_sparse() @ x[:, 0].T).T, r"'matmul'.*to_dense\(\)",
+    ),
+    "system of a signal": (
+        lambda self, x: torch.linalg.solve(x[:, :, :4] + torch.eye(4).double(), x),
+        "'linalg_solve'.*depends on the network's input",
+    ),
+    "sorted samples": (lambda self, x: x.cumprod(0), "'cumprod'.*axis of the samples"),
+    "product of all": (lambda self, x: x * x.prod(), "'prod'.*pass dim"),
+    "mask of values": (
+        lambda self, x: x.masked_select(x == x).reshape(x.shape), "'masked_select'.*where",
+    ),
+    "random choice": (lambda self, x: F.gumbel_softmax(x), "'gumbel_softmax'.*random"),
     "dtype by position": (lambda self, x: x * torch.softmax(x, 1, torch.float64), "'softmax'"),
 }  # fmt: skip
 

@@ -96,6 +96,34 @@ def test_equal_values_share_in_functions(name):
     assert_close(found, np.array([[[0, 1.5, 1.5], thirds]]))
 
 
+ORDERS = {
+    "sort": (lambda x: x.sort(2).values[..., 1:], [0.5, 1, 0.5], [2 / 3] * 3),
+    "sort, largest first": (
+        lambda x: x.sort(2, descending=True)[0][..., :2], [0.5, 1, 0.5], [2 / 3] * 3,
+    ),
+    "topk": (lambda x: x.topk(1, 2).values, [0, 1, 0], [1 / 3] * 3),
+    "topk of two": (lambda x: x.topk(2, 2, sorted=False)[0], [0.5, 1, 0.5], [2 / 3] * 3),
+    "median": (lambda x: x.median(2, keepdim=True)[0], [0.5, 0, 0.5], [1 / 3] * 3),
+    "kthvalue": (lambda x: x.kthvalue(1, 2, keepdim=True)[0], [0.5, 0, 0.5], [1 / 3] * 3),
+    "quantile": (lambda x: x.quantile(0.5, 2, keepdim=True), [0.5, 0, 0.5], [1 / 3] * 3),
+    "cummax": (lambda x: x.cummax(2).values[..., 1:2], [0, 1, 0], [0, 1, 0]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_equal_values_share_in_orders(name):
+    """Three values of two steps, in the first of which two are equal, in the second all."""
+    function, *parts = ORDERS[name]
+    x = torch.tensor([[[2.0, 3, 2], [4, 4, 4]]], dtype=torch.float64)
+    x[0, 0, 2] += 1e-15  # equal to rounding
+    model = _Along(lambda x: function(x).expand(-1, -1, 2)).double()
+    total = sklrp.explain(
+        model, x.numpy(), rule="zero", target=lambda y: y.sum((1, 2)), epsilon=0.0
+    )
+    repeats = 2 // function(x).shape[-1]
+    assert_close(total, np.array([parts]) * repeats * x.numpy())
+
+
 def test_equal_states_share():
     net = nn.Sequential(nn.RNN(1, 3, batch_first=True), StatePooling("max"), nn.Linear(3, 2))
     net.double()[0].weight_hh_l0.data.zero_()  # without memory every step is alike

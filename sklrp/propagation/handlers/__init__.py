@@ -14,6 +14,7 @@ from sklrp.propagation.handlers import (  # noqa: F401  (these modules register 
     elementwise,
     linear_maps,
     lookup,
+    many_factors,
     norms,
     orderings,
     pooling,
@@ -22,6 +23,7 @@ from sklrp.propagation.handlers import (  # noqa: F401  (these modules register 
     reductions,
     refused,
     reshaping,
+    soft_maxima,
     spectral,
     spreads,
 )

@@ -68,6 +68,15 @@ def _rearrange(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[A
     return out, _with_others(adjoint, args, kwargs)
 
 
+@register("masked_select", bounds=monotone)
+@mark(SOURCED)
+def _select(step: Step, source: Signal, mask: Any) -> tuple[Any, Pull]:
+    """Take the values under a mask of constants, which is the same for all samples."""
+    if isinstance(mask, Signal):
+        raise TypeError("its mask depends on the network's input; use where or masked_fill")
+    return _rearrange(step, source, mask)
+
+
 @register("tril", "triu", bounds=monotone)
 @mark(SOURCED)
 def _triangle(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:

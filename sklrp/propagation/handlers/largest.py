@@ -1,9 +1,10 @@
-"""Which values take what a maximum passes on: the largest, and those that equal it.
+"""Which values take what a maximum or an order passes on: the winner, and those that equal it.
 
-The handlers of pooling, of reductions, of choices and of pooled states ask. Values that differ by
-rounding alone are equal: over a constant area (land, ice, a capped field) a convolution has equal
-sums, and which of them rounds to the larger changes with the size of the batch. If the winner
-took all, the map of a sample would change with what stands beside it. So equal values share.
+The handlers of pooling, of reductions, of choices, of orders and of pooled states ask. Values that
+differ by rounding alone are equal: over a constant area (land, ice, a capped field) a convolution
+has equal sums, and which of them rounds to the larger changes with the size of the batch. If
+the winner took all, the map of a sample would change with what stands beside it. So equal values
+share.
 """
 
 from __future__ import annotations
@@ -50,3 +51,39 @@ def weigh_largest(values: Tensor, largest: Tensor, size: Tensor) -> Tensor:
     if bool(finite.all()):
         return weights
     return torch.where(finite, weights, (values == largest).to(weights))
+
+
+def share_among_equals(relevance: Tensor, x: Tensor, dim: int, axis: int) -> Tensor:
+    """Share what values get among those that equal them along an axis.
+
+    Parameters
+    ----------
+    relevance : Tensor of shape (n_targets, *x.shape)
+        What each value got by its place in an order.
+    x : Tensor
+        The values.
+    dim : int
+        The axis along which they were put in order.
+    axis : int
+        The axis of the samples.
+
+    Returns
+    -------
+    Tensor of shape (n_targets, *x.shape)
+        The same in sum; values that differ by rounding have the mean of theirs.
+    """
+    ordered, order = x.sort(dim)
+    n = x.shape[dim]
+    size = size_of_samples(x, axis)
+    gap = torch.where(size.isfinite(), size * torch.finfo(x.dtype).eps * _EQUAL, 0.0)
+    differs = ordered.narrow(dim, 1, n - 1) > ordered.narrow(dim, 0, n - 1) + gap
+    if n < 2 or bool(differs.all()):
+        return relevance
+    group = torch.zeros_like(order)
+    group.narrow(dim, 1, n - 1).copy_(differs.cumsum(dim))
+    # Where each value's group is, in the values' own order.
+    group = torch.empty_like(order).scatter_(dim, order, group)
+    many = group.expand(len(relevance), *group.shape)
+    sums = torch.zeros_like(relevance).scatter_add_(dim + 1, many, relevance)
+    counts = torch.zeros_like(x).scatter_add_(dim, group, torch.ones_like(x))
+    return (sums / counts.clamp_min(1.0)).gather(dim + 1, many)

@@ -111,7 +111,8 @@ _POSITIVE = frozenset(["cumsum", "scatter_add", "index_add", "trapezoid", "trapz
 @register("cumsum", "scatter_add", bounds=monotone)
 @register(
     "index_add", "diff", "trapezoid", "trapz", "cumulative_trapezoid", "trace", "nansum", "cross",
-    "linalg_cross", "kron", "dot", "vdot", "bilinear", "grid_sample",
+    "linalg_cross", "kron", "dot", "vdot", "bilinear", "grid_sample", "linalg_solve",
+    "linalg_solve_triangular", "cholesky_solve",
 )  # fmt: skip
 @mark(FLOATING)
 def add_up(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
@@ -120,6 +121,8 @@ def add_up(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     name = step.function
     if name == "grid_sample" and find_all(Signal, (args[1:], kwargs)):
         raise TypeError("the places that it takes values from depend on the network's input")
+    if name in _SYSTEMS and find_all(Signal, (args[_SYSTEMS[name]], kwargs)):
+        raise TypeError("the matrix that it solves with depends on the network's input")
     shares = [1.0] * len(function.moving)
     if len(function.moving) > 1 and name in _PRODUCTS:
         shares = _shares_of_two(step, function.moving)
@@ -142,6 +145,8 @@ def add_up(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     return function.signal(z, nonnegative), pull
 
 
+# Where linear systems have their matrix.
+_SYSTEMS = {"linalg_solve": 0, "linalg_solve_triangular": 0, "cholesky_solve": 1}
 _PRODUCTS = frozenset(["cross", "linalg_cross", "kron", "dot", "vdot", "bilinear", "grid_sample"])
 
 

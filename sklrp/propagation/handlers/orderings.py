@@ -1,8 +1,9 @@
 """Handlers of torch functions that put values in order or choose among them: sort, topk, median.
 
 The order is taken as it is for the sample, as max pooling takes its winners: a value's relevance
-goes back to where the value came from. Importing this module registers the handlers; the recorder
-finds them by the functions' names.
+goes back to where the value came from, and values that are equal to rounding share it. Of a
+running maximum the last of equals takes it, as torch's index says. Importing this module registers
+the handlers; the recorder finds them by the functions' names.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.adjoints import adjoint_at
+from sklrp.propagation.handlers.largest import share_among_equals
 from sklrp.propagation.handlers.operands import refuse_mask, standing
 from sklrp.propagation.nested import find_all
 from sklrp.propagation.registry import SOURCED, mark, register
@@ -47,12 +49,16 @@ def _ordered(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any
             return refuse_mask(step)(of_places, kept)
         back = of_values.new_zeros(len(of_values), *shape)
         winners = index.expand(len(of_values), *index.shape)
-        return back.scatter_add_(dim + 1, winners, of_values.reshape(winners.shape))
+        back.scatter_add_(dim + 1, winners, of_values.reshape(winners.shape))
+        if step.function in _RUNNING:
+            return back
+        return share_among_equals(back, source.x, dim, source.axis)
 
     values = Signal(x, source.nonnegative, **standing(source), samples=samples)
     return (values, Signal(places, True, gate=True, mask=True, samples=samples)), pull
 
 
+_RUNNING = frozenset(["cummax", "cummin"])
 # Where each function takes its axis by position, behind the input; sort and topk have a default.
 _PLACE_OF_DIM = {"sort": 0, "topk": 1, "kthvalue": 1}
 
@@ -107,4 +113,9 @@ def _quantile(
         whose = most if keepdim else most.squeeze(dim)
         samples = whose.expand(z.shape)  # quantiles of several q come first
     out = Signal(z, source.nonnegative, **standing(source), samples=samples)
-    return out, contribute(step, source.x, z, adjoint_at(apply, source.x))
+    share = contribute(step, source.x, z, adjoint_at(apply, source.x))
+
+    def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
+        return share_among_equals(share(relevance, kept), source.x, dim, source.axis)
+
+    return out, pull

@@ -200,8 +200,8 @@ def _mul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
 @register("div", bounds=_scaled_bounds)
 @mark(NUMERIC)
 def _div(step: Step, a: Any, b: Any, *, rounding_mode: str | None = None) -> tuple[Signal, Pull]:
-    if rounding_mode is not None:
-        raise TypeError("a division that rounds passes no relevance")
+    if rounding_mode is not None:  # in place; else it is written out
+        raise TypeError("write a division that rounds in place as torch.floor(a / b)")
     if not isinstance(b, Signal):
         return _scaled(a, lambda x: x / b, bool(torch.as_tensor(b).min() > 0))
     if not isinstance(a, Signal):

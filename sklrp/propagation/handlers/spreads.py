@@ -39,10 +39,12 @@ def _deviation(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[S
     return _spread(step, source, lambda x: step.layer(x, *args, **kwargs), over, degree)
 
 
-@register("norm", "linalg_vector_norm", "linalg_norm")
+@register("norm", "linalg_vector_norm", "linalg_norm", "linalg_matrix_norm")
 @mark(SOURCED)
 def _norm(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     p, dim, keepdim, dtype = _of_norm(*args, **kwargs)
+    if step.function == "linalg_matrix_norm" and dim is None:
+        dim = (-2, -1)
     if p == 0:
         raise TypeError("with p=0 it counts; compare the values with 0 in its place")
     if dtype is not None:

@@ -83,6 +83,11 @@ _SAME = {
     "special_psi": "digamma", "special_i0": "i0", "special_logit": "logit", "__pow__": "pow",
     "__abs__": "abs", "fmax": "maximum", "fmin": "minimum", "ger": "outer",
     "fft_fftshift": "fftshift", "fft_ifftshift": "ifftshift",
+    "arctan2": "atan2", "fix": "trunc", "sgn": "sign", "special_round": "round",
+    "__floordiv__": "floor_divide", "__mod__": "remainder", "narrow_copy": "narrow",
+    "special_gammainc": "igamma", "special_gammaincc": "igammac",
+    "special_log_softmax": "log_softmax", "special_logsumexp": "logsumexp",
+    "special_xlogy": "xlogy", "row_stack": "vstack",
     "swapaxes": "transpose", "swapdims": "transpose", "moveaxis": "movedim",
 }  # fmt: skip
 

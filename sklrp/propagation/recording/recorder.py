@@ -18,7 +18,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor, nn, strided
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
@@ -40,10 +40,13 @@ from sklrp.propagation.recording.packed import concerns_packed, pack_again, run_
 from sklrp.propagation.recording.refusals import (
     AUTOCAST,
     COMPLEX_NUMBERS,
+    DRAWS,
     FOREIGN,
     OVERRIDES,
+    SPARSE,
     Refusal,
     Refusals,
+    find_remedy,
 )
 from sklrp.propagation.recording.rewritten import find_rewritten
 from sklrp.propagation.recording.tape_writer import MakeStep, Operation, TapeWriter
@@ -204,9 +207,7 @@ class Recorder(TorchFunctionMode):
         if call.name.endswith("dropout"):  # of a constant; forward may be in training mode
             return call.args[0] if call.args else call.kwargs["input"]
         if call.name in RANDOM:
-            raise self.refusals.unsupported(
-                call.name, "forward draws random numbers, also in evaluation mode"
-            )
+            raise self.refusals.unsupported(call.name, DRAWS)
         changes = is_change(call.name)
         first = call.tensors[0] if call.tensors else None
         target = call.kwargs.get("out", first)
@@ -330,7 +331,9 @@ class Recorder(TorchFunctionMode):
         raise self.refusals.unsupported(call.name, why)
 
     def _refuse_unknown(self, call: FunctionCall) -> Any:
-        return self._refuse(call, COMPLEX_NUMBERS if call.is_complex else "")
+        if call.is_complex:
+            return self._refuse(call, COMPLEX_NUMBERS)
+        return self._refuse(call, DRAWS if call.name in RANDOM else find_remedy(call.base))
 
     def _refuse_out(self, call: FunctionCall) -> Any:
         raise self.refusals.unsupported(
@@ -408,6 +411,11 @@ def _is_autocast_on(tensors: Sequence[Tensor]) -> bool:
     return any(map(is_autocast_on, {tensor.device.type for tensor in tensors}))
 
 
+def _is_sparse(recorder: Recorder, call: FunctionCall) -> bool:
+    # Handlers compute with all values; of most functions sparse tensors have none.
+    return any(tensor.layout != strided for tensor in call.tensors)
+
+
 def _reads_values(recorder: Recorder, call: FunctionCall) -> bool:
     # Values leave torch, as numbers or for a branch: what is done with them is not seen.
     return call.name in READS
@@ -458,6 +466,7 @@ _CASES = (
     Case(_is_done, lambda recorder, call: None),
     Case(_is_constant, Recorder._run_plainly),
     Case(_is_autocast, lambda recorder, call: recorder._refuse(call, AUTOCAST)),
+    Case(_is_sparse, lambda recorder, call: recorder._refuse(call, SPARSE)),
     Case(_reads_values, Recorder._read),
     Case(_is_packed, lambda recorder, call: run_on_packed(call, recorder.writer)),
     Case(_writes_out, Recorder._refuse_out),

@@ -29,6 +29,52 @@ COMPLEX_NUMBERS = (
     "it takes or makes complex numbers, of which Fourier transforms, sums, products with weights, "
     "abs, real and imag are supported"
 )
+SPARSE = "it takes a sparse tensor; make it dense by to_dense()"
+DRAWS = "forward draws random numbers, also in evaluation mode"
+
+_NOT_LINEAR = (
+    "what it computes is no sum of shares of the matrix's values; compute it of constants, or "
+    "before the network"
+)
+_COUNTED = (
+    "the values say how many it finds; use a mask, where, or topk and gather, of fixed numbers"
+)
+_GRIDS = "lay the values out by unsqueeze and expand"
+_LOSS = "a loss is not explained; return what the network predicts, and explain that by target"
+# What to write in place of functions that relevance does not pass, by their names.
+REMEDIES = {
+    **dict.fromkeys(
+        ("cholesky", "cholesky_inverse", "cond", "det", "eig", "eigh", "eigvals", "eigvalsh",
+         "inv", "inverse", "logdet", "lstsq", "lu", "lu_factor", "lu_solve", "matrix_exp",
+         "matrix_rank", "pca_lowrank", "pinv", "pinverse", "qr", "slogdet", "svd", "svd_lowrank",
+         "svdvals", "tensorinv", "tensorsolve"),
+        _NOT_LINEAR,
+    ),
+    **dict.fromkeys(
+        ("argwhere", "bincount", "histc", "histogram", "histogramdd", "nonzero", "unique",
+         "unique_consecutive"),
+        _COUNTED,
+    ),
+    **dict.fromkeys(("cartesian_prod", "combinations", "meshgrid"), _GRIDS),
+    "angle": "write torch.atan(imag / real), in which the denominator counts as a constant",
+    "as_strided": "use slices, view or unfold",
+    "cov": "center by hand and multiply: y = x - x.mean(-1, keepdim=True); y @ y.mT",
+    "frexp": "divide by a power of 2 that is a constant",
+    "nextafter": "leave it out of what is explained",
+    "put": "use index_put or scatter",
+    "renorm": "write x * (largest / x.norm(dim=dim, keepdim=True)).clamp(max=1)",
+    "take": "flatten each sample, and use gather or take_along_dim",
+    "vander": "write torch.stack([x**k for k in range(n)], -1)",
+}  # fmt: skip
+
+
+def find_remedy(name: str) -> str:
+    """Return what to write in place of a function; nothing where that is not known."""
+    if name.endswith("_loss") or name.startswith("binary_cross_entropy") or name == "kl_div":
+        return _LOSS
+    return REMEDIES.get(name.removeprefix("linalg_").removesuffix("_ex"), "")
+
+
 OTHER_WAY = (
     "The network's forward takes another way for these samples than for the first: a branch or a "
     "loop in it depends on the values or the number of the samples, and relevance would not be "

@@ -34,6 +34,10 @@ def find_rewritten(call: FunctionCall) -> Callable[..., Any] | None:
         return _times_one_row if _second(call, "weight").dim() == 1 else None
     if call.base in ("max", "min") and isinstance(_second(call), Tensor):
         return torch.maximum if call.base == "max" else torch.minimum
+    if call.base in ("clamp", "clamp_min", "clamp_max") and call.nodes.depend(_bounds_of(call)):
+        return _CLAMPS[call.base]
+    if call.base == "div" and call.kwargs.get("rounding_mode") and not call.only_integers:
+        return _divide_and_round
     if call.base == "pow" and not call.nodes.depend(call.args[:1]):
         return None if call.name == "pow_" else _exponential
     if call.base == "einsum":
@@ -46,8 +50,27 @@ def _second(call: FunctionCall, name: str = "other") -> Any:
     return call.args[1] if len(call.args) > 1 else call.kwargs.get(name)
 
 
+def _bounds_of(call: FunctionCall) -> list[Any]:
+    """Return what a clamp is given behind its input."""
+    return [*call.args[1:], *(v for name, v in call.kwargs.items() if name != "input")]
+
+
 # Functions that convert their input first, where they are given a dtype.
-_CONVERTING = frozenset(["log_softmax", "mean", "softmax", "softmin", "sum"])
+_CONVERTING = frozenset(
+    [
+        "cumprod",
+        "cumsum",
+        "log_softmax",
+        "logcumsumexp",
+        "mean",
+        "nanmean",
+        "nansum",
+        "prod",
+        "softmax",
+        "softmin",
+        "sum",
+    ]
+)
 
 
 def _converted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -120,6 +143,78 @@ def _lerp(input: Any, end: Any, weight: Any) -> Any:
     return input * (1 - weight) + end * weight
 
 
+def _clamp_by_signals(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    """Clamp by signals: the larger and the smaller of two."""
+    low = input if min is None else torch.maximum(input, _tensor_like(min, input))
+    return low if max is None else torch.minimum(low, _tensor_like(max, input))
+
+
+def _tensor_like(value: Any, other: Tensor) -> Tensor:
+    """Return a number as a tensor of another's type, and a tensor as it is."""
+    return value if isinstance(value, Tensor) else torch.full_like(other, value)
+
+
+_CLAMPS: dict[str, Callable[..., Any]] = {
+    "clamp": _clamp_by_signals,
+    "clamp_min": lambda input, min: _clamp_by_signals(input, min),
+    "clamp_max": lambda input, max: _clamp_by_signals(input, None, max),
+}
+
+
+def _divide_and_round(input: Any, other: Any, *, rounding_mode: str) -> Tensor:
+    return (torch.floor if rounding_mode == "floor" else torch.trunc)(input / other)
+
+
+def _times_logarithm(logarithm: Callable[[Tensor], Tensor], zero: float) -> Callable[..., Tensor]:
+    """Return what multiplies by a logarithm, 0 where the first factor is."""
+
+    def multiply(input: Any, other: Any) -> Tensor:
+        one = input if isinstance(input, Tensor) else torch.full_like(other, input)
+        return one * logarithm(torch.where(one == 0, zero, other))
+
+    return multiply
+
+
+def _hypotenuse(input: Tensor, other: Tensor) -> Tensor:
+    return torch.sqrt(input**2 + other**2)
+
+
+def _mean_of_numbers(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """Average what is not missing."""
+    count = (~input.isnan()).sum(dim, keepdim)
+    return input.nansum(dim, keepdim) / count
+
+
+def _both_ends(input: Tensor, *, dim: Any = None, keepdim: bool = False) -> Any:
+    """Return the smallest and the largest, as torch.aminmax does."""
+    ends = torch.amin(input, dim, keepdim), torch.amax(input, dim, keepdim)
+    return torch.return_types.aminmax(ends)
+
+
+def _matrix_power(input: Tensor, n: int) -> Tensor:
+    if n < 1:
+        raise TypeError("powers below one are inverses of matrices; write a linear solve")
+    return reduce(torch.matmul, [input] * n)
+
+
+def _gradient(
+    input: Tensor, *, spacing: Any = 1.0, dim: Any = None, edge_order: int = 1
+) -> list[Tensor]:
+    """Take central differences, and one-sided ones at the edges."""
+    dims = range(input.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
+    steps = list(spacing) if isinstance(spacing, list | tuple) else [spacing] * len(dims)
+    if edge_order != 1 or any(isinstance(h, Tensor) and h.dim() for h in steps):
+        raise TypeError("pass numbers as spacing, and leave out edge_order")
+    return [_differences(input, d, h) for d, h in zip(dims, steps, strict=True)]
+
+
+def _differences(x: Tensor, dim: int, step: Any) -> Tensor:
+    one, n = 1, x.shape[dim]
+    inner = (x.narrow(dim, 2, n - 2) - x.narrow(dim, 0, n - 2)) / (2 * step)
+    ends = [(x.narrow(dim, i + 1, one) - x.narrow(dim, i, one)) / step for i in (0, n - 2)]
+    return torch.cat([ends[0], inner, ends[1]], dim)
+
+
 def _exponential(base: Any, exponent: Tensor) -> Tensor:
     """Raise a constant to a power that is a signal."""
     return torch.exp(exponent * torch.as_tensor(base).log())
@@ -127,6 +222,10 @@ def _exponential(base: Any, exponent: Tensor) -> Tensor:
 
 def _outer(input: Tensor, vec2: Tensor) -> Tensor:
     return input.unsqueeze(1) * vec2
+
+
+def _addr(input: Any, vec1: Tensor, vec2: Tensor, beta: float = 1, alpha: float = 1) -> Any:
+    return _addmm(input, vec1.unsqueeze(1), vec2.unsqueeze(0), beta, alpha)
 
 
 def _dot(input: Tensor, other: Tensor) -> Tensor:
@@ -178,19 +277,29 @@ _REWRITTEN: dict[str, Callable[..., Any]] = {
     "addcmul": _addcmul,
     "addmm": _addmm,
     "addmv": _addmv,
+    "addr": _addr,
+    "aminmax": _both_ends,
     "baddbmm": _baddbmm,
     "cdist": _pairs_apart,
     "cosine_similarity": _similarity_of_rows,
     "broadcast_tensors": _broadcast,
+    "chain_matmul": lambda *matrices: reduce(torch.matmul, matrices),
     "dot": _dot,
+    "gradient": _gradient,
+    "hypot": _hypotenuse,
+    "ldexp": lambda input, other: input * torch.pow(2.0, other),
     "__rpow__": lambda input, other: _exponential(other, input),
     "inner": lambda input, other: torch.matmul(input, other.mT if other.dim() > 1 else other),
     "lerp": _lerp,
+    "linalg_diagonal": lambda A, offset=0, dim1=-2, dim2=-1: torch.diagonal(A, offset, dim1, dim2),
+    "linalg_matrix_power": _matrix_power,
     "linalg_matmul": lambda input, other: torch.matmul(input, other),
     "linalg_multi_dot": lambda tensors: reduce(torch.matmul, tensors),
     "linalg_vecdot": lambda x, y, dim=-1: (x * y).sum(dim),
     "multi_head_attention_forward": attend_by_heads,
+    "matrix_power": _matrix_power,
     "mv": lambda input, vec: torch.matmul(input, vec),
+    "nanmean": _mean_of_numbers,
     "outer": _outer,
     "normalize": _normalize,
     "pairwise_distance": _rows_apart,
@@ -200,4 +309,6 @@ _REWRITTEN: dict[str, Callable[..., Any]] = {
     "std_mean": _beside_mean(torch.std),
     "tensordot": _tensordot,
     "var_mean": _beside_mean(torch.var),
+    "special_xlog1py": _times_logarithm(torch.log1p, 0.0),
+    "xlogy": _times_logarithm(torch.log, 1.0),
 }
