@@ -339,6 +339,10 @@ def test_relevance_of_any_network(fitted, name, target):
         )
         if target == "all":
             assert found.target.values.tolist() == labels
+        if target is None:
+            only = name == "skorch regressor"
+            said = "the only output" if only else "the predicted class of each sample"
+            assert found.attrs["target"] == said
     anomalies = pipeline[0].transform(field)
     found = explain(net, anomalies, vectorizer=pipeline[1], target=target)
     alone = sklrp.explain(net, pipeline[1].transform(anomalies), target=target)

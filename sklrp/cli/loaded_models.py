@@ -171,7 +171,7 @@ def parse_target(text: str | None, network: Any, classes: NDArray) -> tuple[Any,
             f"one, 0 to {n_outputs - 1}, several for their sum, such as 0,1, or all."
         )
     if text in (None, "all"):
-        return text, "the only output" if text is None else describe_target(text)
+        return text, describe_target(text, regression=True)
     mask = np.zeros(n_outputs, dtype=bool)
     for part in text.split(","):
         first, colon, behind = part.partition(":")

@@ -31,7 +31,7 @@ from sklrp.drawing.views import (
     is_composite,
     name_several,
 )
-from sklrp.geo.relevance_fields import EVERY, describe_target, is_of_outputs
+from sklrp.geo.relevance_fields import EVERY, EVERY_OUTPUT, describe_target, is_of_outputs
 
 _OVER = ("outline", "stipple", "hatch", "spread")  # what is drawn over maps, or beside them
 _MOST_COLUMNS = {"field": 3, "sequence": 1, "table": 3}  # of panels, where there is one view
@@ -714,7 +714,11 @@ def _read_unit(relevance: Any) -> str:
     name, units, target = map(str, said.pop())
     if units == "None" or "relevance" not in name:
         return "relevance"
-    whose = "" if target in ("None", EVERY) or f" for {target}" in name else f" for {target}"
+    whose = (
+        ""
+        if target in ("None", EVERY, EVERY_OUTPUT) or f" for {target}" in name
+        else f" for {target}"
+    )
     return f"{name}{whose} ({units})"
 
 

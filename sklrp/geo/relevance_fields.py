@@ -34,6 +34,8 @@ TARGET = "target"  # the dimension of the explained classes
 # What else than one class is explained, as the attribute "target" says.
 PREDICTED = "the predicted class of each sample"
 EVERY = "every class"
+ONLY = "the only output"  # of regression
+EVERY_OUTPUT = "every output"
 GIVEN = "a class given for each sample"
 FUNCTION = "a function of the output"
 SEVERAL = "a weighted sum of outputs"
@@ -164,7 +166,7 @@ def explain(
     chain.vectorizer.grid_.check(data)
     if _names_output(chain, data, target):
         target = (target,)
-    said = describe_target(target)
+    said = describe_target(target, _models.is_regression(chain.model.network))
     if isinstance(target, dict):
         target = mark_region(target, output, chain.vectorizer.grid_.sample_dim)
     elif output is not None:
@@ -334,12 +336,12 @@ def _describe_reference(network: Any, reference: Any) -> dict[str, Any]:
     }
 
 
-def describe_target(target: Any) -> str:
-    """Say in words what is explained."""
+def describe_target(target: Any, regression: bool = False) -> str:
+    """Say in words what is explained, of a model of classes or of a regression."""
     if target is None:
-        return PREDICTED
+        return ONLY if regression else PREDICTED
     if _wants_all(target):
-        return EVERY
+        return EVERY_OUTPUT if regression else EVERY
     if isinstance(target, dict):
         return "sum over " + ", ".join(f"{dim}={labels}" for dim, labels in target.items())
     if isinstance(target, tuple) and target and isinstance(target[0], str):  # an output by name
@@ -356,7 +358,7 @@ def explained_class(relevance: Any) -> str:
     if TARGET in field.coords and field[TARGET].ndim == 0:  # selected from those of every class
         return str(field[TARGET].item())
     target = field.attrs.get("target", PREDICTED)
-    return "" if target in (PREDICTED, EVERY, GIVEN) else str(target)
+    return "" if target in (PREDICTED, EVERY, GIVEN, ONLY, EVERY_OUTPUT) else str(target)
 
 
 def _check_call(labels: list[Any], target: Any, rule: Any) -> None:
