@@ -34,9 +34,9 @@ FLOORS = [
     "_network_cache composites keras",
     "_models modules preprocessing rules",
     "_constraints",
-    "_checks _files _random_stream _sample_axes _signals",
+    "_checks _files _random_stream _sample_axes _sample_times _signals",
     "_sklearn _skorch _stored _streams _torch _version _warnings _workers",
-    "_matching _missing _outputs",
+    "_coordinate_marks _matching _missing _outputs",
     "_devices",
 ]
 # Names that several files define, with the reason.

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import import_optional
+from sklrp._coordinate_marks import find_kind
 from sklrp._missing import as_plain_array
 from sklrp.geo.coordinates import (
     check_field,
     find_coordinate,
-    find_kind,
     full_turn,
     in_degrees,
     is_dataset,

@@ -1,42 +1,21 @@
-"""Which coordinate is time, latitude or longitude, and whether times are dates.
+"""Coordinates of fields: time, latitude or longitude of given data, in degrees, or as dates.
 
-Everything that takes fields of xarray asks here, by CF attributes first and common names last.
+Everything that takes fields of xarray asks here; `sklrp._coordinate_marks` says what marks which.
 """
 
 from __future__ import annotations
 
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
+from sklrp._coordinate_marks import ANGLES, KINDS, RADIANS, has_dates, rank_mark
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
-
-
-class _Kind(NamedTuple):
-    """How the CF conventions, and those who do without, mark a coordinate."""
-
-    axis: str
-    units: tuple[str, ...]
-    names: tuple[str, ...]
-    example: str
-
-
-_NORTH = ("degrees_north", "degree_north", "degree_n", "degrees_n", "degreen", "degreesn")
-_EAST = ("degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese")
-_KINDS = {
-    "time": _Kind("T", (), ("time", "t", "date", "valid_time"), "time"),
-    "latitude": _Kind("Y", _NORTH, ("lat", "latitude", "nav_lat", "lats", "y"), "lat"),
-    "longitude": _Kind("X", _EAST, ("lon", "longitude", "nav_lon", "lons", "long", "x"), "lon"),
-}
-_RADIANS = ("radian", "radians", "rad")
-# Units that leave open what an axis is.
-_ANGLES = (None, "", "1", "degrees", "degree", "deg", *_RADIANS)
-_PLAIN = ("x", "y")  # names that pixels and metres have too, unless units say degrees
 
 
 def is_field(data: Any) -> bool:
@@ -63,7 +42,7 @@ def find_coordinate(data: DataArray | Dataset, kind: str) -> str:
     """Return the name of the dimension that is "time", "latitude" or "longitude"."""
     # The standard name decides; without one the units (or, for time, a type of dates), then CF's
     # attribute axis, then common names. Several that are as good are refused.
-    ranks = {name: _rank(data[name], kind) for name in data.dims if name in data.coords}
+    ranks = {name: rank_mark(data[name], kind) for name in data.dims if name in data.coords}
     best = min((rank for rank in ranks.values() if rank is not None), default=None)
     found = [str(name) for name, rank in ranks.items() if rank is not None and rank == best]
     if len(found) == 1:
@@ -78,19 +57,19 @@ def find_coordinate(data: DataArray | Dataset, kind: str) -> str:
 
 def _explain_absence(data: DataArray | Dataset, kind: str) -> str:
     """Say what there is instead of a coordinate, and what to do."""
-    example = _KINDS[kind].example
+    example = KINDS[kind].example
     for name in data.coords:
-        if data[name].ndim > 1 and _rank(data[name], kind) is not None:
+        if data[name].ndim > 1 and rank_mark(data[name], kind) is not None:
             return (
                 f"{name!r} has the dimensions {data[name].dims}, but a one-dimensional "
                 f"{kind} is needed: regrid to a rectilinear grid first."
             )
-        if data[name].ndim == 0 and _rank(data[name], kind) is not None:
+        if data[name].ndim == 0 and rank_mark(data[name], kind) is not None:
             return (
                 f"{name!r} is a single value, not a dimension: select with a list, "
                 f"data.isel({name}=[0]), or data.expand_dims({str(name)!r})."
             )
-        if name not in data.dims and _rank(data[name], kind) is not None:
+        if name not in data.dims and rank_mark(data[name], kind) is not None:
             dim = data[name].dims[0]
             stacked = "stack with create_index=False and " if name in data.indexes else ""
             return (
@@ -98,7 +77,7 @@ def _explain_absence(data: DataArray | Dataset, kind: str) -> str:
                 f"data.swap_dims({dim}={str(name)!r})."
             )
     for name in data.dims:
-        if name not in data.coords and str(name).lower() in _KINDS[kind].names:
+        if name not in data.coords and str(name).lower() in KINDS[kind].names:
             return (
                 f"The dimension {name!r} has no coordinate: add one, "
                 f"data.assign_coords({name}=...)."
@@ -108,29 +87,6 @@ def _explain_absence(data: DataArray | Dataset, kind: str) -> str:
         f"standard_name={kind!r} or a name such as {example!r}: rename one, or set its attribute "
         "standard_name."
     )
-
-
-def _rank(coordinate: DataArray, kind: str) -> int | None:
-    """Return how well a coordinate is marked as the kind, 0 best, None not at all."""
-    axis, kind_units, names, _ = _KINDS[kind]
-    standard_name = coordinate.attrs.get("standard_name")
-    units = coordinate.attrs.get("units")
-    if standard_name is not None:
-        return 0 if standard_name == kind else None
-    if units is not None and str(units).lower() in kind_units:
-        return 1
-    if kind == "time":
-        if has_dates(coordinate):
-            return 1
-        open_units = units is None or " since " in str(units)
-    else:
-        open_units = units in _ANGLES
-    if not open_units:
-        return None
-    if coordinate.attrs.get("axis") == axis:
-        return 2
-    name = str(coordinate.name).lower()
-    return 3 if name in names and (name not in _PLAIN or units in ("degrees", "degree")) else None
 
 
 def in_degrees(coordinate: DataArray, kind: str) -> NDArray:
@@ -143,14 +99,14 @@ def in_degrees(coordinate: DataArray, kind: str) -> NDArray:
             f"{coordinate.name!r} must hold numbers of degrees, got {coordinate.dtype}: give the "
             f"centres of cells, data.assign_coords({coordinate.name}=...)."
         )
-    if unit in _RADIANS:
+    if unit in RADIANS:
         return np.degrees(values.astype(np.float64))
-    if unit in _ANGLES or unit in _KINDS[kind].units:
+    if unit in ANGLES or unit in KINDS[kind].units:
         return values
     raise ValueError(
         f"{coordinate.name!r} is in {units!r}, which is no {kind} in degrees: give {kind}s in "
         f"degrees, data.assign_coords({coordinate.name}=...), or its attribute units as "
-        f"{_KINDS[kind].units[0]!r} if they are."
+        f"{KINDS[kind].units[0]!r} if they are."
     )
 
 
@@ -164,31 +120,13 @@ def plain_values(coordinate: DataArray) -> NDArray:
 def full_turn(coordinate: DataArray) -> float:
     """Return 360 degrees in the units of a longitude."""
     units = str(coordinate.attrs.get("units")).lower()
-    return 2 * np.pi if units in _RADIANS else 360
+    return 2 * np.pi if units in RADIANS else 360
 
 
 def is_marked(coordinate: DataArray) -> bool:
     """Tell whether units or a standard name say what a coordinate is, and not its name alone."""
     units = coordinate.attrs.get("units")
     return "standard_name" in coordinate.attrs or units not in (None, "", "1")
-
-
-def find_kind(coordinate: DataArray) -> str | None:
-    """Return whether a coordinate is "time", "latitude" or "longitude", None if it is none."""
-    return next((kind for kind in _KINDS if _rank(coordinate, kind) is not None), None)
-
-
-def has_dates(coordinate: DataArray) -> bool:
-    """Tell whether a coordinate holds dates of NumPy or of cftime."""
-    if not isinstance(coordinate.dtype, np.dtype):  # one of pandas: of intervals, periods, ...
-        return False
-    if np.issubdtype(coordinate.dtype, np.datetime64):
-        return True
-    return bool(
-        coordinate.dtype == object
-        and coordinate.size
-        and hasattr(coordinate.values.flat[0], "calendar")
-    )
 
 
 def find_dates(data: DataArray | Dataset) -> str:
@@ -232,7 +170,7 @@ def find_sample_dim(data: DataArray | Dataset, sample_dim: str | None) -> str:
             )
         return sample_dim
     by_name = [str(name) for name in data.dims if name in ("time", "sample")]
-    marked = [n for n in data.dims if n in data.coords and _rank(data[n], "time") is not None]
+    marked = [n for n in data.dims if n in data.coords and rank_mark(data[n], "time") is not None]
     if marked:
         return find_coordinate(data, "time")
     if len(by_name) == 1:

@@ -11,16 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
-from sklrp.geo.coordinates import find_kind, find_sample_dim, is_dataset, plain_values
+from sklrp._coordinate_marks import MEMBERS, find_kind
+from sklrp.geo.coordinates import find_sample_dim, is_dataset, plain_values
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
 
-# Names of dimensions that count runs of a model, and no cells.
-_MEMBERS = {
-    *("member", "members", "ensemble", "ensemble_member", "ens", "number", "run"),
-    *("realization", "realisation", "member_id"),
-}
 CHANNEL = "variable"  # the dimension along which the variables of a Dataset are stacked
 
 
@@ -258,7 +254,7 @@ def _check_variables(data: DataArray | Dataset, sample_dim: str, channel_dim: st
                 f"samples; the data has {data.dims}."
             )
     for name, field in fields.items():
-        members = [str(d) for d in field.dims if str(d).lower() in _MEMBERS]
+        members = [str(d) for d in field.dims if str(d).lower() in MEMBERS]
         members = [dim for dim in members if dim not in (sample_dim, channel_dim)]
         if members and field.sizes[members[0]] > 1:
             dim = members[0]

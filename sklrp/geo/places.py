@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import check_field_mask
+from sklrp._coordinate_marks import find_kind
 from sklrp._matching import find_order
 from sklrp._missing import as_plain_array
 from sklrp.geo.coordinates import (
     find_coordinate,
-    find_kind,
     find_sample_dim,
     in_degrees,
     is_dataset,

@@ -21,6 +21,7 @@ from sklrp._kept import Kept
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._models import Model
+from sklrp._sample_times import SampleTimes, find_times
 from sklrp._stored import make_zeros, take_blocks
 from sklrp._streams import Streams
 from sklrp.skill.asked_models import (
@@ -167,7 +168,8 @@ def decompose_skill(
         model, samples, pool, question, of_cell, rng, draws, n_jobs, progress, kept
     )
     _say_noise(found, assumptions)
-    exchange = find_exchange(groups, block_length, question, found.phi, assumptions)
+    times = None if groups is not None else _find_times(model, X, y, rows)
+    exchange = find_exchange(groups, block_length, question, found.phi, assumptions, times)
     check_units(exchange, alpha, block_length == "auto")
     test = _Test(question, found.phi, exchange, of_cell, streams, n_permutations)
     near = None
@@ -236,6 +238,15 @@ def _hold_out(
         samples, labels = _keep_rows(samples, rows), labels[rows]
         groups = None if groups is None else as_plain_array(groups, "groups")[rows]
     return samples, labels, groups, pool, rows
+
+
+def _find_times(model: Any, X: Any, y: Any, rows: NDArray[np.intp]) -> SampleTimes | None:
+    """Return when samples were, if X or its labels say so."""
+    steps = [] if model.before is None else [step for _, step in model.before.steps]
+    grids: list[Any] = [getattr(step, "grid_", None) for step in steps]
+    dims = [grid.sample_dim for grid in grids if hasattr(grid, "sample_dim")]
+    found = find_times(X, next(iter(dims), None)) or find_times(y)
+    return None if found is None else found.take(rows)
 
 
 def _keep_rows(samples: NDArray, rows: NDArray[np.intp]) -> NDArray:

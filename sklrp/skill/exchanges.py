@@ -1,7 +1,8 @@
 """Which samples a test may exchange: groups, blocks of neighbours, or single samples.
 
-`decompose_skill` asks here before it permutes labels. Nobody says whether samples are in an order
-of time, so that is asked of the data: neighbours are then alike beyond what their classes share.
+`decompose_skill` asks here before it permutes labels. Samples whose coordinates say when they were
+are put into that order. Of others nobody says whether their order is one of time, so that is asked
+of the data: neighbours are then alike beyond what their classes share.
 """
 
 from __future__ import annotations
@@ -10,24 +11,20 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import fft
-from scipy.stats import norm
+from numpy.typing import NDArray
 
 from sklrp._checks import sort_values
 from sklrp._missing import as_plain_array
-from sklrp._stored import MEMORY_BYTES, make_zeros, release, take_blocks
+from sklrp._sample_times import SampleTimes
 from sklrp._warnings import warn_user
+from sklrp.skill.block_lengths import Memory, come_in_runs, estimate_block, estimate_in_time
 from sklrp.skill.permutations import Exchange
 from sklrp.skill.questions import Question
+from sklrp.skill.time_order import TimeOrder, order_by_time
 
-_CUT_OFF = 0.05  # of the variance of a statistic, by the borders of blocks
-_FALSE_ALARM = 0.01  # the probability that contributions in random order seem correlated
 _FAR_SHORTER = 4  # times: blocks of a quarter of the length lose four times as much variance
 _ASKED_FOR_BLOCKS = 8  # combinations of outputs
-_LONGER = 3  # times: a tail that the noise of long lags does not make
-_TRANSFORMED_VALUES = 2**22  # at once
-_ASKED_CELLS = 1024  # whose correlation over all lags is found
+_FEW = 30  # samples, of which an estimate of blocks knows little
 _LOADED = (
     "If their order is none of time (sorted by class, as the folds of an unshuffled "
     "StratifiedKFold are, or files put one after another), shuffle X and y together, or give "
@@ -41,6 +38,7 @@ def find_exchange(
     question: Question,
     contributions: list[NDArray],
     assumptions: list[str],
+    times: SampleTimes | None = None,
 ) -> Exchange:
     """Return what is exchanged, with the length of blocks estimated if it is not given.
 
@@ -54,6 +52,8 @@ def find_exchange(
         The contributions to each combination of outputs.
     assumptions : list of str
         What is taken for granted is added here.
+    times : SampleTimes or None, default=None
+        When the samples were. None (default): their order may be one of time.
 
     Returns
     -------
@@ -67,27 +67,97 @@ def find_exchange(
         return Exchange(n, codes.ravel())
     truth = question.numbers()
     classes = question.truth if question.shares is not None else None
-    length, rho = max(
-        estimate_block(truth, phi, classes) for phi in contributions[:_ASKED_FOR_BLOCKS]
-    )
+    asked = contributions[:_ASKED_FOR_BLOCKS]
+    if times is not None:
+        order = order_by_time(times)
+        found = [estimate_in_time(truth, phi, classes, order) for phi in asked]
+        return _exchange_in_time(
+            order, found, block_length, truth, classes is not None, assumptions
+        )
+    length, rho = max(estimate_block(truth, phi, classes) for phi in asked)
     if block_length != "auto":
         _warn_of_short_blocks(int(block_length), min(length, n), rho)
-        what = "single samples" if block_length == 1 else "blocks of neighbouring samples"
-        assumptions.append(f"{what} are exchangeable, as block_length says")
+        assumptions.append(_say_given(int(block_length), "sample"))
         return Exchange(n, None, int(block_length))
     length = min(length, n)
     assumptions.append(_say_order(length, rho, truth, classes is not None))
     return Exchange(n, None, length)
 
 
-def _warn_of_short_blocks(given: int, estimated: int, rho: float) -> None:
+def _exchange_in_time(
+    order: TimeOrder,
+    found: list[Memory],
+    block_length: int | str,
+    truth: NDArray,
+    is_class: bool,
+    assumptions: list[str],
+) -> Exchange:
+    """Return what is exchanged of samples whose times are known."""
+    per_run = 1 if order.runs is None else order.runs.shape[1] // order.slots.shape[1]
+    of_times = [each.length * (per_run if each.in_runs else 1) for each in found]
+    length, rho, wider, in_runs = found[int(np.argmax(of_times))]
+    place = "time" if order.has_members else "sample"
+    if block_length != "auto":
+        given = int(block_length)
+        _warn_of_short_blocks(given, min(max(of_times), order.n_times), rho, order.name)
+        if given == 1:
+            assumptions.append(_say_given(1, "sample"))
+            return Exchange(len(truth))
+        assumptions.append(f"{_say_given(given, place)}, in the order of {order.name!r}")
+        return Exchange(len(truth), None, given, order.moved, place)
+    slots = order.moved
+    if in_runs and order.runs is not None:
+        slots, place = order.runs, "run"
+    length = min(length, order.n_times if slots is None else len(slots))
+    assumptions.append(_say_times(order, length, rho, place, truth, is_class))
+    return Exchange(len(truth), None, length, slots, place, wider)
+
+
+def _say_given(length: int, place: str) -> str:
+    """Say what the user says may be exchanged."""
+    what = "single samples" if length == 1 else f"blocks of neighbouring {place}s"
+    return f"{what} are exchangeable, as block_length says"
+
+
+def _say_times(
+    order: TimeOrder, length: int, rho: float, place: str, truth: NDArray, is_class: bool
+) -> str:
+    """Say what was made of the times of samples."""
+    said = f"samples were put into the order of {order.name!r}"
+    if order.was_sorted:
+        said = f"samples are in the order of {order.name!r}"
+    if order.has_members:
+        said += f", those of each of its {order.n_times} times kept together"
+    if place == "run" and order.runs is not None:
+        said += f", and so were its {len(order.runs)} runs between gaps"
+    what = "samples" if place == "sample" else f"{place}s, whole,"
+    if length > 1:
+        what = f"blocks of {length} {place}s"
+    if length > 1 or place == "run":
+        said += f"; they are correlated ({rho:.2f} from one to the next)"
+        return f"{said}: {what} are exchangeable"
+    said += f"; no correlation from one to the next was found ({rho:.2f}): {what} are exchangeable"
+    if is_class and come_in_runs(truth, order):
+        said += (
+            ". Classes come in runs of it: a step that samples and labels share would look like "
+            "skill; give block_length or groups if there may be one"
+        )
+    return said
+
+
+def _warn_of_short_blocks(
+    given: int, estimated: int, rho: float, coordinate: str | None = None
+) -> None:
     """Warn if the blocks that were asked for are far shorter than those that would be taken."""
     if given >= estimated or 1 < given > estimated // _FAR_SHORTER:
         return
+    if_in_time = "If the samples are in order of time, p-values are far too small."
+    if coordinate is not None:
+        if_in_time = f"In the order of {coordinate!r}: p-values are far too small."
     warn_user(
         f"block_length={given} is kept, as asked, but labels and contributions are correlated "
-        f"from one sample to the next ({rho:.2f}): 'auto' would permute blocks of {estimated}. If "
-        "the samples are in order of time, p-values are far too small.",
+        f"from one sample to the next ({rho:.2f}): 'auto' would permute blocks of {estimated}. "
+        f"{if_in_time}",
     )
 
 
@@ -98,7 +168,7 @@ def _say_order(length: int, rho: float, truth: NDArray, is_class: bool) -> str:
             f"samples in their order are correlated ({rho:.2f} from one to the next): blocks of "
             f"{length} are exchangeable"
         )
-    if is_class and _lag1(_centred(truth, None)).max() > _noise(len(truth)):
+    if is_class and come_in_runs(truth, None):
         return (
             "samples are exchangeable if their order is that of y, whose classes come in runs, "
             "and not of time: within a class no sample was found to be like the next. In an order "
@@ -136,170 +206,32 @@ def check_units(exchange: Exchange, alpha: float, is_estimated: bool) -> None:
             "Labels move among groups of equal size only: hold out more groups, or as many "
             "samples of each."
         )
-    elif exchange.block_length == 1:
+    elif exchange.block_length == 1 and exchange.place == "sample":
         remedy = "Hold out more samples."
-    elif is_estimated:
+    elif not is_estimated:
+        remedy = "Hold out more samples, or give a smaller block_length if that is right."
+    elif exchange.slots is not None:
         remedy = (
-            "Samples are like their neighbours, so that they must be permuted in blocks of "
-            f"{exchange.block_length}. {_LOADED}"
+            f"By the coordinate of time {_say_together(exchange)}. Hold out more of it, give "
+            "groups, such as years or cases, or, if samples are independent whatever their time, "
+            "block_length=1."
         )
     else:
-        remedy = "Hold out more samples, or give a smaller block_length if that is right."
+        remedy = f"Samples are like their neighbours, so that {_say_together(exchange)}. {_LOADED}"
+    if is_estimated and exchange.groups is None and exchange.n_samples < _FEW:
+        remedy += (
+            f" {exchange.n_samples} samples tell little of their correlation, and independent "
+            "ones may look like a series: if these are independent, as cases drawn at random "
+            "are, block_length=1 permutes them singly."
+        )
     raise ValueError(
         f"there are too few units to permute, {exchange.words}: fewer than {1 / alpha:.0f} "
         f"orders cannot give p <= {alpha:g}. {remedy}"
     )
 
 
-def estimate_block(
-    labels: ArrayLike, contributions: NDArray, classes: NDArray[np.intp] | None = None
-) -> tuple[int, float]:
-    r"""Return a length of blocks for samples in order of time, and the correlation behind it.
-
-    Let :math:`a_k` be the product of the autocorrelations of the labels and of the contributions
-    at lag k: only if both are correlated in time does their product mislead a permutation test.
-    The variance of the statistic is then :math:`1 + 2 \sum_k a_k` times larger than of independent
-    samples. Of pairs k apart, blocks of length L keep the share :math:`1 - k / L`, so that
-    permuted labels lack :math:`2 \sum_k a_k k / L` of this variance. L is the smallest by which
-    this is at most a twentieth, of :math:`a_k = \rho^{2k}`; or of all lags until one cannot be
-    told from 0 if these ask for far more: a slow change under noise has a small :math:`a_1` and a
-    long tail. It is 1 where :math:`\rho` cannot be told from 0.
-
-    Parameters
-    ----------
-    labels : array-like of shape (n_samples,) or (n_samples, n_columns)
-        The labels, as numbers.
-    contributions : ndarray of shape (n_samples, n_cells)
-        The contributions.
-    classes : ndarray of shape (n_samples,) or None, default=None
-        The class of each sample, from 0, whose mean contributions are taken off: samples sorted by
-        class are alike in what tells the classes, which is no correlation in time.
-
-    Returns
-    -------
-    length : int
-        The number of samples in a block.
-    rho : float
-        The correlation.
-    """
-    n = len(contributions)
-    truth = _centred(np.asarray(labels, dtype=np.float64).reshape(n, -1), None)
-    parts = _centred(contributions, classes)
-    own, its = _lag1(truth), _lag1(parts)
-    weights = np.einsum("ij,ij->j", parts, parts)
-    keep = weights > 0
-    if n < 3 or not keep.any():
-        return 1, 0.0
-    rho_labels = float(own.max())
-    rho_cells = float(np.average(its[keep], weights=weights[keep]))
-    noise = _noise_of_mean(parts)
-    # One slow cell among many others is seen by itself.
-    least = its - norm.isf(_FALSE_ALARM / len(its)) * np.sqrt(np.clip(1 - its**2, 0, 1) / n)
-    slowest = int(np.where(keep, least, -np.inf).argmax())
-    is_slow = rho_cells > noise or least[slowest] > 0
-    if least[slowest] > rho_cells:
-        rho_cells = float(its[slowest])
-    product = max(rho_labels, 0.0) * max(rho_cells, 0.0)
-    if rho_labels < _noise(n) or not is_slow:
-        return 1, math.sqrt(product)
-    rho = min(math.sqrt(product), 0.99)
-    ideal = 2 * rho**2 / (1 - rho**4)
-    asked = np.flatnonzero(keep)[:: max(1, np.count_nonzero(keep) // _ASKED_CELLS)]
-    seen = _lost_by_lags(truth[:, own.argmax()], parts, asked, noise)
-    return math.ceil((seen if seen > _LONGER * ideal else ideal) / _CUT_OFF), rho
-
-
-def _noise(n: int) -> float:
-    """Return the lag-1 autocorrelation that a series without any hardly exceeds."""
-    return 2 / math.sqrt(n)
-
-
-def _noise_of_mean(parts: NDArray) -> float:
-    """Return the mean lag-1 autocorrelation that cells in random order hardly exceed.
-
-    The variance of the sum of products of neighbours is that of products of any two samples.
-    """
-    some, n = slice(None, None, max(1, parts.shape[1] // _ASKED_CELLS)), len(parts)
-    gram: Any = 0.0
-    total = of_rows = 0.0
-    for _, part in take_blocks(parts):
-        own = part[:, some].astype(np.float64)
-        whole = n < own.shape[1]  # few samples of many cells, which are one block
-        gram = gram + (own @ own.T if whole and len(own) == n else own.T @ own)
-        sizes = (own**2).sum(axis=1)
-        total += sizes.sum()
-        of_rows += (sizes**2).sum()
-    squares = (gram**2).sum() - of_rows
-    if total == 0:
-        return math.inf
-    return float(norm.isf(_FALSE_ALARM) * math.sqrt(max(squares, 0.0) / n) / total)
-
-
-def _lost_by_lags(
-    labels: NDArray, parts: NDArray, columns: NDArray[np.intp], noise: float
-) -> float:
-    """Return the share of the variance that blocks of length 1 lose, times 2, by all lags."""
-    n = len(parts)
-    most = n // 4
-    own = _autocorrelations(labels[:, None], np.arange(1), most)
-    its = _autocorrelations(parts, columns, most)
-    told = (own > _noise(n)) & (its > noise)
-    last = int(told.argmin()) if not told.all() else most
-    product = (own * its)[:last]
-    lags = np.arange(1, last + 1)
-    return float(2 * (lags * product).sum() / (1 + 2 * product.sum()))
-
-
-def _autocorrelations(
-    centred: NDArray, columns: NDArray[np.intp], n_lags: int
-) -> NDArray[np.float64]:
-    """Return the mean autocorrelation of columns at lags from 1, weighted by their variances."""
-    size = fft.next_fast_len(len(centred) + n_lags, real=True)
-    power: Any = 0.0
-    at_once = max(1, _TRANSFORMED_VALUES // size)
-    for first in range(0, len(columns), at_once):
-        series = centred[:, columns[first : first + at_once]]
-        power = power + (np.abs(fft.rfft(series, size, axis=0)) ** 2).sum(axis=1)
-    covariance = fft.irfft(power, size)[: n_lags + 1]
-    return covariance[1:] / covariance[0] if covariance[0] > 0 else np.zeros(n_lags)
-
-
-def _centred(series: NDArray, classes: NDArray[np.intp] | None) -> NDArray:
-    """Return a series less its mean, or less the mean of each sample's class."""
-    if series.nbytes > MEMORY_BYTES:
-        return _centred_in_file(series, classes)
-    if classes is None:
-        return series - series.mean(axis=0)
-    found = np.empty_like(series)
-    for label in np.unique(classes):
-        rows = classes == label
-        found[rows] = series[rows] - series[rows].mean(axis=0)
-    return found
-
-
-def _centred_in_file(series: NDArray, classes: NDArray[np.intp] | None) -> NDArray:
-    """Return the same of a long series, in a temporary file."""
-    codes = np.zeros(len(series), dtype=np.intp)
-    if classes is not None:
-        codes = np.unique(classes, return_inverse=True)[1].ravel()
-    counts = np.bincount(codes)
-    means = np.zeros((len(counts), series.shape[1]))
-    for rows, part in take_blocks(series):
-        own = codes[rows]
-        for code in np.unique(own):
-            means[code] += part[own == code].sum(axis=0, dtype=np.float64)
-    means /= counts[:, np.newaxis]
-    found = make_zeros(series.shape, series.dtype)
-    for rows, part in take_blocks(series):
-        found[rows] = part - means[codes[rows]].astype(series.dtype)
-        release(found)
-    return found
-
-
-def _lag1(centred: NDArray) -> NDArray[np.float64]:
-    """Return the lag-1 autocorrelation of columns, corrected for the bias of short series."""
-    n = len(centred)
-    variance = np.einsum("ij,ij->j", centred, centred)
-    products = np.einsum("ij,ij->j", centred[1:], centred[:-1])
-    r = np.divide(products, variance, out=np.zeros(len(variance)), where=variance > 0)
-    return (r * n + 1) / (n - 4) if n > 8 else r
+def _say_together(exchange: Exchange) -> str:
+    """Say what is permuted as a whole."""
+    if exchange.block_length == 1:
+        return f"the samples of one {exchange.place} must be kept together"
+    return f"they must be permuted in blocks of {exchange.block_length} {exchange.place}s"

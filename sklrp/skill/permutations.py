@@ -33,57 +33,94 @@ class Exchange:  # numpydoc ignore=PR02
         The unit that each sample belongs to, as codes from 0; labels move with units.
     block_length : int, default=1
         The number of neighbours in a block, of samples in order of time; 1 for plain samples.
+    slots : ndarray of shape (n_places, n_slots) or None, default=None
+        Which samples are at each place in the order of time, -1 where none is: places are what
+        blocks are made of, and what is at one stays together. None (default): one sample each, in
+        the order of samples.
+    place : str, default="sample"
+        What a place is: a "sample", a "time" of several, or a "run" without a gap.
+    widening : float, default=1.0
+        How much larger the errors of the statistics are than permuted labels show.
     """
 
     n_samples: int
     groups: NDArray[np.intp] | None = None
     block_length: int = 1
+    slots: NDArray[np.intp] | None = None
+    place: str = "sample"
+    widening: float = 1.0
+
+    @property
+    def n_places(self) -> int:
+        """The number of samples, or of places with several."""
+        return self.n_samples if self.slots is None else len(self.slots)
 
     @property
     def n_units(self) -> int:
         """The number of units that are permuted."""
         if self.groups is not None:
             return int(self.groups.max()) + 1
-        return math.ceil(self.n_samples / self.block_length)
+        return math.ceil(self.n_places / self.block_length)
 
     @property
     def units(self) -> NDArray[np.intp]:
         """The number of the unit that each sample belongs to."""
         if self.groups is not None:
             return self.groups
-        return np.arange(self.n_samples) // self.block_length
+        of_place = np.arange(self.n_places) // self.block_length
+        if self.slots is None:
+            return of_place
+        found = np.empty(self.n_samples, dtype=np.intp)
+        taken = self.slots >= 0
+        found[self.slots[taken]] = np.broadcast_to(of_place[:, None], self.slots.shape)[taken]
+        return found
 
     @property
     def words(self) -> str:
         """What is exchanged, in words."""
         if self.groups is not None:
             return "1 group" if self.n_units == 1 else f"{self.n_units} groups, whole"
-        if self.n_units == 1 and self.n_samples > 1:
-            return f"1 block of all {self.n_samples} samples"
+        n, place = self.n_places, self.place
+        if self.n_units == 1 and n > 1:
+            return f"1 block of all {n} {place}s"
         if self.block_length > 1:
-            up_to = "up to " if self.n_samples % self.block_length else ""
-            return f"{self.n_units} blocks of {up_to}{self.block_length} neighbouring samples"
-        return "1 sample" if self.n_samples == 1 else f"{self.n_samples} single samples"
+            up_to = "up to " if n % self.block_length else ""
+            return f"{self.n_units} blocks of {up_to}{self.block_length} neighbouring {place}s"
+        if place == "sample":
+            return "1 sample" if n == 1 else f"{n} single samples"
+        return f"{n} {place}{'' if n == 1 else 's'}, whole, of {self.n_samples} samples"
 
     def draw(self, rng: np.random.Generator, n_draws: int) -> NDArray[np.intp]:
         """Return permutations, (n_draws, n_samples): whose label each sample takes."""
         if self.groups is not None:
             return np.stack([self._permute_groups(rng) for _ in range(n_draws)])
         if self.block_length == 1:
-            return rng.permuted(np.tile(np.arange(self.n_samples), (n_draws, 1)), axis=1)
-        return np.stack([self._permute_blocks(rng) for _ in range(n_draws)])
+            places = rng.permuted(np.tile(np.arange(self.n_places), (n_draws, 1)), axis=1)
+        else:
+            places = np.stack([self._permute_blocks(rng) for _ in range(n_draws)])
+        if self.slots is None:
+            return places
+        return np.stack([self._fill(self.slots, self.slots[order]) for order in places])
 
     def _permute_blocks(self, rng: np.random.Generator) -> NDArray[np.intp]:
         # The series is cut at a random phase, so that no place is at a block's edge every time.
         start = int(rng.integers(self.block_length))
-        rows = np.roll(np.arange(self.n_samples), -start)
+        rows = np.roll(np.arange(self.n_places), -start)
         blocks = [
             rows[first : first + self.block_length]
-            for first in range(0, self.n_samples, self.block_length)
+            for first in range(0, self.n_places, self.block_length)
         ]
         shuffled = np.concatenate([blocks[i] for i in rng.permutation(len(blocks))])
         found = np.empty_like(shuffled)
         found[rows] = shuffled
+        return found
+
+    def _fill(self, slots: NDArray[np.intp], source: NDArray[np.intp]) -> NDArray[np.intp]:
+        # Where one place lacks what the other has, the rest is handed out in the order of places.
+        found = np.empty(self.n_samples, dtype=np.intp)
+        both = (slots >= 0) & (source >= 0)
+        found[slots[both]] = source[both]
+        found[slots[(slots >= 0) & ~both]] = source[(source >= 0) & ~both]
         return found
 
     def _permute_groups(self, rng: np.random.Generator) -> NDArray[np.intp]:
@@ -376,7 +413,7 @@ def permutation_test(
     for start in range(0, n_permutations, per_chunk):
         rows = exchange.draw(rng, min(per_chunk, n_permutations - start))
         total, variance = scores(rows)
-        null = _studentise(total, np.sqrt(variance, out=variance), floor)
+        null = _studentise(total, np.sqrt(variance, out=variance), floor) * exchange.widening
         if watch is not None:
             watch(null)
         null = np.abs(null)[:, order]

@@ -1,0 +1,156 @@
+"""When samples were: the times that a coordinate of xarray or an index of pandas gives them.
+
+`sklrp.skill` puts samples into this order before it asks whether neighbours are alike: shuffled
+months are a series all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sklrp._coordinate_marks import MEMBERS, rank_mark
+
+_YEARS = ("year", "years")  # the name of the dimension of seasonal or annual means
+
+
+@dataclass(frozen=True)
+class SampleTimes:  # numpydoc ignore=PR02
+    """The time of each sample.
+
+    Parameters
+    ----------
+    name : str
+        What the coordinate is called.
+    values : ndarray of shape (n_samples,)
+        Days of dates, or numbers as they are.
+    member : ndarray of shape (n_samples,)
+        Which of the samples of one time each is, as codes: its member of an ensemble, its station.
+        0 where nothing says so.
+    """
+
+    name: str
+    values: NDArray[np.float64]
+    member: NDArray[np.intp]
+
+    def take(self, rows: NDArray[np.intp]) -> SampleTimes:
+        """Return the times of some of the samples."""
+        return replace(self, values=self.values[rows], member=self.member[rows])
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A coordinate along the samples, of xarray or of pandas."""
+
+    name: str
+    values: Any
+    attrs: Mapping[Any, Any] = field(default_factory=dict)
+    is_level: bool = False  # of an index with several
+
+    @property
+    def dtype(self) -> Any:
+        return self.values.dtype
+
+    @property
+    def size(self) -> int:
+        return len(self.values)
+
+
+def find_times(data: Any, dim: Any = None) -> SampleTimes | None:
+    """Return when samples were, as far as they say so themselves.
+
+    Parameters
+    ----------
+    data : object
+        Samples, or their labels: a DataArray or Dataset, a DataFrame or Series, or anything else.
+    dim : hashable or None, default=None
+        The dimension of the samples. None (default): the first.
+
+    Returns
+    -------
+    SampleTimes or None
+        Dates, or numbers that CF's attributes or a common name mark as time; None where there are
+        none. Of several the dimension's own coordinate, or the best marked.
+
+    Raises
+    ------
+    ValueError
+        If some of the times are missing.
+    """
+    columns = list(_columns_of(data, dim))
+    ranked = [(_rank(column), column) for column in columns]
+    marked = [(rank, k) for k, (rank, _) in enumerate(ranked) if rank is not None]
+    for _, k in sorted(marked):
+        values = _read_times(columns[k])
+        if values is None:
+            continue
+        unknown = np.flatnonzero(~np.isfinite(values))
+        if len(unknown):
+            raise ValueError(
+                f"{len(unknown)} of {len(values)} samples have no time in {columns[k].name!r}, "
+                f"the first at position {unknown[0]}: leave them out, or drop this coordinate if "
+                "the order of samples means nothing."
+            )
+        others = [column for i, column in enumerate(columns) if i != k]
+        return SampleTimes(columns[k].name, values, _code_members(others, len(values)))
+    return None
+
+
+def _columns_of(data: Any, dim: Any) -> Iterator[_Column]:
+    """Yield what runs along the samples, the dimension's own coordinate first."""
+    if hasattr(data, "dims") and hasattr(data, "coords"):
+        dim = next(iter(data.dims), None) if dim is None else dim
+        names = [name for name in data.coords if data[name].dims == (dim,)]
+        levels = data.indexes[dim].names if dim in data.indexes else ()
+        for name in sorted(names, key=lambda name: name != dim):
+            own = data[name]
+            values = own.values if isinstance(own.dtype, np.dtype) else own.to_index()
+            yield _Column(str(name), values, own.attrs, name in levels)
+    elif hasattr(data, "iloc"):
+        index = data.index
+        for k, name in enumerate(index.names):
+            values = index.get_level_values(k)
+            yield _Column("index" if name is None else str(name), values, is_level=True)
+
+
+def _rank(column: _Column) -> int | None:
+    """Return how well a column is marked as time, 0 best, None not at all."""
+    if getattr(column.dtype, "kind", "") == "M" or str(column.dtype).startswith("period"):
+        return 1
+    known: Any = column
+    rank = rank_mark(known, "time")
+    return 4 if rank is None and column.name.lower() in _YEARS else rank
+
+
+def _read_times(column: _Column) -> NDArray[np.float64] | None:
+    """Return times as numbers, NaN of those that are missing; None if they are none."""
+    values = column.values
+    if hasattr(values, "to_timestamp"):
+        values = values.to_timestamp()
+    if getattr(values, "tz", None) is not None:
+        values = values.tz_convert(None)
+    values = np.asarray(values)
+    if values.dtype.kind == "M":
+        dated = values[~np.isnat(values)]
+        values = values - (dated.min() if len(dated) else np.datetime64("NaT"))
+    if values.dtype.kind == "m":
+        return values / np.timedelta64(1, "D")
+    if values.dtype.kind in "iuf":
+        return values.astype(np.float64)
+    if values.dtype.kind == "O" and len(values) and hasattr(values[0], "calendar"):
+        return np.array([(value - values[0]).total_seconds() / 86400.0 for value in values])
+    return None
+
+
+def _code_members(columns: list[_Column], n_samples: int) -> NDArray[np.intp]:
+    """Return codes of what tells samples of one time apart."""
+    codes = np.zeros(n_samples, dtype=np.intp)
+    named = [column for column in columns if column.name.lower() in MEMBERS]
+    for column in named or [column for column in columns if column.is_level]:
+        own = np.unique(np.asarray(column.values).astype(str), return_inverse=True)[1].ravel()
+        codes = codes * (own.max(initial=0) + 1) + own
+    return codes
