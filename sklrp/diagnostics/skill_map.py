@@ -93,11 +93,14 @@ def skill_map(
         None (default): draws of them, which neither credit a constant offset nor an outlier.
     groups : array-like of shape (n_samples,) or None, default=None
         Units that belong together, such as cases, members or years: their labels are permuted as
-        a whole, among units of equal size.
+        a whole, among units of equal size, whatever times X has.
     block_length : int or "auto", default="auto"
         Neighbours, of samples in order of time, that are permuted together. ``"auto"`` estimates
         it from labels and contributions; 1 permutes single samples, with a warning if they are
-        correlated.
+        correlated. Where a coordinate of X, or of y, says when samples were (of xarray, or the
+        dates of an index of pandas), they are put into its order first, those of one time are
+        kept together and count as one neighbour, and gaps count as long as they are. Elsewhere
+        the order of X is asked.
     alpha : float, default=0.05
         The probability that any cell is called true or misleading that is neither; at least
         1 / (1 + `n_permutations`).
