@@ -95,6 +95,9 @@ class Signal:
         Whether ``x`` is a gate that counts as a constant in products, as a sample's deviation does
         and the weights of an attention under ``attention="constant"``: it takes nothing there,
         whatever the composite's ``product``.
+    position : bool, default=False
+        Whether ``x`` is integers that were counted along masks, such as the positions of tokens:
+        what they look up is a constant.
     activated : bool, default=False
         Whether ``x`` is the output of an activation, such as SiLU.
     lengths : Tensor of shape (n_samples,) or None, default=None
@@ -114,6 +117,7 @@ class Signal:
     sigmoid: bool = False
     mask: bool = False
     held: bool = False
+    position: bool = False
     activated: bool = False
     lengths: Tensor | None = None
     axis: int = 0

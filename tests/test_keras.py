@@ -258,6 +258,20 @@ def test_relevance_of_loops_is_that_of_torchs_layers(tmp_path):
     np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "layer", [L.GRU(3, reset_after=False), L.LSTM(3, activation="relu"), L.SimpleRNN(3)]
+)
+def test_loops_are_of_the_kind_of_recurrent_layers(layer, tmp_path):
+    model = keras.Sequential([keras.Input((4, 3)), L.Masking(), layer, L.Dense(2)])
+    network = read(model, tmp_path / "loop.keras")
+    X = np.random.default_rng(0).normal(size=(3, 4, 3)).astype("float32")
+    rules = Composite([("loop", Gamma(), "recurrent"), ("head", Epsilon(), "dense")])
+    plan = str(sklrp.plan(network, rules, X))
+    lines = [line.split() for line in plan.splitlines() if "()" in line]
+    assert {line[2] for line in lines if line[0].startswith(layer.name)} == {"Gamma()"}
+    assert lines[-1][1:] == ["Linear", "Epsilon()"]
+
+
 def test_relevance_of_attention_is_that_of_torchs_layer(tmp_path):
     start = keras.Input((7, 6))
     x = L.MultiHeadAttention(2, 3)(start, start)
@@ -537,6 +551,24 @@ def test_arrays_that_are_not_there_or_too_many(small):
 
     with pytest.raises(ValueError, match="holds arrays that no layer of its config has"):
         sklrp.from_keras(with_config(small, fewer))
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_the_command_line_says_how_to_read_them(suffix, tmp_path):
+    from click.testing import CliRunner
+
+    from sklrp.cli import main
+
+    path, data = tmp_path / f"model.{suffix}", tmp_path / "X.npy"
+    save(keras.Sequential([keras.Input((3,)), L.Dense(2)]), path)
+    np.save(data, np.zeros((2, 3)))
+    result = CliRunner().invoke(
+        main, ["explain", str(path), str(data), "-o", str(tmp_path / "out.npy")]
+    )
+    assert result.exit_code != 0
+    assert f"network = sklrp.from_keras({str(path)!r})" in result.output
+    with pytest.raises(ValueError, match=r"from_keras\("):
+        sklrp.load(path)
 
 
 def test_files_that_are_none(tmp_path, small):

@@ -1497,6 +1497,39 @@ def test_functions_of_tokens_are_right_or_refused(name):
     assert_same(relevance, reference(model, X)[0], 1e-9)
 
 
+def positions_of_what_is_there(self, t):
+    """As RoBERTa counts them: padding has the first position of the table."""
+    there = t.ne(0).int()
+    return ((torch.cumsum(there, dim=1).type_as(there) + 0) * there).long()
+
+
+def test_positions_counted_along_a_mask_are_constant():
+    """They keep the share of a bias, as those of a table do, and so does what they look up."""
+
+    def by_counting(self, t):
+        places = positions_of_what_is_there(self, t).clamp(max=3)
+        kinds = torch.gather(self.kinds.expand(len(t), -1), 1, places).expand(len(t), t.size(1))
+        return self.embed(t) + self.place(places) + self.place(kinds)
+
+    torch.manual_seed(0)
+    model = Words(by_counting).double()
+    model.register_buffer("kinds", torch.tensor([[0, 1, 1, 2]]))
+    X = np.array([[1, 2, 3, 0], [4, 1, 1, 2], [5, 0, 0, 0], [3, 3, 2, 1]])
+    relevance, details = explain(model, X, target=1, rule="zero", epsilon=0.0, return_details=True)
+    with torch.no_grad():
+        vectors = model.embed(torch.tensor(X)) * model.last.weight[1]
+    assert_same(relevance, vectors.sum(-1).numpy(), 1e-9)
+    assert_accounted(relevance, details)
+
+
+def test_other_numbers_made_of_masks_are_refused():
+    """Classes of tokens that a comparison makes say something of the token."""
+    torch.manual_seed(0)
+    model = Words(lambda self, t: self.embed(t) + self.place(t.gt(2).long())).double()
+    with pytest.raises(TypeError, match="comparison 'gt'"):
+        explain(model, np.array([[1, 2, 3, 0]] * 3), target=1)
+
+
 def test_scripted_modules_are_right_or_refused():
     model = build_operation(lambda self, x: x)
     model.function, model.script = lambda self, x: self.script(x), scripted_layers

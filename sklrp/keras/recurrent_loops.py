@@ -28,6 +28,7 @@ class RecurrentLoop(nn.Module):
         Whether the output is 0 at masked steps, not that of the last step before.
     """
 
+    kind_of_layers = "recurrent"  # what composites call the products with the weights
     n_gates: int
     n_states = 1
 

@@ -128,7 +128,11 @@ def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 def _read_metadata(path: Any, file: BinaryIO, n_bytes: int) -> dict[str, str]:
     """Return the metadata of a file, of which no more is read than its header says."""
-    n_header = int.from_bytes(file.read(8), "little")
+    start = file.read(8)
+    for first, what in _OF_OTHERS:
+        if start.startswith(first):
+            raise ValueError(f"{path} is no safetensors file, but {what.format(path=str(path))}")
+    n_header = int.from_bytes(start, "little")
     if not 2 <= n_header <= min(n_bytes - 8, _LONGEST_HEADER):
         raise ValueError(_damaged(path, f"its header has {n_header} of {n_bytes} bytes"))
     try:
@@ -147,6 +151,26 @@ def _read_metadata(path: Any, file: BinaryIO, n_bytes: int) -> dict[str, str]:
     if n_expected != n_bytes:
         raise ValueError(_damaged(path, f"it has {n_bytes} bytes, its header says {n_expected}"))
     return metadata
+
+
+_FROM_KERAS = (
+    "Of a Keras model: network = sklrp.from_keras({path!r}); relevance = sklrp.explain(network, "
+    "X), in Python."
+)
+# What files of others start with, and what to do with them.
+_OF_OTHERS = (
+    (b"\x89HDF\r\n", f"HDF5, as older versions of Keras write. {_FROM_KERAS}"),
+    (
+        b"PK\x03\x04",
+        f"a zip archive, as Keras and torch write. {_FROM_KERAS} Build a torch network by its own "
+        "code, load its state_dict, and pass it to sklrp.explain.",
+    ),
+    (
+        b"\x80\x04",
+        "a pickle, which may run any code and is never read here. Load it where it was written, "
+        "and save the estimator by sklrp.save.",
+    ),
+)
 
 
 def _damaged(path: Any, why: str) -> str:

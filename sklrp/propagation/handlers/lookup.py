@@ -1,7 +1,9 @@
 """Handlers of embeddings.
 
-The relevance of a token is the sum over the axis of its vector. Importing this module registers
-the handlers.
+The relevance of a token is the sum over the axis of its vector. What positions look up that were
+counted along a mask, as RoBERTa does to leave out padding, is constant for the sample: it keeps
+its share, as a bias does, and as the positions of a table do. Importing this module registers the
+handlers.
 """
 
 from __future__ import annotations
@@ -29,7 +31,15 @@ def _extremes(step: Step, tokens: Signal) -> Signal:
 
 @register(nn.Embedding, any_axis=True, bounds=_extremes)
 def _embedding(step: Step, tokens: Signal) -> tuple[Signal, Pull]:
-    return _look_up(step, tokens), lambda relevance, kept: relevance.sum(-1)
+    vectors = _look_up(step, tokens)
+    if not tokens.position:
+        return vectors, lambda relevance, kept: relevance.sum(-1)
+
+    def pull(relevance: Tensor, kept: Kept | None) -> None:
+        if kept is not None:
+            kept.add("bias", relevance)
+
+    return vectors, pull
 
 
 @register(nn.EmbeddingBag)

@@ -67,7 +67,13 @@ def standing(*sources: Signal) -> dict[str, Any]:
         "gate": all(s.gate for s in sources),
         "held": all(s.held or s.mask for s in sources),
         "mask": all(s.mask for s in sources),
+        "position": tell_positions(sources),
     }
+
+
+def tell_positions(sources: Sequence[Signal]) -> bool:
+    """Return whether what is computed of signals is positions: of some, and else of masks."""
+    return any(s.position for s in sources) and all(s.position or s.mask for s in sources)
 
 
 def broadcast_samples(shape: torch.Size, *operands: Any) -> Tensor | None:

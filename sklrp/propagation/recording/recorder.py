@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from sklrp._outputs import pick_output
 from sklrp._torch import DisableTorchFunction, is_autocast_on, overrides_functions
+from sklrp.propagation.handlers.operands import tell_positions
 from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.recording.aliases import Layout
 from sklrp.propagation.recording.as_layers import LAYERS, to_layer
@@ -154,7 +155,7 @@ class Recorder(TorchFunctionMode):
         if any(t.is_complex() for t in tensors) and entry.handler not in PASSING:
             raise self.refusals.unsupported(path, COMPLEX_NUMBERS)
         packed = args[0] if args and isinstance(args[0], PackedSequence) else None
-        operation = Operation(path, layer, entry)
+        operation = Operation(path, layer, entry._replace(kind=self._kind_of(entry.kind)))
         if packed is not None:
             out = self.writer.apply(operation, (packed.data, *args[1:]))
             return pack_again(packed, out, self.writer)
@@ -169,6 +170,11 @@ class Recorder(TorchFunctionMode):
         if not getattr(layer, "inplace", False):
             return self.writer.apply(operation, args, own=run_own)
         return self._change(args[0], lambda: self.writer.apply(operation, args, own=run_own))
+
+    def _kind_of(self, kind: str | None) -> str | None:
+        """Return the kind of a layer with weights: its own, or what the calling module says."""
+        said: str | None = getattr(self.refusals.running, "kind_of_layers", None)
+        return kind if kind is None or said is None else said
 
     def watch(self, path: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the forward of a module, and note what it returns."""
@@ -287,8 +293,11 @@ class Recorder(TorchFunctionMode):
             return self._change_integers(call)
         out = call.run()
         self._claim(out, call)
+        sources = [node.signal for node in call.inputs]
+        counts = call.base == "cumsum" and all(source.mask for source in sources)
+        position = counts or tell_positions(sources)
         for tensor in find_all(Tensor, out):
-            self.writer.nodes.add_integers(tensor, copy=self.writer.exact)
+            self.writer.nodes.add_integers(tensor, copy=self.writer.exact, position=position)
         return out
 
     def _change_integers(self, call: FunctionCall) -> Any:

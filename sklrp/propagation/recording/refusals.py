@@ -109,6 +109,11 @@ class Refusals:
         finally:
             self._places.pop()
 
+    @property
+    def running(self) -> nn.Module:
+        """The innermost module whose forward is being run."""
+        return self._places[-1][1] if self._places else self.network
+
     def path_of(self, name: str) -> str:
         """Return the path of a function, in the module whose forward calls it."""
         path = self._places[-1][0] if self._places else ""
@@ -116,7 +121,7 @@ class Refusals:
 
     def unsupported(self, name: str, why: str = "") -> Refusal:
         """Refuse a function or a layer, which the forward being run calls."""
-        path, module = self._places[-1] if self._places else ("", self.network)
+        path, module = self._places[-1][0] if self._places else "", self.running
         name = name.removeprefix(f"{path}.")
         kind = type(module).__name__
         where = f"layer {path!r} ({kind})" if path else f"the network ({kind})"

@@ -78,11 +78,15 @@ class Nodes:
         self.largest = max(self.largest, tensor.numel())
         return node
 
-    def add_integers(self, tensor: Tensor, nonnegative: bool = False, copy: bool = False) -> Node:
+    def add_integers(
+        self, tensor: Tensor, nonnegative: bool = False, copy: bool = False,
+        position: bool = False,
+    ) -> Node:  # fmt: skip
         """Note integers or masks that were computed from the input, off the tape."""
         # They may be used; relevance that reaches them is refused when it is pulled.
         values = tensor.clone() if copy else tensor
-        node = self._nodes[tensor] = Node(-1, Signal(values, nonnegative, gate=True), None, False)
+        signal = Signal(values, nonnegative, gate=True, position=position)
+        node = self._nodes[tensor] = Node(-1, signal, None, False)
         return node
 
     def share(self, tensor: Tensor) -> bool:
