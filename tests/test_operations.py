@@ -276,6 +276,18 @@ RIGHT = {
         "tio,tbi->bot", self.matrix[:4].reshape(4, 6, 1) * self.shift, x.transpose(0, 1)
     ),
     "einsum without a sum": lambda self, x: torch.einsum("bti,o->btio", x, self.shift),
+    "einsum, one weight for all steps": lambda self, x: torch.einsum(
+        "bti,ti->bt", x, self.shift[None]
+    ),
+    "einsum, one weight for all features": lambda self, x: torch.einsum(
+        "bti,ti->bt", x, self.shift[:4, None]
+    ),
+    "einsum, one step for all weights": lambda self, x: torch.einsum(
+        "bti,ti->bt", x[:, :1], self.matrix[:4]
+    ),
+    "einsum, one matrix for all samples": lambda self, x: torch.einsum(
+        "bti,bio->bto", x, self.matrix[None]
+    ),
     "cumsum": lambda self, x: x.cumsum(-1),
     "diff": lambda self, x: x.diff(dim=1),
     "diff behind a constant": lambda self, x: torch.diff(
@@ -721,6 +733,65 @@ def test_both_factors_of_a_bilinear_layer_get_half_of_their_contributions(as_fun
     rule = sklrp.Composite([("all", sklrp.Epsilon(), "all")], product="prop")
     with pytest.raises(TypeError, match=r"'bilinear'.*product='prop'"):
         sklrp.explain(model, (a, b), target=1, rule=rule)
+
+
+def test_two_signals_of_which_one_has_one_step_share_half_each():
+    model = build(lambda self, x: torch.einsum("bti,bti->bt", x, 2 * x[:, :1]))
+    plain = build(lambda self, x: (x * (2 * x[:, :1])).sum(-1))
+    for n_samples in (1, 3):
+        X = some_samples(n_samples)
+        maps = [sklrp.explain(m, X, target=1, rule="zero", epsilon=0.0) for m in (model, plain)]
+        assert_close(*maps)
+
+
+@pytest.mark.parametrize("rule", ["z_plus", "alpha_beta", "gamma"])
+def test_an_integral_over_falling_places_is_negative(rule):
+    """As over pressure, from the ground up: all that enters the next layer is below zero."""
+    places = torch.tensor([5.0, 3.0, 2.0, 1.5]).double()
+
+    def integral(self, x):
+        return torch.trapezoid(F.relu(x), places, dim=1)
+
+    def written_out(self, x):
+        h = F.relu(x)
+        return ((h[:, 1:] + h[:, :-1]) / 2 * places.diff()[:, None]).sum(1)
+
+    X = some_samples(4)
+    maps = [
+        sklrp.explain(build(run), X, target=1, rule=rule, epsilon=1e-12)
+        for run in (integral, written_out)
+    ]
+    assert np.abs(maps[1]).max() > 0.01
+    np.testing.assert_allclose(*maps, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x, k: torch.zeros_like(x).scatter(1, k[..., None].expand_as(x), x),
+        lambda x, k: torch.zeros_like(x).index_put((torch.arange(len(x))[:, None], k), x),
+    ],
+)
+def test_places_of_the_input_that_meet_are_refused_in_any_sample(write):
+    """The first samples, on which the network is tried, write each value to its own place."""
+
+    class Written(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(12, 2, bias=False).double()
+
+        def forward(self, x, k):
+            return self.last(write(x, k).flatten(1))
+
+    torch.manual_seed(0)
+    model, X = Written(), some_samples(40)
+    places = np.tile([3, 0, 2, 1], (40, 1))
+    relevance = sklrp.explain(model, (X, places), target=1, rule="zero", epsilon=0.0)[0]
+    weight = model.last.weight[1].detach().numpy().reshape(4, 3)
+    assert_close(relevance, X * weight[places[0]])
+    places[20] = [0, 0, 1, 2]
+    with pytest.raises(TypeError, match="writes several values into one place"):
+        sklrp.explain(model, (X, places), target=1)
 
 
 def test_places_that_depend_on_the_input_are_refused():

@@ -105,7 +105,7 @@ def takes_relevance(signal: Signal) -> bool:
 
 
 # Functions that add values up, all of whose weights are positive where their constants are.
-_POSITIVE = frozenset(["cumsum", "scatter_add", "index_add", "trapezoid", "trapz", "trace"])
+_POSITIVE = frozenset(["cumsum", "scatter_add", "index_add", "trace"])
 
 
 @register("cumsum", "scatter_add", bounds=monotone)
@@ -141,7 +141,7 @@ def add_up(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
 
     operands = [v for v in (*args, *kwargs.values()) if isinstance(v, Signal | Tensor)]
     nonnegative = name in _POSITIVE and all(map(is_nonnegative, operands))
-    nonnegative = nonnegative and kwargs.get("alpha", 1) >= 0 and kwargs.get("dx", 1) >= 0
+    nonnegative = nonnegative and kwargs.get("alpha", 1) >= 0
     return function.signal(z, nonnegative), pull
 
 
@@ -172,7 +172,8 @@ def move(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
         raise TypeError("use scatter_add or scatter_reduce in place of scatter(reduce=...)")
     function = Linear(step, args, kwargs)
     x = function(function.values)
-    if any(signal.samples is not None for signal in function.moving):  # once, while probing
+    is_probed = any(signal.samples is not None for signal in function.moving)
+    if is_probed or len(function.moving) < len(function.order):  # places may be of the input
         n_used = sum(part.sum() for part in function.adjoint(torch.ones_like(x)[None]))
         if n_used != function.is_moved().sum():
             raise TypeError("it writes several values into one place")

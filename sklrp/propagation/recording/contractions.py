@@ -70,6 +70,8 @@ def _einsum(depends: Callable[[Any], bool], equation: Any, *operands: Any) -> Te
         operands = tuple(operands[0])
     letters, out = parse(equation, operands)
     parts = [_diagonals(term, v) for term, v in zip(letters, operands, strict=True)]
+    for k in range(len(parts)):
+        parts[k] = _without_copies(parts[k], parts[:k] + parts[k + 1 :], depends)
     signals = [(term, v) for term, v in parts if depends(v)]
     constants = [(term, v) for term, v in parts if not depends(v)]
     if any(v.is_complex() for _, v in parts):
@@ -98,6 +100,23 @@ def _diagonals(term: str, value: Tensor) -> tuple[str, Tensor]:
             j = term.index(c, i + 1)
             value = value.diagonal(dim1=i, dim2=j)
             term = term[:i] + term[i + 1 : j] + term[j + 1 :] + c
+    return term, value
+
+
+def _without_copies(
+    part: tuple[str, Tensor], others: Sequence[tuple[str, Tensor]], depends: Callable[[Any], bool]
+) -> tuple[str, Tensor]:
+    """Return an operand without axes of one value that meets all values of another's axis."""
+    term, value = part
+    for c in term:
+        # A constant's one value meets a single sample too: what is run does not tell how many.
+        meets = any(
+            v.shape[t.index(c)] > 1 or (depends(v) and not depends(value))
+            for t, v in others
+            if c in t
+        )
+        if meets and value.shape[term.index(c)] == 1:
+            value, term = value.squeeze(term.index(c)), term.replace(c, "")
     return term, value
 
 
