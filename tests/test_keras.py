@@ -330,6 +330,18 @@ def test_masked_steps_get_no_relevance(tmp_path):
     assert np.abs(relevance[0, :4]).min() > 0
 
 
+@pytest.mark.filterwarnings("ignore:.*does not support masking")
+def test_a_mask_that_keras_forgets_is_forgotten(tmp_path):
+    x = L.Masking(0.0)(start := keras.Input((6, 3)))
+    model = keras.Model(start, L.GRU(4)(L.RMSNormalization()(x)))
+    randomise(model)
+    X = np.random.default_rng(1).normal(size=(3, 6, 3)).astype(np.float32)
+    X[:, -2:] = 0.0
+    wanted = predict_in_keras(model, [X])
+    found = predict(read(model, tmp_path / "model.keras"), [X])
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_several_inputs_and_outputs_by_name(tmp_path):
     start, end = CASES["several outputs"](L, keras.Input)
     model = keras.Model(start, end)

@@ -273,22 +273,24 @@ def _add_call(work: Assembler, layer: LayerConfig, call: Call) -> list[Value]:
         mask = value.index
         work.masks[mask] = value
     masked = mask is not None or any(value.mask is not None for value in inputs)
+    # Keras 3 hands no mask to a layer that takes several tensors, such as initial states.
+    takes_mask = masked and (layer.version < 3 or len(inputs) == 1 or isinstance(given, Ref))
     key = layer.name
     if is_operation(layer):  # of which each call has constants of its own
         key = f"{layer.name}:{len(work.built)}"
     if key not in work.built:
-        layer.masked = masked
+        layer.masked = takes_mask
         blueprint = _build_call(layer, call, inputs)
         if layer.call_options:
             layer.refuse(f"it is called with {layer.call_options}.")
         names = [
             work.network.put(f"{layer.name}{part.suffix}", part.module) for part in blueprint.parts
         ]
-        work.built[key] = blueprint, names, masked
+        work.built[key] = blueprint, names, takes_mask
     blueprint, names, was_masked = work.built[key]
     if masked and (blueprint.masks == "refuse" or mask is None):
         layer.refuse("its input has masked steps (Masking, or an Embedding with mask_zero).")
-    if masked != was_masked and blueprint.masks.startswith("use"):
+    if takes_mask != was_masked and blueprint.masks.startswith("use"):
         layer.refuse("it is called with masked steps and without.")
     made = mask
     if blueprint.mask is not None:
@@ -297,7 +299,7 @@ def _add_call(work: Assembler, layer: LayerConfig, call: Call) -> list[Value]:
         made = made_value.index
         work.masks[made] = made_value
     values = inputs
-    if masked and blueprint.masks.startswith("use"):
+    if takes_mask and blueprint.masks.startswith("use"):
         assert mask is not None
         values = [*inputs, work.masks[mask]]
     for name, part in zip(names, blueprint.parts, strict=True):
@@ -320,12 +322,15 @@ def _take_inputs(work: Assembler, layer: LayerConfig, call: Call) -> list[Value]
         others: dict[str, Any] = {}
     else:
         given, others = [value for value in call.inputs if value is not None], call.others
+    # The inputs of an attention, in its own order: a file has them in that of the call.
+    named = [name for name in ("query", "value", "key") if isinstance(others.get(name), Ref)]
+    given += [others[name] for name in named]
     options = {}
     for name, value in others.items():
+        if name in named:
+            continue
         if name == "initial_state" and value is not None:
             given += value if isinstance(value, list) else [value]
-        elif name in ("value", "key") and isinstance(value, Ref):  # of an attention
-            given.append(value)
         elif name not in _IDLE_ARGUMENTS and value is not None and value is not False:
             options[name] = value
     if layer.name in work.built and options != work.options[layer.name]:

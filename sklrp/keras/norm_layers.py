@@ -138,7 +138,8 @@ def _build_rms_norm(layer: LayerConfig, shapes: list[Shape]) -> Blueprint:
         layer.refuse("it needs torch 2.4 or later.")
     scale = Variable("scale", (n,))
     part = Part(nn.RMSNorm(n, epsilon))
-    return Blueprint([part], Arrays([scale]), lambda: {"weight": scale.value}, "keep")
+    # Keras's own forgets the mask, as no other normalisation does.
+    return Blueprint([part], Arrays([scale]), lambda: {"weight": scale.value}, "drop")
 
 
 def rescale(x: Tensor, scale: Any, offset: Any) -> Tensor:

@@ -351,6 +351,30 @@ def attention(L, Input):
 
 
 @case
+def attention_by_names(L, Input):
+    """Keys and values of one shape, in any order of the call."""
+    query, keys, values = Input(SERIES), Input((5, 4)), Input((5, 4))
+    ends = [
+        L.MultiHeadAttention(2, 3)(query, key=keys, value=values),
+        L.MultiHeadAttention(2, 3)(query, value=values, key=keys),
+        L.MultiHeadAttention(2, 3)(key=keys, query=query, value=values),
+        L.MultiHeadAttention(2, 3)(query, values, key=keys),
+    ]
+    return [query, keys, values], L.Dense(2)(L.Flatten()(L.Concatenate()(ends)))
+
+
+@case
+def masked_steps_and_states(L, Input):
+    """Keras 3 takes no mask where states are given, but hands it on."""
+    start = Input(SERIES)
+    x = L.Masking(0.0)(start)
+    _, h, c = L.LSTM(3, return_state=True)(x)
+    y = L.LSTM(3, return_sequences=True)(x, initial_state=[h, c])
+    z = L.Bidirectional(L.GRU(3))(x, initial_state=[h, c])
+    return start, L.Dense(2)(L.Concatenate()([L.GRU(2)(y), z]))
+
+
+@case
 def dot_products(L, Input):
     start, other = Input(SERIES), Input((10, 3))
     a = L.Dot(axes=1)([start, other])
