@@ -24,6 +24,14 @@ hypothesis.settings.register_profile("sklrp", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("sklrp")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tell which cases of a sweep are slow, before pytest leaves out what `-m` says."""
+    from tests.helpers.sweeps import mark_slow_cases  # after its asserts were registered
+
+    mark_slow_cases(items)
+
+
 @pytest.fixture(autouse=True)
 def _seeds_by_name(request, monkeypatch):
     """Let a random_state of None mean the same in every run: its seed comes from the test's name.

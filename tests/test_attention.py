@@ -196,6 +196,7 @@ def expected_of_head(model, x, target, attention, epsilon, mask=None):
     return passed, z
 
 
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("epsilon", EPSILONS)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("name", PLAIN | MASKED)
@@ -348,6 +349,7 @@ BLOCKS = {
 }  # fmt: skip
 
 
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("name", BLOCKS)
 def test_torchs_attention_is_gradient_times_input(name, attention):

@@ -587,6 +587,7 @@ def test_weighted_cross_entropy():
     torch.testing.assert_close(smooth(logits, labels), smooth(logits, labels, torch.ones(6)))
 
 
+@pytest.mark.sweep(2)
 @TRAINED
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_penalties_shrink_weights(Classifier, dropout, blobs):

@@ -27,6 +27,7 @@ from tests.helpers.comparing import assert_same_to_rounding
 distributed = pytest.importorskip("distributed")
 xr = pytest.importorskip("xarray")
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL"),
     # distributed's own: sockets of workers that were killed.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

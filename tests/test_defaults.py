@@ -20,6 +20,7 @@ X = RNG.normal(size=(120, 6))
 NOISE = RNG.normal(size=120)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     ("n_samples", "batch_size", "n_epochs"),
     [(10, 10, 300), (32, 32, 300), (40, 32, 150), (150, 32, 60), (2000, 50, 25)],

@@ -148,6 +148,7 @@ def test_diagnose_takes_pipelines(squares):
     pd.testing.assert_frame_equal(one.to_frame(), other.to_frame(), rtol=1e-9)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("labels", [np.array(["no", "yes"]), np.array([3, 7])])
 def test_diagnose_takes_tables_and_any_labels(labels):
     """Tables with names are explained with their names, which scikit-learn would warn about."""
@@ -184,6 +185,7 @@ def digits():
     return clf, {"X": X[400:600], "y": y[400:600], "X_train": X[:400], "random_state": 0}
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("target", [None, 0, 1, 2, 3])
 def test_a_sound_network_is_sound_for_every_class(digits, target):
     """Most samples have a negative logit of a class that they are not of."""

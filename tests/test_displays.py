@@ -43,7 +43,7 @@ def closed_figures():
     before = dict(mpl.rcParams)
     yield
     for number in plt.get_fignums():
-        plt.figure(number).canvas.draw()  # what cannot be drawn shows here
+        plt.figure(number).draw_without_rendering()  # what cannot be drawn shows here
     plt.close("all")
     assert dict(mpl.rcParams) == before
 
@@ -615,6 +615,7 @@ def test_networks_of_all_kinds_are_drawn_alike():
 # Models of every kind
 
 
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("name", [*models.MODELS, *models.SINGLE])
 def test_any_model_is_drawn(name):
     """The maps are those of the bare network inside, for what enters it."""
@@ -694,6 +695,7 @@ def make_source(source):
     return make_pipeline(first, net).fit(samples, y), samples, {}
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("source", SOURCES)
 def test_fields_from_every_source_are_north_up(source):
     """Every cell of a map is drawn where its latitude and longitude are, and land is grey."""
@@ -982,6 +984,7 @@ def test_flipping_of_estimators():
     assert display.ax_.get_xlabel() == "groups of features replaced"
 
 
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("name", [*models.MODELS, *models.SINGLE])
 def test_flipping_of_any_model(name):
     """The curves are those of the bare network inside, for what enters it."""

@@ -136,6 +136,7 @@ def test_what_speaks_against_the_truth_is_misleading(larger):
     np.testing.assert_array_equal(found.fact | found.missed, mask & ~turned)
 
 
+@pytest.mark.slow
 def test_an_untrained_network_names_nothing(squares):
     """Its maps are one more draw of the null."""
     X, y, X_test, y_test, _ = squares

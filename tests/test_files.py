@@ -201,6 +201,7 @@ def test_a_second_command_on_one_output_is_refused_by_name(command, folder):
         assert files(folder) == before
 
 
+@pytest.mark.slow
 def test_of_many_commands_at_once_each_leaves_its_own_file_or_fails(folder):
     """What status 0 says holds: the file is that of the run, or of one that began later."""
     code = (
@@ -283,6 +284,7 @@ def test_a_file_put_there_later_is_not_opened_either(folder):
 # Signals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
@@ -325,6 +327,7 @@ sklrp.__main__.main()
     assert files(folder) == before
 
 
+@pytest.mark.slow
 def test_a_signal_that_something_swallows_is_told_all_the_same(folder):
     code = """
 import os, signal

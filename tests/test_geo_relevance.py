@@ -83,6 +83,7 @@ def plain_box(field, lat, lon):
     return np.array(values), np.array(weights)[:, None]
 
 
+@pytest.mark.sweep(18)
 @pytest.mark.parametrize("globe", GLOBES)
 @pytest.mark.parametrize(
     ("lat", "lon"),
@@ -216,6 +217,7 @@ def test_boxes_need_fields():
         box_share(make_globe(), part="negative")
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("weights", ["cosine", None])
 @pytest.mark.parametrize("name", GLOBES)
 def test_pattern_correlation_is_that_of_the_cells_valid_in_both(name, weights):
@@ -320,6 +322,7 @@ def make_nets():
     }
 
 
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("name", make_nets())
 @pytest.mark.parametrize("target", [None, "all", "last"])
 def test_relevance_of_any_network(fitted, name, target):

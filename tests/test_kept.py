@@ -116,6 +116,7 @@ CALLS = {
 }  # fmt: skip
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", CALLS)
 def test_an_interrupted_call_does_only_what_is_missing(name, clf, tmp_path):
     call = CALLS[name]
@@ -213,6 +214,7 @@ def test_without_a_random_state_the_seed_is_kept(clf, tmp_path):
     assert one.statistic != explain_nulls(clf).statistic
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     "changed",
     [
@@ -303,6 +305,7 @@ for make in (LSTMClassifier, MLPClassifier):
 """
 
 
+@pytest.mark.slow
 def test_networks_of_equal_weights_have_one_hash_in_every_process():
     """Trainings take other times, and leave the network in another mode."""
     from sklrp import LSTMClassifier

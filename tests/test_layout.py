@@ -95,15 +95,12 @@ def says_too_little(files):
 
 
 FILES = find_files(Path(sklrp.__file__).parent)
-GRAPH = import_graph(FILES)
 
 
-def test_no_circles():
-    assert not circles(GRAPH)
-
-
-def test_imports_run_downward():
-    assert not floors_broken(GRAPH)
+def test_no_circles_and_imports_run_downward():
+    graph = import_graph(FILES)
+    assert not circles(graph)
+    assert not floors_broken(graph)
 
 
 def test_the_map_in_contributing_has_every_file_of_the_top():

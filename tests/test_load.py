@@ -83,6 +83,7 @@ def test_four_processes_that_were_forked(models):
         np.testing.assert_allclose(maps, model.explain(X), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_hundreds_of_calls_leave_nothing_behind():
     """The memory of Python's objects does not grow once they are all there."""
     torch.manual_seed(0)

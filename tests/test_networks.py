@@ -303,6 +303,7 @@ def test_the_reference_by_formulas():
 ZERO = Composite([("all", Zero(), "all")], attention="constant")
 
 
+@pytest.mark.sweep(30)
 @every_network
 @pytest.mark.parametrize("bias", [True, False])
 def test_zero_is_gradient_times_input(name, bias):
@@ -321,6 +322,7 @@ def test_zero_is_gradient_times_input(name, bias):
         assert_same(of_zero(target=last, contrast=True), contrast, 1e-9)
 
 
+@pytest.mark.sweep(15)
 @every_network
 def test_relevance_is_conserved_without_biases(name):
     """Nothing but what is really kept is lost, by any rule."""
@@ -334,6 +336,7 @@ def test_relevance_is_conserved_without_biases(name):
         np.testing.assert_array_equal(layer.bias, 0.0)
 
 
+@pytest.mark.sweep(60)
 @every_network
 @pytest.mark.parametrize(
     "rule", [Epsilon(), Gamma(), AlphaBeta(), ZPlus(), WSquare(), Flat(), "auto"], ids=repr
@@ -356,6 +359,7 @@ def test_details_account_for_the_score(name, rule):
         assert_accounted(*explain(model, X, rule=rule, contrast=True, return_details=True))
 
 
+@pytest.mark.sweep(12)
 @every_network
 def test_samples_do_not_see_each_other(name):
     model, X = build(name), draw(name, 7)
@@ -372,6 +376,7 @@ def test_samples_do_not_see_each_other(name):
     assert_same(of(X, batch_size=2), everything, 1e-10)
 
 
+@pytest.mark.sweep(8)
 @every_network
 def test_several_threads_on_one_module(name):
     model, X = build(name).train(), draw(name, 4)
@@ -392,6 +397,7 @@ def test_several_threads_on_one_module(name):
 # --- Nothing of the caller's is changed -----------------------------------------------------
 
 
+@pytest.mark.sweep(15)
 @every_network
 def test_nothing_of_the_callers_is_changed(name):
     """Also not of a network in training mode, with one part of it frozen and gradients held."""
@@ -573,6 +579,7 @@ BOX = Composite(
 RULES = [r for r in sklrp.available_rules() if r not in ("z_box", "epsilon_gamma_box")]
 
 
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("rule", [*RULES, BOX], ids=str)
 def test_same_as_the_sequential(name, rule):
@@ -665,6 +672,7 @@ RECURRENT = {
 }
 
 
+@pytest.mark.sweep(14)
 @pytest.mark.parametrize("name", RECURRENT)
 @pytest.mark.parametrize("n_samples", [5, 4, 1])
 def test_states_are_used_in_any_way(name, n_samples):
@@ -1267,6 +1275,7 @@ def right_or_refused(model, plain, X):
     np.testing.assert_allclose(details.score, plain(x).detach().numpy(), rtol=1e-12)
 
 
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize("name", PIECEWISE_LINEAR)
 def test_operations_are_right_or_refused(name):
     """Also with as many samples as there are steps, and with one."""
@@ -1367,6 +1376,7 @@ def test_what_autograd_does_not_see(name):
     right_or_refused(model, plain, operation_input())
 
 
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize("name", PIECEWISE_LINEAR)
 def test_what_is_known_of_a_signal_is_true(name):
     """Alpha-beta behind an operation: it leaves out products where it knows that x >= 0."""

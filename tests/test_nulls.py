@@ -45,6 +45,7 @@ def disturbed(module):
     return module
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "estimator",
     [

@@ -199,6 +199,7 @@ def test_patterns_without_labels_are_not_confirmed():
     assert not any(f.confirmed for name, f in found.items() if name != "constant")
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("network", [MLPClassifier, CNNClassifier])
 def test_a_border_of_zeros_is_no_artifact(network):
     """Relevance has no share of the input's there, as the input has none."""

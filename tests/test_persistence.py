@@ -98,6 +98,7 @@ def saved(tmp_path):
 # The same estimator
 
 
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", [*GRADIENT, "esn"])
 def test_loaded_is_the_same_to_the_bit(name, dtype, tmp_path):

@@ -94,6 +94,7 @@ def test_every_way_to_fail_has_a_case():
     assert not KINDS - {(case.kind, case.truth) for case in CASES.values()}
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", SKILLED)
 def test_sound_networks_have_skill(name):
     case = CASES[name](0)

@@ -1,6 +1,7 @@
 """Private names of other libraries: each in the one file that mends it, and still there."""
 
 import ast
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -26,6 +27,7 @@ def is_private(name):
     return name.startswith("_") and not name.startswith("__") and name.strip("_") != ""
 
 
+@functools.cache
 def parse(file):
     return ast.parse(file.read_text(encoding="utf-8"))
 
@@ -68,14 +70,19 @@ def defined(tree):
             yield node.id
 
 
-TREES = {file: parse(file) for file in sorted(PACKAGE.rglob("*.py"))}
-OTHERS = [file for file in TREES if file not in {PACKAGE / home for home in HOMES.values()}]
-OWN = {name for file in OTHERS for name in defined(TREES[file])} - HOOKS
+OTHERS = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / home for home in HOMES.values()})
 
 
+@functools.cache
+def own_names():
+    """Return what the package's other files define."""
+    return {name for file in OTHERS for name in defined(parse(file))} - HOOKS
+
+
+@functools.cache
 def names_of(library):
     """Return the private attributes that a library's file uses."""
-    names = {name for name in attributes(TREES[PACKAGE / HOMES[library]]) if is_private(name)}
+    names = {name for name in attributes(parse(PACKAGE / HOMES[library])) if is_private(name)}
     return names - HOOKS
 
 
@@ -122,20 +129,16 @@ def probes():
 
 @pytest.mark.parametrize("file", OTHERS, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_other_files_use_no_private_name(file):
-    for module, name in imported(TREES[file]):
+    for module, name in imported(parse(file)):
         home = HOMES.get(module.split(".")[0], "a file of its own")
         pytest.fail(f"{file.name} imports {module}.{name}: let it come from sklrp/{home}")
-    foreign = {
-        name
-        for library in HOMES
-        for name in names_of(library)
-        if name in set(attributes(TREES[file])) - OWN
-    }
+    used = set(attributes(parse(file))) - own_names()
+    foreign = used & {name for library in HOMES for name in names_of(library)}
     foreign |= {
         node.attr
-        for node in ast.walk(TREES[file])
+        for node in ast.walk(parse(file))
         if isinstance(node, ast.Attribute) and is_private(node.attr)
-    } - {*OWN, *HOOKS, *DOCUMENTED}
+    } - {*own_names(), *HOOKS, *DOCUMENTED}
     assert not foreign, f"{file.name} uses {sorted(foreign)}: move it to one of {HOMES}"
 
 
@@ -163,7 +166,7 @@ def test_classes_override_no_private_name():
 @pytest.mark.parametrize("library", HOMES)
 def test_private_names_are_still_there(library):
     home = PACKAGE / HOMES[library]
-    for module, name in imported(TREES[home]):
+    for module, name in imported(parse(home)):
         if name == "_VisualBlock":  # has moved once, and may again: a picture alone depends on it
             continue
         try:

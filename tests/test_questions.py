@@ -121,7 +121,7 @@ def samples_right(n_right, n, seed=0):
 def test_a_hint_of_skill_is_no_conviction(n):
     """p-values from .05 to .2 in the right direction: what would settle it is said."""
     hints = []
-    for n_right in range(n // 2, int(0.65 * n)):
+    for n_right in range(n // 2, int(0.65 * n), n // 100):
         found = find_skilled(asked(linear(TELLS), *samples_right(n_right, n)))
         if 0.05 < found.p_value <= 0.2 and found.total > 0:
             assert found.verdict == "undecided", found

@@ -39,6 +39,7 @@ class Named(nn.Module):
         return {"field": self.network(x), "other": self.network(x).sum((1, 2))}
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     ("target", "cells"),
     [

@@ -360,6 +360,7 @@ def test_rewrite_is_torch(kind):
             assert_close(mine, theirs[:, b], 1e-12)
 
 
+@pytest.mark.sweep(30)
 @pytest.mark.parametrize(("kind", "product", "rule"), CASES)
 def test_rewrite(kind, product, rule):
     """Every cell, rule and product; the 32 networks take turns, so that all of them come up."""

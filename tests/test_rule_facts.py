@@ -5,6 +5,7 @@ import pytest
 from tests import rule_facts
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*flat")
 def test_rows_are_those_of_the_report():
     rows = rule_facts.grade("squares", rules=("epsilon", "flat"), names=("MLP",), n_permutations=8)

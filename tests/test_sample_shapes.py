@@ -160,6 +160,7 @@ def test_callbacks_that_cannot_be_copied():
 # Workers and precision
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("backend", ["multiprocessing", "threading", "loky"])
 def test_backends(backend):
     X, y = make_samples(6)

@@ -187,6 +187,7 @@ def test_one_class_against_the_others_is_held_against_its_own_skill():
 # The answer is known
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_orders_rules_as_the_mask_does(name):
     X, y, mask = squares()
@@ -215,6 +216,7 @@ def test_a_rule_that_needs_no_training_has_no_mass_of_its_own():
     assert abs(skill_mass(clf, X[100:], y[100:], rule="z_plus", random_state=0).mean()) < 0.005
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_search_picks_the_rule_without_a_mask(name, tmp_path):
     X, y, mask = squares()

@@ -74,6 +74,7 @@ LAYER_NORMS = {
 }  # fmt: skip
 
 
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("product", ["all", "half", "prop"])
 @pytest.mark.parametrize("name", LAYER_NORMS)
 def test_layer_normalisation_by_hand_is_the_layer(name, product):

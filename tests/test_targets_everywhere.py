@@ -234,6 +234,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.sweep(30)
 @pytest.mark.parametrize(("entry", "kind"), PAIRS)
 def test_a_number_of_a_field_is_followed(entry, kind):
     target, function, by_name = KINDS[kind]
@@ -258,6 +259,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.sweep(60)
 @pytest.mark.parametrize("kind", REFUSED)
 @pytest.mark.parametrize(
     "entry",
@@ -457,6 +459,7 @@ def predicted(reg, kind):
     return lambda rows: reg.predict(rows) @ np.array(weights)
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("kind", OF_TWO)
 @pytest.mark.parametrize("name", REGRESSORS)
 def test_metrics_of_regressors(name, kind):
@@ -509,6 +512,7 @@ def test_scorers_of_transformers_of_regressors(name):
         assert score == pytest.approx(flipped.mean())
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", REGRESSORS)
 def test_skill_of_regressors(name):
     reg = regressor(name)
@@ -553,6 +557,7 @@ def test_maps_of_two_outputs(name):
         class_sensitivity(reg, ROWS, target=1, other=1)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", REGRESSORS)
 def test_pictures_of_regressors(name):
     reg = regressor(name)
@@ -635,6 +640,7 @@ def _curve(estimator, param, target, y=VALUES, **params):
     return focus_curve(estimator, param, [0.01, 0.1], ROWS, y, target=target, **more)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", REGRESSORS)
 def test_focus_of_regressors(name):
     from sklearn.base import clone
