@@ -220,15 +220,19 @@ def encode_labels(name: str, target: Any, classes: NDArray, n_samples: int) -> N
             f"{name} must be None, one label or {n_samples} labels, one per sample, got an array "
             f"of shape {labels.shape}."
         )
-    codes, unknown = look_up(labels, classes)
+    codes, unknown = look_up(labels, classes, exact=True)
     if unknown:
         raise ValueError(f"{name} has the unknown labels {unknown}; known are {classes.tolist()}.")
     return np.broadcast_to(codes, n_samples)
 
 
-def look_up(labels: NDArray, classes: NDArray) -> tuple[NDArray[np.intp], str]:
+def look_up(
+    labels: NDArray, classes: NDArray, *, exact: bool = False
+) -> tuple[NDArray[np.intp], str]:
     """Return where labels stand among the classes, flat, and the unknown ones as text."""
-    position = {label: k for k, label in enumerate(classes.tolist())}
+    # With `exact` True is not the label 1, as where a mask of outputs may be meant.
+    is_other = exact and labels.dtype == bool != classes.dtype
+    position = {} if is_other else {label: k for k, label in enumerate(classes.tolist())}
     codes: list[int] = []
     unknown: set[str] = set()
     for label in labels.ravel().tolist():

@@ -45,11 +45,23 @@ def group_features(
     return codes, name_labels(labels, "region")
 
 
-def sum_groups(relevance: NDArray, codes: NDArray[np.intp]) -> NDArray:
-    """Return relevance summed by group along the last axis."""
-    order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], np.arange(codes.max() + 1))
-    return np.add.reduceat(relevance[..., order], starts, axis=-1)
+class GroupSums:
+    """What sums relevance by group along the last axis.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_features,)
+        The group of each feature, from 0, none of them empty.
+    """
+
+    def __init__(self, codes: NDArray[np.intp]) -> None:
+        self.n_groups = int(codes.max()) + 1
+        self._order = np.argsort(codes, kind="stable")
+        self._starts = np.searchsorted(codes[self._order], np.arange(self.n_groups))
+
+    def __call__(self, relevance: NDArray) -> NDArray:
+        """Return the sums."""
+        return np.add.reduceat(relevance[..., self._order], self._starts, axis=-1)
 
 
 def name_labels(labels: NDArray, prefix: str) -> list[str]:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -110,35 +109,6 @@ def claim(path: str | os.PathLike[str]) -> Iterator[None]:
             # While it is held: who opened it before finds it gone, and makes another.
             stack.callback(name.unlink, missing_ok=True)
         yield
-
-
-def open_own(path: Path, *, new: bool) -> BinaryIO:
-    """Open a file for reading and writing that is no link, and no one else's.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-    new : bool
-        Whether it is made; an error if it is there.
-
-    Returns
-    -------
-    file object
-        The file, unbuffered.
-
-    Raises
-    ------
-    ValueError
-        If it is a link, has a second name, or is no regular file.
-    OSError
-        If it cannot be opened.
-    """
-    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    if new:
-        return os.fdopen(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), "r+b", buffering=0)
-    check_own(path)
-    return os.fdopen(os.open(path, flags), "r+b", buffering=0)
 
 
 def check_own(path: Path) -> None:

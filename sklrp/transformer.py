@@ -44,7 +44,7 @@ from torch import nn
 from sklrp._checks import check_jobs, is_positive_integer, look_up
 from sklrp._constraints import JOBS, Interval, constrained, refine
 from sklrp._devices import to_host
-from sklrp._feature_groups import group_features, join_names, name_labels, sum_groups
+from sklrp._feature_groups import GroupSums, group_features, join_names, name_labels
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array, forbid_masked, mask_to_nan
 from sklrp._models import Model, is_regression, take_rows, unwrap
@@ -653,7 +653,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         if self.target is None or self._explains_all() or classes is None:
             return
         asked = as_plain_array(self.target, "target")
-        if asked.ndim or look_up(asked, classes)[1] or asked.dtype == bool != classes.dtype:
+        if asked.ndim or look_up(asked, classes, exact=True)[1]:
             raise ValueError(
                 f"target of {type(self).__name__} must be None (the predicted class), 'all' or "
                 f"one of the class labels {classes.tolist()}, got {self.target!r}."
@@ -792,14 +792,15 @@ class _Features:
         normalize: str | None,
     ) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
-        self.n_maps, self.codes, self.normalize = n_maps, codes, normalize
+        self.n_maps, self.normalize = n_maps, normalize
+        self._sums = None if codes is None else GroupSums(codes)
         n_features = int(np.prod(shape)) // (shape[0] * n_maps)
-        n_groups = n_features if codes is None else int(codes.max()) + 1
+        n_groups = n_features if self._sums is None else self._sums.n_groups
         self.values = np.empty((shape[0], n_maps, n_groups), self.dtype)
 
     def __setitem__(self, rows: slice, maps: NDArray) -> None:
         maps = maps.reshape(len(maps), self.n_maps, -1)
-        found = maps if self.codes is None else sum_groups(maps, self.codes)
+        found = maps if self._sums is None else self._sums(maps)
         if self.normalize in ("l1", "max"):
             size = np.abs(found)
             size = size.sum(axis=-1) if self.normalize == "l1" else size.max(axis=-1)

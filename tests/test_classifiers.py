@@ -38,6 +38,7 @@ from sklrp.classifiers import (
     ESNClassifier,
     LSTMClassifier,
     MLPClassifier,
+    MLPRegressor,
     batches,
 )
 from sklrp.classifiers import net as net_module
@@ -705,6 +706,16 @@ def test_divergence_is_an_error(blobs):
     X, y = blobs
     with pytest.raises(ValueError, match=r"training diverged.*smaller lr \(now 1e\+300\)"):
         make(MLPClassifier, optimizer="sgd", lr=1e300).fit(X * 1e200, y)
+
+
+def test_a_loss_that_is_not_finite_is_divergence():
+    """Adam then makes steps of 0, which leave all parameters finite, and never learns again."""
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    reg = MLPRegressor((4,), max_epochs=2, random_state=0).fit(X, X[:, 0])
+    before = state(reg)[1:3]
+    with pytest.raises(ValueError, match=r"training diverged: after 3 epochs its loss is not"):
+        reg.partial_fit(X, X[:, 0] * 1e200)
+    assert state(reg)[1:3] == before
 
 
 def state(clf):

@@ -14,11 +14,11 @@ from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardScaler
 
 import sklrp
 from sklrp import MLPClassifier, MLPRegressor, geo
-from sklrp.cli import main, runs
+from sklrp.cli import loaded_models, main, runs, samples
 from tests.helpers.comparing import assert_same_to_rounding
 
 RNG = np.random.default_rng(0)
@@ -242,6 +242,37 @@ def test_tables_with_texts(tmp_path, monkeypatch):
     frame[["a"]].to_csv("samples.csv", index=False)
     said = run("explain", "model.safetensors", "samples.csv", "-o", "new.csv", status=2)
     assert "samples.csv lacks the columns ['kind', 'number', 'flag']" in said
+
+
+def test_names_of_a_run_that_was_done_but_not_written(tmp_path, monkeypatch):
+    """No sample is explained any more, and the names are those of what entered the network."""
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame({"a": RNG.normal(size=48), "kind": RNG.choice(["u", "v", "w"], 48)})
+    rows = [("kinds", OneHotEncoder(sparse_output=False), ["kind"])]
+    model = make_pipeline(ColumnTransformer(rows, remainder="passthrough"), NET).fit(frame, Y)
+    sklrp.save(model, "model.safetensors")
+    frame.to_csv("samples.csv", index=False)
+    call = ["explain", "model.safetensors", "samples.csv", "-o", "out.csv"]
+    with monkeypatch.context() as broken:
+        broken.setattr(samples.Samples, "write", lambda *args: 1 / 0)
+        run(*call, status=1)
+    with monkeypatch.context() as done:
+        done.setattr(sklrp, "explain", lambda *args, **kwargs: pytest.fail("explained again"))
+        run(*call, "--resume")
+    written = pd.read_csv("out.csv")
+    assert list(written) == ["kinds__kind_u", "kinds__kind_v", "kinds__kind_w", "remainder__a"]
+    assert_same_to_rounding(written.to_numpy(), sklrp.explain(model, frame))
+
+
+def test_features_without_names_are_numbered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame(RNG.normal(size=(48, 2)), columns=["a", "b"])
+    model = make_pipeline(PolynomialFeatures(include_bias=False), NET).fit(frame, Y)
+    sklrp.save(model, "model.safetensors")
+    frame.to_csv("samples.csv", index=False)
+    monkeypatch.setattr(loaded_models.Model, "feature_names", lambda *args: None)
+    run("explain", "model.safetensors", "samples.csv", "-o", "out.csv")
+    assert list(pd.read_csv("out.csv")) == [f"x{i}" for i in range(5)]
 
 
 # What takes no time

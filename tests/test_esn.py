@@ -637,3 +637,32 @@ def test_what_partial_fit_cannot_go_on_with_is_refused(digits):
         make().partial_fit(X[:3], [0, 0, 0])
     with pytest.raises(ValueError, match=r"non-zero number|must hold a positive weight"):
         make().partial_fit(X, y, sample_weight=np.zeros(len(y)))
+
+
+@pytest.mark.parametrize("size", [1e200, 1e300])
+def test_a_part_that_is_refused_changes_nothing(digits, size):
+    """Also not in place, in the network that goes on."""
+    X, _ = digits
+    y = X[:, 20]
+    reg = ESNRegressor(30, random_state=0).partial_fit(X, y)
+    before = reg.predict(X), reg.target_mean_, reg.net_.module
+    for train in (reg.partial_fit, reg.fit):
+        with pytest.raises(ValueError, match="y holds numbers whose squares are not finite: give"):
+            train(X, y * size)
+    np.testing.assert_array_equal(reg.predict(X), before[0])
+    assert reg.target_mean_ is before[1]
+    assert reg.net_.module is before[2]
+
+
+def test_a_readout_that_cannot_be_solved_changes_nothing(digits, monkeypatch):
+    X, _ = digits
+    reg = ESNRegressor(30, random_state=0).partial_fit(X, X[:, 20])
+    before = reg.predict(X)
+
+    def fail(*args, **kwargs):
+        raise np.linalg.LinAlgError("no convergence")
+
+    monkeypatch.setattr("sklrp.classifiers.ridge.svd", fail)
+    with pytest.raises(np.linalg.LinAlgError):
+        reg.partial_fit(X, 10 * X[:, 20])
+    np.testing.assert_array_equal(reg.predict(X), before)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -274,10 +275,10 @@ def test_a_file_put_there_later_is_not_opened_either(folder):
     Path("theirs.txt").write_text("theirs")
     partial._write_sidecar(0, "")
     Path("out.npy.part").symlink_to("theirs.txt")
-    with pytest.raises(OSError, match=r"out\.npy\.part"):
-        _files.open_own(Path("out.npy.part"), new=True)
     with pytest.raises(ValueError, match="is a link"):
-        _files.open_own(Path("out.npy.part"), new=False)
+        _files.check_own(Path("out.npy.part"))
+    with mock.patch.object(PartialRun, "finish"), pytest.raises(FileExistsError):
+        partial._open((2, 3), np.dtype(float))
     assert Path("theirs.txt").read_text() == "theirs"
 
 

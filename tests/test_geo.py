@@ -343,6 +343,24 @@ def test_anomalies_as_rewritten(calendar, climatology, detrend, standardize, cap
         assert transformer.inverse_transform(found).attrs == test.attrs
 
 
+def test_variables_in_another_order_get_their_own_attributes_back():
+    time = xr.date_range("1999-01-01", periods=24, freq="MS")
+    values = np.random.default_rng(0).normal(size=(2, 24))
+    fields = xr.Dataset(
+        {
+            "t2m": ("time", values[0], {"units": "K"}),
+            "pr": ("time", values[1], {"units": "mm"}),
+        },
+        {"time": time},
+    )
+    transformer = AnomalyTransformer().fit(fields)
+    back = transformer.inverse_transform(transformer.transform(fields)[["pr", "t2m"]])
+    assert list(back) == ["pr", "t2m"]
+    assert back["t2m"].attrs == {"units": "K"}
+    assert back["pr"].attrs == {"units": "mm"}
+    xr.testing.assert_allclose(back, fields)
+
+
 def test_days_of_the_year_with_leap_years():
     time = xr.date_range("1999-01-01", "2004-12-31", freq="D")
     values = np.random.default_rng(0).normal(size=time.size)

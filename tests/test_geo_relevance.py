@@ -17,7 +17,7 @@ from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
 import sklrp
-from sklrp import CNNClassifier, Epsilon, Gamma, MLPClassifier, metrics
+from sklrp import CNNClassifier, Epsilon, Gamma, MLPClassifier, MLPRegressor, metrics
 from sklrp.geo import (
     AnomalyTransformer,
     GridVectorizer,
@@ -372,6 +372,39 @@ def test_relevance_of_dask_is_lazy_and_the_same(fitted, target, chunks):
     assert found.attrs == expected.attrs
     assert found.dims == expected.dims
     xr.testing.assert_allclose(found.compute(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"target": True}, "unknown label True"),
+        ({"target": [True] * 48}, "unknown label True"),
+        ({"target": lambda output: output}, "number for each sample"),
+    ],
+)
+def test_what_dask_cannot_be_asked_for_is_refused_before_it_is_computed(params, message, fitted):
+    field, y, _ = fitted
+    pipeline = make_pipeline(GridVectorizer(), MLPClassifier((4,), max_epochs=1, random_state=0))
+    pipeline.fit(field, y == "El Niño")
+    pipeline[-1].classes_ = np.array([0, 1])
+    with pytest.raises(ValueError, match=message):
+        explain(pipeline, field.chunk(time=20), **params)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"contrast": True}, "contrast=True compares classes"),
+        ({"target": np.array([False])}, "an empty region"),
+        ({"target": (5,)}, "lies outside the output"),
+    ],
+)
+def test_what_a_regression_in_dask_cannot_be_asked_for(params, message, fitted):
+    field = fitted[0]
+    reg = make_pipeline(GridVectorizer(), MLPRegressor((4,), max_epochs=1, random_state=0))
+    reg.fit(field, field.values[:, 2, 3])
+    with pytest.raises(ValueError, match=message):
+        explain(reg, field.chunk(time=20), **params)
 
 
 def test_dask_is_explained_by_what_was_fitted_then_and_in_chunks(fitted):

@@ -213,6 +213,22 @@ def test_batches_of_a_generator(name, fitted, data):
         np.testing.assert_allclose(model.predict(batches()), model.predict(X), rtol=1e-4)
 
 
+@pytest.mark.parametrize("given", ["mask", "weights", "function"])
+def test_batches_of_as_many_samples_as_outputs(given, data):
+    """What is explained of the outputs is no label of each sample, whatever its length."""
+    X, net = data[0][:6].reshape(6, -1), nn.Linear(24, 3)
+    target = {
+        "mask": np.array([True, False, True]),
+        "weights": np.array([0.5, 0.2, 0.3]),
+        "function": lambda output: output.sum(1),
+    }[given]
+    options = {"target": target, "return_details": True}
+    found, details = sklrp.explain(net, iter([X[:3], X[3:]]), **options)
+    wanted, known = sklrp.explain(net, X, **options)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    assert details.target is known.target is target
+
+
 def test_batches_that_do_not_fit_are_refused(fitted, data):
     X = data[0]
     with pytest.raises(ValueError, match="out has the length 40, but the batches of X hold at le"):

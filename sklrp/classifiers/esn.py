@@ -159,8 +159,13 @@ class ESNNetwork(NetworkEstimator):  # numpydoc ignore=PR02
                 done = part.stop
             if not sums.n_samples:
                 raise ValueError("sample_weight must hold a positive weight, got zeros alone.")
-            units = self._find_units_of(sums, net) if epochs else self._units()
+            if epochs:
+                self._find_units_of(sums)
+            units = self._units()
             coef, intercept, self.ridge_ = sums.solve(self.ridge, self.fit_intercept, units)
+            # The network changes in place, so only when nothing can fail any more.
+            if epochs:
+                self._give_units(net)
             readout.weight.copy_(torch.from_numpy(coef))
             if readout.bias is not None:
                 readout.bias.copy_(torch.from_numpy(intercept))
@@ -172,9 +177,11 @@ class ESNNetwork(NetworkEstimator):  # numpydoc ignore=PR02
         """Return the mean and the scale of the targets, None of labels."""
         return None
 
-    def _find_units_of(self, sums: LeastSquares, net: TrainingNet) -> Any:
-        """Find the units of the targets so far, and give them to the network; return them."""
-        return self._units()
+    def _find_units_of(self, sums: LeastSquares) -> None:
+        """Find the units of the targets so far, if they have any."""
+
+    def _give_units(self, net: TrainingNet) -> None:
+        """Give the network the units of the targets, if they have any."""
 
     def _network(self, n_outputs: int) -> Callable[[], nn.Module]:
         return functools.partial(
@@ -325,8 +332,10 @@ class ESNRegressor(ESNNetwork, NetworkRegressor):  # numpydoc ignore=PR01,PR02
     def _units(self) -> tuple[NDArray, NDArray] | None:
         return self.target_mean_, self.target_scale_
 
-    def _find_units_of(self, sums: LeastSquares, net: TrainingNet) -> Any:
+    def _find_units_of(self, sums: LeastSquares) -> None:
         self._set_units(*sums.units())
+
+    def _give_units(self, net: TrainingNet) -> None:
         units = net.module_[-1]
         units.mean.copy_(torch.from_numpy(self.target_mean_))
         units.scale.copy_(torch.from_numpy(self.target_scale_))
@@ -334,7 +343,6 @@ class ESNRegressor(ESNNetwork, NetworkRegressor):  # numpydoc ignore=PR01,PR02
         net.module = functools.partial(
             network.func, *network.args, mean=self.target_mean_, scale=self.target_scale_
         )
-        return self._units()
 
     @fit_context(prefer_skip_nested_validation=True)
     @undone_on_error

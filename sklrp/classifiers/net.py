@@ -160,10 +160,15 @@ class TrainingNet(LazyModes, NeuralNet):
 
     def _check_parameters(self) -> None:
         """Raise an error if the training has diverged."""
+        what = None
         if not all(torch.isfinite(parameter).all() for parameter in self.module_.parameters()):
+            what = "the network's parameters are"
+        elif self.history and not np.isfinite(self.history[-1].get("train_loss", 0.0)):
+            what = "its loss is"  # Adam then makes steps of 0, for ever
+        if what is not None:
             raise ValueError(
-                f"The training diverged: after {len(self.history)} epochs the network's "
-                f"parameters are not finite. Standardise X, or use a smaller lr (now {self.lr})."
+                f"The training diverged: after {len(self.history)} epochs {what} not finite. "
+                f"Standardise X, or use a smaller lr (now {self.lr})."
             )
 
     # What skorch calls

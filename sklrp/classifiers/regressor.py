@@ -157,14 +157,20 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         self, targets: NDArray[np.float64], weight: NDArray | None, *, is_vector: bool
     ) -> None:
         """Remember the mean and the deviation by which targets are standardised."""
-        mean = np.average(targets, axis=0, weights=weight)
-        deviation = np.sqrt(np.average((targets - mean) ** 2, axis=0, weights=weight))
+        with np.errstate(over="ignore", invalid="ignore"):  # `_set_units` tells of it
+            mean = np.average(targets, axis=0, weights=weight)
+            deviation = np.sqrt(np.average((targets - mean) ** 2, axis=0, weights=weight))
         self.n_outputs_: int = targets.shape[1]
         self._set_units(mean, deviation)
         self.target_range_: NDArray[np.float64] = np.tile([np.inf, -np.inf], (len(mean), 1))
         self._is_vector = is_vector
 
     def _set_units(self, mean: NDArray[np.float64], deviation: NDArray[np.float64]) -> None:
+        if not np.isfinite([mean, deviation]).all():
+            raise ValueError(
+                "y holds numbers whose squares are not finite: give it in another unit, such as "
+                "y / np.abs(y).max()."
+            )
         varies = deviation > 1e-12 * np.abs(mean)  # by more than the rounding of the mean
         self.target_mean_: NDArray[np.float64] = mean
         self.target_scale_: NDArray[np.float64] = np.where(varies, deviation, 1.0)

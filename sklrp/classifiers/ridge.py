@@ -99,7 +99,8 @@ class LeastSquares:
         """Return the weighted mean and standard deviation of each target."""
         self._compress()
         first, own = self.triangle[0, 0], self.triangle[:, 1 + self.n_features :]
-        deviation = np.linalg.norm(own[1:], axis=0) / abs(first)
+        with np.errstate(over="ignore"):  # of targets that are too large
+            deviation = np.linalg.norm(own[1:], axis=0) / abs(first)
         return self._means()[self.n_features :], deviation
 
     def _means(self) -> NDArray[np.float64]:

@@ -91,15 +91,18 @@ def explain_file(
         if isinstance(samples, FieldSamples):
             _explain_gridded(loaded, samples, run, out, {"target": label, **how}, warn_of_range)
         else:
-            arrays = _Arrays(loaded, samples, warn_of_range, {"target": label, **how})
-            relevance = _run_through(run, arrays, samples)
+            explain_part = _explain_arrays(
+                loaded, samples, warn_of_range, {"target": label, **how}
+            )
+            relevance = _run_through(run, explain_part, samples)
             if samples.form == "npy":
                 os.replace(run.path, out)
             else:
                 name = type(loaded.network).__name__
                 del how["batch_size"]
                 about = describe_relevance(loaded.network, name, target=said, **how)
-                samples.header = arrays.names or samples.header
+                if samples.form == "CSV":
+                    samples.header = _name_features(loaded, samples, relevance.shape[-1])
                 classes = loaded.classes.tolist() if target == "all" else None
                 samples.write(out, relevance, classes, about)
         run.finish()
@@ -139,28 +142,20 @@ def _explain_gridded(
     samples.write(out, relevance, first)
 
 
-class _Arrays:
-    """Explains samples that are arrays or tables, and knows the names of what is explained."""
+def _explain_arrays(
+    loaded: Loaded, samples: Samples, warn_of_range: RangeWarning, how: dict[str, Any]
+) -> Callable[[Any], NDArray]:
+    """Return what explains samples that are arrays or tables, not filled yet."""
+    parts = loaded.parts
+    is_of_all = isinstance(how["target"], str) and how["target"] == "all"
 
-    def __init__(
-        self, loaded: Loaded, samples: Samples, warn_of_range: RangeWarning, how: dict[str, Any]
-    ) -> None:
-        self.names: list[str] | None = None
-        self._loaded, self._samples, self._how = loaded, samples, how
-        self._warn_of_range = warn_of_range
-
-    def __call__(self, X: Any) -> NDArray:
-        """Return the relevance of samples, whose missing values are not filled yet."""
-        samples, parts = self._samples, self._loaded.parts
+    def explain_part(X: Any) -> NDArray:
         entering = parts.enter(samples.fill_in(X))
-        relevance = np.asarray(sklrp.explain(parts.network, entering, **self._how))
-        self._warn_of_range(lambda: entering)
-        is_of_all = isinstance(self._how["target"], str) and self._how["target"] == "all"
-        shape = relevance.shape[1 + is_of_all :]
-        if samples.form == "CSV" and parts.before is not None:
-            self.names = parts.feature_names(entering, shape[0])
+        relevance = np.asarray(sklrp.explain(parts.network, entering, **how))
+        warn_of_range(lambda: entering)
         if samples.form not in ("NetCDF", "zarr"):
             return relevance
+        shape = relevance.shape[1 + is_of_all :]
         if shape != X.shape[1:]:
             raise ValueError(
                 f"the model's steps make samples of shape {shape} of those in {samples.path}, "
@@ -172,6 +167,18 @@ class _Arrays:
         missing = np.isnan(X)  # have no relevance, as in sklrp.geo.explain
         missing = missing[:, np.newaxis] if is_of_all else missing
         return np.where(missing, relevance.dtype.type(np.nan), relevance)
+
+    return explain_part
+
+
+def _name_features(loaded: Loaded, samples: Samples, n_features: int) -> list[str] | None:
+    """Return the names of what enters the network, of samples in a CSV file."""
+    if loaded.parts.before is None:
+        return samples.header
+    names = loaded.parts.feature_names(None, n_features)
+    if names is None and samples.header is not None and len(samples.header) != n_features:
+        return [f"x{i}" for i in range(n_features)]
+    return names or samples.header
 
 
 def _read_reference(text: str | None) -> str | float | None:

@@ -18,7 +18,7 @@ from numpy.lib.format import dtype_to_descr, open_memmap, write_array_header_1_0
 from numpy.typing import NDArray
 from tqdm.std import tqdm
 
-from sklrp._files import check_own, open_own, replacing
+from sklrp._files import check_own, replacing
 from sklrp.cli.field_samples import FieldSamples
 from sklrp.cli.samples import Samples
 
@@ -137,7 +137,7 @@ class PartialRun:
         self.finish()
         try:
             self._write_sidecar(0, "")  # first: what it stands beside is no one else's
-            with open_own(self.path, new=True) as file:
+            with open(self.path, "xb", buffering=0) as file:  # never through a link
                 header = {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
                 write_array_header_1_0(file, header)
                 n_bytes = file.tell() + math.prod(shape) * dtype.itemsize

@@ -30,6 +30,7 @@ from sklrp._checks import (
     encode_labels,
     flatten_column,
     like,
+    look_up,
     sort_values,
     suggest,
     take_maps,
@@ -651,7 +652,11 @@ class Explained:
         y_train = match_samples(y_train, self.X_train, "y_train")
         labels = self._check_y("y_train", y_train, len(self.pool))
         if self.classes is not None:
-            encode_labels("y_train", labels, self.classes, len(labels))
+            if unknown := look_up(labels, self.classes)[1]:
+                raise ValueError(
+                    f"y_train has the unknown labels {unknown}; the classes of the model are "
+                    f"{self.classes.tolist()}."
+                )
             absent = np.setdiff1d(self.classes, labels)
             if len(absent) and self.model.has_explain:  # a clone would have fewer outputs
                 raise ValueError(

@@ -250,7 +250,8 @@ class AnomalyTransformer(  # type: ignore[call-arg]
             See ``transform``.
         """
         result = self._apply(_restore, X)
-        for field, known in zip(_variables(result), _variables(self._template), strict=True):
+        for field in _variables(result):  # those of a Dataset may come in another order
+            known = self._template[field.name] if is_dataset(result) else self._template
             field.attrs = dict(known.attrs)
         return result
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from sklrp import _models, propagation
-from sklrp._checks import check_number, import_optional
+from sklrp._checks import check_number, import_optional, look_up
 from sklrp._constraints import constrained
 from sklrp._matching import match_samples
 from sklrp._missing import as_gapped_array, as_plain_array
@@ -197,13 +197,7 @@ def explain(
         return _explain_with_layers(data, layers, chain=chain, **known)
     if not data.chunks:
         return _explain_fields(data, chain=chain, **known)
-    _check_call(labels, target, rule)
-    if reference is not None:  # one sample tells whether it may be one
-        sample_dim = chain.vectorizer.grid_.sample_dim
-        first = data.isel({sample_dim: slice(1)})
-        is_of_each = not is_of_outputs(target) and np.shape(target) == (data.sizes[sample_dim],)
-        its = target[:1] if is_of_each else target
-        propagation.explain(chain.model.network, chain.enter(first), target=its, **settings)
+    _check_call(chain, data, labels, target, settings)
     return _explain_lazily(data, chain, **known)
 
 
@@ -361,18 +355,28 @@ def explained_class(relevance: Any) -> str:
     return "" if target in (PREDICTED, EVERY, GIVEN, ONLY, EVERY_OUTPUT) else str(target)
 
 
-def _check_call(labels: list[Any], target: Any, rule: Any) -> None:
+def _check_call(
+    chain: _Chain, data: Any, labels: list[Any], target: Any, settings: dict[str, Any]
+) -> None:
     """Raise now what would else be raised later, when half of a file may be written."""
-    check_rule(rule)
-    if target is None or _wants_all(target) or is_of_outputs(target):
-        return
-    asked = np.unique(as_plain_array(target, "target")).tolist()
-    unknown = [label for label in asked if label not in labels]
-    if unknown:
-        raise ValueError(
-            f"target has the unknown label {unknown[0]!r}; the classes are {labels}, or 'all', or "
-            "None for the predicted class."
+    check_rule(settings["rule"])
+    of_outputs = is_of_outputs(target)
+    if not (target is None or _wants_all(target) or of_outputs):
+        unknown = look_up(as_plain_array(target, "target"), np.asarray(labels), exact=True)[1]
+        if unknown:
+            raise ValueError(
+                f"target has the unknown label{'s' * (', ' in unknown)} {unknown}; the classes "
+                f"are {labels}, or 'all', or None for the predicted class."
+            )
+    if of_outputs or settings["contrast"] or settings["reference"] is not None:
+        # One sample tells whether the network has such outputs, rivals or references.
+        sample_dim = chain.vectorizer.grid_.sample_dim
+        first = data.isel({sample_dim: slice(1)})
+        is_of_each = np.shape(target) == (data.sizes[sample_dim],) and (
+            not of_outputs or chain.model.classes is not None
         )
+        its = target[:1] if is_of_each else target
+        propagation.explain(chain.model.network, chain.enter(first), target=its, **settings)
 
 
 def _explain_fields(

@@ -93,7 +93,7 @@ def explain_piecemeal(
         done = stop
     _check_lengths(done, limits, is_last=True)
     relevance = _join_relevance(parts) if out is None else out
-    return (relevance, _join_details(details)) if details else relevance
+    return (relevance, _join_details(details, target)) if details else relevance
 
 
 def is_per_sample(target: Any, has_classes: bool) -> bool:
@@ -145,8 +145,8 @@ def _join_relevance(parts: Sequence[Any]) -> Any:
     return torch.cat(list(parts)) if isinstance(one, Tensor) else np.concatenate(parts)
 
 
-def _join_details(details: Sequence[Details]) -> Details:
-    """Return details of batches as those of all samples."""
+def _join_details(details: Sequence[Details], given: Any) -> Details:
+    """Return details of batches as those of all samples; a target that was given is of all."""
     one = details[0]
     names = [n for n in ("score", "rest", "reference", "reference_share") if n in one]
     found = {name: np.concatenate([part[name] for part in details]) for name in names}
@@ -161,7 +161,8 @@ def _join_details(details: Sequence[Details]) -> Details:
         name: np.concatenate([part.layer_relevance[name] for part in details])
         for name in one.layer_relevance
     }
-    is_of_each = np.shape(one.target)[:1] == np.shape(one.score)[:1]
+    # Weights of as many outputs as a batch has samples have the shape of labels of these.
+    is_of_each = one.target is not given and np.shape(one.target)[:1] == np.shape(one.score)[:1]
     target = np.concatenate([part.target for part in details]) if is_of_each else one.target
     rest = {name: v for name, v in one.items() if name not in (*found, "layers", "target")}
     return Details(

@@ -71,9 +71,7 @@ def encode_target(target: Any, classes: np.ndarray, n_samples: int) -> Any:
             f"target must be None, 'all', one label or {n_samples} labels, one per sample, got an "
             f"array of shape {labels.shape}."
         )
-    index, unknown = look_up(labels, classes)
-    if labels.dtype == bool != classes.dtype:
-        unknown = ", ".join(map(repr, np.unique(labels).tolist()))
+    index, unknown = look_up(labels, classes, exact=True)
     if unknown:
         raise ValueError(
             f"target has the unknown label{'s' * (', ' in unknown)} {unknown}; the classes are "

@@ -90,8 +90,8 @@ def question_of(model: Any, samples: NDArray, labels: NDArray, target: Any) -> Q
     if target is None:
         return _question_of_classes(codes, classes, n_outputs)
     asked = as_plain_array(target, "target")
-    found, unknown = look_up(asked, classes)
-    if asked.ndim or unknown or (asked.dtype == bool != classes.dtype):
+    found, unknown = look_up(asked, classes, exact=True)
+    if asked.ndim or unknown:
         raise ValueError(f"target={target!r} is not one of the classes {classes.tolist()}.")
     return _question_of_class(codes, int(found[0]), len(classes), n_outputs)
 
