@@ -7,26 +7,20 @@ contributions, tests. What a result depends on is hashed, and by that it is foun
 from __future__ import annotations
 
 import copy
-import pickle
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from joblib import Memory
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_memory
 from skorch import NeuralNet
 from skorch.history import History
 from torch import Tensor, nn
 
-from sklrp._network_cache import Hasher, hold_lock
-from sklrp._stored import in_array
+from sklrp._memory import Hasher, Shelf, hash_each, warn_not_kept
 from sklrp._streams import Streams
 from sklrp._version import __version__
-from sklrp._warnings import warn_user
 
 _LIBRARIES = ("numpy", "scipy", "sklearn", "skorch", "torch")
 # What differs from one training to the next though the network is the same: times, and its mode.
@@ -52,14 +46,14 @@ class Kept:
     def __init__(
         self, memory: Any = None, find_parts: Callable[[], dict[str, Any]] | None = None
     ) -> None:
-        self._memory = check_memory(str(memory) if isinstance(memory, Path) else memory)
-        self._store = getattr(self._memory, "store_backend", None)
+        self._shelf = Shelf(memory, "results")
         self._key: str | None = None
-        if find_parts is not None and (self._store or not isinstance(self._memory, Memory)):
+        if find_parts is not None and self._shelf.keeps:
             try:
                 self._key = hash_parts({"versions": _versions(), **find_parts()})
             except Exception as error:  # pickling runs the parts' own code
-                _warn(f"Nothing is kept in {self._memory}, as the data cannot be hashed", error)
+                memory = self._shelf.memory
+                warn_not_kept(f"Nothing is kept in {memory}, as the data cannot be hashed", error)
 
     @property
     def keeps(self) -> bool:
@@ -99,23 +93,9 @@ class Kept:
         try:
             key = hash_parts({"all": self._key, **dict(enumerate(what))})
         except Exception as error:
-            _warn("A result is not kept, as what it depends on cannot be hashed", error)
+            warn_not_kept("A result is not kept, as what it depends on cannot be hashed", error)
             return compute()
-        if self._store is None:
-            return self._memory.cache(lambda key: compute())(key)
-        item = ["sklrp", "results", key]
-        with hold_lock(Path(self._store.location, *item)):
-            if self._store.contains_item(item):
-                try:
-                    return pickle.loads(self._store.load_item(item))
-                except Exception as error:
-                    _warn(f"A result in {self._memory} cannot be read", error)
-            result = compute()
-            try:
-                self._store.dump_item(item, pickle.dumps(result))
-            except Exception as error:
-                _warn(f"A result cannot be kept in {self._memory}", error)
-        return result
+        return self._shelf.find_or_make(key, compute, "A result")
 
 
 def _versions() -> dict[str, str]:
@@ -136,14 +116,7 @@ def hash_parts(parts: dict[Any, Any]) -> str:
     str
         The hash; networks of equal weights have the same.
     """
-    # One by one: whether two of them are one object or equal ones makes no difference.
-    digests = {}
-    for name, part in parts.items():
-        has_values = hasattr(part, "__array__") and not isinstance(part, Tensor)
-        digests[str(name)] = _StateHasher().hash(
-            np.ascontiguousarray(in_array(part)) if has_values and np.ndim(part) else part
-        )
-    return _StateHasher().hash(sorted(digests.items()))
+    return hash_each(parts, _StateHasher)
 
 
 class _StateHasher(Hasher):
@@ -163,12 +136,3 @@ class _StateHasher(Hasher):
             state = {name: v for name, v in own.items() if name not in _PASSING}
             return str, (hash_parts({**state, "": type(obj)}),)
         return super().reducer_override(obj)
-
-
-def _warn(fact: str, error: Exception) -> None:
-    """Warn that something will be computed again, and say what helps."""
-    warn_user(
-        f"{fact} ({type(error).__name__}: {error}), and is computed each time. Use parameters "
-        "that can be pickled, with their classes and functions in a module of their own; or set "
-        "memory=None.",
-    )

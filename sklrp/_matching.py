@@ -97,10 +97,10 @@ def _find_marks(labels: Any, X: Any) -> tuple[Any, Any, str]:
         if dim in labels.coords and dim in X.coords:
             return labels.get_index(dim), X.get_index(dim), str(dim)
         return None, None, ""
-    return _find_dates(labels), _find_dates(X), "its dates"
+    return find_dates_of(labels), find_dates_of(X), "its dates"
 
 
-def _find_dates(data: Any) -> Any:
+def find_dates_of(data: Any) -> Any:
     """Return the dates of the samples: of an index in pandas, or of a dimension in xarray."""
     if hasattr(data, "iloc"):
         index = data.index.to_timestamp() if hasattr(data.index, "to_timestamp") else data.index

@@ -8,6 +8,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -333,3 +334,50 @@ def test_networks_of_equal_weights_have_one_hash_in_every_process():
 
 def test_streams_say_what_they_come_from():
     assert Streams(Streams(3).entropy).rng("a").random() == Streams(3).rng("a").random()
+
+
+def make_field(values=0.0, *, longitude=0.0, month=0, name="sst", units="K", dims=("time", "lon")):
+    """Return a field whose values say nothing of where and when they are."""
+    data = np.random.default_rng(0).normal(size=(24, 4)) + values
+    start = np.datetime64("1980-01") + month
+    places = np.arange(start, start + 24).astype("datetime64[ns]"), 90.0 * np.arange(4) + longitude
+    coords = dict(zip(dims, places, strict=True))
+    return xr.DataArray(data, coords, dims, name, {"units": units})
+
+
+def make_series(month=0):
+    return make_field(month=month)[:, 0].to_series()
+
+
+@pytest.mark.parametrize(
+    ("make", "changed"),
+    [
+        (make_field, {"values": 1.0}),
+        (make_field, {"longitude": 180.0}),
+        (make_field, {"month": 3}),
+        (make_field, {"name": "ssh"}),
+        (make_field, {"units": "degC"}),
+        (make_field, {"dims": ("time", "lat")}),
+        (make_series, {"month": 3}),
+        (lambda **changed: make_field(**changed).to_dataset(), {"longitude": 180.0}),
+        (lambda mask=0: np.ma.masked_equal([0, 1, 2], mask), {"mask": 1}),
+    ],
+)
+def test_data_are_known_by_their_values_and_places(make, changed):
+    same = hash_parts({"X": make()})
+    assert hash_parts({"X": make()}) == same
+    assert hash_parts({"X": pickle.loads(pickle.dumps(make()))}) == same
+    assert hash_parts({"X": make(**changed)}) != same
+
+
+def test_a_finding_lies_on_the_grid_that_is_given(clf, tmp_path):
+    """Values of a field that was given other coordinates since are the same."""
+    for latitude in (np.arange(8.0), np.arange(8.0) + 40):
+        field = xr.DataArray(
+            X[40:], {"lat": latitude, "lon": np.arange(8.0)}, ("time", "lat", "lon")
+        )
+        report = diagnose(
+            clf, field, Y[40:], X_train=X[:40], n_permutations=3, memory=tmp_path, random_state=0
+        )
+        for finding in report.tests.values():
+            np.testing.assert_array_equal(finding.frame.latitude, latitude)

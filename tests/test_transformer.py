@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import sklearn
 import torch
+import xarray as xr
 from packaging.version import Version
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
@@ -57,8 +58,10 @@ from sklrp import (
     RelevanceTransformer,
     ZPlus,
 )
+from sklrp._memory import Hasher, hold_lock
 from sklrp._models import unwrap
-from sklrp._network_cache import Hasher, hold_lock, identify
+from sklrp._network_cache import identify
+from sklrp.geo import AnomalyTransformer, GridVectorizer
 from tests.helpers import models
 from tests.helpers.comparing import assert_same_to_rounding
 
@@ -603,6 +606,24 @@ def test_memory_knows_versions(package, monkeypatch):
     assert identify(LinearClassifier(), X, y, {}) != before
 
 
+def test_memory_knows_dates_and_places(memory):
+    """A climatology is of months, so that equal values at other times make another network."""
+
+    def make_field(month, longitude):
+        time = np.arange(24) + np.datetime64("1980-01") + month
+        coords = {"time": time.astype("datetime64[ns]"), "lon": 90.0 * np.arange(4) + longitude}
+        values = np.random.default_rng(0).normal(size=(24, 4))
+        return xr.DataArray(values, coords, ("time", "lon"), name="sst")
+
+    steps = AnomalyTransformer(), GridVectorizer(), MLPClassifier((4,), max_epochs=1)
+    cached = RelevanceTransformer(make_pipeline(*steps), memory=memory, random_state=0)
+    labels = np.arange(24) % 2
+    for place in ((0, 0.0), (3, 0.0), (0, 180.0)):
+        field = make_field(*place)
+        plain = clone(cached).set_params(memory=None).fit(field, labels)
+        assert_same_to_rounding(cached.fit(field, labels).transform(field), plain.transform(field))
+
+
 def test_memory_hands_out_copies(memory):
     transformer = RelevanceTransformer(LinearClassifier(), memory=memory)
     networks = [clone(transformer).fit(X, y).estimator_ for _ in range(3)]
@@ -696,7 +717,7 @@ def test_code_is_taken_apart():
 
 IDENTIFY = """
 import sys
-from sklrp._network_cache import Hasher
+from sklrp._memory import Hasher
 
 words = {"calm", "warm", "cold", "el niño"}
 table = {"b": 1, "a": {"x", "y"}}
@@ -745,7 +766,7 @@ def test_workers_wait_for_each_other(prefer, memory, log):
 
 def test_lock_is_freed_by_death(tmp_path):
     script = (
-        "import sys, pathlib, sklrp._network_cache as cache\n"
+        "import sys, pathlib, sklrp._memory as cache\n"
         "with cache.hold_lock(pathlib.Path(sys.argv[1])):\n"
         "    print('locked', flush=True)\n"
         "    sys.stdin.read()\n"

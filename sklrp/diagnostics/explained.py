@@ -613,6 +613,7 @@ class Explained:
             "X": self.all_X,
             "dtype": str(self._dtype),
             "columns": names,
+            "frame": self.frame,
         }
 
     def _count_outputs(self) -> int:
