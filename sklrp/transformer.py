@@ -614,7 +614,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             array = X
             y = column_or_1d(y, warn=True) if has_labels else y
         elif model.before is not None:  # whose steps check the samples, maybe texts or with gaps
-            array = X if hasattr(X, "shape") else np.asarray(X)
+            array = _take_raw(X)
             y = column_or_1d(y) if has_labels else y
         elif has_labels:
             array, y = check_X_y(X, y, allow_nd=True, estimator=self)
@@ -839,6 +839,20 @@ def _takes_out(model: Model) -> bool:
 def _part_of_samples(X: Any, rows: NDArray[np.intp]) -> Any:
     """Return some of the samples; of those in a file or in chunks they are read when needed."""
     return as_stored(X).take(rows) if is_stored(X) else safe_indexing(X, rows)
+
+
+def _take_raw(X: Any) -> Any:
+    """Return samples that the steps before a network check, if rows can be taken of them."""
+    if hasattr(X, "data_vars"):
+        raise TypeError(
+            "X is an xarray.Dataset, which has no axis of samples: pass its variables as "
+            "channels, X.to_dataarray('variable').transpose('time', ...), to a GridVectorizer("
+            "channel_dim='variable')."
+        )
+    array = X if hasattr(X, "shape") else np.asarray(X)
+    if not array.shape[0]:
+        raise ValueError(f"X must hold at least one sample, got the shape {tuple(array.shape)}.")
+    return array
 
 
 def _is_frozen(estimator: Any, model: Model) -> bool:

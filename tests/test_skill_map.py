@@ -26,9 +26,12 @@ from sklearn.tree import DecisionTreeClassifier
 
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp._frame import make_frame
+from sklrp._models import unwrap
+from sklrp._streams import Streams
 from sklrp.datasets import make_lorenz96, make_squares, make_suppressor, make_xor
 from sklrp.diagnostics import diagnose, skill_map
 from sklrp.diagnostics.skill_map import neighbours_of
+from sklrp.skill import decompose_skill
 from sklrp.skill.clusters import ClusterTest, Neighbours
 from sklrp.skill.contributions import expected_gradients, occluded
 from sklrp.skill.exchanges import estimate_block
@@ -1044,3 +1047,22 @@ def test_a_cell_of_one_value_is_never_true():
     assert found.p_value[1] <= 0.05
     assert found.true.tolist() == [True, False]
     assert not found.true_fdr[1]
+
+
+def test_samples_go_through_the_steps_before_a_network_once():
+    X, y, _ = make_squares(n_per_class=40, size=6, random_state=0)
+    passed = []
+
+    def note(rows):
+        passed.append(len(rows))
+        return rows
+
+    model = make_pipeline(
+        FunctionTransformer(note), MLPClassifier((4,), max_epochs=2, random_state=0)
+    ).fit(X[:30], y[:30])
+    passed.clear()
+    opened = unwrap(model)
+    decompose_skill(
+        opened, X[30:], y[30:], Streams(0), X_train=X[:30], n_permutations=19, n_draws=2
+    )
+    assert passed == [50, 30]

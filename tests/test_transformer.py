@@ -624,6 +624,15 @@ def test_memory_knows_dates_and_places(memory):
         assert_same_to_rounding(cached.fit(field, labels).transform(field), plain.transform(field))
 
 
+def test_what_steps_are_given_has_rows():
+    transformer = RelevanceTransformer(make_pipeline(StandardScaler(), LinearClassifier()))
+    fields = xr.Dataset({"a": (("time", "x"), X), "b": (("time", "x"), X)})
+    with pytest.raises(TypeError, match=r"X is an xarray.Dataset.*to_dataarray"):
+        transformer.fit(fields, y)
+    with pytest.raises(ValueError, match=r"at least one sample, got the shape \(0, "):
+        transformer.fit(X, y).transform(X[:0])
+
+
 def test_memory_hands_out_copies(memory):
     transformer = RelevanceTransformer(LinearClassifier(), memory=memory)
     networks = [clone(transformer).fit(X, y).estimator_ for _ in range(3)]

@@ -35,9 +35,8 @@ from sklrp.skill.questions import Question
 _MOST_GROUPS = 64  # that are replaced one by one where there is no gradient
 
 
-def take_samples(model: Any, X: Any, name: str = "X") -> NDArray:
-    """Return samples as they enter a model, as an array; categories stay what they are."""
-    entering = model.enter(X)
+def take_samples(model: Any, entering: Any, name: str = "X") -> NDArray:
+    """Return samples that enter a model as an array; categories stay what they are."""
     if isinstance(entering, tuple | Mapping):
         raise TypeError(
             f"{name} holds several inputs, and cells are those of one: wrap the network in a "
@@ -70,11 +69,10 @@ def differs(samples: NDArray) -> NDArray[np.bool_]:
     return found
 
 
-def as_given(model: Any, X: Any, samples: NDArray) -> Any:
+def as_given(model: Any, entering: Any, samples: NDArray) -> Any:
     """Return samples with the names of columns with which they enter a network, if any."""
-    return (
-        samples if isinstance(model, PlainModel) or is_stored(X) else like(model.enter(X), samples)
-    )
+    is_plain = isinstance(model, PlainModel) or is_stored(entering)
+    return samples if is_plain else like(entering, samples)
 
 
 class PlainModel:

@@ -151,15 +151,16 @@ def decompose_skill(
     _check_alpha(alpha, n_permutations)
     kept = kept or Kept()
     assumptions: list[str] = []
+    entering = model.enter(X)
     samples, labels, groups, pool, rows = _hold_out(
-        model, X, y, X_train, baseline, groups, block_length, assumptions
+        model, X, entering, y, X_train, baseline, groups, block_length, assumptions
     )
     target = to_host(target)
     codes = None if regions is None else _code_regions(regions, samples.shape[1:])
     of_cell = None  # the group of each cell, where a model has no gradient
     if is_asked_by_groups(model, samples):
         of_cell = code_groups(model.name, samples, codes)
-    question = question_of(model, as_given(model, X, samples), labels, target)
+    question = question_of(model, as_given(model, entering, samples), labels, target)
     if question.said:
         assumptions.append(question.said)
     draws = None if n_draws == "auto" else int(n_draws)
@@ -220,6 +221,7 @@ def decompose_skill(
 def _hold_out(
     model: Any,
     X: Any,
+    entering: Any,
     y: Any,
     X_train: Any,
     baseline: Any,
@@ -228,7 +230,7 @@ def _hold_out(
     assumptions: list[str],
 ) -> tuple[NDArray, NDArray, Any, NDArray, NDArray[np.intp]]:
     """Return samples that were not trained on, labels, groups, baselines, and which rows of X."""
-    samples = take_samples(model, X)
+    samples = take_samples(model, entering)
     check_repeats(model, samples)
     pool, rows = find_baselines(model, samples, X_train, baseline, assumptions)
     labels = check_truth(match_samples(y, X, "y"), len(samples))
