@@ -370,6 +370,20 @@ def test_data_are_known_by_their_values_and_places(make, changed):
     assert hash_parts({"X": make(**changed)}) != same
 
 
+def test_a_verdict_is_of_the_times_that_are_given(clf, tmp_path):
+    """Samples of one time are permuted as a whole."""
+    found = []
+    for day in (np.arange(40), np.arange(40) // 2):
+        time = np.datetime64("2000-01-01", "ns") + day * np.timedelta64(1, "D")
+        field = xr.DataArray(X[40:], {"time": time}, ("time", "lat", "lon"))
+        options = {"X_train": X[:40], "n_permutations": 3, "random_state": 0}
+        report = diagnose(clf, field, Y[40:], memory=tmp_path, **options)
+        alone = diagnose(clf, field, Y[40:], **options)
+        assert report.to_frame().equals(alone.to_frame())
+        found.append(alone.tests["skilled"].reading)
+    assert found[0] != found[1]
+
+
 def test_a_finding_lies_on_the_grid_that_is_given(clf, tmp_path):
     """Values of a field that was given other coordinates since are the same."""
     for latitude in (np.arange(8.0), np.arange(8.0) + 40):

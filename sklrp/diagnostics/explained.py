@@ -607,10 +607,13 @@ class Explained:
         if self.X_train is not None:
             asked = {**asked, "X_train": self.model.enter(self.X_train)}
         names = None if self._form is None else [str(name) for name in self._form.columns]
+        X = self._asked["X"]
+        when = X.coords.to_dataset() if hasattr(X, "coords") else getattr(X, "index", None)
         return {
             **asked,
             "network": self.model.network,
             "X": self.all_X,
+            "when": None if callable(when) else when,
             "dtype": str(self._dtype),
             "columns": names,
             "frame": self.frame,
