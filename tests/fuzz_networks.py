@@ -619,14 +619,20 @@ def shorten(program: Program, inputs: Any, batch_size: int | None, kind: str) ->
     return program
 
 
-def try_program(seed: int, n_steps: int = 8) -> tuple[str, str, Program, Any, int | None]:
-    """Draw and judge one program."""
+def draw_case(seed: int, n_steps: int = 8) -> tuple[Program, Any, int | None]:
+    """Draw a program, its inputs and the size of a batch."""
     generator = random.Random(seed)
     torch.manual_seed(seed)
     layers = Layers()
     inputs = draw_inputs(generator)
     program = draw_program(layers, inputs, generator, generator.randint(2, n_steps)).eval()
     batch_size = generator.choice([None, None, 2, 1])
+    return program, inputs, batch_size
+
+
+def try_program(seed: int, n_steps: int = 8) -> tuple[str, str, Program, Any, int | None]:
+    """Draw and judge one program."""
+    program, inputs, batch_size = draw_case(seed, n_steps)
     return *judge(program, inputs, batch_size), program, inputs, batch_size
 
 
