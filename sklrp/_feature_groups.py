@@ -1,6 +1,6 @@
 """Groups of features: over what relevance is summed, and what the sums are called.
 
-`RelevanceTransformer` calls it for its parameter `aggregate`.
+`RelevanceTransformer` calls it for its parameter `aggregate`, and pictures sum columns by it.
 """
 
 from __future__ import annotations

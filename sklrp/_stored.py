@@ -344,29 +344,49 @@ def release(X: NDArray) -> None:
     mapping.madvise(mmap.MADV_DONTNEED)
 
 
+class Pages:
+    """Pages of arrays, which go to their files once so many bytes were read or written.
+
+    Parameters
+    ----------
+    *arrays : ndarray
+        The arrays; those in memory stay there.
+    """
+
+    def __init__(self, *arrays: NDArray) -> None:
+        self._mapped = [array for array in arrays if find_mapping(array) is not None]
+        self._n_bytes = 0
+
+    def note(self, n_bytes: int) -> None:
+        """Count bytes of the arrays, and let the pages go if they are many."""
+        self._n_bytes += n_bytes
+        if self._n_bytes > BLOCK_BYTES:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Let the pages go."""
+        self._n_bytes = 0
+        for array in self._mapped:
+            release(array)
+
+
 class _Mapped:
     """Rows of a mapped file, copied, with no more of it in memory than a few blocks."""
 
     def __init__(self, X: NDArray) -> None:
-        self.X, self._n_bytes = X, 0
+        self.X, self._pages = X, Pages(X)
 
     def read(self, start: int, stop: int) -> NDArray:
         """Return rows that follow one another."""
         found = np.array(self.X[start:stop])
-        self._note(found.nbytes)
+        self._pages.note(found.nbytes)
         return found
 
     def pick(self, rows: NDArray[np.intp]) -> NDArray:
         """Return rows in any order."""
         found = np.asarray(self.X[rows])
-        self._note(found.nbytes + len(rows) * _PAGES_BYTES)
+        self._pages.note(found.nbytes + len(rows) * _PAGES_BYTES)
         return found
-
-    def _note(self, n_bytes: int) -> None:
-        self._n_bytes += n_bytes
-        if self._n_bytes > BLOCK_BYTES:
-            release(self.X)
-            self._n_bytes = 0
 
 
 def _compute_rows(rows: Any) -> Any:

@@ -448,7 +448,7 @@ def test_cross_fitting_reads_part_by_part(data, tmp_path):
 @pytest.fixture
 def in_files(monkeypatch):
     """Let contributions and what is made of them lie in files, however small they are."""
-    for name in ("_stored", "skill.permutations", "skill.exchanges", "skill.asked_models"):
+    for name in ("_stored", "skill.permutations", "skill.block_lengths", "skill.asked_models"):
         monkeypatch.setattr(f"sklrp.{name}.MEMORY_BYTES", 2**10)
 
 
@@ -563,9 +563,9 @@ ENTRIES = {
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_memory_does_not_grow_with_the_file(entry, long_samples, tmp_path, monkeypatch):
     X, y, clf = long_samples
-    for name in ("_stored.BLOCK", "propagation.results.BLOCK", "skill.contributions.BLOCK"):
+    for name in ("_stored.BLOCK", "propagation.results.BLOCK"):
         monkeypatch.setattr(f"sklrp.{name}_BYTES", 2**20)
-    for name in ("_stored", "skill.permutations", "skill.exchanges", "skill.asked_models"):
+    for name in ("_stored", "skill.permutations", "skill.block_lengths", "skill.asked_models"):
         monkeypatch.setattr(f"sklrp.{name}.MEMORY_BYTES", 2**20)
     out = np.lib.format.open_memmap(tmp_path / "R.npy", "w+", np.float32, X.shape)
     tracemalloc.start()
@@ -587,3 +587,20 @@ def test_batches_are_refused_where_samples_are_needed_twice(fitted, data):
     ):
         with pytest.raises(TypeError, match="X is a list_iterator, which yields its samples once"):
             ask()
+
+
+def test_early_stopping_reads_a_block_once_for_each_pass(data, monkeypatch):
+    """Whatever the order is in which a splitter gives the rows of a part."""
+    monkeypatch.setattr("sklrp.classifiers.batches._WINDOW_BYTES", 2**12)
+    X, y = data
+    passed = []
+
+    def read(start, stop):
+        passed.append((start, stop))
+        return X[start:stop]
+
+    edges = as_stored(Stored(read, np.arange(0, N + 1, 10), X.shape, X.dtype)).edges
+    stored = Stored(read, edges, X.shape, X.dtype)
+    model = MLPClassifier((8,), max_epochs=3, early_stopping=True, random_state=0)
+    model.fit(stored, y)
+    assert len(passed) < 8 * (len(edges) - 1)  # 83, and 238 in the order of a splitter

@@ -98,7 +98,7 @@ class _Windows:
         self._samples, self._number = samples, -1
         self._window = np.empty(0)
         n_blocks = len(samples.edges) - 1
-        if samples.nbytes <= _WINDOW_BYTES:  # as samples in memory
+        if not comes_in_windows(samples):  # as samples in memory
             self.order = torch.randperm(len(samples))
             self._ends = np.array([len(samples)])
             return
@@ -128,6 +128,11 @@ class _Windows:
             parts.append(self._window[start - begin : min(stop, end) - begin])
             start = min(stop, end)
         return torch.from_numpy(np.concatenate(parts))
+
+
+def comes_in_windows(X: Any) -> bool:
+    """Tell whether samples are too many to be mixed at once, and can only be read in blocks."""
+    return isinstance(X, Stored) and not X.is_picked and X.nbytes > _WINDOW_BYTES
 
 
 def make_dataset(

@@ -30,7 +30,7 @@ from sklrp._sklearn import StrOptions
 from sklrp._stored import Stored
 from sklrp._warnings import warn_user
 from sklrp.classifiers.base import NetworkEstimator
-from sklrp.classifiers.batches import make_dataset
+from sklrp.classifiers.batches import comes_in_windows, make_dataset
 from sklrp.classifiers.chance import neighbours_agree
 from sklrp.classifiers.net import PENALTIES, TrainingNet
 from sklrp.classifiers.parameters import param
@@ -261,6 +261,7 @@ class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
         def dataset(rows: NDArray | None) -> Any:
             samples, y, weights = X, targets, weight
             if rows is not None:
+                rows = np.sort(rows) if comes_in_windows(X) else rows  # each block is read once
                 samples = X.take(rows) if isinstance(X, Stored) else X[rows]
                 y, weights = targets[rows], None if weight is None else weight[rows]
             return make_dataset(samples, y, weights, dtype=net.dtype)

@@ -14,6 +14,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import KBinsDiscretizer, OneHotEncoder
 
+from sklrp._feature_groups import GroupSums
 from sklrp._frame import Frame, make_frame
 from sklrp._models import Model
 from sklrp.drawing.panels import View
@@ -152,6 +153,5 @@ def sum_columns(view: View, columns: list[str]) -> View:
     names = list(dict.fromkeys(columns))
     places = np.array([names.index(column) for column in columns])
     maps: NDArray[np.float64] = view.maps.reshape(len(view.maps), -1)
-    summed = np.stack([maps[:, places == k].sum(axis=1) for k in range(len(names))], axis=1)
     frame = make_frame((len(names),), layout="table", names=names)
-    return view._replace(frame=frame, maps=summed, samples=None)
+    return view._replace(frame=frame, maps=GroupSums(places)(maps), samples=None)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sklrp._checks import check_representable
 from sklrp._devices import has_float64
-from sklrp._stored import BLOCK_BYTES, find_mapping, release
+from sklrp._stored import BLOCK_BYTES, Pages
 from sklrp.propagation.inputs import NUMPY_DTYPES, Inputs, is_floating
 from sklrp.propagation.tape import CAUSES
 
@@ -207,13 +207,13 @@ class _Writer:
         self._rows = int(chunks[0]) if is_chunked else 0
         self._waiting: list[NDArray] = []
         self._begin, self._n_bytes = 0, 0
-        self._is_mapped = isinstance(array, np.ndarray) and find_mapping(array) is not None
+        self._pages = Pages(*([array] if isinstance(array, np.ndarray) else []))
 
     def put(self, span: slice, values: Any) -> None:
         """Write rows, which come in order."""
         if not self._rows:
             self.array[span] = values
-            self._note(values.nbytes)
+            self._pages.note(values.nbytes)
             return
         # A chunk of a file is read, changed and written again for each part of it.
         if not self._waiting:
@@ -238,13 +238,6 @@ class _Writer:
         rest = values[n:].copy()
         self._waiting, self._n_bytes = ([rest] if len(rest) else []), rest.nbytes
         self._begin = stop
-
-    def _note(self, n_bytes: int) -> None:
-        """Let pages of a mapped file go to it, now and then."""
-        self._n_bytes += n_bytes
-        if self._is_mapped and self._n_bytes > BLOCK_BYTES:
-            release(self.array)
-            self._n_bytes = 0
 
 
 class DetailArrays:

@@ -20,7 +20,7 @@ from tqdm.std import tqdm
 
 from sklrp._devices import has_float64
 from sklrp._kept import Kept
-from sklrp._stored import BLOCK_BYTES, make_zeros, release, take_blocks
+from sklrp._stored import Pages, make_zeros, take_blocks
 from sklrp._workers import run_on_workers
 
 _CHUNK_VALUES = 2**17  # values of the input in one pass: what follows stays in a cache
@@ -194,9 +194,10 @@ def expected_gradients(
                 break
             wanted = min(_next_draws(done, noise, _LITTLE_NOISE), most)
             bar.total = n * wanted
+    pages = _pages_of(places)
     for p in phi:
         p /= done
-        _let_go(places)
+        pages.let_go()
     sums = torch.stack([p.sum(dim=1) for p in phi], dim=1)
     residual = ((sums - _combined(own - usual, weights)).abs() / spread).mean().item()
     found = [tensor.cpu().numpy() if array is None else array for tensor, array in places]
@@ -213,11 +214,9 @@ def _make_place(
     return torch.from_numpy(array), array
 
 
-def _let_go(places: list[tuple[Tensor, NDArray | None]]) -> None:
-    """Let contributions go to their files, where they are in some."""
-    for _, array in places:
-        if array is not None:
-            release(array)
+def _pages_of(places: list[tuple[Tensor, NDArray | None]]) -> Pages:
+    """Return the pages of contributions, where they are in files."""
+    return Pages(*(array for _, array in places if array is not None))
 
 
 def _check_memory(n_bytes: int, n_combinations: int) -> None:
@@ -303,15 +302,12 @@ def _accumulate(
     blocks = [slice(first, min(first + per_block, n)) for first in range(0, n, per_block)]
     calls = ((rows, draws.of(rows), per_chunk) for rows in blocks)
     done = run_on_workers(_block_or_recall, asked, calls, n_jobs, prefer="threads")
-    n_bytes = 0
+    pages = _pages_of(places)
     for rows, parts in zip(blocks, done, strict=True):
         for (total, _), part in zip(places, parts, strict=True):
             total[rows] += torch.from_numpy(part).to(total)
-            n_bytes += part.nbytes
+            pages.note(part.nbytes)
         bar.update((rows.stop - rows.start) * n_draws)
-        if n_bytes > BLOCK_BYTES:
-            _let_go(places)
-            n_bytes = 0
 
 
 def _block_or_recall(
