@@ -26,7 +26,18 @@ IMAGES = DOCS / "images"
 WIDTH, THUMBNAIL = 900, (320, 224)  # pixels
 
 # Which figure of an example is shown, and which of its panels is the thumbnail; else the first.
-SHOWN: dict[str, tuple[int, int]] = {}
+SHOWN: dict[str, tuple[int, int]] = {
+    "plot_choose_rule": (0, 4),
+    "plot_clusters": (0, 1),
+    "plot_digits": (3, 18),
+    "plot_fact_or_artifact": (0, 1),
+    "plot_first_of_365_days": (0, 1),
+    "plot_focus": (0, 8),
+    "plot_known_answer": (0, 7),
+    "plot_out_of_core": (0, 2),
+    "plot_relevance_features": (0, 2),
+    "plot_time_series": (0, 1),
+}
 
 
 def shrink(source, target, width=WIDTH):
@@ -37,7 +48,7 @@ def shrink(source, target, width=WIDTH):
             picture = picture.resize(
                 (width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS
             )
-        picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
             target, optimize=True
         )
     print(f"wrote {target.relative_to(DOCS)}, {target.stat().st_size // 1024} KiB")
@@ -90,8 +101,8 @@ def make_thumbnail(figure, panel, target):
     axes.tick_params(labelbottom=False, labelleft=False, labeltop=False, labelright=False)
     if axes.get_legend() is not None:
         axes.get_legend().remove()
-    for text in list(figure.texts):
-        text.set_visible(False)
+    for other in [*figure.texts, *figure.legends]:
+        other.set_visible(False)
     figure.set_layout_engine("none")
     figure.canvas.draw()
     box = axes.get_window_extent().transformed(figure.dpi_scale_trans.inverted()).padded(0.03)
@@ -104,7 +115,7 @@ def make_thumbnail(figure, panel, target):
             ground = Image.new("RGB", THUMBNAIL, "white")
             margins = zip(THUMBNAIL, picture.size, strict=True)
             ground.paste(picture, [(whole - part) // 2 for whole, part in margins])
-            ground.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            ground.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
                 target, optimize=True
             )
 
