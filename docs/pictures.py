@@ -33,10 +33,12 @@ SHOWN: dict[str, tuple[int, int]] = {
     "plot_fact_or_artifact": (0, 1),
     "plot_first_of_365_days": (0, 1),
     "plot_focus": (0, 8),
+    "plot_hidden_layers": (0, 1),
     "plot_known_answer": (0, 7),
     "plot_out_of_core": (0, 2),
     "plot_relevance_features": (0, 2),
     "plot_time_series": (0, 1),
+    "plot_transformer": (0, 1),
 }
 
 
