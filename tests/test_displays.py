@@ -841,6 +841,22 @@ def test_given_axes(maps):
     assert display.figure_ is not figure
 
 
+@pytest.mark.parametrize("kind", ["fields", "tables", "constrained"])
+def test_captions_do_not_meet_titles_below(maps, kind):
+    """On given axes, which are as close as matplotlib puts them, unless an engine spaces them."""
+    engine = "constrained" if kind == "constrained" else None
+    figure, axes = plt.subplots(3, 2, figsize=(9, 9), layout=engine)
+    values = maps[:3].reshape(3, -1) if kind == "tables" else maps[:3]
+    options = {"labels": ["one", "two", "three"], "unit": "relevance in units of the model"}
+    RelevanceDisplay.from_relevance({"first": values, "second": values}, ax=axes, **options)
+    figure.draw_without_rendering()
+    for above, below in zip(axes[:-1].ravel(), axes[1:].ravel(), strict=True):
+        assert above.get_tightbbox().y0 >= below.get_tightbbox().y1
+    if kind == "fields":  # panels of a row stay alike
+        left, right = [[ax.get_position().height for ax in column] for column in axes.T]
+        np.testing.assert_allclose(left, right)
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [

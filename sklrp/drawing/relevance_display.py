@@ -490,6 +490,7 @@ class RelevanceDisplay:
         if projection is not None:
             for one in self.axes_.ravel():
                 fields.draw_coast(one)
+        sheet.make_room(list(self.axes_.ravel()))
         return self
 
     def _lay_out(

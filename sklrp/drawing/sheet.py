@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklrp._checks import import_optional
 
 LIMITS = ("shared", "view", "panel")
+ROOM = 0.05  # inches, at least, between a caption and a title below it
 Place = tuple[int, int]  # row and view of a panel
 
 
@@ -124,6 +125,38 @@ def add_caption(ax: Any, text: str) -> None:
         ax.annotate(said, (0.5, 0), (0, -18), ha="center", va="top", fontsize="small", **where)
     else:
         ax.set_xlabel("\n".join(filter(None, [ax.get_xlabel(), said])), fontsize="small")
+
+
+def make_room(axes: list[Any]) -> None:
+    """Raise the lower edges of Axes whose captions meet what is below, where no engine does it."""
+    figure = axes[0].figure
+    if figure.get_layout_engine() is not None:
+        return
+    for _ in range(4):  # Axes of equal aspect are centred anew, so that once need not do
+        boxes = {ax: ax.get_tightbbox() for ax in figure.axes if ax.get_visible()}
+        places = {ax: ax.get_position(original=True) for ax in axes}
+        raised: dict[float, float] = {}  # the same for all of a row
+        for ax, place in places.items():
+            missing = _find_top_below(ax, boxes) + ROOM * figure.dpi - boxes[ax].y0
+            share = min(missing / figure.bbox.height, place.height / 2)
+            raised[place.y0] = max(share, raised.get(place.y0, 0.0))
+        if not any(raised.values()):
+            return
+        for ax, place in places.items():
+            up = raised[place.y0]
+            ax.set_position([place.x0, place.y0 + up, place.width, place.height - up])
+            ax.set_in_layout(True)  # as before: a layout that comes later may move it
+
+
+def _find_top_below(ax: Any, boxes: dict[Any, Any]) -> float:
+    """Return the top, in pixels, of what lies below Axes, minus infinity if nothing does."""
+    box, floor = boxes[ax], ax.get_position().y0
+    tops = [
+        other.y1
+        for one, other in boxes.items()
+        if one.get_position().y1 <= floor and other.x0 < box.x1 and box.x0 < other.x1
+    ]
+    return max(tops, default=-np.inf)
 
 
 def size_of(ax: Any) -> tuple[float, float]:
