@@ -94,6 +94,15 @@ def make_examples(names):
         plt.close("all")
 
 
+def fill_thumbnail(figure, axes):
+    """Give Axes whose sides are free the sides of a thumbnail."""
+    axes.set_box_aspect(None)
+    width, height = figure.get_size_inches()
+    size = min(width / THUMBNAIL[0], height / THUMBNAIL[1]) * 0.9
+    wide, high = (size * side for side in THUMBNAIL)
+    axes.set_position([0.05, 0.05, wide / width, high / height])
+
+
 def make_thumbnail(figure, panel, target):
     """Write one panel, without its ticks and titles, on a white ground of one size for all."""
     axes = figure.axes[panel]
@@ -106,6 +115,8 @@ def make_thumbnail(figure, panel, target):
     for other in [*figure.texts, *figure.legends]:
         other.set_visible(False)
     figure.set_layout_engine("none")
+    if axes.get_aspect() == "auto":
+        fill_thumbnail(figure, axes)
     figure.canvas.draw()
     box = axes.get_window_extent().transformed(figure.dpi_scale_trans.inverted()).padded(0.03)
     with tempfile.TemporaryDirectory() as folder:

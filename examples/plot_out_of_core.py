@@ -151,11 +151,12 @@ for way in ("lazily", "in memory"):
 # speaks for the class, blue against it, and grey is land; the box is Niño 3.4. Right: what
 # explaining takes at its peak, and the size of what is read and written.
 
+shares = 100 * means["mean"] / abs(means["mean"]).sum(("latitude", "longitude"))
 fig, axes = plt.subplots(
     1, 3, figsize=(13, 3.4), layout="constrained", gridspec_kw={"width_ratios": (1.2, 1.2, 1)}
 )
 RelevanceDisplay.from_relevance(
-    100 * means["mean"] / abs(means["mean"]).sum(("latitude", "longitude")),
+    shares.drop_attrs(),
     labels=np.unique(y),
     unit="% of the map",
     outline=box_mask(patterns, **box),

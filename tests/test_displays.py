@@ -414,6 +414,13 @@ def test_the_colour_bar_says_unit_and_target(maps):
     assert not label({"one": field, "two": other}).startswith("relevance for")
     assert label(field, unit="mine").startswith("mine")
     assert label(maps).startswith("relevance")
+    whole, shares = (
+        RelevanceDisplay.from_relevance(field, normalize=normalize).axes_[0, 0].get_xlabel()
+        for normalize in (None, "l1")
+    )
+    assert whole.endswith(" logits")
+    assert "sum" in shares
+    assert "logit" not in shares  # a share has no unit
 
 
 def test_a_dataset_is_drawn_by_variable(maps):

@@ -322,6 +322,8 @@ def _read_about(maps: Any) -> dict[str, Any]:
 def _bring(view: View, normalize: str | None, each_channel: bool, names: Any) -> list[View]:
     """Return a view with its maps and samples in the form that is drawn, or each channel's."""
     frame, maps = view.frame, _share_out(view.maps, normalize)
+    if normalize is not None:
+        view = view._replace(units="")  # shares have none
     if each_channel:
         return _part_channels(view._replace(maps=maps), names)
     drawn = frame.bring(maps)
