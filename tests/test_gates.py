@@ -214,6 +214,30 @@ def test_a_complement_passes_all_on():
     assert_close(found, expected)
 
 
+def test_a_complement_of_a_function_of_a_gate_shares_by_contribution():
+    """1 - sigmoid(z)**2 is no gate's complement: the 1 keeps its share, as a bias does."""
+
+    class Squared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 2, bias=False).double()
+
+        def forward(self, x):
+            return 3.0 * (1 - torch.sigmoid(self.fc(x)) ** 2)
+
+    torch.manual_seed(0)
+    model, X = Squared(), np.random.default_rng(0).normal(size=(4, 3))
+    relevance, details = sklrp.explain(
+        model, X, target=1, rule="zero", epsilon=0.0, return_details=True
+    )
+    contributions = X * model.fc.weight[1].detach().numpy()
+    z = contributions.sum(1, keepdims=True)
+    squared = (1 + np.exp(-z)) ** -2.0
+    assert_close(relevance, -3 * squared * contributions / z)
+    assert_close(sum(layer.bias for layer in details.layers), np.full(4, 3.0))
+
+
+
 @pytest.mark.parametrize(
     "scale",
     [

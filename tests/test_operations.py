@@ -288,6 +288,13 @@ RIGHT = {
     "einsum, one matrix for all samples": lambda self, x: torch.einsum(
         "bti,bio->bto", x, self.matrix[None]
     ),
+    "sum of what is there": lambda self, x: torch.where(x > 0.3, torch.nan, x).nansum(1),
+    "mean of what is there": lambda self, x: x.masked_fill(x > 0.3, torch.nan).nanmean(
+        (1, 2), keepdim=True
+    ),
+    "zeros for what is missing": lambda self, x: torch.nan_to_num(
+        torch.where(self.shift > 0, x, torch.full_like(x, torch.nan))
+    ),
     "cumsum": lambda self, x: x.cumsum(-1),
     "diff": lambda self, x: x.diff(dim=1),
     "diff behind a constant": lambda self, x: torch.diff(

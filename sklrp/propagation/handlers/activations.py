@@ -56,7 +56,7 @@ def activate(
     """
     x, gate = function(signal.x), gate or signal.gate
     out = replace(signal, x=x, nonnegative=nonnegative, gate=gate, low=None, high=None)
-    return replace(out, activated=True), pass_all
+    return replace(out, activated=True, sigmoid=False), pass_all
 
 
 @register(

@@ -136,7 +136,10 @@ def add_up(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
         if kept is not None:
             account(kept, relevance, [split], [ratio])
         back = function.adjoint(ratio)
-        parts = [share * x * r for share, x, r in zip(shares, function.values, back, strict=True)]
+        values = function.values
+        if name == "nansum":  # what is missing shares in nothing
+            values = [x.masked_fill(x.isnan(), 0.0) for x in values]
+        parts = [share * x * r for share, x, r in zip(shares, values, back, strict=True)]
         return function.in_order(parts)
 
     operands = [v for v in (*args, *kwargs.values()) if isinstance(v, Signal | Tensor)]
