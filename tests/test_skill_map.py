@@ -553,7 +553,8 @@ def test_one_output_a_box_or_weights_of_a_field(field):
     for target, w in (
         ((1, 2), np.eye(6)[5]),
         (5, np.eye(6)[5]),
-        (box, box.ravel() / 3),
+        (box, box.ravel() * 1.0),
+        (box / 3, box.ravel() / 3),
         (signed, signed.ravel()),
     ):
         np.testing.assert_allclose(skill(target), expected(w), rtol=1e-9, atol=1e-12)

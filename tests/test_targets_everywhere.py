@@ -295,9 +295,7 @@ def test_what_skill_asks_of_a_field():
     for target in ((1, 2), REGION, WEIGHTS):  # the truth of the number alone
         weights = np.zeros(SHAPE)
         weights[target if isinstance(target, tuple) else ...] = (
-            1.0
-            if isinstance(target, tuple)
-            else target / (target.sum() if target is REGION else 1)
+            1.0 if isinstance(target, tuple) else target
         )
         y = (Y * weights).sum((1, 2))
         np.testing.assert_allclose(found(target, y).skill, found(target).skill, rtol=1e-6)
@@ -533,12 +531,13 @@ def test_skill_of_regressors(name):
             assert report.tests["skilled"].statistic == pytest.approx(correlation)
             own = diagnose(reg, ROWS, truth, target=target, **FEW)
             np.testing.assert_allclose(of_report(own), of_report(report), rtol=1e-6)
-        # Contributions are linear in what is asked, but for the place of the mean of a mask.
+        # Contributions are linear in what is asked.
         found = skill_map(reg, ROWS, VALUES, target=target, **few)
         asked = skill_map(
             reg, ROWS, truth, target=lambda y, w=weights: y @ torch.tensor(w, dtype=y.dtype), **few
         )
         np.testing.assert_allclose(found.z, asked.z, rtol=1e-5)
+        np.testing.assert_allclose(found.skill, asked.skill, rtol=1e-5)
         mass = skill_mass(reg, ROWS, VALUES, target=target, n_networks=1, rule="epsilon", **SEED)
         assert mass.shape == (60,)
 
@@ -555,6 +554,39 @@ def test_maps_of_two_outputs(name):
         class_sensitivity(reg, ROWS)
     with pytest.raises(ValueError, match="other is the target of 60 samples"):
         class_sensitivity(reg, ROWS, target=1, other=1)
+
+
+def test_what_is_found_does_not_depend_on_the_reference():
+    """The map is the same for all, and the share of the reference is told beside it."""
+    reg, params = regressor("mlp"), {"target": 0, **FEW, "max_samples": None}
+    plain = diagnose(reg, ROWS, VALUES, **params)
+    mean = VALUES[:, 0].mean()
+    score = reg.predict(ROWS)[:, 0] - mean
+    for reference, value in (("zero", 0.0), (48.0, 48.0), ([49.0, 0.0], 49.0)):
+        found = diagnose(reg, ROWS, VALUES, reference=reference, **params)
+        np.testing.assert_allclose(of_report(found), of_report(plain), rtol=1e-6)
+        for name, test in found.tests.items():
+            assert test.verdict == plain.tests[name].verdict
+        share = np.median(np.abs(mean - value) / np.abs(score))
+        assert f"has {share:.2g} times as much" in found.tests["bias"].reading
+    assert "reference" not in plain.tests["bias"].reading
+    with pytest.raises(ValueError, match="lies outside the targets of the training data"):
+        diagnose(reg, ROWS, VALUES, reference=500.0, **params)
+    with pytest.raises(ValueError, match=r"reference=48\.0 has no effect on maps that"):
+        diagnose(reg, ROWS, VALUES, target=0, relevance=ROWS, reference=48.0, **SEED)
+
+
+def test_flipping_draws_a_line_at_the_reference():
+    reg = regressor("mlp")
+    for reference, value in ((None, None), ("mean", VALUES[:, 1].mean()), (2e-4, 2e-4)):
+        display = PixelFlippingDisplay.from_estimator(
+            reg, ROWS[:9], target=1, reference=reference, **SEED
+        )
+        assert display.reference == (value if value is None else pytest.approx(value))
+        lines = [line for line in display.ax_.lines if line.get_label() == "reference"]
+        assert [line.get_ydata()[0] for line in lines] == ([] if value is None else [value])
+    with pytest.raises(ValueError, match="'mean', 'zero' or a number, got 'median'"):
+        PixelFlippingDisplay.from_estimator(reg, ROWS[:9], target=1, reference="median")
 
 
 @pytest.mark.sweep(1)

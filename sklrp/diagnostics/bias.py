@@ -111,6 +111,10 @@ def find_kept(explained: Explained) -> Finding:
     if shown[1] < _NEXT_TO_NOTHING:
         verdict = "artifact"
     names = np.array([layer.name for layer in layers])
+    reading = "of the score is missing from the map (median over samples)"
+    if "reference_share" in details and np.any(details.reference_share):
+        share = np.median(np.abs(details.reference_share) / np.abs(score))
+        reading += f"; the reference, which no cell can explain, has {share:.2g} times as much"
     return explained.finding(
         name="bias",
         question="How much of the score does not reach the input?",
@@ -118,7 +122,7 @@ def find_kept(explained: Explained) -> Finding:
         interval=interval,
         null=np.empty(0),
         verdict=verdict,
-        reading="of the score is missing from the map (median over samples)",
+        reading=reading,
         advice=""
         if verdict == "fact"
         else f"The map's sum is {np.median(np.abs(arrived / score)):.2g} of the score, next to "

@@ -59,6 +59,7 @@ def diagnose(
     block_length: int | str = "auto",
     epsilon: float = 1e-6,
     contrast: bool = False,
+    reference: Any = None,
     mask: ArrayLike | None = None,
     target: Any = None,
     n_permutations: int = 20,
@@ -140,6 +141,9 @@ def diagnose(
     contrast : bool, default=False
         Whether the target's logit minus the largest of the others is explained, also by maps made
         elsewhere.
+    reference : {"mean", "zero"}, float, array-like or None, default=None
+        The value from which an output is explained, as in ``explain``. The map, and so what is
+        found of it, is the same for all; the test ``bias`` tells the share of the reference.
     mask : DataArray, array-like of bool or None, default=None
         True where relevance belongs, if that is known: of the shape of a sample, or of a field,
         such as `sklrp.geo.box_mask` returns, also where rows of its cells enter the network.
@@ -232,6 +236,7 @@ def diagnose(
         rule=rule,
         epsilon=epsilon,
         contrast=contrast,
+        reference=reference,
     )
     _check_differ(explained)
     place = None if mask is None else explained.take_mask(mask)

@@ -65,7 +65,7 @@ CONSTRAINTS: dict[str, list[Any] | str] = {
     "n_permutations": [Interval(Integral, 1, None, closed="left")],
 }
 # The parameters of ``explain`` that tests hand on to it, and those that they give themselves.
-_MAKES_MAPS = ("rule", "epsilon", "contrast", "batch_size", "progress")
+_MAKES_MAPS = ("rule", "epsilon", "contrast", "reference", "batch_size", "progress")
 _TAKEN = ("return_details",)
 _REDRAWS = 3
 _PERMUTATIONS = 999  # of labels, or as many as the smallest level needs
@@ -133,7 +133,9 @@ class Explained:
     target : ndarray of shape (n_samples,) or None
         The label, or the index of the output, explained of each sample; None of a single output.
     relevance, details : ndarray, Bunch
-        As `sklrp.explain` returns them; of maps that were made elsewhere only their score.
+        As `sklrp.explain` returns them; of maps that were made elsewhere only their score. The
+        score is counted from where relevance starts, whatever ``reference`` adds to it: what
+        tests find of a map is the same for all references.
     is_given : bool
         Whether maps were made elsewhere, so that no other network's can be compared.
     maps : ndarray of shape (n_samples, ...)
@@ -688,6 +690,8 @@ class Explained:
         relevance, details = explain(
             network, self.given(X), target=self.asked(target), return_details=True, **self.params
         )
+        if "reference_share" in details:  # a constant, of which no cell has a part
+            details.score = details.score - details.reference_share
         return check_maps(relevance), details
 
 

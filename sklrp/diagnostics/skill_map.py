@@ -120,13 +120,13 @@ def skill_map(
         Labels of regions, whose skills are tested as well, beside those of cells.
     target : None, label, int, tuple, array-like, str or callable, default=None
         What of the outputs is explained. Of classes: one against the others. Of values: the
-        number of an output, its indices in the output's shape, a mask of that shape (the mean
-        over a box, say) or weights of that shape (a weighted sum); y is like the output, or the
-        truth of what is asked. Of networks also a function of the output, as in
-        `sklrp.explain`, and ``"name"`` or ``("name", ...)`` of one of several outputs. None
-        (default): all classes; of up to 64 values each, with a map of its own; of a field, or of
-        more values, all together in one map, as their leading patterns in what the model predicts
-        (at most 8, for nine tenths of the variance), onto which y is projected.
+        number of an output, its indices in the output's shape, a mask of that shape (the sum
+        over a box, say; ``mask / mask.sum()`` is its mean) or weights of that shape (a weighted
+        sum); y is like the output, or the truth of what is asked. Of networks also a function of
+        the output, as in `sklrp.explain`, and ``"name"`` or ``("name", ...)`` of one of several
+        outputs. None (default): all classes; of up to 64 values each, with a map of its own; of a
+        field, or of more values, all together in one map, as their leading patterns in what the
+        model predicts (at most 8, for nine tenths of the variance), onto which y is projected.
     grid : GridVectorizer, DataArray, Bunch, (latitude, longitude) or None, default=None
         Where cells are, for the picture, if neither X nor a step of the pipeline says.
     n_jobs : int or None, default=None
@@ -247,7 +247,7 @@ def _entering_if_any(model: Any, X: Any) -> Any:
 
 def _apply_target(model: Any, X: Any, entering: Any, y: Any, target: Any) -> tuple[Any, Any, Any]:
     """Return a model, truth and target, where a function or a name says what of it is meant."""
-    # Indices, masks and weights are `sklrp.skill`'s own, where a mask is a mean.
+    # Indices, masks and weights are `sklrp.skill`'s own.
     if not isinstance(model, Model):
         return model, y, target
     key, rest = (None, target) if model.classes is not None else split_key(target)

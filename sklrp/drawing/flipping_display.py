@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from sklrp import _models
 from sklrp._checks import import_optional
-from sklrp._constraints import constrained
+from sklrp._constraints import FINITE, constrained
 from sklrp.drawing.views import name_several
 from sklrp.metrics import pixel_flipping_curve
 from sklrp.propagation import explain
@@ -40,10 +40,12 @@ class PixelFlippingDisplay:
         What the curves show, with its unit.
     replaced : str, default="features"
         What is replaced, step by step.
+    reference : float or None, default=None
+        The score that a map of zeros stands for, drawn as a line. None (default): no line.
 
     Attributes
     ----------
-    curves, score_name, replaced
+    curves, score_name, replaced, reference
         The same.
     ax_ : matplotlib.axes.Axes
         The axes.
@@ -60,17 +62,21 @@ class PixelFlippingDisplay:
     lines_: dict[tuple[str, str], Any]
     bands_: dict[tuple[str, str], Any]
 
-    @constrained({"curves": [Mapping], "score_name": [str], "replaced": [str]})
+    @constrained(
+        {"curves": [Mapping], "score_name": [str], "replaced": [str], "reference": [FINITE, None]}
+    )
     def __init__(
         self,
         curves: Mapping[str, Any],
         *,
         score_name: str = "score of the explained class",
         replaced: str = "features",
+        reference: float | None = None,
     ) -> None:
         self.curves = curves
         self.score_name = score_name
         self.replaced = replaced
+        self.reference = reference
 
     @classmethod
     @constrained(skip_nested=False)
@@ -82,6 +88,7 @@ class PixelFlippingDisplay:
         rule: Any = "auto",
         target: Any = None,
         epsilon: float = 1e-6,
+        reference: Any = None,
         random_state: int | np.random.RandomState | None = None,
         ax: Any = None,
         **kwargs: Any,
@@ -104,6 +111,10 @@ class PixelFlippingDisplay:
             a region of a field. None (default): the predicted class, or the only output.
         epsilon : float, default=1e-6
             Stabiliser of rules that have none of their own, see ``explain``.
+        reference : {"mean", "zero"}, float, array-like or None, default=None
+            The value from which the output is explained, see ``explain``: the map and the curves
+            stay as they are, and a line is drawn at it. None (default): as in ``explain``, and no
+            line.
         random_state : int, RandomState instance or None, default=None
             Determines the random order, and the order of ties.
         ax : matplotlib.axes.Axes or None, default=None
@@ -124,11 +135,18 @@ class PixelFlippingDisplay:
             int(np.random.default_rng().integers(2**31)) if random_state is None else random_state
         )
         curves: dict[str, Any] = {}
+        params = {"target": target, "epsilon": epsilon, "reference": reference}
+        line = None
         for name, its_rule in name_several(rule, "rule").items():
+            relevance, details = explain(
+                model.network, entering, rule=its_rule, return_details=True, **params
+            )
+            if reference is not None and np.ptp(details.reference) == 0:
+                line = float(np.ravel(details.reference)[0])
             curves[name or str(its_rule)] = pixel_flipping_curve(
                 model.network,
                 entering,
-                explain(model.network, entering, target=target, rule=its_rule, epsilon=epsilon),
+                relevance,
                 target=target,
                 orders=orders,
                 random_state=seed,
@@ -139,6 +157,7 @@ class PixelFlippingDisplay:
             curves,
             score_name=_name_score(model, entering, target, kwargs.get("response")),
             replaced="features" if kwargs.get("groups") is None else "groups of features",
+            reference=line,
         ).plot(ax=ax)
 
     @classmethod
@@ -209,6 +228,8 @@ class PixelFlippingDisplay:
             for number, (name, curve) in enumerate(self.curves.items()):
                 if order in curve:
                     self._draw(name, order, curve, self._choose_color(number, order))
+        if self.reference is not None:
+            ax.axhline(self.reference, color=_CHANCE, lw=0.8, label="reference")
         ax.set_xlim(0, 1)
         ax.xaxis.set_major_formatter(PercentFormatter(1))
         ax.set_xlabel(f"{self.replaced} replaced")

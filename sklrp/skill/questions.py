@@ -267,7 +267,7 @@ def _weights_of(target: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
     weights = given.astype(np.float64).ravel()
     if not np.isfinite(weights).all() or not weights.any():
         raise ValueError("target must be finite and not 0 everywhere: mark an output at least.")
-    return weights / weights.sum() if given.dtype == bool else weights
+    return weights
 
 
 def _leading_patterns(predicted: NDArray) -> tuple[NDArray[np.float64], float]:
