@@ -911,10 +911,8 @@ def test_parameters_reach_skorch(blobs):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"max_epoch": 3}, "unexpected parameter 'max_epoch'; did you mean 'max_epochs'?"),
         ({"optimizer__beta": 3}, "'optimizer__beta'; did you mean 'optimizer__betas'?"),
         ({"optimiser__betas": 3}, "'optimiser__betas'; did you mean 'optimizer__betas'?"),
-        ({"iterator_train_shuffle": 1}, "did you mean 'iterator_train__shuffle'?"),
         ({"iterator_valid__shuffle": True}, "unexpected parameter 'iterator_valid__shuffle'"),
         ({"callbacks__print_lug": None}, "did you mean 'callbacks__print_log'?"),
         ({"callbacks__print_log__sunk": 1}, "did you mean 'callbacks__print_log__sink'?"),

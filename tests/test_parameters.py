@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
+import sklrp
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp._constraints import COUNT
 from sklrp.classifiers.parameters import param
@@ -146,3 +147,26 @@ def test_a_class_with_a_constructor_keeps_it():
 def test_errors_of_the_constructor(make, message):
     with pytest.raises(TypeError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "name", "meant"),
+    [
+        ("MLPClassifier", "max_epoch", "'max_epochs'"),
+        ("MLPClassifier", "hidden", "'hidden_layer_sizes'"),
+        ("CNNRegressor", "filters", "'channels'"),
+        ("CNNClassifier", "learning_rate", "'lr'"),
+        ("LSTMRegressor", "hidden", "'hidden_size' or 'hidden_layer_sizes'"),
+        ("LSTMClassifier", "epochs", "'max_epochs'"),
+        ("ESNClassifier", "seed", "'random_state'"),
+        ("ESNRegressor", "units", "'n_reservoir'"),
+        ("MLPRegressor", "iterator_train_shuffle", "'iterator_train__shuffle'"),
+        ("CNNClassifier", "optimizer_betas", "'optimizer__betas'"),
+    ],
+)
+def test_names_of_other_libraries_are_refused_at_once(estimator, name, meant):
+    message = rf"{estimator}: .*unexpected keyword argument '{name}'.* Did you mean {meant}"
+    with pytest.raises(TypeError, match=message):
+        getattr(sklrp, estimator)(**{name: 1})
+    with pytest.raises(TypeError, match=r"'far_off'\. Name them: "):
+        getattr(sklrp, estimator)(far_off=1)

@@ -34,6 +34,19 @@ def networks(cls, **params):
                max_epochs=1, random_state=0, **params)  # fmt: skip
 
 
+def test_two_axes_that_look_like_a_field_are_said_to_be_a_series():
+    X, y = make_samples(18, 30)
+    for samples in (X, X.reshape(N, -1)):
+        with pytest.warns(
+            UserWarning, match=r"18 channels of a series.*input_shape=\(1, 18, 30\)"
+        ):
+            networks(CNNClassifier, input_shape=(18, 30)).fit(samples, y)
+        # Whatever a series or a field is by its axes alone is no news.
+        assert networks(CNNClassifier, input_shape=(1, 18, 30)).fit(samples, y)
+    for shape in ((6, 100), (3, 8), (1, 50), (18, 72)):
+        networks(CNNClassifier, input_shape=shape).fit(*make_samples(*shape))
+
+
 @pytest.mark.parametrize("n_channels", [1, 3, 4])
 def test_channels_last_are_refused(n_channels):
     X, y = make_samples(16, 12, n_channels)

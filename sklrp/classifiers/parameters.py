@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, dataclass_transform
 
@@ -23,6 +23,40 @@ _ENTRY = re.compile(r"^(?=\S)", flags=re.MULTILINE)  # the line of an entry is n
 _LISTS = ("Parameters", "Attributes")  # sections that go on with the entries of the base class
 _WHOLE = ("Notes", "References")  # sections that are taken whole where a class has none
 _PLACES = {"Parameters": 0, "Attributes": 1, "References": 3, "Examples": 4}  # others between
+
+# What other libraries, and forerunners of this one, call a parameter.
+_LAYERS = (
+    "hidden",
+    "hidden_sizes",
+    "hidden_units",
+    "hidden_layers",
+    "n_hidden",
+    "layers",
+    "units",
+)
+_ELSEWHERE = {
+    "hidden_size": (*_LAYERS, "hidden_dim", "n_units", "num_units"),
+    "hidden_layer_sizes": _LAYERS,
+    "n_reservoir": (*_LAYERS, "n_units", "reservoir_size", "size"),
+    "channels": ("filters", "n_filters", "n_channels", "conv_channels", "out_channels"),
+    "lr": ("learning_rate", "learning_rate_init", "eta", "eta0"),
+    "max_epochs": ("epochs", "n_epochs", "num_epochs", "max_iter", "n_iter"),
+    "random_state": ("seed", "random_seed", "rng"),
+    "weight_decay": ("alpha", "l2", "regularization", "penalty"),
+    "ridge": ("alpha", "l2", "regularization", "penalty"),
+    "patience": ("n_iter_no_change", "early_stopping_patience"),
+    "optimizer": ("solver", "optim"),
+    "dropout": ("drop", "dropout_rate", "p"),
+    "num_layers": ("n_layers", "depth"),
+    "kernel_size": ("kernel", "filter_size"),
+    "leak_rate": ("leaking_rate", "leak", "alpha"),
+    "spectral_radius": ("rho", "sr", "radius"),
+    "density": ("sparsity", "connectivity"),
+    "input_scale": ("input_scaling",),
+    "sweep": ("direction", "orientation"),
+}
+# The parts of a net of skorch, whose parameters follow after two underscores.
+_PARTS = ("iterator_train", "iterator_valid", "optimizer", "criterion", "callbacks")
 
 
 @dataclass(frozen=True)
@@ -145,18 +179,37 @@ def _make_init(cls: type[ParameterFields]) -> Any:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError as error:
             unknown = next((name for name in kwargs if name not in cls._fields), "")
-            hint = suggest(unknown, cls._fields) or f" Name them: {', '.join(cls._fields)}."
+            hint = _suggest_own(unknown, cls._fields)
             raise TypeError(f"{type(self).__name__}: {error}.{hint}") from None
         bound.apply_defaults()
         for name in cls._fields:
             setattr(self, name, bound.arguments[name])
         if takes_more:
-            self._keep_kwargs(bound.arguments["kwargs"])
+            more = bound.arguments["kwargs"]
+            unknown = next((name for name in more if "__" not in name), "")
+            if unknown:
+                raise TypeError(
+                    f"{type(self).__name__}: got an unexpected keyword argument {unknown!r}."
+                    f"{_suggest_own(unknown, cls._fields)}"
+                )
+            self._keep_kwargs(more)
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     __init__.__qualname__ = f"{cls.__qualname__}.__init__"
     __init__.__module__ = cls.__module__
     return __init__
+
+
+def _suggest_own(unknown: str, known: Iterable[str]) -> str:
+    """Return which parameter may be meant, by what other libraries call it, or all of them."""
+    known = list(known)
+    for part in _PARTS:
+        if unknown.startswith(f"{part}_"):
+            return f" Did you mean {f'{part}__{unknown.removeprefix(part)[1:]}'!r}?"
+    meant = [name for name, others in _ELSEWHERE.items() if name in known and unknown in others]
+    if meant:
+        return f" Did you mean {' or '.join(map(repr, meant))}?"
+    return suggest(unknown, known) or f" Name them: {', '.join(known)}."
 
 
 def _complete_doc(cls: type[ParameterFields]) -> str:

@@ -15,8 +15,11 @@ from scipy.sparse import issparse
 
 from sklrp._checks import check_axes
 from sklrp._missing import as_plain_array
+from sklrp._warnings import warn_user
 
 _MOST_COLOURS = 4  # red, green, blue and transparency
+_SIDE = 10  # cells, of the smallest field: fewer channels may well be those of a series
+_MOST_CHANNELS = 4  # times as many steps as channels make a series, and no field
 
 
 def flatten_samples(X: Any) -> tuple[Any, tuple[int, ...] | None]:
@@ -157,7 +160,14 @@ def find_image_shape(
 ) -> tuple[int, ...]:
     """Return the channels and axes of a signal or image: as given, or found from a sample's."""
     if input_shape is not None:
-        return check_axes("input_shape", input_shape, (2, 3), "(C, L) or (C, H, W)")
+        shape = check_axes("input_shape", input_shape, (2, 3), "(C, L) or (C, H, W)")
+        if _looks_like_field(shape):
+            warn_user(
+                f"input_shape={shape} of {owner} is (C, L): {shape[0]} channels of a series of "
+                f"{shape[1]} steps, and kernels move along the steps alone. For a field of "
+                f"{shape[0]} x {shape[1]} cells give input_shape={(1, *shape)}."
+            )
+        return shape
     if len(sample_shape) > 3:
         raise ValueError(
             f"X has shape {_write_shape(('n_samples', *sample_shape))}, but {owner} takes signals "
@@ -172,6 +182,11 @@ def find_image_shape(
         )
     is_signal = len(sample_shape) == 2 and sample_shape[0] == 1
     return sample_shape if is_signal or len(sample_shape) == 3 else (1, *sample_shape)
+
+
+def _looks_like_field(shape: tuple[int, ...]) -> bool:
+    """Tell whether two axes look like those of a field, as no series is so short and wide."""
+    return len(shape) == 2 and min(shape) >= _SIDE and shape[1] < _MOST_CHANNELS * shape[0]
 
 
 def _say_channels(sample_shape: tuple[int, ...]) -> str:
