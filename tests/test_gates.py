@@ -237,7 +237,6 @@ def test_a_complement_of_a_function_of_a_gate_shares_by_contribution():
     assert_close(sum(layer.bias for layer in details.layers), np.full(4, 3.0))
 
 
-
 @pytest.mark.parametrize(
     "scale",
     [
