@@ -662,3 +662,88 @@ def test_bad_files(tmp_path):
         with pytest.raises(FileNotFoundError, match="there is no folder"):
             write(field, tmp_path / "nowhere" / name)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_wrong_with_a_lazy_call_is_said_at_once(fitted):
+    """And not when half of a file is written."""
+    field, _, pipeline = fitted
+    lazy = field.chunk(time=20)
+    nowhere = sklrp.Composite([("a", sklrp.Gamma(), "no such layer")])
+    for wrong, said in (
+        ({"rule": nowhere}, "no such layer"),
+        ({"rule": sklrp.Composite([("a", sklrp.Gamma(), "conv")])}, "No row"),
+        (
+            {"target": np.zeros((48, 2))},
+            r"48 labels, one per sample, got.* \(48, 2",
+        ),
+        ({"target": np.ones(48, bool)}, "unknown label True|48"),
+        ({"target": (5,)}, "target"),
+        ({"target": lambda y: y.sum()}, "a function of the output"),
+        ({"epsilon": "a"}, "epsilon"),
+        ({"reference": np.zeros(5)}, "reference"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=said):
+            explain(pipeline, lazy, **wrong)
+
+
+@pytest.mark.parametrize("form", [np.asarray, list, lambda y: xr.DataArray(y, dims="time")])
+def test_labels_that_are_true_or_false_are_of_samples(fitted, form):
+    field, y, _ = fitted
+    truth = np.asarray(y) == "El Niño"
+    pipeline = make_pipeline(GridVectorizer(), MLPClassifier((4,), max_epochs=2, random_state=0))
+    pipeline.fit(field, truth)
+    both = explain(pipeline, field, target="all")
+    expected = xr.where(xr.DataArray(truth, dims="time"), both[:, 1], both[:, 0])
+    for data in (field, field.chunk(time=20)):
+        found = explain(pipeline, data, target=form(truth))
+        assert found.attrs["target"] == "a class given for each sample"
+        np.testing.assert_allclose(found.values, expected.transpose(*field.dims).values, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda f: f.assign_attrs(units="degC"),
+            r"sst is in 'degC', but in 'K' in fit.*units='K'",
+        ),
+        (lambda f: f.rename("air"), r"'air', but 'sst' in fit.*rename\('sst'\)"),
+    ],
+)
+def test_other_units_and_variables_are_warned_of(fitted, change, said):
+    field, y, _ = fitted
+    field = field.assign_attrs(units="K")
+    pipeline = make_pipeline(GridVectorizer(), MLPClassifier((4,), max_epochs=2, random_state=0))
+    pipeline.fit(field, y)
+    other = change(field)
+    for call in (
+        lambda: pipeline.predict(other),
+        lambda: explain(pipeline, other),
+        lambda: explain(pipeline, other.chunk(time=20)),
+        lambda: sklrp.explain(pipeline, other),
+        lambda: AnomalyTransformer().fit(field).transform(other),
+    ):
+        with pytest.warns(UserWarning, match=said):
+            call()
+
+
+def test_units_that_are_the_same_are_not_warned_of(fitted):
+    field, _, _ = fitted
+    vectorizer = GridVectorizer().fit(field.assign_attrs(units="m s-1"))
+    for units in ("m s-1", "m/s", "m s**-1", None):
+        other = field.drop_attrs() if units is None else field.assign_attrs(units=units)
+        assert vectorizer.transform(other).shape[0] == 48
+    table = field.assign_attrs(units="K").to_dataset(name="sst")
+    several = GridVectorizer().fit(table)
+    with pytest.warns(UserWarning, match="sst is in 'degC'"):
+        several.transform(field.assign_attrs(units="degC").to_dataset(name="sst"))
+
+
+def test_lazy_relevance_in_other_units_warns_once(fitted):
+    """When it is asked for, and not in each chunk, in whatever thread."""
+    field, y, _ = fitted
+    pipeline = make_pipeline(GridVectorizer(), MLPClassifier((4,), max_epochs=2, random_state=0))
+    pipeline.fit(field.assign_attrs(units="K"), y)
+    with pytest.warns(UserWarning, match="in 'degC', but in 'K'"):
+        lazy = explain(pipeline, field.assign_attrs(units="degC").chunk(time=20))
+    assert lazy.compute().shape == field.shape

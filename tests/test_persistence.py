@@ -489,11 +489,16 @@ def test_loading_runs_no_pickle(saved, monkeypatch):
 
 def test_other_files(saved, tmp_path):
     other = tmp_path / "other"
-    for content in (b"", b"PK\x03\x04", pickle.dumps(1), saved.read_bytes()[:-1]):
+    damaged = "not a safetensors file, or was truncated or damaged"
+    for content, said in {
+        b"": damaged,
+        saved.read_bytes()[:-1]: damaged,
+        b"PK\x03\x04": r"zip archive, as Keras and torch write.*sklrp\.from_keras",
+        b"\x89HDF\r\n\x1a\n": r"HDF5.*sklrp\.from_keras",
+        pickle.dumps(1, protocol=4): r"a pickle, which may run any code.*sklrp\.save",
+    }.items():
         other.write_bytes(content)
-        with pytest.raises(
-            ValueError, match="not a safetensors file, or was truncated or damaged"
-        ):
+        with pytest.raises(ValueError, match=said):
             sklrp.load(other)
     other.write_bytes(safetensors.numpy.save({"a": np.zeros(3)}))
     with pytest.raises(ValueError, match=r"a safetensors file, but none of sklrp\.save"):

@@ -684,7 +684,8 @@ def _say_whose(target: Any, has_classes: bool) -> str:
     """Say for what the relevance is."""
     if target is None:
         return f"relevance for the {'predicted class' if has_classes else 'output'}"
-    if is_of_outputs(target):
+    labels_each = has_classes and np.ndim(target) == 1 and not isinstance(target, tuple)
+    if is_of_outputs(target) and not labels_each:
         tuples = "output " if isinstance(target, tuple) and not isinstance(target[0], str) else ""
         return f"relevance for {tuples}{describe_target(target)}"
     if np.ndim(target):

@@ -21,7 +21,7 @@ from sklrp._matching import check_same_samples
 from sklrp._sklearn import StrOptions, fit_context
 from sklrp.geo.coordinates import check_field, even_chunks, find_dates, find_period, is_dataset
 from sklrp.geo.fill_values import without_sentinels
-from sklrp.geo.grid import check_grid, make_template
+from sklrp.geo.grid import check_grid, make_template, warn_of_other_fields
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
@@ -224,6 +224,7 @@ class AnomalyTransformer(  # type: ignore[call-arg]
         """
         check_field(X, "AnomalyTransformer", "X")
         result = self._apply(partial(_remove, cap=self.cap), without_sentinels(X))
+        warn_of_other_fields(self._template, X)
         if self.standardize:
             for field in _variables(result):
                 field.attrs["units"] = "1"

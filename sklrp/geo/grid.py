@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
 from sklrp._coordinate_marks import MEMBERS, find_kind
+from sklrp._warnings import warn_user
 from sklrp.geo.coordinates import find_sample_dim, is_dataset, plain_values
 
 if TYPE_CHECKING:
@@ -225,6 +226,58 @@ def check_grid(template: Any, data: DataArray | Dataset, sample_dim: str) -> Non
     for name in template.coords:
         if template[name].ndim:
             _check_coordinate(str(name), template[name], data)
+
+
+def warn_of_other_fields(template: Any, data: DataArray | Dataset) -> None:
+    """Warn of fields of another variable or in other units than those of a template."""
+    of_datasets = is_dataset(template)
+    names = list(template.data_vars) if of_datasets else [template.name]
+    for name in names:
+        known, given = (template[name], data[name]) if of_datasets else (template, data)
+        pairs = {
+            "name": (known.name, given.name),
+            "units": tuple(f.attrs.get("units") for f in (known, given)),
+        }
+        for what, (before, now) in pairs.items():
+            if before is None or now is None or _spelt_alike(before, now):
+                continue
+            if what == "name":
+                problem = f"the fields are {now!r}, but {before!r} in fit"
+                remedy = f"if they are the same variable, data.rename({before!r})"
+            else:
+                problem = f"{known.name or 'data'} is in {now!r}, but in {before!r} in fit"
+                remedy = f"convert it; if only the label differs, .assign_attrs(units={before!r})"
+            warn_user(f"{problem}: the network knows the values of fit. Check them: {remedy}.")
+
+
+# Ways to write the units that fields of the climate are mostly in.
+_SPELLINGS = {
+    "k": "k kelvin degk degreek degreesk degkelvin",
+    "c": "c celsius degc degreec degreesc degcelsius degreecelsius degreescelsius °c",
+    "m/s": "m/s ms-1 ms^-1 ms**-1 meters/second",
+    "kg/m2/s": "kg/m2/s kgm-2s-1 kgm^-2s^-1 kgm**-2s**-1",
+    "1": "1 - dimensionless none",
+}
+
+
+def _spelt_alike(one: Any, other: Any) -> bool:
+    """Tell whether two names, or two units, are the same but for how they are written."""
+    plain = [str(v).lower().replace(" ", "").replace("_", "") for v in (one, other)]
+    keys = {text: key for key, texts in _SPELLINGS.items() for text in texts.split()}
+    first, second = (keys.get(text, text) for text in plain)
+    return first == second
+
+
+def without_units(data: Any) -> Any:
+    """Return fields that say neither units nor, of a single one, a name."""
+
+    def bare(field: DataArray) -> DataArray:
+        kept = {name: v for name, v in field.attrs.items() if name != "units"}
+        return field.drop_attrs(deep=False).assign_attrs(kept)
+
+    if is_dataset(data):
+        return data.assign({name: bare(field) for name, field in data.data_vars.items()})
+    return bare(data).rename(None)
 
 
 def _check_variables(data: DataArray | Dataset, sample_dim: str, channel_dim: str | None) -> None:

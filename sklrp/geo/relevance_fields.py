@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,9 +24,11 @@ from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp._outputs import split_key
 from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, even_chunks, is_dataset, is_field
+from sklrp.geo.grid import warn_of_other_fields, without_units
 from sklrp.geo.output_regions import mark_region
 from sklrp.geo.vectorizer import GridVectorizer, moves_features, put_features
 from sklrp.propagation.references import read_reference
+from sklrp.propagation.targets import encode_target
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
@@ -157,13 +160,14 @@ def explain(
     """
     check_number("epsilon", epsilon, minimum=0)
     check_field(data, "explain")
-    target = match_samples(target, data, "target")
     before, chain = _take_apart(estimator, vectorizer)
+    target = _as_labels(match_samples(target, data, "target"), chain.model.classes)
     for step in before:
         data = step.transform(data)
         check_field(data, f"the step after {type(step).__name__}", "X")
     data = even_chunks(data)
     chain.vectorizer.grid_.check(data)
+    warn_of_other_fields(chain.vectorizer.grid_.template, data)
     if _names_output(chain, data, target):
         target = (target,)
     said = describe_target(target, _models.is_regression(chain.model.network))
@@ -284,6 +288,14 @@ def _names_output(chain: _Chain, data: Any, target: Any) -> bool:
     return model.takes_tensors and isinstance(model.returned(chain.enter(first)), Mapping)
 
 
+def _as_labels(target: Any, classes: Any) -> Any:
+    """Return labels that are true or false as such, and not as a mask of outputs."""
+    of_truth = classes is not None and np.asarray(classes).dtype.kind == "b"
+    if of_truth and not callable(target) and np.ndim(target) == 1:
+        return np.asarray(target).astype(object)
+    return target
+
+
 def is_of_outputs(target: Any) -> bool:
     """Return whether a target is made of outputs, and names no class."""
     if callable(target) or isinstance(target, tuple):
@@ -360,7 +372,14 @@ def _check_call(
 ) -> None:
     """Raise now what would else be raised later, when half of a file may be written."""
     check_rule(settings["rule"])
+    sample_dim = chain.vectorizer.grid_.sample_dim
+    n_samples = data.sizes[sample_dim]
     of_outputs = is_of_outputs(target)
+    is_of_each = not of_outputs and np.ndim(target) == 1
+    if is_of_each and len(target) != n_samples:
+        raise ValueError(
+            f"target has {len(target)} labels for {n_samples} samples: give one for each."
+        )
     if not (target is None or _wants_all(target) or of_outputs):
         unknown = look_up(as_plain_array(target, "target"), np.asarray(labels), exact=True)[1]
         if unknown:
@@ -368,15 +387,18 @@ def _check_call(
                 f"target has the unknown label{'s' * (', ' in unknown)} {unknown}; the classes "
                 f"are {labels}, or 'all', or None for the predicted class."
             )
-    if of_outputs or settings["contrast"] or settings["reference"] is not None:
-        # One sample tells whether the network has such outputs, rivals or references.
-        sample_dim = chain.vectorizer.grid_.sample_dim
-        first = data.isel({sample_dim: slice(1)})
-        is_of_each = np.shape(target) == (data.sizes[sample_dim],) and (
-            not of_outputs or chain.model.classes is not None
-        )
-        its = target[:1] if is_of_each else target
-        propagation.explain(chain.model.network, chain.enter(first), target=its, **settings)
+    if chain.model.classes is not None and not callable(target):
+        encode_target(target, np.asarray(chain.model.classes), n_samples)
+    asks_network = callable(target) or settings["contrast"] or settings["reference"] is not None
+    if chain.model.has_explain and not asks_network:
+        with warnings.catch_warnings():  # they come with the maps
+            warnings.simplefilter("ignore")
+            propagation.plan(chain.model.network, settings["rule"], epsilon=settings["epsilon"])
+        return
+    # Places of the rule, rivals, references, functions of the output: one sample tells.
+    first = data.isel({sample_dim: slice(1)})
+    its = target[:1] if is_of_each else target
+    propagation.explain(chain.model.network, chain.enter(first), target=its, **settings)
 
 
 def _explain_fields(
@@ -441,7 +463,8 @@ def _explain_chunk(
     data: Any, given: Any, chain: _Chain, form: dict[Any, tuple], **known: Any
 ) -> list[NDArray]:
     """Return the relevance of a chunk of samples, an array for each variable of the result."""
-    found = _explain_fields(data, given, chain=chain, **known)
+    # Of units that are not those of fit a warning was given before.
+    found = _explain_fields(without_units(data), given, chain=chain, **known)
     fields = found if is_dataset(found) else {None: found}
     return [np.asarray(fields[name].transpose(*dims).values) for name, dims in form.items()]
 
@@ -459,11 +482,6 @@ def _explain_lazily(data: Any, chain: _Chain, *, target: Any, classes: Any, **kn
     data = data.drop_vars(_names_of_levels(data))
     labels = None
     if target is not None and not is_of_outputs(target) and np.ndim(target):
-        if len(target) != data.sizes[sample_dim]:
-            raise ValueError(
-                f"target has {len(target)} labels for {data.sizes[sample_dim]} samples: give one "
-                "for each."
-            )
         labels = xr.DataArray(np.asarray(target), dims=sample_dim)
     template = _make_template(data, sample_dim, classes)
     known |= {"target": target, "classes": classes}

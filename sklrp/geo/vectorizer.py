@@ -23,7 +23,7 @@ from sklrp._missing import as_gapped_array
 from sklrp._sklearn import StrOptions, check_feature_names_in, fit_context
 from sklrp.geo.coordinates import is_field
 from sklrp.geo.fill_values import check_filled, without_sentinels
-from sklrp.geo.grid import ArrayGrid, FieldGrid
+from sklrp.geo.grid import ArrayGrid, FieldGrid, warn_of_other_fields
 
 if TYPE_CHECKING:
     from xarray import DataArray
@@ -208,6 +208,12 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
         ValueError
             If the grid, or which of its cells are missing, differs from that in ``fit``; the
             message says where.
+
+        Warns
+        -----
+        UserWarning
+            If the fields say that they are of another variable, or in other units, than in
+            ``fit``.
         """
         check_is_fitted(self)
         if is_field(X) != isinstance(self.grid_, FieldGrid):
@@ -218,6 +224,8 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
             )
         X = without_sentinels(X) if is_field(X) else self._check_array(X, reset=False)
         stacked = self.grid_.stack(X)
+        if is_field(X):
+            warn_of_other_fields(self.grid_.template, X)
         values = np.asarray(stacked).reshape(len(stacked), -1)
         missing = np.isnan(values)
         self._check_missing(stacked, missing)

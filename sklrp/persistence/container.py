@@ -129,11 +129,13 @@ def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 def _read_metadata(path: Any, file: BinaryIO, n_bytes: int) -> dict[str, str]:
     """Return the metadata of a file, of which no more is read than its header says."""
     start = file.read(8)
-    for first, what in _OF_OTHERS:
-        if start.startswith(first):
-            raise ValueError(f"{path} is no safetensors file, but {what.format(path=str(path))}")
     n_header = int.from_bytes(start, "little")
     if not 2 <= n_header <= min(n_bytes - 8, _LONGEST_HEADER):
+        for first, what in _OF_OTHERS:
+            if start.startswith(first):
+                raise ValueError(
+                    f"{path} is no safetensors file, but {what.format(path=str(path))}"
+                )
         raise ValueError(_damaged(path, f"its header has {n_header} of {n_bytes} bytes"))
     try:
         header = json.loads(file.read(n_header))
@@ -166,7 +168,7 @@ _OF_OTHERS = (
         "code, load its state_dict, and pass it to sklrp.explain.",
     ),
     (
-        b"\x80\x04",
+        b"\x80",
         "a pickle, which may run any code and is never read here. Load it where it was written, "
         "and save the estimator by sklrp.save.",
     ),
