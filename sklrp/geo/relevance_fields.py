@@ -389,7 +389,7 @@ def _check_call(
             )
     if chain.model.classes is not None and not callable(target):
         encode_target(target, np.asarray(chain.model.classes), n_samples)
-    asks_network = callable(target) or settings["contrast"] or settings["reference"] is not None
+    asks_network = of_outputs or settings["contrast"] or settings["reference"] is not None
     if chain.model.has_explain and not asks_network:
         with warnings.catch_warnings():  # they come with the maps
             warnings.simplefilter("ignore")
