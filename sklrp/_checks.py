@@ -403,6 +403,26 @@ def sort_values(values: Any, name: str) -> tuple[NDArray, NDArray[np.intp]]:
         raise TypeError(f"{name} must hold values of one type, got {kinds}.") from None
 
 
+def as_values(name: str, values: NDArray) -> NDArray:
+    """Return the values of a regression as numbers, also if they are True and False."""
+    if values.dtype.kind in "iuf":
+        return values
+    is_text = values.dtype.kind in "USmM" or (
+        values.dtype.kind == "O" and any(isinstance(value, str | bytes) for value in values.flat)
+    )
+    try:
+        if not is_text:
+            return values.astype(np.float64)
+    except (TypeError, ValueError):
+        pass
+    others = [value for value in values.ravel().tolist() if not isinstance(value, int | float)]
+    raise ValueError(
+        f"{name} holds {others[0]!r}, but the model has values as outputs, no classes: give "
+        "numbers, such as 0 and 1 for the two classes of a single output, or "
+        f"{name}.astype(float) of numbers that are written as text."
+    )
+
+
 def like(X: Any, samples: NDArray) -> Any:
     """Return new samples in the form of X: with its column names, if it is a DataFrame."""
     return type(X)(samples, columns=X.columns) if hasattr(X, "iloc") else samples

@@ -7,12 +7,16 @@ contributes to a score is then its weight times its value, exactly.
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from torch import nn
 
+import sklrp
+from sklrp.diagnostics import diagnose, skill_map
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.skilled import find_skilled
 from sklrp.diagnostics.true_place import find_true
 from sklrp.diagnostics.used import find_used
+from sklrp.metrics import make_relevance_scorer
 
 N_CELLS = 12
 SIGNAL = np.arange(N_CELLS) < 3
@@ -307,3 +311,38 @@ def test_maps_without_signs(regression):
     size = find_used(asked(net, X, relevance=np.abs(X)), 5)  # the best rival itself
     assert size.statistic == pytest.approx(float(size.null[0]), abs=1e-5)
     assert size.verdict != "fact"
+
+
+WHOLE = np.ones((2, 3), dtype=bool)
+TEXT = {
+    "text": np.array(["no", "yes"])[np.arange(40) % 2],
+    "numbers as text": np.arange(40).astype(str),
+    "objects": np.array([1.0, "a"] * 20, dtype=object),
+    "dates": np.arange(40).astype("M8[D]"),
+}
+
+
+@pytest.mark.parametrize("kind", TEXT)
+def test_text_is_no_value_wherever_values_are_asked(kind):
+    """The same error of a regressor's fit and score, of skill and of a diagnosis; unread: none."""
+    y, X = TEXT[kind], np.random.default_rng(0).normal(size=(40, 4))
+    reg = sklrp.MLPRegressor((4,), max_epochs=2, random_state=0).fit(X, X[:, 0])
+    net = nn.Linear(4, 1).double()
+    field = nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3))).double()
+    few = {"n_permutations": 19, "random_state": 0}
+    asked = [
+        lambda: clone(reg).fit(X, y),
+        lambda: reg.score(X, y),
+        *(lambda m=m: skill_map(m, X, y, **few) for m in (reg, net)),
+        *(lambda m=m: diagnose(m, X, y, **few) for m in (reg, net)),
+        *(lambda t=t: skill_map(field, X, y, target=t, **few) for t in ((1, 2), WHOLE)),
+        lambda: diagnose(field, X, y, target=WHOLE, **few),
+        lambda: make_relevance_scorer("skill_mass", n_networks=1)(reg, X, y),
+    ]
+    for ask in asked:
+        with pytest.raises(ValueError, match=r"^y (holds|must hold)"):
+            ask()
+    # These grade maps alone.
+    for metric, seed in (("conservation_error", {}), ("pixel_flipping", {"random_state": 0})):
+        scorer = make_relevance_scorer(metric, **seed)
+        assert scorer(reg, X, y) == scorer(reg, X, X[:, 0])

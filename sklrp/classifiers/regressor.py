@@ -19,7 +19,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sklrp._checks import is_positive_integer
+from sklrp._checks import as_values, is_positive_integer
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
@@ -214,6 +214,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         float
             R², with several targets the mean over them.
         """
+        as_values("y", np.asarray(to_host(y)))
         return super().score(X, to_host(y), to_host(sample_weight))
 
     def explain(

@@ -24,6 +24,7 @@ from torch import nn
 
 from sklrp._checks import (
     as_samples,
+    as_values,
     check_maps,
     check_mask,
     check_not_one_hot,
@@ -677,14 +678,14 @@ class Explained:
         if self.classes is not None:
             labels = flatten_column(name, labels)
         if self.classes is None and labels.shape in ((n_samples, 1), (n_samples, self._n_outputs)):
-            return _as_values(name, labels)
+            return as_values(name, labels)
         if labels.shape != (n_samples,):
             what = "label" if self.classes is not None else "value"
             raise ValueError(
                 f"{name} must hold one {what} for each of {n_samples} samples, got the shape "
                 f"{labels.shape}."
             )
-        return labels if self.classes is not None else _as_values(name, labels)
+        return labels if self.classes is not None else as_values(name, labels)
 
     def _explain(self, network: Any, X: NDArray, target: NDArray | None) -> tuple[NDArray, Any]:
         relevance, details = explain(
@@ -726,19 +727,6 @@ def _check_params(params: dict[str, Any], model: Any, is_given: bool) -> None:
 
 def _is_default(value: Any, default: Any) -> bool:
     return value is default or (isinstance(value, str | float | int) and value == default)
-
-
-def _as_values(name: str, values: NDArray) -> NDArray:
-    """Return the values of a regression as numbers, also if they are True and False."""
-    if values.dtype.kind in "iuf":
-        return values
-    try:
-        return values.astype(np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{name} holds {values.tolist()[0]!r}, but the model has values as outputs, no "
-            "classes: give numbers, such as 0 and 1 for the two classes of a single output."
-        ) from None
 
 
 def _null_map(explained: Explained, null: str, seed: int) -> NDArray:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sklrp._checks import as_values
 from sklrp._models import Model, is_regression, take_rows
 from sklrp._outputs import pick_output, split_key
 from sklrp.propagation.targets import (
@@ -66,7 +67,7 @@ class OneNumber:
         if values.size != len(values) * size or values.ndim < 2:
             self._refuse_labels(values)
             return y
-        values = values.reshape(len(values), size).astype(np.float64)
+        values = as_values("y", values.reshape(len(values), size)).astype(np.float64)
         if isinstance(self.target, WeightedSum):  # a field may have no value elsewhere, on land
             needed = self.target.weights != 0
             found: NDArray = values[:, needed] @ self.target.weights[needed]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
 from sklearn.utils.extmath import randomized_svd
 
-from sklrp._checks import check_not_one_hot, flatten_column, look_up
+from sklrp._checks import as_values, check_not_one_hot, flatten_column, look_up
 from sklrp._missing import as_plain_array
 from sklrp._models import is_regression
 from sklrp.skill.permutations import ClassScores, JointScores, SeveralScores, ValueScores
@@ -187,7 +187,7 @@ def _question_of_values(model: Any, samples: NDArray, labels: NDArray, target: A
     Of several outputs, labels may also be the values of the target alone.
     """
     shape = labels.shape[1:] or (1,)
-    values = labels.reshape(len(labels), -1).astype(np.float64)
+    values = as_values("y", labels.reshape(len(labels), -1)).astype(np.float64)
     n_outputs = model.outputs(samples[:1]).shape[1]
     of_target = target is not None and values.shape[1] == 1 < n_outputs
     if of_target:
@@ -285,7 +285,7 @@ def _leading_patterns(predicted: NDArray) -> tuple[NDArray[np.float64], float]:
 
 
 def _looks_like_classes(labels: NDArray) -> bool:
-    return labels.dtype.kind in "biuOUS" and len(np.unique(labels)) == 2
+    return labels.dtype.kind in "biu" and len(np.unique(labels)) == 2
 
 
 def check_truth(y: Any, n_samples: int) -> NDArray:
