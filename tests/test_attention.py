@@ -605,6 +605,7 @@ PADDINGS = {
 }
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("name", PADDINGS)
 def test_padding(name, attention):

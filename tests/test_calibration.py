@@ -45,6 +45,7 @@ def ask(net, case, seed, **settings):
     return skill_map(net, *case.held_out, X_train=case.train[0], **settings)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("length", [0, 4])
 def test_error_rates_on_correlated_fields(length):
     false, power, shares = [], [], []
@@ -102,6 +103,7 @@ def plain_differences(X, y, rng):
     return largest[0] > np.quantile(largest[1:], 0.95)
 
 
+@pytest.mark.slow
 def test_error_rates_with_few_samples_of_a_class_that_spreads():
     false = wrong = 0
     for seed in range(N_DRAWS):

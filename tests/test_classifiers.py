@@ -127,6 +127,7 @@ def test_two_classes(Classifier, blobs):
     np.testing.assert_array_equal(clf.predict(X), clf.decision_function(X) > 0)
 
 
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize(
     ("Classifier", "params", "form", "input_shape"),
     [

@@ -56,6 +56,7 @@ def test_auto_goes_on_by_as_much_again():
     assert reg.fit(X, X[:, 0]).n_iter_ == 150
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("Estimator", [MLPClassifier, LSTMClassifier, MLPRegressor, LSTMRegressor])
 def test_chance_is_said(Estimator, weighted):

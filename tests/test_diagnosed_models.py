@@ -68,6 +68,7 @@ def test_what_is_no_model_is_refused(name):
         degeneracy(build(), models.SCALED)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     "name",
     [
@@ -94,6 +95,7 @@ def test_clones_are_trained_where_that_can_be(name):
     assert one.statistic == other.statistic
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -138,6 +138,7 @@ def test_fields_of_samples(maps):
     assert bottom > top  # the first row is at the top, as in an image
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     ("limits", "n_bars", "words"),
     [
@@ -406,6 +407,7 @@ def test_the_colour_bar_says_unit_and_target(maps):
 
     def label(*args, **kwargs):
         display = RelevanceDisplay.from_relevance(*args, **kwargs)
+        plt.close(display.figure_)
         return display.colorbars_[0].ax.get_ylabel().replace("\n", " ")
 
     assert label(field).startswith("relevance for El Niño (logit)")
@@ -597,6 +599,7 @@ def test_estimators_side_by_side():
     assert display.axes_[0, 1].get_title().startswith("ten\n")
 
 
+@pytest.mark.slow
 def test_networks_of_all_kinds_are_drawn_alike():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(30, 6, 5)).astype(np.float32)

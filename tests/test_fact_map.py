@@ -241,6 +241,7 @@ def test_true_cells_are_shown_if_they_exceed_the_nulls(pacific):
     np.testing.assert_array_equal(found.fact, true & (sizes(maps) > usual).any(axis=0))
 
 
+@pytest.mark.slow
 def test_several_networks_by_hand(noise):
     """The map is the mean of the clones; means of sizes are held against means of null models."""
     clf, X, y, X_train = noise

@@ -300,6 +300,7 @@ GRIDS = {
 }
 
 
+@pytest.mark.sweep(1)
 @EVERY
 def test_all_are_searchable(Classifier, images):
     X, y = images

@@ -166,6 +166,7 @@ class FramesOfTokens(nn.Module):
         return self.last(self.lstm(frames)[0][:, -1])
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("attention", ["attnlrp", "constant"])
 def test_frames_of_tokens_folded_or_in_a_loop(attention):
     rule = sklrp.Composite([("all", sklrp.Epsilon(), "all")], attention=attention)

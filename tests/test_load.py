@@ -27,6 +27,7 @@ def models():
     return [m.set_params(max_epochs=1, random_state=0).fit(X, Y) for m in made]
 
 
+@pytest.mark.slow
 def test_eight_threads_share_networks(models):
     """Other targets, rules and samples at the same time change nothing."""
     jobs = [

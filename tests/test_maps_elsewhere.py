@@ -77,6 +77,7 @@ def test_maps_may_be_flat(mlp, held_out, maps, ask):
     assert repr(flat) == repr(ask(mlp, relevance=maps, **few, **held_out))
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("ask", [diagnose, artifact_map, audit])
 def test_labels_in_columns(mlp, held_out, ask):
     y = held_out["y"]
@@ -99,6 +100,7 @@ def bare(n_outputs, bias=0.0):
     return net.double()
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("ask", [diagnose, artifact_map, skill_map])
 def test_values_of_one_output_of_a_bare_network(squares, ask):
     X, small = squares[2], bare(3)
@@ -139,6 +141,7 @@ UNSIGNED = {
 }
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("form", UNSIGNED)
 def test_maps_without_signs_have_no_direction(mlp, held_out, maps, form):
     report = diagnose(mlp, relevance=UNSIGNED[form](maps), **held_out)

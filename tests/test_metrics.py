@@ -1216,6 +1216,7 @@ def test_scorers_take_masks_of_fields(squares):
             assert scorer(make_pipeline(model[0], features), field) == pytest.approx(expected)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("metric", ["pixel_flipping", "relevance_mass", "conservation_error"])
 def test_grid_search_picks_the_rule_of_the_best_maps(metric):
     X, y, mask = make_squares(n_per_class=40, size=10, random_state=0)
@@ -1252,6 +1253,7 @@ def test_grid_search_picks_the_rule_of_the_best_maps(metric):
     assert best != "w_square" or metric == "conservation_error"
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("classifier", [MLPClassifier, CNNClassifier, LSTMClassifier])
 def test_cross_validate_grades_classifiers(classifier):
     X, y, mask = make_squares(n_per_class=10, size=10, random_state=0)

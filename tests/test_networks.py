@@ -303,7 +303,7 @@ def test_the_reference_by_formulas():
 ZERO = Composite([("all", Zero(), "all")], attention="constant")
 
 
-@pytest.mark.sweep(30)
+@pytest.mark.sweep(16)
 @every_network
 @pytest.mark.parametrize("bias", [True, False])
 def test_zero_is_gradient_times_input(name, bias):
@@ -336,7 +336,7 @@ def test_relevance_is_conserved_without_biases(name):
         np.testing.assert_array_equal(layer.bias, 0.0)
 
 
-@pytest.mark.sweep(60)
+@pytest.mark.sweep(40)
 @every_network
 @pytest.mark.parametrize(
     "rule", [Epsilon(), Gamma(), AlphaBeta(), ZPlus(), WSquare(), Flat(), "auto"], ids=repr
@@ -359,7 +359,7 @@ def test_details_account_for_the_score(name, rule):
         assert_accounted(*explain(model, X, rule=rule, contrast=True, return_details=True))
 
 
-@pytest.mark.sweep(12)
+@pytest.mark.sweep(8)
 @every_network
 def test_samples_do_not_see_each_other(name):
     model, X = build(name), draw(name, 7)
@@ -376,7 +376,7 @@ def test_samples_do_not_see_each_other(name):
     assert_same(of(X, batch_size=2), everything, 1e-10)
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(6)
 @every_network
 def test_several_threads_on_one_module(name):
     model, X = build(name).train(), draw(name, 4)
@@ -579,7 +579,7 @@ BOX = Composite(
 RULES = [r for r in sklrp.available_rules() if r not in ("z_box", "epsilon_gamma_box")]
 
 
-@pytest.mark.sweep(40)
+@pytest.mark.sweep(24)
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("rule", [*RULES, BOX], ids=str)
 def test_same_as_the_sequential(name, rule):
@@ -1275,7 +1275,7 @@ def right_or_refused(model, plain, X):
     np.testing.assert_allclose(details.score, plain(x).detach().numpy(), rtol=1e-12)
 
 
-@pytest.mark.sweep(40)
+@pytest.mark.sweep(30)
 @pytest.mark.parametrize("name", PIECEWISE_LINEAR)
 def test_operations_are_right_or_refused(name):
     """Also with as many samples as there are steps, and with one."""

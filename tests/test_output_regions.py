@@ -35,6 +35,7 @@ def task():
     return Finer().double(), data, GridVectorizer().fit(data), grid
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize(
     ("target", "cells"),
     [

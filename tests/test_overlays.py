@@ -26,7 +26,7 @@ def closed_figures():
     """Draw and close the figures of a test."""
     yield
     for number in plt.get_fignums():
-        plt.figure(number).canvas.draw()  # what cannot be drawn shows here
+        plt.figure(number).draw_without_rendering()  # what cannot be drawn shows here
     plt.close("all")
 
 
@@ -363,6 +363,7 @@ def test_artifact_map_is_drawn(maps):
         ArtifactDisplay.from_finding(found, ax=axes[:2])
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("layout", ["sequence", "table", "image", "2 degrees"])
 def test_grades_of_every_layout(layout):
     shape = {"sequence": (30, 1), "table": (30,), "image": (8, 8), "2 degrees": (89, 180)}[layout]

@@ -119,6 +119,7 @@ def test_loaded_is_the_same_to_the_bit(name, dtype, tmp_path):
             assert loaded.get_params()[key] == value, key
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", GRADIENT)
 def test_training_goes_on_to_the_bit(name, tmp_path):
     estimator = pickle.loads(pickle.dumps(GRADIENT[name])).fit(X, Y)
@@ -548,6 +549,7 @@ def change_path(tree, rng, value):
         tree[key] = value
 
 
+@pytest.mark.sweep(1)
 @settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**31),

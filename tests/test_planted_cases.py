@@ -127,6 +127,7 @@ def test_gradients_sum_to_the_score():
     np.testing.assert_allclose(case.relevance.sum(axis=(1, 2)), scores, rtol=0.1)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "name", ["random map", "size of the input", "mirrored maps", "size of the input, watermark"]
 )

@@ -532,6 +532,7 @@ def test_forged_steps_are_refused_in_short(name, contents, tmp_path, bounded):  
     assert len(str(caught.value)) < 900 + len(str(path))
 
 
+@pytest.mark.sweep(1)
 @settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**31),

@@ -266,6 +266,7 @@ def mlp(squares):
     return MLPClassifier((16,), max_epochs=30, random_state=0).fit(X[:200], y[:200])
 
 
+@pytest.mark.slow
 def test_every_architecture_knows_the_square_alone(squares):
     X, y, mask = squares
     for clf in (
@@ -351,6 +352,7 @@ def test_nothing_is_found_in_labels_without_relation(squares):
     assert (found.detectable > 0).sum() == 400
 
 
+@pytest.mark.slow
 def test_values_of_a_regression():
     X, y, _ = make_lorenz96(1500, random_state=0)
     torch.manual_seed(0)

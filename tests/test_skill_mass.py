@@ -83,6 +83,7 @@ def untrained(model, n_networks, random_state=0):
 # The definition
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("part", ["auto", "positive", "absolute"])
 @pytest.mark.parametrize("rule", ["epsilon", "z_plus"])
 def test_classes_by_loops(part, rule):
@@ -236,6 +237,7 @@ def test_a_search_picks_the_rule_without_a_mask(name, tmp_path):
     assert pearsonr(found, known).statistic > 0.95
 
 
+@pytest.mark.slow
 def test_real_weights_agree_with_a_mask_of_several_cells():
     X, y, mask = make_squares(n_per_class=100, size=20, random_state=0)
     clf = CNNClassifier((4,), max_epochs=10, lr=0.01, random_state=0).fit(X[:100], y[:100])

@@ -143,6 +143,7 @@ def test_noise_is_each_network_s_own():
     assert found.advice
 
 
+@pytest.mark.slow
 def test_a_regression(squares):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(100, 6))

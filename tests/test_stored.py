@@ -486,6 +486,7 @@ def test_skill_map_reads_part_by_part(kind, name, data, tmp_path, request):
     assert found.exchange == wanted.exchange
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("kind", ["memmap", "zarr"])
 def test_diagnose_reads_part_by_part(kind, data, tmp_path, request):
     X, y = data

@@ -234,7 +234,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.sweep(30)
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize(("entry", "kind"), PAIRS)
 def test_a_number_of_a_field_is_followed(entry, kind):
     target, function, by_name = KINDS[kind]

@@ -773,6 +773,7 @@ def test_workers_wait_for_each_other(prefer, memory, log):
     assert count(log) == 1
 
 
+@pytest.mark.slow
 def test_lock_is_freed_by_death(tmp_path):
     script = (
         "import sys, pathlib, sklrp._memory as cache\n"

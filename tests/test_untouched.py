@@ -99,6 +99,7 @@ def build_any(name):
     return Written(layer, randomised(nn.Linear(width, 2), seed=4)), X.numpy()
 
 
+@pytest.mark.slow
 @settings(max_examples=250)
 @given(
     name=st.sampled_from(sorted([*LAYERS, *MORE, *RECURRENT, "echo-state"])),
