@@ -464,6 +464,7 @@ class Orders(list):
         return iter(self.pop(0))
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("shuffle", [False, True])
 @TRAINED
 def test_learning_curves_are_those_of_skorch(Classifier, shuffle, blobs, monkeypatch):

@@ -625,7 +625,7 @@ def test_networks_of_all_kinds_are_drawn_alike():
 # Models of every kind
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("name", [*models.MODELS, *models.SINGLE])
 def test_any_model_is_drawn(name):
     """The maps are those of the bare network inside, for what enters it."""
@@ -1010,7 +1010,7 @@ def test_flipping_of_estimators():
     assert display.ax_.get_xlabel() == "groups of features replaced"
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("name", [*models.MODELS, *models.SINGLE])
 def test_flipping_of_any_model(name):
     """The curves are those of the bare network inside, for what enters it."""

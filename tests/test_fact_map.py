@@ -124,6 +124,7 @@ def test_no_suppressor_where_the_classes_differ(larger):
         assert "suppressor" not in artifact_map(model, rule="epsilon", **data).causes
 
 
+@pytest.mark.slow
 def test_what_speaks_against_the_truth_is_misleading(larger):
     """Half of the square has the other sign in samples of another time."""
     X, y, data, mask, _ = larger

@@ -354,6 +354,7 @@ def test_relevance_of_any_network(fitted, name, target):
         explain(model, field.chunk(time=20), target="Modoki")
 
 
+@pytest.mark.sweep(9)
 @pytest.mark.parametrize("name", models.REFUSED)
 def test_models_that_are_refused(name, fitted):
     build, error, message = models.REFUSED[name]

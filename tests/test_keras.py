@@ -91,7 +91,7 @@ def group(request):
     return model, X, predict_in_keras(model, X), owners
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_predictions_are_those_of_keras(group, suffix, tmp_path):
     model, X, wanted, owners = group
@@ -123,7 +123,7 @@ def test_files_of_tensorflow_are_there():
     }  # fmt: skip
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 def test_every_layer_is_explained(group, tmp_path):
     """All branches at once: what relevance does not reach an input is accounted for."""
     model, X, wanted, _ = group

@@ -122,6 +122,7 @@ OTHERS = {
 }  # fmt: skip
 
 
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("product", ["all", "half", "abs"])
 @pytest.mark.parametrize("name", OTHERS)
 def test_statistics_are_constants_of_the_sample(name, product):

@@ -358,6 +358,7 @@ SHAPED = [
 ]
 
 
+@pytest.mark.sweep(24)
 @pytest.mark.parametrize("aggregate", ["channel", "row", "column", "time"])
 @pytest.mark.parametrize(("estimator", "given", "shape", "axes"), SHAPED)
 def test_aggregate_axis(estimator, given, shape, axes, aggregate, log):
