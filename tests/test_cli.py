@@ -255,6 +255,19 @@ def test_xarray(suffix, folder, clf):
     assert "holds the arrays ['salt', 'sst']" in message
 
 
+def test_classes_need_a_name_of_their_own(folder):
+    """Said before anything is explained, as nothing could be written."""
+    xr = pytest.importorskip("xarray")
+    pytest.importorskip("netCDF4")
+    for named in (xr.DataArray(X, dims=("time", "class", "lon"), name="sst"),
+                  xr.DataArray(X, {"class": 3}, ("time", "lat", "lon"), "sst")):  # fmt: skip
+        named.to_netcdf("named.nc")
+        said = explain("named.nc", "-o", "out.nc", "--target", "all", status=2)
+        assert "dimension or coordinate 'class', as --target all calls the axis" in said
+        assert "out.nc.part" not in files(folder)
+        explain("named.nc", "-o", "out.nc")
+
+
 @pytest.mark.parametrize("version", [2, 3])
 def test_zarr_of_either_format(version, folder):
     """Chunks and compression of the input, which the other format does not know, are not kept."""
@@ -333,6 +346,7 @@ def test_missing_values(folder, clf):
         (["samples.npy", "-o", "out.npy", "--rule", "epsilom"], "Did you mean 'epsilon'?"),
         (["samples.npy", "-o", "out.npy", "--epsilon", "-1"], "not in the range x>=0"),
         (["samples.npy", "-o", "out.npy", "--target", "left"], "not one of the model's classes"),
+        (["samples.npy", "-o", "out.npy", "--fill", "nan"], "--fill nan: give a finite number"),
         (["samples.npy", "-o", "out.npy", "--device", "cuda:99"], "cannot be used"),
         (["samples.npy", "-o", "out.npy", "--bach-size", "3"], "--batch-size"),
         (["flat.npy", "-o", "out.npy"], "has the shape (3,)"),
@@ -756,6 +770,8 @@ def test_values_in_files(folder):
         ("0,up", "'up' is no output"),
         ("2:1", "'2:1' is no output"),
         ("1:", "'1:' is no output"),
+        ("0_1", "'0_1' is no output"),
+        ("\uff11", "is no output"),  # a digit of full width
     ],
 )
 def test_outputs_of_a_regressor_that_are_not_there(target, message, folder):
@@ -775,11 +791,13 @@ def test_values_that_do_not_fit(folder):
     Path("words.txt").write_text("up\n" * 40, encoding="utf-8")
     np.save("two.npy", VALUES[:, :2])
     np.save("whole.npy", VALUES)
+    np.save("complex.npy", VALUES + 1j)
     call = ["diagnose", "model.safetensors", "samples.npy", "-o", "report.html", "--labels"]
     for file, target, message in (
         ("uneven.txt", "0", "holds 1 values on one line and 2 on another"),
         ("more.txt", "0", "holds 41 labels, but there are 40 samples"),
         ("words.txt", "0", "must hold numbers, as the model is a regressor"),
+        ("complex.npy", "0", "must hold numbers, as the model is a regressor: got dtype complex"),
         ("two.npy", "0", "one value for each of 40 samples"),
         ("whole.npy", "all", "--target all makes a map of each output"),
     ):

@@ -27,6 +27,7 @@ from sklrp.cli.loaded_models import (
 )
 from sklrp.cli.runs import PartialRun, checksum
 from sklrp.cli.samples import Samples, form_of
+from sklrp.cli.tables import is_number
 from sklrp.geo.relevance_fields import describe_relevance
 
 
@@ -91,6 +92,8 @@ def explain_file(
         if isinstance(samples, FieldSamples):
             _explain_gridded(loaded, samples, run, out, {"target": label, **how}, warn_of_range)
         else:
+            if target == "all":
+                samples.check_classes()
             explain_part = _explain_arrays(
                 loaded, samples, warn_of_range, {"target": label, **how}
             )
@@ -183,9 +186,8 @@ def _name_features(loaded: Loaded, samples: Samples, n_features: int) -> list[st
 
 def _read_reference(text: str | None) -> str | float | None:
     """Return a reference from its text."""
-    if text in (None, "mean", "zero"):
+    if text is None or text in ("mean", "zero"):
         return text
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"--reference must be mean, zero or a number, got {text!r}.") from None
+    if not is_number(text):
+        raise ValueError(f"--reference must be mean, zero or a number, got {text!r}.")
+    return float(text)

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -80,6 +82,8 @@ class Loaded(NamedTuple):  # numpydoc ignore=PR02
         Samples or FieldSamples
             The samples, open.
         """
+        if fill is not None and not math.isfinite(fill):
+            raise ValueError(f"--fill {fill}: give a finite number, such as 0.")
         if self.vectorizer is not None:
             if fill is not None:
                 raise ValueError(
@@ -174,11 +178,10 @@ def parse_target(text: str | None, network: Any, classes: NDArray) -> tuple[Any,
         return text, describe_target(text, regression=True)
     mask = np.zeros(n_outputs, dtype=bool)
     for part in text.split(","):
-        first, colon, behind = part.partition(":")
-        try:
-            ends = int(first), int(behind) if colon else int(first) + 1
-        except ValueError:
-            ends = 0, 0
+        ends = 0, 0
+        if found := re.fullmatch(r"\s*([0-9]{1,9})(:([0-9]{1,9}))?\s*", part):
+            first, _, behind = found.groups()
+            ends = int(first), int(first) + 1 if behind is None else int(behind)
         if not 0 <= ends[0] < ends[1] <= n_outputs:
             raise ValueError(
                 f"--target {text}: {part!r} is no output of the model, which predicts {n_outputs} "

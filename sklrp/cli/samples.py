@@ -30,6 +30,7 @@ FORMS = {
     ".zarr": "zarr",
     ".csv": "CSV",
 }
+_CLASS = "class"  # the dimension of the explained classes
 
 
 class Samples:
@@ -164,6 +165,14 @@ class Samples:
                     else:
                         np.save(file, relevance)
 
+    def check_classes(self) -> None:
+        """Raise an error if relevance of every class has no name for the axis of the classes."""
+        if _CLASS in {*getattr(self._array, "coords", ()), *getattr(self._array, "dims", ())}:
+            raise ValueError(
+                f"{self.path} has a dimension or coordinate {_CLASS!r}, as --target all calls the "
+                "axis of the classes: rename it, or explain one class."
+            )
+
     def _open_numpy(self) -> None:
         loaded = load_numpy(self.path)
         if isinstance(loaded, np.ndarray):
@@ -189,8 +198,8 @@ class Samples:
         template = self._array
         dims, coords = list(template.dims), dict(template.coords)
         if classes is not None:
-            dims.insert(1, "class")
-            coords["class"] = np.array([str(label) for label in classes], dtype=object)
+            dims.insert(1, _CLASS)
+            coords[_CLASS] = np.array([str(label) for label in classes], dtype=object)
         result = xr.DataArray(relevance, coords, dims, "relevance", about).to_dataset()
         write_fields(result.assign(self._bounds), path, self.path, self.form)
 
@@ -315,6 +324,10 @@ def _read_values(path: Path, n_samples: int) -> NDArray[np.float64]:
     """Return the values of a regression as numbers; several on a line are of several outputs."""
     if path.suffix.lower() == ".npy":
         given: Any = load_numpy(path)
+        if given.dtype.kind not in "biuf":
+            raise ValueError(
+                f"{path} must hold numbers, as the model is a regressor: got dtype {given.dtype}."
+            )
     else:
         given = [line.replace(",", " ").split() for line in _lines_of(path)]
         if len(given) == n_samples + 1 and not any(map(is_number, given[0])):  # names
