@@ -11,10 +11,10 @@ from sklearn.base import clone
 from torch import nn
 
 import sklrp
-from sklrp.diagnostics import diagnose, skill_map
+from sklrp.diagnostics import diagnose, skill_map, true_place
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.skilled import find_skilled
-from sklrp.diagnostics.true_place import find_true
+from sklrp.diagnostics.true_place import Places, find_true
 from sklrp.diagnostics.used import find_used
 from sklrp.metrics import make_relevance_scorer
 
@@ -214,6 +214,24 @@ def test_untrained_networks_are_rivals_too(regression):
     assert len(found.null_mass) == 10
     blind = find_true(asked(net, X, y, rule="z_plus"), 10)
     assert found.mass > blind.mass
+
+
+def test_what_contributions_lose_too_is_no_fault_of_the_map(regression, monkeypatch):
+    """Untrained networks have their relevance where the skill is largest, whatever they do."""
+    net, X, y, weights = regression
+    phi = X * weights
+    skill = ((y - y.mean())[:, None] * phi).mean(axis=0)
+    best = 1.0 * (np.arange(N_CELLS) == skill.argmax())
+    own = shares(phi)
+    for of_map, is_wrong in ((own, False), (1.0 * ~SIGNAL / 9, True)):
+        places = Places(of_map, shares(X), own, np.tile(best, (5, 1)))
+        monkeypatch.setattr(true_place, "share_places", lambda *_, places=places: places)
+        found = find_true(asked(net, X, y), 5)
+        assert found.table["possible"][1] == pytest.approx((own - best) @ skill, rel=1e-5)
+        assert found.table["possible"][1] < -0.1 * (best @ skill)
+        assert found.table["gain"][1] == pytest.approx((of_map - best) @ skill, rel=1e-5)
+        assert found.table["p_value"][1] < 0.05
+        assert (found.verdict == "artifact") == is_wrong
 
 
 def test_no_skill_has_no_place(regression):

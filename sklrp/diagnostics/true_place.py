@@ -174,7 +174,11 @@ def _find_ways(
         beaten[-1] &= places.of_map @ skill > np.quantile(places.of_nulls @ skill, 0.95)
     # Where nearly all cells are true every place has about the same skill: sizes count, too.
     there = np.array([skill @ r for r in rivals])
-    lost = has_skill & told & (gain < np.minimum(-_TELLING[0] * there, 0.0))
+    # What the network's own contributions lose as well is no fault of the map: an untrained
+    # transformer that is read at the last day has its relevance there, where the skill is largest.
+    lost = (
+        has_skill & told & (gain < np.minimum(-_TELLING[0] * there, 0.0)) & (possible > gain / 2)
+    )
     way = np.divide(gain, possible, out=np.full(len(gain), np.nan), where=powerful)
     # A share of the rival's skill, instead.
     np.divide(gain, there, out=way, where=lost & ~powerful)
