@@ -9,6 +9,7 @@ from torch import nn
 
 import sklrp
 from sklrp.modules import StatePooling
+from sklrp.propagation.handlers.pooling import _is_tiled, _pool_tiles
 from tests.helpers.comparing import assert_close
 
 RULES = ("zero", "epsilon", "gamma", "alpha_beta", "z_plus", "w_square", "flat", "auto")
@@ -162,3 +163,25 @@ def test_one_by_one_equals_in_a_batch(kind, rule):
         # A rule that divides by sums which cancel makes more of a rounding; a winner that took all
         # would move the largest value itself.
         assert (np.abs(alone - together) / size).max() < 2e-3
+
+
+@pytest.mark.parametrize("kernel", [2, (3, 2), 5])
+def test_windows_side_by_side_share_as_any_windows(kernel):
+    rng = np.random.default_rng(0)
+    x = torch.tensor(rng.integers(1, 4, (3, 4, 11, 13)).astype(float))
+    layer = nn.MaxPool2d(kernel)
+    relevance = torch.tensor(rng.normal(size=(2, *layer(x).shape)))
+    out, pull = _pool_tiles(layer, x.contiguous(memory_format=torch.channels_last))
+    assert_close(out.numpy(), layer(x).numpy())
+    for target in range(2):
+        by_hand = _share_by_hand(layer, x, relevance[target])
+        assert_close(pull(relevance)[target].numpy(), by_hand)
+
+
+def test_channels_last_are_pooled_side_by_side():
+    x = torch.ones(2, 3, 4, 4)
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert _is_tiled(nn.MaxPool2d(2), last)
+    assert not _is_tiled(nn.MaxPool2d(2), x)
+    for other in (nn.MaxPool2d(3, 2), nn.MaxPool2d(2, padding=1), nn.MaxPool2d(2, dilation=2)):
+        assert not _is_tiled(other, last)

@@ -13,8 +13,8 @@ gamma and alpha-beta, is
           = \tfrac{a + b}{2}\, x w + \tfrac{a - b}{2}\, |x| |w| ,
 
 so :math:`z` and one more product, that of magnitudes, give the denominators of all such parts. And
-the two parts of gamma, which differ by the sign of the last term, need two adjoints in place of
-four.
+the two parts of gamma, or of alpha-beta, which differ by the sign of the last term, need two
+adjoints in place of four.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ ENABLED = True
 # Where so many contributions of either sign meet, neither's sum is lost in that of magnitudes.
 _MANY = 256
 
+# The share of z in the sum of magnitudes up to which either sign has 1/64 of it.
+_MIXED = 31 / 32
+
 
 @dataclass
 class MirroredSplit(Split):
@@ -67,9 +70,11 @@ def split(
     size = None
     if all(map(mirrored, parts)):
         size = magnitude(step, key, parts, operands, bias, z.shape[-1 - n_spatial])
+    # Both parts of alpha-beta are pulled back together where neither is lost in the other.
+    together = size is not None and len(parts) > 1 and bool((z.abs() <= _MIXED * size).all())
     splits: list[Split] = []
     for p, part in enumerate(parts):
-        up = mirrored(part) if never_cancels(part) else None
+        up = mirrored(part) if together or never_cancels(part) else None
         terms = []
         for k, operand in enumerate(operands):
             pairs = part.terms
@@ -97,8 +102,8 @@ def gather(splits: Sequence[Split], ratios: Sequence[Tensor], k: int, operand: O
     """Return the relevance of operand ``k``, as :func:`sklrp.propagation.formula.gather` does."""
     # It is that function for the splits of :func:`sklrp.propagation.formula.split`.
     match splits:
-        case [MirroredSplit(up=up, terms=terms), MirroredSplit(up=other)] if (
-            other == up.opposite and len(terms[k]) == 2
+        case [MirroredSplit(up=first, terms=terms), MirroredSplit(up=other)] if (
+            other == first.opposite and len(terms[k]) == 2
         ):
             # r_1 (x w h + |x||w| g) + r_2 (x w h - |x||w| g), pulled back by two adjoints.
             (x, half), (size, rest) = terms[k]

@@ -49,6 +49,24 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Any, Pull]:
     layer: Any = copy.copy(step.layer)
     layer.return_indices = False
     x = signal.x
+    out, pull_values = (_pool_tiles if _is_tiled(layer, x) else _pool_windows)(layer, x)
+
+    def pull(relevance: Any, kept: Kept | None) -> Tensor:
+        if isinstance(relevance, tuple):
+            relevance, of_indices = relevance
+            if of_indices is not None:
+                return refuse_mask(step)(of_indices, kept)
+        return pull_values(relevance)
+
+    largest = Signal(out, signal.nonnegative, **standing(signal))
+    if not step.layer.return_indices:
+        return largest, pull
+    indices: Any = step.layer.forward(x)[1]
+    return (largest, Signal(indices, True, gate=True, mask=True)), pull
+
+
+def _pool_windows(layer: Any, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return the largest of any windows, and what pulls their relevance back."""
     like = layer.forward(x.to("meta"))  # the shape, and the order of the axes in memory
     places = _places(layer, x, like)
     out = torch.full_like(like, -math.inf, device=x.device)
@@ -59,11 +77,7 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Any, Pull]:
         values = values.amax(axes, keepdim=True) if axes else values
         out[window] = torch.maximum(out[window], values)
 
-    def pull(relevance: Any, kept: Kept | None) -> Tensor:
-        if isinstance(relevance, tuple):
-            relevance, of_indices = relevance
-            if of_indices is not None:
-                return refuse_mask(step)(of_indices, kept)
+    def pull(relevance: Tensor) -> Tensor:
         # A view is assigned to, never changed in place, which not every device does.
         size, total = size_of_samples(x), torch.zeros_like(out)
         weights = [weigh_largest(x[seen], out[window], size) for seen, window in places]
@@ -75,11 +89,46 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Any, Pull]:
             back[seen] = back[seen] + share[window] * weight
         return back
 
-    largest = Signal(out, signal.nonnegative, **standing(signal))
-    if not step.layer.return_indices:
-        return largest, pull
-    indices: Any = step.layer.forward(x)[1]
-    return (largest, Signal(indices, True, gate=True, mask=True)), pull
+    return out, pull
+
+
+def _is_tiled(layer: Any, x: Tensor) -> bool:
+    """Return whether windows lie side by side in values that have their channels last."""
+    # There whole arrays are two to three times as fast as values taken from all windows.
+    if not isinstance(layer, nn.MaxPool2d) or layer.ceil_mode or x.is_contiguous():
+        return False
+    kernel, stride, padding, dilation = _options(layer, 2)
+    alone = kernel == stride and padding == (0, 0) and dilation == (1, 1)
+    return alone and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _pool_tiles(layer: Any, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return the largest of windows that share no value, and what pulls their relevance back."""
+    out: Tensor = layer.forward(x)
+    kernel = _options(layer, 2)[0]
+    height, width = (m * k for m, k in zip(out.shape[2:], kernel, strict=True))
+
+    def spread(values: Tensor) -> Tensor:
+        """Give each value of a window that of the window."""
+        last = values.movedim(1, -1)[:, :, None, :, None]
+        wide = last.expand(-1, -1, kernel[0], -1, kernel[1], -1)
+        return wide.reshape(len(values), height, width, -1).movedim(-1, 1)
+
+    def pull(relevance: Tensor) -> Tensor:
+        weights = weigh_largest(x[..., :height, :width], spread(out), size_of_samples(x))
+        total = F.avg_pool2d(weights, kernel, divisor_override=1)
+        share = spread((relevance / total).flatten(0, 1))
+        back = share.unflatten(0, relevance.shape[:2]).mul_(weights)
+        rows, columns = x.shape[2] - height, x.shape[3] - width  # what the windows leave over
+        return F.pad(back, (0, columns, 0, rows)) if rows or columns else back
+
+    return out, pull
+
+
+def _options(layer: Any, n_axes: int) -> list[tuple[int, ...]]:
+    """Return kernel, stride, padding and dilation along each axis."""
+    options = layer.kernel_size, layer.stride, layer.padding, layer.dilation
+    return [(o,) * n_axes if isinstance(o, int) else tuple(o) for o in options]
 
 
 def _places(layer: Any, x: Tensor, out: Tensor) -> list[tuple[Any, ...]]:
@@ -97,8 +146,7 @@ def _pairs(layer: Any, axis: int, n: int, m: int) -> list[tuple[slice, slice]]:
     """
     if not hasattr(layer, "kernel_size"):  # an adaptive layer, whose windows may differ in size
         return [(slice(i * n // m, -(-(i + 1) * n // m)), slice(i, i + 1)) for i in range(m)]
-    options = layer.kernel_size, layer.stride, layer.padding, layer.dilation
-    kernel, stride, padding, dilation = (o if isinstance(o, int) else o[axis] for o in options)
+    kernel, stride, padding, dilation = (o[axis] for o in _options(layer, axis + 1))
     pairs = []
     if m < kernel:
         for i in range(m):
