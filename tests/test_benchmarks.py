@@ -22,6 +22,8 @@ ROWS = {
     "predict_proba / forward pass",
     "trainings / (k + 1)",
     "import sklrp",
+    "python -m sklrp --help",
+    "load / fit",
 }
 MEMORY = {"peak in one chunk / yardstick", "peak above the output, default chunks"}
 

@@ -754,3 +754,19 @@ def test_rewriting_alone_does_no_harm(saved):
     expected = sklrp.load(saved).predict_proba(X)
     rewrite(saved, lambda manifest, arrays: None)
     same(sklrp.load(saved).predict_proba(X), expected)
+
+
+def test_a_reservoir_is_loaded_without_its_eigenvalues(tmp_path, monkeypatch):
+    eigvals = torch.linalg.eigvals
+    computed = []
+
+    def note(weight):
+        if not weight.is_meta:  # of shapes alone, nothing is computed
+            computed.append(weight)
+        return eigvals(weight)
+
+    monkeypatch.setattr(torch.linalg, "eigvals", note)
+    sklrp.save(ESN.fit(X, Y), tmp_path / "esn.safetensors")
+    assert len(computed) == 1
+    sklrp.load(tmp_path / "esn.safetensors")
+    assert len(computed) == 1

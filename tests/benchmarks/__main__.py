@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-from . import engine, esn, fit, memory, rows, skill
+from . import engine, esn, fit, memory, networks, rows, skill
 from .measure import Row, threads
 
 MARKERS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
-PACKAGES = ("torch", "numpy", "scikit-learn", "skorch", "zennit", "captum")
+PACKAGES = ("torch", "numpy", "scikit-learn", "skorch", "zennit", "captum", "torchvision")
 SECTIONS: dict[str, list[Callable[..., list[Row]]]] = {
     "Explaining": [
         engine.bench_presets,
@@ -29,15 +29,17 @@ SECTIONS: dict[str, list[Callable[..., list[Row]]]] = {
         engine.bench_ways,
         engine.bench_shortcut,
         engine.bench_defence,
+        networks.bench_transformers,
+        networks.bench_published,
         rows.bench_lstm_loop,
         esn.bench_esn,
     ],
     "Memory": [memory.bench_memory],
     "Skill map": [skill.bench_skill],
     "Training and prediction": [fit.bench_fit, fit.bench_predict, rows.bench_search],
-    "Import": [rows.bench_import],
+    "Start": [rows.bench_import, rows.bench_start],
 }
-ONE_THREAD = {"Memory", "Skill map", "Import"}  # processes of their own
+ONE_THREAD = {"Memory", "Skill map", "Start"}  # processes of their own
 
 
 def run(quick: bool, n_threads: int) -> Iterator[tuple[str, list[Row]]]:

@@ -30,7 +30,7 @@ SPLITS = ("leak_rate", "contribution")
 LEAKS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)
 SWEEPS = ("right", "left")
 EPSILON = 1e-6
-REACH = {"epsilon": "≤ 1.2", "z_plus": "≤ 1.7"}
+REACH = {"epsilon": "≤ 1.0", "z_plus": "≤ 1.6", "gamma": "≤ 2.5", "alpha_beta": "≤ 2.5"}
 
 
 def bench_esn(quick: bool = False) -> list[Row]:

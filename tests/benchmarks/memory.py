@@ -20,6 +20,7 @@ from sklrp.modules import make_esn
 
 from .engine import gradient, make_cnn, make_vgg
 from .measure import Row
+from .networks import Encoder, VisionTransformer
 
 MIB = 2**20
 # Freed memory goes back to the system at once, so that one measurement does not hide in another's.
@@ -30,6 +31,8 @@ STATUS = Path("/proc/self/status")
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, int]]] = {
     "CNN 1x28x28": (partial(make_cnn, 28), (1, 28, 28), (256, 1024)),
     "VGG-like 3x64x64": (make_vgg, (3, 64, 64), (32, 128)),
+    "transformer encoder": (Encoder, (50, 64), (256, 1024)),
+    "ViT-tiny 3x224x224": (VisionTransformer, (3, 224, 224), (8, 32)),
     "ESN 1000 steps, 300 units": (partial(make_esn, (1000, 3), 2), (3000,), (32, 128)),
 }
 
@@ -57,9 +60,9 @@ def bench_memory(quick: bool = False) -> list[Row]:
         for n, found in ((few, peak["few"]), (many, peak["many"])):
             case = f"{name}, {n} samples"
             ratio = found["unchunked"] / found["yardstick"]
-            rows.append(_row("peak in one chunk / yardstick", case, ratio, "≤ 1.1"))
+            rows.append(_row("peak in one chunk / yardstick", case, ratio, "≤ 1.3"))
             above = found["default"] / MIB
-            rows.append(_row("peak above the output, default chunks", case, above, "≤ 100", "MiB"))
+            rows.append(_row("peak above the output, default chunks", case, above, "≤ 60", "MiB"))
         growth = peak["many"]["default"] / peak["few"]["default"]
         what = f"peak above the output, {many // few} times the samples / once"
         rows.append(_row(what, name, growth, "≤ 1.1"))

@@ -1,4 +1,4 @@
-"""The LSTM against a loop in NumPy, trainings of a grid search, and the time of the import."""
+"""The LSTM against a loop in NumPy, trainings of a grid search, and the time of a start."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from torch import nn
 
-from sklrp import MLPClassifier, RelevanceTransformer, ZBox, explain
+from sklrp import ESNClassifier, MLPClassifier, RelevanceTransformer, ZBox, explain, load, save
 from sklrp.modules import StatePooling
 
 from .measure import Row, median_times
@@ -188,3 +189,44 @@ def bench_import(quick: bool = False) -> list[Row]:
             "reach": "≤ 0.2",
         }
     ]
+
+
+def bench_start(quick: bool = False) -> list[Row]:
+    """Return the seconds of the command line's help, and the share of a fit that a load takes.
+
+    Parameters
+    ----------
+    quick : bool, default=False
+        Whether to take a small network and one repeat.
+
+    Returns
+    -------
+    list of dict
+        Rows of ``what``, ``case``, ``ratio``, ``unit`` and ``reach``.
+    """
+    command = [sys.executable, "-m", "sklrp", "--help"]
+    seconds = []
+    for _ in range(1 if quick else 5):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    n_units = 30 if quick else 1000
+    clf = ESNClassifier(n_units, random_state=0)
+    X = np.random.default_rng(0).normal(size=(20, 30))
+    y = np.arange(20) % 2
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/esn.safetensors"
+        save(clf.fit(X, y), file)
+        functions = {"fit": functools.partial(clf.fit, X, y), "load": lambda: load(file)}
+        t = median_times(functions, 1 if quick else 5)
+    help_time = statistics.median(seconds)
+    return [
+        {
+            "what": "python -m sklrp --help", "case": "a process of its own",
+            "ratio": help_time, "unit": "s", "reach": "≤ 1",
+        },
+        {
+            "what": "load / fit", "case": f"ESN of {n_units} units, 20 samples",
+            "ratio": t["load"] / t["fit"], "reach": "",
+        },
+    ]  # fmt: skip

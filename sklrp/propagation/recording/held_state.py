@@ -30,6 +30,8 @@ _SHARED = (
 )  # fmt: skip
 # What most attributes are, told by type alone: a twin is made for every chunk.
 _ATOMS = frozenset([*_SHARED, nn.Parameter])
+# What nearly all others are, told before what takes longer to tell.
+_CONTAINERS = frozenset([dict, OrderedDict, tuple, list, set])
 # Their shallow copies would share the state that drawing a number moves on.
 _RANDOM = (np.random.Generator, np.random.RandomState, random.Random)
 
@@ -54,12 +56,13 @@ class StateCopies:
             return value
         if id(value) in self._done:
             return self._done[id(value)][1]
-        if isinstance(value, weakref.ProxyTypes):  # such as a child's, of its parent
-            return weakref.proxy(self.of(value.__dir__.__self__, path))
-        if isinstance(value, nn.Module):
-            return self.module_copy(value, path)
-        if isinstance(value, _SHARED):
-            return value
+        if type(value) not in _CONTAINERS:
+            if isinstance(value, weakref.ProxyTypes):  # such as a child's, of its parent
+                return weakref.proxy(self.of(value.__dir__.__self__, path))
+            if isinstance(value, nn.Module):
+                return self.module_copy(value, path)
+            if isinstance(value, _SHARED):
+                return value
         self._done[id(value)] = value, value  # until its parts are known: it may hold itself
         made = self._make(value, path)
         self._done[id(value)] = value, made
@@ -67,6 +70,8 @@ class StateCopies:
 
     def _make(self, value: Any, path: str) -> Any:
         """Return a new copy of a value that may hold others."""
+        if type(value) is set:
+            return value.copy()
         if type(value) in (dict, OrderedDict):
             return type(value)((k, self.of(v, f"{path}.{k}")) for k, v in value.items())
         if isinstance(value, types.MethodType):
