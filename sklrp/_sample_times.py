@@ -6,8 +6,10 @@ months are a series all the same.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, date
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from sklrp._coordinate_marks import MEMBERS, rank_mark
 
 _YEARS = ("year", "years")  # the name of the dimension of seasonal or annual means
+_ISO_DATE = re.compile(r"\d{4}-\d{2}(-\d{2}([ T]\d{2}(:\d{2}(:\d{2}(\.\d+)?)?)?)?)?")
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,49 @@ def _columns_of(data: Any, dim: Any) -> Iterator[_Column]:
         for name in sorted(names, key=lambda name: name != dim):
             own = data[name]
             values = own.values if isinstance(own.dtype, np.dtype) else own.to_index()
-            yield _Column(str(name), values, own.attrs, name in levels)
+            yield _Column(str(name), _unwrap(values), own.attrs, name in levels)
     elif hasattr(data, "iloc"):
         index = data.index
         for k, name in enumerate(index.names):
-            values = index.get_level_values(k)
+            values = _unwrap(index.get_level_values(k))
             yield _Column("index" if name is None else str(name), values, is_level=True)
+
+
+def _unwrap(values: Any) -> Any:
+    """Return dates that are objects, text or categories as dates of NumPy, others as they are."""
+    if hasattr(values, "categories"):
+        values = values.astype(values.categories.dtype)
+    if getattr(values.dtype, "kind", "O") not in "OTU" or hasattr(values, "to_timestamp"):
+        return values
+    found = np.asarray(values, dtype=object)
+    # What is missing, as None, NaN, NaT or NA, is not equal to itself, or None.
+    known = np.array([v is not None and (v == v) is True for v in found], dtype=bool)
+    dates = np.full(len(found), np.datetime64("NaT", "us"))
+    read = _read_dates(list(found[known]))
+    if read is None:
+        return found
+    dates[known] = read
+    return dates
+
+
+def _read_dates(values: list[Any]) -> NDArray[np.datetime64] | None:
+    """Return dates of Python, of ISO 8601 or of cftime as NumPy's, None if some are none."""
+    if not values:
+        return None
+    if all(hasattr(value, "calendar") for value in values):
+        elapsed = [value - values[0] for value in values]  # by its calendar
+        return np.datetime64("2000-01-01", "us") + np.array(elapsed, dtype="m8[us]")
+    if all(isinstance(value, date) for value in values):
+        values = [
+            value.astimezone(UTC).replace(tzinfo=None) if getattr(value, "tzinfo", None) else value
+            for value in values
+        ]
+    elif not all(isinstance(value, str) and _ISO_DATE.fullmatch(value) for value in values):
+        return None
+    try:
+        return np.array(values, dtype="M8[us]")
+    except ValueError:  # digits that are no date
+        return None
 
 
 def _rank(column: _Column) -> int | None:
@@ -141,8 +181,6 @@ def _read_times(column: _Column) -> NDArray[np.float64] | None:
         return values / np.timedelta64(1, "D")
     if values.dtype.kind in "iuf":
         return values.astype(np.float64)
-    if values.dtype.kind == "O" and len(values) and hasattr(values[0], "calendar"):
-        return np.array([(value - values[0]).total_seconds() / 86400.0 for value in values])
     return None
 
 

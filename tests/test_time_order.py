@@ -44,6 +44,10 @@ def field(times, dim="time", coordinate="time"):
     return xr.DataArray(X, dims=(dim, "cell"), coords={coordinate: (dim, times)})
 
 
+def table(index):
+    return pd.DataFrame(np.zeros((len(index), 3)), index=pd.Index(index, dtype=object))
+
+
 DATES = pd.date_range("1999-11", periods=6, freq="MS")
 DAYS = [0, 30, 61, 92, 121, 152]
 
@@ -78,6 +82,22 @@ KINDS = {
     ),
     "dates of a table": (lambda: pd.DataFrame(np.zeros((6, 3)), index=DATES), DAYS),
     "dates in a zone": (lambda: pd.Series(np.zeros(6), index=DATES.tz_localize("UTC")), DAYS),
+    "days of Python": (lambda: table([d.date() for d in DATES]), DAYS),
+    "moments of Python in a zone": (
+        lambda: table([d.tz_localize("Asia/Tokyo").to_pydatetime() for d in DATES]),
+        DAYS,
+    ),
+    "Timestamps as objects": (lambda: table(list(DATES)), DAYS),
+    "dates of no leap year of a table": (
+        lambda: pd.DataFrame(np.zeros((6, 3)), index=xr.CFTimeIndex(noleap())),
+        [0, 31, 59, 90, 120, 151],
+    ),
+    "categories of dates": (
+        lambda: pd.DataFrame(np.zeros((6, 3)), index=pd.CategoricalIndex(DATES)),
+        DAYS,
+    ),
+    "dates as text": (lambda: table(DATES.strftime("%Y-%m-%d")), DAYS),
+    "months as text": (lambda: field(DATES.strftime("%Y-%m").to_numpy().astype("U")), DAYS),
     "a Dataset": (lambda: field(DATES).to_dataset(name="sst"), DAYS),
 }
 
@@ -97,6 +117,10 @@ def test_times_are_read(kind):
         np.zeros((6, 3)),
         pd.DataFrame(np.zeros((6, 3))),
         pd.DataFrame(np.zeros((6, 3)), index=[4, 2, 0, 1, 3, 5]),
+        table(list("abcdef")),
+        table(["2000-02-31"] * 6),
+        table([None] * 6),
+        pd.DataFrame(np.zeros((6, 3)), index=pd.CategoricalIndex(list("abcabc"))),
         field([3, 1, 2, 0, 5, 4], "station", "station"),
         xr.DataArray(np.zeros((6, 3)), dims=("time", "cell")),
         field(list("abcdef")),
@@ -112,6 +136,22 @@ def test_missing_times_are_refused():
     dates[[2, 4]] = np.datetime64("NaT")
     with pytest.raises(ValueError, match=r"2 of 6 samples have no time in 'time'.*position 2"):
         find_times(field(dates))
+    for missing in (None, pd.NaT, np.nan, pd.NA):
+        for some in (noleap(), list(DATES), list(DATES.strftime("%Y-%m"))):
+            index = [missing, *some[1:]]
+            with pytest.raises(ValueError, match=r"1 of 6 samples have no time.*position 0"):
+                find_times(table(index))
+
+
+def test_names_of_samples_are_no_times():
+    """pandas before 3, and read_csv of mixed text, keep names as objects."""
+    X = np.random.default_rng(0).normal(size=(60, N_CELLS))
+    y = (X[:, -1] > 0).astype(int)
+    named = pd.DataFrame(X, index=pd.Index([f"case {k}" for k in range(60)], dtype=object))
+    expected = skill_map(linear(), X, y, n_permutations=99, random_state=0)
+    found = skill_map(linear(), named, y, n_permutations=99, random_state=0)
+    np.testing.assert_array_equal(found.p_value, expected.p_value)
+    assert found.true[-1]
 
 
 def test_members_of_a_stack():
