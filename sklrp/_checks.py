@@ -338,6 +338,54 @@ def check_jobs(n_jobs: Any) -> None:
         )
 
 
+def check_folds(splits: Iterable[Any], cv: Any, n_samples: int) -> list[tuple[Any, Any]]:
+    """Return the folds that `cv` gives, each a pair of indices of samples, at least one.
+
+    Parameters
+    ----------
+    splits : iterable
+        The folds.
+    cv : object
+        The parameter they come from, which errors show.
+    n_samples : int
+        The number of samples.
+
+    Returns
+    -------
+    list of (ndarray, ndarray)
+        The folds.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is no pair of indices.
+    """
+    folds = list(splits)
+    if not folds:
+        raise ValueError(
+            f"cv={shorten(repr(cv), 80)} gives no fold: an iterator is used up after one use. "
+            "Give a list of pairs (train, test) of indices, a number of folds or a splitter."
+        )
+    for fold in folds:
+        is_pair = isinstance(fold, tuple | list) and len(fold) == 2
+        parts = [np.asarray(part) for part in fold] if is_pair else []
+        if not is_pair or not all(_are_indices(part, n_samples) for part in parts):
+            raise ValueError(
+                f"cv must give pairs (train, test) of indices of the {n_samples} samples, neither "
+                f"of them empty, got {shorten(repr(fold), 80)}; list(KFold(5).split(X)) has them."
+            )
+    return folds
+
+
+def _are_indices(part: NDArray[Any], n_samples: int) -> bool:
+    """Tell whether an array selects samples: by their numbers, or as a mask of all."""
+    if part.ndim != 1 or not part.size:
+        return False
+    if part.dtype.kind == "b":
+        return len(part) == n_samples and bool(part.any())
+    return part.dtype.kind in "iu" and -n_samples <= part.min() and part.max() < n_samples
+
+
 def shorten(text: str, length: int = 200) -> str:
     """Return a text that a message quotes, cut where it is long."""
     return text if len(text) <= length else f"{text[: length - 4]} ..."

@@ -41,7 +41,7 @@ from sklearn.utils.validation import (
 )
 from torch import nn
 
-from sklrp._checks import check_jobs, is_positive_integer, look_up
+from sklrp._checks import check_folds, check_jobs, is_positive_integer, look_up
 from sklrp._constraints import JOBS, Interval, constrained, refine
 from sklrp._devices import to_host
 from sklrp._feature_groups import GroupSums, group_features, join_names, name_labels
@@ -681,7 +681,8 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
 
         ``known`` says whether ``y`` holds classes.
         """
-        folds = list(check_cv(self.cv, y, classifier=known).split(X, y, **split_params))
+        splits = check_cv(self.cv, y, classifier=known).split(X, y, **split_params)
+        folds = check_folds(splits, self.cv, len(y))
         tested = np.sort(np.concatenate([test for _, test in folds]))
         if not np.array_equal(tested, np.arange(len(y))):
             raise ValueError(

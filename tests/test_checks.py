@@ -5,7 +5,14 @@ import sys
 import numpy as np
 import pytest
 
-from sklrp._checks import check_flags, check_jobs, check_number, import_optional, suggest
+from sklrp._checks import (
+    check_flags,
+    check_folds,
+    check_jobs,
+    check_number,
+    import_optional,
+    suggest,
+)
 
 
 def test_the_nearest_names_are_suggested():
@@ -52,3 +59,25 @@ def test_flags_and_jobs():
     for bad in (True, 1.5, "all"):
         with pytest.raises(ValueError, match="n_jobs must be None or an integer"):
             check_jobs(bad)
+
+
+@pytest.mark.parametrize(
+    ("cv", "said"),
+    [
+        (iter(()), "gives no fold.*used up"),
+        (iter([(np.arange(5),)]), "pairs"),
+        (iter([1, 2]), "pairs"),
+        ([(np.arange(5), np.empty(0, int))], "neither"),
+        ([(np.arange(50), np.arange(3))], "12 samples"),
+        ([(np.arange(3) + 0.5, np.arange(3))], "indices"),
+    ],
+)
+def test_folds_that_are_none(cv, said):
+    with pytest.raises(ValueError, match=f"^cv.*{said}"):
+        check_folds(cv, cv, 12)
+
+
+def test_folds_by_numbers_and_by_masks():
+    first = np.arange(12) < 6
+    folds = [(np.arange(6), np.arange(6, 12)), (first, ~first), ([0, -1], [3])]
+    assert len(check_folds(folds, folds, 12)) == 3

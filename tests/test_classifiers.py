@@ -1313,3 +1313,35 @@ def test_errors_of_explain(options, error, message, blobs):
     clf = make(MLPClassifier).fit(*blobs)
     with pytest.raises(error, match=message):
         clf.explain(blobs[0], **options)
+
+
+@pytest.mark.parametrize("call", ["fit", "predict", "explain", "decision_function"])
+def test_samples_of_unequal_lengths_are_refused(call):
+    X = np.random.default_rng(0).normal(size=(8, 2))
+    y = np.tile([0, 1], 4)
+    clf = MLPClassifier((2,), max_epochs=1, random_state=0).fit(X, y)
+    ragged = [[1.0, 2.0], [3.0]] * 4
+    for form in (ragged, np.array(ragged, dtype=object)):
+        args = (form, y) if call == "fit" else (form,)
+        with pytest.raises(ValueError, match=r"^X holds samples of unequal lengths.*Pad"):
+            getattr(clf, call)(*args)
+
+
+@pytest.mark.parametrize("copied", [lambda c: pickle.loads(pickle.dumps(c)), copy.deepcopy])
+def test_lbfgs_goes_on_after_a_copy(copied):
+    """As its training would have gone on, step by step."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 3))
+    y = (X[:, 0] > 0).astype(int)
+    params = {"optimizer": "lbfgs", "lr": 0.1, "max_epochs": 2, "random_state": 0}
+    clf = MLPClassifier((3,), warm_start=True, **params).fit(X, y)
+    other = copied(clf)
+    for model in (clf, other):
+        model.partial_fit(X, y).fit(X, y)
+    np.testing.assert_array_equal(parameters(clf), parameters(other))
+
+
+def test_learning_rates_without_bounds_are_refused():
+    X, y = np.zeros((4, 2)), [0, 1, 0, 1]
+    with pytest.raises(ValueError, match=r"'lr'.*1000000"):
+        MLPClassifier(lr=1e30).fit(X, y)

@@ -30,6 +30,7 @@ from sklrp.classifiers.diagram import network_block
 from sklrp.classifiers.net import TrainingNet
 from sklrp.classifiers.parameters import ParameterFields, param
 from sklrp.classifiers.sample_shapes import (
+    check_even,
     check_finite,
     check_not_single,
     check_sample_shape,
@@ -203,6 +204,8 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
         y = match_samples(forbid_masked(to_host(y), "y", _UNLABELLED), X, "y")
         sample_weight = match_samples(sample_weight, X, "sample_weight")
         stored = as_stored(X) if is_stored(X) else None
+        if stored is None:
+            check_even(X)
         # Of what is read part by part the first sample stands for all until they are read.
         X, sample_shape = flatten_samples(X if stored is None else stored[:1])
         if not reset and sample_shape is not None:
@@ -267,6 +270,7 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
         if is_stored(X):
             stored = as_stored(X)
             return stored.map(lambda rows: self._check_samples(rows)[0]), stored.shape[1:]
+        check_even(X)
         check_not_single(X, self.n_features_in_)
         X, sample_shape = flatten_samples(X)
         if sample_shape is not None:  # before scikit-learn, to which samples are rows

@@ -24,7 +24,7 @@ from skorch.history import History
 from torch import Tensor, nn
 
 from sklrp._checks import check_sizes, is_positive_integer
-from sklrp._constraints import COUNT, NOT_NEGATIVE, POSITIVE, PROBABILITY, Interval
+from sklrp._constraints import COUNT, NOT_NEGATIVE, PROBABILITY, Interval
 from sklrp._random_stream import RandomStream, draw_seed, fit_state
 from sklrp._sklearn import StrOptions
 from sklrp._stored import Stored
@@ -126,7 +126,9 @@ class GradientEstimator(NetworkEstimator):  # numpydoc ignore=PR02
     activation: str = param(default="relu", allowed=[StrOptions(set(ACTIVATIONS))])
     bias: bool | str = param(default=True, allowed=["boolean", StrOptions({"nonpositive"})])
     dropout: float = param(default=0.0, allowed=[PROBABILITY])
-    lr: float = param(default=0.003, allowed=[POSITIVE], may_change=True)
+    lr: float = param(
+        default=0.003, allowed=[Interval(Real, 0, 1e6, closed="right")], may_change=True
+    )
     max_epochs: int | str = param(
         default="auto", allowed=[StrOptions({"auto"}), COUNT], may_change=True
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -72,6 +73,17 @@ class TrainingNet(LazyModes, NeuralNet):
         self.enough = 0.0  # mean loss of an epoch below which a training ends
         self.stream: RandomStream | None = None  # what a training draws from; else from torch's
         self._layers_draw = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take on what a pickle holds, in which L-BFGS leaves out what it steps on."""
+        super().__setstate__(state)
+        optimizer = getattr(self, "optimizer_", None)
+        if isinstance(optimizer, torch.optim.LBFGS):
+            known = inspect.signature(torch.optim.LBFGS).parameters
+            options = {name: v for name, v in optimizer.defaults.items() if name in known}
+            whole = torch.optim.LBFGS(optimizer.param_groups[0]["params"], **options)
+            whole.__setstate__(optimizer.__getstate__())
+            self.optimizer_ = whole
 
     def train(self, dataset: Dataset, epochs: int, valid: Dataset | None = None) -> TrainingNet:
         """Go on training for at most ``epochs`` passes over ``dataset``.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-from sklrp._checks import check_axes
+from sklrp._checks import check_axes, shorten
 from sklrp._missing import as_plain_array
 from sklrp._warnings import warn_user
 
@@ -73,6 +73,28 @@ def _is_text(value: Any) -> bool:
     except ValueError:
         return True
     return False
+
+
+def check_even(X: Any) -> None:
+    """Raise an error if X is lists or an array of objects whose samples differ in length."""
+    is_list = isinstance(X, list | tuple)
+    of_objects = isinstance(X, np.ndarray) and X.dtype.kind == "O"
+    if is_list:
+        try:
+            np.shape(X)
+            return
+        except ValueError:
+            pass
+    elif not of_objects or len({np.shape(row) for row in np.asarray(X)[:_LOOKED_AT]}) < 2:
+        return
+    shown = shorten(" ".join(repr(X).split()), 80)
+    raise ValueError(
+        f"X holds samples of unequal lengths, got {shown}: give each as many values, so that "
+        "np.asarray(X).shape is (n_samples, n_features). Pad sequences to one length."
+    )
+
+
+_LOOKED_AT = 1000  # rows of an array of objects
 
 
 def check_not_single(X: Any, n_features: int) -> None:

@@ -18,7 +18,7 @@ from sklearn.utils import Bunch, indexable
 from torch import nn
 from tqdm.std import tqdm
 
-from sklrp._checks import check_mask, import_optional, say_shape, shorten, suggest
+from sklrp._checks import check_folds, check_mask, import_optional, say_shape, shorten, suggest
 from sklrp._constraints import constrained
 from sklrp._frame import frame_of
 from sklrp._kept import Kept
@@ -262,7 +262,8 @@ def focus_curve(
             "which scikit-learn has none: give scoring, a function of estimator, X and y."
         )
     masks = None if mask is None else _take_mask(mask, candidates[0], X, y, grid)
-    folds = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y, groups))
+    splits = check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y, groups)
+    folds = check_folds(splits, cv, len(np.asarray(y)))
     scorer = check_scoring(estimator, scoring=scoring)
     explain_params = {"target": target, "rule": rule, "epsilon": epsilon, "contrast": contrast}
     shared = (X, y, scorer, params or {}, mask, grid, part, explain_params)
