@@ -241,8 +241,10 @@ REFUSED = {
     "std of everything": (lambda self, x: x / x.std(), "std.*samples"),
     "norm of everything": (lambda self, x: x / x.norm(), "norm.*samples"),
     "count": (lambda self, x: x / torch.linalg.vector_norm(x, 0, -1, True), "p=0"),
-    "rounding": (lambda self, x: torch.div(x, x.norm(dim=-1, keepdim=True), rounding_mode="floor"),
-                 "rounds"),
+    "rounding in place": (
+        lambda self, x: x.clone().div_(x.norm(dim=-1, keepdim=True), rounding_mode="floor"),
+        "rounds",
+    ),
 }  # fmt: skip
 
 
