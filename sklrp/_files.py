@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -25,6 +26,30 @@ _LONGEST = 180  # bytes of a name that others are made of: a file system takes 2
 _NEW_FOLDER = 60.0  # seconds in which the owner of a folder has locked it
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2  # of Linux's fcntl.h and stdio.h, of macOS
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM, errno.EXDEV)
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse a pipe, which would be waited for without end, and a device, which may have none.
+
+    Parameters
+    ----------
+    path : str or path-like
+        What is to be read; what is not there is left to the reader.
+
+    Raises
+    ------
+    ValueError
+        If it is there, and no file or folder of a disk.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError(
+            f"{path} is no regular file, but a pipe, a socket or a device: write what it holds "
+            "into a file, and give that."
+        )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import sklrp
 from sklrp import CNNClassifier, MLPClassifier, RelevanceTransformer
 from sklrp.cli import main, runs
 from sklrp.cli.samples import FORMS, Samples, read_labels, read_mask
+from sklrp.cli.tables import read_csv
 from sklrp.datasets import make_squares
 from tests.helpers.comparing import assert_same_to_rounding
 
@@ -892,3 +894,49 @@ def test_importing_the_package_imports_no_optional_library():
 def test_every_form_has_a_suffix():
     assert set(FORMS.values()) == {"npy", "npz", "NetCDF", "zarr", "CSV"}
     assert torch.get_num_threads() >= 1
+
+
+@pytest.mark.parametrize("text", ["1_0", "\uff11", "\u0663", "0x10", "1.0f", "1 000"])
+def test_numbers_that_only_python_reads_are_none(text, tmp_path):
+    """In a line of numbers such a field makes no header of it either."""
+    path = tmp_path / "table.csv"
+    for lines, place in (
+        (f"a,b\n{text},2\n", "line 2, column 'a'"),
+        (f"{text},2\n3,4\n", "line 1, column 1"),
+    ):
+        path.write_text(lines, encoding="utf-8")
+        with pytest.raises(ValueError, match=rf"{place}: {re.escape(repr(text))} is no number"):
+            read_csv(path, None, None)
+
+
+def test_names_that_begin_with_digits_are_names(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("2m_temperature,850,500\n1,2,3\n")
+    table, header = read_csv(path, ["2m_temperature", "850"], None)
+    assert header == ["2m_temperature", "850"]
+    assert table.tolist() == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "nc", "csv", "zarr"])
+def test_pipes_and_devices_do_not_hang(suffix, tmp_path):
+    pipe, device = tmp_path / f"pipe.{suffix}", tmp_path / f"device.{suffix}"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    for path in (pipe, device):
+        with pytest.raises(ValueError, match=f"{path.name} is no regular file.*into a file"):
+            Samples(path)
+        with pytest.raises(ValueError, match="no regular file"):
+            read_labels(path, np.array([0, 1]), 3)
+        for read in (sklrp.from_keras, sklrp.datasets.load_enso, sklrp.load):
+            with pytest.raises(ValueError, match="no regular file"):
+                read(path)
+
+
+def test_labels_of_a_command_are_read(tmp_path):
+    """As the shell hands them over: <(cut -f 3 table)."""
+    reader, writer = os.pipe()
+    os.write(writer, b"0\n1\n1\n")
+    os.close(writer)
+    labels = read_labels(Path(f"/dev/fd/{reader}"), np.array([0, 1]), 3)
+    os.close(reader)
+    assert labels.tolist() == [0, 1, 1]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
-from sklrp._files import replacing
+from sklrp._files import check_regular, replacing
 from sklrp.cli.npz_rows import NpzRows
 from sklrp.cli.tables import is_number, read_csv, read_table, write_csv
 from sklrp.geo.storage import store
@@ -255,6 +255,7 @@ def form_of(path: Path) -> str:
     str
         A value of `FORMS`.
     """
+    check_regular(path)
     try:
         return FORMS[path.suffix.lower()]
     except KeyError:
@@ -307,6 +308,8 @@ def read_labels(path: Path, classes: NDArray[Any] | None, n_samples: int) -> NDA
 
 def _lines_of(path: Path) -> list[str]:
     """Return the lines of a text file that are not empty, without quotation marks."""
+    if not str(path).startswith("/dev/fd/"):  # the shell's <(command) ends
+        check_regular(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

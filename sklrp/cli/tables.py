@@ -26,6 +26,8 @@ def read_csv(
     """Return the table of a CSV file and its header, of the given columns if it has one."""
     lines = _read_lines(path)
     is_sample = all(is_number(text) or _is_missing(text) for text in lines[0])
+    if not is_sample and (columns is None or not set(columns) <= set(lines[0])):
+        _check_header(path, lines[0])
     header = None if is_sample else lines.pop(0)
     n_fields = len(header or lines[0])
     places = list(range(n_fields))
@@ -100,6 +102,16 @@ def _read_lines(path: Path) -> list[list[str]]:
     return lines
 
 
+def _check_header(path: Path, fields: list[str]) -> None:
+    """Raise an error if a first line is of numbers but for one that is misspelt."""
+    odd = [k for k, text in enumerate(fields) if not is_number(text) and not _is_missing(text)]
+    if len(odd) < len(fields) and all(re.match(r"\s*[+\-.\d]", fields[k]) for k in odd):
+        raise ValueError(
+            f"{path}, line 1, column {odd[0] + 1}: {fields[odd[0]]!r} is no number, and others of "
+            "the line are, so it is no header of names. Write 1.5e3 with digits 0 to 9 alone."
+        )
+
+
 def _find_columns(path: Path, header: list[str], columns: Sequence[str]) -> list[int]:
     """Return the places of columns, each of which must be there once."""
     for problem, names in (
@@ -126,6 +138,8 @@ def _read_number(text: str, fill: float | None, where: str) -> float:
 
 def is_number(text: str) -> bool:
     """Tell whether a text reads as a number."""
+    if "_" in text or not text.isascii():  # Python's 1_0, and digits of other scripts
+        return False
     try:
         float(text)
     except ValueError:

@@ -15,6 +15,7 @@ from sklearn.utils import Bunch
 
 from sklrp._checks import import_optional
 from sklrp._constraints import Interval, constrained
+from sklrp._files import check_regular
 from sklrp.datasets.nino34 import NINO34_LAT, NINO34_LON, label_index, nino34_mask
 from sklrp.geo.anomalies import AnomalyTransformer
 from sklrp.geo.areas import box_mean, select_box
@@ -296,6 +297,7 @@ def _open_dataset(path: Any, chunks: Any) -> tuple[str | None, Any]:
             f"there is no file {str(path)!r}. ERSST v5 is the file sst.mnmean.nc of NOAA's "
             "Physical Sciences Laboratory; download it first."
         )
+    check_regular(path)
     try:
         store: Any = {"engine": "zarr", "consolidated": False} if path.is_dir() else {}
         return str(path), xr.open_dataset(path, chunks=chunks, **store)

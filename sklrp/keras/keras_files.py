@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sklrp._checks import import_optional
+from sklrp._files import check_regular
 
 _CONFIG, _ARRAYS, _METADATA = "config.json", "model.weights.h5", "metadata.json"
 _LARGEST_CONFIG = 64 * 2**20  # bytes
@@ -63,6 +64,7 @@ def open_keras_file(path: str | os.PathLike[str], config: Any = None) -> Iterato
             f"path must be a file of Keras (.keras or .h5), got the folder {where}: a SavedModel "
             "of TensorFlow? Load it there and save it as .keras."
         )
+    check_regular(where)
     with open(where, "rb") as file:  # FileNotFoundError says which
         is_archive = zipfile.is_zipfile(file)
     given = None if config is None else _read_config(config)
@@ -139,6 +141,7 @@ def _read_config(config: Any) -> dict[str, Any]:
     elif isinstance(config, str) and config.lstrip().startswith("{"):
         text = config
     elif isinstance(config, str | os.PathLike):
+        check_regular(config)
         text = Path(config).read_bytes()
     else:
         raise TypeError(

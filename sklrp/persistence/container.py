@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 from collections import Counter
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from sklrp._checks import shorten
-from sklrp._files import replacing
+from sklrp._files import check_regular, replacing
 from sklrp.persistence.values import Arrays
 
 _LONGEST_HEADER = 100_000_000  # bytes, as safetensors has it
@@ -88,7 +87,8 @@ def read_container(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays
     """
     from safetensors import SafetensorError, deserialize
 
-    with _open_regular(path) as file:
+    check_regular(path)
+    with open(path, "rb") as file:
         n_bytes = os.fstat(file.fileno()).st_size
         metadata = _read_metadata(path, file, n_bytes)
         file.seek(0)
@@ -116,14 +116,6 @@ def read_container(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} holds no valid JSON: {shorten(str(error))}") from None
     return manifest, arrays
-
-
-def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file of a disk: a pipe would wait for ever, and a device has no end."""
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # open tells of a folder
-        raise ValueError(f"{path} is no regular file, but a pipe, a socket or a device.")
-    return open(path, "rb")
 
 
 def _read_metadata(path: Any, file: BinaryIO, n_bytes: int) -> dict[str, str]:
