@@ -8,16 +8,20 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from matplotlib import cbook
+from matplotlib.text import Text
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectKBest
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import KBinsDiscretizer, OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.utils import Bunch
 
 import sklrp
 from sklrp import CNNClassifier, LSTMClassifier, MLPClassifier, MLPRegressor
-from sklrp.plotting import RelevanceDisplay
+from sklrp.diagnostics import skill_map
+from sklrp.plotting import PixelFlippingDisplay, RelevanceDisplay
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 2, 6, 5))
@@ -238,3 +242,32 @@ def test_a_plan_in_a_notebook_is_a_table_on_the_left(clf):
     assert [cell.split()[0] for cell in cells[3::3]] == [
         line.split()[0] for line in repr(sklrp.plan(clf)).splitlines()[1:]
     ]
+
+
+def test_dollars_in_names_are_text():
+    """Between two of them matplotlib would read mathematics, or fail on what is none."""
+    rng = np.random.default_rng(0)
+    names = [f"a${i}$^_{{" for i in range(5)]
+    X = pd.DataFrame(rng.normal(size=(40, 5)), columns=names)
+    y = np.where(X.iloc[:, 0] > 0, "$warm$_^", "$cold$")
+    clf = MLPClassifier((4,), max_epochs=2, random_state=0).fit(X, y)
+    curves = {
+        f"rule ${name}$": Bunch(
+            fraction=np.linspace(0, 1, 3),
+            most=rng.normal(size=(4, 3)),
+            least=rng.normal(size=(4, 3)),
+        )
+        for name in "ab"
+    }
+    displays = (
+        RelevanceDisplay.from_estimator(clf, X, target=y),
+        skill_map(clf, X, y, n_permutations=19, random_state=0).plot(),
+        PixelFlippingDisplay(curves, score_name="score of $y$").plot(),
+    )
+    for display in displays:
+        texts = [text.get_text() for text in display.figure_.findobj(Text)]
+        with_dollars = [text for text in texts if "$" in text]
+        assert with_dollars, type(display)
+        assert not any(cbook.is_math_text(text) for text in with_dollars)
+        display.figure_.canvas.draw()
+        plt.close(display.figure_)

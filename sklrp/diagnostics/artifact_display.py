@@ -190,7 +190,7 @@ class ArtifactDisplay:
                     np.arange(len(profile)), profile, color=color, ls=style, label=name
                 )[0]
                 self.artists_[f"{name}{axis}"] = line
-            panel.set_xlabel(f"{names[axis]} (axis {axis} of a sample)")
+            panel.set_xlabel(sheet.as_text(f"{names[axis]} (axis {axis} of a sample)"))
             _write_degrees(panel, names[axis], self._frame)
             panel.set_ylim(bottom=0)
         panels[0].set_ylabel("share of |relevance|, of |input|")
@@ -225,7 +225,8 @@ class ArtifactDisplay:
                 usual, color=_NULL, ls="--", label="random pairs"
             )
             panel.legend(frameon=False, fontsize="small")
-        panel.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize="small")
+        shown = list(map(sheet.as_text, names))
+        panel.set_xticks(range(len(names)), shown, rotation=30, ha="right", fontsize="small")
         panel.set_ylim(0, 1.05)
         panel.set_ylabel("|cosine| with the map")
         panel.set_xlabel("randomised up to this layer")

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklrp._checks import import_optional
 from sklrp._constraints import AXES, constrained
 from sklrp.diagnostics.focus import FocusCurve, focus_curve
+from sklrp.drawing.sheet import as_text
 
 # Colours of Okabe and Ito, which people of every colour vision can tell apart.
 _TEST, _TRAIN, _MASS, _CHANCE = "#0072B2", "#56B4E9", "#D55E00", "0.35"
@@ -170,8 +171,8 @@ class FocusCurveDisplay:
             else:
                 self._draw_scores(panel)
         last = self.axes_[len(names) - 1 - (profile is not None)]
-        last.set_xlabel(self.curve.param_name)
-        self.axes_[0].set_title(self.curve.estimator_name)
+        last.set_xlabel(as_text(self.curve.param_name))
+        self.axes_[0].set_title(as_text(self.curve.estimator_name))
         return self
 
     def _divide(self, ax: Any, names: list[str]) -> None:
@@ -207,7 +208,7 @@ class FocusCurveDisplay:
         curve = self.curve
         self._draw(panel, "train", curve.train_scores, "training", _TRAIN, "s", shift=-0.06)
         self._draw(panel, "test", curve.test_scores, "test", _TEST, "o", shift=0.06)
-        panel.set_ylabel(curve.score_name)
+        panel.set_ylabel(as_text(curve.score_name))
         if "accuracy" in curve.score_name:
             panel.set_ylim(0, 1.04)
         panel.legend(fontsize="small")
@@ -250,7 +251,7 @@ class FocusCurveDisplay:
         else:
             (line,) = panel.plot(places + shift, means, ls="none", **style)
             band = panel.vlines(places + shift, low, high, color=color, lw=2)
-            panel.set_xticks(places, [str(value) for value in self.curve.param_range])
+            panel.set_xticks(places, list(map(as_text, self.curve.param_range)))
             panel.set_xlim(-0.5, len(places) - 0.5)
         self.lines_[name], self.bands_[name] = line, band
 
@@ -265,9 +266,9 @@ class FocusCurveDisplay:
         n_beyond = int((shares > limit).sum())
         panel.axvline(0.5, color="white", lw=3)  # between the input and the maps
         labels = ["input", *(_write(value) for value in curve.param_range)]
-        panel.set_xticks(range(len(labels)), labels)
+        panel.set_xticks(range(len(labels)), list(map(as_text, labels)))
         panel.set_xlabel(f"the input, and the maps for each {curve.param_name}")
-        panel.set_ylabel(f"{curve.axis_names[axis]} (axis {axis} of a sample)")
+        panel.set_ylabel(as_text(f"{curve.axis_names[axis]} (axis {axis} of a sample)"))
         said = f"\n{n_beyond} of {shares.size} values beyond are clipped" if n_beyond else ""
         panel.figure.colorbar(
             self.image_,

@@ -344,7 +344,7 @@ def _draw_one(
     if np.isnan(maps).any():
         label += "; grey:\u00a0land" if frame.land is not None else "; grey:\u00a0missing"
     if frame.layout == "sequence":
-        ax.set_ylabel("variable" if len(frame.shape) > 1 else label.split(" (")[0])
+        ax.set_ylabel("variable" if len(frame.shape) > 1 else sheet.as_text(label.split(" (")[0]))
     beside = ax.inset_axes([1.03, 0, 0.04 if frame.is_field else 0.02, 1])  # as high as the map
     bar = ax.figure.colorbar(artists["image"], cax=beside)
     bar.set_label(sheet.wrap(label, max(sheet.size_of(ax)[1], 1.8)), fontsize="small")

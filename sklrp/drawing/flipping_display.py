@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from sklrp import _models
 from sklrp._checks import import_optional
 from sklrp._constraints import FINITE, constrained
+from sklrp.drawing.sheet import as_text
 from sklrp.drawing.views import name_several
 from sklrp.metrics import pixel_flipping_curve
 from sklrp.propagation import explain
@@ -232,8 +233,8 @@ class PixelFlippingDisplay:
             ax.axhline(self.reference, color=_CHANCE, lw=0.8, label="reference")
         ax.set_xlim(0, 1)
         ax.xaxis.set_major_formatter(PercentFormatter(1))
-        ax.set_xlabel(f"{self.replaced} replaced")
-        ax.set_ylabel(self.score_name)
+        ax.set_xlabel(as_text(f"{self.replaced} replaced"))
+        ax.set_ylabel(as_text(self.score_name))
         n_samples = max(
             len(curve[order])
             for curve in self.curves.values()
@@ -265,7 +266,7 @@ class PixelFlippingDisplay:
         several = sum(order in one for one in self.curves.values()) > 1
         label = f"{name}: {_SAID[order]}" if several else _SAID[order]
         self.lines_[key] = self.ax_.plot(
-            curve.fraction, mean, color=color, ls=_STYLES[order], label=label
+            curve.fraction, mean, color=color, ls=_STYLES[order], label=as_text(label)
         )[0]
         if len(values) > 1:
             error = values.std(axis=0, ddof=1) / np.sqrt(len(values))

@@ -16,6 +16,7 @@ from sklearn.utils import Bunch
 
 from sklrp._frame import Frame
 from sklrp.drawing import fields
+from sklrp.drawing.sheet import as_text
 from sklrp.geo.places import find_places
 
 MOST_DOTS = 1500
@@ -336,7 +337,8 @@ def make_handles(overlays: Sequence[Overlay], layout: str) -> list[Any]:
     from matplotlib.patches import Patch
 
     handles: list[Any] = []
-    for style, _, label in overlays:
+    for style, _, said in overlays:
+        label = as_text(said)
         if style == "stipple":
             star = layout == "table"
             handles.append(

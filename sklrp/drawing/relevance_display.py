@@ -513,9 +513,8 @@ class RelevanceDisplay:
         places = []
         for row, view in np.ndindex(n_rows, n_views):
             ax, panel = self._axes_of(row, view)[0], self.panels[view][row]
-            ax.set_title(
-                f"{panel.view}\n{panel.title}" if panel.view else panel.title, fontsize="medium"
-            )
+            said = f"{panel.view}\n{panel.title}" if panel.view else panel.title
+            ax.set_title(sheet.as_text(said), fontsize="medium")
             if len(panel.maps):
                 places.append((row, view))
             else:
@@ -650,7 +649,8 @@ class RelevanceDisplay:
             ax, drawn = self.axes_[row, -1], self.artists_[(row + 1) * self.axes_.shape[1] - 1]
             values = self.spread[row]
             drawn.update(draw_cells(ax, self.frame, values, "cividis", 0.0, largest, self.outline))
-            ax.set_title(f"spread over seeds\n{self.panels[0][row].title}", fontsize="medium")
+            said = sheet.as_text(f"spread over seeds\n{self.panels[0][row].title}")
+            ax.set_title(said, fontsize="medium")
         label = "spread over seeds, in the unit of the maps"
         axes = list(self.axes_[:, -1])
         self.colorbars_.append(sheet.add_colorbar(axes, drawn["image"], label, "neither"))
@@ -667,7 +667,8 @@ class RelevanceDisplay:
         for row, values in inputs.items():
             ax, drawn = self.axes_[row, 0], self.artists_[row * self.axes_.shape[1]]
             drawn.update(draw_cells(ax, self.frame, values, cmap, low, high, self.outline))
-            ax.set_title(f"input\n{self.panels[0][row].title}", fontsize="medium")
+            said = sheet.as_text(f"input\n{self.panels[0][row].title}")
+            ax.set_title(said, fontsize="medium")
         axes = list(self.axes_[:, 0])
         self.colorbars_.append(
             sheet.add_colorbar(axes, drawn["image"], "input", "neither", "left")

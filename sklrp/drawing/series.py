@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp.drawing.fields import MISSING, cell_edges
+from sklrp.drawing.sheet import as_text
 
 _ROW_SHARE = 0.8  # of a row's height, which a signal takes
 
@@ -77,7 +78,7 @@ def draw_variables(
         ax.set_ylabel("variable")
         ax.yaxis.get_major_locator().set_params(integer=True)
     else:
-        ax.set_yticks(range(n_variables), names)
+        ax.set_yticks(range(n_variables), list(map(as_text, names)))
     return mesh, lines
 
 
@@ -108,7 +109,7 @@ def draw_bars(
             np.abs(maps).mean(axis=0), places, "|", color="black", ms=9, label="mean |relevance|"
         )[0]
     ax.axvline(0, color="0.25", lw=0.8)
-    ax.set_yticks(places, names)
+    ax.set_yticks(places, list(map(as_text, names)))
     ax.set_ylim(len(order) - 0.5, -0.5)
     return artists
 

@@ -166,5 +166,10 @@ def size_of(ax: Any) -> tuple[float, float]:
 
 
 def wrap(text: str, inches: float) -> str:
-    """Break a small text into lines of a length."""
-    return textwrap.fill(text, max(int(inches / 0.068), 20))
+    """Break a small text into lines of a length, as text for matplotlib."""
+    return as_text(textwrap.fill(text, max(int(inches / 0.068), 20)))
+
+
+def as_text(said: Any) -> str:
+    r"""Return a name as matplotlib takes text: between two ``$`` it would read mathematics."""
+    return str(said).replace("$", r"\$")
