@@ -132,6 +132,35 @@ def as_gapped_array(values: Any, name: str = "values", dtype: Any = None) -> NDA
     return _to_array(mask_to_nan(to_host(values)), name, dtype)
 
 
+def find_missing(values: NDArray) -> NDArray[np.bool_]:
+    """Return which values are missing.
+
+    Parameters
+    ----------
+    values : ndarray
+        Values of any dtype, objects among them.
+
+    Returns
+    -------
+    ndarray of bool of the same shape
+        Whether each is None, NaN, NaT or pandas' NA.
+    """
+    if values.dtype.kind in "biuSU":
+        return np.zeros(values.shape, dtype=bool)
+    if values.dtype.kind != "O":
+        return np.asarray(values != values)
+    found = [_is_no_value(value) for value in values.ravel()]
+    return np.array(found, dtype=bool).reshape(values.shape)
+
+
+def _is_no_value(value: Any) -> bool:
+    """Tell whether a value is missing: all of these but None differ from themselves."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # NA is neither equal to anything nor unequal
+        return True
+
+
 def _to_array(values: Any, name: str, dtype: Any) -> NDArray:
     """Return values as an array, or raise an error that names them."""
     if isinstance(values, Mapping | Set | Iterator) and not hasattr(values, "shape"):

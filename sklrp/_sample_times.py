@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._coordinate_marks import MEMBERS, rank_mark
+from sklrp._missing import find_missing
 
 _YEARS = ("year", "years")  # the name of the dimension of seasonal or annual means
 _ISO_DATE = re.compile(r"\d{4}-\d{2}(-\d{2}([ T]\d{2}(:\d{2}(:\d{2}(\.\d+)?)?)?)?)?")
@@ -127,8 +128,7 @@ def _unwrap(values: Any) -> Any:
     if getattr(values.dtype, "kind", "O") not in "OTU" or hasattr(values, "to_timestamp"):
         return values
     found = np.asarray(values, dtype=object)
-    # What is missing, as None, NaN, NaT or NA, is not equal to itself, or None.
-    known = np.array([v is not None and (v == v) is True for v in found], dtype=bool)
+    known = ~find_missing(found)
     dates = np.full(len(found), np.datetime64("NaT", "us"))
     read = _read_dates(list(found[known]))
     if read is None:
@@ -144,7 +144,7 @@ def _read_dates(values: list[Any]) -> NDArray[np.datetime64] | None:
     if all(hasattr(value, "calendar") for value in values):
         elapsed = [value - values[0] for value in values]  # by its calendar
         return np.datetime64("2000-01-01", "us") + np.array(elapsed, dtype="m8[us]")
-    if all(isinstance(value, date) for value in values):
+    if all(isinstance(value, date | np.datetime64) for value in values):
         values = [
             value.astimezone(UTC).replace(tzinfo=None) if getattr(value, "tzinfo", None) else value
             for value in values

@@ -457,6 +457,12 @@ def test_bad_input_is_refused(squares, mlp):
     fails("truth of each of 100 samples", y=truth[:50])
     fails("groups must hold", groups=np.arange(50))
     fails("too few units", groups=np.repeat(np.arange(2), 50))
+    years = np.repeat(np.arange(2000.0, 2010), 10)
+    years[20:30] = np.nan
+    named = years.astype(object)
+    named[20:30] = None
+    for groups in (years, named):
+        fails("no value for 10 of 100 samples, the first at position 20", groups=groups)
     fails("fewer than two blocks", block_length=60)
     fails("go together in no test", groups=np.arange(100), block_length=3)
     fails("baseline has the shape", baseline=np.zeros((3, 5)))
@@ -1033,6 +1039,20 @@ def test_few_draws_are_said():
     found = skill_map(_Odd(torch.sin), 3 * X, y, n_draws=2, n_permutations=99, random_state=0)
     assert found.noise > 0.2
     assert any("2 draws make" in said for said in found.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("counts", "is_said"), [((40, 8), True), ((40, 20), False), ((8, 8), False)]
+)
+def test_a_rare_class_is_said(counts, is_said):
+    y = np.repeat([0, 1], counts)
+    X = np.random.default_rng(0).normal(size=(len(y), 5))
+    net = torch.nn.Linear(5, 2).double()
+    each = np.arange(len(y))
+    found = skill_map(net, X, y, groups=each, n_permutations=39, n_draws=2, random_state=0)
+    said = [text for text in found.assumptions if "contributions spread alike" in text]
+    assert len(said) == is_said
+    assert not is_said or f"{counts[1]} samples of the rarest" in said[0]
 
 
 def test_a_cell_of_one_value_is_never_true():

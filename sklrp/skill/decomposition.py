@@ -48,6 +48,7 @@ from sklrp.skill.questions import Question, check_truth, question_of
 _OF_EVEN, _OF_LARGEST = 0.1, 0.05
 
 _MUCH_IS_MISSING, _MUCH_NOISE = 0.5, 0.2
+_FEW_OF_A_CLASS = 12  # of which the spread within it is badly known
 
 _POWER = 0.84  # standard errors above the threshold where four of five such cells are found
 
@@ -169,6 +170,7 @@ def decompose_skill(
         model, samples, pool, question, of_cell, rng, draws, n_jobs, progress, kept
     )
     _say_noise(found, assumptions)
+    _say_rare(question, assumptions)
     times = None if groups is not None else _find_times(model, X, y, rows)
     exchange = find_exchange(groups, block_length, question, found.phi, assumptions, times)
     check_units(exchange, alpha, block_length == "auto")
@@ -326,6 +328,20 @@ def _say_noise(found: Contributions, assumptions: list[str]) -> None:
         assumptions.append(
             f"contributions miss the scores by {found.completeness:.0%} of their spread: raise "
             "n_draws, unless a step of the network has no slope"
+        )
+
+
+def _say_rare(question: Question, assumptions: list[str]) -> None:
+    """Say where a rare class has too few samples to know how much contributions spread in it."""
+    if question.shares is None:
+        return
+    counts = np.bincount(question.truth)
+    least = counts[counts > 0].min()
+    # Among classes of one size permuted labels have the right spread, however few they are.
+    if least <= _FEW_OF_A_CLASS and counts.max() >= 2 * least:
+        assumptions.append(
+            f"contributions spread alike in all classes: {least} samples of the rarest tell "
+            "little of their spread, and p-values are too small where theirs is larger"
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._checks import sort_values
-from sklrp._missing import as_plain_array
+from sklrp._missing import as_plain_array, find_missing
 from sklrp._sample_times import SampleTimes
 from sklrp._warnings import warn_user
 from sklrp.skill.block_lengths import Memory, come_in_runs, estimate_block, estimate_in_time
@@ -181,11 +181,17 @@ def _say_order(length: int, rho: float, truth: NDArray, is_class: bool) -> str:
 def check_groups_and_blocks(groups: Any, block_length: int | str, n_samples: int) -> None:
     """Raise an error if groups or blocks do not fit the samples, or one another."""
     if groups is not None:
-        shape = as_plain_array(groups, "groups").shape
-        if shape != (n_samples,):
+        plain = as_plain_array(groups, "groups")
+        if plain.shape != (n_samples,):
             raise ValueError(
                 f"groups must hold the group of each of {n_samples} samples, got the shape "
-                f"{shape}."
+                f"{plain.shape}."
+            )
+        unknown = np.flatnonzero(find_missing(plain))
+        if len(unknown):
+            raise ValueError(
+                f"groups has no value for {len(unknown)} of {n_samples} samples, the first at "
+                f"position {unknown[0]}: leave them out, or give each a group of its own."
             )
         if block_length not in ("auto", 1):
             raise ValueError(
