@@ -67,8 +67,10 @@ class Frame:  # numpydoc ignore=PR02
         Which of `laid` counts the channels of a field, or the variables of a sequence.
     valid : ndarray of bool or None, default=None
         Of the shape `laid`: the places of the values, where a sample has fewer values than places.
+    filled : ndarray of bool or None, default=None
+        Of the shape `laid`: True where a channel of a field holds a fill instead of a value.
     land : ndarray of bool or None, default=None
-        True at cells without a value, latitude by longitude.
+        True at cells without a value in any channel, latitude by longitude.
     latitude, longitude : ndarray or None, default=None
         The centres of a field's cells in degrees.
     turned : bool, default=False
@@ -85,6 +87,7 @@ class Frame:  # numpydoc ignore=PR02
     laid: tuple[int, ...]
     channel_axis: int | None = None
     valid: NDArray[np.bool_] | None = None
+    filled: NDArray[np.bool_] | None = None
     land: NDArray[np.bool_] | None = None
     latitude: NDArray | None = None
     longitude: NDArray | None = None
@@ -176,7 +179,7 @@ class Frame:  # numpydoc ignore=PR02
         channels : {"sum", "mean", "keep"}, default="sum"
             What becomes of the channels of a field: a cell is missing where all of them are.
         hide : bool, default=True
-            Whether land is NaN.
+            Whether land is NaN; of channels that are kept, the land of each.
 
         Returns
         -------
@@ -187,6 +190,8 @@ class Frame:  # numpydoc ignore=PR02
         laid = self._lay_out(as_gapped_array(values, "values", np.float64))
         if self.layout == "table":
             return laid
+        if hide and channels == "keep" and self.filled is not None:
+            laid = np.where(self.filled, np.nan, laid)
         if self.channel_axis is not None:
             laid = np.moveaxis(laid, 1 + self.channel_axis, 1)
         if not self.is_field:
@@ -376,7 +381,8 @@ def frame_of(
     layout : {"auto", "field", "sequence", "table"}, default="auto"
         What a sample is. ``"auto"``: a field, if it has a grid or two long axes; a sequence, if it
         has one long axis, is read by one-dimensional convolutions, or by a recurrent network over
-        at least four times as many steps as variables; a table, if it is a row.
+        at least four times as many steps as variables, or over variables that `feature_names`
+        names; a table, if it is a row.
     shape : sequence of int or None, default=None
         The shape that rows of features have as samples. None (default): what the network, or the
         grid, says.
@@ -427,6 +433,11 @@ def frame_of(
     kind, channels = read_layout(model.network, seen or sample_shape)
     if layout == "auto" and shape is None and kind is not None:
         layout = kind
+    elif layout == "auto" and feature_names is not None and found is None and channels == "last":
+        # Names for the last axis of what a recurrent network reads say that it holds variables.
+        sizes = _long(seen or sample_shape)
+        if len(sizes) == 2 and len(as_tuple(feature_names)) == sizes[1]:
+            layout = "sequence"
     frame = make_frame(
         sample_shape,
         layout=layout,
@@ -686,7 +697,10 @@ def _place_cells(frame: Frame, grid: Grid | None, land: NDArray[np.bool_] | None
         raise ValueError(
             f"land has the shape {land.shape}, but samples are of {frame.shape} ({frame.layout})."
         )
-    return replace(frame, land=land)
+    filled = None
+    if grid is not None and grid.filled is not None and grid.filled.shape == frame.laid:
+        filled = grid.filled
+    return replace(frame, land=land, filled=filled)
 
 
 def _check_feature_names(names: Any, frame: Frame) -> list[str] | None:

@@ -19,8 +19,9 @@ from sklearn.preprocessing import KBinsDiscretizer, OneHotEncoder, OrdinalEncode
 from sklearn.utils import Bunch
 
 import sklrp
-from sklrp import CNNClassifier, LSTMClassifier, MLPClassifier, MLPRegressor
+from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier, MLPRegressor
 from sklrp.diagnostics import skill_map
+from sklrp.geo import GridVectorizer, composites
 from sklrp.plotting import PixelFlippingDisplay, RelevanceDisplay
 
 RNG = np.random.default_rng(0)
@@ -271,3 +272,72 @@ def test_dollars_in_names_are_text():
         assert not any(cbook.is_math_text(text) for text in with_dollars)
         display.figure_.canvas.draw()
         plt.close(display.figure_)
+
+
+def test_each_channel_has_land_of_its_own():
+    """Sea-surface temperature has land, the wind above it has none; summed, no cell is missing."""
+    lat, lon = np.linspace(-30.0, 30.0, 6), np.linspace(150.0, 250.0, 5)
+    dims, places = ("time", "lat", "lon"), {"lat": lat, "lon": lon}
+    two = xr.Dataset({"sst": (dims, X[:, 0].copy()), "wind": (dims, X[:, 1])}, places)
+    two["sst"][:, :2, 3:] = np.nan
+    for data in (two, two.transpose("time", "lon", "lat")):
+        pipeline = make_pipeline(
+            GridVectorizer(layout="grid"), CNNClassifier((3,), max_epochs=3, random_state=0)
+        ).fit(data, Y)
+        apart = RelevanceDisplay.from_estimator(pipeline, data[{"time": [0]}], each_channel=True)
+        sst, wind = (np.ma.getmaskarray(ax.collections[0].get_array()) for ax in apart.axes_.flat)
+        np.testing.assert_array_equal(sst, two["sst"][0].isnull())
+        assert not wind.any()
+        summed = RelevanceDisplay.from_estimator(pipeline, data[{"time": [0]}])
+        assert not np.ma.getmaskarray(summed.axes_[0, 0].collections[0].get_array()).any()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_composites_say_rule_and_units(several):
+    about = {"long_name": "relevance", "units": "logit", "rule": "epsilon"}
+    field = xr.DataArray(X[:, 0], dims=("time", "lat", "lon"), attrs=about)
+    maps = xr.Dataset({"sst": field, "wind": 2 * field.assign_attrs(about)}) if several else field
+    for name in maps if several else ():
+        maps[name].attrs = about
+    display = RelevanceDisplay.from_relevance(composites(maps, Y, Y))
+    assert below(display).startswith("rule epsilon, sum ")
+    assert below(display).endswith(" logits")
+    mean = (3 if several else 1) * field.values[Y == "cold"].mean(axis=0).sum()
+    assert sum_in(below(display)) == pytest.approx(mean, rel=5e-3)
+
+
+def test_names_of_variables_make_a_sequence():
+    """Twenty steps of six variables could be an image, but images have no names of columns."""
+    series = RNG.normal(size=(30, 20, 6))
+    esn = ESNClassifier(20, random_state=0).fit(series, np.arange(30) % 2)
+    names = [f"station {i}" for i in range(6)]
+    display = RelevanceDisplay.from_estimator(esn, series[:1], feature_names=names)
+    assert display.layout == "sequence"
+    assert [label.get_text() for label in display.axes_[0, 0].get_yticklabels()] == names
+    assert all(float(tick).is_integer() for tick in display.axes_[0, 0].get_xticks())
+    assert RelevanceDisplay.from_estimator(esn, series[:1]).layout == "field"
+
+
+@pytest.mark.parametrize("width", [120.0, 200.0, 360.0])
+def test_longitudes_are_parts_of_a_circle(width):
+    field = xr.DataArray(
+        X[:, 0, :, :],
+        dims=("time", "lat", "lon"),
+        coords={"lat": np.linspace(-30, 30, 6), "lon": np.linspace(0, width * 0.8, 5)},
+    )
+    ticks = RelevanceDisplay.from_relevance(field[:1]).axes_[0, 0].get_xticks()
+    assert np.all(np.diff(ticks) % 6 == 0)
+
+
+def test_labels_of_skill_maps_stay_inside_the_figure():
+    """The colour bar's ticks must not change after the layout has made room for its label."""
+    lat, lon = np.arange(60.0, -61.0, -7.5), np.arange(0.0, 360.0, 15.0)
+    values = np.random.default_rng(5).normal(size=(60, 17, 24))
+    field = xr.DataArray(values, {"time": range(60), "lat": lat, "lon": lon}, name="sst")
+    y = 4 * values[:, 7:10, 12:16].mean(axis=(1, 2))
+    pipeline = make_pipeline(GridVectorizer(), MLPRegressor((4,), max_epochs=5, random_state=0))
+    options = {"block_length": 1, "n_permutations": 19, "random_state": 0}
+    figure = skill_map(pipeline.fit(field, y), field, y, **options).plot().figure_
+    figure.canvas.draw()
+    bar = figure.axes[0].child_axes[0]
+    assert bar.yaxis.label.get_window_extent().x1 <= figure.bbox.width

@@ -348,6 +348,7 @@ def test_missing_values(folder, clf):
         (["samples.npy", "-o", "out.npy", "--rule", "epsilom"], "Did you mean 'epsilon'?"),
         (["samples.npy", "-o", "out.npy", "--epsilon", "-1"], "not in the range x>=0"),
         (["samples.npy", "-o", "out.npy", "--target", "left"], "not one of the model's classes"),
+        (["samples.npy", "-o", "out.npy", "--target", "upp"], "Did you mean 'up'?"),
         (["samples.npy", "-o", "out.npy", "--fill", "nan"], "--fill nan: give a finite number"),
         (["samples.npy", "-o", "out.npy", "--device", "cuda:99"], "cannot be used"),
         (["samples.npy", "-o", "out.npy", "--bach-size", "3"], "--batch-size"),

@@ -415,7 +415,12 @@ def test_what_is_learnt_is_that_of_fit():
         (make_field(), {"reference": 1980}, "reference must be None or a pair"),
         (make_field(), {"reference": ("x", "y")}, "cannot be compared"),
         (make_field(12), {"standardize": True}, "at least 2 samples of each month"),
-        (make_field().astype(str), {}, "must hold numbers over 'time'"),
+        (make_field().astype(str), {}, "must hold numbers over 'time'.* none of them does"),
+        (
+            two_variables().assign(bounds=("lat", LAT)),
+            {},
+            r"'bounds' must hold numbers.*data\[\['sst', 'ssh'\]\]",
+        ),
         (make_field()[0], {}, "'time' is a single value.* select with a list"),
         (make_field(12), {"detrend": True}, "at least 2 samples of some month"),
         (

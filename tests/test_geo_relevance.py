@@ -748,3 +748,11 @@ def test_lazy_relevance_in_other_units_warns_once(fitted):
     with pytest.warns(UserWarning, match="in 'degC', but in 'K'"):
         lazy = explain(pipeline, field.assign_attrs(units="degC").chunk(time=20))
     assert lazy.compute().shape == field.shape
+
+
+def test_composites_of_values_are_refused():
+    """Each value would be a class of its own; whole numbers are labels."""
+    maps = xr.DataArray(np.ones((4, 3)), dims=("time", "lon"))
+    with pytest.raises(ValueError, match=r"y_true holds values, such as 0\.3.*np\.where"):
+        composites(maps, [1.0, 0.3, 2.5, 1.0], [1.0, 0.3, 2.5, 1.0])
+    assert composites(maps, [1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0]).sizes["target"] == 2

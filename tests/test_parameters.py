@@ -13,6 +13,7 @@ import sklrp
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
 from sklrp._constraints import COUNT
 from sklrp.classifiers.parameters import param
+from sklrp.diagnostics import skill_map
 
 POSITIONAL = {
     MLPClassifier: ("hidden_layer_sizes", (100,)),
@@ -170,3 +171,10 @@ def test_names_of_other_libraries_are_refused_at_once(estimator, name, meant):
         getattr(sklrp, estimator)(**{name: 1})
     with pytest.raises(TypeError, match=r"'far_off'\. Name them: "):
         getattr(sklrp, estimator)(far_off=1)
+
+
+def test_functions_name_themselves_and_what_is_meant():
+    with pytest.raises(TypeError, match=r"skill_map: .*'n_permutation'\. Did you mean 'n_p.*s'"):
+        skill_map(None, None, None, n_permutation=3)
+    with pytest.raises(TypeError, match=r"skill_map: missing a required argument: 'y'"):
+        skill_map(None, None)

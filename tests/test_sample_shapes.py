@@ -15,7 +15,7 @@ from skorch.callbacks import Checkpoint, EarlyStopping, LRScheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import sklrp
-from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
+from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier, MLPRegressor
 from sklrp.geo import GridVectorizer, explain
 from sklrp.plotting import RelevanceDisplay
 
@@ -204,3 +204,17 @@ def test_half_precision():
             parameter.mul_(1e4)
     with pytest.raises(ValueError, match="too large for float16"):
         clf.explain(half)
+
+
+def test_dates_in_a_table_are_refused_by_name():
+    table = pd.DataFrame({"a": range(4), "day": pd.date_range("2000", periods=4)})
+    with pytest.raises(ValueError, match=r"\['day'\].*X\['day'\]\.dt\.dayofyear.*X\.drop\("):
+        MLPClassifier().fit(table, [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize("labels", [["a", "b", np.nan, "a"], [0.0, 1.0, np.nan, 1.0]])
+def test_missing_targets_are_counted(labels):
+    y = pd.Series(labels, dtype=object if labels[0] == "a" else float)
+    for estimator in [MLPClassifier()] + [MLPRegressor()] * (labels[0] != "a"):
+        with pytest.raises(ValueError, match=r"y contains NaN \(1 of 4 values\).*X\[keep\]"):
+            estimator.fit(np.ones((4, 2)), y)

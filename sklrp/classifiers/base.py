@@ -211,6 +211,7 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
         if not reset and sample_shape is not None:
             self._check_sample_shape(sample_shape)
         self._check_targets(y)
+        _forbid_missing_targets(y)
         if stored is not None:
             X = validate_data(self, X, reset=reset, **_FORMAT)
             places = np.zeros((len(stored), 1))
@@ -322,3 +323,19 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
             details.rescale(units)
         details.convert(dtype)
         return relevance, details
+
+
+def _forbid_missing_targets(y: Any) -> None:
+    """Raise an error if samples have NaN instead of a label or a value."""
+    values = np.asarray(y)
+    if values.dtype.kind == "f":
+        n_missing = int(np.isnan(values).sum())
+    elif values.dtype.kind == "O":
+        n_missing = sum(isinstance(v, float) and v != v for v in values.ravel())
+    else:
+        return
+    if n_missing:
+        raise ValueError(
+            f"Input y contains NaN ({n_missing} of {values.size} values): leave samples without "
+            "a target out, keep = ~pd.isna(y), X[keep], y[keep]."
+        )

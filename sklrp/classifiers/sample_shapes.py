@@ -51,9 +51,16 @@ def flatten_samples(X: Any) -> tuple[Any, tuple[int, ...] | None]:
 
 
 def _forbid_text(X: Any) -> None:
-    """Raise an error if columns of a DataFrame hold text, which only an encoder makes numbers."""
+    """Raise an error if columns of a DataFrame hold text or dates, which are no numbers yet."""
     if not hasattr(X, "iloc") or X.ndim != 2:
         return
+    dates = X.select_dtypes(include=["datetime", "datetimetz", "timedelta"]).columns.tolist()
+    if dates:
+        raise ValueError(
+            f"X has columns of dates, {dates[:5]}: give what matters of them as numbers, such as "
+            f"X[{dates[0]!r}].dt.dayofyear or the days since the first, and drop the rest, "
+            f"X.drop(columns={dates[:5]})."
+        )
     others = X.select_dtypes(exclude="number")
     text = [name for name, column in others.items() if any(map(_is_text, column.iloc[:100]))]
     if text:

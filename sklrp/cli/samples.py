@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklrp._checks import import_optional
+from sklrp._checks import import_optional, suggest
 from sklrp._files import check_regular, replacing
 from sklrp.cli.npz_rows import NpzRows
 from sklrp.cli.tables import is_number, read_csv, read_table, write_csv
@@ -372,7 +372,8 @@ def find_class(label: Any, classes: NDArray[Any], owner: str) -> Any:
     known = classes.tolist()
     found = [c for c in known if c == label] or [c for c in known if str(c) == str(label)]
     if not found:
-        raise ValueError(f"{owner}: {label!r} is not one of the model's classes {known}.")
+        meant = suggest(str(label), map(str, known))
+        raise ValueError(f"{owner}: {label!r} is not one of the model's classes {known}.{meant}")
     return found[0]
 
 

@@ -320,6 +320,8 @@ def _draw_one(
     signed: bool = True,
 ) -> dict[str, Any]:
     """Draw one map with its marks and its colour bar, from zero or symmetric about it."""
+    from matplotlib.ticker import MaxNLocator
+
     maps = frame.bring(values[np.newaxis])
     limit = float(np.nanmax(np.abs(maps), initial=0.0)) or 1.0
     if frame.layout == "table" and features is None:
@@ -346,7 +348,9 @@ def _draw_one(
     if frame.layout == "sequence":
         ax.set_ylabel("variable" if len(frame.shape) > 1 else sheet.as_text(label.split(" (")[0]))
     beside = ax.inset_axes([1.03, 0, 0.04 if frame.is_field else 0.02, 1])  # as high as the map
-    bar = ax.figure.colorbar(artists["image"], cax=beside)
+    # Of a number that does not depend on the height, which the layout changes after it made room.
+    ticks = MaxNLocator(5, steps=[1, 2, 5, 10])
+    bar = ax.figure.colorbar(artists["image"], cax=beside, ticks=ticks)
     bar.set_label(sheet.wrap(label, max(sheet.size_of(ax)[1], 1.8)), fontsize="small")
     return artists
 

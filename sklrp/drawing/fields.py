@@ -158,7 +158,9 @@ def dress_axes(ax: Any, degrees: bool, edges: tuple[NDArray, NDArray]) -> None:
 
     room = int(np.clip(ax.get_window_extent().width / ax.figure.dpi / 0.7, 2, 6))
     for axis, write, n in ((ax.xaxis, write_longitude, room), (ax.yaxis, write_latitude, 5)):
-        axis.set_major_locator(MaxNLocator(nbins=n, steps=[1, 1.5, 2, 3, 6, 10]))
+        is_wide = np.ptp(axis.get_view_interval()) > 100  # parts of a circle: 30, 60, 90, 120, 180
+        steps = [1, 1.2, 1.8, 3, 6, 9, 10] if is_wide else [1, 1.5, 2, 3, 6, 10]
+        axis.set_major_locator(MaxNLocator(nbins=n, steps=steps))
         axis.set_major_formatter(FuncFormatter(write))
 
 

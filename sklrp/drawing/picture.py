@@ -141,6 +141,8 @@ def _draw_sequence(
     steps = np.arange(frame.shape[-1]) if frame.steps is None else frame.steps
     mean, signal = maps.mean(axis=0), None if samples is None else samples.mean(axis=0)
     ax.set_xlabel("step")
+    if frame.steps is None:
+        ax.xaxis.get_major_locator().set_params(integer=True)
     if mean.ndim == 2:
         image, lines = series.draw_variables(ax, signal, mean, steps, frame.names, cmap, limit)
         return {"image": image, "lines": lines}

@@ -292,7 +292,8 @@ def check_relevance(relevance: Any) -> NDArray[np.float64]:
     if maps.ndim < 2 or maps.size == 0:
         raise ValueError(
             "relevance must be an array of shape (n_samples, ...) with at least one value, got "
-            f"the shape {maps.shape}; of a single sample, pass relevance[np.newaxis]."
+            f"the shape {maps.shape}; of a single sample, pass relevance[np.newaxis], of xarray "
+            "relevance.expand_dims('sample')."
         )
     if maps.dtype.kind not in "buif":
         raise ValueError(f"relevance must hold real numbers, got dtype {maps.dtype}.")
@@ -306,6 +307,7 @@ def check_relevance(relevance: Any) -> NDArray[np.float64]:
 
 def _read_about(maps: Any) -> dict[str, Any]:
     """Return what the attributes of fields say, as `sklrp.geo.explain` writes them."""
+    maps = maps["mean"] if is_composite(maps) else maps
     attrs = getattr(maps, "attrs", {}) if is_field(maps) and not is_dataset(maps) else {}
     if "relevance" not in str(attrs.get("long_name")):
         return {}

@@ -403,11 +403,14 @@ def _restore(
 
 def _check_over_time(X: DataArray | Dataset, time: str) -> None:
     """Raise an error unless all variables are numbers over time."""
-    for field in _variables(X):
+    fields = _variables(X)
+    usable = [f.name for f in fields if time in f.dims and f.dtype.kind in "fiub"]
+    for field in fields:
         if time not in field.dims or field.dtype.kind not in "fiub":
             raise ValueError(
                 f"the variable {field.name!r} must hold numbers over {time!r}, but has the "
-                f"dimensions {field.dims} and dtype {field.dtype}: select those that do."
+                f"dimensions {field.dims} and dtype {field.dtype}: "
+                + (f"select those that do, data[{usable}]." if usable else "none of them does.")
             )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import import_optional
 from sklrp._constraints import constrained
@@ -65,7 +65,8 @@ def composites(
     Raises
     ------
     ValueError
-        If labels and samples differ in number, or a class is not among `y_true`.
+        If labels and samples differ in number, `y_true` holds values instead of classes, or a
+        class is not among `y_true`.
 
     Examples
     --------
@@ -82,7 +83,8 @@ def composites(
     sample_dim = find_sample_dim(relevance, sample_dim)
     maps: Any = relevance
     if is_dataset(relevance):
-        maps = maps.to_dataarray("variable")
+        attrs = _find_common([field.attrs for field in maps.data_vars.values()])
+        maps = maps.to_dataarray("variable").assign_attrs(attrs)
     if TARGET in maps.dims:
         raise ValueError(
             f"relevance has the dimension {TARGET!r}, a map of every class for each sample: "
@@ -99,6 +101,7 @@ def composites(
             f"relevance has {maps.sizes[sample_dim]} samples along {sample_dim!r}, but y_true the "
             f"shape {true.shape} and y_pred {predicted.shape}: give one label for each."
         )
+    _check_classes(true)
     known = np.unique(true)
     labels = known if classes is None else as_plain_array(classes, "classes")
     if labels.ndim != 1:
@@ -139,3 +142,26 @@ def composites(
             result[name].attrs["target"] = one
     result["count"].attrs["long_name"] = "number of correctly predicted samples"
     return result
+
+
+def _check_classes(true: NDArray) -> None:
+    """Raise an error for values, each of which would be a class of its own."""
+    if true.dtype.kind != "f":
+        return
+    values = true[true != np.round(true)]
+    if values.size:
+        raise ValueError(
+            f"y_true holds values, such as {values[0]:g}, but a composite is the mean of a class. "
+            "Make classes of the truth and of the prediction alike, "
+            "np.where(y > np.median(y_true), 'high', 'low')."
+        )
+
+
+def _find_common(several: list[dict[Any, Any]]) -> dict[Any, Any]:
+    """Return the attributes that all variables share, such as units and rule."""
+    first, *others = several
+    return {
+        name: value
+        for name, value in first.items()
+        if all(name in attrs and np.array_equal(attrs[name], value) for attrs in others)
+    }

@@ -99,7 +99,8 @@ def _refuse_beyond(values: NDArray, *, name: str, low: float, high: float, units
     raise ValueError(
         f"{name} has {np.count_nonzero(bad)} values such as {first:g}, which cannot be data in "
         f"{units!s}: they mark missing cells, land or ice. Mask them, "
-        f"data.where((data >= {low:g}) & (data <= {high:g}))."
+        f"data.where((data >= {low:g}) & (data <= {high:g})); or they are in other units than "
+        "in fit, or than the attribute says: convert them."
     )
 
 

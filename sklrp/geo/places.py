@@ -30,8 +30,8 @@ from sklrp.geo.vectorizer import GridVectorizer
 class Grid(NamedTuple):
     """The cells of fields, as far as their source knows them.
 
-    ``cells`` and ``valid`` are in the order of the samples' axes, ``land`` is latitude by
-    longitude.
+    ``cells``, ``valid`` and ``filled`` are in the order of the samples' axes, ``land`` is latitude
+    by longitude.
     """
 
     cells: tuple[int, int]  # the lengths of a sample's last two axes
@@ -40,6 +40,7 @@ class Grid(NamedTuple):
     land: NDArray[np.bool_] | None = None
     valid: NDArray[np.bool_] | None = None  # the cells that rows of features hold
     turned: bool = False  # whether longitude comes before latitude in the samples
+    filled: NDArray[np.bool_] | None = None  # channel by cell, where a fill stands for no value
 
 
 def read_grid(source: Any) -> Grid | None:
@@ -269,8 +270,13 @@ def _grid_of_vectorizer(vectorizer: GridVectorizer) -> Grid | None:
     cells = (mask.shape[-2], mask.shape[-1])
     stack = mask.reshape(-1, *cells)  # levels of several variables are channels too
     land: NDArray[np.bool_] = np.logical_not(stack.any(axis=0))  # valid in no channel
-    valid = stack if vectorizer.layout == "features" else None
-    grid = Grid(cells, land=land if land.any() else None, valid=valid)
+    is_flat = vectorizer.layout == "features"
+    grid = Grid(
+        cells,
+        land=land if land.any() else None,
+        valid=stack if is_flat else None,
+        filled=None if is_flat else ~stack,
+    )
     field: Any = vectorizer.mask_
     if not is_field(field):
         return grid
