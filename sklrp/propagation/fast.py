@@ -31,6 +31,7 @@ from sklrp.propagation import formula
 from sklrp.propagation.formula import (
     Operand,
     Split,
+    Terms,
     find_terms,
     known,
     map_bias,
@@ -101,15 +102,23 @@ def split(
 def gather(splits: Sequence[Split], ratios: Sequence[Tensor], k: int, operand: Operand) -> Tensor:
     """Return the relevance of operand ``k``, as :func:`sklrp.propagation.formula.gather` does."""
     # It is that function for the splits of :func:`sklrp.propagation.formula.split`.
+    merged = merge(splits, ratios, k)
+    pulled = [(mapped, weight, ratio) for ratio, terms in merged for mapped, weight in terms]
+    return formula.sum_adjoints(pulled, operand)
+
+
+def merge(
+    splits: Sequence[Split], ratios: Sequence[Tensor], k: int
+) -> Sequence[tuple[Tensor, Terms]]:
+    """Return what is to be pulled back to operand ``k``: ratios, each with its terms."""
     match splits:
         case [MirroredSplit(up=first, terms=terms), MirroredSplit(up=other)] if (
             other == first.opposite and len(terms[k]) == 2
         ):
-            # r_1 (x w h + |x||w| g) + r_2 (x w h - |x||w| g), pulled back by two adjoints.
-            (x, half), (size, rest) = terms[k]
-            pulled = [(x, half, ratios[0] + ratios[1]), (size, rest, ratios[0] - ratios[1])]
-            return formula.sum_adjoints(pulled, operand)
-    return formula.gather(splits, ratios, k, operand)
+            # r_1 (x w h + |x||w| g) + r_2 (x w h - |x||w| g): two adjoints in place of four.
+            whole, rest = terms[k]
+            return [(ratios[0] + ratios[1], [whole]), (ratios[0] - ratios[1], [rest])]
+    return [(ratio, s.terms[k]) for s, ratio in zip(splits, ratios, strict=True)]
 
 
 def mirrored(part: Part) -> Signed | None:

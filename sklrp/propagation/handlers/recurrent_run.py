@@ -42,7 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklrp.modules import EchoState
-from sklrp.propagation.fast import gather
+from sklrp.propagation.fast import gather, merge
 from sklrp.propagation.formula import Operand, Split, account, divide, stabilize
 from sklrp.propagation.sharing import prepare, share_product
 from sklrp.propagation.tape import Kept, Step
@@ -568,9 +568,9 @@ def _views(
     parts = [
         (
             kernels.steps(coefficient.view(n_steps, *ratio)),
-            [(shares(v), weight) for v, weight in split.terms[1]],
+            [(shares(v), weight) for v, weight in terms],
         )
-        for coefficient, split in zip(coefficients, splits, strict=True)
+        for coefficient, terms in merge(splits, coefficients, 1)
     ]
     return _Views(h, u, c, prev, keep, parts)
 
