@@ -353,7 +353,7 @@ class PreparedCall:
         check_outputs(tape.scores)
         self.defence.compare(tape, chunk, every)
         if self.plan.network is not None:
-            self.defence.check_samples(chunk)
+            self.defence.check_samples(tape, chunk)
         begun = start(tape.scores, None, self.contrast)
         balance = Balance(len(every))
         tape.pull(begun.relevance, True, [balance.note])

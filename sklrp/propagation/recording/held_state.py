@@ -50,13 +50,25 @@ class StateCopies:
         # By identity; the originals are kept, so that their identity is not given away.
         self._done: dict[int, tuple[Any, Any]] = {}
 
+    def of_all(self, held: dict[str, Any], path: str) -> dict[str, Any]:
+        """Return the copies of attributes by name, of which most are what they are."""
+        return {
+            name: value if type(value) in _ATOMS else self.of(value, f"{path}.{name}".lstrip("."))
+            for name, value in held.items()
+        }
+
     def of(self, value: Any, path: str) -> Any:
         """Return the copy of an attribute, the same one wherever the attribute is met again."""
         if type(value) in _ATOMS:
             return value
         if id(value) in self._done:
             return self._done[id(value)][1]
-        if type(value) not in _CONTAINERS:
+        if type(value) in _CONTAINERS:
+            if not value:  # as nearly all dicts of hooks are
+                empty = type(value)()
+                self._done[id(value)] = value, empty
+                return empty
+        else:
             if isinstance(value, weakref.ProxyTypes):  # such as a child's, of its parent
                 return weakref.proxy(self.of(value.__dir__.__self__, path))
             if isinstance(value, nn.Module):

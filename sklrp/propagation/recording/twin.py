@@ -84,11 +84,8 @@ def _copy_state(module: nn.Module, path: str, copies: StateCopies) -> dict[str, 
         name: copies.of(child, f"{path}.{name}" if path else name)
         for name, child in get_children(module).items()
     }
-    state = {
-        name: copies.of(value, f"{path}.{name}".lstrip("."))
-        for name, value in vars(module).items()
-        if name != CHILDREN
-    }
+    rest = {name: value for name, value in vars(module).items() if name != CHILDREN}
+    state = copies.of_all(rest, path)
     return {**state, CHILDREN: children, "training": False, COMPILED_CALL: None}
 
 
