@@ -50,6 +50,10 @@ class StateCopies:
         # By identity; the originals are kept, so that their identity is not given away.
         self._done: dict[int, tuple[Any, Any]] = {}
 
+    def forget(self) -> None:
+        """Let go of all originals and copies."""
+        self._done.clear()
+
     def of_all(self, held: dict[str, Any], path: str) -> dict[str, Any]:
         """Return the copies of attributes by name, of which most are what they are."""
         return {

@@ -52,7 +52,7 @@ from sklrp.propagation.recording.refusals import (
 from sklrp.propagation.recording.rewritten import find_rewritten
 from sklrp.propagation.recording.tape_writer import MakeStep, Operation, TapeWriter
 from sklrp.propagation.recording.tensors import storage_of
-from sklrp.propagation.recording.twin import make_twin
+from sklrp.propagation.recording.twin import make_twin, release_twin
 from sklrp.propagation.registry import FLOATING, PASSING, find_entry
 from sklrp.propagation.tape import Call, Step, Tape
 from sklrp.rules import Signal
@@ -106,7 +106,9 @@ class Recorder(TorchFunctionMode):
         """Run the network on ``forward(*args, **kwargs)``, in which signals stand for inputs."""
         tensors = {id(signal): self.writer.start(signal) for signal in inputs}
         args, kwargs = swap_signals((args, kwargs), lambda signal: tensors[id(signal)])
-        return self.writer.finish(self._run_forward(args, kwargs))
+        tape = self.writer.finish(self._run_forward(args, kwargs))
+        release_twin(self.twin)
+        return tape
 
     def _run_forward(self, args: Any, kwargs: dict[str, Any]) -> Tensor:
         """Return the output that is explained; raise what was refused."""
