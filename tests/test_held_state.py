@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import gc
 import itertools
 import random
 import threading
@@ -259,3 +260,32 @@ def test_the_forward_of_a_layer_kept_as_an_attribute_is_that_layer():
     )
     assert [step.name for step in sklrp.plan(model, X=X).steps] == ["layer", "relu", "head"]
     assert next(model.steps) == 0
+
+
+class _InABlock(nn.Module):
+    """A network that is recorded, of layers in a block."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+        self.out = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.out(self.block(x))
+
+
+def test_twins_go_with_their_runs():
+    net = _InABlock()
+    X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+
+    def count():
+        return sum(type(o) is _InABlock for o in gc.get_objects())
+
+    gc.collect()
+    gc.disable()  # it would find them in the end
+    try:
+        before = count()
+        sklrp.explain(net, X)
+        assert count() == before
+    finally:
+        gc.enable()

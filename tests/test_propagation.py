@@ -1384,3 +1384,23 @@ def test_function_that_x_does_not_fit():
 
     with pytest.raises(ValueError, match=r"does not fit 'batch_norm' \(BatchNorm1d\(4, eps"):
         explain(Normed().double(), samples(4))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rule", ["epsilon", "gamma", "alpha_beta", "w_square"])
+def test_pointwise_convolutions_equal_dense_layers_at_each_place(rule, bias):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 5, 1, bias=bias).double()
+    dense = nn.Linear(4, 5, bias=bias).double()
+    dense.load_state_dict({k: v.flatten(1) if v.dim() > 1 else v for k, v in
+                           conv.state_dict().items()})  # fmt: skip
+    head = nn.Linear(5 * 6, 2).double()
+    X = np.random.default_rng(0).normal(size=(3, 4, 2, 3))
+    as_conv = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), head)
+    last = nn.Linear(5 * 6, 2).double()  # behind channels that come last
+    weight = head.weight.detach().unflatten(1, (5, 6)).transpose(1, 2).flatten(1)
+    last.load_state_dict({"weight": weight, "bias": head.bias.detach()})
+    as_dense = nn.Sequential(dense, nn.ReLU(), nn.Flatten(), last)
+    by_conv = explain(as_conv, X, rule=rule)
+    by_dense = explain(as_dense, X.transpose(0, 2, 3, 1).reshape(3, 6, 4), rule=rule)
+    assert_close(by_conv.reshape(3, 4, 6), by_dense.transpose(0, 2, 1))
