@@ -51,8 +51,9 @@ class StateCopies:
         self._done: dict[int, tuple[Any, Any]] = {}
 
     def forget(self) -> None:
-        """Let go of all originals and copies."""
+        """Let go of all originals and copies, and of what copies modules."""
         self._done.clear()
+        del self.module_copy
 
     def of_all(self, held: dict[str, Any], path: str) -> dict[str, Any]:
         """Return the copies of attributes by name, of which most are what they are."""
