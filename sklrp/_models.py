@@ -447,9 +447,10 @@ def take_rows(samples: Any, rows: Any) -> Any:
 
 def count_samples(samples: Any) -> int:
     """Return the number of samples of an array, a table, a tuple or a dict of arrays."""
-    if isinstance(samples, Mapping):
-        return len(next(iter(samples.values())))
-    return len(samples[0]) if isinstance(samples, tuple) else len(samples)
+    if isinstance(samples, Mapping | tuple):
+        samples = next(iter(samples.values() if isinstance(samples, Mapping) else samples))
+    shape = getattr(samples, "shape", ())  # an array of zarr has no len
+    return int(shape[0]) if shape else len(samples)
 
 
 def _batches(samples: Any) -> Iterator[Any]:

@@ -11,7 +11,7 @@ import mmap
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, TypeGuard
 
@@ -277,19 +277,32 @@ def forbid_stream(X: Any) -> None:
 
 
 def take_batches(X: Iterator[Any]) -> Iterator[Any]:
-    """Yield the batches of an iterator, of which there must be one at least."""
-    batch = None
+    """Yield the batches of an iterator that hold samples, of which there must be one at least."""
+    found = False
     for batch in X:
         if getattr(batch, "ndim", 2) < 2:
             raise TypeError(
                 f"X is a {type(X).__name__} of arrays of shape {tuple(batch.shape)}, but must be "
                 "one of batches of samples: yield batches, or pass np.stack(list(X))."
             )
-        yield batch
-    if batch is None:
+        if not _is_empty(batch):
+            found = True
+            yield batch
+    if not found:
         raise ValueError(
-            "X is an iterator that yields no batch: give an iterator that has not been used yet."
+            "X is an iterator that yields no batch with samples: give an iterator that has not "
+            "been used yet."
         )
+
+
+def _is_empty(batch: Any) -> bool:
+    """Tell whether a batch holds no sample, as where all that a filter saw was missing."""
+    if isinstance(batch, Mapping):
+        batch = tuple(batch.values())
+    if isinstance(batch, tuple):
+        return bool(batch) and _is_empty(batch[0])
+    shape = getattr(batch, "shape", None)
+    return not batch if shape is None else tuple(shape[:1]) == (0,)
 
 
 def take_blocks(X: Any) -> Iterator[tuple[slice, Any]]:

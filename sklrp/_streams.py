@@ -3,7 +3,7 @@
 What draws for one purpose, as a metric does, takes a generator from `make_rng`. What draws for
 several, as the diagnostics do, asks `Streams` for each by the name of its purpose: what is drawn
 for one then depends on the seed and the name alone, neither on what else is drawn nor on the
-order.
+order. The made-up data sets take theirs from `make_legacy_rng`, whose numbers stay as they were.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+from sklearn.utils import check_random_state
 
 _LARGEST = 2**31 - 1  # of a seed that scikit-learn, torch and old NumPy take
 
@@ -18,6 +19,11 @@ _LARGEST = 2**31 - 1  # of a seed that scikit-learn, torch and old NumPy take
 def make_rng(random_state: int | np.random.RandomState | None) -> np.random.Generator:
     """Return a generator of its own, by the rules of `Streams` for a `random_state`."""
     return np.random.default_rng(_take_seed(random_state))
+
+
+def make_legacy_rng(random_state: int | np.random.RandomState | None) -> np.random.RandomState:
+    """Return a generator of NumPy's older kind; None seeds one of its own, not the global one."""
+    return np.random.RandomState() if random_state is None else check_random_state(random_state)
 
 
 class Streams:

@@ -16,6 +16,7 @@ from scipy import linalg, ndimage, stats
 from sklearn.model_selection import train_test_split
 from sklearn.utils import shuffle
 
+from sklrp import datasets
 from sklrp.datasets import (
     load_pacific_sst,
     make_attribution_benchmark,
@@ -623,3 +624,15 @@ def test_frames_dtype_and_blocks():
 def test_frames_bad_parameters(parameter, value, error):
     with pytest.raises(error, match=f"(?s)The '{parameter}' parameter of make_frames must be "):
         make_frames(**{parameter: value})
+
+
+@pytest.mark.parametrize("name", [n for n in datasets.__all__ if n.startswith("make_")])
+def test_no_global_generator_is_used(name):
+    """Neither read, so that a seed of it means nothing here, nor moved on."""
+    make = getattr(datasets, name)
+    sizes = {"n_samples": 20, "n_per_class": 10, "n_features": 4}
+    options = {k: v for k, v in sizes.items() if k in inspect.signature(make).parameters}
+    before = np.random.get_state()  # noqa: NPY002
+    one, other = make(**options)[0], make(**options)[0]
+    assert all(map(np.array_equal, before, np.random.get_state()))  # noqa: NPY002
+    assert not np.array_equal(one, other)

@@ -130,6 +130,10 @@ def _header(content, change):
     return struct.pack("<Q", len(text)) + text + content[8 + n_header :]
 
 
+def _long_length(header):
+    header[next(key for key in header if key != "__metadata__")]["shape"] = ["9" * 10**6]
+
+
 def _huge_tensor(header):
     name = next(key for key in header if key != "__metadata__")
     header[name]["shape"] = [10**12]
@@ -144,6 +148,7 @@ HEADERS = {
     "a header without entries": lambda c: struct.pack("<Q", 2) + b"[]",
     "entries of another kind": lambda c: _header(c, lambda h: h.update(x=3)),
     "metadata of another kind": lambda c: _header(c, lambda h: h.update(__metadata__=[1])),
+    "a long text for a length": lambda c: _header(c, _long_length),
     "a tensor beyond the end": lambda c: _header(c, _huge_tensor),
     "more behind the end": lambda c: c + b"0" * 1000,
 }
@@ -153,8 +158,9 @@ HEADERS = {
 def test_refused_by_the_header(name, contents, tmp_path, bounded):
     path = tmp_path / "model"
     path.write_bytes(HEADERS[name](contents["mlp"]))
-    with pytest.raises(ValueError, match="safetensors"):
+    with pytest.raises(ValueError, match="safetensors") as caught:
         sklrp.load(path)
+    assert len(str(caught.value)) < 700 + len(str(path))
 
 
 def test_a_file_of_a_terabyte_is_not_read(contents, tmp_path, bounded):

@@ -213,6 +213,36 @@ def test_batches_of_a_generator(name, fitted, data):
         np.testing.assert_allclose(model.predict(batches()), model.predict(X), rtol=1e-4)
 
 
+def cut(X, tmp_path, sizes=(0, 40, 1, 0, 109, 0)):
+    """Yield batches of odd lengths, also of none, in memory and as arrays of zarr."""
+    tmp_path.mkdir(exist_ok=True)
+    start = 0
+    for k, size in enumerate(sizes):
+        part = X[start : start + size]
+        start += size
+        yield write("zarr", part, tmp_path / str(k)) if size == 40 else part
+
+
+@pytest.mark.parametrize("kind", ["numpy", "zarr", "h5py"])
+def test_odd_batches_into_any_place(kind, fitted, data, tmp_path):
+    X, model = data[0], fitted["MLP"]
+    place = np.zeros_like(X)
+    out = place if kind == "numpy" else write(kind, place, tmp_path / "out")
+    assert sklrp.explain(model, cut(X, tmp_path), target=0, out=out) is out
+    np.testing.assert_allclose(out[:], model.explain(X, target=0), rtol=1e-4, atol=1e-6)
+
+
+def test_batches_without_samples_are_passed_over(fitted, data, tmp_path):
+    X, model = data[0], fitted["MLP"]
+    found, wanted = model.decision_function(cut(X, tmp_path / "a")), model.decision_function(X)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    table = RelevanceTransformer(FrozenEstimator(model), target=0).fit(X, data[1])
+    found, wanted = table.transform(cut(X, tmp_path / "b")), table.transform(X)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="yields no batch with samples"):
+        model.predict(iter([X[:0], X[:0]]))
+
+
 @pytest.mark.parametrize("given", ["mask", "weights", "function"])
 def test_batches_of_as_many_samples_as_outputs(given, data):
     """What is explained of the outputs is no label of each sample, whatever its length."""

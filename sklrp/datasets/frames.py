@@ -9,10 +9,10 @@ from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.utils import check_random_state
 
 from sklrp._constraints import Interval, constrained
 from sklrp._sklearn import Options
+from sklrp._streams import make_legacy_rng
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -140,7 +140,7 @@ def make_frames(
     >>> bool((abs(truth) == X).all() and (truth.sum(axis=(1, 2)) > 0).all())
     True
     """
-    rng = check_random_state(random_state)
+    rng = make_legacy_rng(random_state)
     # Axes of the layout: image, kind (square, circle), number of the frame, and (row, column).
     counts = _PAIRS[rng.randint(len(_PAIRS), size=n_samples)]
     present = np.arange(2) < counts[:, :, None]

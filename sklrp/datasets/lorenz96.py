@@ -9,9 +9,9 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.utils import check_random_state
 
 from sklrp._constraints import Interval, constrained
+from sklrp._streams import make_legacy_rng
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,7 +100,7 @@ def make_lorenz96(
     """
     if site >= n_sites:
         raise ValueError(f"site={site} must be below n_sites={n_sites}: sites count from 0.")
-    rng = check_random_state(random_state)
+    rng = make_legacy_rng(random_state)
     n_runs = n_samples if interval is None else 1
     x = forcing + rng.standard_normal((n_runs, n_sites))
     x = _integrate(x, _SPIN_UP, forcing)[0]

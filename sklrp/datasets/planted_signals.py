@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from sklearn.utils import check_random_state
 
 from sklrp._constraints import Interval, constrained
 from sklrp._sklearn import StrOptions
+from sklrp._streams import make_legacy_rng
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,7 +103,7 @@ def make_suppressor(
     >>> bool((left - right)[y == 1].mean() > 0.4)
     True
     """
-    rng = check_random_state(random_state)
+    rng = make_legacy_rng(random_state)
     X, y = _draw_images(rng, n_per_class, size, background)
     mask = _patch(size)
     shared = noise * _background(rng, len(X), size, background)[:, mask]
@@ -169,7 +169,7 @@ def make_xor(
     >>> bool(abs(X[y == 1].mean(axis=0) - X[y == 0].mean(axis=0))[mask].mean() < 0.2)
     True
     """
-    rng = check_random_state(random_state)
+    rng = make_legacy_rng(random_state)
     X, y = _draw_images(rng, n_per_class, size, background)
     left = _patch(size)
     one = rng.randint(2, size=len(y))
@@ -245,7 +245,7 @@ def make_watermark(
     >>> bool(abs(bears[y == 0].mean() - bears[y == 1].mean()) < 0.2)
     True
     """
-    rng = check_random_state(random_state)
+    rng = make_legacy_rng(random_state)
     X, y = _draw_images(rng, n_per_class, size, background)
     mask = _patch(size)
     X[:, mask] = _signal(rng, X[:, mask], y, strength, mechanism)

@@ -10,9 +10,9 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.utils import check_random_state
 
 from sklrp._constraints import Interval, constrained
+from sklrp._streams import make_legacy_rng
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,7 +104,7 @@ def make_rainfall_runoff(
     >>> X.shape, y.shape, bool((truth[:, -1, 0] >= 0).all())
     ((100, 90, 2), (100,), True)
     """
-    rng = check_random_state(random_state)
+    rng = make_legacy_rng(random_state)
     spin_up = max(_SPIN_UP, round(_SLOW_SPIN_UP * recession)) if groundwater else _SPIN_UP
     weather = _draw_weather(rng, n_samples, spin_up + n_days)
     settings = groundwater, recession

@@ -9,10 +9,11 @@ from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_array
 
 from sklrp._constraints import Interval, constrained
 from sklrp._sklearn import Options, StrOptions
+from sklrp._streams import make_legacy_rng
 from sklrp.datasets.pacific_sst import load_pacific_sst
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ default="pacific_sst"
         correlation = _smooth_correlation() if smooth else _pacific_sst_correlation()
     root = _symmetric_root(correlation)
     n_cells = len(root)
-    rng = check_random_state(random_state)
+    rng = make_legacy_rng(random_state)
 
     def draw(n_fields: int) -> NDArray[np.float64]:
         return rng.standard_normal((n_fields, n_cells)) @ root

@@ -9,10 +9,10 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.utils import check_random_state
 
 from sklrp._constraints import Interval, constrained
 from sklrp._sklearn import StrOptions
+from sklrp._streams import make_legacy_rng
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,7 +108,7 @@ def make_squares(
     >>> print(f"{X[y == 0][:, mask].mean():+.1f} {X[y == 1][:, mask].mean():+.1f}")
     -0.5 +0.5
     """
-    rng = check_random_state(random_state)
+    rng = make_legacy_rng(random_state)
     X = rng.uniform(-noise, noise, size=(2 * n_per_class, size, size))
     y = rng.permutation(np.repeat([0, 1], n_per_class))
 

@@ -96,7 +96,7 @@ def read_container(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays
     try:
         views = deserialize(data)
     except SafetensorError as error:
-        raise ValueError(_damaged(path, str(error))) from None
+        raise ValueError(_damaged(path, shorten(str(error)))) from None
     odd = sorted({view["dtype"] for _, view in views} - set(_DTYPES))
     if odd:
         raise ValueError(f"{path} holds tensors of the dtypes {odd}, which sklrp.save never does.")

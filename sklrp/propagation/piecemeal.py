@@ -71,7 +71,7 @@ def explain_piecemeal(
     labels = np.asarray(to_host(target)) if per_sample else None
     limits = {"target": None if labels is None else len(labels)}
     if out is not None:
-        limits["out"] = len(_list_of(out)[0])
+        limits["out"] = count_samples(out)
     done, parts, details = 0, [], []
     for batch in take_batches(batches):
         n_samples = count_samples(batch)
