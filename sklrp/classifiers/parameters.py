@@ -179,20 +179,18 @@ def _make_init(cls: type[ParameterFields]) -> Any:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError as error:
             unknown = next((name for name in kwargs if name not in cls._fields), "")
-            hint = _suggest_own(unknown, cls._fields)
+            meant = find_meant(unknown, cls._fields)
+            hint = f" Did you mean {' or '.join(map(repr, meant))}?" if meant else ""
+            hint = (
+                hint or suggest(unknown, cls._fields) or f" Name them: {', '.join(cls._fields)}."
+            )
             raise TypeError(f"{type(self).__name__}: {error}.{hint}") from None
         bound.apply_defaults()
         for name in cls._fields:
             setattr(self, name, bound.arguments[name])
         if takes_more:
-            more = bound.arguments["kwargs"]
-            unknown = next((name for name in more if "__" not in name), "")
-            if unknown:
-                raise TypeError(
-                    f"{type(self).__name__}: got an unexpected keyword argument {unknown!r}."
-                    f"{_suggest_own(unknown, cls._fields)}"
-                )
-            self._keep_kwargs(more)
+            # Unknown ones are refused by `fit`: scikit-learn wants constructors to take anything.
+            self._keep_kwargs(bound.arguments["kwargs"])
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     __init__.__qualname__ = f"{cls.__qualname__}.__init__"
@@ -200,16 +198,13 @@ def _make_init(cls: type[ParameterFields]) -> Any:
     return __init__
 
 
-def _suggest_own(unknown: str, known: Iterable[str]) -> str:
-    """Return which parameter may be meant, by what other libraries call it, or all of them."""
+def find_meant(unknown: str, known: Iterable[str]) -> list[str]:
+    """Return which parameters may be meant, by what other libraries call them."""
     known = list(known)
     for part in _PARTS:
-        if unknown.startswith(f"{part}_"):
-            return f" Did you mean {f'{part}__{unknown.removeprefix(part)[1:]}'!r}?"
-    meant = [name for name, others in _ELSEWHERE.items() if name in known and unknown in others]
-    if meant:
-        return f" Did you mean {' or '.join(map(repr, meant))}?"
-    return suggest(unknown, known) or f" Name them: {', '.join(known)}."
+        if unknown.startswith(f"{part}_") and "__" not in unknown:
+            return [f"{part}__{unknown.removeprefix(part)[1:]}"]
+    return [name for name, others in _ELSEWHERE.items() if name in known and unknown in others]
 
 
 def _complete_doc(cls: type[ParameterFields]) -> str:

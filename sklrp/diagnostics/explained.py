@@ -691,7 +691,7 @@ class Explained:
         relevance, details = explain(
             network, self.given(X), target=self.asked(target), return_details=True, **self.params
         )
-        if "reference_share" in details:  # a constant, of which no cell has a part
+        if hasattr(details, "reference_share"):  # a constant, of which no cell has a part
             details.score = details.score - details.reference_share
         return check_maps(relevance), details
 

@@ -118,7 +118,7 @@ def _pool_tiles(layer: Any, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tenso
         weights = weigh_largest(x[..., :height, :width], spread(out), size_of_samples(x))
         total = F.avg_pool2d(weights, kernel, divisor_override=1)
         share = spread((relevance / total).flatten(0, 1))
-        back = share.unflatten(0, relevance.shape[:2]).mul_(weights)
+        back = share.unflatten(0, relevance.shape[:2]) * weights  # a view of one window may repeat
         rows, columns = x.shape[2] - height, x.shape[3] - width  # what the windows leave over
         return F.pad(back, (0, columns, 0, rows)) if rows or columns else back
 
