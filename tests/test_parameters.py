@@ -162,7 +162,7 @@ def test_errors_of_the_constructor(make, message):
     ],
 )
 def test_names_of_other_libraries_are_refused(estimator, name, meant):
-    """By `fit` where skorch's parameters are taken, as constructors may not raise, else at once."""
+    """By `fit` where skorch's parameters are taken, as constructors may not raise."""
     X, y = np.zeros((6, 4)), np.arange(6) % 2
     with pytest.raises(
         (TypeError, ValueError), match=rf"unexpected .*'{name}'.*id you mean {meant}"
