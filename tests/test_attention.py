@@ -196,7 +196,7 @@ def expected_of_head(model, x, target, attention, epsilon, mask=None):
     return passed, z
 
 
-@pytest.mark.sweep(16)
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("epsilon", EPSILONS)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("name", PLAIN | MASKED)
@@ -349,7 +349,7 @@ BLOCKS = {
 }  # fmt: skip
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("name", BLOCKS)
 def test_torchs_attention_is_gradient_times_input(name, attention):
@@ -605,7 +605,7 @@ PADDINGS = {
 }
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("name", PADDINGS)
 def test_padding(name, attention):

@@ -7,6 +7,7 @@ import torch
 from tests import attention_facts
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("task", sorted(set(attention_facts.TASKS) - {"streamflow"}))
 def test_tasks_fit_their_networks(task):
     draw, pooling, _ = attention_facts.TASKS[task]

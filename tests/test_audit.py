@@ -457,7 +457,7 @@ def test_every_mistake_has_a_pair():
     assert set(PAIRS) == set(CHECKS)
 
 
-@pytest.mark.sweep(12)
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("name", [*models.MODELS, *models.SINGLE])
 def test_sound_models_raise_no_alarm(name):
     kind = models.make(name)
@@ -504,7 +504,7 @@ def sound(name):
     return SOUND[name]()
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", SOUND)
 @pytest.mark.parametrize("rule", ["auto", "epsilon", "z_plus"])
 def test_sound_maps_raise_no_alarm_by_any_rule(name, rule):
@@ -517,7 +517,7 @@ def test_sound_maps_raise_no_alarm_by_any_rule(name, rule):
         assert found.names == [], found
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("scaled", [False, True])
 def test_iris_raises_no_alarm_by_any_method(seed, scaled):

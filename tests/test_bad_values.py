@@ -76,7 +76,7 @@ def made():
     return {name: (name, call, parameters) for name, call, parameters in make_calls()}
 
 
-@pytest.mark.sweep(80)
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize("name", calls())
 def test_bad_values_are_refused_by_name(made, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where a text is the name of a file or folder

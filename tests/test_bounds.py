@@ -101,6 +101,7 @@ def boxes():
     HANDLERS.pop(Watch)
 
 
+@pytest.mark.sweep(13)
 @pytest.mark.parametrize("name", KNOWN | UNKNOWN)
 def test_no_value_leaves_the_box(boxes, name):
     model = randomised(Between((KNOWN | UNKNOWN)[name]))

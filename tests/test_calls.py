@@ -63,7 +63,7 @@ CASTS = {
 }
 
 
-@pytest.mark.sweep(30)
+@pytest.mark.sweep(15)
 @pytest.mark.parametrize("name", CASTS)
 @pytest.mark.parametrize("dtype", ["int64", "int16", "uint8", "bool"])
 def test_integers_that_are_cast_get_what_floats_get(name, dtype):
@@ -305,7 +305,7 @@ PACKED = {
 }
 
 
-@pytest.mark.sweep(12)
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("name", PACKED)
 @pytest.mark.parametrize("batch_size", [None, 2, 1])
 def test_sequences_of_unequal_lengths(name, batch_size):

@@ -127,7 +127,7 @@ def test_two_classes(Classifier, blobs):
     np.testing.assert_array_equal(clf.predict(X), clf.decision_function(X) > 0)
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize(
     ("Classifier", "params", "form", "input_shape"),
     [
@@ -464,7 +464,7 @@ class Orders(list):
         return iter(self.pop(0))
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("shuffle", [False, True])
 @TRAINED
 def test_learning_curves_are_those_of_skorch(Classifier, shuffle, blobs, monkeypatch):
@@ -590,7 +590,7 @@ def test_weighted_cross_entropy():
     torch.testing.assert_close(smooth(logits, labels), smooth(logits, labels, torch.ones(6)))
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @TRAINED
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_penalties_shrink_weights(Classifier, dropout, blobs):
@@ -1331,6 +1331,7 @@ def test_samples_of_unequal_lengths_are_refused(call):
             getattr(clf, call)(*args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copied", [lambda c: pickle.loads(pickle.dumps(c)), copy.deepcopy])
 def test_lbfgs_goes_on_after_a_copy(copied):
     """As its training would have gone on, step by step."""

@@ -79,6 +79,7 @@ def folder(pipeline, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("suffix", ["nc", "zarr"])
 @pytest.mark.parametrize(
     ("options", "how"),

@@ -51,7 +51,7 @@ def explain_all(field, lazy=None):
 RIGHT = explain_all(make_field())
 
 
-@pytest.mark.sweep(7)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize(
     ("dim", "index"), [*(("lat", k) for k in SPACE), *(("time", k) for k in TIMES)]

@@ -20,7 +20,7 @@ X = RNG.normal(size=(120, 6))
 NOISE = RNG.normal(size=120)
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     ("n_samples", "batch_size", "n_epochs"),
     [(10, 10, 300), (32, 32, 300), (40, 32, 150), (150, 32, 60), (2000, 50, 25)],
@@ -56,7 +56,7 @@ def test_auto_goes_on_by_as_much_again():
     assert reg.fit(X, X[:, 0]).n_iter_ == 150
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("Estimator", [MLPClassifier, LSTMClassifier, MLPRegressor, LSTMRegressor])
 def test_chance_is_said(Estimator, weighted):

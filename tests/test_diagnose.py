@@ -114,6 +114,7 @@ def test_progress_is_shown_on_request_only(mlp, squares, capsys):
 # Random numbers
 
 
+@pytest.mark.slow
 def test_diagnose_repeats_itself(mlp, squares, held_out):
     options = {**held_out, "y_train": squares[1], "n_refits": 1, "n_permutations": 5}
     one, other = (diagnose(mlp, **options).to_frame() for _ in range(2))
@@ -185,7 +186,7 @@ def digits():
     return clf, {"X": X[400:600], "y": y[400:600], "X_train": X[:400], "random_state": 0}
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("target", [None, 0, 1, 2, 3])
 def test_a_sound_network_is_sound_for_every_class(digits, target):
     """Most samples have a negative logit of a class that they are not of."""

@@ -40,7 +40,7 @@ def truth(kind):
     return VALUES if kind.labels is None else kind.labels[CODES]
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", [*models.MODELS, *models.SINGLE])
 def test_every_kind_of_model_is_diagnosed(name):
     """What is found is found of the bare network too, to the rounding of its precision."""
@@ -68,7 +68,7 @@ def test_what_is_no_model_is_refused(name):
         degeneracy(build(), models.SCALED)
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "name",
     [

@@ -138,7 +138,7 @@ def test_fields_of_samples(maps):
     assert bottom > top  # the first row is at the top, as in an image
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     ("limits", "n_bars", "words"),
     [
@@ -625,7 +625,7 @@ def test_networks_of_all_kinds_are_drawn_alike():
 # Models of every kind
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", [*models.MODELS, *models.SINGLE])
 def test_any_model_is_drawn(name):
     """The maps are those of the bare network inside, for what enters it."""
@@ -705,7 +705,7 @@ def make_source(source):
     return make_pipeline(first, net).fit(samples, y), samples, {}
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("source", SOURCES)
 def test_fields_from_every_source_are_north_up(source):
     """Every cell of a map is drawn where its latitude and longitude are, and land is grey."""
@@ -851,6 +851,7 @@ def test_given_axes(maps):
     assert display.figure_ is not figure
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("kind", ["fields", "tables", "constrained"])
 def test_captions_do_not_meet_titles_below(maps, kind):
     """On given axes, which are as close as matplotlib puts them, unless an engine spaces them."""
@@ -1010,7 +1011,7 @@ def test_flipping_of_estimators():
     assert display.ax_.get_xlabel() == "groups of features replaced"
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", [*models.MODELS, *models.SINGLE])
 def test_flipping_of_any_model(name):
     """The curves are those of the bare network inside, for what enters it."""

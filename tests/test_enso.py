@@ -92,7 +92,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("suffix", ["nc", "zarr"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_files_of_every_shape(tmp_path, shape, suffix):

@@ -151,7 +151,7 @@ def assert_explained(net, X, rule, epsilon=1e-6):
                 assert_close(of_reservoir[cause][i, k], getattr(kept, cause), 1e-9)
 
 
-@pytest.mark.sweep(14)
+@pytest.mark.sweep(7)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @pytest.mark.parametrize("leak_split", SPLITS)
 @pytest.mark.parametrize("bias_scale", [0.0, 0.3])

@@ -86,21 +86,21 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.sweep(100)
+@pytest.mark.sweep(50)
 @pytest.mark.filterwarnings("ignore:Can't check dok sparse matrix:UserWarning")
 @parametrize_with_checks([ESNClassifier(), ESNRegressor(), SETTINGS[0]])
 def test_scikit_learn(estimator, check):
     check(estimator)
 
 
-@pytest.mark.sweep(40)
+@pytest.mark.sweep(20)
 @pytest.mark.filterwarnings("ignore:Can't check dok sparse matrix:UserWarning")
 @parametrize_with_checks(SETTINGS[1:])
 def test_scikit_learn_at_other_settings(estimator, check):
     check(estimator)
 
 
-@pytest.mark.sweep(12)  # these train for long
+@pytest.mark.sweep(6)  # these train for long
 @pytest.mark.filterwarnings("ignore:Can't check dok sparse matrix:UserWarning")
 @parametrize_with_checks(
     [

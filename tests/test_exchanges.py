@@ -41,6 +41,7 @@ def bound(n_draws, rate, z=3.0):
     return rate + z * np.sqrt(rate * (1 - rate) / n_draws)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("n_cells", [1, 20])
 @pytest.mark.parametrize("order", ["shuffled", "sorted", "files"])
 def test_samples_in_no_order_of_time_are_hardly_ever_taken_for_a_series(order, n_cells):
@@ -56,7 +57,7 @@ def test_samples_in_no_order_of_time_are_hardly_ever_taken_for_a_series(order, n
     assert np.mean(found) <= bound(300, 0.002 if order == "shuffled" else 0.015)
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("kind", ["once", "descending", "three classes", "seasons"])
 def test_labels_sorted_in_time_are_permuted_in_blocks(kind):
     """A false cell in nearly every series, if single samples are permuted."""

@@ -159,6 +159,7 @@ def noise():
     return clf, X[100:], y[100:], X[:100]
 
 
+@pytest.mark.slow
 def test_cells_of_a_network_of_noise(noise):
     clf, X, y, X_train = noise
     found = artifact_map(clf, X, y, X_train=X_train, rule="epsilon", random_state=0)

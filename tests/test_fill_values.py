@@ -30,7 +30,7 @@ def with_ice(field, value):
     )
 
 
-@pytest.mark.sweep(12)
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("units", ["degC", "K", "unknown"])
 @pytest.mark.parametrize("value", [*SENTINELS, 327.67])
 @pytest.mark.parametrize("lazy", [False, True])
@@ -69,7 +69,7 @@ def test_enso_refuses_times_twice():
         load_enso(xr.concat([field, field[:1]], "time").to_dataset(), base_period=None)
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("units", ["degC", "K", "degrees_celsius", "Kelvin"])
 @pytest.mark.parametrize("value", SENTINELS)
 @pytest.mark.parametrize(

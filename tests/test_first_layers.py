@@ -84,6 +84,7 @@ NORMALISATIONS = {
 }
 
 
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("name", NORMALISATIONS)
 @pytest.mark.parametrize("place", ["first", "conv"])
 def test_z_box_has_its_bounds_in_units_of_the_input(name, place):

@@ -52,7 +52,7 @@ def twins(at_once):
 PAIR = tuple(np.random.default_rng(k).normal(size=(5, 2, 4, 4)) for k in range(2))
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("rule", sklrp.available_rules())
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_twins_as_one_batch(rule, batch_size):

@@ -195,7 +195,7 @@ def autocast(x, enabled=True):
         return 2 * x
 
 
-@pytest.mark.sweep(80)
+@pytest.mark.sweep(40)
 @pytest.mark.parametrize("name", RIGHT)
 @pytest.mark.parametrize("n_samples", [1, 3, 4])
 def test_functions_are_right(name, n_samples):

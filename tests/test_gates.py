@@ -158,7 +158,7 @@ def lstm(self, x, h, c):
 CELLS = {"GRU": ("GRU", gru), "GRU by matrices": ("GRU", gru_by_matrices), "LSTM": ("LSTM", lstm)}
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("start", ["zeros", "learned"])
 @pytest.mark.parametrize("n_steps", [1, 2, 4])
 @pytest.mark.parametrize("name", CELLS)
@@ -179,7 +179,7 @@ def test_cells_by_hand_are_explained_as_cells(name, n_steps, start):
         assert_close(relevance.sum((2, 3)) + kept, details.score)
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("product", PRODUCTS[1:])
 @pytest.mark.parametrize("name", CELLS)
 def test_cells_by_hand_honour_the_product(name, product):

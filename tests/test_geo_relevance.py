@@ -83,7 +83,7 @@ def plain_box(field, lat, lon):
     return np.array(values), np.array(weights)[:, None]
 
 
-@pytest.mark.sweep(18)
+@pytest.mark.sweep(9)
 @pytest.mark.parametrize("globe", GLOBES)
 @pytest.mark.parametrize(
     ("lat", "lon"),
@@ -217,7 +217,7 @@ def test_boxes_need_fields():
         box_share(make_globe(), part="negative")
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("weights", ["cosine", None])
 @pytest.mark.parametrize("name", GLOBES)
 def test_pattern_correlation_is_that_of_the_cells_valid_in_both(name, weights):
@@ -322,7 +322,7 @@ def make_nets():
     }
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", make_nets())
 @pytest.mark.parametrize("target", [None, "all", "last"])
 def test_relevance_of_any_network(fitted, name, target):
@@ -354,7 +354,7 @@ def test_relevance_of_any_network(fitted, name, target):
         explain(model, field.chunk(time=20), target="Modoki")
 
 
-@pytest.mark.sweep(9)
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("name", models.REFUSED)
 def test_models_that_are_refused(name, fitted):
     build, error, message = models.REFUSED[name]
@@ -362,6 +362,7 @@ def test_models_that_are_refused(name, fitted):
         explain(build(), fitted[0], vectorizer=fitted[2][1])
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("target", [None, "La Niña", "all", "labels"])
 @pytest.mark.parametrize("chunks", [{"time": 7}, {"time": 20, "lat": 2}])
 def test_relevance_of_dask_is_lazy_and_the_same(fitted, target, chunks):

@@ -109,7 +109,7 @@ FORGED = {
 }
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", FORGED)
 def test_refused_in_short(name, contents, tmp_path, bounded):
     model, change = FORGED[name]

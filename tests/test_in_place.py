@@ -121,7 +121,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.sweep(12)
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("name", CHANGES)
 def test_changes_of_a_convolution(name):
     def function(self, x):
@@ -277,7 +277,7 @@ WHOLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("function", WHOLE, ids=lambda function: function.__name__)
 def test_changes_in_place(function):
     torch.manual_seed(0)

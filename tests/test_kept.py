@@ -117,7 +117,7 @@ CALLS = {
 }  # fmt: skip
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", CALLS)
 def test_an_interrupted_call_does_only_what_is_missing(name, clf, tmp_path):
     call = CALLS[name]
@@ -215,7 +215,7 @@ def test_without_a_random_state_the_seed_is_kept(clf, tmp_path):
     assert one.statistic != explain_nulls(clf).statistic
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "changed",
     [

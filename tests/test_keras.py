@@ -91,7 +91,7 @@ def group(request):
     return model, X, predict_in_keras(model, X), owners
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_predictions_are_those_of_keras(group, suffix, tmp_path):
     model, X, wanted, owners = group
@@ -260,6 +260,7 @@ def test_relevance_of_loops_is_that_of_torchs_layers(tmp_path):
     np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "layer", [L.GRU(3, reset_after=False), L.LSTM(3, activation="relu"), L.SimpleRNN(3)]
 )

@@ -113,7 +113,7 @@ def test_layer_is_itself_and_accounts_for_relevance(name):
         assert all(torch.equal(state[key], value) for key, value in layer.state_dict().items())
 
 
-@pytest.mark.sweep(50)
+@pytest.mark.sweep(25)
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer_in_a_forward_is_as_in_a_sequential(name):
     layer, shape = build(name)
@@ -304,7 +304,7 @@ def transposed_neurons(layer, shape):
     ]
 
 
-@pytest.mark.sweep(30)
+@pytest.mark.sweep(15)
 @pytest.mark.parametrize("name", TRANSPOSED)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_rules_on_transposed_convolutions(rule, name):

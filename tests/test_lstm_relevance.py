@@ -28,7 +28,7 @@ def test_reference_is_torch(num_layers, bidirectional, bias):
         assert_close(lstm_forward(model[0], x)[0], expected, 1e-12)
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("pooling", ["last", "mean", "max"])
@@ -39,7 +39,7 @@ def test_architectures(num_layers, bidirectional, pooling):
             assert_explained(model, samples(1), *by_place(rule), epsilon=epsilon)
 
 
-@pytest.mark.sweep(12)
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])

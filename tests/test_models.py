@@ -18,6 +18,7 @@ from sklrp.propagation import explain, plan
 from tests.helpers.models import MODELS, REFUSED, SINGLE, ExplainedNet, make, refused
 
 
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("name", [*MODELS, *SINGLE])
 def test_the_network_of_every_kind_of_model(name):
     kind = make(name)
@@ -209,7 +210,7 @@ def grade(name, model, X, y, **params):
     return values if metric.entry is None else values[metric.entry]
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_metrics_of_every_kind_of_model(name):
     kind = make(name)
@@ -251,7 +252,7 @@ def test_metrics_and_scorers_refuse_what_is_no_model(name):
             make_relevance_scorer(metric, **SETTINGS.get(metric, {}))(model, X)
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", [*MODELS, *SINGLE])
 def test_scorers_grade_every_kind_of_model(name):
     kind = make(name)

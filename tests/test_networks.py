@@ -262,6 +262,7 @@ def forward(model, X):
     return out[0] if isinstance(out, tuple) else out
 
 
+@pytest.mark.sweep(20)
 @every_network
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_reference_computes_what_the_network_does(name, bias):
@@ -303,7 +304,7 @@ def test_the_reference_by_formulas():
 ZERO = Composite([("all", Zero(), "all")], attention="constant")
 
 
-@pytest.mark.sweep(16)
+@pytest.mark.sweep(8)
 @every_network
 @pytest.mark.parametrize("bias", [True, False])
 def test_zero_is_gradient_times_input(name, bias):
@@ -322,7 +323,7 @@ def test_zero_is_gradient_times_input(name, bias):
         assert_same(of_zero(target=last, contrast=True), contrast, 1e-9)
 
 
-@pytest.mark.sweep(15)
+@pytest.mark.sweep(8)
 @every_network
 def test_relevance_is_conserved_without_biases(name):
     """Nothing but what is really kept is lost, by any rule."""
@@ -336,7 +337,7 @@ def test_relevance_is_conserved_without_biases(name):
         np.testing.assert_array_equal(layer.bias, 0.0)
 
 
-@pytest.mark.sweep(40)
+@pytest.mark.sweep(20)
 @every_network
 @pytest.mark.parametrize(
     "rule", [Epsilon(), Gamma(), AlphaBeta(), ZPlus(), WSquare(), Flat(), "auto"], ids=repr
@@ -359,7 +360,7 @@ def test_details_account_for_the_score(name, rule):
         assert_accounted(*explain(model, X, rule=rule, contrast=True, return_details=True))
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(4)
 @every_network
 def test_samples_do_not_see_each_other(name):
     model, X = build(name), draw(name, 7)
@@ -376,7 +377,7 @@ def test_samples_do_not_see_each_other(name):
     assert_same(of(X, batch_size=2), everything, 1e-10)
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(3)
 @every_network
 def test_several_threads_on_one_module(name):
     model, X = build(name).train(), draw(name, 4)
@@ -397,7 +398,7 @@ def test_several_threads_on_one_module(name):
 # --- Nothing of the caller's is changed -----------------------------------------------------
 
 
-@pytest.mark.sweep(15)
+@pytest.mark.sweep(8)
 @every_network
 def test_nothing_of_the_callers_is_changed(name):
     """Also not of a network in training mode, with one part of it frozen and gradients held."""
@@ -579,7 +580,7 @@ BOX = Composite(
 RULES = [r for r in sklrp.available_rules() if r not in ("z_box", "epsilon_gamma_box")]
 
 
-@pytest.mark.sweep(24)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("rule", [*RULES, BOX], ids=str)
 def test_same_as_the_sequential(name, rule):
@@ -672,7 +673,7 @@ RECURRENT = {
 }
 
 
-@pytest.mark.sweep(14)
+@pytest.mark.sweep(7)
 @pytest.mark.parametrize("name", RECURRENT)
 @pytest.mark.parametrize("n_samples", [5, 4, 1])
 def test_states_are_used_in_any_way(name, n_samples):
@@ -1275,7 +1276,7 @@ def right_or_refused(model, plain, X):
     np.testing.assert_allclose(details.score, plain(x).detach().numpy(), rtol=1e-12)
 
 
-@pytest.mark.sweep(30)
+@pytest.mark.sweep(15)
 @pytest.mark.parametrize("name", PIECEWISE_LINEAR)
 def test_operations_are_right_or_refused(name):
     """Also with as many samples as there are steps, and with one."""
@@ -1376,7 +1377,7 @@ def test_what_autograd_does_not_see(name):
     right_or_refused(model, plain, operation_input())
 
 
-@pytest.mark.sweep(40)
+@pytest.mark.sweep(20)
 @pytest.mark.parametrize("name", PIECEWISE_LINEAR)
 def test_what_is_known_of_a_signal_is_true(name):
     """Alpha-beta behind an operation: it leaves out products where it knows that x >= 0."""

@@ -45,7 +45,7 @@ def disturbed(module):
     return module
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "estimator",
     [

@@ -226,7 +226,7 @@ def draw():
     return np.random.default_rng(1).uniform(-1, 1, size=(3, 4, 3))
 
 
-@pytest.mark.sweep(110)
+@pytest.mark.sweep(55)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CALLS)
 def test_functions_are_exact_or_refused_by_name(name):
@@ -420,7 +420,7 @@ RIGHT = {
 }
 
 
-@pytest.mark.sweep(25)
+@pytest.mark.sweep(13)
 @pytest.mark.filterwarnings("ignore:index_reduce")
 @pytest.mark.parametrize("name", RIGHT)
 def test_forms_of_calls_are_right(name):

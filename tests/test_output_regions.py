@@ -35,7 +35,7 @@ def task():
     return Finer().double(), data, GridVectorizer().fit(data), grid
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     ("target", "cells"),
     [

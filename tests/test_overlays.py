@@ -99,6 +99,7 @@ def test_many_patches_stay_within_the_bound():
 # Where marks are
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("rows", [slice(None), slice(None, None, -1)], ids=["rising", "falling"])
 def test_dots_are_in_degrees_and_north_is_up(maps, rows):
     display = RelevanceDisplay.from_relevance(
@@ -363,7 +364,7 @@ def test_artifact_map_is_drawn(maps):
         ArtifactDisplay.from_finding(found, ax=axes[:2])
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("layout", ["sequence", "table", "image", "2 degrees"])
 def test_grades_of_every_layout(layout):
     shape = {"sequence": (30, 1), "table": (30,), "image": (8, 8), "2 degrees": (89, 180)}[layout]
@@ -399,6 +400,7 @@ def test_causes_are_counted(maps):
     assert f"used, alone it says nothing ({n}): {n} suppressor" in texts
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("layout", ["field", "sequence", "table"])
 def test_stability_has_its_spread_in_a_second_panel(layout):
     shape = {"field": (3, 4), "sequence": (12, 1), "table": (12,)}[layout]

@@ -98,7 +98,7 @@ def saved(tmp_path):
 # The same estimator
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", [*GRADIENT, "esn"])
 def test_loaded_is_the_same_to_the_bit(name, dtype, tmp_path):
@@ -119,7 +119,7 @@ def test_loaded_is_the_same_to_the_bit(name, dtype, tmp_path):
             assert loaded.get_params()[key] == value, key
 
 
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", GRADIENT)
 def test_training_goes_on_to_the_bit(name, tmp_path):
     estimator = pickle.loads(pickle.dumps(GRADIENT[name])).fit(X, Y)
@@ -133,6 +133,7 @@ def test_training_goes_on_to_the_bit(name, tmp_path):
     same(loaded.predict_proba(X), estimator.predict_proba(X))
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training_goes_on_with_every_optimizer(optimizer, tmp_path):
     estimator = MLPClassifier((4,), optimizer=optimizer, max_epochs=2, random_state=0).fit(X, Y)

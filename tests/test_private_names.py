@@ -28,13 +28,13 @@ def is_private(name):
 
 
 @functools.cache
-def parse(file):
-    return ast.parse(file.read_text(encoding="utf-8"))
+def nodes_of(file):
+    return list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
 
 
-def imported(tree):
+def imported(nodes):
     """Yield the private names that a file imports, as (module, name)."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module:
             pairs = [(node.module, alias.name) for alias in node.names]
         elif isinstance(node, ast.Import):
@@ -47,9 +47,9 @@ def imported(tree):
                 yield module, name
 
 
-def attributes(tree):
+def attributes(nodes):
     """Yield the private names that a file reads from an object or keeps as a string."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Attribute) and is_private(node.attr):
             yield node.attr
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -59,9 +59,9 @@ def attributes(tree):
             yield from (n.name for n in node.body if isinstance(n, ast.FunctionDef))
 
 
-def defined(tree):
+def defined(nodes):
     """Yield the names that a file defines or sets."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
@@ -76,13 +76,13 @@ OTHERS = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / home for home in HOMES.v
 @functools.cache
 def own_names():
     """Return what the package's other files define."""
-    return {name for file in OTHERS for name in defined(parse(file))} - HOOKS
+    return {name for file in OTHERS for name in defined(nodes_of(file))} - HOOKS
 
 
 @functools.cache
 def names_of(library):
     """Return the private attributes that a library's file uses."""
-    names = {name for name in attributes(parse(PACKAGE / HOMES[library])) if is_private(name)}
+    names = {name for name in attributes(nodes_of(PACKAGE / HOMES[library])) if is_private(name)}
     return names - HOOKS
 
 
@@ -129,14 +129,14 @@ def probes():
 
 @pytest.mark.parametrize("file", OTHERS, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_other_files_use_no_private_name(file):
-    for module, name in imported(parse(file)):
+    for module, name in imported(nodes_of(file)):
         home = HOMES.get(module.split(".")[0], "a file of its own")
         pytest.fail(f"{file.name} imports {module}.{name}: let it come from sklrp/{home}")
-    used = set(attributes(parse(file))) - own_names()
+    used = set(attributes(nodes_of(file))) - own_names()
     foreign = used & {name for library in HOMES for name in names_of(library)}
     foreign |= {
         node.attr
-        for node in ast.walk(parse(file))
+        for node in nodes_of(file)
         if isinstance(node, ast.Attribute) and is_private(node.attr)
     } - {*own_names(), *HOOKS, *DOCUMENTED}
     assert not foreign, f"{file.name} uses {sorted(foreign)}: move it to one of {HOMES}"
@@ -166,7 +166,7 @@ def test_classes_override_no_private_name():
 @pytest.mark.parametrize("library", HOMES)
 def test_private_names_are_still_there(library):
     home = PACKAGE / HOMES[library]
-    for module, name in imported(parse(home)):
+    for module, name in imported(nodes_of(home)):
         if name == "_VisualBlock":  # has moved once, and may again: a picture alone depends on it
             continue
         try:

@@ -171,7 +171,7 @@ def explain_both_ways(monkeypatch, rule, name):
     return found
 
 
-@pytest.mark.sweep(50)
+@pytest.mark.sweep(25)
 @pytest.mark.filterwarnings("ignore:The flat rule on the dense first layer")
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("name", CELLS | WIDE | RECURRENT)

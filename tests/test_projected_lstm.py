@@ -97,7 +97,7 @@ def test_zero_is_the_gradient_of_a_loop_with_constant_gates(n_layers, bidirectio
     assert_close(relevance.sum((2, 3)) + kept, details.score)
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("product", ["all", "half", "abs"])
 @pytest.mark.parametrize(
     "rule", [Epsilon(0.1), Gamma(), AlphaBeta(), ZPlus(), Flat(), ZBox(-5.0, 5.0)], ids=str

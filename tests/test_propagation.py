@@ -246,6 +246,7 @@ NORM_NETWORKS = {
 }
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("name", NORM_NETWORKS)
 def test_batch_normalisation(name):
     """Merged into the layer before, else into the one after, else on its own."""

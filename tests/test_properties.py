@@ -103,7 +103,7 @@ every_rule = pytest.mark.parametrize("rule", RULES, ids=repr)
 every_network = pytest.mark.parametrize("network", NETWORKS)
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(5)
 @every_rule
 @every_network
 def test_shape_finiteness_and_account(rule, network):
@@ -131,7 +131,7 @@ def test_shape_finiteness_and_account(rule, network):
     holds()
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(5)
 @every_rule
 @every_network
 def test_samples_do_not_see_each_other(rule, network):
@@ -149,7 +149,7 @@ def test_samples_do_not_see_each_other(rule, network):
     holds()
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(5)
 @every_rule
 @every_network
 def test_linear_in_the_score(rule, network):
@@ -171,7 +171,7 @@ def test_linear_in_the_score(rule, network):
     holds()
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(5)
 @every_rule
 @every_network
 def test_contrast_is_a_difference(rule, network):

@@ -121,6 +121,7 @@ def samples_right(n_right, n, seed=0):
     return X, y
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("n", [100, 200, 400])
 def test_a_hint_of_skill_is_no_conviction(n):
     """p-values from .05 to .2 in the right direction: what would settle it is said."""

@@ -142,7 +142,7 @@ def weights(model):
     return [parameter.detach().clone() for parameter in model.module_.parameters()]
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("kind", FITS)
 def test_a_thread_that_draws_and_a_fit_leave_each_other_alone(kind):
     expected = weights(FITS[kind]().fit(X, Y))

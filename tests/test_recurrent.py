@@ -360,7 +360,7 @@ def test_rewrite_is_torch(kind):
             assert_close(mine, theirs[:, b], 1e-12)
 
 
-@pytest.mark.sweep(30)
+@pytest.mark.sweep(15)
 @pytest.mark.parametrize(("kind", "product", "rule"), CASES)
 def test_rewrite(kind, product, rule):
     """Every cell, rule and product; the 32 networks take turns, so that all of them come up."""
@@ -369,6 +369,7 @@ def test_rewrite(kind, product, rule):
         hold_network(kind, rule, product, *network, seed=number)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_torch_kernels(kind, monkeypatch):
     """What runs on a GPU in place of NumPy's kernels does the same."""

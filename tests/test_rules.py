@@ -44,7 +44,7 @@ def test_reference_is_the_layer(name):
     np.testing.assert_allclose(dense_matrix(neurons, matrix.shape[1]), matrix, atol=1e-14)
 
 
-@pytest.mark.sweep(90)
+@pytest.mark.sweep(45)
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_rule_on_layer(rule, name):

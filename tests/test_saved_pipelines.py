@@ -127,7 +127,7 @@ def fit(model, samples, y=Y):
         return model.fit(samples, y)
 
 
-@pytest.mark.sweep(12)
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: type(step).__name__)
 def test_steps_come_back_to_the_bit(step, tmp_path):
     y = np.arange(60) % 2 if isinstance(step, SelectKBest) else Y
@@ -143,7 +143,7 @@ def test_steps_that_fill_gaps(step, tmp_path):
     check_same(fit(make_pipeline(clone(step), NET), GAPS), GAPS, tmp_path)
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     "columns", [["c", "d"], make_column_selector("[cd]")], ids=["names", "selector"]
 )
@@ -237,7 +237,7 @@ ANOMALIES = [
 ]
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("kind", ["plain", "noleap", "float32", "levels", "dataset"])
 @pytest.mark.parametrize("anomalies", ANOMALIES, ids=["months", "all options", "one mean"])
 def test_climatology_mask_and_grid_come_back(kind, anomalies, tmp_path):

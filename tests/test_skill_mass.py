@@ -83,7 +83,7 @@ def untrained(model, n_networks, random_state=0):
 # The definition
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("part", ["auto", "positive", "absolute"])
 @pytest.mark.parametrize("rule", ["epsilon", "z_plus"])
 def test_classes_by_loops(part, rule):
@@ -188,7 +188,7 @@ def test_one_class_against_the_others_is_held_against_its_own_skill():
 # The answer is known
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_orders_rules_as_the_mask_does(name):
     X, y, mask = squares()

@@ -108,7 +108,7 @@ HOMOGENEOUS = {
 }
 
 
-@pytest.mark.sweep(24)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("name", [*LINEAR, *HOMOGENEOUS])
 @pytest.mark.parametrize("n_samples", [1, 3])
 def test_complex_steps_are_gradient_times_input(name, n_samples):
@@ -142,7 +142,7 @@ def by_dense_matrix(model, x, epsilon):
     return (x * (ratio @ matrix.reshape(len(z), -1)).reshape(x.shape)).detach()
 
 
-@pytest.mark.sweep(20)
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("name", [name for name in LINEAR if name != "minus"])  # it is two maps
 @pytest.mark.parametrize("epsilon", [1e-6, 0.3])
 def test_epsilon_acts_where_values_become_real_again(name, epsilon):

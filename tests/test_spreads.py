@@ -74,7 +74,7 @@ LAYER_NORMS = {
 }  # fmt: skip
 
 
-@pytest.mark.sweep(12)
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("product", ["all", "half", "prop"])
 @pytest.mark.parametrize("name", LAYER_NORMS)
 def test_layer_normalisation_by_hand_is_the_layer(name, product):
@@ -122,7 +122,7 @@ OTHERS = {
 }  # fmt: skip
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("product", ["all", "half", "abs"])
 @pytest.mark.parametrize("name", OTHERS)
 def test_statistics_are_constants_of_the_sample(name, product):

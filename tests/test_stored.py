@@ -99,7 +99,7 @@ def fitted(data):
     return {name: model.fit(X, y) for name, model in MODELS.items()}
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", MODELS)
 def test_estimators_read_part_by_part(kind, name, fitted, data, tmp_path):
@@ -338,7 +338,7 @@ def test_what_is_small_or_in_memory_is_an_array(data, tmp_path, monkeypatch):
     assert not is_stored(stored)
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("kind", [*KINDS, "generator"])
 @pytest.mark.parametrize(
     "options",
@@ -365,7 +365,7 @@ def fit_both(model, stored, X, y, **options):
     return [clone(model).fit(samples, y, **options) for samples in (stored, X)]
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", MODELS)
 def test_fit_reads_part_by_part(kind, name, data, tmp_path):
@@ -486,7 +486,7 @@ def regression(X):
     return np.stack([X[:, 0, 0] + X[:, 1, 2], X[:, 2, 2]], axis=1)
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("kind", ["memmap", "zarr", "DataArray", "array"])
 @pytest.mark.parametrize("name", ["MLP", "three classes", "regressor", "joint"])
 def test_skill_map_reads_part_by_part(kind, name, data, tmp_path, request):
@@ -590,7 +590,7 @@ ENTRIES = {
 }
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_memory_does_not_grow_with_the_file(entry, long_samples, tmp_path, monkeypatch):
     X, y, clf = long_samples

@@ -86,7 +86,7 @@ def region():
 WEIGHTS = np.random.default_rng(2).normal(size=SHAPE)
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     ("target", "function"),
     [

@@ -234,7 +234,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.sweep(16)
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize(("entry", "kind"), PAIRS)
 def test_a_number_of_a_field_is_followed(entry, kind):
     target, function, by_name = KINDS[kind]
@@ -259,7 +259,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.sweep(60)
+@pytest.mark.sweep(30)
 @pytest.mark.parametrize("kind", REFUSED)
 @pytest.mark.parametrize(
     "entry",
@@ -457,7 +457,7 @@ def predicted(reg, kind):
     return lambda rows: reg.predict(rows) @ np.array(weights)
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("kind", OF_TWO)
 @pytest.mark.parametrize("name", REGRESSORS)
 def test_metrics_of_regressors(name, kind):

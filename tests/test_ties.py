@@ -145,7 +145,7 @@ def _fields(kind):
     return X
 
 
-@pytest.mark.sweep(6)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("kind", ["capped", "constant"])
 @pytest.mark.parametrize("rule", RULES)
 def test_one_by_one_equals_in_a_batch(kind, rule):

@@ -289,6 +289,7 @@ def test_widened_errors_make_p_values_larger():
     np.testing.assert_array_equal(wide.z, plain.z)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("kind", ["shuffled", "chosen at random", "members", "nobody says which"])
 def test_nothing_is_found_in_shuffled_series(kind):
     """The short form of docs/calibration.md: false cells nearly always if permuted singly."""

@@ -358,7 +358,7 @@ SHAPED = [
 ]
 
 
-@pytest.mark.sweep(24)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("aggregate", ["channel", "row", "column", "time"])
 @pytest.mark.parametrize(("estimator", "given", "shape", "axes"), SHAPED)
 def test_aggregate_axis(estimator, given, shape, axes, aggregate, log):
@@ -828,7 +828,7 @@ def make_search(transformer, n_jobs=1, rules=RULES):
     return GridSearchCV(pipeline, {"relevance__rule": rules}, cv=5, n_jobs=n_jobs)
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("frame", [False, True])
 @pytest.mark.parametrize(
     ("n_jobs", "cached", "trainings"), [(1, True, 6), (2, True, 6), (1, False, 41)]
@@ -1182,7 +1182,7 @@ def test_copies_are_equal(tmp_path):
 # With the networks of this package
 
 
-@pytest.mark.sweep(12)
+@pytest.mark.sweep(6)
 @parametrize_with_checks([RelevanceTransformer(MLPClassifier())])
 def test_estimator_checks(estimator, check):
     check(estimator)
@@ -1316,7 +1316,7 @@ def labels_for(kind):
     return kind.labels[np.arange(60) % 3]
 
 
-@pytest.mark.sweep(24)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("target", [None, "all"])
 @pytest.mark.parametrize("name", models.MODELS + models.SINGLE)
 def test_every_kind_of_model_is_taken_as_it_is(name, target):
@@ -1343,7 +1343,7 @@ def test_every_kind_of_model_is_taken_as_it_is(name, target):
     assert [*table.columns] == names
 
 
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("name", models.MODELS + models.SINGLE)
 def test_every_kind_of_model_is_trained(name, memory):
     kind = models.make(name)
