@@ -8,6 +8,7 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
+import contextlib
 import copy
 import json
 import zipfile
@@ -622,6 +623,32 @@ def test_damaged_files(small, tmp_path):
         path = tmp_path / f"noise{k}.keras"
         path.write_bytes(changed.tobytes())
         with pytest.raises((ValueError, TypeError)):
+            sklrp.from_keras(path)
+
+
+@pytest.mark.parametrize("option", ["units", "use_bias", "activation", "unknown"])
+@pytest.mark.parametrize("value", ["x" * 10**5, [1] * 10**5, {"class_name": "x" * 10**5}])
+def test_errors_of_long_options_are_short(option, value, small):
+    def change(config):
+        config["config"]["layers"][1]["config"][option] = value
+
+    with pytest.raises((TypeError, ValueError)) as caught:
+        sklrp.from_keras(with_config(small, change))
+    assert len(str(caught.value)) < 2000
+
+
+def test_damaged_arrays(small, tmp_path):
+    """The archive is whole, so that damage is met where HDF5 opens an array."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "noise.keras"
+    for _ in range(60):
+        with zipfile.ZipFile(small) as old, zipfile.ZipFile(path, "w") as new:
+            for info in old.infolist():
+                data = np.frombuffer(old.read(info), np.uint8).copy()
+                if info.filename == "model.weights.h5":
+                    data[rng.integers(0, len(data), 40)] = rng.integers(0, 256, 40)
+                new.writestr(info.filename, data.tobytes())
+        with contextlib.suppress(ValueError, TypeError):  # padding may be damaged, to no effect
             sklrp.from_keras(path)
 
 

@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sklrp._checks import import_optional
+from sklrp._checks import import_optional, shorten
 from sklrp._files import check_regular
 
 _CONFIG, _ARRAYS, _METADATA = "config.json", "model.weights.h5", "metadata.json"
 _LARGEST_CONFIG = 64 * 2**20  # bytes
+_OF_DAMAGE = (OSError, EOFError, RuntimeError, KeyError)  # the last where h5py opens no object
 _LARGEST_RATIO = 100  # of a member of an archive to what it takes there; weights hardly shrink
 
 
@@ -86,8 +87,8 @@ def open_keras_file(path: str | os.PathLike[str], config: Any = None) -> Iterato
                 f"path must be a file of Keras, .keras (a zip archive) or .h5 (HDF5), got {where}"
                 ", which is neither."
             )
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise ValueError(f"path: the file {where} is damaged: {error}") from error
+    except (*_OF_DAMAGE, zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(f"path: the file {where} is damaged: {shorten(str(error))}") from error
 
 
 def _unpack_archive(archive: zipfile.ZipFile, where: Path) -> tuple[bytes, bytes, bytes]:

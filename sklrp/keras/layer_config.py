@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from sklrp._checks import suggest
+from sklrp._checks import shorten, suggest
 
 REQUIRED: Any = object()
+_LONGEST = 1000  # characters of what an error quotes of a file
 
 # Options that say how a layer is trained or how fast it runs, and nothing of what it computes.
 _IDLE = frozenset(
@@ -61,15 +62,15 @@ class LayerConfig:
         self._taken: set[str] = set()
 
     def __str__(self) -> str:
-        return f"layer {self.name!r} ({self.kind})"
+        return f"layer {shorten(repr(self.name))} ({shorten(self.kind)})"
 
     def refuse(self, why: str) -> NoReturn:
         """Raise the error of a layer that cannot be read."""
-        raise TypeError(f"Keras {self} is not supported: {why}")
+        raise TypeError(f"Keras {self} is not supported: {shorten(why, _LONGEST)}")
 
     def malformed(self, why: str) -> NoReturn:
         """Raise the error of a config that no Keras layer has."""
-        raise ValueError(f"The config of Keras {self} is malformed: {why}")
+        raise ValueError(f"The config of Keras {self} is malformed: {shorten(why, _LONGEST)}")
 
     def take(self, name: str, default: Any = REQUIRED) -> Any:
         """Return an option as it is."""
