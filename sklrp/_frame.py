@@ -22,6 +22,7 @@ from sklrp._checks import (
     as_tuple,
     check_field_mask,
     check_option,
+    is_positive_integer,
     same_layout,
     shorten,
 )
@@ -421,6 +422,10 @@ def frame_of(
     if grid is None or isinstance(grid, tuple):
         found = _first_grid(model, X, sample_shape)
         if grid is not None:
+            if len(grid) != 2:
+                raise ValueError(
+                    f"grid must be a GridVectorizer, a field, or a pair (lat, lon), got {grid!r}."
+                )
             found = move_grid(found, *grid)
     else:
         found = read_grid(grid)
@@ -595,7 +600,12 @@ def _find_full(
         return valid.shape, None if valid.all() else valid
     ocean = _find_ocean(grid, land)
     if shape is not None:
-        full = tuple(shape)
+        sizes = list(shape) if isinstance(shape, list | tuple) else []
+        if not sizes or not all(is_positive_integer(size) for size in sizes):
+            raise ValueError(
+                f"shape must be a tuple of numbers of cells, such as (18, 30), got {shape!r}."
+            )
+        full = tuple(map(int, sizes))
     else:
         full = sample_shape if seen is None else seen
         if len(full) == 1:

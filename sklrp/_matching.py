@@ -42,7 +42,9 @@ def match_samples(labels: Any, X: Any, name: str) -> Any:
         try:
             np.shape(labels)
         except ValueError:
-            raise ValueError(f"{name} is a list whose entries differ in length.") from None
+            raise ValueError(
+                f"{name} is a list whose entries differ in length: give one value for each sample."
+            ) from None
         except TypeError:  # of tensors on a device, which NumPy cannot read
             pass
     its, known, which = _find_marks(labels, X)

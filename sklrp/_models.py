@@ -23,7 +23,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from sklrp._checks import import_optional
+from sklrp._checks import import_optional, shorten
 from sklrp._devices import to_host
 from sklrp._missing import forbid_masked, mask_to_nan
 from sklrp._stored import Stored, as_stored, forbid_stream, is_stored
@@ -449,7 +449,12 @@ def count_samples(samples: Any) -> int:
     """Return the number of samples of an array, a table, a tuple or a dict of arrays."""
     if isinstance(samples, Mapping | tuple):
         samples = next(iter(samples.values() if isinstance(samples, Mapping) else samples))
-    shape = getattr(samples, "shape", ())  # an array of zarr has no len
+    shape = getattr(samples, "shape", None)  # an array of zarr has no len
+    if shape == () or (shape is None and not hasattr(samples, "__len__")):
+        raise TypeError(
+            "X must be an array of samples, a table, or a tuple or a dict of arrays, got "
+            f"{shorten(repr(samples), 80)}."
+        )
     return int(shape[0]) if shape else len(samples)
 
 

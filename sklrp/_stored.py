@@ -266,11 +266,11 @@ def is_stream(X: Any) -> TypeGuard[Iterator[Any]]:
     return isinstance(X, Iterator)
 
 
-def forbid_stream(X: Any) -> None:
+def forbid_stream(X: Any, name: str = "X") -> None:
     """Raise an error if samples come as batches, where all of them are needed more than once."""
     if is_stream(X):
         raise TypeError(
-            f"X is a {type(X).__name__}, which yields its samples once, but they are needed "
+            f"{name} is a {type(X).__name__}, which yields its samples once, but they are needed "
             "several times: write its batches into a file, np.lib.format.open_memmap, and pass "
             "that."
         )
@@ -290,7 +290,8 @@ def take_batches(X: Iterator[Any]) -> Iterator[Any]:
             yield batch
     if not found:
         raise ValueError(
-            "X is an iterator that yields no batch with samples: give an iterator that has not "
+            f"X is an iterator, a {type(X).__name__}, that yields no batch with samples: give an "
+            "iterator that has not "
             "been used yet."
         )
 

@@ -37,6 +37,8 @@ MAY_BE = {
     "low": {"none", "[1, 2, 3]", "array", *NUMBERS},
     "high": {"none", "[1, 2, 3]", "array", *NUMBERS},
     "fill_value": NUMBERS,
+    # latitudes, also of a single cell
+    "sklrp.geo.cosine_weights.lat": {"list", "array", *NUMBERS},
     "fill_land": {"not finite", *NUMBERS},
     "forget_bias": {"none", *NUMBERS},
     "forcing": NUMBERS,

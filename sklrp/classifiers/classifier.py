@@ -140,7 +140,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
         known = self.classes_ if resume else np.unique(y) if named is None else named
         if resume and named is not None and not np.array_equal(named, known):
             raise ValueError(
-                f"classes={named.tolist()} differ from those of the first call, {known.tolist()}."
+                f"classes={named.tolist()} differ from those of the first call, {known.tolist()}: "
+                "pass the same, or leave classes out."
             )
         if len(known) < 2:
             raise ValueError(

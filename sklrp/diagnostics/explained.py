@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
@@ -174,7 +174,7 @@ class Explained:
             "alpha": alpha,
             "n_permutations": max(_PERMUTATIONS, math.ceil(1 / alpha) - 1),
         }
-        if X_train is not None and np.isscalar(to_host(X_train)):
+        if X_train is not None and not _holds_samples(X_train):
             raise TypeError(f"X_train must hold samples, got {X_train!r}.")
         self.X_train = X_train
         y, entering = to_host(y), to_host(self.model.enter(X))
@@ -694,6 +694,15 @@ class Explained:
         if hasattr(details, "reference_share"):  # a constant, of which no cell has a part
             details.score = details.score - details.reference_share
         return check_maps(relevance), details
+
+
+def _holds_samples(X: Any) -> bool:
+    """Tell whether training data are an array, fields, a table, or several of them."""
+    if isinstance(X, Mapping) and not hasattr(X, "dims"):
+        return bool(X) and all(np.ndim(to_host(values)) > 0 for values in X.values())
+    if isinstance(X, Set | str | bytes | Iterator | type) or not hasattr(X, "__len__"):
+        return False
+    return hasattr(X, "shape") or isinstance(X, Mapping) or len(X) > 0
 
 
 def _spaced_rows(samples: NDArray) -> NDArray[np.intp]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp._checks import import_optional
+from sklrp._checks import check_option, import_optional
 from sklrp._coordinate_marks import find_kind
 from sklrp._missing import as_plain_array
 from sklrp.geo.coordinates import (
@@ -73,7 +73,12 @@ def cosine_weights(lat: Any) -> Any:
         weights = degrees.copy(data=_cosine(in_degrees(degrees, "latitude")))
         weights.attrs = {"long_name": "cosine of latitude", "units": "1"}
         return weights.rename("weights")
-    values = as_plain_array(lat, "lat", np.float64)
+    if lat is None or isinstance(lat, bool | np.bool_ | str | complex):
+        raise TypeError(f"lat must be latitudes in degrees, got {lat!r}; data['lat'] has them.")
+    values = as_plain_array(lat, "lat")
+    if values.dtype.kind == "c":
+        raise TypeError(f"lat must be real numbers, got an array of {values.dtype}.")
+    values = as_plain_array(values, "lat", np.float64)
     _check_plain(np.ravel(values))
     return _cosine(values)
 
@@ -162,8 +167,8 @@ def _cosine(degrees: NDArray) -> NDArray[np.float64]:
     beyond = degrees[~(np.abs(degrees) <= 90 + _TOLERANCE)]
     if beyond.size:
         raise ValueError(
-            f"latitudes must be in [-90, 90] degrees, got {beyond[0]:g}: are they in other units, "
-            "or is this the longitude?"
+            f"lat: latitudes must be in [-90, 90] degrees, got {beyond[0]:g}: are they in other "
+            "units, or is this the longitude?"
         )
     return np.where(np.abs(degrees) >= 90, 0.0, np.cos(np.radians(degrees)))
 
@@ -194,7 +199,9 @@ def in_longitudes(values: ArrayLike, bounds: tuple[float, float] | None) -> NDAr
 def _check_bounds(name: str, bounds: Any) -> tuple[float, float]:
     """Return two finite numbers, or raise an error."""
     try:
-        low, high = (float(bound) for bound in bounds if not isinstance(bound, bool | str))
+        low, high = (
+            float(bound) for bound in bounds if not isinstance(bound, bool | str | complex)
+        )
     except (TypeError, ValueError):
         low = high = np.nan
     if not np.isfinite([low, high]).all():
@@ -488,8 +495,7 @@ def box_share(
     [0.75, 0.4]
     """
     check_field(relevance, "box_share", "relevance")
-    if part not in ("positive", "absolute", "signed"):
-        raise ValueError(f"part must be 'positive', 'absolute' or 'signed', got {part!r}.")
+    check_option("part", part, ("positive", "absolute", "signed"))
     counted: Any = relevance.clip(min=0) if part == "positive" else abs(relevance)
     total = box_sum(counted, weights=weights)
     inside = relevance if part == "signed" else counted

@@ -104,7 +104,7 @@ def composites(
     _check_classes(true)
     known = np.unique(true)
     labels = known if classes is None else as_plain_array(classes, "classes")
-    if labels.ndim != 1:
+    if labels.ndim != 1 or not labels.size:
         raise ValueError(f"classes must be a list of labels, got {classes!r}.")
     unknown = [label for label in labels.tolist() if label not in known.tolist()]
     if unknown:

@@ -375,7 +375,7 @@ def put_features(
             f"{type(like).__name__}."
         )
     if values.dtype.kind != "f":
-        values = values.astype(np.float64)
+        values = as_gapped_array(values, name, np.float64)
     valid = np.asarray(vectorizer.mask_)
     sample = (np.count_nonzero(valid),) if vectorizer.layout == "features" else valid.shape
     n_head = 1 if extra is None else 2

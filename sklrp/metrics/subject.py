@@ -168,8 +168,9 @@ def _enter_array(model: Model, X: Any) -> Any:
     entered = model.enter(X)
     if isinstance(entered, Mapping) or (isinstance(entered, tuple) and not model.has_explain):
         raise ValueError(
-            f"X holds {len(entered)} inputs, but a metric that takes a model needs a network of "
-            "one: explain X, and grade the maps of each input by metrics of maps alone."
+            f"X holds {len(entered)} inputs, a {type(entered).__name__}, but a metric that takes "
+            "a model needs a network of one: explain X, and grade the maps of each input by "
+            "metrics of maps alone."
         )
     return entered
 

@@ -199,9 +199,9 @@ def make_esn(
     ValueError
         If `washout` leaves no state.
     """
-    across = sweep in ("right", "left")
     input_shape = check_axes("input_shape", input_shape, (2,))
     check_option("sweep", sweep, SWEEPS)
+    across = sweep in ("right", "left")
     n_steps, n_step_features = input_shape[::-1] if across else input_shape
     if washout >= n_steps:
         raise ValueError(

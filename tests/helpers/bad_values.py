@@ -27,6 +27,12 @@ _OUT_OF_PLACE = (
     "without X_train|go together|drawn as a|leave output out|makes a number|makes axes|"
     "holds? several inputs"
 )
+# What errors of this package say beside parameter and value: what may be, or what to do.
+_REMEDY = re.compile(
+    r"\b(must|needs?|takes?|wants|has|have|is in|are in|only|one of|neither|between"
+    r"|the classes are|did you mean|pass|give|set|leave|use|choose|write|select|save|fit|explain"
+    r"|drop|add|say|load|install)\b"
+)
 LONGEST = 900  # characters of an error
 SECONDS = 8
 
@@ -196,6 +202,8 @@ def _judge_error(one: Try, error: Exception) -> str | None:
         return f"does not name the parameter: {_short(error)}"
     if not _names_value(one.value, text):
         return f"does not name the value: {_short(error)}"
+    if "/sklrp/" in origin and not _REMEDY.search(text):
+        return f"does not say what to do: {_short(error)}"
     return None
 
 
