@@ -616,7 +616,7 @@ def test_batches_are_refused_where_samples_are_needed_twice(fitted, data):
         lambda: RelevanceTransformer(fitted["MLP"]).fit(iter([X]), y),
         lambda: sklrp.plan(module(), X=iter([X])),
     ):
-        with pytest.raises(TypeError, match="X is a list_iterator, which yields its samples once"):
+        with pytest.raises(TypeError, match="a list_iterator, which yields its samples once"):
             ask()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
@@ -44,7 +44,7 @@ from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._models import is_regression, unwrap
 from sklrp._random_stream import RandomStream
-from sklrp._stored import in_array
+from sklrp._stored import forbid_stream, in_array
 from sklrp._workers import run_on_workers
 from sklrp.diagnostics.common_form import as_shares, with_relevance
 from sklrp.diagnostics.findings import Finding
@@ -174,6 +174,7 @@ class Explained:
             "alpha": alpha,
             "n_permutations": max(_PERMUTATIONS, math.ceil(1 / alpha) - 1),
         }
+        forbid_stream(X_train, "X_train")
         if X_train is not None and not _holds_samples(X_train):
             raise TypeError(f"X_train must hold samples, got {X_train!r}.")
         self.X_train = X_train
@@ -700,7 +701,7 @@ def _holds_samples(X: Any) -> bool:
     """Tell whether training data are an array, fields, a table, or several of them."""
     if isinstance(X, Mapping) and not hasattr(X, "dims"):
         return bool(X) and all(np.ndim(to_host(values)) > 0 for values in X.values())
-    if isinstance(X, Set | str | bytes | Iterator | type) or not hasattr(X, "__len__"):
+    if isinstance(X, Set | str | bytes | type) or not hasattr(X, "__len__"):
         return False
     return hasattr(X, "shape") or isinstance(X, Mapping) or len(X) > 0
 
