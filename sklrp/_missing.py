@@ -159,6 +159,8 @@ def _is_no_value(value: Any) -> bool:
         return value is None or bool(value != value)
     except TypeError:  # NA is neither equal to anything nor unequal
         return True
+    except ValueError:  # an array or a sparse matrix, which is no single value
+        return False
 
 
 def _to_array(values: Any, name: str, dtype: Any) -> NDArray:

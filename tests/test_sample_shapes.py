@@ -212,9 +212,18 @@ def test_dates_in_a_table_are_refused_by_name():
         MLPClassifier().fit(table, [0, 1, 0, 1])
 
 
-@pytest.mark.parametrize("labels", [["a", "b", np.nan, "a"], [0.0, 1.0, np.nan, 1.0]])
-def test_missing_targets_are_counted(labels):
-    y = pd.Series(labels, dtype=object if labels[0] == "a" else float)
+@pytest.mark.parametrize(
+    ("labels", "dtype", "said"),
+    [
+        (["a", "b", np.nan, "a"], object, "NaN"),
+        (["a", "b", None, "a"], object, "None"),
+        (["a", "b", pd.NA, "a"], object, "<NA>"),
+        ([0.0, 1.0, np.nan, 1.0], float, "NaN"),
+        ([0.0, 1.0, None, 1.0], object, "None"),
+    ],
+)
+def test_missing_targets_are_counted(labels, dtype, said):
+    y = pd.Series(labels, dtype=dtype)
     for estimator in [MLPClassifier()] + [MLPRegressor()] * (labels[0] != "a"):
-        with pytest.raises(ValueError, match=r"y contains NaN \(1 of 4 values\).*X\[keep\]"):
+        with pytest.raises(ValueError, match=rf"y contains {said} \(1 of 4 values\).*X\[keep\]"):
             estimator.fit(np.ones((4, 2)), y)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sklrp._checks import is_positive_integer
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
-from sklrp._missing import forbid_masked
+from sklrp._missing import find_missing, forbid_masked
 from sklrp._sklearn import check_own_params, check_sample_weight
 from sklrp._stored import Stored, as_stored, is_stored, is_stream, take_batches
 from sklrp.classifiers.data_sets import take_pairs
@@ -326,16 +326,12 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
 
 
 def _forbid_missing_targets(y: Any) -> None:
-    """Raise an error if samples have NaN instead of a label or a value."""
+    """Raise an error if samples have NaN or None instead of a label or a value."""
     values = np.asarray(y)
-    if values.dtype.kind == "f":
-        n_missing = int(np.isnan(values).sum())
-    elif values.dtype.kind == "O":
-        n_missing = sum(isinstance(v, float) and v != v for v in values.ravel())
-    else:
-        return
-    if n_missing:
+    missing = values[find_missing(values)]
+    if missing.size:
         raise ValueError(
-            f"Input y contains NaN ({n_missing} of {values.size} values): leave samples without "
-            "a target out, keep = ~pd.isna(y), X[keep], y[keep]."
+            f"Input y contains {str(missing[0]).replace('nan', 'NaN')} ({missing.size} of "
+            f"{values.size} values): leave samples without a target out, keep = ~pd.isna(y), "
+            "X[keep], y[keep]."
         )
