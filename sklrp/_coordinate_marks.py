@@ -6,7 +6,8 @@ times of samples.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -41,32 +42,38 @@ MEMBERS = {
 }
 
 
-def rank_mark(coordinate: DataArray, kind: str) -> int | None:
+def rank_mark(
+    kind: str, name: Hashable, attrs: Mapping[Any, Any], *, is_date: bool = False
+) -> int | None:
     """Return how well a coordinate is marked as the kind, 0 best, None not at all."""
     axis, kind_units, names, _ = KINDS[kind]
-    standard_name = coordinate.attrs.get("standard_name")
-    units = coordinate.attrs.get("units")
+    standard_name, units = attrs.get("standard_name"), attrs.get("units")
     if standard_name is not None:
         return 0 if standard_name == kind else None
     if units is not None and str(units).lower() in kind_units:
         return 1
     if kind == "time":
-        if has_dates(coordinate):
+        if is_date:
             return 1
         open_units = units is None or " since " in str(units)
     else:
         open_units = units in ANGLES
     if not open_units:
         return None
-    if coordinate.attrs.get("axis") == axis:
+    if attrs.get("axis") == axis:
         return 2
-    name = str(coordinate.name).lower()
-    return 3 if name in names and (name not in _PLAIN or units in ("degrees", "degree")) else None
+    word = str(name).lower()
+    return 3 if word in names and (word not in _PLAIN or units in ("degrees", "degree")) else None
+
+
+def rank_coordinate(coordinate: DataArray, kind: str) -> int | None:
+    """Return how well a coordinate of xarray is marked as the kind, as `rank_mark` does."""
+    return rank_mark(kind, coordinate.name, coordinate.attrs, is_date=has_dates(coordinate))
 
 
 def find_kind(coordinate: DataArray) -> str | None:
     """Return whether a coordinate is "time", "latitude" or "longitude", None if it is none."""
-    return next((kind for kind in KINDS if rank_mark(coordinate, kind) is not None), None)
+    return next((kind for kind in KINDS if rank_coordinate(coordinate, kind) is not None), None)
 
 
 def has_dates(coordinate: DataArray) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklrp._sample_times import find_date_index
+
 
 def match_samples(labels: Any, X: Any, name: str) -> Any:
     """Return labels in the order of the samples, where both know which samples they are of.
@@ -99,20 +101,7 @@ def _find_marks(labels: Any, X: Any) -> tuple[Any, Any, str]:
         if dim in labels.coords and dim in X.coords:
             return labels.get_index(dim), X.get_index(dim), str(dim)
         return None, None, ""
-    return find_dates_of(labels), find_dates_of(X), "its dates"
-
-
-def find_dates_of(data: Any) -> Any:
-    """Return the dates of the samples: of an index in pandas, or of a dimension in xarray."""
-    if hasattr(data, "iloc"):
-        index = data.index.to_timestamp() if hasattr(data.index, "to_timestamp") else data.index
-        index = index if getattr(index, "tz", None) is None else index.tz_convert(None)
-        return index if index.dtype.kind == "M" else None
-    if not _is_of_xarray(data):
-        return None
-    found = [data.get_index(dim) for dim in data.dims if dim in data.coords]
-    dated = [index for index in found if index.dtype.kind == "M"]
-    return dated[0] if len(dated) == 1 else None
+    return find_date_index(labels), find_date_index(X), "its dates"
 
 
 def _is_of_xarray(data: Any) -> bool:

@@ -24,7 +24,7 @@ from joblib.hashing import NumpyHasher
 from sklearn.utils.validation import check_memory
 from torch import Tensor
 
-from sklrp._matching import find_dates_of
+from sklrp._sample_times import find_date_index
 from sklrp._stored import in_array
 from sklrp._warnings import warn_user
 
@@ -144,7 +144,7 @@ def _by_value(part: Any) -> Any:
     if isinstance(part, np.ma.MaskedArray):
         return np.ascontiguousarray(part.data), np.ma.getmaskarray(part)
     values = np.ascontiguousarray(in_array(part))
-    dates = find_dates_of(part)
+    dates = find_date_index(part)
     return values if dates is None else (values, dates.to_numpy())
 
 

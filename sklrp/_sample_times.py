@@ -1,7 +1,8 @@
 """When samples were: the times that a coordinate of xarray or an index of pandas gives them.
 
 `sklrp.skill` puts samples into this order before it asks whether neighbours are alike: shuffled
-months are a series all the same.
+months are a series all the same. `sklrp._matching` finds the samples of labels by their dates, and
+`sklrp._memory` tells data by them.
 """
 
 from __future__ import annotations
@@ -55,14 +56,6 @@ class _Column:
     attrs: Mapping[Any, Any] = field(default_factory=dict)
     is_level: bool = False  # of an index with several
 
-    @property
-    def dtype(self) -> Any:
-        return self.values.dtype
-
-    @property
-    def size(self) -> int:
-        return len(self.values)
-
 
 def find_times(data: Any, dim: Any = None) -> SampleTimes | None:
     """Return when samples were, as far as they say so themselves.
@@ -102,6 +95,31 @@ def find_times(data: Any, dim: Any = None) -> SampleTimes | None:
         others = [column for i, column in enumerate(columns) if i != k]
         return SampleTimes(columns[k].name, values, _code_members(others, len(values)))
     return None
+
+
+def find_date_index(data: Any) -> Any:
+    """Return the dates of samples as an index of pandas, None where there are none.
+
+    Parameters
+    ----------
+    data : object
+        A DataFrame or Series, whose index may hold dates; a DataArray or Dataset, of whose
+        dimensions one may; or anything else.
+
+    Returns
+    -------
+    DatetimeIndex or None
+        The dates; those of months and other periods are their first moments, those of a zone in
+        UTC.
+    """
+    if hasattr(data, "iloc"):
+        found = [data.index]
+    elif hasattr(data, "dims") and hasattr(data, "coords"):
+        found = [data.get_index(dim) for dim in data.dims if dim in data.coords]
+    else:
+        return None
+    dated = [index for index in map(_as_dates, found) if index.dtype.kind == "M"]
+    return dated[0] if len(dated) == 1 else None
 
 
 def _columns_of(data: Any, dim: Any) -> Iterator[_Column]:
@@ -157,23 +175,24 @@ def _read_dates(values: list[Any]) -> NDArray[np.datetime64] | None:
         return None
 
 
+def _as_dates(values: Any) -> Any:
+    """Return periods of pandas, and dates in a zone, as plain dates, others as they are."""
+    values = values.to_timestamp() if hasattr(values, "to_timestamp") else values
+    return values if getattr(values, "tz", None) is None else values.tz_convert(None)
+
+
 def _rank(column: _Column) -> int | None:
     """Return how well a column is marked as time, 0 best, None not at all."""
-    if getattr(column.dtype, "kind", "") == "M" or str(column.dtype).startswith("period"):
+    dtype = column.values.dtype
+    if getattr(dtype, "kind", "") == "M" or str(dtype).startswith("period"):
         return 1
-    known: Any = column
-    rank = rank_mark(known, "time")
+    rank = rank_mark("time", column.name, column.attrs)
     return 4 if rank is None and column.name.lower() in _YEARS else rank
 
 
 def _read_times(column: _Column) -> NDArray[np.float64] | None:
     """Return times as numbers, NaN of those that are missing; None if they are none."""
-    values = column.values
-    if hasattr(values, "to_timestamp"):
-        values = values.to_timestamp()
-    if getattr(values, "tz", None) is not None:
-        values = values.tz_convert(None)
-    values = np.asarray(values)
+    values = np.asarray(_as_dates(column.values))
     if values.dtype.kind == "M":
         dated = values[~np.isnat(values)]
         values = values - (dated.min() if len(dated) else np.datetime64("NaT"))

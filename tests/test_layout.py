@@ -33,9 +33,9 @@ FLOORS = [
     "_kept _network_cache composites keras",
     "_models modules preprocessing rules",
     "_constraints",
-    "_checks _files _memory _random_stream _sample_axes _sample_times _signals",
-    "_sklearn _skorch _stored _streams _torch _version _warnings _workers",
-    "_coordinate_marks _matching _missing _outputs",
+    "_checks _files _matching _memory _random_stream _sample_axes _signals",
+    "_sample_times _sklearn _skorch _stored _streams _torch _version _warnings _workers",
+    "_coordinate_marks _missing _outputs",
     "_devices",
 ]
 # Names that several files define, with the reason.

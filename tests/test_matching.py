@@ -57,6 +57,8 @@ def test_order_of_the_samples(field, y):
     xr.testing.assert_identical(match_samples(y[::-1], table, "y"), y)
     monthly = series.set_axis(series.index.to_period("M"))
     assert match_samples(monthly[::-1], table, "y").tolist() == series.tolist()
+    months = field.assign_coords(time=TIME.to_period("M"))
+    pd.testing.assert_series_equal(match_samples(series[::-1], months, "y"), series)
 
 
 @pytest.mark.parametrize(

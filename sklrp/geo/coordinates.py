@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
-from sklrp._coordinate_marks import ANGLES, KINDS, RADIANS, has_dates, rank_mark
+from sklrp._coordinate_marks import ANGLES, KINDS, RADIANS, has_dates, rank_coordinate
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
@@ -42,7 +42,7 @@ def find_coordinate(data: DataArray | Dataset, kind: str) -> str:
     """Return the name of the dimension that is "time", "latitude" or "longitude"."""
     # The standard name decides; without one the units (or, for time, a type of dates), then CF's
     # attribute axis, then common names. Several that are as good are refused.
-    ranks = {name: rank_mark(data[name], kind) for name in data.dims if name in data.coords}
+    ranks = {name: rank_coordinate(data[name], kind) for name in data.dims if name in data.coords}
     best = min((rank for rank in ranks.values() if rank is not None), default=None)
     found = [str(name) for name, rank in ranks.items() if rank is not None and rank == best]
     if len(found) == 1:
@@ -59,17 +59,17 @@ def _explain_absence(data: DataArray | Dataset, kind: str) -> str:
     """Say what there is instead of a coordinate, and what to do."""
     example = KINDS[kind].example
     for name in data.coords:
-        if data[name].ndim > 1 and rank_mark(data[name], kind) is not None:
+        if data[name].ndim > 1 and rank_coordinate(data[name], kind) is not None:
             return (
                 f"{name!r} has the dimensions {data[name].dims}, but a one-dimensional "
                 f"{kind} is needed: regrid to a rectilinear grid first."
             )
-        if data[name].ndim == 0 and rank_mark(data[name], kind) is not None:
+        if data[name].ndim == 0 and rank_coordinate(data[name], kind) is not None:
             return (
                 f"{name!r} is a single value, not a dimension: select with a list, "
                 f"data.isel({name}=[0]), or data.expand_dims({str(name)!r})."
             )
-        if name not in data.dims and rank_mark(data[name], kind) is not None:
+        if name not in data.dims and rank_coordinate(data[name], kind) is not None:
             dim = data[name].dims[0]
             stacked = "stack with create_index=False and " if name in data.indexes else ""
             return (
@@ -170,7 +170,9 @@ def find_sample_dim(data: DataArray | Dataset, sample_dim: str | None) -> str:
             )
         return sample_dim
     by_name = [str(name) for name in data.dims if name in ("time", "sample")]
-    marked = [n for n in data.dims if n in data.coords and rank_mark(data[n], "time") is not None]
+    marked = [
+        n for n in data.dims if n in data.coords and rank_coordinate(data[n], "time") is not None
+    ]
     if marked:
         return find_coordinate(data, "time")
     if len(by_name) == 1:
