@@ -23,10 +23,11 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from sklrp._checks import import_optional, shorten
+from sklrp._checks import import_optional
 from sklrp._devices import to_host
 from sklrp._missing import forbid_masked, mask_to_nan
-from sklrp._stored import Stored, as_stored, forbid_stream, is_stored
+from sklrp._rows import count_samples, forbid_stream, take_rows
+from sklrp._stored import Stored, as_stored, is_stored
 from sklrp._torch import is_compiled, unwrap_compiled
 
 _NO_STEP = (None, "passthrough")
@@ -434,28 +435,6 @@ def is_regression(network: Any) -> bool:
 
 def _says(is_kind: Callable[[Any], bool], network: Any) -> bool:
     return hasattr(network, "__sklearn_tags__") and is_kind(network)
-
-
-def take_rows(samples: Any, rows: Any) -> Any:
-    """Return rows of samples: an array, a table, a tuple or a dict of arrays."""
-    if isinstance(samples, Mapping):
-        return {name: value[rows] for name, value in samples.items()}
-    if isinstance(samples, tuple):
-        return tuple(value[rows] for value in samples)
-    return samples.iloc[rows] if hasattr(samples, "iloc") else samples[rows]
-
-
-def count_samples(samples: Any) -> int:
-    """Return the number of samples of an array, a table, a tuple or a dict of arrays."""
-    if isinstance(samples, Mapping | tuple):
-        samples = next(iter(samples.values() if isinstance(samples, Mapping) else samples))
-    shape = getattr(samples, "shape", None)  # an array of zarr has no len
-    if shape == () or (shape is None and not hasattr(samples, "__len__")):
-        raise TypeError(
-            "X must be an array of samples, a table, or a tuple or a dict of arrays, got "
-            f"{shorten(repr(samples), 80)}."
-        )
-    return int(shape[0]) if shape else len(samples)
 
 
 def _batches(samples: Any) -> Iterator[Any]:

@@ -11,9 +11,9 @@ import mmap
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -259,51 +259,6 @@ def as_stored(X: Any, dim: str | None = None) -> Stored:
     whole = getattr(X, "shards", None) or chunks  # several chunks of zarr in a file
     edges = split_into_blocks(shape, X.dtype, whole[0] if whole else None)
     return Stored(lambda start, stop: _compute_rows(X[start:stop]), edges, shape, X.dtype)
-
-
-def is_stream(X: Any) -> TypeGuard[Iterator[Any]]:
-    """Tell whether samples come as batches of an iterator, such as a generator."""
-    return isinstance(X, Iterator)
-
-
-def forbid_stream(X: Any, name: str = "X") -> None:
-    """Raise an error if samples come as batches, where all of them are needed more than once."""
-    if is_stream(X):
-        raise TypeError(
-            f"{name} is a {type(X).__name__}, which yields its samples once, but they are needed "
-            "several times: write its batches into a file, np.lib.format.open_memmap, and pass "
-            "that."
-        )
-
-
-def take_batches(X: Iterator[Any]) -> Iterator[Any]:
-    """Yield the batches of an iterator that hold samples, of which there must be one at least."""
-    found = False
-    for batch in X:
-        if getattr(batch, "ndim", 2) < 2:
-            raise TypeError(
-                f"X is a {type(X).__name__} of arrays of shape {tuple(batch.shape)}, but must be "
-                "one of batches of samples: yield batches, or pass np.stack(list(X))."
-            )
-        if not _is_empty(batch):
-            found = True
-            yield batch
-    if not found:
-        raise ValueError(
-            f"X is an iterator, a {type(X).__name__}, that yields no batch with samples: give an "
-            "iterator that has not "
-            "been used yet."
-        )
-
-
-def _is_empty(batch: Any) -> bool:
-    """Tell whether a batch holds no sample, as where all that a filter saw was missing."""
-    if isinstance(batch, Mapping):
-        batch = tuple(batch.values())
-    if isinstance(batch, tuple):
-        return bool(batch) and _is_empty(batch[0])
-    shape = getattr(batch, "shape", None)
-    return not batch if shape is None else tuple(shape[:1]) == (0,)
 
 
 def take_blocks(X: Any) -> Iterator[tuple[slice, Any]]:

@@ -47,8 +47,9 @@ from sklrp._devices import to_host
 from sklrp._feature_groups import GroupSums, group_features, join_names, name_labels
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array, forbid_masked, mask_to_nan
-from sklrp._models import Model, is_regression, take_rows, unwrap
+from sklrp._models import Model, is_regression, unwrap
 from sklrp._network_cache import train_network
+from sklrp._rows import forbid_stream, is_stream, take_batches, take_rows
 from sklrp._sklearn import (
     HasMethods,
     StrOptions,
@@ -58,7 +59,7 @@ from sklrp._sklearn import (
     get_feature_names,
     safe_indexing,
 )
-from sklrp._stored import as_stored, forbid_stream, is_stored, is_stream, take_batches
+from sklrp._stored import as_stored, is_stored
 from sklrp.classifiers.base import undone_on_error
 from sklrp.classifiers.diagram import nested_block
 from sklrp.classifiers.regressor import check_in_range, decode_output

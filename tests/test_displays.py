@@ -16,7 +16,8 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import sklrp
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier
-from sklrp._models import take_rows, unwrap
+from sklrp._models import unwrap
+from sklrp._rows import take_rows
 from sklrp.datasets import load_pacific_sst
 from sklrp.diagnostics.findings import Finding
 from sklrp.drawing.fields import cell_edges, write_latitude, write_longitude

@@ -23,8 +23,9 @@ from sklrp._checks import is_positive_integer
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._missing import find_missing, forbid_masked
+from sklrp._rows import is_stream, take_batches
 from sklrp._sklearn import check_own_params, check_sample_weight
-from sklrp._stored import Stored, as_stored, is_stored, is_stream, take_batches
+from sklrp._stored import Stored, as_stored, is_stored
 from sklrp.classifiers.data_sets import take_pairs
 from sklrp.classifiers.diagram import network_block
 from sklrp.classifiers.net import TrainingNet

@@ -22,8 +22,8 @@ from sklrp._checks import look_up, sort_values
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
+from sklrp._rows import is_stream
 from sklrp._sklearn import StrOptions, fit_context
-from sklrp._stored import is_stream
 from sklrp.classifiers.base import NetworkEstimator, undone_on_error
 from sklrp.classifiers.gradient import GradientEstimator, makes_single_epochs
 from sklrp.classifiers.net import ClassifierNet

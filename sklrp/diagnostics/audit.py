@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# The imports of the three files of mistakes enter their checks in the table.
 from sklrp._checks import as_samples, import_optional, sort_values, take_maps
 from sklrp._constraints import constrained
 from sklrp._devices import to_host
-from sklrp._models import Model, take_rows, unwrap
+from sklrp._models import Model, unwrap
+
+# The imports of the three files of mistakes enter their checks in the table.
+from sklrp._rows import take_rows
 from sklrp.diagnostics import data_mistakes as _data_mistakes  # noqa: F401
 from sklrp.diagnostics import map_mistakes as _map_mistakes  # noqa: F401
 from sklrp.diagnostics import misplaced_maps as _misplaced_maps  # noqa: F401

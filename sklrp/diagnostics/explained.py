@@ -44,7 +44,8 @@ from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._models import is_regression, unwrap
 from sklrp._random_stream import RandomStream
-from sklrp._stored import forbid_stream, in_array
+from sklrp._rows import forbid_stream
+from sklrp._stored import in_array
 from sklrp._workers import run_on_workers
 from sklrp.diagnostics.common_form import as_shares, with_relevance
 from sklrp.diagnostics.findings import Finding

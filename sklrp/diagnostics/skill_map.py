@@ -19,8 +19,9 @@ from sklrp._devices import to_host
 from sklrp._frame import Frame, frame_of
 from sklrp._kept import Kept
 from sklrp._matching import match_samples
-from sklrp._models import Model, count_samples, take_rows
+from sklrp._models import Model
 from sklrp._outputs import split_key
+from sklrp._rows import count_samples, take_rows
 from sklrp._sklearn import StrOptions
 from sklrp.diagnostics.findings import Finding
 from sklrp.propagation.readings import read_name, read_target

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from sklrp import _models
 from sklrp._checks import import_optional
 from sklrp._constraints import FINITE, constrained
+from sklrp._rows import count_samples
 from sklrp.drawing.sheet import as_text
 from sklrp.drawing.views import name_several
 from sklrp.metrics import pixel_flipping_curve
@@ -281,7 +282,7 @@ def _name_score(model: _models.Model, entering: Any, target: Any, response: str 
         return "probability of the explained class"
     if model.has_explain and _models.is_regression(model.network):
         return "prediction, in its own units"
-    found = read_target(model, entering, target, _models.count_samples(entering))
+    found = read_target(model, entering, target, count_samples(entering))
     if found.number is not None:
         return "explained number of the output"
     classes = found.model.classes_for(entering)

@@ -17,6 +17,7 @@ from sklrp._checks import shorten
 from sklrp._frame import frame_of, make_frame
 from sklrp._matching import match_samples
 from sklrp._missing import as_gapped_array, as_plain_array
+from sklrp._rows import count_samples
 from sklrp.drawing.panels import View, check_kind, say_class
 from sklrp.drawing.source_columns import find_columns, sum_columns
 from sklrp.geo.coordinates import is_dataset, is_field
@@ -88,7 +89,7 @@ def explain_views(
         inner = {**place, "feature_names": None} if each_channel or by_column else place
         frame = frame_of(model, X, entering, **inner)
         columns = find_columns(model, X, frame, named) if by_column else None
-        n_samples = _models.count_samples(entering)
+        n_samples = count_samples(entering)
         check_kind(kind, n_samples, len(models) * len(rules))  # before what takes time
         labels = _predict_classes(model, entering, params["target"], n_samples)
         true = _check_true(match_samples(y, X, "y"), labels, n_samples)

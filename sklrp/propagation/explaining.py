@@ -17,7 +17,8 @@ from sklrp._checks import as_samples, check_flags, check_number
 from sklrp._matching import match_samples
 from sklrp._models import is_regression, unwrap, without_wrapper
 from sklrp._outputs import split_key
-from sklrp._stored import is_stored, is_stream
+from sklrp._rows import is_stream
+from sklrp._stored import is_stored
 from sklrp.propagation.inputs import Inputs, Intake
 from sklrp.propagation.piecemeal import explain_piecemeal, is_per_sample
 from sklrp.propagation.planning import Plan, compile_plan

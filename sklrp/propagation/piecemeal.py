@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from sklrp._devices import to_host
-from sklrp._models import count_samples
-from sklrp._stored import release, take_batches
+from sklrp._rows import count_samples, take_batches
+from sklrp._stored import release
 from sklrp.propagation.details import Details, LayerDetails, LayerList
 from sklrp.propagation.tape import CAUSES
 

@@ -1,0 +1,69 @@
+"""Rows of samples in whatever form: arrays, tables, tuples and dicts of arrays, and batches.
+
+What takes samples as they come counts and takes them by these; what is given an iterator takes its
+batches one by one, or refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard
+
+from sklrp._checks import shorten
+
+
+def take_rows(samples: Any, rows: Any) -> Any:
+    """Return rows of samples: an array, a table, a tuple or a dict of arrays."""
+    if isinstance(samples, Mapping):
+        return {name: value[rows] for name, value in samples.items()}
+    if isinstance(samples, tuple):
+        return tuple(value[rows] for value in samples)
+    return samples.iloc[rows] if hasattr(samples, "iloc") else samples[rows]
+
+
+def count_samples(samples: Any) -> int:
+    """Return the number of samples of an array, a table, a tuple or a dict of arrays."""
+    first = samples
+    if isinstance(samples, Mapping | tuple):
+        first = next(iter(samples.values() if isinstance(samples, Mapping) else samples), None)
+    shape = getattr(first, "shape", None)  # an array of zarr has no len
+    if shape == () or (shape is None and not hasattr(first, "__len__")):
+        raise TypeError(
+            "X must be an array of samples, a table, or a tuple or a dict of arrays, got "
+            f"{shorten(repr(samples), 80)}."
+        )
+    return int(shape[0]) if shape else len(first)
+
+
+def is_stream(X: Any) -> TypeGuard[Iterator[Any]]:
+    """Tell whether samples come as batches of an iterator, such as a generator."""
+    return isinstance(X, Iterator)
+
+
+def forbid_stream(X: Any, name: str = "X") -> None:
+    """Raise an error if samples come as batches, where all of them are needed more than once."""
+    if is_stream(X):
+        raise TypeError(
+            f"{name} is a {type(X).__name__}, which yields its samples once, but they are needed "
+            "several times: write its batches into a file, np.lib.format.open_memmap, and pass "
+            "that."
+        )
+
+
+def take_batches(X: Iterator[Any]) -> Iterator[Any]:
+    """Yield the batches of an iterator that hold samples, of which there must be one at least."""
+    found = False
+    for batch in X:
+        if getattr(batch, "ndim", 2) < 2:
+            raise TypeError(
+                f"X is a {type(X).__name__} of arrays of shape {tuple(batch.shape)}, but must be "
+                "one of batches of samples: yield batches, or pass np.stack(list(X))."
+            )
+        if count_samples(batch):
+            found = True
+            yield batch
+    if not found:
+        raise ValueError(
+            f"X is an iterator, a {type(X).__name__}, that yields no batch with samples: give an "
+            "iterator that has not been used yet."
+        )
