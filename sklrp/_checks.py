@@ -403,10 +403,13 @@ def check_representable(relevance: Any, dtype: Any, largest: float) -> None:
 
 def suggest(name: str, known: Iterable[str], *, n: int = 1, inline: bool = False) -> str:
     """Return " Did you mean 'known'?", or "; did you mean ..." inline, "" if none is close."""
-    close = difflib.get_close_matches(name, sorted(known), n=n)
-    if not close:
-        return ""
-    return f"{'; did' if inline else ' Did'} you mean {' or '.join(map(repr, close))}?"
+    return say_meant(difflib.get_close_matches(name, sorted(known), n=n), inline=inline)
+
+
+def say_meant(names: Sequence[str], *, inline: bool = False) -> str:
+    """Return " Did you mean 'name'?", or "; did you mean ..." inline, "" of no names."""
+    asked = f"{'; did' if inline else ' Did'} you mean {' or '.join(map(repr, names))}?"
+    return asked if names else ""
 
 
 def import_optional(module: str, *, extra: str, user: str) -> Any:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, dataclass_transform
 
-from sklrp._checks import suggest
+from sklrp._checks import say_meant, suggest
 from sklrp._constraints import refine
 
 _HEADING = re.compile(r"^(\w[\w ]*)\n-+\n", flags=re.MULTILINE)
@@ -179,11 +179,8 @@ def _make_init(cls: type[ParameterFields]) -> Any:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError as error:
             unknown = next((name for name in kwargs if name not in cls._fields), "")
-            meant = find_meant(unknown, cls._fields)
-            hint = f" Did you mean {' or '.join(map(repr, meant))}?" if meant else ""
-            hint = (
-                hint or suggest(unknown, cls._fields) or f" Name them: {', '.join(cls._fields)}."
-            )
+            hint = suggest_parameter(unknown, cls._fields)
+            hint = hint or f" Name them: {', '.join(cls._fields)}."
             raise TypeError(f"{type(self).__name__}: {error}.{hint}") from None
         bound.apply_defaults()
         for name in cls._fields:
@@ -198,13 +195,17 @@ def _make_init(cls: type[ParameterFields]) -> Any:
     return __init__
 
 
-def find_meant(unknown: str, known: Iterable[str]) -> list[str]:
-    """Return which parameters may be meant, by what other libraries call them."""
-    known = list(known)
-    for part in _PARTS:
-        if unknown.startswith(f"{part}_") and "__" not in unknown:
-            return [f"{part}__{unknown.removeprefix(part)[1:]}"]
-    return [name for name, others in _ELSEWHERE.items() if name in known and unknown in others]
+def suggest_parameter(
+    unknown: str, own: Iterable[str], others: Iterable[str] = (), *, inline: bool = False
+) -> str:
+    """Return the question of `suggest`: what other libraries call a parameter comes first."""
+    own = list(own)
+    part = next((part for part in _PARTS if unknown.startswith(f"{part}_")), None)
+    if part is not None and "__" not in unknown:
+        meant = [f"{part}__{unknown.removeprefix(part)[1:]}"]
+    else:
+        meant = [name for name, words in _ELSEWHERE.items() if name in own and unknown in words]
+    return say_meant(meant, inline=inline) or suggest(unknown, {*own, *others}, inline=inline)
 
 
 def _complete_doc(cls: type[ParameterFields]) -> str:

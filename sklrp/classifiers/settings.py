@@ -18,7 +18,7 @@ from sklrp._checks import suggest
 from sklrp._devices import has_float64
 from sklrp._skorch import named_callbacks
 from sklrp.classifiers.net import TrainingNet
-from sklrp.classifiers.parameters import find_meant
+from sklrp.classifiers.parameters import suggest_parameter
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adadelta": torch.optim.Adadelta,
@@ -299,9 +299,7 @@ def check_skorch_names(
         name = unknown[0]
         alike = sorted(n for n in known if n.startswith(f"{name.partition('__')[0]}__"))
         hint = f" Known are {alike}." if alike else ""
-        meant = " or ".join(map(repr, find_meant(name, own)))
-        close = suggest(name, {*known, *own}, inline=True) or "."
-        close = f"; did you mean {meant}?" if meant else close
+        close = suggest_parameter(name, own, known, inline=True) or "."
         raise ValueError(f"{owner} got an unexpected parameter {name!r}{close}{hint}")
 
 
