@@ -7,6 +7,7 @@ alike neighbours are in this order.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -107,15 +108,11 @@ class TimeOrder:  # numpydoc ignore=PR02
         float
             The share, by all pairs of times, each as far apart as it is.
         """
-        n = self.n_times
         shared = crossed = 0.0
-        for lag in range(1, n):
-            weights = product ** (self.steps[lag:] - self.steps[:-lag])
-            if weights.max() < _FORGOTTEN:
-                break
+        for lag, _, weights in self._pairs(product):
             shared += float(weights.sum())
             crossed += float(weights @ (places[lag:] - places[:-lag]))
-        return 2 * crossed / (n + 2 * shared)
+        return 2 * crossed / (self.n_times + 2 * shared)
 
     def widening(self, of_labels: float, of_cells: float, length: int) -> float:
         """Return by how much the errors of permuted labels are too small, as a ratio.
@@ -138,17 +135,24 @@ class TimeOrder:  # numpydoc ignore=PR02
         if (self.gaps is None and self.knows_members) or of_labels * of_cells <= 0:
             return 1.0
         true = kept = 1.0
-        for lag in range(1, n):
-            apart = self.steps[lag:] - self.steps[:-lag]
-            both = (of_labels * of_cells) ** apart
-            if both.max() < _FORGOTTEN:
-                break
+        for lag, apart, both in self._pairs(of_labels * of_cells):
             moved = float((of_labels**apart).mean() * (of_cells**apart).mean())
             true += 2 / n * float(both.sum())
             kept += 2 / n * len(apart) * moved * max(1 - lag / length, 0.0)
         if not self.knows_members:
             kept = 1 + (kept - 1) / self.slots.shape[1]
         return math.sqrt(true / kept)
+
+    def _pairs(
+        self, product: float
+    ) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:
+        """Yield each lag, how many steps its pairs are apart, and what correlations leave them."""
+        for lag in range(1, self.n_times):
+            apart = self.steps[lag:] - self.steps[:-lag]
+            left = product**apart
+            if left.max() < _FORGOTTEN:
+                return
+            yield lag, apart, left
 
 
 def order_by_time(times: SampleTimes) -> TimeOrder:
