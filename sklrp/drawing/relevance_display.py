@@ -6,20 +6,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp import _models
 from sklrp._constraints import AXES, Interval, constrained
 from sklrp._devices import to_host
 from sklrp._frame import Frame
 from sklrp._missing import mask_to_nan
 from sklrp._sklearn import HasMethods
-from sklrp.drawing import fields, series, sheet
+from sklrp.drawing import captions, fields, series, sheet
 from sklrp.drawing.overlays import Overlay, marks_of
 from sklrp.drawing.panels import Panel, View, make_panels
 from sklrp.drawing.picture import DIVERGING, draw_cells, draw_map, find_reach, panel_sizes
@@ -28,10 +26,7 @@ from sklrp.drawing.views import (
     explain_views,
     given_views,
     hint_at_contrast,
-    is_composite,
-    name_several,
 )
-from sklrp.geo.relevance_fields import EVERY, EVERY_OUTPUT, describe_target, is_of_outputs
 
 _OVER = ("outline", "stipple", "hatch", "spread")  # what is drawn over maps, or beside them
 _MOST_COLUMNS = {"field": 3, "sequence": 1, "table": 3}  # of panels, where there is one view
@@ -265,13 +260,15 @@ class RelevanceDisplay:
             each_channel=each_channel,
             by_column=by_column,
         )
-        unit = _say_whose(target, views[0].labels is not None) + _say_from(reference)
-        if normalize is None and views[0].labels is not None:
-            unit += " (difference of logits)" if contrast else " (logits)"
-        elif normalize is None and _has_units(estimator):
-            unit += " (unit of the prediction)"
-        if by_column:
-            unit += ", summed over the features of a column"
+        unit = captions.say_unit(
+            estimator,
+            target,
+            reference,
+            has_classes=views[0].labels is not None,
+            contrast=contrast,
+            is_share=normalize is not None,
+            by_column=by_column,
+        )
         prepared = _prepare(views, kind, unit, normalize, over, each_channel=each_channel)
         return cls(**prepared, hint=hint_at_contrast(views, contrast)).plot(**options)
 
@@ -398,7 +395,7 @@ class RelevanceDisplay:
             each_channel=each_channel,
         )
         over = {"outline": outline, "stipple": stipple, "hatch": hatch, "spread": spread}
-        unit = _read_unit(relevance) if unit is None else unit
+        unit = captions.read_unit(relevance) if unit is None else unit
         prepared = _prepare(views, kind, unit, normalize, over, each_channel=each_channel)
         return cls(**prepared).plot(ax=ax, **kwargs)
 
@@ -549,7 +546,7 @@ class RelevanceDisplay:
                 notes.append("features in the order of all panels together")
             if rest > 5e-5:
                 notes.append(f"{100 * rest:.2g}\u00a0% of |relevance| on features not shown")
-            notes.append(self._say_marks(group))
+            notes.append(captions.say_marks(self._marks(group), self.layout))
             for place in group:
                 ax, artists = self._axes_of(*place)
                 self.limits_[place] = limit
@@ -599,12 +596,14 @@ class RelevanceDisplay:
             _, cut = sheet.find_limit(values, limits, clip)
             notes = [self.unit, sheet.say_limits(group, len(panels), limits), cut]
             if not np.isfinite(values).all():
-                notes.append(self._say_grey(any(len(panels[place].maps) > 1 for place in group)))
+                of_means = any(len(panels[place].maps) > 1 for place in group)
+                notes.append(captions.say_grey(self.hidden is not None, of_means))
             views = {view for _, view in group}
-            notes.append(self._say_hidden(views))
+            if self.hidden is not None:
+                notes.append(captions.say_hidden([self.hidden[view] for view in views]))
             if step is not None and any(self._axes_of(*place)[1]["contours"] for place in group):
                 notes.append(f"contours: input every {step:g}, none at 0, dashed below")
-            notes += [self._say_marks(group), self.hint]
+            notes += [captions.say_marks(self._marks(group), self.layout), self.hint]
             self.colorbars_.append(
                 sheet.add_colorbar(
                     [self._axes_of(*place)[0] for place in group],
@@ -615,30 +614,13 @@ class RelevanceDisplay:
                 )
             )
 
-    def _say_grey(self, of_means: bool) -> str:
-        """Say what grey cells are."""
-        if self.hidden is not None:
-            return "grey: land"
-        return f"grey: missing{' in at least one map' if of_means else ''}"
-
-    def _say_hidden(self, views: set[int]) -> str:
-        """Say how much relevance land hides, if it is not next to nothing."""
-        share = max((self.hidden[view] for view in views), default=0.0) if self.hidden else 0.0
-        if share < 0.0005:
-            return ""
-        most = "up to " if len(views) > 1 else ""
-        return f"{most}{100 * share:.2g}\u00a0% of |relevance| on land, not shown"
-
     def _over(self, place: sheet.Place) -> list[Overlay]:
         """Return the marks over a panel."""
         return [] if self.overlays is None else self.overlays[place[1]][place[0]]
 
-    def _say_marks(self, group: list[sheet.Place]) -> str:
-        """Say what marks mean."""
-        words = {"stipple": "star" if self.layout == "table" else "dots", "hatch": "hatched"}
-        marks = [mark for place in group for mark in self._over(place) if mark.n_cells]
-        said = [f"{words[mark.style]}: {mark.label}" for mark in marks]
-        return "; ".join(dict.fromkeys(said))
+    def _marks(self, group: list[sheet.Place]) -> list[Overlay]:
+        """Return the marks over all panels of a group."""
+        return [mark for place in group for mark in self._over(place)]
 
     def _draw_spread(self, places: list[sheet.Place]) -> None:
         """Draw on the right how far maps differ from seed to seed, with limits of its own."""
@@ -673,56 +655,6 @@ class RelevanceDisplay:
         self.colorbars_.append(
             sheet.add_colorbar(axes, drawn["image"], "input", "neither", "left")
         )
-
-
-def _has_units(estimator: Any) -> bool:
-    """Tell whether models, one or several, are regressors that know the units of their targets."""
-    models = map(_models.unwrap, name_several(estimator, "estimator").values())
-    return all(m.has_explain and _models.is_regression(m.network) for m in models)
-
-
-def _say_whose(target: Any, has_classes: bool) -> str:
-    """Say for what the relevance is."""
-    if target is None:
-        return f"relevance for the {'predicted class' if has_classes else 'output'}"
-    labels_each = has_classes and np.ndim(target) == 1 and not isinstance(target, tuple)
-    if is_of_outputs(target) and not labels_each:
-        tuples = "output " if isinstance(target, tuple) and not isinstance(target[0], str) else ""
-        return f"relevance for {tuples}{describe_target(target)}"
-    if np.ndim(target):
-        if np.asarray(target).dtype.kind == "f" and not has_classes:
-            return "relevance for a weighted sum of outputs"
-        return f"relevance for the {'classes' if has_classes else 'outputs'} given as target"
-    return f"relevance for {'class' if has_classes else 'output'} {target}"
-
-
-def _say_from(reference: Any) -> str:
-    """Say from which value an output is explained, if it is said."""
-    if reference is None:
-        return ""
-    if np.ndim(reference):
-        return ", each from its reference"
-    return f", from {'the mean' if reference == 'mean' else reference}"
-
-
-def _read_unit(relevance: Any) -> str:
-    """Say what fields hold, by the attributes that `sklrp.geo.explain` writes."""
-    if is_composite(relevance):
-        relevance = relevance["mean"]
-    fields = relevance.values() if isinstance(relevance, Mapping) else [relevance]
-    attrs = [getattr(field, "attrs", {}) for field in fields]
-    said = {(a.get("long_name"), a.get("units"), a.get("target")) for a in attrs}
-    if len(said) != 1:
-        return "relevance"
-    name, units, target = map(str, said.pop())
-    if units == "None" or "relevance" not in name:
-        return "relevance"
-    whose = (
-        ""
-        if target in ("None", EVERY, EVERY_OUTPUT) or f" for {target}" in name
-        else f" for {target}"
-    )
-    return f"{name}{whose} ({units})"
 
 
 def _prepare(
