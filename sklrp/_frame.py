@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp import _models
 from sklrp._checks import (
     as_booleans,
     as_tuple,
@@ -28,6 +27,7 @@ from sklrp._checks import (
 )
 from sklrp._devices import to_host
 from sklrp._missing import as_gapped_array, as_plain_array
+from sklrp._model_parts import Model
 from sklrp._sample_axes import find_seen, read_layout
 from sklrp.geo.places import (
     Grid,
@@ -357,7 +357,7 @@ class Frame:  # numpydoc ignore=PR02
 
 
 def frame_of(
-    model: _models.Model,
+    model: Model,
     X: Any,
     entering: Any,
     *,
@@ -547,7 +547,7 @@ def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n for n in shape if n != 1) or (1,)
 
 
-def _first_grid(model: _models.Model, X: Any, sample_shape: tuple[int, ...]) -> Grid | None:
+def _first_grid(model: Model, X: Any, sample_shape: tuple[int, ...]) -> Grid | None:
     """Return the grid of a vectorizer before the network, or of the samples."""
     steps = [] if model.before is None else [step for _, step in model.before.steps]
     at = [i for i, step in enumerate(steps) if isinstance(step, GridVectorizer)]

@@ -47,7 +47,8 @@ from sklrp._devices import to_host
 from sklrp._feature_groups import GroupSums, group_features, join_names, name_labels
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array, forbid_masked, mask_to_nan
-from sklrp._models import Model, is_regression, unwrap
+from sklrp._model_parts import Model, is_regression
+from sklrp._models import unwrap
 from sklrp._network_cache import train_network
 from sklrp._rows import forbid_stream, is_stream, take_batches, take_rows
 from sklrp._sklearn import (

@@ -21,7 +21,8 @@ from sklearn.base import is_regressor
 from sklearn.exceptions import NotFittedError
 
 import sklrp
-from sklrp._models import Model, unwrap
+from sklrp._model_parts import Model
+from sklrp._models import unwrap
 from sklrp.cli.field_samples import FieldSamples
 from sklrp.cli.samples import Samples, find_class
 from sklrp.geo.relevance_fields import describe_target

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklrp._checks import as_samples, import_optional, sort_values, take_maps
 from sklrp._constraints import constrained
 from sklrp._devices import to_host
-from sklrp._models import Model, unwrap
+from sklrp._model_parts import Model
+from sklrp._models import unwrap
 
 # The imports of the three files of mistakes enter their checks in the table.
 from sklrp._rows import take_rows

@@ -42,7 +42,8 @@ from sklrp._frame import frame_of
 from sklrp._kept import Kept
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
-from sklrp._models import is_regression, unwrap
+from sklrp._model_parts import is_regression
+from sklrp._models import unwrap
 from sklrp._random_stream import RandomStream
 from sklrp._rows import forbid_stream
 from sklrp._stored import in_array

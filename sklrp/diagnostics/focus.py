@@ -23,7 +23,8 @@ from sklrp._constraints import constrained
 from sklrp._frame import frame_of
 from sklrp._kept import Kept
 from sklrp._missing import as_plain_array
-from sklrp._models import Model, unwrap
+from sklrp._model_parts import Model
+from sklrp._models import unwrap
 from sklrp._sklearn import (
     InvalidParameterError,
     StrOptions,

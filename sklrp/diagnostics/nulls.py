@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from sklrp._models import Model
+from sklrp._model_parts import Model
 from sklrp.metrics.randomise import list_layers, with_start
 
 # Trains a clone of the network with a seed, on permuted labels or on the labels as they are.

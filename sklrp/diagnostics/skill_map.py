@@ -19,7 +19,7 @@ from sklrp._devices import to_host
 from sklrp._frame import Frame, frame_of
 from sklrp._kept import Kept
 from sklrp._matching import match_samples
-from sklrp._models import Model
+from sklrp._model_parts import Model
 from sklrp._outputs import split_key
 from sklrp._rows import count_samples, take_rows
 from sklrp._sklearn import StrOptions

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sklrp import _models
+from sklrp._model_parts import is_regression
 from sklrp.drawing.overlays import Overlay
 from sklrp.drawing.views import is_composite, name_several
 from sklrp.geo.relevance_fields import EVERY, EVERY_OUTPUT, describe_target, is_of_outputs
@@ -81,7 +82,7 @@ def say_marks(marks: list[Overlay], layout: str) -> str:
 def _has_units(estimator: Any) -> bool:
     """Tell whether models, one or several, are regressors that know the units of their targets."""
     models = map(_models.unwrap, name_several(estimator, "estimator").values())
-    return all(m.has_explain and _models.is_regression(m.network) for m in models)
+    return all(m.has_explain and is_regression(m.network) for m in models)
 
 
 def _say_whose(target: Any, has_classes: bool) -> str:

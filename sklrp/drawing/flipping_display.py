@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from sklrp import _models
 from sklrp._checks import import_optional
 from sklrp._constraints import FINITE, constrained
+from sklrp._model_parts import Model, is_regression
 from sklrp._rows import count_samples
 from sklrp.drawing.sheet import as_text
 from sklrp.drawing.views import name_several
@@ -276,11 +277,11 @@ class PixelFlippingDisplay:
             )
 
 
-def _name_score(model: _models.Model, entering: Any, target: Any, response: str | None) -> str:
+def _name_score(model: Model, entering: Any, target: Any, response: str | None) -> str:
     """Say what the curves show, with its unit."""
     if response == "predict_proba":
         return "probability of the explained class"
-    if model.has_explain and _models.is_regression(model.network):
+    if model.has_explain and is_regression(model.network):
         return "prediction, in its own units"
     found = read_target(model, entering, target, count_samples(entering))
     if found.number is not None:

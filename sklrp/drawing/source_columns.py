@@ -16,7 +16,7 @@ from sklearn.preprocessing import KBinsDiscretizer, OneHotEncoder
 
 from sklrp._feature_groups import GroupSums
 from sklrp._frame import Frame, make_frame
-from sklrp._models import Model
+from sklrp._model_parts import Model
 from sklrp.drawing.panels import View
 
 

@@ -17,6 +17,7 @@ from sklrp._checks import shorten
 from sklrp._frame import frame_of, make_frame
 from sklrp._matching import match_samples
 from sklrp._missing import as_gapped_array, as_plain_array
+from sklrp._model_parts import Model
 from sklrp._rows import count_samples
 from sklrp.drawing.panels import View, check_kind, say_class
 from sklrp.drawing.source_columns import find_columns, sum_columns
@@ -113,7 +114,7 @@ def explain_views(
     return views
 
 
-def _name_channels(model: _models.Model, X: Any) -> list[str] | None:
+def _name_channels(model: Model, X: Any) -> list[str] | None:
     """Return the names of the variables of fields, None if they have none."""
     steps = [] if model.before is None else model.before.named_steps.values()
     templates = [getattr(getattr(step, "grid_", None), "template", None) for step in steps]
@@ -123,7 +124,7 @@ def _name_channels(model: _models.Model, X: Any) -> list[str] | None:
     return None
 
 
-def _name_rule(rule: Any, model: _models.Model) -> str:
+def _name_rule(rule: Any, model: Model) -> str:
     """Return a rule in a word; of "auto" also what it stands for."""
     if not (isinstance(rule, str) and rule == "auto"):
         return rule if isinstance(rule, str) else shorten(repr(rule), 40)
@@ -144,7 +145,7 @@ def _say_one_class(target: Any, labels: NDArray | None) -> str | None:
     return f"for {say_class(target)}"
 
 
-def _name_units(model: _models.Model, labels: NDArray | None, normalize: str | None) -> str:
+def _name_units(model: Model, labels: NDArray | None, normalize: str | None) -> str:
     """Return the units of relevance, "" where they are shares or not known."""
     if normalize is not None:
         return ""
@@ -375,9 +376,7 @@ def _share_out(maps: NDArray, normalize: str | None) -> NDArray:
     return maps / np.where(total > 0, total, 1.0)
 
 
-def _predict_classes(
-    model: _models.Model, entering: Any, target: Any, n_samples: int
-) -> NDArray | None:
+def _predict_classes(model: Model, entering: Any, target: Any, n_samples: int) -> NDArray | None:
     """Return the class that a model predicts for each sample, None of a regression."""
     found = read_target(model, entering, target, n_samples)
     number = found.number

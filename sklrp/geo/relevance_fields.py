@@ -21,6 +21,7 @@ from sklrp._checks import check_number, import_optional, look_up
 from sklrp._constraints import constrained
 from sklrp._matching import match_samples
 from sklrp._missing import as_gapped_array, as_plain_array
+from sklrp._model_parts import Model, is_regression
 from sklrp._outputs import split_key
 from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, even_chunks, is_dataset, is_field
@@ -170,7 +171,7 @@ def explain(
     warn_of_other_fields(chain.vectorizer.grid_.template, data)
     if _names_output(chain, data, target):
         target = (target,)
-    said = describe_target(target, _models.is_regression(chain.model.network))
+    said = describe_target(target, is_regression(chain.model.network))
     if isinstance(target, dict):
         target = mark_region(target, output, chain.vectorizer.grid_.sample_dim)
     elif output is not None:
@@ -210,7 +211,7 @@ class _Chain(NamedTuple):
 
     vectorizer: GridVectorizer
     after: list[Any]
-    model: _models.Model
+    model: Model
 
     def enter(self, data: Any) -> Any:
         """Return what enters the network."""
@@ -313,7 +314,7 @@ def describe_relevance(
     reference: Any = None,
 ) -> dict[str, Any]:
     """Return the attributes of relevance: what it is, and how it was made."""
-    units = "unit of the prediction" if _models.is_regression(network) else "logit"
+    units = "unit of the prediction" if is_regression(network) else "logit"
     attrs = {
         "long_name": "relevance",
         "units": units,

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sklrp._models import Model, unwrap
+from sklrp._model_parts import Model
+from sklrp._models import unwrap
 from sklrp._random_stream import RandomStream
 from sklrp._torch import find_start
 from sklrp.modules import bound_biases

@@ -19,7 +19,8 @@ from sklrp import propagation
 from sklrp._checks import as_samples, check_maps, like
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
-from sklrp._models import Model, holds_network, is_regression, unwrap
+from sklrp._model_parts import Model, is_regression
+from sklrp._models import holds_network, unwrap
 from sklrp._rows import take_rows
 from sklrp.propagation.readings import Reading, read_target
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from sklrp._checks import as_samples, check_flags, check_number
 from sklrp._matching import match_samples
-from sklrp._models import is_regression, unwrap, without_wrapper
+from sklrp._model_parts import is_regression, without_wrapper
+from sklrp._models import unwrap
 from sklrp._outputs import split_key
 from sklrp._rows import is_stream
 from sklrp._stored import is_stored

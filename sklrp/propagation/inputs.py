@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from sklrp._missing import as_plain_array
-from sklrp._models import has_embeddings, list_weights
+from sklrp._model_parts import has_embeddings, list_weights
 from sklrp._stored import as_stored, is_stored
 from sklrp._torch import DisableTorchFunction
 from sklrp.propagation.not_arrays import check_array_like

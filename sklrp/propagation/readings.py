@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sklrp._checks import as_values
-from sklrp._models import Model, is_regression
+from sklrp._model_parts import Model, is_regression
 from sklrp._outputs import pick_output, split_key
 from sklrp._rows import take_rows
 from sklrp.propagation.targets import (

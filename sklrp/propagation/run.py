@@ -23,7 +23,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from tqdm.std import tqdm
 
 from sklrp._checks import check_flags, check_jobs, check_number
-from sklrp._models import without_wrapper
+from sklrp._model_parts import without_wrapper
 from sklrp._outputs import split_key
 from sklrp._workers import run_on_workers
 from sklrp.propagation.bounds import bound

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from sklrp._checks import as_samples, like, sort_values
 from sklrp._kept import Kept
 from sklrp._missing import as_plain_array
-from sklrp._models import Model, holds_network, unwrap
+from sklrp._model_parts import Model
+from sklrp._models import holds_network, unwrap
 from sklrp._stored import MEMORY_BYTES, in_array, is_stored, take_blocks
 from sklrp.skill.contributions import (
     Contributions,

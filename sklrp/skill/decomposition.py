@@ -20,7 +20,7 @@ from sklrp._devices import to_host
 from sklrp._kept import Kept
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
-from sklrp._models import Model
+from sklrp._model_parts import Model
 from sklrp._sample_times import SampleTimes, find_times
 from sklrp._stored import make_zeros, take_blocks
 from sklrp._streams import Streams

@@ -17,7 +17,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from sklrp._checks import as_values, check_not_one_hot, flatten_column, look_up
 from sklrp._missing import as_plain_array
-from sklrp._models import is_regression
+from sklrp._model_parts import is_regression
 from sklrp.skill.permutations import ClassScores, JointScores, SeveralScores, ValueScores
 
 _MOST_OUTPUTS = 64  # of a regression, each with a map of its own
