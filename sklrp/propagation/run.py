@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -107,14 +107,8 @@ def explain_network(
     ndarray or Tensor, or (relevance, details)
         As in :func:`explain`.
     """
-    check_number("epsilon", epsilon, minimum=0.0)
     check_flags(contrast=contrast, progress=progress, return_details=return_details)
-    check_jobs(n_jobs)
-    if not (isinstance(check, bool | np.bool_) or (isinstance(check, str) and check == "auto")):
-        raise ValueError(f"check must be 'auto', True or False, got {check!r}.")
-    check = check if isinstance(check, str) else bool(check)
-    if batch_size is not None:
-        check_number("batch_size", batch_size, minimum=1, integral=True)
+    check = _check_settings(epsilon, n_jobs, check, batch_size)
     module = without_wrapper(module)
     named = read_layers(layers, module)
     if reference is not None:
@@ -157,15 +151,7 @@ def explain_network(
         at_layers = LayerArrays(inputs.n_samples, every, inputs.floating_dtype(intake.dtype))
         kept = DetailArrays(inputs.n_samples, n_targets, len(plan.steps), every)
         chunks = _explain_chunks(call, inputs, target, spans, n_jobs, jobs, module)
-        with tqdm(
-            total=inputs.n_samples, unit="sample", desc="explain", disable=not progress
-        ) as bar:
-            for span, (parts, found) in zip(spans, chunks, strict=True):
-                results.put(span, parts)
-                if found is not None:
-                    at_layers.put(span, found.pop("outputs"))
-                    kept.put(span, found)
-                bar.update(span.stop - span.start)
+        _put_chunks(spans, chunks, results, at_layers, kept, bool(progress))
         results.finish()
     if not return_details:
         return results.relevance
@@ -178,6 +164,36 @@ def explain_network(
     elif classes is not None:
         details.target = classes[details.target]
     return results.relevance, details
+
+
+def _check_settings(epsilon: Any, n_jobs: Any, check: Any, batch_size: Any) -> bool | str:
+    """Return `check` in one form, if it and the numbers are what they may be."""
+    check_number("epsilon", epsilon, minimum=0.0)
+    check_jobs(n_jobs)
+    if not (isinstance(check, bool | np.bool_) or (isinstance(check, str) and check == "auto")):
+        raise ValueError(f"check must be 'auto', True or False, got {check!r}.")
+    if batch_size is not None:
+        check_number("batch_size", batch_size, minimum=1, integral=True)
+    return check if isinstance(check, str) else bool(check)
+
+
+def _put_chunks(
+    spans: Sequence[slice],
+    chunks: Iterable[tuple[Any, dict[str, Any] | None]],
+    results: Results,
+    at_layers: LayerArrays,
+    kept: DetailArrays,
+    progress: bool,
+) -> None:
+    """Write relevance and details where they belong, chunk by chunk, as they are found."""
+    n_samples = spans[-1].stop
+    with tqdm(total=n_samples, unit="sample", desc="explain", disable=not progress) as bar:
+        for span, (parts, found) in zip(spans, chunks, strict=True):
+            results.put(span, parts)
+            if found is not None:
+                at_layers.put(span, found.pop("outputs"))
+                kept.put(span, found)
+            bar.update(span.stop - span.start)
 
 
 def _refer(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -153,53 +153,33 @@ def decompose_skill(
     kept = kept or Kept()
     assumptions: list[str] = []
     entering = model.enter(X)
-    samples, labels, groups, pool, rows = _hold_out(
-        model, X, entering, y, X_train, baseline, groups, block_length, assumptions
-    )
-    target = to_host(target)
+    held = _hold_out(model, X, entering, y, X_train, baseline, groups, block_length, assumptions)
+    samples = held.samples
     codes = None if regions is None else _code_regions(regions, samples.shape[1:])
     of_cell = None  # the group of each cell, where a model has no gradient
     if is_asked_by_groups(model, samples):
         of_cell = code_groups(model.name, samples, codes)
-    question = question_of(model, as_given(model, entering, samples), labels, target)
+    one = as_given(model, entering, samples)
+    question = question_of(model, one, held.labels, to_host(target))
     if question.said:
         assumptions.append(question.said)
     draws = None if n_draws == "auto" else int(n_draws)
     rng = streams.rng("skill_map draws")
     found = contributions_of(
-        model, samples, pool, question, of_cell, rng, draws, n_jobs, progress, kept
+        model, samples, held.pool, question, of_cell, rng, draws, n_jobs, progress, kept
     )
     _say_noise(found, assumptions)
     _say_rare(question, assumptions)
-    times = None if groups is not None else _find_times(model, X, y, rows)
-    exchange = find_exchange(groups, block_length, question, found.phi, assumptions, times)
+    times = None if groups is not None else _find_times(model, X, y, held.rows)
+    exchange = find_exchange(held.groups, block_length, question, found.phi, assumptions, times)
     check_units(exchange, alpha, block_length == "auto")
     test = _Test(question, found.phi, exchange, of_cell, streams, n_permutations)
-    near = None
-    if neighbours is not None and of_cell is None:
-        near = ClusterTest(neighbours, test.n_cells)
-    what = ["permutations", n_permutations, exchange, near, *found.phi]
-    cells, near = kept.get(what, lambda: (test.cells(near, progress), near))
-    # A cell of one value in all samples says nothing: what it adds is read through other cells.
+    cells, near = _test_cells(test, neighbours, progress, kept)
     varies = differs(samples)
-    with_data = varies | differs(pool)
+    with_data = varies | differs(held.pool)
     n_cells = math.prod(question.lead) * int(with_data.sum())
-    arrays = {**_judge_cells(cells, alpha, min_share, n_cells), "use": test.use()}
-    for name in ("true", "true_fdr", "misleading"):
-        arrays[name] &= np.resize(varies.ravel(), arrays[name].shape)
-    arrays["misleading"] = _confirm(
-        arrays,
-        of_cell,
-        model,
-        samples,
-        pool,
-        question,
-        exchange,
-        alpha,
-        streams,
-        assumptions,
-        kept,
-    )
+    arrays = {**_judge_cells(cells, varies, alpha, min_share, n_cells), "use": test.use()}
+    arrays["misleading"] = _confirm(arrays, test, model, held, alpha, assumptions, kept)
     shape = (*question.lead, *samples.shape[1:])
     whole = test.weigh(np.ones((test.n_cells, 1)))
     return Decomposition(
@@ -214,10 +194,20 @@ def decompose_skill(
         assumptions=assumptions,
         regions=None if codes is None else _test_regions(test, codes),
         clusters=None if near is None else near.result(shape),
-        rows=rows,
+        rows=held.rows,
         with_data=with_data,
         weigh=test.weigh,
     )
+
+
+class _Held(NamedTuple):
+    """Samples that were not trained on, and what goes with them."""
+
+    samples: NDArray
+    labels: NDArray
+    groups: Any
+    pool: NDArray  # the baselines
+    rows: NDArray[np.intp]  # which samples of X they are
 
 
 def _hold_out(
@@ -230,8 +220,8 @@ def _hold_out(
     groups: Any,
     block_length: int | str,
     assumptions: list[str],
-) -> tuple[NDArray, NDArray, Any, NDArray, NDArray[np.intp]]:
-    """Return samples that were not trained on, labels, groups, baselines, and which rows of X."""
+) -> _Held:
+    """Return the samples that the model was not trained on."""
     samples = take_samples(model, entering)
     check_repeats(model, samples)
     pool, rows = find_baselines(model, samples, X_train, baseline, assumptions)
@@ -241,7 +231,7 @@ def _hold_out(
     if len(rows) < len(samples):
         samples, labels = _keep_rows(samples, rows), labels[rows]
         groups = None if groups is None else as_plain_array(groups, "groups")[rows]
-    return samples, labels, groups, pool, rows
+    return _Held(samples, labels, groups, pool, rows)
 
 
 def _find_times(model: Any, X: Any, y: Any, rows: NDArray[np.intp]) -> SampleTimes | None:
@@ -309,6 +299,19 @@ class _Test:
         return permutation_test(scores, self.exchange, rng, self.n_permutations, near, progress)
 
 
+def _test_cells(
+    test: _Test, neighbours: Neighbours | None, progress: bool, kept: Kept
+) -> tuple[CellTest, ClusterTest | None]:
+    """Test cells one by one, and clusters of neighbours, or take what is kept of them."""
+    near = None
+    if neighbours is not None and test.of_cell is None:
+        near = ClusterTest(neighbours, test.n_cells)
+    what = ["permutations", test.n_permutations, test.exchange, near, *test.phi]
+    found: tuple[CellTest, ClusterTest | None]
+    found = kept.get(what, lambda: (test.cells(near, progress), near))
+    return found
+
+
 def _mean_size(phi: NDArray) -> NDArray[np.float64]:
     """Return the mean absolute contribution of each cell, with no copy of all of them."""
     total = np.zeros(phi.shape[1])
@@ -347,35 +350,32 @@ def _say_rare(question: Question, assumptions: list[str]) -> None:
 
 def _confirm(
     arrays: dict[str, NDArray],
-    of_cell: NDArray[np.intp] | None,
+    test: _Test,
     model: Any,
-    samples: NDArray,
-    pool: NDArray,
-    question: Question,
-    exchange: Exchange,
+    held: _Held,
     alpha: float,
-    streams: Streams,
     assumptions: list[str],
     kept: Kept,
 ) -> NDArray[np.bool_]:
     """Return which of the cells that speak against the truth do harm, flat."""
+    samples, units = held.samples, test.exchange.units
     n_cells = math.prod(samples.shape[1:])
-    own = np.arange(n_cells) if of_cell is None else of_cell
+    own = np.arange(n_cells) if test.of_cell is None else test.of_cell
     against = np.flatnonzero(arrays["misleading"])
     against = against[np.argsort(arrays["skill"][against], kind="stable")]
     pairs = dict.fromkeys((int(k // n_cells), int(own[k % n_cells])) for k in against)
     candidates = [(which, np.flatnonzero(own == group)) for which, group in pairs]
     harm = kept.get(
-        ["harm", samples, exchange.units, alpha, *map(np.asarray, pairs)],
+        ["harm", samples, units, alpha, *map(np.asarray, pairs)],
         lambda: confirm_harm(
             candidates,
-            ask_outputs(model, samples, question),
+            ask_outputs(model, samples, test.question),
             samples,
-            pool,
-            question,
-            exchange.units,
+            held.pool,
+            test.question,
+            units,
             alpha,
-            streams.rng("skill_map replacement"),
+            test.streams.rng("skill_map replacement"),
         ),
     )
     most = most_candidates(samples)
@@ -391,9 +391,15 @@ def _confirm(
 
 
 def _judge_cells(
-    cells: CellTest, alpha: float, min_share: float | str, n_cells: int
+    cells: CellTest,
+    varies: NDArray[np.bool_],
+    alpha: float,
+    min_share: float | str,
+    n_cells: int,
 ) -> dict[str, NDArray]:
     """Return what is said of each cell, by its p-values and its share of the skill."""
+    # A cell of one value in all samples says nothing: what it adds is read through other cells.
+    speaks = np.resize(varies.ravel(), cells.skill.shape)
     # `n_cells` is the number of those with data: land has no part in the even share.
     size = np.abs(cells.skill)
     total = max(abs(cells.skill.sum()), np.finfo(float).tiny)
@@ -401,8 +407,8 @@ def _judge_cells(
         enough = max(_OF_EVEN / max(n_cells, 1) * total, _OF_LARGEST * size.max())
     else:
         enough = float(min_share) * total
-    by_p = (cells.p_value <= alpha) & (size >= enough)
-    by_q = (cells.q_value <= alpha) & (size >= enough)
+    by_p = speaks & (cells.p_value <= alpha) & (size >= enough)
+    by_q = speaks & (cells.q_value <= alpha) & (size >= enough)
     threshold = float(np.quantile(cells.largest, 1 - alpha))
     return {
         "skill": cells.skill,
