@@ -16,22 +16,15 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import clone
 from sklearn.utils import Bunch
-from torch import nn
 
 from sklrp._checks import (
     as_samples,
-    as_values,
     check_maps,
     check_mask,
-    check_not_one_hot,
     encode_labels,
-    flatten_column,
     like,
-    look_up,
     sort_values,
     suggest,
     take_maps,
@@ -42,16 +35,15 @@ from sklrp._frame import frame_of
 from sklrp._kept import Kept
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
-from sklrp._model_parts import is_regression
 from sklrp._models import unwrap
-from sklrp._random_stream import RandomStream
 from sklrp._rows import forbid_stream
 from sklrp._stored import in_array
 from sklrp._workers import run_on_workers
+from sklrp.diagnostics.clones import train_clone
 from sklrp.diagnostics.common_form import as_shares, with_relevance
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.nulls import NULLS
-from sklrp.metrics.randomise import restart
+from sklrp.diagnostics.output_labels import find_labels
 from sklrp.propagation import explain
 from sklrp.propagation.readings import read_target
 from sklrp.skill import (
@@ -180,14 +172,9 @@ class Explained:
         if X_train is not None and not _holds_samples(X_train):
             raise TypeError(f"X_train must hold samples, got {X_train!r}.")
         self.X_train = X_train
-        y, entering = to_host(y), to_host(self.model.enter(X))
+        y = to_host(y)
         y = as_plain_array(y, "y") if isinstance(y, list) else y
-        self.frame = frame_of(self.model, X, entering, grid=grid)
-        self._form = entering[:1] if hasattr(entering, "iloc") else None
-        self.all_X = as_samples(in_array(entering))
-        self._dtype = None
-        if self.model.takes_integers:
-            self._dtype = np.asarray(entering[:1]).dtype
+        self._enter(X, grid)
         asked: dict[str, Any] = {**self._asked, "y": y, "y_train": y_train, "target": target}
         asked |= {"relevance": relevance, "grid": grid, "max_samples": max_samples, **params}
         found = Kept(memory, lambda: self._list_parts(asked))
@@ -196,44 +183,67 @@ class Explained:
         self.n_jobs = n_jobs
         self.params = params
         self._nulls: dict[tuple[str, int], NDArray] = {}
-        n_samples = len(self.all_X)
-        rows = np.arange(n_samples)
-        if max_samples is not None and max_samples < n_samples:
-            rows = np.sort(self.rng("samples").choice(rows, max_samples, replace=False))
-        self.rows = rows
-        self.X = self.all_X[rows]
-        self._reading = read_target(self.model, self.given(self.all_X[:1]), target, n_samples)
+        self.rows = self._choose_rows(max_samples)
+        self.X = self.all_X[self.rows]
+        self._take_truth(y, y_train, target)
+        self._take_maps(relevance)
+
+    def _enter(self, X: Any, grid: Any) -> None:
+        """Take what enters the network, and what a sample of it is."""
+        entering = to_host(self.model.enter(X))
+        self.frame = frame_of(self.model, X, entering, grid=grid)
+        self._form = entering[:1] if hasattr(entering, "iloc") else None
+        self.all_X = as_samples(in_array(entering))
+        self._dtype = np.asarray(entering[:1]).dtype if self.model.takes_integers else None
+
+    def _choose_rows(self, max_samples: int | None) -> NDArray[np.intp]:
+        """Return which samples are explained."""
+        rows = np.arange(len(self.all_X))
+        if max_samples is None or max_samples >= len(rows):
+            return rows
+        return np.sort(self.rng("samples").choice(rows, max_samples, replace=False))
+
+    def _take_truth(self, y: Any, y_train: Any, target: Any) -> None:
+        """Take what is explained of each sample, and the labels or values that are given."""
+        X, n_samples = self._asked["X"], len(self.all_X)
+        one = self.given(self.all_X[:1])
+        self._reading = read_target(self.model, one, target, n_samples)
         self.model, target = self._reading.model, self._reading.target
         number = self._reading.number
         if number is not None and y is not None:
             y = number.of_truth(match_samples(y, X, "y"))
-        self.classes = self.model.classes_for(self.given(self.all_X[:1]))
-        self._n_outputs = self._count_outputs()
-        if np.ndim(y) > 2 and np.size(y) == n_samples * self._n_outputs:  # fields of values
-            y = np.reshape(y, (n_samples, self._n_outputs))
-        if self.classes is not None and y is not None:
-            check_not_one_hot("y", y, len(self.classes))
-        is_of_outputs = np.shape(y) == (n_samples, self._n_outputs) != (n_samples, 1)
-        if is_of_outputs and self.model.classes is None:
-            self.classes = None  # a value for each output, of a network that does not say so
-        targets = self._choose_target(target)
-        self._asked["target"] = None if target is None else self._one_target(targets)
-        self.target = None if targets is None else targets[rows]
-        self.all_y = None if y is None else self._check_y("y", match_samples(y, X, "y"), n_samples)
-        if self.classes is not None and self.all_y is not None:
-            check_known(self.all_y, self.classes, self._n_outputs)
+        self._labels, y = find_labels(self.model, one, y, n_samples)
+        self.classes = self._labels.classes
+        targets = self._labels.choose(target, n_samples, lambda: self.given(self.all_X))
+        self._asked["target"] = None if target is None else _one_of(targets)
+        self.target = None if targets is None else targets[self.rows]
+        self.all_y = None
+        if y is not None:
+            self.all_y = self._labels.check("y", match_samples(y, X, "y"), n_samples)
+            if self.classes is not None:
+                check_known(self.all_y, self.classes, self._labels.n_outputs)
         whole = None
         if number is not None and y_train is not None:
-            whole = as_plain_array(match_samples(y_train, X_train, "y_train"), "y_train")
+            whole = as_plain_array(match_samples(y_train, self.X_train, "y_train"), "y_train")
             y_train = number.of_truth(whole)
         self.y_train = None if y_train is None else self._check_y_train(y_train)
         # A network is trained on all of its outputs, whatever is explained of them.
         self._fitted_on = self.y_train if whole is None else whole
+
+    def _check_y_train(self, y_train: ArrayLike) -> NDArray:
+        """Return the labels or values of the training samples."""
+        if self.X_train is None:
+            raise ValueError("y_train was given without X_train: give both, or neither.")
+        y_train = match_samples(y_train, self.X_train, "y_train")
+        return self._labels.check_training(y_train, len(self.pool))
+
+    def _take_maps(self, relevance: Any) -> None:
+        """Make the maps of the explained samples, or take those that were made elsewhere."""
         self.is_given = relevance is not None
         self.given_maps = None
         if self.is_given:
             self.given_maps = check_maps(take_maps(relevance, self.all_X.shape))
-            self.relevance = self.given_maps[rows]
+            self.relevance = self.given_maps[self.rows]
             self.details = Bunch(score=self.scores_of(self.X, self.columns))
         else:
             self.relevance, self.details = self._explain(self.model.network, self.X, self.target)
@@ -304,7 +314,7 @@ class Explained:
         """The model's skill, cell by cell."""
         if self.all_y is None:
             raise ValueError("y=None: skill needs the labels of X.")
-        if self.classes is None and self._n_outputs > 1 and self._asked["target"] is None:
+        if self.classes is None and self._labels.n_outputs > 1 and self._asked["target"] is None:
             raise ValueError("target names several outputs, but skill is of one: give one index.")
         asked = {name: value for name, value in self._asked.items() if name != "X"}
         if self.blocks is not None:
@@ -552,7 +562,6 @@ class Explained:
                 "what it was trained on. Clones trained on the explained samples would know them."
             )
 
-    @torch.inference_mode(False)  # a caller's, in which nothing can be trained
     def train(
         self,
         seed: int,
@@ -585,24 +594,7 @@ class Explained:
             samples, y = samples[rows], y[rows]
         if permuted:
             y = np.random.default_rng(seed).permutation(y)
-        new = clone(self.model.network)
-        known = new.get_params()
-        settings = {"random_state": seed, "warm_start": False}
-        if self.model.is_net:  # it prints each epoch
-            settings["verbose"] = 0
-        new.set_params(**{name: v for name, v in settings.items() if name in known})
-        samples = self.given(samples)
-        if not self.model.is_net:
-            return new.fit(samples, y)
-        if isinstance(new.module, nn.Module):  # a copy, as trained as the net's own
-            restart(unwrap(new.module), seed)
-        samples = self.model.typed(samples)
-        if is_regression(self.model.network):
-            y = self.model.typed(y.astype(np.float64))
-            y = y[:, np.newaxis] if y.ndim == 1 else y
-        # What a net draws would come from torch's global generators.
-        with RandomStream(self.model.dtype_and_device[1], seed):
-            return new.fit(samples, y)
+        return train_clone(self.model, self.given(samples), y, seed)
 
     def finding(self, **entries: Any) -> Finding:
         """Return a finding, which knows what a sample is."""
@@ -625,71 +617,6 @@ class Explained:
             "frame": self.frame,
         }
 
-    def _count_outputs(self) -> int:
-        """Return how many outputs there are to choose from."""
-        if self.model.has_explain and self.model.reading is None:
-            own = getattr(self.model.network, "n_outputs_", 1)  # of a regressor
-            return own if self.classes is None else len(self.classes)
-        return self.outputs(self.all_X[:1]).shape[1]
-
-    def _choose_target(self, target: Any) -> NDArray | None:
-        """Return the label, or the index of the output, explained of each of all samples."""
-        n_samples = len(self.all_X)
-        known = np.arange(self._n_outputs) if self.classes is None else self.classes
-        codes = None if target is None else encode_labels("target", target, known, n_samples)
-        if self._n_outputs == 1:
-            return None
-        if codes is not None:
-            return known[codes]
-        if self.classes is None:
-            raise ValueError(
-                f"target=None, but {self.model.name} is a regression of {self._n_outputs} "
-                "outputs: choose one by its index."
-            )
-        return np.asarray(self.model.predict(self.given(self.all_X)))
-
-    def _one_target(self, targets: NDArray | None) -> Any:
-        """Return what is asked of skill: the one class or output explained, None if of several."""
-        several = [] if targets is None else np.unique(targets).tolist()
-        if len(several) == 1:
-            return several[0]
-        return None
-
-    def _check_y_train(self, y_train: ArrayLike) -> NDArray:
-        """Return the labels or values of the training samples."""
-        if self.X_train is None:
-            raise ValueError("y_train was given without X_train: give both, or neither.")
-        y_train = match_samples(y_train, self.X_train, "y_train")
-        labels = self._check_y("y_train", y_train, len(self.pool))
-        if self.classes is not None:
-            if unknown := look_up(labels, self.classes)[1]:
-                raise ValueError(
-                    f"y_train has the unknown labels {unknown}; the classes of the model are "
-                    f"{self.classes.tolist()}."
-                )
-            absent = np.setdiff1d(self.classes, labels)
-            if len(absent) and self.model.has_explain:  # a clone would have fewer outputs
-                raise ValueError(
-                    f"y_train has no sample of the class {absent.tolist()[0]!r}, which the model "
-                    "knows: give all that it was trained on."
-                )
-        return labels
-
-    def _check_y(self, name: str, y: ArrayLike, n_samples: int) -> NDArray:
-        """Return one label for each sample, or the values of a regression."""
-        labels = as_plain_array(y, name)
-        if self.classes is not None:
-            labels = flatten_column(name, labels)
-        if self.classes is None and labels.shape in ((n_samples, 1), (n_samples, self._n_outputs)):
-            return as_values(name, labels)
-        if labels.shape != (n_samples,):
-            what = "label" if self.classes is not None else "value"
-            raise ValueError(
-                f"{name} must hold one {what} for each of {n_samples} samples, got the shape "
-                f"{labels.shape}."
-            )
-        return labels if self.classes is not None else as_values(name, labels)
-
     def _explain(self, network: Any, X: NDArray, target: NDArray | None) -> tuple[NDArray, Any]:
         relevance, details = explain(
             network, self.given(X), target=self.asked(target), return_details=True, **self.params
@@ -706,6 +633,12 @@ def _holds_samples(X: Any) -> bool:
     if isinstance(X, Set | str | bytes | type) or not hasattr(X, "__len__"):
         return False
     return hasattr(X, "shape") or isinstance(X, Mapping) or len(X) > 0
+
+
+def _one_of(targets: NDArray | None) -> Any:
+    """Return what is asked of skill: the one class or output explained, None if of several."""
+    several = [] if targets is None else np.unique(targets).tolist()
+    return several[0] if len(several) == 1 else None
 
 
 def _spaced_rows(samples: NDArray) -> NDArray[np.intp]:
