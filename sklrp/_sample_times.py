@@ -2,7 +2,8 @@
 
 `sklrp.skill` puts samples into this order before it asks whether neighbours are alike: shuffled
 months are a series all the same. `sklrp._matching` finds the samples of labels by their dates, and
-`sklrp._memory` tells data by them.
+`sklrp._memory` tells data by them. Displays name samples by the columns that `columns_along`
+finds.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 from sklrp._coordinate_marks import MEMBERS, rank_mark
 from sklrp._missing import find_missing
 
-_YEARS = ("year", "years")  # the name of the dimension of seasonal or annual means
-_ISO_DATE = re.compile(r"\d{4}-\d{2}(-\d{2}([ T]\d{2}(:\d{2}(:\d{2}(\.\d+)?)?)?)?)?")
+YEARS = ("year", "years")  # the name of the dimension of seasonal or annual means
+ISO_DATE = re.compile(r"\d{4}-\d{2}(-\d{2}([ T]\d{2}(:\d{2}(:\d{2}(\.\d+)?)?)?)?)?")
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,42 @@ class SampleTimes:  # numpydoc ignore=PR02
 
 
 @dataclass(frozen=True)
-class _Column:
-    """A coordinate along the samples, of xarray or of pandas."""
+class Column:  # numpydoc ignore=PR02
+    """A coordinate along the samples, of xarray or of pandas.
+
+    Parameters
+    ----------
+    name : str
+        What it is called.
+    raw : Index or ndarray
+        Its values as they are.
+    values : Index or ndarray
+        Its values, with dates that are objects, text or categories as dates of NumPy.
+    attrs : dict
+        Its attributes.
+    is_level : bool
+        Whether it is a level of an index of pandas.
+    """
 
     name: str
+    raw: Any
     values: Any
     attrs: Mapping[Any, Any] = field(default_factory=dict)
     is_level: bool = False  # of an index with several
+
+    @property
+    def size(self) -> int:
+        """The number of samples."""
+        return len(self.values)
+
+    @property
+    def rank(self) -> int | None:
+        """How well it is marked as time, 0 best, None not at all."""
+        dtype = self.values.dtype
+        if getattr(dtype, "kind", "") == "M" or str(dtype).startswith("period"):
+            return 1
+        rank = rank_mark("time", self.name, self.attrs)
+        return 4 if rank is None and self.name.lower() in YEARS else rank
 
 
 def find_times(data: Any, dim: Any = None) -> SampleTimes | None:
@@ -78,10 +108,8 @@ def find_times(data: Any, dim: Any = None) -> SampleTimes | None:
     ValueError
         If some of the times are missing.
     """
-    columns = list(_columns_of(data, dim))
-    ranked = [(_rank(column), column) for column in columns]
-    marked = [(rank, k) for k, (rank, _) in enumerate(ranked) if rank is not None]
-    for _, k in sorted(marked):
+    columns = list(columns_along(data, dim))
+    for k in rank_times(columns):
         values = _read_times(columns[k])
         if values is None:
             continue
@@ -122,7 +150,19 @@ def find_date_index(data: Any) -> Any:
     return dated[0] if len(dated) == 1 else None
 
 
-def _columns_of(data: Any, dim: Any) -> Iterator[_Column]:
+def rank_times(columns: list[Column]) -> list[int]:
+    """Return the positions of the columns that are marked as time, the best marked first."""
+    ranked = [(column.rank, k) for k, column in enumerate(columns)]
+    return [k for _, k in sorted((rank, k) for rank, k in ranked if rank is not None)]
+
+
+def find_members(columns: list[Column]) -> list[Column]:
+    """Return the columns, beside the time, that tell samples of one time apart."""
+    named = [column for column in columns if column.name.lower() in MEMBERS]
+    return named or [column for column in columns if column.is_level]
+
+
+def columns_along(data: Any, dim: Any = None) -> Iterator[Column]:
     """Yield what runs along the samples, the dimension's own coordinate first."""
     if hasattr(data, "dims") and hasattr(data, "coords"):
         dim = next(iter(data.dims), None) if dim is None else dim
@@ -131,12 +171,13 @@ def _columns_of(data: Any, dim: Any) -> Iterator[_Column]:
         for name in sorted(names, key=lambda name: name != dim):
             own = data[name]
             values = own.values if isinstance(own.dtype, np.dtype) else own.to_index()
-            yield _Column(str(name), _unwrap(values), own.attrs, name in levels)
+            yield Column(str(name), values, _unwrap(values), own.attrs, name in levels)
     elif hasattr(data, "iloc"):
         index = data.index
         for k, name in enumerate(index.names):
-            values = _unwrap(index.get_level_values(k))
-            yield _Column("index" if name is None else str(name), values, is_level=True)
+            values = index.get_level_values(k)
+            name = "index" if name is None else str(name)
+            yield Column(name, values, _unwrap(values), is_level=True)
 
 
 def _unwrap(values: Any) -> Any:
@@ -167,7 +208,7 @@ def _read_dates(values: list[Any]) -> NDArray[np.datetime64] | None:
             value.astimezone(UTC).replace(tzinfo=None) if getattr(value, "tzinfo", None) else value
             for value in values
         ]
-    elif not all(isinstance(value, str) and _ISO_DATE.fullmatch(value) for value in values):
+    elif not all(isinstance(value, str) and ISO_DATE.fullmatch(value) for value in values):
         return None
     try:
         return np.array(values, dtype="M8[us]")
@@ -181,16 +222,7 @@ def _as_dates(values: Any) -> Any:
     return values if getattr(values, "tz", None) is None else values.tz_convert(None)
 
 
-def _rank(column: _Column) -> int | None:
-    """Return how well a column is marked as time, 0 best, None not at all."""
-    dtype = column.values.dtype
-    if getattr(dtype, "kind", "") == "M" or str(dtype).startswith("period"):
-        return 1
-    rank = rank_mark("time", column.name, column.attrs)
-    return 4 if rank is None and column.name.lower() in _YEARS else rank
-
-
-def _read_times(column: _Column) -> NDArray[np.float64] | None:
+def _read_times(column: Column) -> NDArray[np.float64] | None:
     """Return times as numbers, NaN of those that are missing; None if they are none."""
     values = np.asarray(_as_dates(column.values))
     if values.dtype.kind == "M":
@@ -203,11 +235,10 @@ def _read_times(column: _Column) -> NDArray[np.float64] | None:
     return None
 
 
-def _code_members(columns: list[_Column], n_samples: int) -> NDArray[np.intp]:
+def _code_members(columns: list[Column], n_samples: int) -> NDArray[np.intp]:
     """Return codes of what tells samples of one time apart."""
     codes = np.zeros(n_samples, dtype=np.intp)
-    named = [column for column in columns if column.name.lower() in MEMBERS]
-    for column in named or [column for column in columns if column.is_level]:
+    for column in find_members(columns):
         own = np.unique(np.asarray(column.values).astype(str), return_inverse=True)[1].ravel()
         codes = codes * (own.max(initial=0) + 1) + own
     return codes

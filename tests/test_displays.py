@@ -22,6 +22,7 @@ from sklrp.datasets import load_pacific_sst
 from sklrp.diagnostics.findings import Finding
 from sklrp.drawing.fields import cell_edges, write_latitude, write_longitude
 from sklrp.drawing.panels import say_class
+from sklrp.drawing.sample_names import name_samples
 from sklrp.geo import GridVectorizer, composites
 from sklrp.geo.places import check_centres
 from sklrp.metrics import pixel_flipping_curve
@@ -87,6 +88,12 @@ def label_of(bar):
 
 def said(bar):
     return label_of(bar).replace("\n", " ").replace("\u00a0", " ")
+
+
+def told(display):
+    """Return all that labels and the foot say of the colours."""
+    notes = "; ".join([*map(said, display.colorbars_), *display.notes_])
+    return notes.replace("\u00a0", " ")
 
 
 # Fields
@@ -227,14 +234,12 @@ def test_land_is_grey_and_what_it_hides_is_said(maps):
     image = display.artists_[0]["image"]
     np.testing.assert_allclose(image.get_cmap()(np.ma.masked), mpl.colors.to_rgba("0.72"))
     share = np.abs(maps[0][land]).sum() / np.abs(maps[0]).sum()
-    assert f"grey: land; {100 * share:.2g} % of |relevance| on land, not shown" in said(
-        display.colorbars_[0]
-    )
+    assert f"grey: land; {100 * share:.2g} % of |relevance| on land, not shown" in told(display)
     quiet = RelevanceDisplay.from_relevance(np.where(land, 0, maps[:1]), land=land)
-    assert "not shown" not in said(quiet.colorbars_[0])
+    assert "not shown" not in told(quiet)
     missing = RelevanceDisplay.from_relevance(np.where(land, np.nan, maps[:1]))
     np.testing.assert_array_equal(image_of(missing)[0], values)
-    assert "grey: missing" in said(missing.colorbars_[0])
+    assert "grey: missing" in told(missing)
 
 
 def test_rows_of_ocean_cells_are_put_in_their_places(maps):
@@ -282,7 +287,7 @@ def test_contours_and_input(maps):
     assert inputs == (-2 * np.abs(maps[:2]).max(), 2 * np.abs(maps[:2]).max())
     levels = display.artists_[1]["contours"].levels
     assert 0 not in levels
-    assert "contours: input every" in said(display.colorbars_[0])
+    assert "contours: input every" in told(display)
     assert label_of(display.colorbars_[1]) == "input"
     positive = RelevanceDisplay.from_relevance(maps[:1], maps[:1] ** 2, show_input=True)
     assert image_of(positive)[1] == ((maps[0] ** 2).min(), (maps[0] ** 2).max())
@@ -345,7 +350,7 @@ def test_fields_of_several_variables(maps, layout, dataset):
     expected[0, 1] = np.nan
     np.testing.assert_allclose(image_of(display)[0], expected, rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(display.lat, LAT)
-    assert "grey: land" in said(display.colorbars_[0])
+    assert "grey: land" in told(display)
 
 
 def test_the_samples_of_fields_are_those_of_time(maps):
@@ -505,7 +510,7 @@ def test_missing_cells_of_means_are_said(maps):
     given = maps.copy()
     given[2, 1, 1] = np.nan
     display = RelevanceDisplay.from_relevance(given, kind="mean")
-    assert "grey: missing in at least one map" in said(display.colorbars_[0])
+    assert "grey: missing in at least one map" in told(display)
     X = maps[:2].copy()
     X[1] = np.nan
     display = RelevanceDisplay.from_relevance(maps[:2], X, show_input=True, contours=True)
@@ -513,7 +518,7 @@ def test_missing_cells_of_means_are_said(maps):
     display = RelevanceDisplay.from_relevance(
         maps[:1], np.full((1, 3, 4), 2.0), show_input=True, contours=True
     )
-    assert "contours" not in said(display.colorbars_[0])
+    assert "contours" not in told(display)
 
 
 def test_axes_of_a_projection_get_a_transform(maps, monkeypatch):
@@ -735,7 +740,7 @@ def test_fields_from_every_source_are_north_up(source):
     ax = display.axes_[1, 0]
     assert ax.get_ylim() == (-25, 65)
     assert ax.yaxis.get_major_formatter()(60) == "60°N"
-    assert "grey: land" in said(display.colorbars_[0])
+    assert "grey: land" in told(display)
 
 
 def test_relevance_on_the_grid_of_its_samples():
@@ -822,9 +827,8 @@ def test_bars_of_features():
     np.testing.assert_allclose(spread, np.transpose([mean - std, mean + std]))
     assert display.limits_[0, 0] == 1 + std[0]
     assert ax.get_xlim() == (-1.05 * (1 + std[0]), 1.05 * (1 + std[0]))
-    label = ax.get_xlabel().replace("\n", " ").replace("\u00a0", " ")
-    assert "mean; thin line ± 1 standard deviation" in label
-    assert "9.1 % of |relevance| on features not shown" in label  # 0.5 of 5.5
+    assert "bar: mean; thin line: ± 1 standard deviation" in told(display)
+    assert "9.1 % of |relevance| on features not shown" in told(display)  # 0.5 of 5.5
     assert ax.get_ylim() == (1.5, -0.5)  # the largest at the top
 
 
@@ -836,8 +840,177 @@ def test_names_of_features():
         display = RelevanceDisplay.from_estimator(estimator, X[:2])
         names = {text.get_text() for text in display.axes_[0, 0].get_yticklabels()}
         assert names == {"p", "q", "r"}
-        assert "features not shown" not in display.axes_[0, 0].get_xlabel()
-        assert "in the order of all panels" in display.axes_[0, 0].get_xlabel().replace("\n", " ")
+        assert display.notes_ == ["features in the order of all panels together"]
+
+
+# Labels and notes
+
+
+def test_labels_are_two_lines_and_the_foot_says_the_rest(maps):
+    land = np.zeros((3, 4), dtype=bool)
+    land[0, 0] = True
+    unit = (
+        "mean relevance over correctly predicted samples for the predicted class of each sample "
+        "(logit)"
+    )
+    options = {"land": land, "stipple": ~land, "lat": LAT, "lon": LON}
+    for clip in (0.0, 0.25):
+        display = RelevanceDisplay.from_relevance(
+            maps[:2], maps[:2], unit=unit, clip=clip, contours=True, **options
+        )
+        label = label_of(display.colorbars_[0])
+        assert label.startswith("mean relevance (logit)")
+        assert label.count("\n") <= 1
+        foot = display.figure_.get_supxlabel().replace("\n", " ")
+        assert foot == "; ".join(display.notes_)
+        for words in ("grey: land", "on land, not shown", "contours: input", "dots: as given"):
+            assert words in foot
+        assert foot.startswith(f"colours: {unit}")
+        assert "same limits in all panels" in told(display)
+        assert ("outermost 25 % clipped" in told(display)) == bool(clip)
+
+
+def test_notes_of_given_axes_stand_below_the_last_row(maps):
+    land = np.zeros((3, 4), dtype=bool)
+    land[0, 0] = True
+    figure, axes = plt.subplots(2, 2, figsize=(9, 9))
+    display = RelevanceDisplay.from_relevance(
+        {"one": maps[:2], "two": maps[:2]}, land=land, ax=axes
+    )
+    assert display.notes_[0] == "grey: land"
+    assert figure.get_supxlabel() == ""
+    assert ["grey: land" in ax.get_xlabel() for ax in axes.ravel()] == [False, False, True, False]
+
+
+# Names of samples
+
+
+def dated(times, **attrs):
+    """Return a field for each time."""
+    xr = pytest.importorskip("xarray")
+    values = np.random.default_rng(0).normal(size=(len(times), 3, 4))
+    coords = {"time": ("time", times, attrs), "lat": LAT, "lon": LON}
+    return xr.DataArray(values, coords, ("time", "lat", "lon"))
+
+
+def calendar(name):
+    xr = pytest.importorskip("xarray")
+    pytest.importorskip("cftime")
+    return xr.date_range("1997-12-16", periods=3, freq="MS", calendar=name, use_cftime=True)
+
+
+@pytest.mark.parametrize(
+    ("times", "names"),
+    [
+        (["1997-12-01", "1998-01-01"], ["December 1997", "January 1998"]),
+        (["1998-01-01", "1997-12-01"], ["January 1998", "December 1997"]),  # in any order
+        (["1997-12-16", "1997-12-17"], ["1997-12-16", "1997-12-17"]),
+        (["1997-12-01", "1997-12-02"], ["1997-12-01", "1997-12-02"]),
+        (["1997-12-16"], ["1997-12-16"]),
+        (["1997-12-16", "1998-01-16"], ["1997-12-16", "1998-01-16"]),  # of days, perhaps
+        (
+            ["1997-12-16T12", "1998-01-16T12", "1998-02-15"],  # of CMIP6
+            ["December 1997", "January 1998", "February 1998"],
+        ),
+        (
+            ["1997-11-30", "1997-12-31", "1998-01-31"],
+            ["November 1997", "December 1997", "January 1998"],
+        ),
+        (["1997-12-16T06", "1997-12-16T12"], ["1997-12-16 06:00", "1997-12-16 12:00"]),
+        (["1997-12-16T06:00:30"], ["1997-12-16 06:00:30"]),
+        (["1997-12-16", "1997-12-16"], ["sample 0, 1997-12-16", "sample 1, 1997-12-16"]),
+    ],
+)
+def test_titles_have_dates_as_precise_as_the_data(times, names):
+    field = dated(np.array(times, "M8[ns]"))
+    display = RelevanceDisplay.from_relevance(field)
+    assert [ax.get_title() for ax in display.axes_.ravel()] == names
+    labelled = RelevanceDisplay.from_relevance(field, labels=["warm"] * len(times))
+    assert labelled.axes_[0, 0].get_title() == f"{names[0]}: warm"
+    plain = RelevanceDisplay.from_relevance(field.values, field)  # its samples know
+    assert plain.axes_[0, 0].get_title() == names[0]
+
+
+@pytest.mark.parametrize("name", ["noleap", "360_day"])
+def test_titles_of_other_calendars(name):
+    display = RelevanceDisplay.from_relevance(dated(calendar(name)))
+    assert [ax.get_title() for ax in display.axes_.ravel()] == [
+        *("January 1998", "February 1998", "March 1998"),
+    ]
+
+
+def test_titles_of_single_fields_months_that_say_so_and_years():
+    days = np.array(["1997-12-01", "1998-01-01"], "M8[ns]")
+
+    def title(field):
+        return RelevanceDisplay.from_relevance(field).axes_[0, 0].get_title()
+
+    assert title(dated(days)[0]) == "1997-12-01"  # a month, or its first day
+    assert title(dated(days, avg_period="0000-01-00 00:00:00")[0]) == "December 1997"
+    assert title(dated(np.array(["1997-12", "1998-01"]))) == "December 1997"
+    assert title(dated(np.array([1997, 1998])).rename(time="year")) == "1997"
+    assert title(dated(np.array([0, 1]))) == "sample 0"  # no dates
+    missing = np.array(["NaT", "1998-01-01"], "M8[ns]")
+    assert title(dated(missing)) == "sample 0"
+    # Dates of steps are no samples'.
+    steps = dated(days).rename(time="step_time").expand_dims("run").isel(lat=0, lon=0, drop=True)
+    assert title(steps) == "sample 0"
+
+
+def test_titles_tell_members_and_stations_apart():
+    pd = pytest.importorskip("pandas")
+    xr = pytest.importorskip("xarray")
+    days = np.array(["1997-12-16", "1997-12-17"], "M8[ns]")
+    fields = xr.concat([dated(days), dated(days)], "member").assign_coords(member=[4, 7])
+    stacked = fields.stack(sample=("member", "time")).transpose("sample", ...)
+    display = RelevanceDisplay.from_relevance(stacked)
+    assert [ax.get_title() for ax in display.axes_.ravel()] == [
+        *("member 4, 1997-12-16", "member 4, 1997-12-17"),
+        *("member 7, 1997-12-16", "member 7, 1997-12-17"),
+    ]
+    index = pd.MultiIndex.from_product([["A", "B"], days[:1]], names=["station", "time"])
+    names = name_samples(pd.DataFrame({"x": [1, 2]}, index=index), 2)
+    assert names == ["station A, 1997-12-16", "station B, 1997-12-16"]
+
+
+def test_titles_of_what_pandas_knows():
+    pd = pytest.importorskip("pandas")
+
+    def names(index):
+        return name_samples(pd.DataFrame({"x": range(len(index))}, index=index), len(index))
+
+    assert names(pd.period_range("1997-12", periods=2, freq="M")) == [
+        *("December 1997", "January 1998"),
+    ]
+    assert names(pd.period_range("1997", periods=1, freq="Y")) == ["1997"]
+    assert names(pd.period_range("1997-12-16", periods=1, freq="D")) == ["1997-12-16"]
+    berlin = pd.date_range("1997-12-16 06:00", periods=1, tz="Europe/Berlin")
+    assert names(berlin) == ["1997-12-16 06:00"]
+    assert names(pd.CategoricalIndex(pd.to_datetime(["1997-12-16"]))) == ["1997-12-16"]
+    assert names(pd.RangeIndex(2)) is None
+    assert names(pd.Index(["a", "b"])) is None
+
+
+def test_titles_of_estimators_have_the_dates_of_their_samples():
+    pd = pytest.importorskip("pandas")
+    xr = pytest.importorskip("xarray")
+    times = xr.date_range("1997-12-01", periods=12, freq="MS")
+    field = dated(times)
+    net = MLPClassifier((4,), max_epochs=1, random_state=0)
+    pipeline = make_pipeline(GridVectorizer(), net).fit(field, np.arange(12) % 2)
+    turned = field.transpose("lat", "time", "lon")
+    for X in (field[:2], turned[:, :2]):
+        display = RelevanceDisplay.from_estimator(pipeline, X)
+        dates = [ax.get_title().partition(":")[0] for ax in display.axes_.ravel()]
+        assert dates == ["December 1997", "January 1998"]
+    relevance = sklrp.geo.explain(pipeline, field)
+    display = RelevanceDisplay.from_relevance(relevance[1:3])
+    assert [ax.get_title() for ax in display.axes_.ravel()] == ["January 1998", "February 1998"]
+    table = pd.DataFrame(field.values.reshape(12, 12), index=times)
+    table.columns = [f"cell {i}" for i in range(12)]
+    net.fit(table, np.arange(12) % 2)
+    display = RelevanceDisplay.from_estimator(net, table[:2])
+    assert display.axes_[1, 0].get_title().startswith("January 1998: class ")
 
 
 # Axes that are given, and what is refused

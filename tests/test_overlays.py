@@ -110,9 +110,7 @@ def test_dots_are_in_degrees_and_north_is_up(maps, rows):
         assert places(marks["stipple"]) == PLACES
         assert ax.get_ylim() == (-15, 15)
         assert middles(marks["hatch"]) == PLACES
-    assert "dots: as given; hatched: as given" in display.colorbars_[0].ax.get_ylabel().replace(
-        "\n", " "
-    )
+    assert display.notes_ == ["dots: as given; hatched: as given"]
 
 
 @pytest.mark.parametrize(
@@ -208,15 +206,12 @@ def test_findings_are_put_in_place(maps):
     finding = Finding(name="skill_map", frame=frame, true_fdr=true, misleading=~true)
     display = RelevanceDisplay.from_relevance(field, stipple=finding, hatch=finding, kind="mean")
     assert places(display.artists_[0]["marks"]["stipple"]) == PLACES
-    label = display.colorbars_[0].ax.get_ylabel().replace("\n", " ")
-    assert "dots: carries skill (false discovery rate); hatched: misleading" in label
+    assert display.notes_ == ["dots: carries skill (false discovery rate); hatched: misleading"]
     display = RelevanceDisplay.from_relevance(composites(field, [0, 1], [0, 1]), stipple=finding)
     assert [places(a["marks"]["stipple"]) for a in display.artists_] == [PLACES, PLACES]
     grades = Finding(name="artifact_map", frame=frame, fact=true, unsupported=~true & False)
     display = RelevanceDisplay.from_relevance(field, stipple=grades, hatch=grades)
-    label = display.colorbars_[0].ax.get_ylabel().replace("\n", " ")
-    assert "dots: fact" in label
-    assert "hatched" not in label
+    assert display.notes_ == ["dots: fact"]
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ class View(NamedTuple):
     true: NDArray | None = None  # the class that each sample is of, if it is known
     prefix: str = ""  # before a class, where samples of another class may be among its own
     titles: list[str] | None = None  # of the maps, where they are no samples
+    dates: list[str] | None = None  # of the samples, where these know them
     hidden: float = 0.0  # the share of absolute relevance on land
     rule: str = ""  # in a word, as far as it is known
     whose: str | None = ""  # what is explained; None is the class that each sample is of
@@ -139,9 +140,10 @@ def _say_in_short(view: View, rows: NDArray[np.bool_]) -> str:
 def _say_sample(view: View, i: int) -> str:
     if view.titles is not None:
         return view.titles[i]
+    name = f"sample {i}" if view.dates is None else view.dates[i]
     if view.labels is None:
-        return f"sample {i}"
-    said = f"sample {i}: {say_class(view.labels[i])}"
+        return name
+    said = f"{name}: {say_class(view.labels[i])}"
     if view.true is not None and view.true[i] != view.labels[i]:
         said += f" (wrong, is {say_class(view.true[i])})"
     return said

@@ -41,8 +41,10 @@ class RelevanceDisplay:
     """Relevance of samples, or its mean over samples, by rule or by estimator.
 
     Make it with `from_estimator` or `from_relevance`. Red speaks for the class, blue against it;
-    limits are symmetric about zero, and the colour bar says whose they are and what is clipped.
-    Below each panel a line says the class, the rule, and the sum of its relevance with its units.
+    limits are symmetric about zero, and the colour bar says what they mean and whose they are.
+    A title has the date of its sample where the samples know it, else its number. Below each panel
+    a line says the class, the rule, and the sum of its relevance with its units; what holds for
+    all panels, such as what dots are, stands at the foot of the figure.
     Fields are drawn cell by cell, north up where their latitudes are known, with land and missing
     cells in grey; sequences as colours behind the signals; tables as bars of the features that
     have most relevance.
@@ -65,7 +67,7 @@ class RelevanceDisplay:
     spread : ndarray of shape (n_rows, *frame.shape) or None, default=None
         How far maps of other seeds are spread, which a column of its own shows for fields.
     hint : str, default=""
-        What to try instead, which the label says too.
+        What to try instead, which the foot says too.
 
     Attributes
     ----------
@@ -84,6 +86,8 @@ class RelevanceDisplay:
         by style), as far as they are drawn.
     colorbars_ : list of matplotlib.colorbar.Colorbar
         The colour bars.
+    notes_ : list of str
+        What the foot of the figure says; of Axes that are given, the line below the last row.
     limits_ : ndarray of shape (n_rows, n_views)
         The largest value of each panel's colours or horizontal axis; the smallest is its negative.
 
@@ -102,6 +106,7 @@ class RelevanceDisplay:
     axes_: NDArray[np.object_]
     artists_: list[dict[str, Any]]
     colorbars_: list[Any]
+    notes_: list[str]
     limits_: NDArray[np.float64]
 
     def __init__(
@@ -475,11 +480,12 @@ class RelevanceDisplay:
         places = self._lay_out(ax, bool(show_input), n_features, projection)
         panels = {place: self.panels[place[1]][place[0]] for place in places}
         if self.layout == "table":
-            self._draw_tables(panels, limits, n_features, cmap)
+            notes = self._draw_tables(panels, limits, n_features, cmap)
         else:
             self._draw_maps(panels, limits, clip, cmap)
             step = self._draw_contours(panels, int(contours)) if contours else None
-            self._add_colorbars(panels, limits, clip, step)
+            notes = self._add_colorbars(panels, limits, clip, step)
+        self._add_notes(notes, places, is_own=ax is None)
         if show_input:
             self._draw_inputs()
         if self.spread is not None:
@@ -533,19 +539,20 @@ class RelevanceDisplay:
         limits: str | float,
         n_features: int,
         cmap: str,
-    ) -> None:
-        """Draw bars of the features that have most relevance in all panels together."""
+    ) -> list[str]:
+        """Draw bars of the features with most relevance; return what holds for all panels."""
         shown, rest = series.rank_features([panel.maps for panel in panels.values()], n_features)
+        notes = []
+        if any(len(panel.maps) > 1 for panel in panels.values()):
+            notes.append("bar: mean; thin line: ± 1 standard deviation; tick: mean |relevance|")
+        if len(panels) > 1:
+            notes.append("features in the order of all panels together")
+        if rest > 5e-5:
+            notes.append(f"{100 * rest:.2g}\u00a0% of |relevance| on features not shown")
         for group in sheet.group_places(list(panels), limits):
             reach = [find_reach(self.frame, panels[place].maps, shown) for place in group]
             limit, cut = sheet.find_limit(np.concatenate(reach), limits, 0.0)
-            notes = [self.unit, sheet.say_limits(group, len(panels), limits), cut]
-            if any(len(panels[place].maps) > 1 for place in group):
-                notes.append("mean; thin line ± 1 standard deviation, tick mean |relevance|")
-            if len(panels) > 1:
-                notes.append("features in the order of all panels together")
-            if rest > 5e-5:
-                notes.append(f"{100 * rest:.2g}\u00a0% of |relevance| on features not shown")
+            said = [sheet.say_limits(group, len(panels), limits), cut]
             notes.append(captions.say_marks(self._marks(group), self.layout))
             for place in group:
                 ax, artists = self._axes_of(*place)
@@ -553,9 +560,9 @@ class RelevanceDisplay:
                 options: dict[str, Any] = {"limit": limit, "cmap": cmap, "features": shown}
                 options["overlays"] = self._over(place)
                 artists.update(draw_map(ax, self.frame, panels[place].maps, **options))
-                own = [notes[0], panels[place].caption, *notes[1:], self.hint]
-                label = "; ".join(note for note in own if note)
-                ax.set_xlabel(sheet.wrap(label, sheet.size_of(ax)[0]), fontsize="small")
+                own = [self.unit, panels[place].caption, *said]
+                sheet.add_caption(ax, "; ".join(filter(None, own)))
+        return [*notes, self.hint]
 
     def _draw_maps(
         self, panels: dict[sheet.Place, Panel], limits: str | float, clip: float, cmap: str
@@ -588,31 +595,42 @@ class RelevanceDisplay:
         limits: str | float,
         clip: float,
         step: float | None,
-    ) -> None:
-        """Add a colour bar for each group of panels, which says what the colours mean."""
+    ) -> list[str]:
+        """Add a colour bar for each group of panels; return what their labels do not say."""
+        notes = []
         for group in sheet.group_places(list(panels), limits):
             reach = [find_reach(self.frame, panels[place].maps) for place in group]
             values = np.concatenate(reach)
             _, cut = sheet.find_limit(values, limits, clip)
-            notes = [self.unit, sheet.say_limits(group, len(panels), limits), cut]
+            bar, left = sheet.add_colorbar(
+                [self._axes_of(*place)[0] for place in group],
+                self._axes_of(*group[0])[1]["image"],
+                [self.unit, sheet.say_limits(group, len(panels), limits), cut],
+                "both" if cut else "neither",
+                "bottom" if len(self.panels) > 1 and len({v for _, v in group}) == 1 else "right",
+            )
+            self.colorbars_.append(bar)
+            notes += left
             if not np.isfinite(values).all():
                 of_means = any(len(panels[place].maps) > 1 for place in group)
                 notes.append(captions.say_grey(self.hidden is not None, of_means))
-            views = {view for _, view in group}
             if self.hidden is not None:
+                views = sorted({view for _, view in group})
                 notes.append(captions.say_hidden([self.hidden[view] for view in views]))
             if step is not None and any(self._axes_of(*place)[1]["contours"] for place in group):
                 notes.append(f"contours: input every {step:g}, none at 0, dashed below")
-            notes += [captions.say_marks(self._marks(group), self.layout), self.hint]
-            self.colorbars_.append(
-                sheet.add_colorbar(
-                    [self._axes_of(*place)[0] for place in group],
-                    self._axes_of(*group[0])[1]["image"],
-                    "; ".join(note for note in notes if note),
-                    "both" if cut else "neither",
-                    "bottom" if len(self.panels) > 1 and len(views) == 1 else "right",
-                )
-            )
+            notes.append(captions.say_marks(self._marks(group), self.layout))
+        return [*notes, self.hint]
+
+    def _add_notes(self, notes: list[str], places: list[sheet.Place], *, is_own: bool) -> None:
+        """Write what holds for all panels at the foot of a figure that is this display's own."""
+        self.notes_ = list(dict.fromkeys(filter(None, notes)))
+        text = "; ".join(self.notes_)
+        if text and is_own:
+            sheet.add_foot(self.figure_, text)
+        elif text:
+            last_row = max(row for row, _ in places)
+            sheet.add_caption(self._axes_of(*min(p for p in places if p[0] == last_row))[0], text)
 
     def _over(self, place: sheet.Place) -> list[Overlay]:
         """Return the marks over a panel."""
@@ -635,7 +653,7 @@ class RelevanceDisplay:
             ax.set_title(said, fontsize="medium")
         label = "spread over seeds, in the unit of the maps"
         axes = list(self.axes_[:, -1])
-        self.colorbars_.append(sheet.add_colorbar(axes, drawn["image"], label, "neither"))
+        self.colorbars_.append(sheet.add_colorbar(axes, drawn["image"], [label], "neither")[0])
 
     def _draw_inputs(self) -> None:
         """Draw the input of each row on the left, all with the same limits."""
@@ -653,7 +671,7 @@ class RelevanceDisplay:
             ax.set_title(said, fontsize="medium")
         axes = list(self.axes_[:, 0])
         self.colorbars_.append(
-            sheet.add_colorbar(axes, drawn["image"], "input", "neither", "left")
+            sheet.add_colorbar(axes, drawn["image"], ["input"], "neither", "left")[0]
         )
 
 

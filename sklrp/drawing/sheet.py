@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from numbers import Real
 from typing import Any
@@ -16,6 +17,9 @@ from sklrp._checks import import_optional
 
 LIMITS = ("shared", "view", "panel")
 ROOM = 0.05  # inches, at least, between a caption and a title below it
+_LINE = 0.16  # inches that a line of small text is high
+_MOST_LINES = 2  # of a colour bar's label
+_CAPTION = "caption"  # what marks the line below Axes of cartopy
 Place = tuple[int, int]  # row and view of a panel
 
 
@@ -102,9 +106,30 @@ def say_limits(places: list[Place], n_panels: int, limits: str | float) -> str:
 
 
 def add_colorbar(
-    axes: list[Any], image: Any, label: str, extend: str, location: str = "right"
-) -> Any:
-    """Add the colour bar of panels; one below them has three ticks, for which there is room."""
+    axes: list[Any], image: Any, said: list[str], extend: str, location: str = "right"
+) -> tuple[Any, list[str]]:
+    """Add the colour bar of panels, and return it with what its label has no room for.
+
+    Parameters
+    ----------
+    axes : list of Axes
+        The panels.
+    image : artist
+        What the colours are of.
+    said : list of str
+        What the colours mean, first of all, and what else is to be said.
+    extend : {"neither", "both"}
+        Whether values lie beyond its ends.
+    location : {"right", "left", "bottom"}, default="right"
+        Where it is. One below the panels has three ticks, for which there is room.
+
+    Returns
+    -------
+    bar : Colorbar
+        The colour bar.
+    left : list of str
+        What is to be said elsewhere.
+    """
     bar = axes[0].figure.colorbar(image, ax=axes, location=location, extend=extend)
     width, height = size_of(axes[0])
     if location == "bottom":
@@ -113,18 +138,65 @@ def add_colorbar(
     else:
         figure = axes[0].figure  # or one inside another
         width = 0.8 * figure.bbox.height / figure.dpi if len(axes) > 1 else height
-    bar.set_label(wrap(label, width), fontsize="small")
-    return bar
+    label, left = part_notes(list(filter(None, said)), width)
+    bar.set_label(label, fontsize="small")
+    return bar, left
+
+
+def part_notes(said: list[str], inches: float) -> tuple[str, list[str]]:
+    """Return a text of at most two lines, beginning with the first note, and what is left."""
+    label, *others = said
+    left = []
+    if count_lines(label, inches) > _MOST_LINES:
+        left.append(f"colours: {label}")
+        label = _shorten_unit(label, inches)
+    letters = count_letters(inches)
+    lines = textwrap.wrap(label, letters)
+    while others:
+        *first, last = lines
+        ways = (
+            [*first, f"{last}; {others[0]}"],
+            [*first, f"{last};", others[0]],
+            textwrap.wrap(f"{' '.join(lines)}; {others[0]}", letters),
+        )
+        fitting = [w for w in ways if len(w) <= _MOST_LINES and max(map(len, w)) <= letters]
+        if not fitting:
+            break
+        lines = fitting[0]
+        others.pop(0)
+    return as_text("\n".join(lines)), left + others
+
+
+def _shorten_unit(unit: str, inches: float) -> str:
+    """Return what colours mean without whose relevance it is, or as far as there is room."""
+    found = re.fullmatch(r"((?:\w+ )?relevance)\b.*?( \([^()]*\))?(?:, .*)?", unit)
+    short = unit if found is None else found[1] + (found[2] or "")
+    if count_lines(short, inches) > _MOST_LINES:
+        short = textwrap.shorten(short, _MOST_LINES * count_letters(inches) - 8, placeholder=" …")
+    return short
 
 
 def add_caption(ax: Any, text: str) -> None:
-    """Write a line below Axes, below the label that their horizontal axis has."""
+    """Write a line below Axes, below the label or the line that they have there."""
     said = wrap(text, size_of(ax)[0])
-    if hasattr(ax, "projection"):  # cartopy's have no label
-        where: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
-        ax.annotate(said, (0.5, 0), (0, -18), ha="center", va="top", fontsize="small", **where)
-    else:
+    if not hasattr(ax, "projection"):
         ax.set_xlabel("\n".join(filter(None, [ax.get_xlabel(), said])), fontsize="small")
+        return
+    # Cartopy's have no label.
+    before = next((one for one in ax.texts if one.get_gid() == _CAPTION), None)
+    if before is not None:
+        before.set_text(f"{before.get_text()}\n{said}")
+        return
+    where: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    where |= {"ha": "center", "va": "top", "fontsize": "small", "gid": _CAPTION}
+    ax.annotate(said, (0.5, 0), (0, -18), **where)
+
+
+def add_foot(figure: Any, text: str) -> None:
+    """Write lines at the foot of a figure of our own, and give it the height that they take."""
+    said = wrap(text, 0.95 * figure.get_figwidth())
+    figure.set_figheight(figure.get_figheight() + _LINE * (1 + said.count("\n")))
+    figure.supxlabel(said, fontsize="small")
 
 
 def make_room(axes: list[Any]) -> None:
@@ -167,7 +239,17 @@ def size_of(ax: Any) -> tuple[float, float]:
 
 def wrap(text: str, inches: float) -> str:
     """Break a small text into lines of a length, as text for matplotlib."""
-    return as_text(textwrap.fill(text, max(int(inches / 0.068), 20)))
+    return as_text(textwrap.fill(text, count_letters(inches)))
+
+
+def count_lines(text: str, inches: float) -> int:
+    """Return how many lines of a length a small text takes."""
+    return len(textwrap.wrap(text, count_letters(inches)))
+
+
+def count_letters(inches: float) -> int:
+    """Return how many letters of a small text a line has."""
+    return max(int(inches / 0.068), 20)
 
 
 def as_text(said: Any) -> str:

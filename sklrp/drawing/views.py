@@ -20,6 +20,7 @@ from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp._model_parts import Model
 from sklrp._rows import count_samples
 from sklrp.drawing.panels import View, check_kind, say_class
+from sklrp.drawing.sample_names import name_samples
 from sklrp.drawing.source_columns import find_columns, sum_columns
 from sklrp.geo.coordinates import is_dataset, is_field
 from sklrp.geo.places import Grid, find_degrees, find_places, move_grid, read_grid, take_degrees
@@ -94,6 +95,7 @@ def explain_views(
         check_kind(kind, n_samples, len(models) * len(rules))  # before what takes time
         labels = _predict_classes(model, entering, params["target"], n_samples)
         true = _check_true(match_samples(y, X, "y"), labels, n_samples)
+        dates = name_samples(X, n_samples, _find_sample_dim(model))
         for rule_name, its_rule in rules.items():
             maps = explain(model.network, entering, rule=its_rule, **params)
             view = View(
@@ -104,6 +106,7 @@ def explain_views(
                 labels=labels,
                 true=true,
                 prefix="predicted " if y is None else "",
+                dates=dates,
                 rule=_name_rule(its_rule, model),
                 whose=_say_one_class(params["target"], labels),
                 units=_name_units(model, labels, normalize),
@@ -112,6 +115,13 @@ def explain_views(
                 view = sum_columns(view, columns)
             views += _bring(view, normalize, each_channel, named)
     return views
+
+
+def _find_sample_dim(model: Model) -> str | None:
+    """Return the dimension of the samples that a vectorizer before the network knows."""
+    steps = [] if model.before is None else model.before.named_steps.values()
+    dims = [getattr(getattr(step, "grid_", None), "sample_dim", None) for step in steps]
+    return next(filter(None, dims), None)
 
 
 def _name_channels(model: Model, X: Any) -> list[str] | None:
@@ -222,6 +232,7 @@ def given_views(
     for name, given in named.items():
         about = _read_about(given)
         given, titles = _name_maps(given)
+        its_samples = X.get(name) if isinstance(X, Mapping) else X
         maps = check_relevance(_take_values(given, known, str(name) or "relevance"))
         if isinstance(X, Mapping) or (X is not None and samples is None):
             samples = _take_values(X[name] if isinstance(X, Mapping) else X, known, "X")
@@ -241,6 +252,7 @@ def given_views(
             samples=samples,
             labels=_check_labels(match_samples(labels, given, "labels"), len(maps)),
             titles=titles if labels is None else None,
+            dates=name_samples(given, len(maps)) or name_samples(its_samples, len(maps)),
             **about,
         )
         views += _bring(view, normalize, each_channel, channels)
