@@ -277,6 +277,12 @@ NAN = np.full(SHAPE, np.nan)
         (lambda y: y.sum(), r"return one of shape \(5,\), a number for each sample; got \(\)"),
         (lambda y: y.sum((2, 3)), r"got \(5, 2\)"),
         (lambda y: y.detach().numpy().sum((1, 2, 3)), r"got ndarray"),
+        (
+            lambda y: y[:, 2].sum((1, 2)),
+            r"failed with IndexError: .* It takes a tensor of",
+        ),
+        (lambda y: np.asarray(y)[:, 0, 0, 0], r"failed with RuntimeError: .* in torch's operat"),
+        (lambda y: y.field.sum((1, 2, 3)), r"failed with AttributeError"),
         (lambda y: y.detach().sum((1, 2, 3)), r"does not depend on the output"),
         (lambda y: (y - y.mean(0)).abs().sum((1, 2, 3)), r"mixes samples"),
         (lambda y: (y * 0).sqrt().sum((1, 2, 3)), r"NaN or infinite"),
@@ -285,6 +291,22 @@ NAN = np.full(SHAPE, np.nan)
 def test_bad_targets_of_a_grid(target, message):
     with pytest.raises(ValueError, match=message):
         relevance_of(build(UNet()), samples(), target)
+
+
+def test_functions_that_fail_are_told_once():
+    """Of a regressor the function is inside another."""
+    X = samples(6, (4,))
+    reg = sklrp.MLPRegressor((3,), max_epochs=1, random_state=0).fit(X, X[:, :2])
+    for function, message in ((lambda y: y[:, 5], "failed with"), (lambda y: y, "must return")):
+        with pytest.raises(ValueError, match=message) as found:
+            reg.explain(X, target=function)
+        assert str(found.value).count("a function of the output") == 1
+
+
+@pytest.mark.parametrize("target", [{"lat": 3}, ("mean", {"lat": 3})])
+def test_coordinates_are_for_fields(target):
+    with pytest.raises(TypeError, match=r"for sklrp\.geo\.explain.*give a mask"):
+        relevance_of(build(Named(dict)) if "mean" in target else build(UNet()), samples(), target)
 
 
 def test_a_single_sample_does_not_hide_that_samples_mix():

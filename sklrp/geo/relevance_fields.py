@@ -26,10 +26,10 @@ from sklrp._outputs import split_key
 from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, even_chunks, is_dataset, is_field
 from sklrp.geo.grid import warn_of_other_fields, without_units
-from sklrp.geo.output_regions import mark_region
+from sklrp.geo.output_regions import describe_region, mark_region
 from sklrp.geo.vectorizer import GridVectorizer, moves_features, put_features
 from sklrp.propagation.references import read_reference
-from sklrp.propagation.targets import encode_target
+from sklrp.propagation.targets import decode_target, encode_target
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
@@ -41,8 +41,10 @@ EVERY = "every class"
 ONLY = "the only output"  # of regression
 EVERY_OUTPUT = "every output"
 GIVEN = "a class given for each sample"
+GIVEN_OUTPUT = "an output given for each sample"
 FUNCTION = "a function of the output"
 SEVERAL = "a weighted sum of outputs"
+OF_OUTPUT = "unit of the output"
 
 
 @constrained({"epsilon": "no_validation", "layers": [list, tuple, None]})
@@ -88,11 +90,13 @@ def explain(
 
         Of a network with a gridded output also a region of it, whose sum is explained: a dict of
         labels along the output's dimensions, ``{"lat": slice(-5, 5), "lon": 190.0}``, as in
-        xarray's ``sel``; or a mask, weights or a function, see :func:`sklrp.explain`.
+        xarray's ``sel``, or of a boolean for each value; or a mask, weights or a function, see
+        :func:`sklrp.explain`. Where the network returns several outputs by name, the name comes
+        first: ``("t2m", {"lat": slice(-5, 5)})``.
     output : DataArray, Dataset or None, default=None
         The grid of the network's output, for a `target` in its coordinates: a field like those
-        that it returns, whose values are not looked at. Of a Dataset the variables are the first
-        dimension, ``"variable"``.
+        that it returns. A warning says where it has no value in the target's region, as on land.
+        Of a Dataset the variables are the first dimension, ``"variable"``.
     rule : str, Rule or Composite, default="auto"
         How relevance is passed on, see :func:`sklrp.check_rule`.
     epsilon : float, default=1e-6
@@ -171,15 +175,18 @@ def explain(
     warn_of_other_fields(chain.vectorizer.grid_.template, data)
     if _names_output(chain, data, target):
         target = (target,)
-    said = describe_target(target, is_regression(chain.model.network))
-    if isinstance(target, dict):
-        target = mark_region(target, output, chain.vectorizer.grid_.sample_dim)
+    said = describe_target(target, is_regression(chain.model.network), chain.has_labels)
+    key, region = _split_region(target, chain.has_labels)
+    if region is not None:
+        mask = mark_region(region, output, chain.vectorizer.grid_.sample_dim)
+        target = mask if key is None else (key, mask)
     elif output is not None:
         raise ValueError(
             "output is the grid of a target in coordinates, such as {'lat': slice(-5, 5)}, but "
             f"target={said}: leave output out."
         )
-    labels = [] if is_of_outputs(target) else _list_labels(chain, data, target)
+    of_outputs = is_of_outputs(target, chain.has_labels)
+    labels = [] if of_outputs else _list_labels(chain, data, target)
     settings = {
         "rule": rule,
         "epsilon": epsilon,
@@ -192,6 +199,9 @@ def explain(
     attrs = describe_relevance(
         chain.model.network, chain.model.name, rule, epsilon, said, contrast, reference
     )
+    network = chain.model.network
+    if of_outputs and not (is_regression(network) or hasattr(network, "classes_")):
+        attrs["units"] = OF_OUTPUT  # of a network that says no more than that
     known: dict[str, Any] = {
         "target": target,
         "classes": labels if _wants_all(target) else None,
@@ -212,6 +222,11 @@ class _Chain(NamedTuple):
     vectorizer: GridVectorizer
     after: list[Any]
     model: Model
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether a target is a label of a class, and not an index or a part of the output."""
+        return self.model.classes is not None
 
     def enter(self, data: Any) -> Any:
         """Return what enters the network."""
@@ -297,11 +312,18 @@ def _as_labels(target: Any, classes: Any) -> Any:
     return target
 
 
-def is_of_outputs(target: Any) -> bool:
-    """Return whether a target is made of outputs, and names no class."""
+def is_of_outputs(target: Any, has_labels: bool = False) -> bool:
+    """Return whether a target is made of outputs, and names no class and no index."""
     if callable(target) or isinstance(target, tuple):
         return True
-    return np.ndim(target) > 1 or (np.ndim(target) == 1 and np.asarray(target).dtype.kind == "b")
+    kinds = "b" if has_labels else "bf"
+    return np.ndim(target) > 1 or (np.ndim(target) == 1 and np.asarray(target).dtype.kind in kinds)
+
+
+def _split_region(target: Any, has_labels: bool) -> tuple[str | None, dict[str, Any] | None]:
+    """Return the name of the output and the coordinates on it that a target holds, else None."""
+    key, rest = (None, target) if has_labels else split_key(target)
+    return (key, rest) if isinstance(rest, dict) else (None, None)
 
 
 def describe_relevance(
@@ -343,20 +365,28 @@ def _describe_reference(network: Any, reference: Any) -> dict[str, Any]:
     }
 
 
-def describe_target(target: Any, regression: bool = False) -> str:
+def describe_target(target: Any, regression: bool = False, has_labels: bool = False) -> str:
     """Say in words what is explained, of a model of classes or of a regression."""
     if target is None:
         return ONLY if regression else PREDICTED
     if _wants_all(target):
         return EVERY_OUTPUT if regression else EVERY
     if isinstance(target, dict):
-        return "sum over " + ", ".join(f"{dim}={labels}" for dim, labels in target.items())
+        return describe_region(target)
     if isinstance(target, tuple) and target and isinstance(target[0], str):  # an output by name
         key, rest = split_key(target)
-        return f"output {key!r}" + ("" if rest is None else f", {describe_target(rest)}")
-    if is_of_outputs(target):
-        return FUNCTION if callable(target) else str(target) if np.ndim(target) < 2 else SEVERAL
-    return GIVEN if np.ndim(target) else str(target)
+        return f"output {key!r}" + (
+            "" if rest is None else f", {describe_target(rest, regression)}"
+        )
+    if is_of_outputs(target, has_labels):
+        if callable(target) or isinstance(target, tuple):
+            return FUNCTION if callable(target) else str(target)
+        values = np.asarray(target)
+        marked = values.dtype.kind == "b" and values.ndim == 1
+        return f"sum of the outputs {np.flatnonzero(values).tolist()}" if marked else SEVERAL
+    if np.ndim(target):
+        return GIVEN_OUTPUT if regression else GIVEN
+    return str(target)
 
 
 def explained_class(relevance: Any) -> str:
@@ -365,7 +395,8 @@ def explained_class(relevance: Any) -> str:
     if TARGET in field.coords and field[TARGET].ndim == 0:  # selected from those of every class
         return str(field[TARGET].item())
     target = field.attrs.get("target", PREDICTED)
-    return "" if target in (PREDICTED, EVERY, GIVEN, ONLY, EVERY_OUTPUT) else str(target)
+    several = (PREDICTED, EVERY, GIVEN, ONLY, EVERY_OUTPUT, GIVEN_OUTPUT)
+    return "" if target in several else str(target)
 
 
 def _check_call(
@@ -375,11 +406,11 @@ def _check_call(
     check_rule(settings["rule"])
     sample_dim = chain.vectorizer.grid_.sample_dim
     n_samples = data.sizes[sample_dim]
-    of_outputs = is_of_outputs(target)
-    is_of_each = not of_outputs and np.ndim(target) == 1
-    if is_of_each and len(target) != n_samples:
+    of_outputs = is_of_outputs(target, chain.has_labels)
+    key, each = _split_labels(target, chain.has_labels)
+    if each is not None and len(each) != n_samples:
         raise ValueError(
-            f"target has {len(target)} labels for {n_samples} samples: give one for each."
+            f"target has {len(each)} labels for {n_samples} samples: give one for each."
         )
     if not (target is None or _wants_all(target) or of_outputs):
         unknown = look_up(as_plain_array(target, "target"), np.asarray(labels), exact=True)[1]
@@ -397,9 +428,25 @@ def _check_call(
             propagation.plan(chain.model.network, settings["rule"], epsilon=settings["epsilon"])
         return
     # Places of the rule, rivals, references, functions of the output: one sample tells.
-    first = data.isel({sample_dim: slice(1)})
-    its = target[:1] if is_of_each else target
-    propagation.explain(chain.model.network, chain.enter(first), target=its, **settings)
+    first = chain.enter(data.isel({sample_dim: slice(1)}))
+    its = target if each is None else _join_labels(key, each[:1])
+    if of_outputs and not isinstance(target, tuple) and np.ndim(target) == 1:
+        # Weights, unless they may be indices of all samples, which a chunk does not tell.
+        decode_target(target, None, n_samples, chain.model.output_shape(first))
+    propagation.explain(chain.model.network, first, target=its, **settings)
+
+
+def _split_labels(target: Any, has_labels: bool) -> tuple[str | None, NDArray | None]:
+    """Return the name of the output and the labels of each sample that a target holds, or None."""
+    key, rest = (None, target) if has_labels else split_key(target)
+    if rest is None or np.ndim(rest) != 1 or is_of_outputs(rest, has_labels):
+        return None, None
+    return key, np.asarray(rest)
+
+
+def _join_labels(key: str | None, labels: NDArray) -> Any:
+    """Return a target of the labels of each sample, of the output of a name."""
+    return labels if key is None else (key, labels)
 
 
 def _explain_fields(
@@ -414,7 +461,7 @@ def _explain_fields(
     attrs: dict[str, Any],
 ) -> Any:
     """Return the relevance of fields in memory; `given` are the labels of a chunk, if given."""
-    target = target if given is None else given.values
+    target = target if given is None else _join_labels(target[0], given.values)
     if indexes:
         found = _explain_fields(
             _give_levels(data, indexes), chain=chain, target=target, classes=classes,
@@ -481,9 +528,10 @@ def _explain_lazily(data: Any, chain: _Chain, *, target: Any, classes: Any, **kn
     indexes = {dim: index for dim, index in data.indexes.items() if index.nlevels > 1}
     indexes = {dim: index for dim, index in indexes.items() if dim in data.dims}
     data = data.drop_vars(_names_of_levels(data))
+    key, each = _split_labels(target, chain.has_labels)
     labels = None
-    if target is not None and not is_of_outputs(target) and np.ndim(target):
-        labels = xr.DataArray(np.asarray(target), dims=sample_dim)
+    if each is not None:
+        labels, target = xr.DataArray(each, dims=sample_dim), (key,)
     template = _make_template(data, sample_dim, classes)
     known |= {"target": target, "classes": classes}
     known["indexes"] = {dim: index for dim, index in indexes.items() if dim != sample_dim}

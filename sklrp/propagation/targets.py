@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklrp._checks import look_up, suggest
+from sklrp._checks import look_up, shorten, suggest
 from sklrp._missing import as_plain_array
 
 _MOST_SHOWN = 8  # of labels, in an error
@@ -35,6 +35,10 @@ class Function(NamedTuple):
 
     function: Callable[[Tensor], Tensor]
     shape: Shape
+
+
+class _FunctionError(ValueError):
+    """A function of the output fails, or returns what it must not."""
 
 
 # What is explained, decoded: None the largest output, "all", or one output of each sample.
@@ -65,6 +69,7 @@ def encode_target(target: Any, classes: np.ndarray, n_samples: int) -> Any:
     """
     if _is_open(target):
         return target
+    _refuse_coordinates(target)
     labels = as_plain_array(target, "target")
     if labels.shape not in ((), (n_samples,)):
         raise ValueError(
@@ -120,6 +125,7 @@ def decode_target(target: Any, classes: np.ndarray | None, n_samples: int, shape
                 f"{_show(target)}."
             )
         return np.full(n_samples, index, dtype=np.int64)
+    _refuse_coordinates(target)
     is_grid = len(shape) > 1 and n_outputs > 1
     if isinstance(target, tuple) and (is_grid or len(target) == 1):
         return _at_index(target, shape)
@@ -157,16 +163,28 @@ def evaluate_target(outputs: Tensor, target: WeightedSum | Function) -> Tensor:
     Raises
     ------
     ValueError
-        If a function returns anything else than a number for each sample.
+        If a function fails, or returns anything else than a number for each sample.
     """
     if isinstance(target, WeightedSum):
         return outputs @ torch.from_numpy(target.weights).to(outputs)
     n_samples = len(outputs)
     # A copy: the function may change its argument in place, but not what it is a leaf of.
-    found = target.function(outputs.reshape(n_samples, *target.shape).clone())
+    argument = outputs.reshape(n_samples, *target.shape).clone()
+    try:
+        found = target.function(argument)
+    except _FunctionError:  # of the function inside a regressor's
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise _FunctionError(
+            f"target, a function of the output, failed with {type(error).__name__}: {error}. It "
+            f"takes a tensor of shape {(n_samples, *target.shape)} and must reduce all axes but "
+            "the first in torch's operations, as output.flatten(1).sum(1) does."
+        ) from error
     shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
     if shape != (n_samples,):
-        raise ValueError(
+        raise _FunctionError(
             "target, a function of the output, takes a tensor of shape "
             f"{(n_samples, *target.shape)}, and must return one of shape ({n_samples},), a number "
             f"for each sample; got {shape}. Reduce all axes but the first, as "
@@ -178,6 +196,16 @@ def evaluate_target(outputs: Tensor, target: WeightedSum | Function) -> Tensor:
 def _is_open(target: Any) -> bool:
     """Return whether a target names no output: the predicted one, or all."""
     return target is None or (isinstance(target, str) and target == "all")
+
+
+def _refuse_coordinates(target: Any) -> None:
+    """Refuse a dict by what takes one."""
+    if isinstance(target, dict):
+        raise TypeError(
+            f"target={shorten(repr(target))} is a dict: labels along the output's coordinates are "
+            "for sklrp.geo.explain(..., output=field). Here give a mask of the output's shape, "
+            "such as sklrp.geo.box_mask(field, lat=..., lon=...) makes."
+        )
 
 
 def _check_open(target: Any, shape: Shape) -> None:
