@@ -130,7 +130,7 @@ def _mark_labels(grid: Any, dim: str, labels: Any) -> Any:
     places = xr.DataArray(np.arange(len(index)), {dim: grid[dim].variable}, (dim,))
     try:
         exact = _to_grid(index, labels)
-        leaves = isinstance(exact, slice) and _leaves(index, exact)
+        leaves = isinstance(exact, slice) and _leaves_grid(index, exact)
         chosen = np.atleast_1d(places.sel({dim: exact}).to_numpy())
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
@@ -145,7 +145,7 @@ def _mark_labels(grid: Any, dim: str, labels: Any) -> Any:
     if not len(chosen):
         raise ValueError(
             f"{said}, which marks nothing of the output's grid, {ends}"
-            f"{_say_order(grid[dim], index, labels)}."
+            f"{_say_why_empty(grid[dim], index, labels)}."
         )
     marked = np.zeros(len(index), dtype=bool)
     marked[chosen] = True
@@ -176,7 +176,7 @@ def _smallest_step(values: NDArray[np.float64]) -> float:
     return float(steps[steps > 0].min(initial=np.inf))
 
 
-def _leaves(index: Any, labels: slice) -> bool:
+def _leaves_grid(index: Any, labels: slice) -> bool:
     """Tell whether a slice leaves the grid, which xarray would clip; a cell's half is kept."""
     if not (index.is_monotonic_increasing or index.is_monotonic_decreasing):
         return False  # its ends are values of the grid, or `sel` refuses them
@@ -212,7 +212,7 @@ def _other_turn(coordinate: Any, labels: Any) -> str:
     return ""
 
 
-def _say_order(coordinate: Any, index: Any, labels: Any) -> str:
+def _say_why_empty(coordinate: Any, index: Any, labels: Any) -> str:
     """Say why a slice is empty, where its ends are the wrong way round."""
     dim = coordinate.name
     if not isinstance(labels, slice) or labels.start is None or labels.stop is None:
