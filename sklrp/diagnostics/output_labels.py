@@ -86,7 +86,7 @@ class OutputLabels:  # numpydoc ignore=PR02
 def find_labels(model: Any, one: Any, y: Any, n_samples: int) -> tuple[OutputLabels, Any]:
     """Return what a model's outputs are called, and labels with an axis of outputs at most."""
     classes = model.classes_for(one)
-    n_outputs = _count_outputs(model, classes, one)
+    n_outputs = _count_choices(model, classes, one)
     if np.ndim(y) > 2 and np.size(y) == n_samples * n_outputs:  # fields of values
         y = np.reshape(y, (n_samples, n_outputs))
     if classes is not None and y is not None:
@@ -97,7 +97,7 @@ def find_labels(model: Any, one: Any, y: Any, n_samples: int) -> tuple[OutputLab
     return OutputLabels(model, classes, n_outputs), y
 
 
-def _count_outputs(model: Any, classes: NDArray | None, one: Any) -> int:
+def _count_choices(model: Any, classes: NDArray | None, one: Any) -> int:
     """Return how many outputs there are to choose from."""
     if model.has_explain and model.reading is None:
         own: int = getattr(model.network, "n_outputs_", 1)  # of a regressor
