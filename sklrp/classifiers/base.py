@@ -212,7 +212,8 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
         if not reset and sample_shape is not None:
             self._check_sample_shape(sample_shape)
         self._check_targets(y)
-        _forbid_missing_targets(y)
+        if y is not None:  # without y scikit-learn says what requires it
+            _forbid_missing_targets(y)
         if stored is not None:
             X = validate_data(self, X, reset=reset, **_FORMAT)
             places = np.zeros((len(stored), 1))
