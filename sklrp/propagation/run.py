@@ -159,11 +159,16 @@ def explain_network(
     if at_zero is not None:
         at_zero = at_zero[details.target] if target is None else at_zero
         details.refer_to(at_zero, -at_zero)
+    _name_target(details, asked, classes)
+    return results.relevance, details
+
+
+def _name_target(details: Details, asked: Any, classes: np.ndarray | None) -> None:
+    """Say in details what was explained: labels if the outputs have some, else as asked."""
     if details.target is None:
         details.target = asked
     elif classes is not None:
         details.target = classes[details.target]
-    return results.relevance, details
 
 
 def _check_settings(epsilon: Any, n_jobs: Any, check: Any, batch_size: Any) -> bool | str:
