@@ -128,6 +128,17 @@ def test_regressors_by_any_entry(regressor):
     assert set(details.reference_share) == {-0.25}
 
 
+def test_numbers_of_any_kind(regressor):
+    """A number may be an array without axes, and rounded to single precision."""
+    largest = np.float32(Y[:, 0].max())
+    largest = np.nextafter(largest, np.float32(np.inf)) if largest <= Y[:, 0].max() else largest
+    for number in (np.array(31.5), torch.tensor(31.5), largest):
+        _, details = regressor.explain(X, target=0, reference=number, return_details=True)
+        np.testing.assert_allclose(details.reference, float(number))
+    with pytest.raises(ValueError, match="outside the targets of the training data"):
+        regressor.explain(X, target=0, reference=1.001 * float(largest))
+
+
 BAD = [
     ("median", "must be .*'zero' or a number, got 'median'"),
     ("Mean", "must be .*'zero' or a number, got 'Mean'"),

@@ -303,6 +303,17 @@ def test_functions_that_fail_are_told_once():
         assert str(found.value).count("a function of the output") == 1
 
 
+def test_an_index_for_each_sample_of_batches_by_name():
+    """Batches of a generator take their own part of the indices."""
+    network, X, each = build(Named(dict)), samples(7), np.arange(7) % 2
+    batches = (X[i : i + 3] for i in range(0, 7, 3))
+    expected = relevance_of(network, X, ("mean", each))[0]
+    np.testing.assert_array_equal(relevance_of(network, batches, ("mean", each))[0], expected)
+    assert np.abs(expected - relevance_of(network, X, ("mean", 0))[0]).max() > 1e-6
+    with pytest.raises(ValueError, match="target has the length 6"):
+        relevance_of(network, (X[i : i + 3] for i in range(0, 7, 3)), ("mean", each[:6]))
+
+
 @pytest.mark.parametrize("target", [{"lat": 3}, ("mean", {"lat": 3})])
 def test_coordinates_are_for_fields(target):
     with pytest.raises(TypeError, match=r"for sklrp\.geo\.explain.*give a mask"):

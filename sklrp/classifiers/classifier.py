@@ -30,7 +30,7 @@ from sklrp.classifiers.net import ClassifierNet
 from sklrp.classifiers.parameters import param
 from sklrp.classifiers.saved import are_labels
 from sklrp.composites import Composite
-from sklrp.propagation.piecemeal import explain_piecemeal, is_per_sample
+from sklrp.propagation.piecemeal import explain_piecemeal
 from sklrp.rules import Rule
 
 
@@ -374,8 +374,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
             "out": out,
         }
         if is_stream(X):
-            each = is_per_sample(target, has_classes=True)
-            return explain_piecemeal(self.explain, X, target=target, per_sample=each, **options)
+            return explain_piecemeal(self.explain, X, target=target, has_labels=True, **options)
         relevance, details = self._explain(
             self.module_,
             X,

@@ -31,7 +31,7 @@ from sklrp.classifiers.net import RegressorNet
 from sklrp.classifiers.saved import are_numbers, are_positive, are_ranges, is_flag
 from sklrp.composites import Composite
 from sklrp.modules import in_target_units
-from sklrp.propagation.piecemeal import explain_piecemeal, is_per_sample
+from sklrp.propagation.piecemeal import explain_piecemeal
 from sklrp.propagation.references import find_at_target, read_reference
 from sklrp.propagation.targets import Function, WeightedSum, decode_target, evaluate_target
 from sklrp.rules import Rule
@@ -324,9 +324,8 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
             "out": out,
         }
         if is_stream(X):
-            each = is_per_sample(target, has_classes=False)
             options["reference"] = reference
-            return explain_piecemeal(self.explain, X, target=target, per_sample=each, **options)
+            return explain_piecemeal(self.explain, X, target=target, has_labels=False, **options)
         decoded: list[NDArray | WeightedSum | Function | str] = []
 
         def decode(n_samples: int) -> tuple[Any, NDArray | None]:
@@ -441,7 +440,8 @@ def check_in_range(
         explained = np.arange(len(values))
     for i in explained:
         low, high = ranges[i]
-        if values[i] != 0 and not low <= values[i] <= high:
+        rounding = 1e-6 * max(abs(low), abs(high))  # of a value in single precision
+        if values[i] != 0 and not low - rounding <= values[i] <= high + rounding:
             raise ValueError(
                 f"reference={reference!r} lies outside the targets of the training data, "
                 f"{low:.6g} to {high:.6g} of output {i}, so the network knows nothing like it: "

@@ -29,7 +29,12 @@ from sklrp.geo.grid import warn_of_other_fields, without_units
 from sklrp.geo.output_regions import describe_region, mark_region
 from sklrp.geo.vectorizer import GridVectorizer, moves_features, put_features
 from sklrp.propagation.references import read_reference
-from sklrp.propagation.targets import decode_target, encode_target
+from sklrp.propagation.targets import (
+    decode_target,
+    encode_target,
+    join_labels,
+    split_labels,
+)
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
@@ -407,7 +412,7 @@ def _check_call(
     sample_dim = chain.vectorizer.grid_.sample_dim
     n_samples = data.sizes[sample_dim]
     of_outputs = is_of_outputs(target, chain.has_labels)
-    key, each = _split_labels(target, chain.has_labels)
+    key, each = split_labels(target, chain.has_labels)
     if each is not None and len(each) != n_samples:
         raise ValueError(
             f"target has {len(each)} labels for {n_samples} samples: give one for each."
@@ -429,24 +434,11 @@ def _check_call(
         return
     # Places of the rule, rivals, references, functions of the output: one sample tells.
     first = chain.enter(data.isel({sample_dim: slice(1)}))
-    its = target if each is None else _join_labels(key, each[:1])
+    its = target if each is None else join_labels(key, each[:1])
     if of_outputs and not isinstance(target, tuple) and np.ndim(target) == 1:
         # Weights, unless they may be indices of all samples, which a chunk does not tell.
         decode_target(target, None, n_samples, chain.model.output_shape(first))
     propagation.explain(chain.model.network, first, target=its, **settings)
-
-
-def _split_labels(target: Any, has_labels: bool) -> tuple[str | None, NDArray | None]:
-    """Return the name of the output and the labels of each sample that a target holds, or None."""
-    key, rest = (None, target) if has_labels else split_key(target)
-    if rest is None or np.ndim(rest) != 1 or is_of_outputs(rest, has_labels):
-        return None, None
-    return key, np.asarray(rest)
-
-
-def _join_labels(key: str | None, labels: NDArray) -> Any:
-    """Return a target of the labels of each sample, of the output of a name."""
-    return labels if key is None else (key, labels)
 
 
 def _explain_fields(
@@ -461,7 +453,7 @@ def _explain_fields(
     attrs: dict[str, Any],
 ) -> Any:
     """Return the relevance of fields in memory; `given` are the labels of a chunk, if given."""
-    target = target if given is None else _join_labels(target[0], given.values)
+    target = target if given is None else join_labels(target[0], given.values)
     if indexes:
         found = _explain_fields(
             _give_levels(data, indexes), chain=chain, target=target, classes=classes,
@@ -528,7 +520,7 @@ def _explain_lazily(data: Any, chain: _Chain, *, target: Any, classes: Any, **kn
     indexes = {dim: index for dim, index in data.indexes.items() if index.nlevels > 1}
     indexes = {dim: index for dim, index in indexes.items() if dim in data.dims}
     data = data.drop_vars(_names_of_levels(data))
-    key, each = _split_labels(target, chain.has_labels)
+    key, each = split_labels(target, chain.has_labels)
     labels = None
     if each is not None:
         labels, target = xr.DataArray(each, dims=sample_dim), (key,)

@@ -21,7 +21,7 @@ from sklrp._outputs import split_key
 from sklrp._rows import is_stream
 from sklrp._stored import is_stored
 from sklrp.propagation.inputs import Inputs, Intake
-from sklrp.propagation.piecemeal import explain_piecemeal, is_per_sample
+from sklrp.propagation.piecemeal import explain_piecemeal
 from sklrp.propagation.planning import Plan, compile_plan
 from sklrp.propagation.probing import Probe
 from sklrp.propagation.run import explain_network, plain_arithmetic
@@ -181,8 +181,9 @@ def explain(
     options |= {name: value for name, value in given.items() if value is not None}
     options["target"] = match_samples(target, X, "target")
     if is_stream(X):
-        each = is_per_sample(target, found.classes is not None)
-        return explain_piecemeal(functools.partial(explain, model), X, per_sample=each, **options)
+        return explain_piecemeal(
+            functools.partial(explain, model), X, has_labels=found.classes is not None, **options
+        )
     samples = found.enter(X)
     if contrast and is_regression(found.network):
         raise ValueError(

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklrp._devices import to_host
 from sklrp._rows import count_samples, take_batches
 from sklrp._stored import release
 from sklrp.propagation.details import Details, LayerDetails, LayerList
 from sklrp.propagation.tape import CAUSES
+from sklrp.propagation.targets import join_labels, split_labels
 
 
 class _Part:
@@ -37,7 +37,7 @@ def explain_piecemeal(
     batches: Iterator[Any],
     *,
     target: Any,
-    per_sample: bool,
+    has_labels: bool,
     out: Any = None,
     **options: Any,
 ) -> Any:
@@ -51,8 +51,8 @@ def explain_piecemeal(
         The batches, each a valid ``X``.
     target : object
         The target of all samples.
-    per_sample : bool
-        Whether it holds one label for each of them.
+    has_labels : bool
+        Whether the model's outputs have labels, so that a list in `target` holds such.
     out : array or None, default=None
         Where relevance is written; None returns it.
     **options : dict
@@ -68,7 +68,7 @@ def explain_piecemeal(
     ValueError
         If there are no batches, or more or fewer samples than `out` or `target` have.
     """
-    labels = np.asarray(to_host(target)) if per_sample else None
+    key, labels = split_labels(target, has_labels)
     limits = {"target": None if labels is None else len(labels)}
     if out is not None:
         limits["out"] = count_samples(out)
@@ -79,7 +79,7 @@ def explain_piecemeal(
         _check_lengths(stop, limits, is_last=False)
         found = explain(
             batch,
-            target=target if labels is None else labels[done:stop],
+            target=target if labels is None else join_labels(key, labels[done:stop]),
             out=None if out is None else _part_of(out, done, n_samples),
             **options,
         )
@@ -94,14 +94,6 @@ def explain_piecemeal(
     _check_lengths(done, limits, is_last=True)
     relevance = _join_relevance(parts) if out is None else out
     return (relevance, _join_details(details, target)) if details else relevance
-
-
-def is_per_sample(target: Any, has_classes: bool) -> bool:
-    """Tell whether a target holds a label for each sample, and no mask or weights of outputs."""
-    if target is None or isinstance(target, str | tuple | dict) or callable(target):
-        return False
-    values = np.asarray(to_host(target))
-    return values.ndim == 1 and (has_classes or values.dtype.kind not in "bf")
 
 
 def _check_lengths(n_samples: int, limits: dict[str, int | None], *, is_last: bool) -> None:

@@ -8,7 +8,6 @@ mean of their targets, read references here.
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -139,7 +138,5 @@ def _as_numbers(reference: Any) -> NDArray | None:
     try:
         values = np.asarray(to_host(reference))
     except ValueError:  # rows of several lengths
-        return None
-    if not (isinstance(reference, Real) or values.ndim):
         return None
     return values if values.dtype.kind in "iuf" and values.size else None

@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sklrp._checks import look_up, shorten, suggest
+from sklrp._devices import to_host
 from sklrp._missing import as_plain_array
+from sklrp._outputs import split_key
 
 _MOST_SHOWN = 8  # of labels, in an error
 _MOST_OUTPUTS = 64  # of a gridded output, each with a map of its own
@@ -84,6 +87,37 @@ def encode_target(target: Any, classes: np.ndarray, n_samples: int) -> Any:
             + suggest(unknown.split(", ")[0].strip("'"), map(str, classes.tolist()))
         )
     return index if labels.ndim else int(index[0])
+
+
+def split_labels(target: Any, has_labels: bool) -> tuple[str | None, NDArray | None]:
+    """Return the label or index of each sample that a target holds, and of which output they are.
+
+    Parameters
+    ----------
+    target : object
+        The target, as ``explain`` takes it.
+    has_labels : bool
+        Whether the outputs have labels; without any, booleans and floats are made of outputs.
+
+    Returns
+    -------
+    key : str or None
+        The name of the output; None without one.
+    labels : ndarray of shape (n_samples,) or None
+        The labels; None if the target is one for all samples.
+    """
+    key, rest = (None, target) if has_labels else split_key(target)
+    if rest is None or isinstance(rest, str | tuple | dict) or callable(rest):
+        return None, None
+    values = np.asarray(to_host(rest))
+    if values.ndim != 1 or (values.dtype.kind in "bf" and not has_labels):
+        return None, None
+    return key, values
+
+
+def join_labels(key: str | None, labels: NDArray) -> Any:
+    """Return the target of such labels: of the output of a name, or of the only one."""
+    return labels if key is None else (key, labels)
 
 
 def decode_target(target: Any, classes: np.ndarray | None, n_samples: int, shape: Shape) -> Target:
