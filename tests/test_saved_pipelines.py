@@ -172,6 +172,18 @@ def test_relevance_as_features(tmp_path):
     same(through_file(around, tmp_path).transform(X), around.transform(X))
 
 
+@pytest.mark.parametrize("first", [PCA(2), SelectKBest(k=2)])
+def test_maps_of_fewer_features_than_enter(first, tmp_path):
+    """Steps inside the transformer change how many features enter the network."""
+    around = RelevanceTransformer(make_pipeline(first, NET), target="all").fit(X, Y)
+    loaded = through_file(around, tmp_path)
+    assert loaded.map_shape_ == (2,) != around.sample_shape_
+    same(loaded.transform(X), around.transform(X))
+    assert list(loaded.get_feature_names_out()) == list(around.get_feature_names_out())
+    frozen = RelevanceTransformer(FrozenEstimator(around.estimator_)).fit(X, Y)
+    same(through_file(frozen, tmp_path).transform(X), frozen.transform(X))
+
+
 @pytest.mark.parametrize("last", [LinearRegression(), Ridge(), LinearRegression(positive=True)])
 def test_regressions_keep_their_dtype(last, tmp_path):
     network = MLPRegressor((3,), max_epochs=2, random_state=0)
@@ -259,6 +271,19 @@ def test_climatology_mask_and_grid_come_back(kind, anomalies, tmp_path):
     name = "cell" if kind == "levels" else "lon"
     with pytest.raises(ValueError, match="grid differs"):
         loaded.predict(moved.isel({name: slice(1, None)}))
+
+
+def test_maps_of_fields(tmp_path):
+    """Land leaves fewer features than the fields have cells."""
+    fields, y = make_fields("plain"), np.where(np.arange(48) % 3 > 0, "a", "b")
+    around = RelevanceTransformer(make_pipeline(geo.GridVectorizer(), NET)).fit(fields, y)
+    same(through_file(around, tmp_path).transform(fields), around.transform(fields))
+    rewrite(
+        tmp_path / "model.safetensors",
+        lambda manifest, _: manifest["estimator"]["attributes"].update(map_shape_={"tuple": [20]}),
+    )
+    with pytest.raises(ValueError, match="does not go with its network's n_features_in_=19"):
+        sklrp.load(tmp_path / "model.safetensors")
 
 
 def test_grids_of_arrays_and_images(tmp_path):

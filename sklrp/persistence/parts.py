@@ -319,6 +319,8 @@ def build_part(packed: dict[str, Any], prefix: str, arrays: Arrays, device: Any)
         estimator.estimator_ = network
     else:
         estimator.estimator_ = estimator.estimator
+    if isinstance(estimator, RelevanceTransformer):
+        _check_map_shape(estimator)
     return estimator
 
 
@@ -345,6 +347,16 @@ def _build_known(
     _check_known(built, known, attributes)
     vars(built).update(attributes)
     return built
+
+
+def _check_map_shape(transformer: RelevanceTransformer) -> None:
+    """Refuse maps of another size than what enters the network, behind the steps before it."""
+    n_features = unwrap(transformer.estimator_).network.n_features_in_
+    if math.prod(transformer.map_shape_) != n_features:
+        raise ValueError(
+            "map_shape_ of RelevanceTransformer does not go with its network's "
+            f"n_features_in_={n_features}"
+        )
 
 
 def _check_same_class(given: Any, fitted: Any) -> None:
@@ -390,7 +402,6 @@ def _check_attributes(attributes: dict[str, Any], estimator: Any, *, fitted: boo
     for name, size in (
         ("input_shape_", math.prod),
         ("sample_shape_", math.prod),
-        ("map_shape_", math.prod),
         ("feature_names_in_", len),
     ):
         if name in attributes and size(attributes[name]) != n_features:
