@@ -88,6 +88,18 @@ def test_modest_skill_is_skill():
     assert found.advice == ""
 
 
+def test_skill_of_an_untrained_network_is_luck():
+    """Half of all networks follow a signal this strong, before they have learned anything."""
+    X, y = two_classes(200, 2.0)
+    lucky = np.where(SIGNAL, 0.1, 0.12 * np.resize([1, -1], N_CELLS))  # as large as at its start
+    found = find_skilled(asked(linear([-lucky, lucky]), X, y))
+    assert found.p_value <= 0.01
+    assert found.verdict == "undecided"
+    assert "networks before any training have as much" in found.reading
+    assert "never trained" in found.advice
+    assert find_skilled(asked(linear(TELLS), X, y)).verdict == "fact"
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("n", "verdict"), [(200, "artifact"), (20, "undecided")])
 def test_no_skill_convicts_if_it_would_have_been_seen(n, verdict, seed):

@@ -293,7 +293,7 @@ def _list_tests(
         )
     else:
         tests = [
-            (find_skilled,),
+            (find_skilled, n_permutations),
             (find_true, n_permutations),
             *tests,
         ]

@@ -330,6 +330,11 @@ class Explained:
         )
 
     @property
+    def asked_target(self) -> Any:
+        """What of the outputs skill is asked of."""
+        return self._asked["target"]
+
+    @property
     def n_units(self) -> int:
         """How many groups, blocks or samples are exchangeable, as far as that is known yet."""
         groups, length = self._asked["groups"], self._asked["block_length"]

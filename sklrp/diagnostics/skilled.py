@@ -15,6 +15,7 @@ from scipy.stats import binomtest
 
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding
+from sklrp.diagnostics.skill_at_start import skills_at_start
 from sklrp.metrics.similarity import correlate
 from sklrp.skill import Decomposition
 
@@ -26,11 +27,15 @@ _LEAST = 0.3
 _HINT = 0.2
 # One network in 400 without skill seems so clearly reversed; at .05 it would be one in 40.
 _REVERSED = 0.005
+_NOT_LEARNED = (
+    "Networks that were never trained know as much of these samples, by luck: train longer or on "
+    "more samples, or check that the trained parameters were loaded."
+)
 _POWER = 2.8  # standard errors: an effect that four of five tests at the level .05 find
 
 
-def find_skilled(explained: Explained, alpha: float = 0.05) -> Finding:
-    """Test the mean centred score of the truth against permuted labels."""
+def find_skilled(explained: Explained, n_draws: int = 20, alpha: float = 0.05) -> Finding:
+    """Test the mean centred score of the truth against permuted labels and untrained networks."""
     found = explained.decomposition
     truth, predicted = explained.truth[found.rows], explained.predict()[found.rows]
     score, chance, what = _effect(explained, truth)
@@ -45,7 +50,13 @@ def find_skilled(explained: Explained, alpha: float = 0.05) -> Finding:
     if explained.classes is not None:  # of few samples the bootstrap is too sure
         hits = round(statistic * units)
         high = max(high, float(binomtest(hits, units).proportion_ci().high))
-    verdict = _judge_skill(found, alpha, high, chance)
+    verdict, by_luck = _judge_skill(found, alpha, high, chance), ""
+    starts = skills_at_start(explained, n_draws) if verdict == "fact" else None
+    if starts is not None:
+        n_as_good = int((starts[1:] >= starts[0]).sum(axis=0).min())
+        if n_as_good > max(0, math.floor(alpha * len(starts)) - 1):
+            verdict = "undecided"
+            by_luck = f"; {n_as_good} of {n_draws} networks before any training have as much"
     return explained.finding(
         name="skilled",
         question="Does the model know anything of samples that it never saw?",
@@ -55,9 +66,11 @@ def find_skilled(explained: Explained, alpha: float = 0.05) -> Finding:
         verdict=verdict,
         reading=(
             f"{what}, {chance:.2f} by chance; the mean score of the truth against permuted labels "
-            f"of {found.exchange.words}: p = {found.p_value:.3g}"
+            f"of {found.exchange.words}: p = {found.p_value:.3g}{by_luck}"
         ),
-        advice=""
+        advice=_NOT_LEARNED
+        if by_luck
+        else ""
         if verdict == "fact"
         else _advise_on_skill(verdict, found, statistic, high, chance),
         p_value=found.p_value,

@@ -8,7 +8,7 @@ the diagnostics and the scorer ``"skill_mass"`` build on `decompose_skill`.
 from sklrp.skill.asked_models import PlainModel, contributions_to_outputs, differs, take_model
 from sklrp.skill.clusters import Neighbours
 from sklrp.skill.decomposition import Decomposition, decompose_skill
-from sklrp.skill.questions import check_known
+from sklrp.skill.questions import check_known, question_of
 
 __all__ = [
     "Decomposition",
@@ -18,5 +18,6 @@ __all__ = [
     "contributions_to_outputs",
     "decompose_skill",
     "differs",
+    "question_of",
     "take_model",
 ]
