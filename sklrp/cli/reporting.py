@@ -59,7 +59,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; without ``--debug`` no error shows a traceback."""
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning  # type: ignore[assignment]
+            warnings.showwarning = _ShowOnce()  # type: ignore[assignment]
             try:
                 return super().invoke(ctx)
             except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -97,5 +97,14 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _show_warning(message: Warning | str, *args: Any) -> None:
-    click.echo(f"warning: {' '.join(str(message).split())}", err=True)
+class _ShowOnce:
+    """Write each warning in a line, once: steps of a pipeline and batches may all have it."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, message: Warning | str, *args: Any) -> None:
+        text = " ".join(str(message).split())
+        if text not in self._said:
+            self._said.add(text)
+            click.echo(f"warning: {text}", err=True)

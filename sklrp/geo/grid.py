@@ -230,24 +230,34 @@ def check_grid(template: Any, data: DataArray | Dataset, sample_dim: str) -> Non
 
 def warn_of_other_fields(template: Any, data: DataArray | Dataset) -> None:
     """Warn of fields of another variable or in other units than those of a template."""
-    of_datasets = is_dataset(template)
-    names = list(template.data_vars) if of_datasets else [template.name]
-    for name in names:
-        known, given = (template[name], data[name]) if of_datasets else (template, data)
-        pairs = {
-            "name": (known.name, given.name),
-            "units": tuple(f.attrs.get("units") for f in (known, given)),
-        }
-        for what, (before, now) in pairs.items():
-            if before is None or now is None or _spelt_alike(before, now):
-                continue
-            if what == "name":
-                problem = f"the fields are {now!r}, but {before!r} in fit"
-                remedy = f"if they are the same variable, data.rename({before!r})"
-            else:
-                problem = f"{known.name or 'data'} is in {now!r}, but in {before!r} in fit"
-                remedy = f"convert it; if only the label differs, .assign_attrs(units={before!r})"
-            warn_user(f"{problem}: the network knows the values of fit. Check them: {remedy}.")
+    advice = "the network knows the values of fit. Check them:"
+    if is_dataset(template):
+        pairs = [(template[name], data[name]) for name in template.data_vars]
+    else:
+        pairs = [(template, data)]
+        before, now = template.name, data.name
+        if _differ(before, now):
+            warn_user(
+                f"the fields are {now!r}, but {before!r} in fit: {advice} if they are the same "
+                f"variable, data.rename({before!r})."
+            )
+    named: dict[tuple[Any, Any], list[str]] = {}  # the variables of each pair of units
+    for known, given in pairs:
+        before, now = known.attrs.get("units"), given.attrs.get("units")
+        if _differ(before, now):
+            named.setdefault((before, now), []).append(str(known.name or "data"))
+    for (before, now), names in named.items():
+        *first, last = names
+        said = f"{', '.join(first)} and {last} are" if first else f"{last} is"
+        warn_user(
+            f"{said} in {now!r}, but in {before!r} in fit: {advice} convert it; if only the label "
+            f"differs, .assign_attrs(units={before!r})."
+        )
+
+
+def _differ(before: Any, now: Any) -> bool:
+    """Tell whether two names, or two units, are known and not the same."""
+    return before is not None and now is not None and not _spelt_alike(before, now)
 
 
 # Ways to write the units that fields of the climate are mostly in.
