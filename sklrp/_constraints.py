@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from sklrp._checks import MOST, MOST_JOBS, shorten, suggest
+from sklrp._checks import MOST, MOST_JOBS, shorten
+from sklrp._keywords import name_call
 from sklrp._sklearn import HasMethods, InvalidParameterError, validate_params
 from sklrp._sklearn import Interval as SklearnInterval
 
@@ -224,24 +225,10 @@ def constrained(
                 return checked(*args, **kwargs)
             except InvalidParameterError as error:
                 raise InvalidParameterError(shorten(str(error), 500)) from None
-            except TypeError:
-                _name_call(function, args, kwargs)
+            except TypeError as error:
+                name_call(function, args, kwargs, error)
                 raise
 
         return wrapper  # type: ignore[return-value]
 
     return decorate
-
-
-def _name_call(function: Callable[..., Any], args: Any, kwargs: Any) -> None:
-    """Raise an error that names the function if it takes no such parameters."""
-    signature = inspect.signature(function)
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
-        meant = "".join(
-            suggest(name, signature.parameters)
-            for name in kwargs
-            if name not in signature.parameters
-        )
-        raise TypeError(f"{function.__name__}: {error}.{meant}") from None

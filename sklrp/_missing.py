@@ -153,6 +153,31 @@ def find_missing(values: NDArray) -> NDArray[np.bool_]:
     return np.array(found, dtype=bool).reshape(values.shape)
 
 
+def forbid_missing(values: Any, name: str = "y") -> None:
+    """Raise an error if samples have None, NaN, NaT or pandas' NA instead of a label or a value.
+
+    Parameters
+    ----------
+    values : array-like
+        Labels or targets.
+    name : str, default="y"
+        What errors call them.
+
+    Raises
+    ------
+    ValueError
+        If one is missing.
+    """
+    found = _to_array(values, name, None)
+    missing = found[find_missing(found)]
+    if missing.size:
+        raise ValueError(
+            f"Input {name} contains {str(missing[0]).replace('nan', 'NaN')} ({missing.size} of "
+            f"{found.size} values): leave samples without a target out, keep = ~pd.isna({name}), "
+            f"X[keep], {name}[keep]."
+        )
+
+
 def _is_no_value(value: Any) -> bool:
     """Tell whether a value is missing: all of these but None differ from themselves."""
     try:
@@ -168,7 +193,12 @@ def _to_array(values: Any, name: str, dtype: Any) -> NDArray:
     if isinstance(values, Mapping | Set | Iterator) and not hasattr(values, "shape"):
         raise TypeError(f"{name} must be an array or a list, got {type(values).__name__}.")
     try:
-        return np.asarray(values, dtype=dtype)
+        found = np.asarray(values, dtype=dtype)
+        if found.dtype.kind == "U" and isinstance(values, list | tuple) and dtype is None:
+            # Beside text NumPy makes a label "nan" of what is missing.
+            plain = np.asarray(values, dtype=object)
+            return plain if find_missing(plain).any() else found
+        return found
     except (TypeError, ValueError) as error:
         kind = "an array" if dtype is None else "an array of numbers"
         shown = repr(values)

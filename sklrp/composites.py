@@ -13,9 +13,11 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from numbers import Real
 from typing import Any
 
 from sklrp._checks import suggest
+from sklrp._keywords import named
 from sklrp.rules import RULES, AlphaBeta, Epsilon, Flat, Gamma, Rule, Value, ZBox, ZPlus
 
 __all__ = ["Composite", "available_rules", "check_rule"]
@@ -261,6 +263,7 @@ class Composite(Value):
         )
 
 
+@named
 def check_rule(rule: Any, *, bounds: tuple[Any, Any] | None = None) -> Composite:
     """Return ``rule`` as a validated :class:`Composite`.
 
@@ -309,12 +312,23 @@ def check_rule(rule: Any, *, bounds: tuple[Any, Any] | None = None) -> Composite
     else:
         raise TypeError(
             f"rule must be one of {available_rules()}, a Rule such as Epsilon() or a Composite, "
-            f"got {rule!r} of type {type(rule).__name__}."
+            f"got {rule!r} of type {type(rule).__name__}.{_say_instance(rule)}"
         )
     _check_box(bounds)
     composite.validate()
     rows = [(n, with_bounds(r, bounds), place) for n, r, place in composite.rules]
     return Composite(rows, composite.product, composite.attention)
+
+
+def _say_instance(rule: Any) -> str:
+    """Say how a rule is made of its class, or of its name and its parameter."""
+    if isinstance(rule, type) and issubclass(rule, Rule):
+        return f" Make one of its class: rule=sklrp.{rule.__name__}()."
+    if isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[1], Real):
+        made = RULES.get(str(rule[0]))
+        if made is not None:
+            return f" Make one with its parameter: rule=sklrp.{made.__name__}({rule[1]!r})."
+    return ""
 
 
 def _check_box(bounds: Any) -> None:

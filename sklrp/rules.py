@@ -45,6 +45,7 @@ from torch import Tensor
 
 from sklrp._constraints import Interval
 from sklrp._devices import to_host
+from sklrp._keywords import OF_RULES
 from sklrp._missing import forbid_masked
 from sklrp._sklearn import check_own_params, param_names
 
@@ -298,6 +299,7 @@ class Rule(Value):
         # Users' rules get no name: one named Gamma must not change what "gamma" means.
         if cls.__module__ == __name__ and cls.__qualname__ == cls.__name__:
             RULES[_snake(cls.__name__)] = cls
+            OF_RULES[cls.__name__] = tuple(inspect.signature(cls).parameters)
             if cls.__name__ not in __all__:
                 __all__.append(cls.__name__)
 

@@ -45,8 +45,9 @@ from sklrp._checks import check_folds, check_jobs, is_positive_integer, look_up
 from sklrp._constraints import JOBS, Interval, constrained, refine
 from sklrp._devices import to_host
 from sklrp._feature_groups import GroupSums, group_features, join_names, name_labels
+from sklrp._keywords import named
 from sklrp._matching import match_samples
-from sklrp._missing import as_plain_array, forbid_masked, mask_to_nan
+from sklrp._missing import as_plain_array, forbid_masked, forbid_missing, mask_to_nan
 from sklrp._model_parts import Model, is_regression
 from sklrp._models import unwrap
 from sklrp._network_cache import train_network
@@ -229,6 +230,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         }
     )
 
+    @named
     def __init__(
         self,
         estimator: Any,
@@ -612,6 +614,8 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         validate_data(self, X, y, reset=reset, skip_check_array=True, ensure_2d=False)
         y = as_plain_array(match_samples(y, X, "y"), "y") if has_y else y
         has_labels = has_y and _has_classes(model)
+        if has_labels:
+            forbid_missing(y)
         if is_stored(X):
             array = X
             y = column_or_1d(y, warn=True) if has_labels else y

@@ -33,6 +33,7 @@ FLOORS = [
     "_kept _network_cache composites keras",
     "_models modules preprocessing rules",
     "_constraints _model_parts",
+    "_keywords",
     "_rows",
     "_checks _files _matching _memory _random_stream _sample_axes _signals",
     "_sample_times _sklearn _skorch _stored _streams _torch _version _warnings _workers",

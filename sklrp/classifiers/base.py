@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sklrp._checks import is_positive_integer
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
-from sklrp._missing import find_missing, forbid_masked
+from sklrp._missing import forbid_masked, forbid_missing
 from sklrp._rows import is_stream, take_batches
 from sklrp._sklearn import check_own_params, check_sample_weight
 from sklrp._stored import Stored, as_stored, is_stored
@@ -213,7 +213,7 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
             self._check_sample_shape(sample_shape)
         self._check_targets(y)
         if y is not None:  # without y scikit-learn says what requires it
-            _forbid_missing_targets(y)
+            forbid_missing(y)
         if stored is not None:
             X = validate_data(self, X, reset=reset, **_FORMAT)
             places = np.zeros((len(stored), 1))
@@ -325,15 +325,3 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
             details.rescale(units)
         details.convert(dtype)
         return relevance, details
-
-
-def _forbid_missing_targets(y: Any) -> None:
-    """Raise an error if samples have NaN or None instead of a label or a value."""
-    values = np.asarray(y)
-    missing = values[find_missing(values)]
-    if missing.size:
-        raise ValueError(
-            f"Input y contains {str(missing[0]).replace('nan', 'NaN')} ({missing.size} of "
-            f"{values.size} values): leave samples without a target out, keep = ~pd.isna(y), "
-            "X[keep], y[keep]."
-        )

@@ -20,8 +20,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklrp._checks import look_up, sort_values
 from sklrp._devices import to_host
+from sklrp._keywords import named
 from sklrp._matching import match_samples
-from sklrp._missing import as_plain_array
+from sklrp._missing import as_plain_array, forbid_missing
 from sklrp._rows import is_stream
 from sklrp._sklearn import StrOptions, fit_context
 from sklrp.classifiers.base import NetworkEstimator, undone_on_error
@@ -276,8 +277,11 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
         float
             The accuracy.
         """
-        return super().score(X, to_host(y), to_host(sample_weight))
+        y = to_host(y)
+        forbid_missing(y)
+        return super().score(X, y, to_host(sample_weight))
 
+    @named
     def explain(
         self,
         X: ArrayLike,

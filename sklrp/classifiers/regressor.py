@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sklrp._checks import as_values, is_positive_integer
 from sklrp._devices import to_host
+from sklrp._keywords import named
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._rows import is_stream
@@ -217,6 +218,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         as_values("y", np.asarray(to_host(y)))
         return super().score(X, to_host(y), to_host(sample_weight))
 
+    @named
     def explain(
         self,
         X: ArrayLike,

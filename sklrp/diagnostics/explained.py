@@ -26,13 +26,13 @@ from sklrp._checks import (
     encode_labels,
     like,
     sort_values,
-    suggest,
     take_maps,
 )
 from sklrp._constraints import Interval
 from sklrp._devices import to_host
 from sklrp._frame import frame_of
 from sklrp._kept import Kept
+from sklrp._keywords import say_keyword, say_rule
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._models import unwrap
@@ -663,9 +663,10 @@ def _check_params(params: dict[str, Any], model: Any, is_given: bool) -> None:
     takes_all = any(p.kind is p.VAR_KEYWORD for p in own.values())
     for name, value in params.items():
         if (name not in known and not takes_all and name not in own) or name in _TAKEN:
+            others = {n: v for n, v in params.items() if n not in known}
             raise TypeError(
                 f"{name}={value!r} is no parameter of explain that is taken here; these are "
-                f"{', '.join(known)}.{suggest(name, known)}"
+                f"{', '.join(known)}.{say_rule(others) or say_keyword(name, known)}"
             )
         if is_given and name != "contrast" and not _is_default(value, known.get(name)):
             raise ValueError(

@@ -16,7 +16,7 @@ from sklrp import _models
 from sklrp._checks import shorten
 from sklrp._frame import frame_of, make_frame
 from sklrp._matching import match_samples
-from sklrp._missing import as_gapped_array, as_plain_array
+from sklrp._missing import as_gapped_array, as_plain_array, forbid_missing
 from sklrp._model_parts import Model
 from sklrp._rows import count_samples
 from sklrp.drawing.panels import View, check_kind, say_class
@@ -414,6 +414,7 @@ def _check_true(y: Any, labels: NDArray | None, n_samples: int) -> NDArray | Non
         raise ValueError(
             f"y must hold one label for each of {n_samples} samples, got the shape {np.shape(y)}."
         )
+    forbid_missing(y)
     return as_plain_array(y, "y")
 
 
@@ -421,6 +422,7 @@ def _check_labels(labels: Any, n_samples: int) -> NDArray | None:
     """Return labels that are given along with maps."""
     if labels is None:
         return None
+    forbid_missing(labels, "labels")
     classes = as_plain_array(labels, "labels")
     if classes.shape != (n_samples,):
         raise ValueError(

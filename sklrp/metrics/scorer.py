@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklrp._checks import suggest
 from sklrp._constraints import constrained
 from sklrp._frame import frame_of
+from sklrp._keywords import say_keyword, say_rule
 from sklrp._models import unwrap
 from sklrp.metrics.catalogue import METRICS, Metric
 from sklrp.metrics.subject import Subject, explain_by
@@ -303,12 +304,12 @@ class RelevanceScorer:
         """Raise an error if the metric has no such parameters, as far as is known."""
         if self._known is None:
             return
-        for name in params:
-            if name not in self._known:
-                raise TypeError(
-                    f"the metric {self._name} has no parameter {name!r}; it "
-                    f"takes {sorted(self._known)}.{suggest(name, self._known)}"
-                )
+        unknown = {name: value for name, value in params.items() if name not in self._known}
+        for name in unknown:
+            raise TypeError(
+                f"the metric {self._name} has no parameter {name!r}; it takes "
+                f"{sorted(self._known)}.{say_rule(unknown) or say_keyword(name, self._known)}"
+            )
 
 
 def _find_metric(metric: Any) -> Metric:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sklrp._checks import as_samples, check_flags, check_number
+from sklrp._keywords import named
 from sklrp._matching import match_samples
 from sklrp._model_parts import is_regression, without_wrapper
 from sklrp._models import unwrap
@@ -28,6 +29,7 @@ from sklrp.propagation.run import explain_network, plain_arithmetic
 from sklrp.propagation.targets import encode_target
 
 
+@named
 def explain(
     model: Any,
     X: Any,
@@ -210,6 +212,7 @@ def _taken_by(method: Callable[..., Any], options: dict[str, Any]) -> dict[str, 
     }
 
 
+@named
 def plan(
     model: Any, rule: Any = "auto", X: Any = None, *, target: Any = None, epsilon: float = 1e-6
 ) -> Plan:

@@ -1,0 +1,90 @@
+"""What a keyword means that a function does not take: errors answer with the code that works.
+
+`sklrp._constraints` asks here for the functions whose parameters it checks, and `named` decorates
+the others that explain. The rules enter their parameters, so that `gamma=0.1` beside a rule is
+answered with the rule that takes it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from sklrp._checks import say_meant, shorten, suggest
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# The parameters of each rule, by the name of its class, in the order in which they are defined.
+OF_RULES: dict[str, tuple[str, ...]] = {}
+# What other libraries of LRP call a parameter.
+_ELSEWHERE = {
+    "rule": ("composite", "rules", "lrp_rule", "rule_name", "method"),
+    "epsilon": ("eps", "stabilizer", "stabiliser"),
+    "target": ("label", "labels", "class_index", "neuron_selection", "output_index"),
+}
+
+
+def named(function: _Function) -> _Function:
+    """Decorate a function: an error about unknown keywords names it, and says what is meant."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except TypeError as error:
+            name_call(function, args, kwargs, error)
+            raise
+
+    return wrapper  # type: ignore[return-value]
+
+
+def name_call(
+    function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], error: TypeError
+) -> None:
+    """Raise an error that names the function if it takes no such parameters.
+
+    Parameters
+    ----------
+    function : callable
+        The function.
+    args, kwargs : tuple and dict
+        With what it was called.
+    error : TypeError
+        What it raised.
+    """
+    parameters = inspect.signature(function).parameters
+    unknown = [name for name in kwargs if name not in parameters]
+    whose = function.__qualname__.split(".")[-2:]
+    name = whose[0] if whose[-1] == "__init__" else function.__name__
+    meant = say_rule({one: kwargs[one] for one in unknown}) if "rule" in parameters else ""
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError as wrong:
+        meant = meant or "".join(say_keyword(one, parameters) for one in unknown)
+        raise TypeError(f"{name}: {wrong}.{meant}") from None
+    if meant and "unexpected keyword" in str(error):  # it hands other keywords on
+        raise TypeError(f"{name} takes no {', '.join(unknown)}.{meant}") from None
+
+
+def say_rule(given: Mapping[str, Any]) -> str:
+    """Say which rule has parameters that were given beside it, "" if none has."""
+    given = dict(given)
+    bounds = given.pop("bounds", None)
+    if isinstance(bounds, list | tuple) and len(bounds) == 2:
+        given |= {"low": bounds[0], "high": bounds[1]}
+    rules = {rule: [name for name in given if name in own] for rule, own in OF_RULES.items()}
+    rule = max(rules, key=lambda rule: len(rules[rule]), default=None)
+    if rule is None or not rules[rule]:
+        return ""
+    written = ", ".join(f"{name}={shorten(repr(given[name]), 40)}" for name in rules[rule])
+    are = "is a parameter" if len(rules[rule]) == 1 else "are parameters"
+    said = ", ".join(map(repr, rules[rule]))
+    return f" {said} {are} of a rule: rule=sklrp.{rule}({written})."
+
+
+def say_keyword(name: str, known: Iterable[str]) -> str:
+    """Say which parameter is meant by what another library calls it, or by one that is close."""
+    own = [ours for ours, theirs in _ELSEWHERE.items() if name in theirs and ours in known]
+    return say_meant(own) or suggest(name, known)
