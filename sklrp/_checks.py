@@ -412,6 +412,18 @@ def say_meant(names: Sequence[str], *, inline: bool = False) -> str:
     return asked if names else ""
 
 
+def say_layer(name: str, *, start: bool = False) -> str:
+    """Name a layer by its path, at the start of a sentence or within; "" is the network itself."""
+    if name:
+        return f"{'Layer' if start else 'layer'} {name!r}"
+    return f"{'The' if start else 'the'} network itself"
+
+
+def say_name(name: str) -> str:
+    """Quote the path of a layer that is called by its type; "" is the network itself."""
+    return repr(name) if name else "(the network itself)"
+
+
 def import_optional(module: str, *, extra: str, user: str) -> Any:
     """Return a module of an optional library, or raise an error that says how to install it."""
     # `extra` is the extra of this package that brings the library, and `user` what needs it.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 from numbers import Real
 from typing import Any
 
-from sklrp._checks import suggest
+from sklrp._checks import say_layer, suggest
 from sklrp._keywords import named
 from sklrp.rules import RULES, AlphaBeta, Epsilon, Flat, Gamma, Rule, Value, ZBox, ZPlus
 
@@ -258,7 +258,7 @@ class Composite(Value):
             if matches:
                 return rule
         raise ValueError(
-            f"No row of {self!r} matches the layer {name!r} ({type(layer).__name__}); add a last "
+            f"No row of {self!r} matches {say_layer(name)} ({type(layer).__name__}); add a last "
             "row such as ('rest', Epsilon(), 'all')."
         )
 

@@ -300,3 +300,16 @@ def test_what_the_help_of_a_rule_names_is_there():
         sklrp.check_rule(rule)
     with pytest.raises(ValueError, match=r"alpha_beta.*flat|flat.*alpha_beta"):
         sklrp.check_rule("nonsense")
+
+
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize("command", ["explain", "diagnose"])
+def test_a_warning_is_written_once(pipeline, tmp_path, monkeypatch, command):
+    """Anomalies and vectorizer both look at the units, and `diagnose` at each test."""
+    monkeypatch.chdir(tmp_path)
+    sklrp.save(pipeline, "model.safetensors")
+    write_raw(make_sst().assign_attrs(units="fathom"), "raw.nc")
+    Path("labels.txt").write_text("".join(f"{label}\n" for label in Y), encoding="utf-8")
+    how = ("--labels", "labels.txt", "--n-permutations", 3) if command == "diagnose" else ()
+    said = run(command, "model.safetensors", "raw.nc", "--variable", "sst", "-o", "out.nc", *how)
+    assert said.count("sst is in 'fathom', but in 'K' in fit") == 1

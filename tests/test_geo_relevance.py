@@ -741,6 +741,21 @@ def test_units_that_are_the_same_are_not_warned_of(fitted):
         several.transform(field.assign_attrs(units="degC").to_dataset(name="sst"))
 
 
+def test_variables_in_other_units_are_warned_of_together(fitted):
+    field, _, _ = fitted
+    names = ("sst", "air", "soil", "rain")
+    known = xr.Dataset({name: field.assign_attrs(units="K") for name in names})
+    other = known.copy()
+    for name, units in zip(names, ("degC", "degC", "degF", "K"), strict=True):
+        other[name] = known[name].assign_attrs(units=units)
+    with pytest.warns(UserWarning, match="in fit") as caught:
+        GridVectorizer().fit(known).transform(other)
+    assert [str(one.message).partition(" in fit")[0] for one in caught] == [
+        "sst and air are in 'degC', but in 'K'",
+        "soil is in 'degF', but in 'K'",
+    ]
+
+
 def test_lazy_relevance_in_other_units_warns_once(fitted):
     """When it is asked for, and not in each chunk, in whatever thread."""
     field, y, _ = fitted

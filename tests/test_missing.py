@@ -8,6 +8,7 @@ from __future__ import annotations
 import dask.array
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -259,3 +260,40 @@ def test_chunks_in_dask_are_computed_once():
         lazy = source.map_blocks(note, dtype=float, meta=np.empty((0, 0)))
         np.testing.assert_array_equal(take(lazy), np.arange(24.0).reshape(8, 3))
         assert computed == [(4, 3), (4, 3)]
+
+
+# Labels
+
+
+@pytest.mark.parametrize("gap", [float("nan"), np.float32("nan"), None, pd.NA, pd.NaT])
+@pytest.mark.parametrize("form", [list, tuple, lambda labels: np.array(labels, dtype=object)])
+def test_a_missing_label_is_no_class(gap, form):
+    """NumPy makes text of NaN beside text, "nan"."""
+    X = np.random.default_rng(0).normal(size=(N, D))
+    labels = ["warm", "cold"] * (N // 2)
+    clf = MLPClassifier((4,), max_epochs=1, random_state=0).fit(X, labels)
+    y = form([*labels[:-1], gap])
+    net = MLPClassifier((4,), max_epochs=1, random_state=0)
+    for call in (
+        lambda: net.fit(X, y),
+        lambda: net.partial_fit(X, y, classes=["warm", "cold"]),
+        lambda: ESNClassifier(5, random_state=0).fit(X.reshape(N, 2, 3), y),
+        lambda: clf.score(X, y),
+        lambda: RelevanceTransformer(net).fit(X, y),
+        lambda: RelevanceDisplay.from_estimator(clf, X, y, kind="class_mean"),
+        lambda: RelevanceDisplay.from_relevance(X, labels=y, kind="class_mean"),
+    ):
+        with pytest.raises(ValueError, match=rf"Input \w+ contains .* \(1 of {N} values\).*isna"):
+            call()
+    for call in (lambda: skill_map(clf, X, y), lambda: clf.explain(X, target=y)):
+        with pytest.raises(ValueError, match="unknown label"):
+            call()
+    with pytest.raises(TypeError, match="classes must hold values of one type"):
+        net.partial_fit(X, labels, classes=form(["warm", "cold", gap]))
+
+
+def test_a_class_that_is_called_nan_is_a_class():
+    X = np.random.default_rng(0).normal(size=(N, D))
+    labels = ["nan", "none"] * (N // 2)
+    clf = MLPClassifier((4,), max_epochs=1, random_state=0).fit(X, labels)
+    assert clf.classes_.tolist() == ["nan", "none"]

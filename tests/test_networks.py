@@ -1874,3 +1874,25 @@ def test_mixed_types_and_devices():
 def test_contrast_needs_two_outputs():
     with pytest.raises(ValueError, match="contrast"):
         explain(build("Discriminator"), draw("Discriminator"), contrast=True)
+
+
+@pytest.mark.parametrize(
+    ("network", "X", "rule", "message"),
+    [
+        (nn.Linear(5, 2), np.ones((3, 6)), "epsilon", r"does not fit the network itself \(Linear"),
+        (nn.LazyLinear(2), np.ones((3, 6)), "epsilon", r"^The network itself \(LazyLinear\) is"),
+        (nn.Conv2d(1, 2, 3), np.ones((3, 8, 8)), "epsilon", r"^The network itself \(Conv2d\)"),
+        (nn.Linear(6, 2), np.ones((3, 6)), "z_box", "z-box rule on the network itself needs"),
+        (nn.LSTM(6, 2), np.ones((3, 1, 6)), "epsilon", r"recurrent layer \(the network itself\)"),
+        (
+            nn.Linear(6, 2),
+            np.ones((3, 6)),
+            Composite([("conv", Epsilon(), "conv")]),
+            r"matches the network itself \(Linear\)",
+        ),
+    ],
+)
+def test_a_network_of_one_layer_is_called_the_network_itself(network, X, rule, message):
+    with pytest.raises((TypeError, ValueError), match=message) as error:
+        sklrp.explain(network, X.astype(np.float32), target=0, rule=rule)
+    assert "''" not in str(error.value)

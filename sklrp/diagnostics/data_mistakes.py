@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import binom
 from torch import nn
 
+from sklrp._checks import say_layer
 from sklrp._random_stream import RandomStream
 from sklrp.diagnostics.audited import Audited, Unanswered, flatten, mistake
 
@@ -264,7 +265,7 @@ def _find_biases(a: Audited) -> str:
     most = max(layers, key=lambda layer: float(np.median(np.abs(layer["bias"]))))
     return (
         f"biases keep {times:.3g} times the score ({np.median(kept):.3g} against {score:.3g}, "
-        f"medians), most in layer {most.name!r}"
+        f"medians), most in {say_layer(most.name)}"
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from sklrp._checks import say_layer
 from sklrp.diagnostics.audited import (
     SAME,
     Audited,
@@ -61,7 +62,7 @@ def _find_epsilon(a: Audited) -> str:
         return ""
     left = np.median(np.abs(a.own.sum(axis=1)) / np.maximum(np.abs(a.score), 1e-300))
     return (
-        f"layer {most!r} loses {shares[most]:.1%} of the relevance that reaches it to epsilon "
+        f"{say_layer(most)} loses {shares[most]:.1%} of the relevance that reaches it to epsilon "
         f"(median), and the maps' sums are {left:.2g} of the score"
     )
 

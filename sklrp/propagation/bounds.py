@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sklrp._checks import say_layer
 from sklrp._devices import to_host
 from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.sample_rows import count_runs, sort_rows
@@ -170,10 +171,10 @@ def _enter(step: Step, signal: Signal, from_input: bool) -> Signal:
     low, high = corners(signal)
     if from_input and not known:  # its rule's own bounds are those of the network's input
         raise ValueError(
-            f"The z-box rule on layer {step.name!r} needs bounds, and none follow from those of "
-            "the network's input: a layer before it does not say what it does to them (register "
-            "that layer with bounds=...), the input holds integers (pass floats), or the bounds "
-            "do not have its shape. Or choose another rule."
+            f"The z-box rule on {say_layer(step.name)} needs bounds, and none follow from those "
+            "of the network's input: a layer before it does not say what it does to them "
+            "(register that layer with bounds=...), the input holds integers (pass floats), or "
+            "the bounds do not have its shape. Or choose another rule."
         )
     if not from_input:
         if not known and (rule.low is None or rule.high is None):
@@ -206,8 +207,8 @@ def boxed(step: Step, signal: Signal) -> Signal:
 
 def _unbounded(step: Step) -> str:
     return (
-        f"The z-box rule on layer {step.name!r} needs bounds, and none follow from those of the "
-        "network's input; pass ZBox(low=..., high=...) there."
+        f"The z-box rule on {say_layer(step.name)} needs bounds, and none follow from those of "
+        "the network's input; pass ZBox(low=..., high=...) there."
     )
 
 

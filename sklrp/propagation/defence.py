@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sklrp._checks import say_layer
 from sklrp._outputs import pick_output
 from sklrp.propagation.inputs import Intake
 from sklrp.propagation.nested import swap_signals
@@ -184,7 +185,7 @@ class Defence:
             if known and isinstance(out, Signal) and out.x.shape == known[0].shape:
                 gap = (out.x - known[0]).abs().max()
                 if not gap <= _TOLERANCE[self.intake.dtype] * known[0].abs().max():
-                    return f"layer {name!r}"
+                    return say_layer(name)
         return "a function that the network's forward calls"
 
     def _layer_values(self, signals: Any, args: Any, kwargs: Any) -> dict[str, list[Tensor]]:

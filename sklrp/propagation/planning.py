@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
+from sklrp._checks import say_layer, say_name
 from sklrp._torch import get_children, overrides_functions
 from sklrp._warnings import warn_user
 from sklrp.composites import Composite, check_rule, with_bounds
@@ -210,8 +211,8 @@ def _run_chain(
             value, pull = call(step, step.handler, (value,), {})
         except (RuntimeError, IndexError) as error:
             raise ValueError(
-                f"X with samples of shape {tuple(start.x.shape[1:])} does not fit layer "
-                f"{step.name!r} ({step.layer}): {error}"
+                f"X with samples of shape {tuple(start.x.shape[1:])} does not fit "
+                f"{say_layer(step.name)} ({step.layer}): {error}"
             ) from error
         signals = find_all(Signal, value)
         outputs = tuple(range(n_values, n_values + len(signals)))
@@ -282,7 +283,7 @@ def compile_plan(
         links = link_chain(steps)
     elif probe is None:
         unknown = ", ".join(
-            f"layer {name!r} ({type(layer).__name__})"
+            f"{say_layer(name)} ({type(layer).__name__})"
             if name
             else f"the network itself ({type(layer).__name__})"
             for (name, layer), entry in zip(leaves, entries, strict=True)
@@ -351,9 +352,10 @@ def _compile_chain(
         before = None if previous is None else previous.layer
         if isinstance(layer, StatePooling) != isinstance(before, _SEQUENCE):
             raise TypeError(
-                f"Layer {name!r}, {type(layer).__name__} behind {type(before).__name__}: a "
-                "recurrent layer returns a tuple, and sklrp.modules.StatePooling takes one; in an "
-                "nn.Sequential the one must follow the other directly."
+                f"{say_layer(name, start=True)}, {type(layer).__name__} behind "
+                f"{type(before).__name__}: a recurrent layer returns a tuple, and "
+                "sklrp.modules.StatePooling takes one; in an nn.Sequential the one "
+                "must follow the other directly."
             )
         # A normalisation is folded into the layer before it, else into the one after it, else it
         # stays a step of its own.
@@ -364,8 +366,8 @@ def _compile_chain(
         steps.append(step)
     if steps and isinstance(steps[-1].layer, _SEQUENCE):
         raise TypeError(
-            f"The network ends with the recurrent layer {steps[-1].name!r}, which returns a "
-            "tuple; let sklrp.modules.StatePooling follow it."
+            f"The network ends with the recurrent layer {say_name(steps[-1].name)}, which returns "
+            "a tuple; let sklrp.modules.StatePooling follow it."
         )
     return steps
 
@@ -400,12 +402,13 @@ def make_step(name: str, layer: Any, entry: Entry | None, epsilon: float) -> Ste
             found = entry.weights(layer)
         except TypeError as error:
             raise TypeError(
-                f"Relevance through {type(layer).__name__} {name!r} is not supported: {error}."
+                f"Relevance through {type(layer).__name__} {say_name(name)} is not supported: "
+                f"{error}."
             ) from error
         if not isinstance(found, tuple) or len(found) != 2:
             raise TypeError(
-                f"weights of layer {name!r} ({type(layer).__name__}) must return (weight, bias), "
-                f"with None for the bias if there is none, got {type(found).__name__}."
+                f"weights of {say_layer(name)} ({type(layer).__name__}) must return (weight, "
+                f"bias), with None for the bias if there is none, got {type(found).__name__}."
             )
         weight, bias = found
     return Step(
@@ -468,8 +471,8 @@ def _check_parts(step: Step, rule: Rule) -> None:
     is_sequence = isinstance(parts, tuple | list)
     if not is_sequence or not parts or not all(isinstance(part, Part) for part in parts):
         raise TypeError(
-            f"parts() of {type(rule).__name__}, the rule of layer {step.name!r} ({step.label}), "
-            f"must return a tuple of at least one sklrp.rules.Part, got {parts!r}."
+            f"parts() of {type(rule).__name__}, the rule of {say_layer(step.name)} "
+            f"({step.label}), must return a tuple of at least one sklrp.rules.Part, got {parts!r}."
         )
 
 
@@ -478,7 +481,7 @@ def _check_boxes(weighted: Sequence[Step], strict: bool) -> None:
     for step in weighted:
         if isinstance(step.rule, ZBox) and not _has_bounds(step.rule):
             problem = (
-                f"The z-box rule on layer {step.name!r} needs the bounds of the input; pass "
+                f"The z-box rule on {say_layer(step.name)} needs the bounds of the input; pass "
                 "ZBox(low=..., high=...), or explain a classifier of this package, which "
                 "remembers them."
             )
@@ -493,7 +496,7 @@ def _warn_of_degenerate_maps(weighted: Sequence[Step], strict: bool) -> None:
     flat = [s.name for s in weighted if s.first and s.kind == "dense" and isinstance(s.rule, Flat)]
     for name in dict.fromkeys(flat):
         warn_user(
-            f"The flat rule on the dense first layer {name!r} gives every input the same "
+            f"The flat rule on the dense first layer {say_name(name)} gives every input the same "
             "relevance, whatever the network learned; use 'epsilon', 'w_square' or 'z_box' there."
         )
     one_output = last.weight is not None and len(last.weight) == 1

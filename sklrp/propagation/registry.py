@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sklrp._checks import suggest
+from sklrp._checks import say_layer, suggest
 from sklrp._torch import CONV_FORWARD, get_global_hooks, get_hooks
 from sklrp.propagation.tape import Handler
 
@@ -95,7 +95,7 @@ def is_plain_sequence(module: nn.Module) -> bool:
 
 def check_hooks(module: nn.Module, path: str) -> None:
     """Refuse a module with forward hooks, and one that has no weights yet."""
-    place = f"Layer {path or 'the network itself'} ({type(module).__name__})"
+    place = f"{say_layer(path, start=True)} ({type(module).__name__})"
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     if any(map(is_lazy, own)):
         raise ValueError(

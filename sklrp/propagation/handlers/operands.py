@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sklrp._checks import say_layer
 from sklrp.propagation.registry import HANDLERS
 from sklrp.propagation.tape import Pull, Step
 from sklrp.rules import Signal
@@ -29,9 +30,9 @@ def spatial_shape(step: Step, signal: Signal) -> torch.Size:
     n_spatial, shape = int(base_name(step.layer)[-2]), signal.x.shape
     if len(shape) != n_spatial + 2:
         raise ValueError(
-            f"Layer {step.name!r} ({base_name(step.layer)}) takes samples of {n_spatial + 1} "
-            f"axes, channels first, got {len(shape) - 1}, of shape {tuple(shape[1:])}; put "
-            "nn.Unflatten before it."
+            f"{say_layer(step.name, start=True)} ({base_name(step.layer)}) takes samples of "
+            f"{n_spatial + 1} axes, channels first, got {len(shape) - 1}, of shape "
+            f"{tuple(shape[1:])}; put nn.Unflatten before it."
         )
     return shape[2:]
 

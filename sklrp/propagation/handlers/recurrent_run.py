@@ -41,6 +41,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sklrp._checks import say_layer
 from sklrp.modules import EchoState
 from sklrp.propagation.fast import gather, merge
 from sklrp.propagation.formula import Operand, Split, account, divide, stabilize
@@ -410,9 +411,9 @@ class Run:
         ]
         if isinstance(self.step.rule, ZBox) and any(o.signal.low is None for o in operands):
             raise TypeError(
-                f"The z-box rule on layer {self.step.name!r} ({self.step.layer}) needs the bounds "
-                "of its inputs and states, and states behind a ReLU have none; give the layer "
-                "another rule."
+                f"The z-box rule on {say_layer(self.step.name)} ({self.step.layer}) needs the "
+                "bounds of its inputs and states, and states behind a ReLU have none; give "
+                "the layer another rule."
             )
         return operands
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from sklrp._checks import say_layer
+
 FOREIGN = (
     "forward changes a tensor that is not its own (a parameter, a buffer, the input) in place"
 )
@@ -135,7 +137,7 @@ class Refusals:
     def training_mode(self, path: str, module: nn.Module) -> Refusal:
         """Refuse a network that sets its own parts to training mode."""
         return self.because(
-            f"Relevance through layer {path!r} ({type(module).__name__}) is not supported: the "
+            f"Relevance through {say_layer(path)} ({type(module).__name__}) is not supported: the "
             "network's forward sets it to training mode, and layers are explained as in "
             "evaluation mode. Leave the mode to train() and eval()."
         )
