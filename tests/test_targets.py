@@ -148,6 +148,41 @@ def test_a_segmentation_is_explained_before_its_softmax():
     np.testing.assert_allclose(details.score, logits, atol=1e-12)
 
 
+def test_targets_have_the_shape_that_is_returned():
+    """Behind the sigmoid that is stepped over, the axis of a single channel is dropped."""
+
+    class Ocean(UNet):
+        def forward(self, x):
+            return torch.sigmoid(super().forward(x)[:, :1]).squeeze(1)
+
+    X, region = samples(), np.zeros((8, 8), dtype=bool)
+    region[2:4, 5:] = True
+    for target, function in (
+        ((3, 6), lambda y: y[:, 0, 3, 6]),
+        (region, lambda y: y[:, 0][:, region].sum(1)),
+        (lambda y: y[:, 3].amax(1), lambda y: y[:, 0, 3].amax(1)),
+    ):
+        relevance, details = relevance_of(build(Ocean()), X, target)
+        expected, logits = gradient_times_input(build(UNet()), X, function)
+        np.testing.assert_allclose(relevance, expected, atol=1e-12)
+        np.testing.assert_allclose(details.score, logits, atol=1e-12)
+        assert details.head == "sigmoid"
+    with pytest.raises(ValueError, match="a tuple of 2 indices"):
+        relevance_of(build(Ocean()), X, (0, 3, 6))
+
+
+def test_land_that_a_network_returns_as_nan():
+    class Ocean(UNet):
+        def forward(self, x):
+            fields = super().forward(x)
+            land = torch.zeros(8, 8, dtype=torch.bool)
+            land[:, 0] = True
+            return fields.masked_fill(land, torch.nan)
+
+    with pytest.raises(ValueError, match=r"16 of its 128 values are NaN in all samples.*zeros"):
+        relevance_of(build(Ocean()), samples(), (1, 4, 4))
+
+
 def test_rest_of_a_function_that_is_not_homogeneous():
     """Of f(y) = y² + 3 output times gradient is 2 y²: the rest is 3 - y²."""
     network, X = build(UNet()), samples()

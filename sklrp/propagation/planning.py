@@ -390,7 +390,9 @@ def _compile_recorded(
 
 def measure(tape: Tape) -> tuple[tuple[int, ...], int]:
     """Return the shape of the output and the values in the largest tensor, of one sample."""
-    return tuple(tape.shape[1:]), -(-tape.largest // len(tape.scores))
+    # Behind a head that is stepped over, the output may be laid out anew, its values in order.
+    shape = tape.shape if tape.returned is None else tape.returned.shape
+    return tuple(shape[1:]), -(-tape.largest // len(tape.scores))
 
 
 def make_step(name: str, layer: Any, entry: Entry | None, epsilon: float) -> Step:

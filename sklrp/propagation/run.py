@@ -438,6 +438,13 @@ def check_outputs(
 ) -> None:
     """Raise an error if a network's outputs are NaN or infinite for a sample."""
     if not is_finite(outputs):
+        gaps = outputs.isnan()
+        if bool((gaps == gaps[:1]).all() and not gaps.all() and (gaps | outputs.isfinite()).all()):
+            remedy = (
+                f"{int(gaps[0].sum())} of its {outputs.shape[1]} values are NaN in all samples, "
+                "as on land: let the network return zeros there, torch.nan_to_num(output), and "
+                "leave them out of target"
+            )
         bad = int((~outputs.isfinite()).any(1).sum())
         raise ValueError(
             f"The network's output is NaN or infinite for {bad} of {len(outputs)} samples; "
