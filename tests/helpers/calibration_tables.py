@@ -103,6 +103,11 @@ def mean_of(records, key):
     return _short(np.mean([record[key] for record in records]))
 
 
+def verdict_of(record):
+    """Return the verdict of a draw, "refused" where there were too few units to permute."""
+    return record.get("verdict", "refused")
+
+
 def either_sign(records):
     """Return how often a cell without signal is called true or misleading."""
     false = [sum(r.get(sign, (0, 0))[1] for sign in ("true", "misleading")) for r in records]
@@ -192,17 +197,23 @@ def table_sizes(rows):
     """Return the table of numbers of held-out samples."""
     lines = []
     for name, variants in rows.items():
-        most = [record["verdict"] for record in variants[max(variants, key=int)]]
+        most = [verdict_of(record) for record in variants[max(variants, key=int)]]
         for n_samples, records in variants.items():
             true, fdr = (take(records, test) for test in ("true", "true_fdr"))
-            verdicts = [record["verdict"] for record in records]
+            verdicts = [verdict_of(record) for record in records]
             same = np.mean([one == other for one, other in zip(verdicts, most, strict=True)])
-            line = [name, n_samples, len(records), true.family_wise, fdr.discoveries]
-            line += [_short(true.power), _short(fdr.power), _short(same)]
+            line = [name, n_samples, len(records), verdicts.count("refused")]
+            line += [
+                true.family_wise,
+                fdr.discoveries,
+                _short(true.power),
+                _short(fdr.power),
+                _short(same),
+            ]
             lines.append([*line, _short(verdicts.count("fact") / len(verdicts))])
     return lay_out(
-        "network, held out, draws, FWER `true`, FDR `true_fdr`, power `true`, power `true_fdr`, "
-        "verdict as of most, verdict *fact*",
+        "network, held out, draws, refused, FWER `true`, FDR `true_fdr`, power `true`, "
+        "power `true_fdr`, verdict as of most, verdict *fact*",
         lines,
     )
 
@@ -212,7 +223,7 @@ def table_states(rows):
     lines = []
     for name, variants in rows.items():
         draws = list(zip(*variants.values(), strict=True))
-        same = np.mean([len({record["verdict"] for record in draw}) == 1 for draw in draws])
+        same = np.mean([len({verdict_of(record) for record in draw}) == 1 for draw in draws])
         found = np.array([[record["true"][0] for record in draw] for draw in draws])
         spread = found.std(axis=1, ddof=1).mean()
         lines.append([name, len(draws), _short(same), f"{found.mean():.1f}", f"{spread:.1f}"])
