@@ -171,6 +171,37 @@ def test_targets_have_the_shape_that_is_returned():
         relevance_of(build(Ocean()), X, (0, 3, 6))
 
 
+@pytest.mark.parametrize("tail", [
+    [nn.Sigmoid(), nn.Flatten(1, 2)],
+    [nn.Softmax(1), nn.Dropout(0.5), nn.Flatten()],
+    [nn.LogSoftmax(1), nn.Flatten(), nn.Unflatten(1, (2, 64))],
+])  # fmt: skip
+def test_a_chain_is_explained_as_the_network_around_it(tail):
+    """Behind the head that is stepped over, layers lay the output out anew."""
+
+    class Around(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x)
+
+    body = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 2, 1)]
+    logits, chain = build(nn.Sequential(*body)), nn.Sequential(*body, *tail).eval()
+    X = samples()
+    with torch.no_grad():
+        shape = chain(torch.from_numpy(X)).shape[1:]
+    weights = np.random.default_rng(2).normal(size=shape)
+    flat = torch.from_numpy(weights.ravel())
+    expected, score = gradient_times_input(logits, X, lambda y: y.flatten(1) @ flat)
+    for network in (chain, Around(chain)):
+        relevance, details = relevance_of(network, X, weights, check=True)
+        np.testing.assert_allclose(relevance, expected, atol=1e-12)
+        np.testing.assert_allclose(details.score, score, atol=1e-12)
+    assert "stepped over" in repr(sklrp.plan(chain))
+
+
 def test_land_that_a_network_returns_as_nan():
     class Ocean(UNet):
         def forward(self, x):

@@ -39,7 +39,6 @@ from sklrp.propagation.recording.recorder import Recorder
 from sklrp.propagation.recording.twin import make_twin
 from sklrp.propagation.registry import (
     HANDLERS,
-    HEADS,
     Entry,
     check_hooks,
     find_entry,
@@ -81,6 +80,8 @@ class Plan:
         The paths of the modules whose outputs are noted on the tape.
     ends : dict of str to int or Returned
         In a chain, where the modules that are watched end.
+    tail : list of nn.Module
+        In a chain, what lays the output out anew behind the head.
     """
 
     steps: list[Step]
@@ -94,6 +95,7 @@ class Plan:
     key: str | None = None
     watched: frozenset[str] = frozenset()
     ends: Mapping[str, int | Returned] = field(default_factory=dict)
+    tail: Sequence[nn.Module] = ()
 
     def __repr__(self) -> str:
         """Return a table of the steps."""
@@ -153,12 +155,22 @@ class Plan:
                 f"{len(inputs[0].x)} samples."
             )
         scores = value.x.reshape(len(value.x), -1)  # one output may come without its axis
-        output = records[-1].outputs[0]
+        output, returned = records[-1].outputs[0], value.x
+        for layer in self.tail:
+            returned = layer(returned)
+        if returned.shape[:1] != value.x.shape[:1]:
+            raise ValueError(
+                f"The network must return outputs of shape (n_samples, ...), got "
+                f"{tuple(returned.shape)} for {len(value.x)} samples."
+            )
         calls = {
             path: [[end] if isinstance(end, Returned) else [*map(Returned, records[end].outputs)]]
             for path, end in self.ends.items()
         }
-        return Tape(records, (0,), output, value.x.shape, scores, self.head, largest, calls=calls)
+        return Tape(
+            records, (0,), output, value.x.shape, scores, self.head, largest,
+            returned if self.tail else None, calls,
+        )  # fmt: skip
 
     @property
     def lacks_boxes(self) -> bool:
@@ -262,10 +274,8 @@ def compile_plan(
     """
     composite = check_rule(rule)
     _check_weights(module)
-    leaves, head = list(_leaves(module, "")), None
-    # Scores are taken before a softmax or a sigmoid at the end: relevance starts at the logits.
-    while leaves and isinstance(leaves[-1][1], (*HEADS, nn.Dropout, nn.Identity)) and head is None:
-        head = find_head(leaves.pop()[1])
+    leaves = list(_leaves(module, ""))
+    head, tail = _take_head(leaves)
     entries = [find_entry(layer) for _, layer in leaves]
     if all(entry is not None for entry in entries):
         if key is not None:
@@ -276,7 +286,7 @@ def compile_plan(
         steps = _compile_chain(leaves, entries, epsilon)
         own = [(name, _in_evaluation_mode(layer)) for name, layer in leaves]
         extended = any(not _is_built_in(step.handler) for step in steps)
-        plan = Plan(steps, None, head, layers=own, is_extended=extended)
+        plan = Plan(steps, None, head, layers=own, is_extended=extended, tail=tail)
         if watched:
             ends = find_ends(module, steps, len(leaves), head)
             plan.ends = {path: ends[path] for path in watched & ends.keys()}
@@ -370,6 +380,26 @@ def _compile_chain(
             "a tuple; let sklrp.modules.StatePooling follow it."
         )
     return steps
+
+
+def _take_head(leaves: list[tuple[str, nn.Module]]) -> tuple[str | None, list[nn.Module]]:
+    """Take a softmax or sigmoid off the end, and return its name and what lays its output out.
+
+    Scores are taken before it: relevance starts at the logits.
+    """
+    k = len(leaves)
+    while k and isinstance(leaves[k - 1][1], (nn.Dropout, nn.Identity, nn.Flatten, nn.Unflatten)):
+        k -= 1
+    head = find_head(leaves[k - 1][1]) if k else None
+    tail: list[nn.Module] = [
+        layer for _, layer in leaves[k:] if isinstance(layer, nn.Flatten | nn.Unflatten)
+    ]
+    if head is not None and all(find_entry(layer) is not None for layer in tail):
+        del leaves[k - 1 :]
+        return head, tail
+    while leaves and isinstance(leaves[-1][1], (nn.Dropout, nn.Identity)):
+        leaves.pop()
+    return None, []
 
 
 def _compile_recorded(

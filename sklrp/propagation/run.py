@@ -242,7 +242,7 @@ def _prepare_plan(
     """Compile the network, and find what does not depend on the samples: sizes and bounds."""
     probe = Probe(inputs, intake)
     plan = compile_plan(module, rule, epsilon, bounds, probe, key=key, watched=watched)
-    if plan.sizes is None and inputs.single:
+    if plan.sizes is None and inputs.single and not plan.tail:
         plan.sizes = find_sizes(plan.steps, tuple(inputs.arrays[0].shape[1:]))
     if plan.lacks_boxes:
         _find_boxes(plan, bounds, inputs, intake)

@@ -236,9 +236,10 @@ def _refuse_coordinates(target: Any) -> None:
     """Refuse a dict by what takes one."""
     if isinstance(target, dict):
         raise TypeError(
-            f"target={shorten(repr(target))} is a dict: labels along the output's coordinates are "
-            "for sklrp.geo.explain(..., output=field). Here give a mask of the output's shape, "
-            "such as sklrp.geo.box_mask(field, lat=..., lon=...) makes."
+            "target must be an array or a list, an index, a label, a name or a function, got "
+            f"{shorten(repr(target))}: labels along the output's coordinates are for "
+            "sklrp.geo.explain(..., output=field). Here give a mask of the output's shape, such as "
+            "sklrp.geo.box_mask(field, lat=..., lon=...) makes."
         )
 
 
