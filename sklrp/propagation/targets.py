@@ -238,7 +238,7 @@ def _refuse_coordinates(target: Any) -> None:
         raise TypeError(
             "target must be an array or a list, an index, a label, a name or a function, got "
             f"{shorten(repr(target))}: labels along the output's coordinates are for "
-            "sklrp.geo.explain(..., output=field). Here give a mask of the output's shape, such as "
+            "sklrp.geo.explain(..., output=field). Here give a mask over the output, such as "
             "sklrp.geo.box_mask(field, lat=..., lon=...) makes."
         )
 
