@@ -6,6 +6,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from sklrp import (
+    ESNClassifier,
     LSTMClassifier,
     LSTMRegressor,
     MLPClassifier,
@@ -14,6 +15,7 @@ from sklrp import (
 from sklrp.classifiers.batches import make_dataset
 from sklrp.classifiers.chance import neighbours_agree
 from sklrp.modules import RememberingLSTM
+from tests.defaults import OTHERS, make, share_of_biases, write
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(120, 6))
@@ -133,3 +135,40 @@ def test_memories_of_every_length():
     for wrong in ({}, {"forget_bias": 1.0, "n_steps": 3}):
         with pytest.raises(ValueError, match="takes one of forget_bias and n_steps"):
             RememberingLSTM(3, 4, **wrong)
+
+
+@pytest.mark.parametrize("model", OTHERS)
+def test_a_setting_beside_the_defaults_changes_one(model):
+    network, changed = OTHERS[model]
+    estimator, _ = make(model, "wine", 3, X)
+    assert type(estimator).__name__ == f"{network}Classifier"
+    now, before = estimator.get_params(), type(estimator)().get_params()
+    assert {name for name in now if now[name] != before[name]} == {*changed, "random_state"}
+    assert len(changed) == 1
+
+
+def test_table_marks_what_is_below_the_goal():
+    scores = {"logistic regression": 0.9, "1-NN": 0.8, "MLP": 0.9, "CNN": 0.9}
+    scores |= {"LSTM": 0.86, "ESN": 0.875} | dict.fromkeys(OTHERS, 0.88)
+    last = list(OTHERS)[-1]
+    scores[last] = 0.5
+    one = {"task": "wine", "seed": 0, "seconds": 1.0, "warned": 0}
+    results = [{**one, "model": model, "score": score} for model, score in scores.items()]
+    for result in results:
+        if result["model"].startswith("ESN"):
+            result["kept"] = 0.257
+    lines = write(results).splitlines()
+    assert "| LSTM, defaults | 0.860 (!), 1.0 s |" in lines
+    assert "| ESN, defaults | 0.875, 0.26 |" in lines
+    assert f"| {last} | 0.500 (!), 0.26 |" in lines
+    assert sum("(!)" in line for line in lines) == 3
+
+
+def test_share_of_biases():
+    clf = ESNClassifier(30, random_state=0).fit(X, X[:, 0] > 0)
+    relevance, details = clf.explain(X, return_details=True)
+    stabilised = sum(layer.epsilon for layer in details.layers)
+    kept = details.score - relevance.sum(axis=1) - stabilised
+    expected = np.median(np.abs(kept / details.score))
+    assert expected > 0.01
+    np.testing.assert_allclose(share_of_biases(clf, X), expected, rtol=1e-6)
