@@ -400,6 +400,27 @@ def test_a_model_without_gradient_is_asked_by_replacing_groups():
     assert found.true.tolist() == [True, False, False, False, False]
 
 
+def test_each_name_has_the_skill_of_its_own_cells():
+    """Also where there are as many regions as cells, in another order, or cells in none."""
+    rng = np.random.default_rng(0)
+    y = rng.permutation(300) % 2
+    X = rng.normal(size=(300, 4))
+    X[:, 0] += 2 * y
+    forest = RandomForestClassifier(30, random_state=0).fit(X[:150], y[:150])
+    network = MLPClassifier(max_epochs=10, random_state=0).fit(X[:150], y[:150])
+    for model in (forest, network):
+        found = skill_map(model, X[150:], y[150:], regions=list("dcba"), random_state=0)
+        assert found.regions["name"].tolist() == list("abcd")
+        np.testing.assert_allclose(found.regions["skill"], found.skill[::-1], rtol=1e-6)
+        for regions in (["s", "s", None, "n"], [7.0, 7.0, np.nan, 3.0]):
+            found = skill_map(model, X[150:], y[150:], regions=regions, random_state=0)
+            assert found.regions["name"].tolist() == sorted({regions[0], regions[3]})
+            both = [found.skill[3], found.skill[:2].sum()]
+            np.testing.assert_allclose(found.regions["skill"], both, rtol=1e-6)
+    with pytest.raises(ValueError, match="regions names no cell"):
+        skill_map(network, X[150:], y[150:], regions=[None] * 4)
+
+
 def test_land_has_no_part_in_the_even_share():
     """A cell of 0.8 % of the skill matters among 40 cells, and not among the 10 with data."""
     rng = np.random.default_rng(0)

@@ -347,6 +347,34 @@ def months():
     return X[mixed], xr.DataArray(y, dims="time", coords={"time": time})[mixed]
 
 
+def test_samples_between_training_samples_are_said(months):
+    X, y = months
+    month = (12 * X.time.dt.year + X.time.dt.month).values.tolist()
+    beside = sum({m - 1, m + 1} & set(month[1::2]) != set() for m in month[::2])
+    for form in (lambda data: data, lambda data: data.to_pandas()):
+        with pytest.warns(UserWarning, match=f"{beside} of 120 samples of X are next in time"):
+            found = skill_map(
+                linear(), form(X[::2]), y[::2].values, X_train=form(X[1::2]), random_state=0
+            )
+        assert any(f"{beside} of 120" in said for said in found.assumptions)
+
+
+def test_blocks_of_time_are_held_out_without_a_word(months, recwarn):
+    X, y = months
+    X, y = X.sortby("time"), y.sortby("time")
+    parts = {
+        "the last ten years": (slice(120, None), slice(120)),
+        "years": (X.time.dt.year % 2 == 0, X.time.dt.year % 2 == 1),
+    }
+    for held, known in parts.values():
+        skill_map(linear(), X[held], y[held], X_train=X[known], random_state=0)
+    # Neighbours that are no more alike than others say nothing of each other.
+    alone = X.copy(data=np.random.default_rng(0).normal(size=X.shape))
+    labels = np.random.default_rng(1).permutation(240) % 2
+    skill_map(linear(), alone[::2], labels[::2], X_train=alone[1::2], random_state=0)
+    assert not [said for said in recwarn if "next in time" in str(said.message)]
+
+
 def test_every_entry_point_takes_the_order_of_times(months):
     X, y = months
     net = linear()

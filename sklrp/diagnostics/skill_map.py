@@ -118,7 +118,8 @@ def skill_map(
         twentieth of the largest cell's, and at least a tenth of the even share, 1 over the number
         of cells.
     regions : array-like of the shape of a sample or None, default=None
-        Labels of regions, whose skills are tested as well, beside those of cells.
+        Labels of regions, whose skills are tested as well, beside those of cells. Cells whose
+        label is missing, None or NaN, are in no region.
     target : None, label, int, tuple, array-like, str or callable, default=None
         What of the outputs is explained. Of classes: one against the others. Of values: the
         number of an output, its indices in the output's shape, a mask of that shape (the sum

@@ -1,7 +1,7 @@
 """What held-out samples are compared with: draws of the training samples, their mean, or others.
 
 `decompose_skill` asks here for baselines in the form in which samples enter the model. Samples
-that the model was trained on are found here too.
+that the model was trained on are found here too, and those between them in time.
 """
 
 from __future__ import annotations
@@ -13,9 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._missing import as_plain_array
+from sklrp._sample_times import find_date_index
 from sklrp._stored import take_blocks
 from sklrp._warnings import warn_user
 from sklrp.skill.asked_models import take_samples
+from sklrp.skill.permutations import Exchange
+
+_NEXT_TO = 1.5  # times the usual step: months differ by a tenth
+_MOST_BESIDE = 0.25  # of samples; of one year in a record, the first and the last month are beside
 
 
 def find_baselines(
@@ -89,3 +94,39 @@ def _marks(samples: NDArray) -> list[bytes]:
         for _, part in take_blocks(rows)
         for row in part.astype(np.float32) + np.float32(0)  # 0 and -0 are the same
     ]
+
+
+def warn_of_neighbours(X: Any, X_train: Any, exchange: Exchange, assumptions: list[str]) -> None:
+    """Warn where neighbours are alike and held-out samples lie between training samples in time.
+
+    Parameters
+    ----------
+    X, X_train : array-like
+        The held-out samples and the training samples as the user gave them; only data with dates
+        say when they were.
+    exchange : Exchange
+        What is exchanged: single samples are alike in no order, and groups were thought of.
+    assumptions : list of str
+        What was seen is added here.
+    """
+    are_alike = exchange.block_length > 1 or exchange.place == "run"
+    held, known = find_date_index(X), find_date_index(X_train)
+    if exchange.groups is not None or not are_alike or held is None or known is None:
+        return
+    held, known = np.asarray(held), np.unique(np.asarray(known))
+    steps = np.diff(np.unique(np.concatenate([held, known])))
+    if not len(steps):
+        return
+    after = np.searchsorted(known, held).clip(1, len(known) - 1) if len(known) > 1 else 0
+    apart = np.minimum(abs(held - known[after - 1]), abs(held - known[after]))
+    beside = int((apart <= _NEXT_TO * np.quantile(steps, 0.25, method="lower")).sum())
+    if beside > _MOST_BESIDE * len(held):
+        said = (
+            f"{beside} of {len(held)} samples of X are next in time to a sample of X_train, and "
+            "neighbours are alike here"
+        )
+        warn_user(
+            f"{said}: the model may remember them, which looks like skill. Hold out whole blocks "
+            "of time, with gaps beside them."
+        )
+        assumptions.append(said)

@@ -19,7 +19,7 @@ from sklrp._checks import sort_values
 from sklrp._devices import to_host
 from sklrp._kept import Kept
 from sklrp._matching import match_samples
-from sklrp._missing import as_plain_array
+from sklrp._missing import as_plain_array, find_missing
 from sklrp._model_parts import Model
 from sklrp._sample_times import SampleTimes, find_times
 from sklrp._stored import make_zeros, take_blocks
@@ -35,7 +35,7 @@ from sklrp.skill.asked_models import (
     is_asked_by_groups,
     take_samples,
 )
-from sklrp.skill.baselines import find_baselines
+from sklrp.skill.baselines import find_baselines, warn_of_neighbours
 from sklrp.skill.clusters import ClusterTest, Neighbours
 from sklrp.skill.contributions import Contributions
 from sklrp.skill.exchanges import check_groups_and_blocks, check_units, find_exchange
@@ -155,10 +155,10 @@ def decompose_skill(
     entering = model.enter(X)
     held = _hold_out(model, X, entering, y, X_train, baseline, groups, block_length, assumptions)
     samples = held.samples
-    codes = None if regions is None else _code_regions(regions, samples.shape[1:])
+    areas = None if regions is None else _take_regions(regions, samples.shape[1:])
     of_cell = None  # the group of each cell, where a model has no gradient
     if is_asked_by_groups(model, samples):
-        of_cell = code_groups(model.name, samples, codes)
+        of_cell = code_groups(model.name, samples, None if areas is None else areas.codes)
     one = as_given(model, entering, samples)
     question = question_of(model, one, held.labels, to_host(target))
     if question.said:
@@ -172,6 +172,7 @@ def decompose_skill(
     _say_rare(question, assumptions)
     times = None if groups is not None else _find_times(model, X, y, held.rows)
     exchange = find_exchange(held.groups, block_length, question, found.phi, assumptions, times)
+    warn_of_neighbours(X, X_train, exchange, assumptions)
     check_units(exchange, alpha, block_length == "auto")
     test = _Test(question, found.phi, exchange, of_cell, streams, n_permutations)
     cells, near = _test_cells(test, neighbours, progress, kept)
@@ -192,11 +193,11 @@ def decompose_skill(
         noise=found.noise,
         n_draws=found.n_draws,
         assumptions=assumptions,
-        regions=None if codes is None else _test_regions(test, codes),
+        regions=None if areas is None else _test_regions(test, areas),
         clusters=None if near is None else near.result(shape),
         rows=held.rows,
         with_data=with_data,
-        weigh=test.weigh,
+        weigh=test.weigh_cells,
     )
 
 
@@ -266,7 +267,7 @@ class _Test:
 
     @property
     def n_cells(self) -> int:
-        """The number of cells, or of groups of cells, that contribute."""
+        """The number of cells, or of groups of them, that contribute."""
         return self.phi[0].shape[1]
 
     def cells(self, near: ClusterTest | None, progress: bool) -> CellTest:
@@ -274,12 +275,15 @@ class _Test:
         test = self._permute(self.phi, near, progress)
         return test if self.of_cell is None else _spread_over_cells(test, self.of_cell)
 
-    def weigh(self, weights: NDArray) -> CellTest:
+    def weigh_cells(self, weights: NDArray) -> CellTest:
         """Test weighted sums of cells, whose weights, (n_cells, n_sums), know no labels."""
-        if self.of_cell is not None and len(weights) != self.n_cells:
-            # A cell has its share of its group's.
-            member = np.eye(self.n_cells)[self.of_cell] / np.bincount(self.of_cell)
-            weights = member.T @ weights
+        if self.of_cell is not None:  # a cell has its share of its group's
+            sizes = np.bincount(self.of_cell)
+            weights = (np.eye(len(sizes))[self.of_cell] / sizes).T @ weights
+        return self.weigh(weights)
+
+    def weigh(self, weights: NDArray) -> CellTest:
+        """Test weighted sums of what contributes, cells or groups of them."""
         return self._permute([phi @ weights.astype(phi.dtype) for phi in self.phi])
 
     def use(self) -> NDArray[np.float64]:
@@ -450,24 +454,38 @@ def _spread_over_cells(test: CellTest, codes: NDArray[np.intp]) -> CellTest:
     )
 
 
-def _code_regions(regions: Any, sample_shape: tuple[int, ...]) -> NDArray:
-    """Return the region of each cell, as given."""
+class _Regions(NamedTuple):
+    """Names of regions, and the region of each cell; the last number is that of cells in none."""
+
+    names: NDArray
+    codes: NDArray[np.intp]
+
+
+def _take_regions(regions: Any, sample_shape: tuple[int, ...]) -> _Regions:
+    """Return the region of each cell: None and NaN are cells of no region, such as land."""
     labels = as_plain_array(regions, "regions")
     if labels.shape != sample_shape and labels.shape != (math.prod(sample_shape),):
         raise ValueError(
             f"regions has the shape {labels.shape}, but must have that of a sample that enters "
             f"the network, {sample_shape}."
         )
-    return labels.ravel()
+    known = ~find_missing(labels.ravel())
+    if not known.any():
+        raise ValueError("regions names no cell: all of its values are missing.")
+    names, own = sort_values(labels.ravel()[known], "regions")
+    codes = np.full(len(known), len(names), dtype=np.intp)
+    codes[known] = own.ravel()
+    return _Regions(names, codes)
 
 
-def _test_regions(test: _Test, labels: NDArray) -> dict[str, NDArray]:
+def _test_regions(test: _Test, areas: _Regions) -> dict[str, NDArray]:
     """Test the skill of regions, the sums of their cells."""
-    names, codes = sort_values(labels, "regions")
-    if len(labels) != test.n_cells:  # groups already
+    names, codes = areas
+    if test.of_cell is not None:  # they are what was asked, one by one
         codes = np.arange(test.n_cells)
+    named = codes < len(names)
     member = np.zeros((test.n_cells, len(names)))
-    member[np.arange(test.n_cells), codes] = 1
+    member[np.flatnonzero(named), codes[named]] = 1
     found = test.weigh(member)
     return {
         "name": np.tile(names, max(1, math.prod(test.question.lead))),
