@@ -42,6 +42,13 @@ SHOWN: dict[str, tuple[int, int]] = {
 }
 
 
+def reduce_colors(picture, n_colors):
+    """Return a picture with a palette. A median cut would make rare colours grey."""
+    return picture.quantize(
+        n_colors, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE
+    )
+
+
 def shrink(source, target, width=WIDTH):
     """Write a picture no wider than `width`, with a palette, which takes a third of the space."""
     with Image.open(source) as picture:
@@ -50,9 +57,7 @@ def shrink(source, target, width=WIDTH):
             picture = picture.resize(
                 (width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS
             )
-        picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
-            target, optimize=True
-        )
+        reduce_colors(picture, 256).save(target, optimize=True)
     print(f"wrote {target.relative_to(DOCS)}, {target.stat().st_size // 1024} KiB")
 
 
@@ -128,9 +133,7 @@ def make_thumbnail(figure, panel, target):
             ground = Image.new("RGB", THUMBNAIL, "white")
             margins = zip(THUMBNAIL, picture.size, strict=True)
             ground.paste(picture, [(whole - part) // 2 for whole, part in margins])
-            ground.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
-                target, optimize=True
-            )
+            reduce_colors(ground, 128).save(target, optimize=True)
 
 
 if __name__ == "__main__":

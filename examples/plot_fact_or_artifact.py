@@ -38,8 +38,8 @@ X_train, X_test, y_train, y_test = train_test_split(
 distractors = (np.abs(X.mean(axis=0)) > 0.25) & ~square
 
 # %%
-# Five networks, and the same with a random readout
-# -------------------------------------------------
+# Three networks, and the same with a random readout
+# --------------------------------------------------
 # The settings of the forerunner (arXiv 2210.09958): a leak rate of 0.01, and a first step without
 # the leak. The relevance of a state is shared between the state before and the activation either
 # by the leak rate, as published, or by what each contributes; predictions do not depend on it.
@@ -49,7 +49,7 @@ distractors = (np.abs(X.mean(axis=0)) > 0.25) & ~square
 # values and takes the sign of its score: positive relevance then speaks for what the network says,
 # and maps can be averaged over images and compared.
 
-rules, splits, seeds = ("z_plus", "epsilon"), ("leak_rate", "contribution"), range(5)
+rules, splits, seeds = ("z_plus", "epsilon"), ("leak_rate", "contribution"), range(3)
 shown, true = X_test[:30], y_test[:30]
 
 
@@ -121,7 +121,7 @@ own /= own.sum(axis=(1, 2), keepdims=True)
 print(f"{len(accuracies)} networks, accuracy on {len(X_test)} images: at least {accuracy:.2f}")
 print(f"of |input|, the square holds {share(own, square):.3f}")
 print(
-    "\nmean (smallest to largest) over five seeds. Sum of a map over its score: median of images;"
+    "\nmean (smallest to largest) over three seeds. Sum of a map over its score: median of images;"
 )
 print(
     "|cosine| with the map of a random readout: of single images, of mean maps of class 1, and of"

@@ -266,13 +266,13 @@ print(f"\nlargest difference from gradient times input, relative: {difference:.0
 assert difference < 1e-10
 
 # %%
-# Skill and maps over five seeds
-# ------------------------------
-# Five-fold cross-validation with five seeds, each with folds of its own. Each fold explains the
+# Skill and maps over three seeds
+# -------------------------------
+# Five-fold cross-validation with three seeds, each with folds of its own. Each fold explains the
 # winters that it has not seen; `sklrp.geo.relevance_to_xarray` puts the maps back on the grid. The
 # map of the linear model is coefficient times value, for which no rule is needed.
 
-seeds = range(5)
+seeds = range(3)
 models = {
     "mean predictor": make_pipeline(*make_steps("features"), DummyRegressor()),
     "ridge regression": make_pipeline(
@@ -304,7 +304,7 @@ def cross_validate(model, fields, seed, explained=False):
     return predicted, xr.concat(maps, "time").sortby("time") if explained else None
 
 
-print("\nR² of the index, mean ± standard deviation over five seeds:")
+print("\nR² of the index, mean ± standard deviation over three seeds:")
 print(f"  {'':<18}  whole field    tropics removed")
 runs = {}
 for name, model in models.items():
@@ -364,8 +364,8 @@ for c in classes:
 # --------------
 # The test against networks that lost what they learned: `sklrp.metrics.randomization_similarity`
 # draws parameters anew, layer by layer from the last, on copies. 1 is the same map as before; here
-# already the last layer changes it. `sklrp.diagnostics.diagnose` runs this and other tests, as
-# below.
+# the last layer alone hardly changes it, and the last convolution does.
+# `sklrp.diagnostics.diagnose` runs this and other tests, as below.
 
 found = randomization_similarity(
     net, X, target=0, explain=sklrp.explain, similarity="cosine", rule="epsilon", random_state=0
@@ -435,8 +435,9 @@ print(f"\n{report}")
 # %%
 # The maps
 # --------
-# Means over five seeds of the winters that were predicted as such. Red raises the predicted index,
-# blue lowers it. Both rows of a column share their limits. The box is Niño 3.4, grey is land.
+# Means over three seeds of the winters that were predicted as such. Red raises the predicted
+# index, blue lowers it. Both rows of a column share their limits. The box is Niño 3.4, grey is
+# land.
 
 display = RelevanceDisplay.from_relevance(
     {name: maps.mean("seed") for name, maps in means.items()},
