@@ -37,7 +37,7 @@ FLOORS = [
     "_rows",
     "_checks _files _matching _memory _random_stream _sample_axes _signals",
     "_sample_times _sklearn _skorch _stored _streams _torch _version _warnings _workers",
-    "_coordinate_marks _missing _outputs",
+    "_coordinate_marks _missing _one_channel _outputs",
     "_devices",
 ]
 # Names that several files define, with the reason.

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sklrp
+from sklrp._torch import TorchDispatchMode
 from sklrp.composites import Composite
 from sklrp.modules import StatePooling
 from sklrp.propagation import affine, explain, register
@@ -540,6 +541,38 @@ def test_memory_layouts():
         X.astype(X.dtype.newbyteorder()),
     ):
         assert_same_to_rounding(explain(model, x), expected)
+
+
+class Layouts(TorchDispatchMode):
+    """Count convolutions of several channels that have them last, and all others."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = self.all = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.convolution.default and args[0].shape[1] > 1:
+            self.last += args[0].is_contiguous(memory_format=torch.channels_last)
+            self.all += 1
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "gamma", "alpha_beta", "z_plus"])
+def test_convolutions_have_channels_last(rule):
+    """With channels first they take up to six times as long."""
+    # Of one input channel, and of each group's, the order of axes is lost when weights are mapped;
+    # and a row that windows leave over is filled in.
+    net = cnn2d(
+        nn.MaxPool2d(2), nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4),
+        shape=(1, 9, 10),
+    ).float()  # fmt: skip
+    X = samples((1, 9, 10), 3).astype(np.float32)
+    with Layouts() as own, torch.no_grad():
+        net(torch.from_numpy(X))
+    with Layouts() as found:
+        explain(net, X, rule=rule, target=0, check=False, return_details=True)
+    assert found.last > 4
+    assert found.all - found.last <= own.all == 2  # as the network itself runs for the defence
 
 
 def test_input_is_not_written_to():

@@ -34,6 +34,7 @@ from sklrp.propagation.formula import (
     Terms,
     find_terms,
     known,
+    map_as_laid,
     map_bias,
     share_of,
     sum_products,
@@ -155,7 +156,7 @@ def magnitude(
     for k, operand in enumerate(operands):
         x = operand.map_input(x_abs)
         assert x is not None
-        weight = step.map_weight((key, k, "abs"), torch.abs, operand.weight)
+        weight = map_as_laid(step, (key, k, "abs"), torch.abs, operand.weight)
         products.append(operand.forward(x, weight, None if k or bias is None else bias.abs()))
     return sum(products[1:], start=products[0])
 

@@ -125,10 +125,22 @@ def find_terms(
 ) -> Terms:
     """Return the maps of the input and of the weights whose products make up a numerator."""
     return [
-        (mapped, step.map_weight((*key, t), weight_map, operand.weight))
+        (mapped, map_as_laid(step, (*key, t), weight_map, operand.weight))
         for t, (input_map, weight_map) in enumerate(pairs)
         if (mapped := operand.map_input(input_map)) is not None
     ]
+
+
+def map_as_laid(step: Step, key: Any, function: WeightMap, weight: Tensor) -> Tensor:
+    """Return a map of a layer's weights, laid out in memory as they are."""
+
+    def mapped(weight: Tensor) -> Tensor:
+        found = function(weight)
+        # Of one input channel torch forgets that it lies last, and so do all values behind.
+        same = found.stride() == weight.stride()
+        return found if same else torch.empty_like(weight, dtype=found.dtype).copy_(found)
+
+    return step.map_weight(key, mapped, weight)
 
 
 def map_bias(part: Part, bias: Tensor | None, n_spatial: int) -> Tensor | None:
@@ -190,11 +202,12 @@ def account(
     # the bias's term takes ratio_j g(b)_j, and the last term is what epsilon absorbs.
     dropped = relevance
     for split, ratio in zip(splits, ratios, strict=True):
-        dropped = dropped - ratio * split.stable
+        given = ratio * split.stable
+        dropped = dropped - given
         if split.bias is not None:
             kept.add("bias", ratio * split.bias)
-        if split.epsilon:
-            kept.add("epsilon", split.epsilon * torch.where(split.stable < 0, -ratio, ratio))
+        if split.epsilon:  # ratio_j sign(d_j), whose size is ratio_j's and whose sign is given's
+            kept.add("epsilon", split.epsilon * torch.copysign(ratio, given, out=given))
     kept.add("dropped", dropped)
 
 

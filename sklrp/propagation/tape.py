@@ -162,7 +162,9 @@ def total(relevance: Tensor, n_samples: int, axis: int = 0) -> Tensor:
     n_runs = count_runs(axis) if first.shape[1] != n_samples else 1
     if n_runs > 1:
         first = first.reshape(len(relevance), n_runs, n_samples, -1).sum(1)
-    return first.reshape(len(relevance), n_samples, -1).sum(2)
+    if first.dim() < 3 or first.shape[1] != n_samples:
+        first = first.reshape(len(relevance), n_samples, -1)
+    return first.sum(tuple(range(2, first.dim())))  # a reshape would copy what has channels last
 
 
 # What runs a step in place of its handler alone, on the handler and its arguments.

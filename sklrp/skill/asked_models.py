@@ -23,6 +23,7 @@ from sklrp._kept import Kept
 from sklrp._missing import as_plain_array
 from sklrp._model_parts import Model
 from sklrp._models import holds_network, unwrap
+from sklrp._one_channel import quicken
 from sklrp._stored import MEMORY_BYTES, in_array, is_stored, take_blocks
 from sklrp.skill.contributions import (
     Contributions,
@@ -256,6 +257,7 @@ def _in_fast_format(module: nn.Module, inputs: Tensor) -> nn.Module:
     if inputs.device.type != "cpu" or not any(isinstance(m, nn.Conv2d) for m in module.modules()):
         return module
     fast = copy.deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    quicken(fast)
     with torch.inference_mode(False), torch.enable_grad():
         found = []
         for one in (module, fast):

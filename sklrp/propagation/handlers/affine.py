@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sklrp._one_channel import is_of_one_channel, to_one_channel
 from sklrp.propagation.bounds import linear
 from sklrp.propagation.contraction import Contraction
 from sklrp.propagation.handlers.operands import spatial_shape
@@ -106,16 +107,16 @@ def _conv(step: Step, signal: Signal) -> tuple[Signal, Pull]:
         x = x if pads is None else F.pad(x, pads, mode)
         return forward_op(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
 
+    quick = step.weight is not None and is_of_one_channel(layer, step.weight)
+
     def adjoint(ratio: Tensor, weight: Tensor) -> Tensor:
-        flat = adjoint_op(
-            ratio.flatten(0, 1),
-            weight,
-            None,
-            layer.stride,
-            padding,
-            extra,
-            layer.groups,
-            layer.dilation,
+        rows = ratio.flatten(0, 1)
+        flat = (
+            to_one_channel(rows, weight, padding, layer.dilation)
+            if quick
+            else adjoint_op(
+                rows, weight, None, layer.stride, padding, extra, layer.groups, layer.dilation
+            )
         )
         flat = flat if pads is None else unpad(flat, pads, mode, size)
         return flat.unflatten(0, ratio.shape[:2])

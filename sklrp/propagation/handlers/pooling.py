@@ -110,9 +110,7 @@ def _pool_tiles(layer: Any, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tenso
 
     def spread(values: Tensor) -> Tensor:
         """Give each value of a window that of the window."""
-        last = values.movedim(1, -1)[:, :, None, :, None]
-        wide = last.expand(-1, -1, kernel[0], -1, kernel[1], -1)
-        return wide.reshape(len(values), height, width, -1).movedim(-1, 1)
+        return F.interpolate(values, size=(height, width), mode="nearest-exact")
 
     def pull(relevance: Tensor) -> Tensor:
         weights = weigh_largest(x[..., :height, :width], spread(out), size_of_samples(x))
@@ -120,7 +118,9 @@ def _pool_tiles(layer: Any, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tenso
         share = spread((relevance / total).flatten(0, 1))
         back = share.unflatten(0, relevance.shape[:2]) * weights  # a view of one window may repeat
         rows, columns = x.shape[2] - height, x.shape[3] - width  # what the windows leave over
-        return F.pad(back, (0, columns, 0, rows)) if rows or columns else back
+        if rows or columns:  # of more axes than four, F.pad would put channels first
+            back = F.pad(back.flatten(0, 1), (0, columns, 0, rows)).unflatten(0, back.shape[:2])
+        return back
 
     return out, pull
 

@@ -32,14 +32,24 @@ def copied(signal: Signal, function: Callable[[Tensor], Tensor]) -> Signal:
 
 @register(nn.Flatten, nn.Unflatten, bounds=monotone)
 def _reshape(step: Step, signal: Signal) -> tuple[Signal, Pull]:
-    shape = signal.x.shape
+    x, shape = signal.x, signal.x.shape
     out = copied(signal, step.layer.forward)
     if out.x.shape[0] != shape[0]:
         raise TypeError(
             f"Layer {step.name!r} ({step.layer}) reshapes the axis of the samples; start at axis "
             "1."
         )
-    return out, lambda relevance, kept: relevance.reshape(-1, *shape)
+    layout = torch.channels_last
+    has_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=layout)
+
+    def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
+        back = relevance.reshape(-1, *shape)
+        if not has_last:
+            return back
+        # In the layout of the values, so that layers before this one are as fast back as forth.
+        return back.flatten(0, 1).contiguous(memory_format=layout).unflatten(0, back.shape[:2])
+
+    return out, pull
 
 
 @register(nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, bounds=monotone)

@@ -1,0 +1,91 @@
+"""The quick way back to images of one channel, against torch's own in double precision."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import sklrp
+from sklrp._one_channel import is_of_one_channel, quicken, to_one_channel
+from tests.helpers.parameters import randomised
+
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="torch's own way is the quicker one"
+)
+LAYERS = {
+    "3 x 3": {"kernel_size": 3, "padding": 1},
+    "no padding": {"kernel_size": (2, 5)},
+    "dilated": {"kernel_size": (3, 2), "dilation": (2, 3), "padding": (1, 3)},
+    "as wide as it may be": {"kernel_size": 3, "padding": 2},
+}
+
+
+def _make_layer(options, seed=0):
+    torch.manual_seed(seed)
+    return nn.Conv2d(1, 6, **options)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_it_is_the_transposed_convolution(name):
+    layer = _make_layer(LAYERS[name])
+    assert is_of_one_channel(layer, layer.weight)
+    values = torch.randn(4, *layer(torch.zeros(2, 1, 11, 14)).shape[1:])
+    options = layer.padding, layer.dilation
+    found = to_one_channel(values, layer.weight.detach(), *options)
+    expected = F.conv_transpose2d(
+        values.double(), layer.weight.detach().double(), None, 1, options[0], 0, 1, options[1]
+    )
+    assert found.shape == (4, 1, 11, 14)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        nn.Conv2d(1, 4, 3, stride=2),
+        nn.Conv2d(2, 4, 3),
+        nn.Conv2d(4, 4, 3, groups=4),
+        nn.Conv2d(1, 4, 3, padding="same"),
+        nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(1, 4, 3, padding=3),
+        nn.Conv2d(1, 4, 3).double(),
+        nn.Conv1d(1, 4, 3),
+    ],
+    ids=repr,
+)
+def test_others_are_left_to_torch(other):
+    assert not is_of_one_channel(other, other.weight)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_are_the_same(name):
+    net = nn.Sequential(_make_layer(LAYERS[name]), nn.Tanh(), nn.Conv2d(6, 2, 2), nn.Flatten())
+    fast = copy.deepcopy(net)
+    quicken(fast)
+    assert type(fast[0]) is not nn.Conv2d
+    assert type(fast[2]) is nn.Conv2d
+    found = []
+    for one, dtype in ((fast, torch.float32), (copy.deepcopy(net).double(), torch.float64)):
+        torch.manual_seed(1)
+        x = torch.randn(3, 1, 9, 12).to(dtype).requires_grad_()
+        out = one(x)
+        weight = torch.arange(out.numel(), dtype=dtype).reshape(out.shape).cos()
+        found.append(torch.autograd.grad((out * weight).sum(), x)[0].double().numpy())
+    np.testing.assert_allclose(*found, rtol=0, atol=1e-5 * np.abs(found[1]).max())
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "z_plus", "gamma"])
+def test_relevance_is_that_of_double_precision(rule):
+    body = _make_layer(LAYERS["3 x 3"]), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
+    net = randomised(nn.Sequential(*body, nn.Linear(6 * 5 * 6, 2)), 0, True).float()
+    X = np.random.default_rng(0).normal(size=(5, 1, 10, 12))
+    found, expected = (
+        sklrp.explain(one, X.astype(dtype), rule=rule, target=1, epsilon=0.1)
+        for one, dtype in ((net, "float32"), (copy.deepcopy(net).double(), "float64"))
+    )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
