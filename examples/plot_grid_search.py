@@ -88,10 +88,10 @@ for name, scores in accuracy.items():
 # %%
 # A better score is not a better map
 # ----------------------------------
-# Why does one rule give better features? The cosine of the maps with the images says how much a
-# map merely repeats its input. A rule whose maps look like the digits hands the pixels through to
-# the logistic regression: a search by accuracy rewards that, and says nothing about whether the
-# maps show what the network uses.
+# The cosine of the maps with the images says how much a map merely repeats its input. A rule whose
+# maps look like the digits, as those of z-plus do, hands the pixels through to the logistic
+# regression. All scores are within .015 of each other and of the pixels' own. They say which
+# features are easy to read, and nothing about whether the maps show what the network uses.
 
 transformer = search.best_estimator_["relevance"]
 print("\nmean cosine of map and image:")
