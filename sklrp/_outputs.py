@@ -36,6 +36,12 @@ def split_key(target: Any) -> tuple[str | None, Any]:
     return None, target
 
 
+def asks_for_all(target: Any) -> bool:
+    """Tell whether a target is every output, ``"all"``, also of an output by name."""
+    rest = split_key(target)[1]
+    return isinstance(rest, str) and rest == "all"
+
+
 def pick_output(output: Any, key: str | None) -> Tensor:
     """Return the tensor that is meant of what a network returns.
 

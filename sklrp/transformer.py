@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import suppress
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
@@ -51,6 +52,7 @@ from sklrp._missing import as_plain_array, forbid_masked, forbid_missing, mask_t
 from sklrp._model_parts import Model, is_regression
 from sklrp._models import unwrap
 from sklrp._network_cache import train_network
+from sklrp._outputs import asks_for_all, split_key
 from sklrp._rows import forbid_stream, is_stream, take_batches, take_rows
 from sklrp._sklearn import (
     HasMethods,
@@ -68,6 +70,7 @@ from sklrp.classifiers.regressor import check_in_range, decode_output
 from sklrp.classifiers.saved import are_labels, is_shape
 from sklrp.composites import check_rule
 from sklrp.propagation import explain
+from sklrp.propagation.readings import read_name
 from sklrp.propagation.references import check_reference, read_reference
 
 _AXES = ("channel", "row", "column", "time")
@@ -579,7 +582,10 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         model = unwrap(self.estimator_)
         entered = model.enter(take_rows(X, slice(1)))
         self.map_shape_ = tuple(np.shape(entered)[1:])
-        self.classes_ = model.classes_for(entered)
+        key = split_key(self.target)[0] if model.takes_tensors and model.classes is None else None
+        if key is not None:
+            model = replace(model, reading=read_name(model, entered, key))
+        self.classes_ = None if key is not None else model.classes_for(entered)
         if self.classes_ is None:
             self.n_outputs_ = model.outputs(entered).shape[1]
         self._check_target(model.classes)
@@ -678,7 +684,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             check_in_range(self.reference, reference, ranges, outputs)
 
     def _explains_all(self) -> bool:
-        return isinstance(self.target, str) and self.target == "all"
+        return asks_for_all(self.target)
 
     def _split(
         self, X: Any, y: NDArray[Any], split_params: dict[str, Any], known: bool

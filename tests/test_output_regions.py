@@ -270,6 +270,11 @@ def test_regions_and_labels_of_outputs_by_name(task, lazy):
         expected = sklrp.explain(Both(), rows, target=plain)
         np.testing.assert_allclose(found.to_numpy().reshape(6, -1), expected, atol=1e-12)
         assert said in found.attrs["target"]
+    every = explain(Both(), given, vectorizer=vectorizer, target=("mean", "all"))
+    assert every.dims == ("time", "target", "lat", "lon")
+    expected = sklrp.explain(Both(), rows, target=("mean", "all"))
+    np.testing.assert_allclose(every.to_numpy().reshape(expected.shape), expected, atol=1e-12)
+    assert every.attrs["target"] == "output 'mean', every output"
     with pytest.raises(ValueError, match=r"5 labels for 6 samples|6 indices"):
         explain(Both(), given, vectorizer=vectorizer, target=("mean", each[:5]))
 

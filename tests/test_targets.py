@@ -438,6 +438,21 @@ def test_relevance_features_of_a_region():
     np.testing.assert_allclose(features, expected.reshape(40, -1), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("target", ["mean", ("mean", 1), ("field", 1, 2, 3), ("mean", "all")])
+def test_relevance_features_of_outputs_by_name(target):
+    network, X = build(Named(dict)), samples(6)
+    transformer = sklrp.RelevanceTransformer(network, target=target)
+    found = transformer.fit(X).transform(X)
+    expected = sklrp.explain(network, X, target=target)
+    np.testing.assert_array_equal(found, expected.reshape(6, -1))
+    names = transformer.get_feature_names_out()
+    assert len(names) == found.shape[1] == len(set(names))
+    if "all" in target:
+        assert (names[0], names[-1]) == ("output0_x0", "output1_x191")
+        with pytest.raises(ValueError, match="a map for each class: draw one class at a time"):
+            sklrp.plotting.RelevanceDisplay.from_estimator(network, X, target=target)
+
+
 def test_errors_show_few_of_many_labels():
     """An index outside the output is told once, and not for each of many samples."""
     network = nn.Sequential(nn.Linear(4, 3)).double()

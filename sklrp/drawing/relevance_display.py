@@ -16,6 +16,7 @@ from sklrp._constraints import AXES, Interval, constrained
 from sklrp._devices import to_host
 from sklrp._frame import Frame
 from sklrp._missing import mask_to_nan
+from sklrp._outputs import asks_for_all
 from sklrp._sklearn import HasMethods
 from sklrp.drawing import captions, fields, series, sheet
 from sklrp.drawing.overlays import Overlay, marks_of
@@ -233,8 +234,10 @@ class RelevanceDisplay:
         ValueError
             If a parameter is malformed, or no sample is predicted correctly.
         """
-        if isinstance(target, str) and target == "all":
-            raise ValueError("target='all' gives a map for each class: draw one class at a time.")
+        if asks_for_all(target):
+            raise ValueError(
+                f"target={target!r} gives a map for each class: draw one class at a time."
+            )
         options = dict(kwargs)
         lat, lon = options.pop("lat", None), options.pop("lon", None)
         if lat is not None or lon is not None:

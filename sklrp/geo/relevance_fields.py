@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -22,12 +23,13 @@ from sklrp._constraints import constrained
 from sklrp._matching import match_samples
 from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp._model_parts import Model, is_regression
-from sklrp._outputs import split_key
+from sklrp._outputs import asks_for_all, split_key
 from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, even_chunks, is_dataset, is_field
 from sklrp.geo.grid import warn_of_other_fields, without_units
 from sklrp.geo.output_regions import describe_region, mark_region
 from sklrp.geo.vectorizer import GridVectorizer, moves_features, put_features
+from sklrp.propagation.readings import read_name
 from sklrp.propagation.references import read_reference
 from sklrp.propagation.targets import (
     decode_target,
@@ -191,7 +193,7 @@ def explain(
             f"target={said}: leave output out."
         )
     of_outputs = is_of_outputs(target, chain.has_labels)
-    labels = [] if of_outputs else _list_labels(chain, data, target)
+    labels = _list_labels(chain, data, target, of_outputs)
     settings = {
         "rule": rule,
         "epsilon": epsilon,
@@ -209,7 +211,7 @@ def explain(
         attrs["units"] = OF_OUTPUT  # of a network that says no more than that
     known: dict[str, Any] = {
         "target": target,
-        "classes": labels if _wants_all(target) else None,
+        "classes": labels if asks_for_all(target) else None,
         "settings": settings,
         "attrs": attrs,
     }
@@ -282,9 +284,13 @@ def _check_in_place(chain: _Chain) -> None:
             )
 
 
-def _list_labels(chain: _Chain, data: Any, target: Any) -> list[Any]:
+def _list_labels(chain: _Chain, data: Any, target: Any, of_outputs: bool) -> list[Any]:
     """Return the labels of the outputs, [] where `target` asks for none."""
-    if target is None:
+    if isinstance(target, tuple) and asks_for_all(target):  # of an output by name
+        first = data.isel({chain.vectorizer.grid_.sample_dim: slice(1)})
+        shape = read_name(chain.model, chain.enter(first), target[0]).output_shape
+        return list(range(math.prod(shape)))
+    if target is None or of_outputs:
         return []
     classes = chain.model.classes
     if classes is None:  # labels are the indices of outputs, which one sample counts
@@ -296,14 +302,10 @@ def _list_labels(chain: _Chain, data: Any, target: Any) -> list[Any]:
     return np.asarray(classes).tolist()
 
 
-def _wants_all(target: Any) -> bool:
-    return isinstance(target, str) and target == "all"
-
-
 def _names_output(chain: _Chain, data: Any, target: Any) -> bool:
     """Tell whether a text names one of several outputs, and no class."""
     model = chain.model
-    if not isinstance(target, str) or _wants_all(target) or model.classes is not None:
+    if not isinstance(target, str) or asks_for_all(target) or model.classes is not None:
         return False
     first = data.isel({chain.vectorizer.grid_.sample_dim: slice(1)})
     return model.takes_tensors and isinstance(model.returned(chain.enter(first)), Mapping)
@@ -374,14 +376,14 @@ def describe_target(target: Any, regression: bool = False, has_labels: bool = Fa
     """Say in words what is explained, of a model of classes or of a regression."""
     if target is None:
         return ONLY if regression else PREDICTED
-    if _wants_all(target):
+    if isinstance(target, str) and asks_for_all(target):
         return EVERY_OUTPUT if regression else EVERY
     if isinstance(target, dict):
         return describe_region(target)
     if isinstance(target, tuple) and target and isinstance(target[0], str):  # an output by name
         key, rest = split_key(target)
         return f"output {key!r}" + (
-            "" if rest is None else f", {describe_target(rest, regression)}"
+            "" if rest is None else f", {describe_target(rest, regression=True)}"
         )
     if is_of_outputs(target, has_labels):
         if callable(target) or isinstance(target, tuple):
@@ -417,7 +419,7 @@ def _check_call(
         raise ValueError(
             f"target has {len(each)} labels for {n_samples} samples: give one for each."
         )
-    if not (target is None or _wants_all(target) or of_outputs):
+    if not (target is None or asks_for_all(target) or of_outputs):
         unknown = look_up(as_plain_array(target, "target"), np.asarray(labels), exact=True)[1]
         if unknown:
             raise ValueError(
