@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklrp._coordinate_marks import has_dates
 from sklrp._sample_times import find_date_index
 
 
@@ -58,6 +59,39 @@ def match_samples(labels: Any, X: Any, name: str) -> Any:
     if hasattr(labels, "iloc"):
         return labels.iloc[found]
     return labels.isel({labels.dims[0]: found})
+
+
+def match_target(target: Any, X: Any, name: str = "target") -> Any:
+    """Return a target whose labels of samples are in their order.
+
+    Masks and weights over a network's output are not of samples, though their dimensions may have
+    the names of those of X: they are taken as they are.
+
+    Parameters
+    ----------
+    target : object
+        The target, as ``explain`` takes it.
+    X : object
+        The samples.
+    name : str, default="target"
+        What errors call it.
+
+    Returns
+    -------
+    object
+        The target.
+
+    Raises
+    ------
+    ValueError
+        If its labels are of other samples.
+    """
+    if _is_of_xarray(target) and _is_of_xarray(X):
+        dim = target.dims[0] if len(target.dims) == 1 else None
+        is_of_samples = dim in (next(iter(X.dims), None), "time", "sample")
+        if not is_of_samples and not (dim in X.coords and has_dates(X[dim])):
+            return target
+    return match_samples(target, X, name)
 
 
 def check_same_samples(labels: Any, X: Any, name: str) -> None:

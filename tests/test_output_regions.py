@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from sklearn.pipeline import make_pipeline
 from skorch import NeuralNet, NeuralNetRegressor
 from torch import nn
 
@@ -215,6 +216,37 @@ def test_functions_and_masks_of_the_output(task):
             found = explain(network, fields, vectorizer=vectorizer, target=target)
             expected = sklrp.explain(network, data.to_numpy().reshape(6, -1), target=target)
             np.testing.assert_allclose(found.to_numpy().reshape(6, -1), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["mask", "weights"])
+def test_masks_with_coordinates_of_the_output(task, kind):
+    """A mask is not of samples, though its dimensions are among those of the data."""
+    network, data, vectorizer, grid = task
+    mask = (grid.lat > 0) & (grid.lon < 200) & (grid == 0)
+    target = mask if kind == "mask" else mask * np.cos(np.radians(grid.lat))
+    target = target.isel(variable=0)
+    alone = nn.Sequential(network, First())
+    expected = sklrp.explain(alone, data.to_numpy().reshape(6, -1), target=target.to_numpy())
+    for entry in (
+        lambda t: explain(alone, data, vectorizer=vectorizer, target=t),
+        lambda t: explain(alone, data.chunk(time=4), vectorizer=vectorizer, target=t),
+        lambda t: sklrp.explain(make_pipeline(vectorizer, alone), data, target=t),
+    ):
+        np.testing.assert_allclose(np.asarray(entry(target)).reshape(6, -1), expected, atol=1e-12)
+
+
+def test_masks_in_another_order_are_refused(task):
+    network, data, vectorizer, _ = task
+    mask = data[0] > 0
+    with pytest.raises(ValueError, match="target has the lat of data in another order"):
+        explain(network, data, vectorizer=vectorizer, target=mask[::-1])
+
+
+class First(nn.Module):
+    """The first of the fields that enter."""
+
+    def forward(self, x):
+        return x[:, 0]
 
 
 class Named(nn.Module):

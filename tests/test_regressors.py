@@ -339,3 +339,21 @@ def test_command_line(tmp_path):
     done = CliRunner().invoke(main, words)
     assert done.exit_code != 0
     assert "must hold numbers" in done.output
+
+
+def test_scores_are_of_samples_of_their_own_times():
+    """Values and weights in another order are put in that of X, as in fit."""
+    pd = pytest.importorskip("pandas")
+    times = pd.date_range("2001-01-01", periods=90, freq="MS")
+    table, weight = pd.DataFrame(X, times), pd.Series(RNG.uniform(0, 2, size=90), times)
+    for model, values in (
+        (small("mlp"), pd.Series(Y[:, 0], times)),
+        (
+            sklrp.MLPClassifier((4,), max_epochs=3, random_state=0),
+            pd.Series(np.where(X[:, 0] > 0, "a", "b"), times),
+        ),
+    ):
+        model.fit(table, values)
+        score = model.score(table, values, weight)
+        assert model.score(table, values[::-1], weight[::-1]) == score
+        assert model.score(table, values.to_numpy()[::-1], weight) != score

@@ -277,9 +277,10 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
         float
             The accuracy.
         """
-        y = to_host(y)
+        y = match_samples(to_host(y), X, "y")
         forbid_missing(y)
-        return super().score(X, y, to_host(sample_weight))
+        weight = match_samples(to_host(sample_weight), X, "sample_weight")
+        return super().score(X, y, weight)
 
     @named
     def explain(

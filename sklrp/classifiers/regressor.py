@@ -22,7 +22,7 @@ from torch import Tensor
 from sklrp._checks import as_values, is_positive_integer
 from sklrp._devices import to_host
 from sklrp._keywords import named
-from sklrp._matching import match_samples
+from sklrp._matching import match_samples, match_target
 from sklrp._missing import as_plain_array
 from sklrp._rows import is_stream
 from sklrp._sklearn import fit_context
@@ -215,8 +215,9 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         float
             R², with several targets the mean over them.
         """
-        as_values("y", np.asarray(to_host(y)))
-        return super().score(X, to_host(y), to_host(sample_weight))
+        y = match_samples(to_host(y), X, "y")
+        as_values("y", np.asarray(y))
+        return super().score(X, y, match_samples(to_host(sample_weight), X, "sample_weight"))
 
     @named
     def explain(
@@ -313,7 +314,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         """
         check_is_fitted(self)
         values = read_reference(reference, (self.n_outputs_,), self.target_mean_)
-        target = match_samples(target, X, "target")
+        target = match_target(target, X)
         options = {
             "rule": rule,
             "epsilon": epsilon,

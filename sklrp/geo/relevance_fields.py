@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklrp import _models, propagation
 from sklrp._checks import check_number, import_optional, look_up
 from sklrp._constraints import constrained
-from sklrp._matching import match_samples
+from sklrp._matching import match_target
 from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp._model_parts import Model, is_regression
 from sklrp._outputs import asks_for_all, split_key
@@ -173,12 +173,13 @@ def explain(
     check_number("epsilon", epsilon, minimum=0)
     check_field(data, "explain")
     before, chain = _take_apart(estimator, vectorizer)
-    target = _as_labels(match_samples(target, data, "target"), chain.model.classes)
+    target = _as_labels(match_target(target, data), chain.model.classes)
     for step in before:
         data = step.transform(data)
         check_field(data, f"the step after {type(step).__name__}", "X")
     data = even_chunks(data)
     chain.vectorizer.grid_.check(data)
+    _check_order(target, data)
     warn_of_other_fields(chain.vectorizer.grid_.template, data)
     if _names_output(chain, data, target):
         target = (target,)
@@ -300,6 +301,20 @@ def _list_labels(chain: _Chain, data: Any, target: Any, of_outputs: bool) -> lis
         own = getattr(chain.model.network, "n_outputs_", 1)  # of a regressor
         return list(range(own))
     return np.asarray(classes).tolist()
+
+
+def _check_order(target: Any, data: Any) -> None:
+    """Refuse a mask with the coordinates of the data in another order: which one is meant?"""
+    if not is_field(target) or is_dataset(target):
+        return
+    for dim in (dim for dim in target.dims if dim in target.indexes and dim in data.indexes):
+        own, known = target.indexes[dim], data.indexes[dim]
+        if not own.equals(known) and own.sort_values().equals(known.sort_values()):
+            raise ValueError(
+                f"target has the {dim} of data in another order, but a mask counts by position: "
+                f"put it in the order of the network's output, target.sel({dim}=data.{dim}), or "
+                "pass np.asarray(target) if it is."
+            )
 
 
 def _names_output(chain: _Chain, data: Any, target: Any) -> bool:

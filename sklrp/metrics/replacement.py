@@ -22,7 +22,7 @@ from sklrp._checks import (
     find_groups,
     like,
 )
-from sklrp._matching import match_samples
+from sklrp._matching import match_target
 from sklrp._missing import as_plain_array
 from sklrp.geo.places import put_in_order
 from sklrp.metrics.subject import find_scores
@@ -42,7 +42,7 @@ class Replacement:
         response: str,
         batch_size: int | None,
     ) -> None:
-        target = match_samples(target, X, "target")
+        target = match_target(target, X)
         entered, self._scores_of, classes, followed, integers = find_scores(
             estimator, X, response, target
         )

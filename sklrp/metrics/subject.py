@@ -17,7 +17,7 @@ from torch import nn
 
 from sklrp import propagation
 from sklrp._checks import as_samples, check_maps, like
-from sklrp._matching import match_samples
+from sklrp._matching import match_target
 from sklrp._missing import as_plain_array
 from sklrp._model_parts import Model, is_regression
 from sklrp._models import holds_network, unwrap
@@ -107,7 +107,7 @@ class Subject:
                 f"{name}='all' makes a map of every class or output, but a metric grades one map "
                 f"of each sample: give {name}=None, or one class or output."
             )
-        target = match_samples(target, self.X, name)
+        target = match_target(target, self.X, name)
         found = Reading(self.model, target, target)
         if self.model is not None and not isinstance(target, Integral):  # of a table of outputs
             one = self.given(self.samples[:1])

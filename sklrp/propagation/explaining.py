@@ -15,7 +15,7 @@ import numpy as np
 
 from sklrp._checks import as_samples, check_flags, check_number
 from sklrp._keywords import named
-from sklrp._matching import match_samples
+from sklrp._matching import match_target
 from sklrp._model_parts import is_regression, without_wrapper
 from sklrp._models import unwrap
 from sklrp._outputs import split_key
@@ -181,7 +181,7 @@ def explain(
     found = unwrap(model)
     given = {"layers": layers, "reference": reference, "out": out}
     options |= {name: value for name, value in given.items() if value is not None}
-    options["target"] = match_samples(target, X, "target")
+    options["target"] = match_target(target, X)
     if is_stream(X):
         return explain_piecemeal(
             functools.partial(explain, model), X, has_labels=found.classes is not None, **options
