@@ -216,6 +216,14 @@ PAIRS = {
                 {"relevance": sklrp.explain(small_module(nn.Softmax(1)), table())},
             ),
         ),
+        "paths through it": (
+            lambda: (small_module(nn.Softmax(1)), table(), {"relevance": paths(nn.Softmax(1))}),
+            lambda: (small_module(nn.Softmax(1)), table(), {"relevance": paths()}),
+        ),
+        "outside of the network": (
+            lambda: (small_module(), table(), {"relevance": paths(nn.Softmax(1))}),
+            lambda: (small_module(), table(), {"relevance": paths()}),
+        ),
         "trained twice": (
             lambda: (*trained_net(small_module(nn.Softmax(1)), nn.CrossEntropyLoss), {}),
             lambda: (*trained_net(small_module(nn.Softmax(1)), nn.NLLLoss), {}),
@@ -402,6 +410,17 @@ def softened(*last, as_sums=False):
     maps = sklrp.explain(net, table())
     chance = torch.softmax(net(torch.from_numpy(table())), 1).max(dim=1).values.detach().numpy()
     return maps / maps.sum(axis=1, keepdims=True) * chance[:, None]
+
+
+def paths(*last):
+    """Return integrated gradients of the largest output, from one sample: sums are differences."""
+    net, X = small_module(*last), torch.from_numpy(table())
+    largest = torch.arange(len(X)), net(X).argmax(dim=1)
+    away, gradient = X - 0.5, torch.zeros_like(X)
+    for step in (np.arange(100) + 0.5) / 100:
+        x = (0.5 + step * away).requires_grad_(True)
+        gradient += torch.autograd.grad(net(x)[largest].sum(), x)[0] / 100
+    return (away * gradient).detach().numpy()
 
 
 def of_value():

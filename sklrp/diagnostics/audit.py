@@ -163,9 +163,9 @@ def audit(
     training_mode    a module in training mode answers otherwise than in evaluation mode
     epsilon          it keeps half of what reaches a layer (median): as much as an epsilon does
                      that equals the pre-activation; sound networks measured at most .0013
-    softmax          sums of maps follow the probabilities (to 5 % of their spread) and not the
-                     scores, or maps vanish as the softmax's gradient does (r >= .9); or the
-                     loss applied a second softmax
+    softmax          sums of maps follow the probabilities (to 5 % of their spread within each
+                     output) and not the scores, or maps vanish as the softmax's gradient does
+                     (r >= .9); or the loss applied a second softmax
     not_finite       relevance is NaN or infinite
     vanished         a tenth of the maps are all zeros, or maps hold a millionth of the score
     same_map         half of the maps are another sample's, but for a factor, and of the model's

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from sklrp.diagnostics.common_form import are_unsigned
 from sklrp.diagnostics.explained import Explained
@@ -118,9 +119,21 @@ class Audited:  # numpydoc ignore=PR02
     @cached_property
     def values(self) -> NDArray[np.float64]:
         """What the network returns for the explained outputs, behind any softmax or sigmoid."""
-        outputs = self.explained.outputs(self.explained.X)
-        columns = self.explained.columns
-        return outputs[np.arange(len(outputs)), columns].astype(np.float64)[self.kept]
+        outputs = self.explained.outputs(self.explained.X)[self.kept]
+        return outputs[np.arange(len(outputs)), self.columns].astype(np.float64)
+
+    @property
+    def columns(self) -> NDArray[np.intp]:
+        """Which output is explained."""
+        return np.asarray(self.explained.columns)[self.kept]
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64] | None:
+        """The softmax of what the network returns, None of a single output or a grid of them."""
+        outputs = self.explained.outputs(self.explained.X)[self.kept].astype(np.float64)
+        if outputs.ndim != 2 or outputs.shape[1] < 2:
+            return None
+        return softmax(outputs, axis=1)[np.arange(len(outputs)), self.columns]
 
     @property
     def head(self) -> str | None:

@@ -77,7 +77,7 @@ def _find_epsilon(a: Audited) -> str:
 )
 def _find_softmax(a: Audited) -> str:
     twice = _find_double(a)
-    if twice or a.head is None:
+    if twice or (a.head is None and a.relevance is None):
         return twice
     if a.relevance is None:
         a.notes.append(
@@ -85,13 +85,32 @@ def _find_softmax(a: Audited) -> str:
             "elsewhere would explain probabilities"
         )
         return ""
-    sums, values = a.given.sum(axis=1), a.values
-    spread = values.std()
-    if len(sums) > 2 and spread > 1e-3 and a.score.std() > 0:
-        off = (sums - values).std() / spread
-        if off < _SUM_FITS < _DIFFERENT + (sums - a.score).std() / a.score.std():
-            return f"the maps' sums follow the {a.head}'s values, to {off:.1%} of their spread"
-    return _find_saturation(a)
+    # The softmax may also stand outside the network, in the function that was explained.
+    values = a.probabilities if a.head is None else a.values
+    if values is None:
+        return ""
+    off, off_score = (_miss(a, explained) for explained in (values, a.score))
+    if _spread_within(a, values) > 1e-3 and off < _SUM_FITS < _DIFFERENT + off_score:
+        return (
+            f"the maps' sums follow the values of the {a.head or 'softmax'}, to {off:.1%} of "
+            "their spread"
+        )
+    return "" if a.head is None else _find_saturation(a)
+
+
+def _miss(a: Audited, values: NDArray) -> float:
+    """Return how far the maps' sums miss values, as a share of their spread."""
+    spread = _spread_within(a, values)
+    return _spread_within(a, a.given.sum(axis=1) - values) / spread if spread > 0 else np.inf
+
+
+def _spread_within(a: Audited, values: NDArray) -> float:
+    """Return the standard deviation within outputs: a baseline's value differs among them."""
+    _, groups = np.unique(a.columns, return_inverse=True)
+    sizes = np.bincount(groups)
+    rest = values - (np.bincount(groups, values) / sizes)[groups]
+    free = len(values) - len(sizes)
+    return float(np.sqrt((rest**2).sum() / free)) if free > 1 else 0.0
 
 
 def _find_double(a: Audited) -> str:
