@@ -6,9 +6,14 @@ They are relevance of a small network, disturbed on purpose. Outliers in the inp
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from sklearn.compose import make_column_transformer
 from sklearn.exceptions import DataConversionWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import nn
 
 import sklrp
@@ -312,3 +317,36 @@ def test_a_long_tail_is_no_outlier():
     assert not find_outlying(np.random.default_rng(0).normal(size=(300, 400))).any()
     rain[:, 7] *= 100
     assert np.array_equal(np.flatnonzero(find_outlying(rain).any(axis=0)), [7])
+
+
+@pytest.mark.parametrize("of_values", [False, True])
+@pytest.mark.parametrize("ask", [diagnose, artifact_map])
+def test_maps_of_a_model_of_tables_may_come_with_a_table(ask, of_values):
+    """A model without a network, and its columns by name: as from an array."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 4))
+    value = X @ [2.0, 0.0, -1.0, 0.0]
+    y = value if of_values else value > 0
+    model = Ridge() if of_values else LogisticRegression()
+    maps = X * [2.0, 0.0, -1.0, 0.0] * (1 if of_values else np.where(value > 0, 1, -1)[:, None])
+    reports = []
+    for table in (X, pd.DataFrame(X, columns=list("abcd"))):
+        pipeline = make_pipeline(StandardScaler(), model).fit(table[:60], y[:60])
+        asked = {"relevance": maps[60:], "X_train": table[:60], "random_state": 0}
+        reports.append(ask(pipeline, table[60:], y[60:], **asked))
+    if ask is diagnose:
+        assert [report.verdict for report in reports] == ["fact", "fact"]
+        reports = [report.picture for report in reports]
+    plain, named = reports
+    np.testing.assert_array_equal(plain.fact.ravel(), named.fact.ravel())
+    assert named.fact.ravel()[0]
+
+
+@pytest.mark.parametrize("ask", [diagnose, artifact_map])
+def test_columns_of_text_are_named(ask):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"rain": rng.normal(size=60), "basin": rng.choice(["n", "s"], 60)})
+    encode = make_column_transformer((OneHotEncoder(), ["basin"]), remainder="passthrough")
+    pipeline = make_pipeline(encode, LogisticRegression()).fit(table[:30], table.rain[:30] > 0)
+    with pytest.raises(TypeError, match=r"columns of text, 'basin'.*Encode.*skill_map"):
+        ask(pipeline, table[30:], table.rain[30:] > 0, relevance=np.ones((30, 2)))

@@ -193,6 +193,7 @@ class Explained:
         entering = to_host(self.model.enter(X))
         self.frame = frame_of(self.model, X, entering, grid=grid)
         self._form = entering[:1] if hasattr(entering, "iloc") else None
+        _check_text_columns(entering)
         self.all_X = as_samples(in_array(entering))
         self._dtype = np.asarray(entering[:1]).dtype if self.model.takes_integers else None
 
@@ -638,6 +639,23 @@ def _holds_samples(X: Any) -> bool:
     if isinstance(X, Set | str | bytes | type) or not hasattr(X, "__len__"):
         return False
     return hasattr(X, "shape") or isinstance(X, Mapping) or len(X) > 0
+
+
+def _check_text_columns(entering: Any) -> None:
+    """Raise an error if columns of a table hold text, which has no size to hold maps against."""
+    if not hasattr(entering, "dtypes") or not hasattr(entering, "iloc"):
+        return
+    text = [
+        name
+        for name in entering.columns[[getattr(t, "kind", "O") == "O" for t in entering.dtypes]]
+        if any(isinstance(value, str) for value in entering[name])
+    ]
+    if text:
+        raise TypeError(
+            f"X has columns of text, {', '.join(map(repr, text))}: maps are held against numbers. "
+            "Encode them first, and pass the encoded table, the model behind the encoder and its "
+            "maps; sklrp.diagnostics.skill_map takes text as it is."
+        )
 
 
 def _one_of(targets: NDArray | None) -> Any:

@@ -108,11 +108,13 @@ class PlainModel:
         columns = getattr(X, "columns", ())
         return [str(name) for name in columns] if len(columns) == n_features else None
 
-    def outputs(self, samples: NDArray) -> NDArray:
+    def outputs(self, samples: Any) -> NDArray:
         """Return logarithms of probabilities, decision values, votes, or predicted values."""
-        given = samples if self._form is None else like(self._form, samples)
-        if self._form is not None and samples.dtype.kind == "O":
-            given = given.astype(self._form.dtypes.to_dict())
+        given = samples
+        if self._form is not None and not hasattr(samples, "iloc"):
+            given = like(self._form, samples)
+            if samples.dtype.kind == "O":
+                given = given.astype(self._form.dtypes.to_dict())
         if hasattr(self.model, "predict_proba"):
             probability = np.asarray(self.model.predict_proba(given), dtype=np.float64)
             return np.log(np.maximum(probability, 1e-6))  # trees say 0, of which there is no log
