@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ _LARGEST = 2**31  # values of one sample in one tensor
 _MOST_CALLS = 100_000  # of a model with all models in it
 # Arguments of calls that change nothing where the network is explained.
 _IDLE_ARGUMENTS = ("training", "mask")
+# Layers to which Keras 3 hands no mask where they are given initial states.
+_WITH_STATES = ("Bidirectional", "GRU", "LSTM", "SimpleRNN")
 # Where Keras's classes come from; files of the older format do not say it.
 _MODULES = ("", "keras", "tf_keras", "tensorflow")
 
@@ -65,6 +67,15 @@ class Value:
         return (shape[0], *shape[2:], shape[1]) if self.moved else shape
 
 
+class Built(NamedTuple):
+    """A layer that was built: the names of its modules, and the masks that it was built for."""
+
+    blueprint: Blueprint
+    names: list[str]
+    mask_axes: tuple[int, ...]
+    mask_name: str | None
+
+
 @dataclass
 class Assembler:
     """The network while it is built."""
@@ -73,7 +84,7 @@ class Assembler:
     program: list[Operation] = field(default_factory=list)
     values: dict[Ref, Value] = field(default_factory=dict)
     converted: dict[int, Value] = field(default_factory=dict)
-    built: dict[str, tuple[Blueprint, list[str], bool]] = field(default_factory=dict)
+    built: dict[str, Built] = field(default_factory=dict)
     masks: dict[int, Value] = field(default_factory=dict)
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     n_values: int = 0
@@ -145,9 +156,13 @@ class Assembled:
     network: KerasNetwork
     arrays: Arrays
     fill: Callable[[], dict[str, np.ndarray]]
+    masked: tuple[bool, ...]  # which outputs have masked steps
+    is_blind: bool  # whether no layer of it makes, takes or joins masks
 
 
-def assemble(graph: Graph, version: int, is_part: bool = False) -> Assembled:
+def assemble(
+    graph: Graph, version: int, is_part: bool = False, mask_axes: Sequence[int] = ()
+) -> Assembled:
     """Return the network of a graph.
 
     Parameters
@@ -158,6 +173,8 @@ def assemble(graph: Graph, version: int, is_part: bool = False) -> Assembled:
         The major version of the Keras that wrote it.
     is_part : bool, default=False
         Whether the model is a layer of another.
+    mask_axes : sequence of int, default=()
+        The number of axes of the mask that each input brings, 0 for none.
 
     Returns
     -------
@@ -174,15 +191,24 @@ def assemble(graph: Graph, version: int, is_part: bool = False) -> Assembled:
     for layer in graph.layers.values():
         if layer.kind != "InputLayer" and not is_read(layer):
             layer.refuse(f"it is none of the layers that are read.{suggest(layer.kind, BUILDERS)}")
-    work = Assembler(_make_network(graph, is_part))
+    work = Assembler(_make_network(graph, is_part, mask_axes))
+    sizes = {}
     for name in graph.inputs:
         size = [_ANY_SIZE if n is None else n for n in graph.shapes[name]]
         if math.prod(size) > _LARGEST:
             graph.layers[name].malformed(
                 f"its shape {tuple(size)} has more than {_LARGEST} values."
             )
+        sizes[name] = size
         meta = torch.empty(_N_SAMPLES, *size, device="meta")
         work.values[Ref(name, 0, 0)] = work.new_value(meta)
+    for name, n_axes in zip(graph.inputs, mask_axes, strict=False):
+        if n_axes:  # a mask stands behind the inputs
+            shape = _N_SAMPLES, *sizes[name][: n_axes - 1]
+            mask = work.new_value(torch.empty(shape, dtype=torch.bool, device="meta"))
+            ref = Ref(name, 0, 0)
+            work.masks[mask.index] = mask
+            work.values[ref] = replace(work.values[ref], mask=mask.index)
     for (name, node), call in _in_order(graph):
         outputs = _add_call(work, graph.layers[name], call)
         work.values.update({Ref(name, node, k): value for k, value in enumerate(outputs)})
@@ -190,24 +216,24 @@ def assemble(graph: Graph, version: int, is_part: bool = False) -> Assembled:
     if missing:
         graph.layers[missing[0].layer].malformed(f"output {missing[0].tensor} of it is taken.")
     returned = [work.convert(work.values[ref], "keras") for ref in graph.outputs]
-    if is_part and any(value.mask is not None for value in returned):
-        raise TypeError(
-            f"Keras model {graph.name!r} is not supported: it returns masked steps to the model "
-            "that it is a layer of; put the masking there."
-        )
-    work.network.program = _prune(work.program, {value.index for value in returned})
-    work.network.returned = tuple(value.index for value in returned)
-    blueprints = list(work.built.values())
+    given = [value.index for value in returned]
+    if is_part:  # to the model that it is a layer of, with the masks behind the outputs
+        given += [value.mask for value in returned if value.mask is not None]
+    work.network.program = _prune(work.program, set(given))
+    work.network.returned = tuple(given)
+    built = list(work.built.values())
 
     def fill() -> dict[str, np.ndarray]:
         return {
-            f"{names[0]}.{path}": value
-            for blueprint, names, _ in blueprints
-            if blueprint.fill is not None
-            for path, value in blueprint.fill().items()
+            f"{made.names[0]}.{path}": value
+            for made in built
+            if made.blueprint.fill is not None
+            for path, value in made.blueprint.fill().items()
         }
 
-    return Assembled(work.network.eval(), _gather_arrays(graph, work), fill)
+    masked = tuple(value.mask is not None for value in returned)
+    is_blind = all(made.blueprint.is_blind_to_masks for made in work.built.values())
+    return Assembled(work.network.eval(), _gather_arrays(graph, work), fill, masked, is_blind)
 
 
 def _prune(program: list[Operation], wanted: set[int]) -> tuple[Operation, ...]:
@@ -227,8 +253,8 @@ def is_read(layer: LayerConfig) -> bool:
     return layer.kind in BUILDERS and layer.module.split(".")[0] in _MODULES
 
 
-def _make_network(graph: Graph, is_part: bool) -> KerasNetwork:
-    """Return the network without layers."""
+def _make_network(graph: Graph, is_part: bool, mask_axes: Sequence[int]) -> KerasNetwork:
+    """Return the network without layers; masks are inputs of their own."""
     names: list[str] = []
     for k, ref in enumerate(graph.outputs):
         name = graph.output_keys[k] if graph.output_keys else ref.layer
@@ -238,7 +264,11 @@ def _make_network(graph: Graph, is_part: bool) -> KerasNetwork:
     form = "one" if len(graph.outputs) == 1 else "tuple"
     form = "dict" if graph.output_keys else form
     shapes = [graph.shapes[name] for name in graph.inputs]
-    inputs = graph.input_keys or graph.inputs
+    inputs = list(graph.input_keys or graph.inputs)
+    for name, n_axes in zip(graph.inputs, mask_axes, strict=False):
+        if n_axes:
+            shapes.append(graph.shapes[name][: n_axes - 1])
+            inputs.append(f"mask {len(inputs)} of {name}")
     return KerasNetwork(inputs, shapes, names, "parts" if is_part else form)
 
 
@@ -263,56 +293,82 @@ def _in_order(graph: Graph) -> list[tuple[tuple[str, int], Call]]:
 
 def _add_call(work: Assembler, layer: LayerConfig, call: Call) -> list[Value]:
     """Add a call of a layer, which is built at the first; return its outputs."""
-    inputs = _take_inputs(work, layer, call)
-    mask = inputs[0].mask
-    given = call.others.get("mask")
-    if isinstance(given, Ref):  # Keras 3 writes down which mask a layer takes
-        value = work.values.get(given)
-        if value is None or value.shape != inputs[0].shape[:2]:
-            layer.refuse(f"its mask, {given.layer!r}, is none of steps.")
-        mask = value.index
-        work.masks[mask] = value
-    masked = mask is not None or any(value.mask is not None for value in inputs)
-    # Keras 3 hands no mask to a layer that takes several tensors, such as initial states.
-    takes_mask = masked and (layer.version < 3 or len(inputs) == 1 or isinstance(given, Ref))
+    inputs = _take_given_masks(work, layer, call, _take_inputs(work, layer, call))
+    has_states = layer.kind in _WITH_STATES and len(inputs) > 1
+    takes = layer.version < 3 or not has_states or isinstance(call.others.get("mask"), Ref)
+    axes = tuple(
+        0 if value.mask is None or not takes else work.masks[value.mask].meta.dim()
+        for value in inputs
+    )
     key = layer.name
     if is_operation(layer):  # of which each call has constants of its own
         key = f"{layer.name}:{len(work.built)}"
     if key not in work.built:
-        layer.masked = takes_mask
-        blueprint = _build_call(layer, call, inputs)
-        if layer.call_options:
-            layer.refuse(f"it is called with {layer.call_options}.")
-        names = [
-            work.network.put(f"{layer.name}{part.suffix}", part.module) for part in blueprint.parts
-        ]
-        work.built[key] = blueprint, names, takes_mask
-    blueprint, names, was_masked = work.built[key]
-    if masked and (blueprint.masks == "refuse" or mask is None):
+        layer.mask_axes = axes
+        work.built[key] = _build_call(work, layer, call, inputs)
+    built = work.built[key]
+    blueprint, way = built.blueprint, built.blueprint.masks
+    masks = [work.masks[value.mask] for value in inputs if value.mask is not None]
+    if masks and (way == "refuse" or (inputs[0].mask is None and way.startswith(("use", "keep")))):
         layer.refuse("its input has masked steps (Masking, or an Embedding with mask_zero).")
-    if takes_mask != was_masked and blueprint.masks.startswith("use"):
-        layer.refuse("it is called with masked steps and without.")
-    made = mask
-    if blueprint.mask is not None:
-        name = work.network.put(f"{layer.name}_mask", blueprint.mask)
-        (made_value,) = work.run(layer, name, Part(blueprint.mask), inputs[:1])
-        made = made_value.index
-        work.masks[made] = made_value
-    values = inputs
-    if takes_mask and blueprint.masks.startswith("use"):
-        assert mask is not None
-        values = [*inputs, work.masks[mask]]
-    for name, part in zip(names, blueprint.parts, strict=True):
+    if axes != built.mask_axes and way.startswith(("use", "all", "join")):
+        layer.refuse(
+            "it is called with masked steps and without; call it with both alike, or build a "
+            "second layer with its weights."
+        )
+    values = [*inputs, *masks] if any(axes) and way.startswith(("use", "all")) else inputs
+    for name, part in zip(built.names, blueprint.parts, strict=True):
         values = work.run(layer, name, part, values)
-    keeps = blueprint.mask is not None or blueprint.masks.endswith("keep")
-    return [replace(value, mask=made) for value in values] if keeps else values
+    if blueprint.returns is not None:  # masks stand behind the outputs
+        n = len(blueprint.returns)
+        found = iter(values[n:])
+        return [
+            _with_mask(work, value, next(found) if masked else None)
+            for value, masked in zip(values[:n], blueprint.returns, strict=True)
+        ]
+    made = masks[0] if way.endswith("keep") and masks else None
+    if built.mask_name is not None and blueprint.mask is not None:
+        taken = [*inputs, *masks] if way in ("all", "join") else inputs[:1]
+        (made,) = work.run(layer, built.mask_name, Part(blueprint.mask), taken)
+    n = len(values) if blueprint.n_masked is None else blueprint.n_masked
+    return [_with_mask(work, v, made if k < n else None) for k, v in enumerate(values)]
 
 
-def _build_call(layer: LayerConfig, call: Call, inputs: list[Value]) -> Blueprint:
-    """Return the blueprint of a layer at its first call, or of a call of an operation."""
-    if not is_operation(layer):
-        return build(layer, [value.shape for value in inputs])
-    return build_operation(layer, call.args, call.others)
+def _with_mask(work: Assembler, value: Value, mask: Value | None) -> Value:
+    """Return a value with a mask of its steps, or with none."""
+    if mask is not None:
+        work.masks[mask.index] = mask
+    return replace(value, mask=None if mask is None else mask.index)
+
+
+def _take_given_masks(
+    work: Assembler, layer: LayerConfig, call: Call, inputs: list[Value]
+) -> list[Value]:
+    """Return inputs with the masks that a call names, as Keras 3 writes them down."""
+    given = call.others.get("mask")
+    refs = given if isinstance(given, list) and len(given) == len(inputs) else [given]
+    inputs = list(inputs)
+    for k, ref in enumerate(refs):
+        if isinstance(ref, Ref):
+            value = work.values.get(ref)
+            if value is None or value.shape != inputs[k].shape[: len(value.shape)]:
+                layer.refuse(f"its mask, {ref.layer!r}, is none of steps.")
+            inputs[k] = _with_mask(work, inputs[k], value)
+    return inputs
+
+
+def _build_call(work: Assembler, layer: LayerConfig, call: Call, inputs: list[Value]) -> Built:
+    """Build a layer at its first call, or a call of an operation."""
+    if is_operation(layer):
+        blueprint = build_operation(layer, call.args, call.others)
+    else:
+        blueprint = build(layer, [value.shape for value in inputs])
+    if layer.call_options:
+        layer.refuse(f"it is called with {layer.call_options}.")
+    put = work.network.put
+    names = [put(f"{layer.name}{part.suffix}", part.module) for part in blueprint.parts]
+    mask = None if blueprint.mask is None else put(f"{layer.name}_mask", blueprint.mask)
+    return Built(blueprint, names, layer.mask_axes, mask)
 
 
 def _take_inputs(work: Assembler, layer: LayerConfig, call: Call) -> list[Value]:
@@ -373,9 +429,9 @@ def _build_model(layer: LayerConfig, shapes: list[Shape]) -> Blueprint:
     graph = read_graph(layer)
     if len(graph.inputs) != len(shapes):
         layer.malformed(f"it has {len(graph.inputs)} inputs, and {len(shapes)} are given.")
-    made = assemble(graph, layer.version, is_part=True)
+    made = assemble(graph, layer.version, is_part=True, mask_axes=layer.mask_axes)
     layer.ignore(*layer.options)
-    return Blueprint([Part(made.network)], made.arrays, made.fill, "refuse")
+    return Blueprint([Part(made.network)], made.arrays, made.fill, "all", returns=made.masked)
 
 
 def _gather_arrays(graph: Graph, work: Assembler) -> Arrays:
@@ -388,8 +444,9 @@ def _gather_arrays(graph: Graph, work: Assembler) -> Arrays:
         name = group_name(layer.kind)
         used[name] += 1
         name = name if used[name] == 1 else f"{name}_{used[name] - 1}"
-        arrays = work.built[layer.name][0].arrays if layer.name in work.built else Arrays()
-        arrays.name = layer.name
+        built = work.built.get(layer.name)
+        arrays = Arrays() if built is None else built.blueprint.arrays
+        arrays.name, arrays.twin = layer.name, layer.twin
         arrays.trainable = layer.options.get("trainable") is not False
         children[f"layers/{name}"] = arrays
     return Arrays((), children)

@@ -35,13 +35,15 @@ class Arrays:
     """The variables of a layer, in the order in which Keras keeps them, and of the layers in it.
 
     ``children`` maps the path by which Keras 3 reaches an inner layer to its arrays; a layer of a
-    model has its ``name`` too.
+    model has its ``name`` too. ``twin`` is the number by which Keras 3 knows a layer that stands
+    in several models; the file has its arrays once.
     """
 
     own: Sequence[Variable] = ()
     children: Mapping[str, Arrays] = field(default_factory=dict)
     trainable: bool = True
     name: str = ""
+    twin: int | None = None
 
     def walk(self, trainable: bool = True) -> Iterator[tuple[Variable, bool]]:
         """Yield all variables, and whether each counts as trained."""
@@ -92,9 +94,16 @@ class Blueprint:
     masks : str
         What it does with a mask of steps that its input carries: ``"keep"`` hands it on,
         ``"drop"`` forgets it, ``"use"`` takes it as its last input, ``"use and keep"`` does both,
-        and ``"refuse"`` is for what is not read.
+        and ``"refuse"`` is for what is not read. Of several inputs, ``"join"`` makes one mask of
+        theirs, and ``"all"`` takes all of them behind its inputs, too.
     mask : nn.Module or None
-        What makes a mask of steps of its input, if it does.
+        What makes a mask of steps of its input, if it does; of several inputs, of them and of
+        their masks.
+    n_masked : int or None
+        How many of its outputs have the mask, from the first on; None for all.
+    returns : tuple of bool or None
+        Which outputs have a mask of their own, which the part returns behind them; None where it
+        returns none.
     """
 
     parts: Sequence[Part]
@@ -102,6 +111,13 @@ class Blueprint:
     fill: Callable[[], Mapping[str, np.ndarray]] | None = None
     masks: str = "drop"
     mask: nn.Module | None = None
+    n_masked: int | None = None
+    returns: tuple[bool, ...] | None = None
+
+    @property
+    def is_blind_to_masks(self) -> bool:
+        """Whether it computes the same, masks or not, and makes none."""
+        return self.masks in ("keep", "drop") and self.mask is None
 
 
 Builder = Callable[[LayerConfig, list[Shape]], Blueprint]

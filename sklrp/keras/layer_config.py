@@ -57,9 +57,15 @@ class LayerConfig:
         self.version = version
         name = options.get("name")
         self.name = name if isinstance(name, str) and name else kind
-        self.masked = False  # whether its input has masked steps; known when it is called
+        self.mask_axes: tuple[int, ...] = ()  # of the mask of each input; known when it is called
+        self.twin: int | None = None  # the number of a layer that stands in several models
         self.call_options: dict[str, Any] = {}  # what its call says beside its inputs
         self._taken: set[str] = set()
+
+    @property
+    def masked(self) -> bool:
+        """Whether an input has masked steps."""
+        return any(self.mask_axes)
 
     def __str__(self) -> str:
         return f"layer {shorten(repr(self.name))} ({shorten(self.kind)})"
@@ -178,7 +184,10 @@ def read_layer(value: Any, version: int, where: str) -> LayerConfig:
     if isinstance(value.get("name"), str):  # of the place in a model, where both are given
         found = {**found, "name": value["name"]}
     module = value.get("module")
-    return LayerConfig(kind, found, module if isinstance(module, str) else "", version)
+    layer = LayerConfig(kind, found, module if isinstance(module, str) else "", version)
+    twin = value.get("shared_object_id")
+    layer.twin = twin if type(twin) is int and version >= 3 else None
+    return layer
 
 
 def known_shape(values: Iterable[Any]) -> tuple[int | None, ...] | None:

@@ -134,6 +134,16 @@ def convert_to(x: Tensor, dtype: str) -> Tensor:
     return x.to(getattr(torch, dtype))
 
 
+def ones_for(x: Tensor, dtype: str | None = None) -> Tensor:
+    """Return ones in the shape of a tensor."""
+    return torch.ones_like(x, dtype=None if dtype is None else getattr(torch, dtype))
+
+
+def zeros_for(x: Tensor, dtype: str | None = None) -> Tensor:
+    """Return zeros in the shape of a tensor."""
+    return torch.zeros_like(x, dtype=None if dtype is None else getattr(torch, dtype))
+
+
 def softmax_over(x: Tensor, axis: int = -1) -> Tensor:
     """Return the softmax over an axis."""
     return torch.softmax(x, axis)
@@ -172,6 +182,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Multiply": operator.mul,
     "Negative": operator.neg,
     "NotEqual": operator.ne,
+    "OnesLike": ones_for,
     "Power": operator.pow,
     "Relu": torch.relu,
     "Relu6": F.relu6,
@@ -191,6 +202,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Transpose": reorder,
     "TrueDivide": operator.truediv,
     "Where": choose,
+    "ZerosLike": zeros_for,
 }
 # The same by the names of TensorFlow's functions, which Keras 2 writes down.
 _OF_TENSORFLOW = {
@@ -231,6 +243,7 @@ _OF_TENSORFLOW = {
     "transpose": "Transpose",
 }
 _OPTIONS_OF_TENSORFLOW = {"perm": "axes", "shape": "newshape"}
+_WITH_DTYPE = ("Cast", "OnesLike", "ZerosLike")  # which is an option, and no policy
 _ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative")
 
 
@@ -240,7 +253,8 @@ def is_operation(layer: LayerConfig) -> bool:
         return True
     if layer.module or layer.kind not in OPERATIONS:
         return ".ops" in layer.module
-    return not {"trainable", "dtype"} & layer.options.keys()  # .h5 files name no modules
+    own = {"trainable"} if layer.kind in _WITH_DTYPE else {"trainable", "dtype"}
+    return not own & layer.options.keys()  # .h5 files name no modules
 
 
 class OperationCall(nn.Module):
@@ -309,7 +323,7 @@ def build_operation(layer: LayerConfig, args: list[Any], others: Mapping[str, An
             f"it is none of the operations that are read ({layer.options.get('function', kind)})."
             f"{hint}"
         )
-    if kind != "Cast":
+    if kind not in _WITH_DTYPE:
         own.pop("dtype", None)
     options = {name: v for name, v in {**own, **others}.items() if not _is_neutral(name, v)}
     count = itertools.count()
@@ -322,8 +336,8 @@ def build_operation(layer: LayerConfig, args: list[Any], others: Mapping[str, An
     layer.ignore(*layer.options)
     numbers = all(isinstance(v, Input | int | float) for v in placed)
     layout = "any" if kind in _ARITHMETIC and numbers else "keras"
-    masks = "refuse" if kind not in ("NotEqual", "Any", "Cast", "Equal") else "drop"
-    return Blueprint([Part(OperationCall(function, placed, options), layout)], masks=masks)
+    # Operations are no layers: what they return has no mask.
+    return Blueprint([Part(OperationCall(function, placed, options), layout)])
 
 
 def _is_neutral(name: str, value: Any) -> bool:

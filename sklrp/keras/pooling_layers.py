@@ -27,6 +27,13 @@ def pool_same(x: Tensor, size: Shape, strides: Shape, average: bool) -> Tensor:
     # window reach over it; windows that move by one cell start one earlier, the first is cut off.
     n_axes = len(size)
     pads = same_pads(x.shape[2:], size, strides, (1,) * n_axes)
+    if average and n_axes == 3 and any(n < k for n, k in zip(x.shape[2:], size, strict=True)):
+        # torch takes no window here that is larger than the field: a mean with zeros around, of
+        # which a part is there.
+        widths = [width for pair in reversed(pads) for width in pair]
+        there = F.pad(x.new_ones(1, 1, *x.shape[2:]), widths)
+        share = F.avg_pool3d(there, size, strides)
+        return F.avg_pool3d(F.pad(x, widths), size, strides) / share
     uneven = [left != right for left, right in pads]
     first = [u and s == 1 for u, s in zip(uneven, strides, strict=True)]
     padding = [pair[1] if f else pair[0] for pair, f in zip(pads, first, strict=True)]

@@ -176,10 +176,8 @@ def _build_recurrent(layer: LayerConfig, shapes: list[Shape]) -> Blueprint:
     direction = make_direction(layer, shapes[0][-1])
     _check_inputs(layer, shapes, direction.n_states)
     part = Part(direction.module, **_call_options(direction, layer.masked))
-    masks = "use and keep" if direction.sequences and not direction.state else "use"
-    if layer.masked and direction.sequences and direction.state:
-        layer.refuse("with masked steps it returns sequences and states; leave out one of them.")
-    return Blueprint([part], direction.arrays, direction.fill, masks)
+    masks = "use and keep" if direction.sequences else "use"  # sequences have one, states none
+    return Blueprint([part], direction.arrays, direction.fill, masks, n_masked=1)
 
 
 class BothDirections(nn.Module):
@@ -257,7 +255,7 @@ def _build_bidirectional(layer: LayerConfig, shapes: list[Shape]) -> Blueprint:
         )
     else:
         other = layer.inner("backward_layer")
-    one.masked = other.masked = layer.masked
+    one.mask_axes = other.mask_axes = layer.mask_axes
     for inner in (one, other):  # as Keras does, whatever the file says
         if inner.options.get("return_sequences"):
             inner.options = {**inner.options, "zero_output_for_mask": True}
@@ -281,8 +279,6 @@ def _build_bidirectional(layer: LayerConfig, shapes: list[Shape]) -> Blueprint:
             for path, value in direction.fill().items()
         }
 
-    single = merge is not None and not first.state
-    masks = "use and keep" if first.sequences and single else "use"
-    if layer.masked and first.sequences and not single:
-        layer.refuse("with masked steps it returns several outputs; merge them.")
-    return Blueprint([Part(module)], Arrays((), children), fill, masks)
+    masks = "use and keep" if first.sequences else "use"
+    n_masked = 2 if merge is None else 1
+    return Blueprint([Part(module)], Arrays((), children), fill, masks, n_masked=n_masked)

@@ -8,6 +8,7 @@ An array is read only if it has the shape that the config says, and if the file 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,11 @@ from sklrp.keras.blueprints import Arrays, Variable
 _DEEPEST, _MOST = 100, 1_000_000  # groups in groups, and objects
 # What optimisers, metrics and random numbers keep beside the layers' weights.
 _BESIDE = ("seed_generator", "random_generator", "optimizer")
+# Keras does not always write which layers are one, and cannot load such a file either.
+_ONCE = (
+    " Keras writes the arrays of a layer that stands in several models once: save such a model as "
+    ".h5."
+)
 _TOLD_APART = ("gamma", "beta", "moving_mean", "moving_variance")  # of one shape
 
 
@@ -95,15 +101,25 @@ def _match_by_path(found: dict[str, Any], wanted: Arrays) -> Iterator[tuple[str,
     if any(path.startswith("_layer_checkpoint_dependencies/") for path in found):  # Keras 2.13
         layers = "_layer_checkpoint_dependencies/"
     taken = set()
-    for place, node in _nodes(wanted, ""):
-        place = place.replace("layers/", layers)
-        prefix = f"{place}/vars/" if place else "vars/"
-        n_there = sum(path.startswith(prefix) for path in found)
+    nodes = [(place.replace("layers/", layers), node, twin)
+             for place, node, twin in _nodes(wanted, "", None)]  # fmt: skip
+    counts = Counter(path.rpartition("/")[0] + "/" for path in found)
+    prefixes = [f"{place}/vars/" if place else "vars/" for place, _, _ in nodes]
+    homes = {
+        twin: prefix
+        for prefix, (_, _, twin) in zip(prefixes, nodes, strict=True)
+        if twin is not None and counts[prefix]
+    }
+    for prefix, (_, node, twin) in zip(prefixes, nodes, strict=True):
+        if not counts[prefix] and node.own and twin in homes:  # the file has them once
+            prefix = homes[twin]
+        n_there = counts[prefix]
         paths = [f"{prefix}{k}" for k in range(n_there)]
         if n_there != len(node.own) or not set(paths) <= found.keys():
             raise ValueError(
                 f"The file holds {n_there} arrays in {prefix!r}, but the config of the model "
                 f"declares {[v.name for v in node.own]} of shapes {[v.shape for v in node.own]}."
+                f"{'' if n_there else _ONCE}"
             )
         taken.update(paths)
         yield from zip(paths, node.own, strict=True)
@@ -115,10 +131,15 @@ def _match_by_path(found: dict[str, Any], wanted: Arrays) -> Iterator[tuple[str,
         raise ValueError(f"The file holds arrays that no layer of its config has: {sorted(left)}.")
 
 
-def _nodes(arrays: Arrays, path: str) -> Iterator[tuple[str, Arrays]]:
-    yield path, arrays
+def _nodes(
+    arrays: Arrays, path: str, twin: tuple[int, str] | None
+) -> Iterator[tuple[str, Arrays, tuple[int, str] | None]]:
+    """Yield the place of each layer, its arrays, and what is the same for all its twins."""
+    twin = twin if arrays.twin is None else (arrays.twin, "")
+    yield path, arrays, twin
     for name, child in arrays.children.items():
-        yield from _nodes(child, f"{path}/{name}" if path else name)
+        own = None if twin is None else (twin[0], f"{twin[1]}/{name}")
+        yield from _nodes(child, f"{path}/{name}" if path else name, own)
 
 
 def _match_by_name(

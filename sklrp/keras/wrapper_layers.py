@@ -39,6 +39,7 @@ def _build_time_distributed(layer: LayerConfig, shapes: list[Shape]) -> Blueprin
     inner = layer.inner("layer")
     if inner.kind in _ALIKE:  # the same at each step as it stands
         blueprint = build(inner, shapes)
+        blueprint.arrays.twin = inner.twin
         blueprint.arrays = Arrays((), {"layer": blueprint.arrays})
         return blueprint
     start = LayerConfig("InputLayer", {"name": "steps"}, version=layer.version)
@@ -56,5 +57,8 @@ def _build_time_distributed(layer: LayerConfig, shapes: list[Shape]) -> Blueprin
     def fill() -> dict[str, np.ndarray]:
         return {f"layer.{path}": value for path, value in made.fill().items()}
 
+    if made.masked[0]:
+        layer.refuse("its inner layer returns masked steps, of which Keras makes one mask.")
     parts = [Part(AtEachStep(made.network))]
-    return Blueprint(parts, Arrays((), {"layer": arrays}), fill, "refuse")
+    masks = "keep" if made.is_blind else "refuse"
+    return Blueprint(parts, Arrays((), {"layer": arrays}), fill, masks)

@@ -47,7 +47,7 @@ _OTHERS = (
 # Functions of several values, one of which may depend on the network's input.
 _AMONG_CONSTANTS = (
     "atan2", "copysign", "floor_divide", "fmod", "heaviside", "igamma", "igammac", "polygamma",
-    "remainder", "special_polygamma", "special_zeta", *(
+    "remainder", "special_polygamma", "special_zeta", "__rfloordiv__", "__rmod__", *(
         f"special_{shifted}chebyshev_polynomial_{kind}"
         for shifted in ("", "shifted_") for kind in "tuvw"
     ), "special_hermite_polynomial_h", "special_hermite_polynomial_he",
@@ -114,7 +114,10 @@ def _among_constants(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pul
 
 
 # What to write where two arguments do.
-_OF_TWO = {"atan2": "; torch.atan(y / x) gives all to y, as to a numerator"}
+_OF_TWO = {
+    "floor_divide": "; torch.floor(x / y) shares before the step",
+    "atan2": "; torch.atan(y / x) gives all to y, as to a numerator",
+}
 
 
 def _activate_widely(
