@@ -495,6 +495,8 @@ PASSED = {
     "sgn": lambda self, x: torch.sgn(x),
     "heaviside": lambda self, x: torch.heaviside(x, EDGE),
     "floor_divide": lambda self, x: x // 0.5,
+    "floor_divide of a constant": lambda self, x: 4 // x,
+    "remainder of a constant": lambda self, x: 4 % x,
     "div that rounds": lambda self, x: torch.div(x, EDGE, rounding_mode="floor"),
     "div that truncates": lambda self, x: x.divide(0.4, rounding_mode="trunc"),
     "remainder": lambda self, x: x % 0.5,
