@@ -61,7 +61,7 @@ def join_masks(*inputs: Tensor, n_inputs: int, every: bool) -> Tensor:
 
 
 def multiply_where_there(*inputs: Tensor, masked: Sequence[bool]) -> Tensor:
-    """Return the product, where a masked step counts as 1, and 0 where all are masked (Keras 3)."""
+    """Return the product: a masked step counts as 1, and is 0 where all are masked (Keras 3)."""
     masks = iter([mask.unsqueeze(-1) for mask in inputs[len(masked) :]])
     factors = [
         torch.where(next(masks), x, 1.0) if has_mask else x
