@@ -151,12 +151,17 @@ class Model:  # numpydoc ignore=PR02
             return as_stored(X)
         # Steps before a network take rows one by one once they are fitted, and fields by the name
         # of the samples' dimension.
-        grids: list[Any] = [getattr(step, "grid_", None) for _, step in self.before.steps]
-        dims = [grid.sample_dim for grid in grids if hasattr(grid, "sample_dim")]
         transform = self.before.transform
-        return as_stored(X, next(iter(dims), None)).map(
+        return as_stored(X, self.sample_dim).map(
             lambda rows: to_host(transform(mask_to_nan(rows)))
         )
+
+    @property
+    def sample_dim(self) -> str | None:
+        """The dimension of the samples of fields, as the step before that takes fields has it."""
+        steps = [] if self.before is None else [step for _, step in self.before.steps]
+        grids: list[Any] = [getattr(step, "grid_", None) for step in steps]
+        return next((grid.sample_dim for grid in grids if hasattr(grid, "sample_dim")), None)
 
     def feature_names(self, X: Any, n_features: int) -> list[str] | None:
         """Return the names of the features that enter the network, None if they have none."""

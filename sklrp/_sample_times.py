@@ -125,6 +125,26 @@ def find_times(data: Any, dim: Any = None) -> SampleTimes | None:
     return None
 
 
+def dates_along(data: Any, dim: Any = None) -> NDArray[np.datetime64] | None:
+    """Return the dates of samples, None where they carry none.
+
+    Parameters
+    ----------
+    data : object
+        Samples, as `find_times` takes them.
+    dim : hashable or None, default=None
+        The dimension of the samples. None (default): the first.
+
+    Returns
+    -------
+    ndarray of datetime64 of shape (n_samples,) or None
+        The dates, NaT of those that are missing; those of another calendar by its days since 2000.
+    """
+    columns = list(columns_along(data, dim))
+    found = (np.asarray(_as_dates(columns[k].values)) for k in rank_times(columns))
+    return next((dates for dates in found if dates.dtype.kind == "M"), None)
+
+
 def find_date_index(data: Any) -> Any:
     """Return the dates of samples as an index of pandas, None where there are none.
 
@@ -201,7 +221,8 @@ def _read_dates(values: list[Any]) -> NDArray[np.datetime64] | None:
     if not values:
         return None
     if all(hasattr(value, "calendar") for value in values):
-        elapsed = [value - values[0] for value in values]  # by its calendar
+        start = values[0].replace(year=2000, month=1, day=1, hour=0, minute=0, second=0)
+        elapsed = [value - start.replace(microsecond=0) for value in values]  # by its calendar
         return np.datetime64("2000-01-01", "us") + np.array(elapsed, dtype="m8[us]")
     if all(isinstance(value, date | np.datetime64) for value in values):
         values = [

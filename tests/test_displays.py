@@ -991,6 +991,22 @@ def test_titles_of_what_pandas_knows():
     assert names(pd.Index(["a", "b"])) is None
 
 
+@pytest.mark.parametrize("text", [["1997-13", "1997-14"], ["1997-02-31", "1997-03-01"]])
+def test_titles_of_digits_that_are_no_dates(text):
+    pd = pytest.importorskip("pandas")
+    index = pd.Index(text, name="time")
+    assert name_samples(pd.DataFrame({"x": [1, 2]}, index=index), 2) is None
+
+
+@pytest.mark.parametrize("zone", [None, "UTC"])
+def test_titles_where_a_date_is_missing(zone):
+    pd = pytest.importorskip("pandas")
+    index = pd.DatetimeIndex(["1997-12-16", pd.NaT], tz=zone, name="time")
+    months = index.tz_localize(None).to_period("M")
+    for own in (index, index.astype(object), months):
+        assert name_samples(pd.DataFrame({"x": [1, 2]}, index=own), 2) is None
+
+
 def test_titles_of_estimators_have_the_dates_of_their_samples():
     pd = pytest.importorskip("pandas")
     xr = pytest.importorskip("xarray")

@@ -359,6 +359,37 @@ def test_samples_between_training_samples_are_said(months):
         assert any(f"{beside} of 120" in said for said in found.assumptions)
 
 
+def test_neighbours_of_other_calendars_are_said(months):
+    pytest.importorskip("cftime")
+    X, y = (data.sortby("time") for data in months)
+    noleap = xr.date_range("1990-01", periods=240, freq="MS", calendar="noleap", use_cftime=True)
+    X = X.assign_coords(time=noleap)
+    with pytest.warns(UserWarning, match="120 of 120 samples of X are next in time"):
+        skill_map(linear(), X[::2], y[::2].values, X_train=X[1::2], random_state=0)
+    held = skill_map(linear(), X[120:], y[120:].values, X_train=X[:120], random_state=0)
+    assert not any("next in time" in said for said in held.assumptions)
+
+
+def test_training_samples_and_members_are_no_neighbours(months):
+    X, y = (data.sortby("time") for data in months)
+    with pytest.warns(UserWarning, match="120 of 240 samples of X are among X_train"):
+        found = skill_map(linear(), X, y, X_train=X[:120], random_state=0)
+    assert not any("next in time" in said for said in found.assumptions)
+    member = X.copy(data=X.values + 1e-3)
+    found = skill_map(linear(), member, y, X_train=X, random_state=0)
+    assert not any("next in time" in said for said in found.assumptions)
+
+
+def test_steps_of_sequences_are_no_times_of_samples():
+    rng = np.random.default_rng(0)
+    y = (series(rng, 0.8, 120)[:, 0] > 0).astype(int)
+    values = series(rng, 0.8, 120, N_CELLS) + 1.5 * (2 * y[:, None] - 1)
+    steps = pd.date_range("1990-01", periods=N_CELLS, freq="MS")
+    X = xr.DataArray(values, dims=("sample", "time"), coords={"time": steps})
+    found = skill_map(linear(), X[::2], y[::2], X_train=X[1::2], random_state=0)
+    assert not any("next in time" in said for said in found.assumptions)
+
+
 def test_blocks_of_time_are_held_out_without_a_word(months, recwarn):
     X, y = months
     X, y = X.sortby("time"), y.sortby("time")

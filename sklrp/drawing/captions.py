@@ -94,8 +94,6 @@ def _say_whose(target: Any, has_classes: bool) -> str:
         tuples = "output " if isinstance(target, tuple) and not isinstance(target[0], str) else ""
         return f"relevance for {tuples}{describe_target(target)}"
     if np.ndim(target):
-        if np.asarray(target).dtype.kind == "f" and not has_classes:
-            return "relevance for a weighted sum of outputs"
         return f"relevance for the {'classes' if has_classes else 'outputs'} given as target"
     return f"relevance for {'class' if has_classes else 'output'} {target}"
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sklrp._coordinate_marks import find_kind
+from sklrp._missing import find_missing
 from sklrp._sample_times import ISO_DATE, YEARS, Column, columns_along, find_members, rank_times
 from sklrp.geo.coordinates import find_sample_dim
 
@@ -82,13 +83,16 @@ def _write_times(column: Column) -> list[str] | None:
         raw = raw.astype(raw.categories.dtype)
     if column.name.lower() in YEARS and raw.dtype.kind in "iu":
         return [str(year) for year in np.asarray(raw).tolist()]
+    if find_missing(np.asarray(raw, dtype=object)).any():
+        return None
     if str(raw.dtype).startswith("period"):
         return [_say_text(str(value)) for value in raw]
     if raw.dtype.kind == "M" and getattr(raw, "tz", None) is None:
         values = np.asarray(raw).astype("M8[us]").tolist()
     else:
         values = np.asarray(raw, dtype=object).tolist()
-    if values and all(isinstance(value, str) and ISO_DATE.fullmatch(value) for value in values):
+    is_text = all(isinstance(value, str) and ISO_DATE.fullmatch(value) for value in values)
+    if values and is_text and column.values.dtype.kind == "M":  # and no digits that are no date
         if all(len(value) == len("1997-12") for value in values):
             return [_say_text(value) for value in values]
         values = np.array(values, "M8[us]").tolist()

@@ -95,7 +95,7 @@ def explain_views(
         check_kind(kind, n_samples, len(models) * len(rules))  # before what takes time
         labels = _predict_classes(model, entering, params["target"], n_samples)
         true = _check_true(match_samples(y, X, "y"), labels, n_samples)
-        dates = name_samples(X, n_samples, _find_sample_dim(model))
+        dates = name_samples(X, n_samples, model.sample_dim)
         for rule_name, its_rule in rules.items():
             maps = explain(model.network, entering, rule=its_rule, **params)
             view = View(
@@ -115,13 +115,6 @@ def explain_views(
                 view = sum_columns(view, columns)
             views += _bring(view, normalize, each_channel, named)
     return views
-
-
-def _find_sample_dim(model: Model) -> str | None:
-    """Return the dimension of the samples that a vectorizer before the network knows."""
-    steps = [] if model.before is None else model.before.named_steps.values()
-    dims = [getattr(getattr(step, "grid_", None), "sample_dim", None) for step in steps]
-    return next(filter(None, dims), None)
 
 
 def _name_channels(model: Model, X: Any) -> list[str] | None:

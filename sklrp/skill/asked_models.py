@@ -92,7 +92,7 @@ class PlainModel:
         # Networks inside set their mode when they predict: the user's keep theirs.
         self.model = copy.deepcopy(model) if holds_network(model) else model
         self.network = model
-        self.before = None
+        self.before = self.sample_dim = None
         self.has_explain = self.takes_integers = self.is_net = False
         self.is_frozen = self.can_train = False
         self.classes = np.asarray(model.classes_) if is_classifier(model) else None

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._missing import as_plain_array
-from sklrp._sample_times import find_date_index
 from sklrp._stored import take_blocks
 from sklrp._warnings import warn_user
 from sklrp.skill.asked_models import take_samples
@@ -96,30 +95,35 @@ def _marks(samples: NDArray) -> list[bytes]:
     ]
 
 
-def warn_of_neighbours(X: Any, X_train: Any, exchange: Exchange, assumptions: list[str]) -> None:
+def warn_of_neighbours(
+    held: NDArray[np.datetime64] | None,
+    known: NDArray[np.datetime64] | None,
+    exchange: Exchange,
+    assumptions: list[str],
+) -> None:
     """Warn where neighbours are alike and held-out samples lie between training samples in time.
 
     Parameters
     ----------
-    X, X_train : array-like
-        The held-out samples and the training samples as the user gave them; only data with dates
-        say when they were.
+    held, known : ndarray of datetime64 or None
+        When the held-out and the training samples were, None where they do not say it.
     exchange : Exchange
         What is exchanged: single samples are alike in no order, and groups were thought of.
     assumptions : list of str
         What was seen is added here.
     """
     are_alike = exchange.block_length > 1 or exchange.place == "run"
-    held, known = find_date_index(X), find_date_index(X_train)
     if exchange.groups is not None or not are_alike or held is None or known is None:
         return
-    held, known = np.asarray(held), np.unique(np.asarray(known))
+    known = np.unique(known[~np.isnat(known)])
     steps = np.diff(np.unique(np.concatenate([held, known])))
-    if not len(steps):
+    if not len(steps) or not len(known):
         return
     after = np.searchsorted(known, held).clip(1, len(known) - 1) if len(known) > 1 else 0
     apart = np.minimum(abs(held - known[after - 1]), abs(held - known[after]))
-    beside = int((apart <= _NEXT_TO * np.quantile(steps, 0.25, method="lower")).sum())
+    # At the very time of a training sample it is another member or station, no neighbour in time.
+    near = apart <= _NEXT_TO * np.quantile(steps, 0.25, method="lower")
+    beside = int((near & (apart > np.timedelta64(0))).sum())
     if beside > _MOST_BESIDE * len(held):
         said = (
             f"{beside} of {len(held)} samples of X are next in time to a sample of X_train, and "

@@ -21,7 +21,7 @@ from sklrp._kept import Kept
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array, find_missing
 from sklrp._model_parts import Model
-from sklrp._sample_times import SampleTimes, find_times
+from sklrp._sample_times import SampleTimes, dates_along, find_times
 from sklrp._stored import make_zeros, take_blocks
 from sklrp._streams import Streams
 from sklrp.skill.asked_models import (
@@ -172,7 +172,8 @@ def decompose_skill(
     _say_rare(question, assumptions)
     times = None if groups is not None else _find_times(model, X, y, held.rows)
     exchange = find_exchange(held.groups, block_length, question, found.phi, assumptions, times)
-    warn_of_neighbours(X, X_train, exchange, assumptions)
+    own, known = (dates_along(samples, model.sample_dim) for samples in (X, X_train))
+    warn_of_neighbours(None if own is None else own[held.rows], known, exchange, assumptions)
     check_units(exchange, alpha, block_length == "auto")
     test = _Test(question, found.phi, exchange, of_cell, streams, n_permutations)
     cells, near = _test_cells(test, neighbours, progress, kept)
@@ -237,10 +238,7 @@ def _hold_out(
 
 def _find_times(model: Any, X: Any, y: Any, rows: NDArray[np.intp]) -> SampleTimes | None:
     """Return when samples were, if X or its labels say so."""
-    steps = [] if model.before is None else [step for _, step in model.before.steps]
-    grids: list[Any] = [getattr(step, "grid_", None) for step in steps]
-    dims = [grid.sample_dim for grid in grids if hasattr(grid, "sample_dim")]
-    found = find_times(X, next(iter(dims), None)) or find_times(y)
+    found = find_times(X, model.sample_dim) or find_times(y)
     return None if found is None else found.take(rows)
 
 
