@@ -487,7 +487,7 @@ def logged():
 )
 def test_what_is_at_a_layer_is_named(layer, error, message):
     for model in (nn.Sequential(layer(), nn.Linear(2, 2)), Returning(nn.Sequential(layer()))):
-        with pytest.raises(error, match=message.replace("Layer 0", r"Layer \S*0")):
+        with pytest.raises(error, match=message.replace("Layer 0", r"Layer '\S*0'")):
             sklrp.explain(model.double(), np.zeros((4, 3)))
 
 
