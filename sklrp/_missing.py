@@ -171,10 +171,11 @@ def forbid_missing(values: Any, name: str = "y") -> None:
     found = _to_array(values, name, None)
     missing = found[find_missing(found)]
     if missing.size:
+        keep = f"~pd.isna({name})" + (".any(axis=1)" if found.ndim > 1 else "")
         raise ValueError(
             f"Input {name} contains {str(missing[0]).replace('nan', 'NaN')} ({missing.size} of "
-            f"{found.size} values): leave samples without a target out, keep = ~pd.isna({name}), "
-            f"X[keep], {name}[keep]."
+            f"{found.size} values): leave samples without a target out, keep = {keep}, X[keep], "
+            f"{name}[keep]."
         )
 
 

@@ -350,3 +350,22 @@ def test_columns_of_text_are_named(ask):
     pipeline = make_pipeline(encode, LogisticRegression()).fit(table[:30], table.rain[:30] > 0)
     with pytest.raises(TypeError, match=r"columns of text, 'basin'.*Encode.*skill_map"):
         ask(pipeline, table[30:], table.rain[30:] > 0, relevance=np.ones((30, 2)))
+
+
+def test_columns_that_are_no_text():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 3))
+    # Two of one name, and numbers that are objects.
+    table = pd.DataFrame(X.astype(object), columns=["a", "a", "b"])
+    model = nn.Linear(3, 1)
+    weight = torch.tensor([[1.0, 0.0, 0.0]])
+    model.load_state_dict({"weight": weight, "bias": torch.zeros(1)})
+    maps = X[30:] * weight.numpy()
+    reports = [
+        diagnose(model, held, X[30:, 0], relevance=maps, random_state=0)
+        for held in (X[30:], table[30:])
+    ]
+    plain, named = (report.picture for report in reports)
+    np.testing.assert_array_equal(plain.fact.ravel(), named.fact.ravel())
+    with pytest.raises(ValueError, match=r"got the shape \(30,\)"):
+        diagnose(model, table["b"][30:], X[30:, 0], relevance=maps, random_state=0)

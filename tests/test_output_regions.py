@@ -242,6 +242,23 @@ def test_masks_in_another_order_are_refused(task):
         explain(network, data, vectorizer=vectorizer, target=mask[::-1])
 
 
+def test_masks_with_axes_in_another_order_are_refused(task):
+    _, data, _, _ = task
+    square = data.isel(lat=slice(3), lon=slice(3))
+    vectorizer = GridVectorizer().fit(square)
+    network = nn.Sequential(nn.Linear(9, 9), nn.Unflatten(1, (3, 3))).double()
+    mask = xr.zeros_like(square[0], dtype=bool)
+    mask[0] = True
+    expected = sklrp.explain(network, square.to_numpy().reshape(-1, 9), target=mask.to_numpy())
+    for given in (mask, np.asarray(mask)):
+        found = explain(network, square, vectorizer=vectorizer, target=given)
+        np.testing.assert_allclose(found.to_numpy().reshape(-1, 9), expected, atol=1e-12)
+    for fields in (square, square.to_dataset(name="t2m")):
+        own = GridVectorizer().fit(fields)
+        with pytest.raises(ValueError, match=r"dimensions \('lon', 'lat'\).*position"):
+            explain(network, fields, vectorizer=own, target=mask.transpose("lon", "lat"))
+
+
 class First(nn.Module):
     """The first of the fields that enter."""
 

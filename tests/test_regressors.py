@@ -179,7 +179,8 @@ def test_parameters_are_those_of_the_classifiers():
         (np.array(["warm", 1.0] * 45, dtype=object), "got 'warm'"),
         (np.array(["2020-01-01"] * 90, "M8[D]"), "y must hold the numbers"),
         (Y[:, 0] * 1j, "y must hold the numbers"),
-        (np.where(Y[:, 0] > 100, np.nan, 1.0), "contains NaN"),
+        (np.where(Y[:, 0] > 100, np.nan, 1.0), r"contains NaN.*isna\(y\), X\[keep\]"),
+        (np.where(Y > 100, np.nan, Y), r"contains NaN.*isna\(y\)\.any\(axis=1\), X"),
         (np.zeros((90, 2, 2)), "dim 3"),
     ],
 )

@@ -643,12 +643,13 @@ def _holds_samples(X: Any) -> bool:
 
 def _check_text_columns(entering: Any) -> None:
     """Raise an error if columns of a table hold text, which has no size to hold maps against."""
-    if not hasattr(entering, "dtypes") or not hasattr(entering, "iloc"):
+    if not hasattr(entering, "columns") or not hasattr(entering, "iloc"):
         return
     text = [
         name
-        for name in entering.columns[[getattr(t, "kind", "O") == "O" for t in entering.dtypes]]
-        if any(isinstance(value, str) for value in entering[name])
+        for k, (name, dtype) in enumerate(zip(entering.columns, entering.dtypes, strict=True))
+        if getattr(dtype, "kind", "O") == "O"
+        and any(isinstance(value, str) for value in entering.iloc[:, k])
     ]
     if text:
         raise TypeError(
