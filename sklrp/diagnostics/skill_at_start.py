@@ -20,6 +20,8 @@ from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.nulls import NULLS
 from sklrp.skill import question_of
 
+_ENOUGH = 20  # networks: a rank above all of them has a probability of 1 in 21
+
 
 def skills_at_start(explained: Explained, n_draws: int) -> NDArray[np.float64] | None:
     """Return the skill of a network and of others before any training.
@@ -29,18 +31,18 @@ def skills_at_start(explained: Explained, n_draws: int) -> NDArray[np.float64] |
     explained : Explained
         What is explained, with labels.
     n_draws : int
-        Number of networks, the same as those whose maps are compared.
+        Number of networks whose maps are compared. At most 20 of them are asked.
 
     Returns
     -------
-    ndarray of shape (1 + n_draws, 2) or None
+    ndarray of shape (1 + n_networks, 2) or None
         The mean centred score of the truth, and this over its standard error; first the network's
         own. None of a model that has no start.
     """
     null = NULLS["network"]
     if not isinstance(explained.model, Model) or not null.fits(explained.model):
         return None
-    seeds = explained.rng("null network").integers(2**31 - 1, size=n_draws)
+    seeds = explained.rng("null network").integers(2**31 - 1, size=min(n_draws, _ENOUGH))
     try:
         others = explained.run(_skill_at_start, [(int(seed),) for seed in seeds])
     except TypeError:  # a parameter has no start, which maps made elsewhere do not need

@@ -56,7 +56,9 @@ def find_skilled(explained: Explained, n_draws: int = 20, alpha: float = 0.05) -
         n_as_good = int((starts[1:] >= starts[0]).sum(axis=0).min())
         if n_as_good > max(0, math.floor(alpha * len(starts)) - 1):
             verdict = "undecided"
-            by_luck = f"; {n_as_good} of {n_draws} networks before any training have as much"
+            by_luck = (
+                f"; {n_as_good} of {len(starts) - 1} networks before any training have as much"
+            )
     return explained.finding(
         name="skilled",
         question="Does the model know anything of samples that it never saw?",
