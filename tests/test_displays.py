@@ -991,6 +991,29 @@ def test_titles_of_what_pandas_knows():
     assert names(pd.Index(["a", "b"])) is None
 
 
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ([0.5, -2.0], "a weighted sum of outputs"),
+        ([True, False], "sum of the outputs [0]"),
+        ([0, 1, 1], "the classes given as target"),
+    ],
+)
+def test_captions_of_outputs_without_labels(target, said):
+    X = np.random.default_rng(0).normal(size=(3, 4)).astype("f4")
+    display = RelevanceDisplay.from_estimator(torch.nn.Linear(4, 2), X, target=target)
+    assert display.unit == f"relevance for {said} (logits)"
+
+
+def test_samples_by_name_are_those_of_the_maps():
+    maps = np.random.default_rng(0).normal(size=(3, 4))
+    named = {"gamma": maps, "epsilon": maps}
+    with pytest.raises(ValueError, match=r"no samples for the maps 'epsilon', only \['gamma'\]"):
+        RelevanceDisplay.from_relevance(named, {"gamma": maps})
+    with pytest.raises(ValueError, match="X is a dict, but relevance is one array"):
+        RelevanceDisplay.from_relevance(maps, {"gamma": maps})
+
+
 @pytest.mark.parametrize("text", [["1997-13", "1997-14"], ["1997-02-31", "1997-03-01"]])
 def test_titles_of_digits_that_are_no_dates(text):
     pd = pytest.importorskip("pandas")

@@ -28,10 +28,12 @@ def say_unit(
     by_column: bool,
 ) -> str:
     """Say what the relevance is that models, one or several, have for a target."""
-    unit = _say_whose(target, has_classes) + _say_from(reference)
+    models = [_models.unwrap(one) for one in name_several(estimator, "estimator").values()]
+    has_labels = any(model.classes is not None for model in models)
+    unit = _say_whose(target, has_classes, has_labels) + _say_from(reference)
     if has_classes and not is_share:
         unit += " (difference of logits)" if contrast else " (logits)"
-    elif not is_share and _has_units(estimator):
+    elif not is_share and all(m.has_explain and is_regression(m.network) for m in models):
         unit += " (unit of the prediction)"
     return unit + (", summed over the features of a column" if by_column else "")
 
@@ -79,17 +81,11 @@ def say_marks(marks: list[Overlay], layout: str) -> str:
     return "; ".join(dict.fromkeys(said))
 
 
-def _has_units(estimator: Any) -> bool:
-    """Tell whether models, one or several, are regressors that know the units of their targets."""
-    models = map(_models.unwrap, name_several(estimator, "estimator").values())
-    return all(m.has_explain and is_regression(m.network) for m in models)
-
-
-def _say_whose(target: Any, has_classes: bool) -> str:
-    """Say for what the relevance is."""
+def _say_whose(target: Any, has_classes: bool, has_labels: bool) -> str:
+    """Say for what the relevance is; classes without labels are the indices of outputs."""
     if target is None:
         return f"relevance for the {'predicted class' if has_classes else 'output'}"
-    labels_each = has_classes and np.ndim(target) == 1 and not isinstance(target, tuple)
+    labels_each = has_labels and np.ndim(target) == 1 and not isinstance(target, tuple)
     if is_of_outputs(target) and not labels_each:
         tuples = "output " if isinstance(target, tuple) and not isinstance(target[0], str) else ""
         return f"relevance for {tuples}{describe_target(target)}"

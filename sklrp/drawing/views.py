@@ -174,6 +174,22 @@ def hint_at_contrast(views: list[View], contrast: bool) -> str:
     return ""
 
 
+def _check_named(X: Any, names: list[Any] | None) -> None:
+    """Refuse samples by name where relevance is one array, or has names that they lack."""
+    if not isinstance(X, Mapping):
+        return
+    if names is None:
+        raise ValueError(
+            f"X is a {type(X).__name__}, but relevance is one array: give one array of samples."
+        )
+    missing = [name for name in names if name not in X]
+    if missing:
+        raise ValueError(
+            f"X has no samples for the maps {missing[0]!r}, only {list(X)}: give one array for "
+            "all maps, or one for each by its name."
+        )
+
+
 def given_views(
     relevance: Any,
     X: Any,
@@ -216,6 +232,7 @@ def given_views(
     named = relevance if several else {"": relevance}
     if not named:
         raise ValueError("relevance is empty: pass at least one array of maps.")
+    _check_named(X, list(named) if several else None)
     channels = place["names"]
     if each_channel:
         place["names"] = None
