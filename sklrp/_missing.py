@@ -168,7 +168,7 @@ def forbid_missing(values: Any, name: str = "y") -> None:
     ValueError
         If one is missing.
     """
-    found = _to_array(values, name, None)
+    found = _to_array(to_host(values), name, None)
     missing = found[find_missing(found)]
     if missing.size:
         keep = f"~pd.isna({name})" + (".any(axis=1)" if found.ndim > 1 else "")

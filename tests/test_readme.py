@@ -5,6 +5,7 @@ import importlib
 import pickle
 import re
 import shlex
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -73,7 +74,15 @@ def assert_printed(text, expected):
         assert float(found) == pytest.approx(float(said), rel=0.02, abs=1.5 * last_digit), text
 
 
-@pytest.mark.usefixtures("handlers_restored")
+@pytest.fixture
+def figures_closed():
+    """Close what a page draws: pyplot warns of more than twenty figures."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.mark.usefixtures("handlers_restored", "figures_closed")
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.slow
 def test_code_of_pages_runs_and_prints_what_they_say(page, tmp_path, monkeypatch, capsys):
