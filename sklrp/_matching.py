@@ -65,7 +65,7 @@ def match_target(target: Any, X: Any, name: str = "target") -> Any:
     """Return a target whose labels of samples are in their order.
 
     Masks and weights over a network's output are not of samples, though their dimensions may have
-    the names of those of X: they are taken as they are.
+    the names of those of X: they are taken as they are, and count by position.
 
     Parameters
     ----------
@@ -84,14 +84,39 @@ def match_target(target: Any, X: Any, name: str = "target") -> Any:
     Raises
     ------
     ValueError
-        If its labels are of other samples.
+        If its labels are of other samples, or if a mask has the axes or coordinates of X in
+        another order.
     """
     if _is_of_xarray(target) and _is_of_xarray(X):
         dim = target.dims[0] if len(target.dims) == 1 else None
         is_of_samples = dim in (next(iter(X.dims), None), "time", "sample")
         if not is_of_samples and not (dim in X.coords and has_dates(X[dim])):
+            _check_order(target, X, name)
             return target
     return match_samples(target, X, name)
+
+
+def _check_order(mask: Any, X: Any, name: str) -> None:
+    """Refuse a mask with the axes or coordinates of X in another order: which is meant?"""
+    if hasattr(mask, "data_vars"):
+        return
+    fields = next(iter(X.data_vars.values())) if hasattr(X, "data_vars") else X
+    order = tuple(dim for dim in fields.dims if dim in mask.dims)
+    own = tuple(dim for dim in mask.dims if dim in order)
+    if own != order and [mask.sizes[dim] for dim in own] == [mask.sizes[dim] for dim in order]:
+        raise ValueError(
+            f"{name} has the dimensions {own}, and X has them as {order}, but a mask counts by "
+            f"position: put it in the order of the network's output, {name}.transpose(..., "
+            f"*{order}), or pass np.asarray({name}) if it is."
+        )
+    for dim in (dim for dim in mask.dims if dim in mask.indexes and dim in X.indexes):
+        its, known = mask.indexes[dim], X.indexes[dim]
+        if not its.equals(known) and its.sort_values().equals(known.sort_values()):
+            raise ValueError(
+                f"{name} has the {dim} of X in another order, but a mask counts by position: "
+                f"put it in the order of the network's output, {name}.sel({dim}=X.{dim}), or "
+                f"pass np.asarray({name}) if it is."
+            )
 
 
 def check_same_samples(labels: Any, X: Any, name: str) -> None:

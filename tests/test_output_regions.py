@@ -238,8 +238,12 @@ def test_masks_with_coordinates_of_the_output(task, kind):
 def test_masks_in_another_order_are_refused(task):
     network, data, vectorizer, _ = task
     mask = data[0] > 0
-    with pytest.raises(ValueError, match="target has the lat of data in another order"):
-        explain(network, data, vectorizer=vectorizer, target=mask[::-1])
+    for entry in (
+        lambda: explain(network, data, vectorizer=vectorizer, target=mask[::-1]),
+        lambda: sklrp.explain(make_pipeline(vectorizer, network), data, target=mask[::-1]),
+    ):
+        with pytest.raises(ValueError, match="target has the lat of X in another order"):
+            entry()
 
 
 def test_masks_with_axes_in_another_order_are_refused(task):
@@ -255,8 +259,11 @@ def test_masks_with_axes_in_another_order_are_refused(task):
         np.testing.assert_allclose(found.to_numpy().reshape(-1, 9), expected, atol=1e-12)
     for fields in (square, square.to_dataset(name="t2m")):
         own = GridVectorizer().fit(fields)
+        turned = mask.transpose("lon", "lat")
         with pytest.raises(ValueError, match=r"dimensions \('lon', 'lat'\).*position"):
-            explain(network, fields, vectorizer=own, target=mask.transpose("lon", "lat"))
+            explain(network, fields, vectorizer=own, target=turned)
+        with pytest.raises(ValueError, match=r"dimensions \('lon', 'lat'\).*position"):
+            sklrp.explain(make_pipeline(own, network), fields, target=turned)
 
 
 class First(nn.Module):

@@ -179,7 +179,6 @@ def explain(
         check_field(data, f"the step after {type(step).__name__}", "X")
     data = even_chunks(data)
     chain.vectorizer.grid_.check(data)
-    _check_order(target, data)
     warn_of_other_fields(chain.vectorizer.grid_.template, data)
     if _names_output(chain, data, target):
         target = (target,)
@@ -301,29 +300,6 @@ def _list_labels(chain: _Chain, data: Any, target: Any, of_outputs: bool) -> lis
         own = getattr(chain.model.network, "n_outputs_", 1)  # of a regressor
         return list(range(own))
     return np.asarray(classes).tolist()
-
-
-def _check_order(target: Any, data: Any) -> None:
-    """Refuse a mask with the axes or coordinates of the data in another order: which is meant?"""
-    if not is_field(target) or is_dataset(target):
-        return
-    fields = next(iter(data.data_vars.values())) if is_dataset(data) else data
-    order = tuple(dim for dim in fields.dims if dim in target.dims)
-    own = tuple(dim for dim in target.dims if dim in order)
-    if own != order and [target.sizes[dim] for dim in own] == [target.sizes[dim] for dim in order]:
-        raise ValueError(
-            f"target has the dimensions {own}, and data has them as {order}, but a mask counts by "
-            f"position: put it in the order of the network's output, target.transpose(..., "
-            f"*{order}), or pass np.asarray(target) if it is."
-        )
-    for dim in (dim for dim in target.dims if dim in target.indexes and dim in data.indexes):
-        own, known = target.indexes[dim], data.indexes[dim]
-        if not own.equals(known) and own.sort_values().equals(known.sort_values()):
-            raise ValueError(
-                f"target has the {dim} of data in another order, but a mask counts by position: "
-                f"put it in the order of the network's output, target.sel({dim}=data.{dim}), or "
-                "pass np.asarray(target) if it is."
-            )
 
 
 def _names_output(chain: _Chain, data: Any, target: Any) -> bool:
