@@ -7,9 +7,8 @@ need.
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
@@ -32,13 +31,13 @@ from sklrp._constraints import Interval
 from sklrp._devices import to_host
 from sklrp._frame import frame_of
 from sklrp._kept import Kept
-from sklrp._keywords import say_keyword, say_rule
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
 from sklrp._models import unwrap
 from sklrp._rows import forbid_stream
 from sklrp._stored import in_array
 from sklrp._workers import run_on_workers
+from sklrp.diagnostics.asked import check_params, check_text_columns, holds_samples
 from sklrp.diagnostics.clones import train_clone
 from sklrp.diagnostics.common_form import as_shares, with_relevance
 from sklrp.diagnostics.findings import Finding
@@ -59,9 +58,6 @@ from sklrp.skill import (
 CONSTRAINTS: dict[str, list[Any] | str] = {
     "n_permutations": [Interval(Integral, 1, None, closed="left")],
 }
-# The parameters of ``explain`` that tests hand on to it, and those that they give themselves.
-_MAKES_MAPS = ("rule", "epsilon", "contrast", "reference", "batch_size", "progress")
-_TAKEN = ("return_details",)
 _REDRAWS = 3
 _PERMUTATIONS = 999  # of labels, or as many as the smallest level needs
 _MOST_BLOCKS = 64  # of cells that are replaced by turns, where there is no gradient
@@ -159,7 +155,7 @@ class Explained:
     ) -> None:
         # Maps that were made elsewhere may be of any model; to make them takes a network.
         self.model: Any = unwrap(model) if relevance is None else take_model(model, X)
-        _check_params(params, self.model, relevance is not None)
+        check_params(params, self.model, relevance is not None)
         self._asked = {
             "X": X,
             "X_train": X_train,
@@ -169,7 +165,7 @@ class Explained:
             "n_permutations": max(_PERMUTATIONS, math.ceil(1 / alpha) - 1),
         }
         forbid_stream(X_train, "X_train")
-        if X_train is not None and not _holds_samples(X_train):
+        if X_train is not None and not holds_samples(X_train):
             raise TypeError(f"X_train must hold samples, got {X_train!r}.")
         self.X_train = X_train
         y = to_host(y)
@@ -193,7 +189,7 @@ class Explained:
         entering = to_host(self.model.enter(X))
         self.frame = frame_of(self.model, X, entering, grid=grid)
         self._form = entering[:1] if hasattr(entering, "iloc") else None
-        _check_text_columns(entering)
+        check_text_columns(entering)
         self.all_X = as_samples(in_array(entering))
         self._dtype = np.asarray(entering[:1]).dtype if self.model.takes_integers else None
 
@@ -632,33 +628,6 @@ class Explained:
         return check_maps(relevance), details
 
 
-def _holds_samples(X: Any) -> bool:
-    """Tell whether training data are an array, fields, a table, or several of them."""
-    if isinstance(X, Mapping) and not hasattr(X, "dims"):
-        return bool(X) and all(np.ndim(to_host(values)) > 0 for values in X.values())
-    if isinstance(X, Set | str | bytes | type) or not hasattr(X, "__len__"):
-        return False
-    return hasattr(X, "shape") or isinstance(X, Mapping) or len(X) > 0
-
-
-def _check_text_columns(entering: Any) -> None:
-    """Raise an error if columns of a table hold text, which has no size to hold maps against."""
-    if not hasattr(entering, "columns") or not hasattr(entering, "iloc"):
-        return
-    text = [
-        name
-        for k, (name, dtype) in enumerate(zip(entering.columns, entering.dtypes, strict=True))
-        if getattr(dtype, "kind", "O") == "O"
-        and any(isinstance(value, str) for value in entering.iloc[:, k])
-    ]
-    if text:
-        raise TypeError(
-            f"X has columns of text, {', '.join(map(repr, text))}: maps are held against numbers. "
-            "Encode them first, and pass the encoded table, the model behind the encoder and its "
-            "maps; sklrp.diagnostics.skill_map takes text as it is."
-        )
-
-
 def _one_of(targets: NDArray | None) -> Any:
     """Return what is asked of skill: the one class or output explained, None if of several."""
     several = [] if targets is None else np.unique(targets).tolist()
@@ -670,33 +639,6 @@ def _spaced_rows(samples: NDArray) -> NDArray[np.intp]:
     n_bytes = 8 * max(1, samples[0].size)
     most = max(_FEWEST_AT_ONCE, _BYTES_AT_ONCE // n_bytes)
     return np.linspace(0, len(samples) - 1, min(len(samples), most)).astype(np.intp)
-
-
-def _check_params(params: dict[str, Any], model: Any, is_given: bool) -> None:
-    """Raise an error if a parameter of ``explain`` is unknown, or has nothing to make."""
-    known = {n: p.default for n, p in inspect.signature(explain).parameters.items()}
-    known = {n: v for n, v in known.items() if n in _MAKES_MAPS}
-    own = {}
-    if getattr(model, "has_explain", False):  # a user's estimator may have more of them
-        own = dict(inspect.signature(model.network.explain).parameters)
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in own.values())
-    for name, value in params.items():
-        if (name not in known and not takes_all and name not in own) or name in _TAKEN:
-            others = {n: v for n, v in params.items() if n not in known}
-            raise TypeError(
-                f"{name}={value!r} is no parameter of explain that is taken here; these are "
-                f"{', '.join(known)}.{say_rule(others) or say_keyword(name, known)}"
-            )
-        if is_given and name != "contrast" and not _is_default(value, known.get(name)):
-            raise ValueError(
-                f"{name}={value!r} has no effect on maps that relevance holds: leave {name} out, "
-                f"or leave relevance out, so that maps are made by {name}. To tell by which rule "
-                "maps were made elsewhere, use audit."
-            )
-
-
-def _is_default(value: Any, default: Any) -> bool:
-    return value is default or (isinstance(value, str | float | int) and value == default)
 
 
 def _null_map(explained: Explained, null: str, seed: int) -> NDArray:
