@@ -544,6 +544,8 @@ def test_axes_of_a_projection_get_a_transform(maps, monkeypatch):
     np.testing.assert_allclose(grey.get_cmap()(0.5), mpl.colors.to_rgba("0.72"))
     with pytest.raises(ValueError, match="Axes of a projection need to know where the cells are"):
         RelevanceDisplay.from_relevance(maps[:1], ax=ax)
+    with pytest.raises(ValueError, match=r"such as cartopy\.crs\.Robinson\(180\), got 'robinson'"):
+        RelevanceDisplay.from_relevance(maps[:1], lat=LAT, lon=LON, projection="robinson")
 
 
 # Groups of samples, estimators and rules
@@ -952,6 +954,10 @@ def test_titles_of_single_fields_months_that_say_so_and_years():
     assert title(dated(np.array([0, 1]))) == "sample 0"  # no dates
     missing = np.array(["NaT", "1998-01-01"], "M8[ns]")
     assert title(dated(missing)) == "sample 0"
+    # What all samples share, such as the height of CMIP's fields, names none of them.
+    assert title(dated(days).assign_coords(height=2.0)[0]) == "1997-12-01"
+    assert title(dated(days).assign_coords(member=3)[0]) == "member 3, 1997-12-01"
+    assert title(dated(days).mean("time")) == ""
     # Dates of steps are no samples'.
     steps = dated(days).rename(time="step_time").expand_dims("run").isel(lat=0, lon=0, drop=True)
     assert title(steps) == "sample 0"

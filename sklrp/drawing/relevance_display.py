@@ -480,6 +480,11 @@ class RelevanceDisplay:
                 "projection makes axes for fields in degrees: pass lat and lon or fields of "
                 "xarray, and no ax."
             )
+        if isinstance(projection, str):
+            raise ValueError(
+                f"projection must be one of cartopy's, such as cartopy.crs.Robinson(180), got "
+                f"{projection!r}. Without cartopy leave it out: maps have degrees all the same."
+            )
         places = self._lay_out(ax, bool(show_input), n_features, projection)
         panels = {place: self.panels[place[1]][place[0]] for place in places}
         if self.layout == "table":

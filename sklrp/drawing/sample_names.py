@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,11 @@ def name_samples(data: Any, n_samples: int, dim: Any = None) -> list[str] | None
     columns = list(columns_along(data, dim))
     if is_of_xarray and n_samples == 1:  # a single field, whose date has no dimension
         single = [name for name, own in data.coords.items() if own.dims == ()]
-        columns += [c for name in single for c in columns_along(data.expand_dims(name), name)]
+        columns += [
+            replace(column, is_level=False)  # a height or a level is the same for all samples
+            for name in single
+            for column in columns_along(data.expand_dims(name), name)
+        ]
     columns = [column for column in columns if column.size == n_samples]
     for k in rank_times(columns):
         names = _write_times(columns[k])

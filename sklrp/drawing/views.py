@@ -242,6 +242,8 @@ def given_views(
     for name, given in named.items():
         about = _read_about(given)
         given, titles = _name_maps(given)
+        if find_degrees(given) and given.ndim == 2 and name_samples(given, 1) is None:
+            titles = [""]  # a mean over time is no sample
         its_samples = X.get(name) if isinstance(X, Mapping) else X
         maps = check_relevance(_take_values(given, known, str(name) or "relevance"))
         if isinstance(X, Mapping) or (X is not None and samples is None):
