@@ -374,6 +374,9 @@ def test_bad_calls(args, message, folder):
     Path("file.zarr").touch()
     Path("store.npy").mkdir()
     Path("store.npy/zarr.json").touch()
+    labels = ["--labels", "labels.txt", "-o", "out.pdf"]
+    said = run("diagnose", "model.safetensors", "samples.npy", *labels, status=2)
+    assert "--out out.pdf must end in .html" in said
     before = files(folder)
     assert message in explain(*args, status=2)
     assert files(folder) == before
@@ -844,6 +847,7 @@ def test_demo(folder, monkeypatch):
     out = run("demo", "--out", "demo")
     assert "accuracy in 5-fold cross-validation: 1.000" in out or "cross-validation: 0.9" in out
     assert "El Niño" in out
+    assert "In demo: labels.txt, mask.npy, " in out
     assert files(folder / "demo") == [
         "labels.txt", "mask.npy", "model.safetensors", "relevance.png", "samples.npy",
         "train.npy", "train_labels.txt",

@@ -660,7 +660,12 @@ def test_bad_files(tmp_path):
         write(field, "a.txt")
     with pytest.raises(TypeError, match=r"write needs an xarray\.DataArray or Dataset"):
         write(field.values, tmp_path / "a.nc")
+    stacked = field.expand_dims(member=2).stack(sample=("member", "time"))
     for name in ("a.nc", "a.zarr"):
+        with pytest.raises(
+            ValueError, match=r"of 'member', 'time', .*fields\.unstack\('sample'\)"
+        ):
+            write(stacked, tmp_path / name)
         with pytest.raises(FileNotFoundError, match="there is no folder"):
             write(field, tmp_path / "nowhere" / name)
     assert not list(tmp_path.iterdir())

@@ -62,7 +62,8 @@ def run_demo(folder: Path) -> None:
     _write_files(folder, networks["CNN"], X, y, mask)
     paths = {name: folder / name for name in (*_FILES, "mask.npy", "relevance.npy", "report.html")}
     model, samples, labels, train, train_labels, mask_file, maps, report = paths.values()
-    written = ", ".join(sorted(path.name for path in folder.iterdir()))
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    written = ", ".join(sorted(names))  # and no locks
     click.echo(
         f"\nIn {folder}: {written}. Go on with a CNN that was trained on every second sample, "
         "and with the others:"

@@ -52,7 +52,7 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
     TypeError
         If `fields` are not of xarray.
     ValueError
-        If the name has another ending, or the fields cannot be computed.
+        If the name has another ending, dimensions are stacked, or the fields cannot be computed.
     OSError
         If the file cannot be written.
 
@@ -72,6 +72,7 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
     form = Path(path).suffix.lower()
     if form not in (".nc", ".zarr"):
         raise ValueError(f"path must end in .nc (NetCDF) or .zarr, got {os.fspath(path)!r}.")
+    _check_unstacked(fields)
     if not Path(path).absolute().parent.is_dir():  # which to_zarr would make
         raise FileNotFoundError(
             f"there is no folder {os.fspath(Path(path).parent)!r} to write to."
@@ -79,6 +80,17 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
     with replacing(path) as part, _schedule(fields, by_workers=form == ".zarr"):
         store(fields, part, zarr=form == ".zarr", **kwargs)
     return Path(path)
+
+
+def _check_unstacked(fields: DataArray | Dataset) -> None:
+    """Raise an error if a dimension is stacked of several, such as members and times."""
+    for dim, index in fields.indexes.items():
+        if index.nlevels > 1:
+            levels = ", ".join(map(repr, index.names))
+            raise ValueError(
+                f"{dim!r} is stacked of {levels}, which no file can hold: take it apart, "
+                f"fields.unstack({dim!r}), or keep it in a row, fields.reset_index({dim!r})."
+            )
 
 
 def store(fields: DataArray | Dataset, path: Path, *, zarr: bool, **kwargs: Any) -> None:
