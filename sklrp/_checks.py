@@ -63,6 +63,11 @@ def take_maps(
     relevance: ArrayLike, shape: tuple[int, ...], name: str = "relevance"
 ) -> NDArray[np.float64]:
     """Return maps made elsewhere in the shape of the samples, one of each, finite or not."""
+    if hasattr(relevance, "base_values") and hasattr(relevance, "values"):  # its axes are lost
+        raise TypeError(
+            f"{name} is an Explanation of SHAP: pass its array, {name}.values; of several classes "
+            f"one, {name}.values[..., k] with target=k, of what enters the network."
+        )
     maps = check_reals(as_gapped_array(relevance, name), name)
     if maps.ndim and len(maps) < shape[0] and maps.shape[1:] == shape[1:]:
         sizes = [b for b in (8, 16, 32, 64, 100, 128, 256) if shape[0] // b * b == len(maps)]

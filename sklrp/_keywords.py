@@ -63,9 +63,22 @@ def name_call(
         inspect.signature(function).bind(*args, **kwargs)
     except TypeError as wrong:
         meant = meant or "".join(say_keyword(one, parameters) for one in unknown)
+        if "too many positional" in str(wrong):
+            meant = _say_positional(parameters)
         raise TypeError(f"{name}: {wrong}.{meant}") from None
     if meant and "unexpected keyword" in str(error):  # it hands other keywords on
         raise TypeError(f"{name} takes no {', '.join(unknown)}.{meant}") from None
+
+
+def _say_positional(parameters: Mapping[str, inspect.Parameter]) -> str:
+    """Say which parameters may stand without their names, and how the next is given."""
+    by_kind = {
+        kind: [name for name, one in parameters.items() if one.kind is kind and name != "self"]
+        for kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    }
+    plain, named = by_kind.values()
+    rest = f": {named[0]}=..." if named else ""
+    return f" Give those after {plain[-1]!r} by name{rest}." if plain else f" Name them{rest}."
 
 
 def say_rule(given: Mapping[str, Any]) -> str:

@@ -352,6 +352,16 @@ def test_columns_of_text_are_named(ask):
         ask(pipeline, table[30:], table.rain[30:] > 0, relevance=np.ones((30, 2)))
 
 
+def test_an_explanation_of_shap_is_answered_with_its_array(mlp, held_out):
+    class Explanation:  # its own length is that of its last axis
+        values, base_values = np.ones((len(held_out["X"]), 400, 2)), np.zeros(2)
+
+    with pytest.raises(
+        TypeError, match=r"relevance is an Explanation of SHAP: .*relevance\.values"
+    ):
+        diagnose(mlp, relevance=Explanation(), **held_out)
+
+
 def test_columns_that_are_no_text():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60, 3))

@@ -142,6 +142,10 @@ def test_a_class_with_a_constructor_keeps_it():
     [
         (lambda: ESNClassifier(n_reservior=3), "ESNClassifier: .*'n_reservior'.*'n_reservoir'"),
         (lambda: ESNClassifier(3, 0.1), "ESNClassifier: too many positional .* leak_rate"),
+        (
+            lambda: ESNClassifier(3, rule="gamma"),
+            r"ESNClassifier: .* belongs to explain\(X, rule=",
+        ),
         (lambda: MLPClassifier((3,), hidden_layer_sizes=3), "MLPClassifier: multiple values"),
     ],
 )
@@ -173,5 +177,9 @@ def test_names_of_other_libraries_are_refused(estimator, name, meant):
 def test_functions_name_themselves_and_what_is_meant():
     with pytest.raises(TypeError, match=r"skill_map: .*'n_permutation'\. Did you mean 'n_p.*s'"):
         skill_map(None, None, None, n_permutation=3)
+    with pytest.raises(
+        TypeError, match=r"positional arguments\. Give those after 'y' by name: X_tr"
+    ):
+        skill_map(None, None, None, None)
     with pytest.raises(TypeError, match=r"skill_map: missing a required argument: 'y'"):
         skill_map(None, None)

@@ -181,7 +181,7 @@ def test_parameters_are_those_of_the_classifiers():
         (Y[:, 0] * 1j, "y must hold the numbers"),
         (np.where(Y[:, 0] > 100, np.nan, 1.0), r"contains NaN.*isna\(y\), X\[keep\]"),
         (np.where(Y > 100, np.nan, Y), r"contains NaN.*isna\(y\)\.any\(axis=1\), X"),
-        (np.zeros((90, 2, 2)), "dim 3"),
+        (np.zeros((90, 2, 2)), r"\(90, 2, 2\), but .* y\.reshape\(len\(y\), -1\).*GridVectorizer"),
     ],
 )
 def test_targets_that_are_none(y, message):

@@ -47,6 +47,16 @@ def test_two_axes_that_look_like_a_field_are_said_to_be_a_series():
         networks(CNNClassifier, input_shape=shape).fit(*make_samples(*shape))
 
 
+@pytest.mark.parametrize("make", [pd.Series, np.asarray, list])
+def test_a_table_of_series_is_answered_with_the_line_that_works(make):
+    series, y = make_samples(9, 2)
+    X = pd.DataFrame({f"dim_{k}": [make(one[:, k]) for one in series] for k in (0, 1)})
+    with pytest.raises(ValueError, match=r"a series in each cell, \['dim_0', 'dim_1'\]") as error:
+        networks(LSTMClassifier).fit(X, y)
+    line = str(error.value).partition("an ESN: ")[2].rstrip(".")
+    np.testing.assert_array_equal(eval(line, {"np": np, "X": X}), series)
+
+
 @pytest.mark.parametrize("n_channels", [1, 3, 4])
 def test_channels_last_are_refused(n_channels):
     X, y = make_samples(16, 12, n_channels)

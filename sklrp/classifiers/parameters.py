@@ -34,6 +34,8 @@ _LAYERS = (
     "layers",
     "units",
 )
+# Parameters of `explain` and of `RelevanceTransformer`: no training depends on them.
+_OF_EXPLAIN = ("contrast", "epsilon", "reference", "rule", "target")
 _ELSEWHERE = {
     "hidden_size": (*_LAYERS, "hidden_dim", "n_units", "num_units"),
     "hidden_layer_sizes": _LAYERS,
@@ -199,6 +201,9 @@ def suggest_parameter(
     unknown: str, own: Iterable[str], others: Iterable[str] = (), *, inline: bool = False
 ) -> str:
     """Return the question of `suggest`: what other libraries call a parameter comes first."""
+    if unknown in _OF_EXPLAIN:
+        said = f"belongs to explain(X, {unknown}=...), or to RelevanceTransformer in a search."
+        return f", which {said}" if inline else f" It {said}"
     own = list(own)
     part = next((part for part in _PARTS if unknown.startswith(f"{part}_")), None)
     if part is not None and "__" not in unknown:

@@ -86,6 +86,13 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
     def _check_targets(self, y: Any) -> None:
         """Raise an error if y holds classes, or anything but numbers."""
         values = as_plain_array(y, "y")
+        if values.ndim > 2:
+            raise ValueError(
+                f"y has the shape {values.shape}, but must have a column for each output, "
+                "(n_samples, n_outputs): of an array y.reshape(len(y), -1); of fields of xarray "
+                "grid.fit_transform(y) with grid = sklrp.geo.GridVectorizer(), whose "
+                "inverse_transform puts predictions back on the grid."
+            )
         kind = values.dtype.kind
         if kind == "O":
             others = [v for v in values.ravel() if isinstance(v, (str, bytes, bool))]

@@ -62,6 +62,13 @@ def _forbid_text(X: Any) -> None:
             f"X.drop(columns={dates[:5]})."
         )
     others = X.select_dtypes(exclude="number")
+    nested = [name for name, column in others.items() if any(map(_is_series, column.iloc[:100]))]
+    if nested:
+        raise ValueError(
+            f"X has columns with a series in each cell, {nested[:5]}: give an array of numbers, "
+            "(n_samples, n_steps, n_variables) for an LSTM or an ESN: np.stack([np.stack(list("
+            "X[name])) for name in X], axis=2)."
+        )
     text = [name for name, column in others.items() if any(map(_is_text, column.iloc[:100]))]
     if text:
         raise ValueError(
@@ -69,6 +76,11 @@ def _forbid_text(X: Any) -> None:
             f"make_column_transformer((OneHotEncoder(sparse_output=False), {text[:5]}), "
             "remainder=StandardScaler()), network)."
         )
+
+
+def _is_series(value: Any) -> bool:
+    """Tell whether a cell of a table holds several values."""
+    return isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
 
 
 def _is_text(value: Any) -> bool:
@@ -122,10 +134,11 @@ def check_finite(X: np.ndarray) -> None:
     if n_nan or n_infinite:
         raise ValueError(
             f"X contains NaN or infinity ({n_nan} NaN and {n_infinite} infinite of {X.size} "
-            "values): impute them, or fill cells that are always missing, such as land, with a "
-            "constant. For fields of xarray make_pipeline(GridVectorizer(), network) does so "
-            "(sklrp.geo), for arrays make_pipeline(InputMasker(np.isfinite(X).all(axis=0)), "
-            "network) (sklrp.preprocessing)."
+            "values): impute them, make_pipeline(SimpleImputer(), network), or fill cells that "
+            "are always missing, such as land, with a constant. For fields of xarray "
+            "make_pipeline(GridVectorizer(), network) does so (sklrp.geo), for arrays "
+            "make_pipeline(InputMasker(np.isfinite(X).all(axis=0)), network) "
+            "(sklrp.preprocessing)."
         )
 
 

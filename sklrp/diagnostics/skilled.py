@@ -125,7 +125,8 @@ def _advise_on_skill(
     if verdict == "artifact":
         return (
             "A model that does not predict has nothing to explain: look at the labels, train "
-            "longer or on more samples, and change the architecture (sweep, leak_rate, pooling)."
+            "longer or on more samples, or take another architecture (for an LSTM or an ESN "
+            "another sweep, leak_rate or pooling)."
         )
     n, units = len(found.rows), found.exchange.n_units
     what = "samples" if units == n else f"independent units ({found.exchange.words} now)"

@@ -199,7 +199,8 @@ def code_groups(name: str, samples: NDArray, regions: NDArray | None) -> NDArray
     if n_cells > _MOST_GROUPS:
         raise ValueError(
             f"{name} has no gradient, and {n_cells} cells are too many to replace one by one: "
-            "give regions, an array of labels of a sample's shape, or PCA's components."
+            f"give regions, at most {_MOST_GROUPS} labels in an array of a sample's shape, or "
+            "PCA's components."
         )
     return np.arange(n_cells)
 
