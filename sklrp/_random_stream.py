@@ -8,7 +8,7 @@ inside one, too.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -20,6 +20,13 @@ from torch import Tensor
 from sklrp._torch import TorchDispatchMode, get_arguments
 
 _DRAWS = torch.Tag.nondeterministic_seeded  # on every operation that takes random numbers
+# How an empty tensor is filled by what makes one like another: before torch 2.10 these took no
+# generator.
+_LIKE: dict[Any, Callable[..., Tensor]] = {
+    torch.ops.aten.rand_like: Tensor.uniform_,
+    torch.ops.aten.randn_like: Tensor.normal_,
+    torch.ops.aten.randint_like: Tensor.random_,
+}
 
 
 class RandomStream(TorchDispatchMode):
@@ -100,6 +107,8 @@ class RandomStream(TorchDispatchMode):
         own = _with_generator(func)
         if own is not None:
             return own(*args, **{**kwargs, "generator": generator})
+        if func.overloadpacket in _LIKE:
+            return _draw_like(func.overloadpacket, *args, generator=generator, **kwargs)
         if device.type == "cpu":  # no operation of the CPU draws without one
             return func(*args, **kwargs)
         with _lent(device, generator):
@@ -128,6 +137,15 @@ def _device_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torc
     if isinstance(out, Tensor):
         found = out.device
     return torch.device("cpu" if found is None else found)
+
+
+def _draw_like(
+    what: Any, x: Tensor, *bounds: int, generator: torch.Generator, **form: Any
+) -> Tensor:
+    """Return what `torch.rand_like` and its kind return, by a generator."""
+    if len(bounds) == 1:  # the upper one
+        bounds = (0, *bounds)
+    return _LIKE[what](torch.empty_like(x, **form), *bounds, generator=generator)
 
 
 def _drop(

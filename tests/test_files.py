@@ -144,6 +144,7 @@ def test_a_store_where_the_system_has_no_exchange(dies, tmp_path, monkeypatch):
         monkeypatch.undo()
         [left] = [name for name in files(tmp_path) if name.endswith("sklrp-part")]
         move(path, tmp_path / left / "old")  # as if nothing had been put back either
+        (tmp_path / left / "lock").touch()  # which filelock removes when it is let go
     with replacing(path) as part:
         assert (path / "old").exists()
         store(part, "new")

@@ -65,7 +65,7 @@ class GriddedArray(np.ndarray):  # numpydoc ignore=PR02
     def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
         """Return what a function gave, with the grid if it was one of each value."""
         result = np.asarray(array)
-        if return_scalar:
+        if return_scalar or result.ndim == 0:  # before NumPy 2 it doesn't say so
             return result[()]
         # A function with a signature, such as matmul, mixes cells.
         is_elementwise = (

@@ -90,7 +90,8 @@ def _is_potential(field: DataArray) -> bool:
 
 def _refuse_beyond(values: NDArray, *, name: str, low: float, high: float, units: Any) -> NDArray:
     """Return values, or raise an error unless all lie within limits, or are missing."""
-    if not values.size or (np.nanmin(values, initial=0) >= low and _largest(values) <= high):
+    known = values.compressed() if isinstance(values, np.ma.MaskedArray) else values
+    if np.nanmin(known, initial=0) >= low and np.nanmax(known, initial=0) <= high:
         return values
     bad = np.isfinite(values) & ((values < low) | (values > high))
     if not bad.any():  # infinite ones are another error
@@ -102,10 +103,6 @@ def _refuse_beyond(values: NDArray, *, name: str, low: float, high: float, units
         f"data.where((data >= {low:g}) & (data <= {high:g})); or they are in other units than "
         "in fit, or than the attribute says: convert them."
     )
-
-
-def _largest(values: NDArray) -> Any:
-    return np.nanmax(values, initial=0)
 
 
 def mask_impossible(field: DataArray, name: str) -> Any:

@@ -183,7 +183,7 @@ class Run:
 
     def _turn(self, v: Tensor, dim: int = 0) -> Tensor:
         """Turn time, on axis ``dim``, around if the direction does; padding stays at the end."""
-        if not self.reverse:
+        if not self.reverse or v.shape[dim] == 1:  # one step, or bounds of all steps alike
             return v
         if self.last is None:
             return v.flip(dim)
