@@ -310,6 +310,8 @@ def test_a_warning_is_written_once(pipeline, tmp_path, monkeypatch, command):
     sklrp.save(pipeline, "model.safetensors")
     write_raw(make_sst().assign_attrs(units="fathom"), "raw.nc")
     Path("labels.txt").write_text("".join(f"{label}\n" for label in Y), encoding="utf-8")
-    how = ("--labels", "labels.txt", "--n-permutations", 3) if command == "diagnose" else ()
-    said = run(command, "model.safetensors", "raw.nc", "--variable", "sst", "-o", "out.nc", *how)
+    out, how = "out.nc", ()
+    if command == "diagnose":
+        out, how = "out.html", ("--labels", "labels.txt", "--n-permutations", 3)
+    said = run(command, "model.safetensors", "raw.nc", "--variable", "sst", "-o", out, *how)
     assert said.count("sst is in 'fathom', but in 'K' in fit") == 1

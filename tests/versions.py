@@ -31,11 +31,13 @@ OLDEST_PYTHON = "3.11"
 PINS = ROOT / "constraints-oldest.txt"
 SHOWN = ("numpy", "scipy", "scikit-learn", "skorch", "torch", "pandas", "xarray", "zarr")
 # What old releases say of each other, not of this package: deprecated names, NumPy's own layout
-# (which NumPy itself ignores), texts in zarr's newer format.
+# (which NumPy itself ignores), texts in zarr's newer format,
+# durations in xarray.
 OLD_WARNINGS = [
     "default::DeprecationWarning",
     "ignore:numpy.ndarray size changed:RuntimeWarning",
     "ignore:The codec `vlen-utf8` is:UserWarning",
+    "ignore:In a future version of xarray decode_timedelta:FutureWarning",
 ]
 
 

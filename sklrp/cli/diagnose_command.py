@@ -60,10 +60,10 @@ def diagnose_file(
         How files are read, and where the network is.
     """
     _check_training(train, train_labels, n_refits)
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--out {out} must end in .html: the page is HTML, which browsers print.")
     given = (mask, train, train_labels)
     check_out(out, model, data, labels, *(path for path in given if path is not None))
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out {out} must end in .html: the page is HTML, which browsers print.")
     click.get_current_context().with_resource(claim(out))
     loaded = load_model(model, device)
     known = None if is_regressor(loaded.network) else loaded.classes
