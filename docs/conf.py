@@ -128,9 +128,29 @@ def show_shipped_picture(app, docname, source):
     folder, _, name = docname.partition("/")
     shipped = DOCS / "images" / "examples" / f"{name}.png"
     if folder == "gallery" and shipped.exists() and app.config.plot_gallery in ("False", 0):
-        title = re.search(r"^=+\n\n", source[0], re.MULTILINE)
-        picture = f".. image:: /images/examples/{name}.png\n   :alt: {name}\n\n"
+        title = re.search(r"^(.+)\n=+\n\n", source[0], re.MULTILINE)
+        words = f"What the example draws: {title[1]}"
+        picture = f".. image:: /images/examples/{name}.png\n   :alt: {words}\n\n"
         source[0] = source[0][: title.end()] + picture + source[0][title.end() :]
+
+
+def name_pictures(app, doctree, docname):
+    """Let a picture without words be called by the title of its card or example."""
+    for picture in doctree.findall(nodes.image):
+        if picture.get("alt"):
+            continue
+        example = re.search(r"(plot_\w+)_thumb", picture["uri"])
+        if example is not None:
+            picture["alt"] = app.env.titles[f"gallery/{example[1]}"].astext()
+            continue
+        card = picture.parent
+        while card is not None and "sd-card" not in card.get("classes", []):
+            card = card.parent
+        for node in () if card is None else card.findall(nodes.Element):
+            if "sd-card-title" in node.get("classes", []):
+                picture["alt"] = node.astext()
+        if not picture.get("alt"):
+            logging.getLogger(__name__).warning("a picture without words", location=picture)
 
 
 def visit_math(self, node):
@@ -149,6 +169,7 @@ def setup(app):
     """Connect the handlers, those of docstrings before numpydoc's."""
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.connect("source-read", show_shipped_picture)
+    app.connect("doctree-resolved", name_pictures)
     app.connect("autodoc-skip-member", skip_inherited)
     app.connect("autodoc-process-docstring", escape_shapes, priority=400)
     app.connect("autodoc-process-docstring", demote_references, priority=400)
