@@ -21,6 +21,7 @@ from sklearn.utils import Bunch
 import sklrp
 from sklrp import CNNClassifier, ESNClassifier, LSTMClassifier, MLPClassifier, MLPRegressor
 from sklrp.diagnostics import skill_map
+from sklrp.drawing import captions
 from sklrp.geo import GridVectorizer, composites
 from sklrp.plotting import PixelFlippingDisplay, RelevanceDisplay
 
@@ -341,3 +342,16 @@ def test_labels_of_skill_maps_stay_inside_the_figure():
     figure.canvas.draw()
     bar = figure.axes[0].child_axes[0]
     assert bar.yaxis.label.get_window_extent().x1 <= figure.bbox.width
+
+
+def test_grey_cells_are_land_where_it_is_known():
+    maps = np.ones((2, 3, 4))
+    land = np.zeros((3, 4), dtype=bool)
+    land[0] = True
+    assert captions.say_grey([maps], None) == captions.say_grey([maps], ~np.ones_like(land)) == ""
+    maps[:, 0] = np.nan
+    assert captions.say_grey([maps], land) == "grey:\u00a0land"
+    assert captions.say_grey([maps[:1]], None) == "grey:\u00a0missing"
+    maps[1, 2, 2] = np.nan
+    both = "grey:\u00a0land or missing in at least one map"
+    assert captions.say_grey([maps[:1], maps], land) == both

@@ -263,7 +263,7 @@ def test_normalized_maps(maps):
     display = RelevanceDisplay.from_relevance(maps, kind="mean", normalize="l1")
     shares = maps / np.abs(maps).sum(axis=(1, 2), keepdims=True)
     np.testing.assert_allclose(image_of(display)[0], shares.mean(axis=0))
-    assert "share of its map's sum of absolute values" in said(display.colorbars_[0])
+    assert "share of the map's |relevance|" in said(display.colorbars_[0])
 
 
 def test_outline_runs_along_the_cells(maps):

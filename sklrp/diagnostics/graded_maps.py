@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklrp._checks import import_optional
 from sklrp._frame import Frame
 from sklrp.diagnostics.findings import Finding
-from sklrp.drawing import sheet
+from sklrp.drawing import captions, sheet
 from sklrp.drawing.overlays import Overlay, find_mask, make_handles
 from sklrp.drawing.picture import DIVERGING, draw_map, panel_sizes
 from sklrp.drawing.series import rank_features
@@ -343,8 +343,7 @@ def _draw_one(
         artists["image"].set_clim(0, limit)
     if frame.is_field and frame.n_channels > 1:
         label += f"; summed over {frame.n_channels} channels"
-    if np.isnan(maps).any():
-        label += "; grey:\u00a0land" if frame.land is not None else "; grey:\u00a0missing"
+    label = "; ".join(filter(None, [label, captions.say_grey([maps], frame.land)]))
     if frame.layout == "sequence":
         ax.set_ylabel("variable" if len(frame.shape) > 1 else sheet.as_text(label.split(" (")[0]))
     beside = ax.inset_axes([1.03, 0, 0.04 if frame.is_field else 0.02, 1])  # as high as the map

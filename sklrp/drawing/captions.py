@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sklrp import _models
 from sklrp._model_parts import is_regression
@@ -58,11 +59,28 @@ def read_unit(relevance: Any) -> str:
     return f"{name}{whose} ({units})"
 
 
-def say_grey(has_land: bool, of_means: bool) -> str:
-    """Say what grey cells are."""
-    if has_land:
-        return "grey: land"
-    return f"grey: missing{' in at least one map' if of_means else ''}"
+def say_grey(maps: list[NDArray], land: NDArray[np.bool_] | None) -> str:
+    """Say what the cells are that are grey in the means of maps: land where it is known.
+
+    Parameters
+    ----------
+    maps : list of ndarray of shape (n_maps, ...)
+        The maps of each panel, NaN where nothing is drawn.
+    land : ndarray of bool or None
+        True at cells of land; None where no land is known.
+
+    Returns
+    -------
+    str
+        "grey: land", "grey: missing" or both; empty if no cell is grey.
+    """
+    known = False if land is None else land
+    missing = [np.isnan(of) & ~np.asarray(known) for of in maps]
+    said = ["land"] if np.any(known) else []
+    if any(of.any() for of in missing):
+        of_means = any(len(of) > 1 for of in missing)
+        said.append(f"missing{' in at least one map' if of_means else ''}")
+    return f"grey:\u00a0{' or '.join(said)}" if said else ""
 
 
 def say_hidden(shares: list[float]) -> str:

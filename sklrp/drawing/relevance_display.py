@@ -619,9 +619,7 @@ class RelevanceDisplay:
             )
             self.colorbars_.append(bar)
             notes += left
-            if not np.isfinite(values).all():
-                of_means = any(len(panels[place].maps) > 1 for place in group)
-                notes.append(captions.say_grey(self.hidden is not None, of_means))
+            notes.append(captions.say_grey([panels[p].maps for p in group], self.frame.land))
             if self.hidden is not None:
                 views = sorted({view for _, view in group})
                 notes.append(captions.say_hidden([self.hidden[view] for view in views]))
@@ -696,7 +694,7 @@ def _prepare(
     check_alike(views)
     frame = views[0].frame
     if normalize is not None:
-        unit += ", share of its map's sum of absolute values"
+        unit += ", share of the map's |relevance|"
     if frame.is_field and frame.n_channels > 1 and not each_channel:
         unit += f", summed over {frame.n_channels} channels"
     panels = make_panels(views, kind)
