@@ -51,8 +51,8 @@ shape = X.shape[1:]
 networks = {
     "MLP": MLPClassifier((8, 8), max_epochs=10),
     "CNN": CNNClassifier((8, 16), input_shape=(1, *shape), max_epochs=4),
-    "LSTM, left to right": LSTMClassifier(32, input_shape=shape, sweep="right", max_epochs=15),
-    "LSTM, right to left": LSTMClassifier(32, input_shape=shape, sweep="left", max_epochs=15),
+    "LSTM, left to right": LSTMClassifier(32, input_shape=shape, sweep="right", max_epochs=8),
+    "LSTM, right to left": LSTMClassifier(32, input_shape=shape, sweep="left", max_epochs=8),
 }
 rules = ["auto", "epsilon", "gamma", "z_plus", "alpha_beta", "w_square"]
 seeds = range(3)

@@ -865,7 +865,12 @@ def test_labels_are_two_lines_and_the_foot_says_the_rest(maps):
         assert label.count("\n") <= 1
         foot = display.figure_.get_supxlabel().replace("\n", " ")
         assert foot == "; ".join(display.notes_)
-        for words in ("grey: land", "on land, not shown", "contours: input", "dots: as given"):
+        for words in (
+            "grey:\u00a0land",
+            "on land, not shown",
+            "contours: input",
+            "dots: as given",
+        ):
             assert words in foot
         assert foot.startswith(f"colours: {unit}")
         assert "same limits in all panels" in told(display)
@@ -879,9 +884,10 @@ def test_notes_of_given_axes_stand_below_the_last_row(maps):
     display = RelevanceDisplay.from_relevance(
         {"one": maps[:2], "two": maps[:2]}, land=land, ax=axes
     )
-    assert display.notes_[0] == "grey: land"
+    assert display.notes_[0] == "grey:\u00a0land"
     assert figure.get_supxlabel() == ""
-    assert ["grey: land" in ax.get_xlabel() for ax in axes.ravel()] == [False, False, True, False]
+    said = ["grey:\u00a0land" in ax.get_xlabel() for ax in axes.ravel()]
+    assert said == [False, False, True, False]
 
 
 # Names of samples

@@ -230,13 +230,18 @@ class ESNClassifier(ESNNetwork, NetworkClassifier):  # numpydoc ignore=PR01
     random memory is enough: only a linear readout of the reservoir's states is fitted, in closed
     form. How long the reservoir remembers is set by `leak_rate`, and shows in every explanation.
 
-    The reservoir is :math:`x_t = (1 - \alpha) x_{t-1} + \alpha \tanh(W_\mathrm{in} u_t +
-    W_\mathrm{res} x_{t-1} + b)`. The readout is fitted to targets of 1 for the class of a sample
-    and 0 for the others: a logit, and so the relevance, is in units of a probability, which it
-    estimates by least squares, and the logits of a sample sum to 1 if there is an intercept. Of
-    two classes `decision_function` is the fit to targets of ±1. `predict_proba` is the softmax of
-    the logits, as in all classifiers: in the right order, but less confident than it should be;
-    see `sklearn.calibration.CalibratedClassifierCV`.
+    The reservoir is
+
+    .. math::
+        x_t = (1 - \alpha) x_{t-1} + \alpha
+        \tanh(W_\mathrm{in} u_t + W_\mathrm{res} x_{t-1} + b)
+
+    The readout is fitted to targets of 1 for the class of a sample and 0 for the others: a logit,
+    and so the relevance, is in units of a probability, which it estimates by least squares, and
+    the logits of a sample sum to 1 if there is an intercept. Of two classes `decision_function` is
+    the fit to targets of ±1. `predict_proba` is the softmax of the logits, as in all classifiers:
+    in the right order, but less confident than it should be; see
+    `sklearn.calibration.CalibratedClassifierCV`.
 
     Examples
     --------
