@@ -9,7 +9,7 @@ ahead. A linear model explains a quarter of the tendency, a network nearly all o
 
 And the answer is known. The tendency depends on four sites and no other. For the value ahead, the
 model itself can be differentiated: its adjoint tells what every site does. So relevance can be
-held against the truth, and so can the answer of :func:`~sklrp.diagnostics.skill_map` to another
+compared with the truth, and so can the answer of :func:`~sklrp.diagnostics.skill_map` to another
 question: which sites carry what the network knows? The two differ at one site, for a reason that
 is physics.
 """
