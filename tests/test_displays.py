@@ -546,6 +546,8 @@ def test_axes_of_a_projection_get_a_transform(maps, monkeypatch):
         RelevanceDisplay.from_relevance(maps[:1], ax=ax)
     with pytest.raises(ValueError, match=r"such as cartopy\.crs\.Robinson\(180\), got 'robinson'"):
         RelevanceDisplay.from_relevance(maps[:1], lat=LAT, lon=LON, projection="robinson")
+    with pytest.raises(ValueError, match=r"got <class 'type'>"):  # a class, and no instance
+        RelevanceDisplay.from_relevance(maps[:1], lat=LAT, lon=LON, projection=type)
 
 
 # Groups of samples, estimators and rules

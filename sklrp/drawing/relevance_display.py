@@ -480,7 +480,7 @@ class RelevanceDisplay:
                 "projection makes axes for fields in degrees: pass lat and lon or fields of "
                 "xarray, and no ax."
             )
-        if isinstance(projection, str):
+        if isinstance(projection, str | type):
             raise ValueError(
                 f"projection must be one of cartopy's, such as cartopy.crs.Robinson(180), got "
                 f"{projection!r}. Without cartopy leave it out: maps have degrees all the same."
