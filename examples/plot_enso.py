@@ -53,7 +53,7 @@ print(f"{n_lat} x {n_lon} cells, {sst.land_mask.sum()} of them land")
 # With ``ridge="auto"`` it has a penalty, which generalised cross-validation chooses on the
 # training fold alone; the same network without one is among the models.
 #
-# Cross-validation is repeated five times, with other folds and another seed of the networks. Each
+# Cross-validation is repeated three times, with other folds and another seed of the networks. Each
 # network explains the test winters of its fold, which it has not seen, under the epsilon rule; the
 # CNN also under its default, which has z-plus on the convolutions, and the ESN under z-plus, the
 # rule that was published for such networks. A map is kept where the prediction is right, and
@@ -86,7 +86,7 @@ views = [
     ("ESN", "epsilon"),
     ("ESN", "z_plus"),
 ]
-seeds = range(5)
+seeds = range(3)
 maps = {(view, seed, c): [] for view in views for seed in seeds for c in classes}
 tests = {view: [] for view in views}
 
@@ -188,14 +188,14 @@ for view in [("anomaly",), *views]:
 # in the box as a map that knows nothing, but they differ. The MLP's is the most speckled. The LSTM
 # and the ESN, which take a column at a time, have maps in stripes: along the sweep their cells are
 # as alike as those of the anomalies, across it much less. The CNN's share depends on the seed the
-# most, and for El Niño it can fall below the box's own. The ESN's maps change least: its readout
+# most, and doubles from one to another. The ESN's maps change least: its readout
 # has one best solution, and only the folds and the reservoir are others.
 #
 # Under z-plus the ESN is as accurate, as it is the same network. But its map is an artifact: the
 # box gets hardly more than its share, and a readout drawn at random has nearly the same map. This
 # map is smooth, and on average it agrees between seeds at least as well as the MLP's. So neither
 # is a proof; the null model tells. All other maps have, on average, an absolute cosine of at most
-# 0.23 with those of networks that have learned nothing.
+# 0.21 with those of networks that have learned nothing.
 
 # %%
 # Mean map of each class
@@ -205,7 +205,7 @@ for view in [("anomaly",), *views]:
 # with networks that have learned nothing. The CNN's default is left out, as its maps are much like
 # those under epsilon.
 #
-# All maps under epsilon find the tropical Pacific, though the CNN's of El Niño is strongest in the
+# All maps under epsilon find the tropical Pacific, though the CNN's of El Niño is as strong in the
 # North Pacific. What differs between them comes from the architecture, the rule or the seed, and a
 # map by itself does not say from which: only what survives a change of all three, and a null
 # model, is worth a physical reading.
@@ -235,7 +235,7 @@ for (row, column), ax in np.ndenumerate(display.axes_):
     ax.set_title(f"{display.panels[column][row].view}: {classes[row]}", fontsize="medium")
 for bar, label in zip(display.colorbars_, labels, strict=True):
     bar.set_label(label)
-fig.suptitle("November to March: what speaks for El Niño and La Niña, mean of five seeds")
+fig.suptitle("November to March: what speaks for El Niño and La Niña, mean of three seeds")
 fig.savefig("enso_relevance.png", dpi=110)
 print(f"\nwrote {Path('enso_relevance.png').resolve()}")
 plt.show()

@@ -160,6 +160,7 @@ RelevanceDisplay.from_relevance(
     labels=np.unique(y),
     unit="% of the map",
     outline=box_mask(patterns, **box),
+    land=~ocean,
     ax=axes[:2],
 )
 for ax, c in zip(axes, np.unique(y), strict=False):
