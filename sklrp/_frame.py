@@ -260,6 +260,32 @@ class Frame:  # numpydoc ignore=PR02
             f"{_or_of_each(self.entering)}{cells}."
         )
 
+    def take_regions(self, regions: Any) -> NDArray:
+        """Return labels of a field's cells in the shape of what enters the network.
+
+        Parameters
+        ----------
+        regions : DataArray or array-like
+            A label for each cell of a field, of all channels, or for each value of a sample. A
+            DataArray is put in place by its coordinates.
+
+        Returns
+        -------
+        ndarray
+            The labels; those of another shape as they are.
+
+        Raises
+        ------
+        ValueError
+            If a DataArray has other latitudes or longitudes.
+        """
+        if hasattr(regions, "dims"):
+            regions = self.in_order(regions, "regions")
+        found = as_plain_array(regions, "regions")
+        if found.shape == self.entering or not self.is_field:
+            return found
+        return self._take_cells(found, 0) if found.shape in (self.cells, self.laid) else found
+
     def take_field(self, mask: Any, name: str) -> NDArray[np.bool_]:
         """Return a mask of a field's cells as it is drawn.
 
@@ -345,8 +371,8 @@ class Frame:  # numpydoc ignore=PR02
             values = values[..., rows[:, np.newaxis], columns]
         return values.swapaxes(-1, -2) if self.turned else values
 
-    def _take_cells(self, mask: NDArray[np.bool_], n_lead: int) -> NDArray[np.bool_]:
-        """Return a mask of cells, or of cells and channels, as one of what enters the network."""
+    def _take_cells(self, mask: NDArray, n_lead: int) -> NDArray:
+        """Return what cells, or cells and channels, have in the shape of what enters."""
         lead = mask.shape[:n_lead]
         if mask.shape[n_lead:] != self.laid and self.channel_axis is not None:
             mask = np.expand_dims(mask, n_lead + self.channel_axis)

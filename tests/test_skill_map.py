@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from scipy import ndimage
 from scipy.stats import beta, norm
 from sklearn.compose import make_column_transformer
@@ -31,6 +32,7 @@ from sklrp._streams import Streams
 from sklrp.datasets import make_lorenz96, make_squares, make_suppressor, make_xor
 from sklrp.diagnostics import diagnose, skill_map
 from sklrp.diagnostics.skill_map import neighbours_of
+from sklrp.geo import GridVectorizer
 from sklrp.skill import decompose_skill
 from sklrp.skill.clusters import ClusterTest, Neighbours
 from sklrp.skill.contributions import expected_gradients, occluded
@@ -545,6 +547,31 @@ def field():
     X = rng.normal(size=(120, 8))
     y = (X @ weight.T + rng.normal(size=(120, 6))).reshape(120, 2, 3)
     return _Field(weight, (2, 3)), X, y, weight
+
+
+def test_regions_of_a_grid_are_put_in_place():
+    """Behind steps that leave land out, in any order, and for all variables."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(90, 4, 5))
+    values[:, 0, :2] = np.nan
+    places = {"lat": [0.0, 5.0, 10.0, 15.0], "lon": np.arange(5.0)}
+    field = xr.DataArray(values, places, ("time", "lat", "lon"))
+    labels = np.array(["n", "s"] * 10).reshape(4, 5)
+    basins = xr.DataArray(labels, places, ("lat", "lon"))
+    y = np.where(field[:, 2].mean("lon") > 0, "up", "down")
+    network = MLPClassifier((4,), max_epochs=10, random_state=0)
+    for data in (field, xr.Dataset({"a": field, "b": 2 * field})):
+        model = make_pipeline(GridVectorizer(), network).fit(data.isel(time=slice(60)), y[:60])
+        n_variables = len(data) if isinstance(data, xr.Dataset) else 1
+        own = np.tile(basins.values[np.isfinite(values[0])], n_variables)
+        for regions in (basins, basins[::-1, ::-1].T, basins.values):
+            found = skill_map(
+                model, data.isel(time=slice(60, None)), y[60:], regions=regions,
+                n_permutations=19, alpha=0.1, random_state=0,
+            )  # fmt: skip
+            assert found.regions["name"].tolist() == ["n", "s"]
+            sums = [found.skill[own == name].sum() for name in "ns"]
+            np.testing.assert_allclose(found.regions["skill"], sums, rtol=1e-6)
 
 
 def test_a_field_is_explained_together_by_leading_patterns(field):

@@ -117,9 +117,10 @@ def skill_map(
         many samples a cell of a thousandth of the skill can be significant. ``"auto"`` is a
         twentieth of the largest cell's, and at least a tenth of the even share, 1 over the number
         of cells.
-    regions : array-like of the shape of a sample or None, default=None
+    regions : array-like or DataArray of the shape of a sample or None, default=None
         Labels of regions, whose skills are tested as well, beside those of cells. Cells whose
-        label is missing, None or NaN, are in no region.
+        label is missing, None or NaN, are in no region. Of fields, labels of the grid's cells will
+        do, whatever the pipeline makes of them; a DataArray is put in place by its coordinates.
     target : None, label, int, tuple, array-like, str or callable, default=None
         What of the outputs is explained. Of classes: one against the others. Of values: the
         number of an output, its indices in the output's shape, a mask of that shape (the sum
@@ -199,6 +200,7 @@ def skill_map(
     kept = Kept(memory, lambda: {**asked, "X_train": _entering_if_any(unwrapped, X_train)})
     streams = kept.streams(random_state)
     frame = frame_of(unwrapped, X, entering, grid=grid)
+    regions = None if regions is None else frame.take_regions(regions)
     unwrapped, y, target = _apply_target(unwrapped, X, entering, y, to_host(target))
     found = decompose_skill(
         unwrapped,
