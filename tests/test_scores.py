@@ -13,6 +13,7 @@ from torch import nn
 import sklrp
 from sklrp.propagation import register
 from sklrp.propagation.defence import Defence
+from sklrp.propagation.planning import Plan
 from sklrp.propagation.registry import HANDLERS
 from tests.helpers.parameters import randomised
 
@@ -89,11 +90,43 @@ def test_another_score_is_refused_by_the_layer(handle, by_hand, dtype, n_samples
 
 @both_ways
 @pytest.mark.parametrize("handler", [lost, made])
-def test_relevance_that_is_lost_or_made_is_refused_by_the_layer(handle, by_hand, handler):
+@pytest.mark.parametrize("n_samples", [1, 5, 40])  # watched on their own way back, or before
+def test_relevance_that_is_lost_or_made_is_refused_by_the_layer(
+    handle, by_hand, handler, n_samples
+):
     handle(handler)
     layer = "net.2" if by_hand else "2"
     with pytest.raises(TypeError, match=rf"'{re.escape(layer)}' \(Odd\).*`kept`"):
-        sklrp.explain(build(by_hand), draw(5), rule="epsilon")
+        sklrp.explain(build(by_hand), draw(n_samples), rule="epsilon")
+
+
+@both_ways
+def test_where_no_relevance_starts_none_is_lost_in_silence(handle, by_hand):
+    handle(lost)
+    model = build(by_hand)
+    last = model.net[3] if by_hand else model[3]
+    with torch.no_grad():
+        last.weight[0], last.bias[:] = 0.0, torch.tensor([0.0, 1e3])
+    with pytest.raises(TypeError, match=r"\(Odd\).*`kept`"):
+        sklrp.explain(model, draw(5), target=0, rule="epsilon")
+
+
+@pytest.mark.parametrize(("n_samples", "n_runs"), [(4, 1), (40, 2)])
+def test_few_samples_are_run_once_behind_the_probes(n_samples, n_runs, monkeypatch):
+    found = []
+    run = Plan.run
+
+    def note(self, inputs, *args, **kwargs):
+        found.append(len(inputs[0].x))
+        return run(self, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(Plan, "run", note)
+    model = build(True)
+    del model.net[2]
+    alone = sklrp.explain(model, draw(n_samples), rule="epsilon")
+    assert found == [2, n_samples][-n_runs:]
+    together = sklrp.explain(model, draw(80), rule="epsilon")
+    np.testing.assert_allclose(alone, together[:n_samples], rtol=1e-9, atol=1e-12)
 
 
 @both_ways

@@ -10,6 +10,7 @@ from torch import nn
 import sklrp
 from sklrp.modules import StatePooling
 from sklrp.propagation.handlers.pooling import _is_tiled, _pool_tiles
+from sklrp.rules import Signal
 from tests.helpers.comparing import assert_close
 
 RULES = ("zero", "epsilon", "gamma", "alpha_beta", "z_plus", "w_square", "flat", "auto")
@@ -165,17 +166,34 @@ def test_one_by_one_equals_in_a_batch(kind, rule):
         assert (np.abs(alone - together) / size).max() < 2e-3
 
 
+@pytest.mark.parametrize("n_targets", [1, 2])
+@pytest.mark.parametrize("shape", [(11, 13), (6, 10)])  # with rows left over, and without
 @pytest.mark.parametrize("kernel", [2, (3, 2), 5])
-def test_windows_side_by_side_share_as_any_windows(kernel):
+def test_windows_side_by_side_share_as_any_windows(kernel, shape, n_targets):
     rng = np.random.default_rng(0)
-    x = torch.tensor(rng.integers(1, 4, (3, 4, 11, 13)).astype(float))
-    layer = nn.MaxPool2d(kernel)
-    relevance = torch.tensor(rng.normal(size=(2, *layer(x).shape)))
-    out, pull = _pool_tiles(layer, x.contiguous(memory_format=torch.channels_last))
-    assert_close(out.numpy(), layer(x).numpy())
-    for target in range(2):
-        by_hand = _share_by_hand(layer, x, relevance[target])
-        assert_close(pull(relevance)[target].numpy(), by_hand)
+    for low in (-2, 1):  # signed values, and positive ones
+        x = torch.tensor(rng.integers(low, 4, (3, 4, *shape)).astype(float))
+        layer = nn.MaxPool2d(kernel)
+        relevance = torch.tensor(rng.normal(size=(n_targets, *layer(x).shape)))
+        last = x.contiguous(memory_format=torch.channels_last)
+        out, pull = _pool_tiles(layer, Signal(last, nonnegative=low > 0))
+        assert_close(out.numpy(), layer(x).numpy())
+        for target in range(n_targets):
+            by_hand = _share_by_hand(layer, x, relevance[target])
+            assert_close(pull(relevance)[target].numpy(), by_hand)
+        assert torch.equal(last, x)
+
+
+def test_the_largest_value_may_lie_beside_all_windows():
+    # What rounds alike is told by the largest value of the sample, wherever that is.
+    x = torch.ones(1, 1, 5, 5)
+    x[0, 0, 0, 0] -= 1e-4
+    layer, relevance = nn.MaxPool2d(2), torch.ones(1, 1, 1, 2, 2)
+    last = x.repeat(1, 4, 1, 1).contiguous(memory_format=torch.channels_last)
+    for corner, equal in ((1.0, False), (1e4, True)):
+        last[..., 4, 4] = corner
+        _, pull = _pool_tiles(layer, Signal(last, nonnegative=True))
+        assert (pull(relevance.expand(1, 1, 4, 2, 2))[..., 0, 0].max() > 0) == equal
 
 
 def test_channels_last_are_pooled_side_by_side():

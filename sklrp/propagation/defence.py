@@ -49,11 +49,14 @@ class Defence:
         How it takes its inputs.
     check : {"auto", True, False}
         Whether every chunk is compared as a whole; see :func:`sklrp.explain`.
+    at_once : bool, default=False
+        Whether there is one chunk, so small that it is itself what is checked.
     """
 
     plan: Plan
     intake: Intake
     check: bool | str
+    at_once: bool = False
 
     @property
     def needs_probe(self) -> bool:
@@ -64,7 +67,7 @@ class Defence:
         """Return which samples of a chunk are compared."""
         if self.check is True or (self.check == "auto" and self.plan.varies):
             return range(n_samples)
-        first = is_first and not self.needs_probe
+        first = is_first and (self.at_once or not self.needs_probe)
         if first or (self.check == "auto" and n_samples >= _MANY):
             return (0,) if n_samples == 1 else (0, n_samples - 1)
         return _NONE

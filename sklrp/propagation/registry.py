@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sklrp._checks import say_layer, suggest
-from sklrp._torch import CONV_FORWARD, get_global_hooks, get_hooks
+from sklrp._torch import CONV_FORWARD, get_global_hooks, get_hooks, get_tensors
 from sklrp.propagation.tape import Handler
 
 Weights = Callable[[Any], tuple[Tensor | None, Tensor | None]]
@@ -71,6 +71,10 @@ def find_head(layer: Any) -> str | None:
     return next((name for kind, name in HEADS.items() if isinstance(layer, kind)), None)
 
 
+# The methods that a layer's computation is in.
+_CALLED = ("__call__", "forward", CONV_FORWARD)
+
+
 def find_entry(layer: nn.Module) -> Entry | None:
     """Return what is registered for a layer, None if nothing is that it runs as."""
     for layer_type in type(layer).__mro__:
@@ -81,10 +85,11 @@ def find_entry(layer: nn.Module) -> Entry | None:
 
 def runs_as(layer: nn.Module, layer_type: type[nn.Module]) -> bool:
     """Return whether a layer computes what ``layer_type`` does: nothing of it is overridden."""
-    return all(
-        name not in vars(layer)
-        and getattr(type(layer), name, None) is getattr(layer_type, name, None)
-        for name in ("__call__", "forward", CONV_FORWARD)
+    own = vars(layer)
+    if any(name in own for name in _CALLED):
+        return False
+    return type(layer) is layer_type or all(
+        getattr(type(layer), name, None) is getattr(layer_type, name, None) for name in _CALLED
     )
 
 
@@ -95,12 +100,10 @@ def is_plain_sequence(module: nn.Module) -> bool:
 
 def check_hooks(module: nn.Module, path: str) -> None:
     """Refuse a module with forward hooks, and one that has no weights yet."""
-    place = f"{say_layer(path, start=True)} ({type(module).__name__})"
-    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    if any(map(is_lazy, own)):
+    if any(map(is_lazy, get_tensors(module))):
         raise ValueError(
-            f"{place} is lazy and has no weights yet; run the network once on a few samples, and "
-            "train it."
+            f"{_place(module, path)} is lazy and has no weights yet; run the network once on a "
+            "few samples, and train it."
         )
     everywhere = get_global_hooks()
     if everywhere:
@@ -113,11 +116,16 @@ def check_hooks(module: nn.Module, path: str) -> None:
     hooks = get_hooks(module)
     if hooks:
         raise TypeError(
-            f"{place} has forward hooks, {_tell(hooks)}, which relevance would not see; remove "
-            "them before explaining: a logger's by its handle.remove() (or unwatch), those of "
-            "pruning and of old-style weight or spectral normalisation by torch's prune.remove, "
-            "remove_weight_norm and remove_spectral_norm."
+            f"{_place(module, path)} has forward hooks, {_tell(hooks)}, which relevance would not "
+            "see; remove them before explaining: a logger's by its handle.remove() (or unwatch), "
+            "those of pruning and of old-style weight or spectral normalisation by torch's "
+            "prune.remove, remove_weight_norm and remove_spectral_norm."
         )
+
+
+def _place(module: nn.Module, path: str) -> str:
+    """Return where a module is, and its type."""
+    return f"{say_layer(path, start=True)} ({type(module).__name__})"
 
 
 def _tell(hooks: Sequence[Any]) -> str:

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,12 +43,15 @@ from sklrp.propagation.references import check_reference, find_at_target, read_r
 from sklrp.propagation.results import DetailArrays, Layout, Results
 from sklrp.propagation.sizes import find_sizes
 from sklrp.propagation.start import Start, start
-from sklrp.propagation.tape import Layer
+from sklrp.propagation.tape import Layer, Tape
 from sklrp.propagation.targets import Function, Target, WeightedSum, decode_target
 from sklrp.rules import Signal, ZBox
 
 # The largest activation of a chunk stays within the caches of a CPU, and far below a GPU's memory.
 _CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+
+# So few maps are checked when they are explained: other runs beforehand would take longer.
+_FEW_MAPS = 16
 
 # Products of single states, of which a recurrence over many steps consists, are slow for fewer.
 _RECURRENT_ROWS = 8
@@ -141,10 +144,12 @@ def explain_network(
             batch_size = min(batch_size, -(-inputs.n_samples // jobs))
         spans = _split_evenly(inputs.n_samples, int(batch_size))
         defence = Defence(plan, intake, check)
+        few = len(spans) == jobs == 1 and inputs.n_samples * n_targets <= _FEW_MAPS
+        defence = replace(defence, at_once=few and defence.needs_probe)
         call = PreparedCall(
             plan, intake, bool(contrast), return_details, defence, n_outputs, named
         )
-        if defence.needs_probe:
+        if defence.needs_probe and not few:
             call.check(inputs.take([0, -1] if inputs.n_samples > 1 else [0, 0]))
         axis = (n_targets,) if every else ()
         results = Results(inputs, axis, intake.dtype, layout, out)
@@ -393,7 +398,7 @@ class PreparedCall:
         begun = start(tape.scores, target, self.contrast)
         values = find_values(self.layers, tape) if self.layers else []
         listener = Listener(values, *begun.relevance.shape[:2])
-        balance = Balance(len(tape.scores)) if self.defence.check is True else None
+        balance = self._begin_balance(tape, chunk, begun)
         notes = [listener.note] * bool(self.layers) + ([] if balance is None else [balance.note])
         arrived, layers = tape.pull(begun.relevance, self.details or balance is not None, notes)
         if balance is not None:
@@ -402,6 +407,18 @@ class PreparedCall:
         if not self.details:
             return passed, None
         return passed, {**_to_arrays(begun, layers), "outputs": listener.arrays()}
+
+    def _begin_balance(self, tape: Tape, chunk: Sequence[Any], begun: Start) -> Balance | None:
+        """Return what watches the way back, unless few samples were watched beforehand."""
+        if self.defence.at_once:
+            if not bool(begun.relevance.abs().sum((0, 2)).all()):
+                # Where no relevance starts none can be lost: the largest scores tell.
+                self.check([array[[0, -1]] for array in chunk])
+            elif self.plan.network is not None:
+                self.defence.check_samples(tape, chunk)
+        elif self.defence.check is not True:
+            return None
+        return Balance(len(tape.scores))
 
     def _check_size(self, scores: Tensor) -> None:
         """Refuse outputs whose number depends on the batch: an index would mean another one."""

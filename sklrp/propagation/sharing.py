@@ -82,9 +82,14 @@ def affine(
             f"Layer {step.name!r} has no weights that are known: "
             f"register({type(step.layer).__name__}, weights=...)."
         )
-    weight = step.map_weight("layout", fast.lay_out, step.weight)
+    weight = step.weight
+    if step.rule is not None:
+        weight = step.map_weight("layout", fast.lay_out, weight)
     operand = Operand(boxed(step, signal), weight, forward, adjoint)
     z = forward(signal.x, weight, step.bias)
+    if step.rule is None and n_spatial == 2:
+        # While a network is probed there are few samples, and many weights to lay out for them.
+        z = fast.lay_out(z)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
         splits = prepare(step, "", [operand], step.bias, z, n_spatial)

@@ -9,6 +9,8 @@ share.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,9 @@ def size_of_samples(x: Tensor, axis: int = 0) -> Tensor:
     return size.amax(rest, keepdim=True) if rest else size
 
 
-def weigh_largest(values: Tensor, largest: Tensor, size: Tensor) -> Tensor:
+def weigh_largest(
+    values: Tensor, largest: Tensor, size: Tensor, spread: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Return the weights at which values share what the largest among them stands for.
 
     Parameters
@@ -37,6 +41,9 @@ def weigh_largest(values: Tensor, largest: Tensor, size: Tensor) -> Tensor:
     size : Tensor, broadcastable to largest
         The largest absolute value of each value's sample, as `size_of_samples` gives it. Where it
         is infinite, equal values alone share.
+    spread : callable or None, default=None
+        What makes a new tensor of the shape of `values` of one like `largest`, where the two do
+        not broadcast.
 
     Returns
     -------
@@ -46,11 +53,17 @@ def weigh_largest(values: Tensor, largest: Tensor, size: Tensor) -> Tensor:
     finfo = torch.finfo(values.dtype)
     rounding = (size * finfo.eps).clamp(min=finfo.tiny)
     smaller = largest - rounding * _SMALLER
-    weights = (values - smaller).mul_(1 / (rounding * (_SMALLER - _EQUAL))).clamp_(0, 1)
+    if spread is None:
+        weights = values - smaller
+    else:
+        weights = spread(smaller)
+        torch.sub(values, weights, out=weights)
+    weights.mul_(1 / (rounding * (_SMALLER - _EQUAL))).clamp_(0, 1)
     finite = size.isfinite()
     if bool(finite.all()):
         return weights
-    return torch.where(finite, weights, (values == largest).to(weights))
+    equal = values == (largest if spread is None else spread(largest))
+    return torch.where(finite, weights, equal.to(weights))
 
 
 def share_among_equals(relevance: Tensor, x: Tensor, dim: int, axis: int) -> Tensor:

@@ -49,7 +49,7 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Any, Pull]:
     layer: Any = copy.copy(step.layer)
     layer.return_indices = False
     x = signal.x
-    out, pull_values = (_pool_tiles if _is_tiled(layer, x) else _pool_windows)(layer, x)
+    out, pull_values = (_pool_tiles if _is_tiled(layer, x) else _pool_windows)(layer, signal)
 
     def pull(relevance: Any, kept: Kept | None) -> Tensor:
         if isinstance(relevance, tuple):
@@ -65,8 +65,9 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Any, Pull]:
     return (largest, Signal(indices, True, gate=True, mask=True)), pull
 
 
-def _pool_windows(layer: Any, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def _pool_windows(layer: Any, signal: Signal) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return the largest of any windows, and what pulls their relevance back."""
+    x = signal.x
     like = layer.forward(x.to("meta"))  # the shape, and the order of the axes in memory
     places = _places(layer, x, like)
     out = torch.full_like(like, -math.inf, device=x.device)
@@ -102,21 +103,30 @@ def _is_tiled(layer: Any, x: Tensor) -> bool:
     return alone and x.is_contiguous(memory_format=torch.channels_last)
 
 
-def _pool_tiles(layer: Any, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def _pool_tiles(layer: Any, signal: Signal) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return the largest of windows that share no value, and what pulls their relevance back."""
+    x, nonnegative = signal.x, signal.nonnegative
     out: Tensor = layer.forward(x)
     kernel = _options(layer, 2)[0]
     height, width = (m * k for m, k in zip(out.shape[2:], kernel, strict=True))
 
     def spread(values: Tensor) -> Tensor:
         """Give each value of a window that of the window."""
-        return F.interpolate(values, size=(height, width), mode="nearest-exact")
+        spread = F.interpolate(values, size=(height, width), mode="nearest-exact")
+        # A view of one window may repeat: what is written into must not.
+        return spread.contiguous(memory_format=torch.channels_last)
 
     def pull(relevance: Tensor) -> Tensor:
-        weights = weigh_largest(x[..., :height, :width], spread(out), size_of_samples(x))
+        # Nowhere negative values, all of which lie in windows, are no larger than the largest.
+        size = size_of_samples(out if nonnegative and x.shape[2:] == (height, width) else x)
+        weights = weigh_largest(x[..., :height, :width], out, size, spread)
         total = F.avg_pool2d(weights, kernel, divisor_override=1)
-        share = spread((relevance / total).flatten(0, 1))
-        back = share.unflatten(0, relevance.shape[:2]) * weights  # a view of one window may repeat
+        share = spread((relevance / total).flatten(0, 1)).unflatten(0, relevance.shape[:2])
+        if len(relevance) > 1:
+            back = share * weights
+        else:  # nothing else needs the weights
+            back = weights[None]
+            torch.mul(share, back, out=back)
         rows, columns = x.shape[2] - height, x.shape[3] - width  # what the windows leave over
         if rows or columns:  # of more axes than four, F.pad would put channels first
             back = F.pad(back.flatten(0, 1), (0, columns, 0, rows)).unflatten(0, back.shape[:2])

@@ -31,7 +31,8 @@ _SHARED = (
 # What most attributes are, told by type alone: a twin is made for every chunk.
 _ATOMS = frozenset([*_SHARED, nn.Parameter])
 # What nearly all others are, told before what takes longer to tell.
-_CONTAINERS = frozenset([dict, OrderedDict, tuple, list, set])
+_DICTS = frozenset([dict, OrderedDict])
+_CONTAINERS = frozenset([*_DICTS, tuple, list, set])
 # Their shallow copies would share the state that drawing a number moves on.
 _RANDOM = (np.random.Generator, np.random.RandomState, random.Random)
 
@@ -57,10 +58,17 @@ class StateCopies:
 
     def of_all(self, held: dict[str, Any], path: str) -> dict[str, Any]:
         """Return the copies of attributes by name, of which most are what they are."""
-        return {
-            name: value if type(value) in _ATOMS else self.of(value, f"{path}.{name}".lstrip("."))
-            for name, value in held.items()
-        }
+        before, done, made = f"{path}." if path else "", self._done, {}
+        for name, value in held.items():
+            kind = type(value)
+            if kind in _ATOMS:
+                made[name] = value
+            elif kind not in _DICTS or value or id(value) in done:
+                made[name] = self.of(value, before + name)
+            else:  # as nearly all dicts of hooks are
+                made[name] = kind()
+                done[id(value)] = value, made[name]
+        return made
 
     def of(self, value: Any, path: str) -> Any:
         """Return the copy of an attribute, the same one wherever the attribute is met again."""
@@ -68,11 +76,13 @@ class StateCopies:
             return value
         if id(value) in self._done:
             return self._done[id(value)][1]
-        if type(value) in _CONTAINERS:
-            if not value:  # as nearly all dicts of hooks are
-                empty = type(value)()
-                self._done[id(value)] = value, empty
-                return empty
+        kind = type(value)
+        if kind in _CONTAINERS:
+            if _ATOMS.issuperset(map(type, value.values() if kind in _DICTS else value)):
+                # As those of parameters are.
+                copied = value if kind is tuple else value.copy()
+                self._done[id(value)] = value, copied
+                return copied
         else:
             if isinstance(value, weakref.ProxyTypes):  # such as a child's, of its parent
                 return weakref.proxy(self.of(value.__dir__.__self__, path))

@@ -23,7 +23,12 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 from sklrp._outputs import pick_output
-from sklrp._torch import DisableTorchFunction, is_autocast_on, overrides_functions
+from sklrp._torch import (
+    DisableTorchFunction,
+    get_tensors,
+    is_autocast_on,
+    overrides_functions,
+)
 from sklrp.propagation.handlers.operands import tell_positions
 from sklrp.propagation.nested import find_all, swap_signals
 from sklrp.propagation.recording.aliases import Layout
@@ -53,9 +58,12 @@ from sklrp.propagation.recording.rewritten import find_rewritten
 from sklrp.propagation.recording.tape_writer import MakeStep, Operation, TapeWriter
 from sklrp.propagation.recording.tensors import storage_of
 from sklrp.propagation.recording.twin import make_twin, release_twin
-from sklrp.propagation.registry import FLOATING, PASSING, find_entry
+from sklrp.propagation.registry import FLOATING, PASSING, Entry, find_entry
 from sklrp.propagation.tape import Call, Step, Tape
 from sklrp.rules import Signal
+
+# Layers that a probe runs once, by their handlers: a second run would take the longest.
+_COSTLY = frozenset([nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d])
 
 
 class Recorder(TorchFunctionMode):
@@ -136,9 +144,10 @@ class Recorder(TorchFunctionMode):
         """Return whether a tensor among nested values depends on the network's input."""
         if self.runs_own:
             return False
+        tensors = find_all(Tensor, values)
         with DisableTorchFunction():
-            self._follow_changes("forward", find_all(Tensor, values))
-        return self.writer.nodes.depend(values)
+            self._follow_changes("forward", tensors)
+        return bool(self.writer.nodes.of(tensors))
 
     def layer(
         self, path: str, layer: nn.Module, args: Any, kwargs: dict[str, Any],
@@ -151,13 +160,14 @@ class Recorder(TorchFunctionMode):
         if kwargs:  # handlers take the arguments by position
             bound = inspect.signature(type(layer).forward).bind(layer, *args, **kwargs)
             args = bound.args[1:]
-        if _is_autocast_on(find_all(Tensor, args)):
+        given = find_all(Tensor, args)
+        if _is_autocast_on(given):
             raise self.refusals.unsupported(path, AUTOCAST)
-        tensors = [*find_all(Tensor, args), *layer.parameters(recurse=False)]
+        tensors = [*given, *get_tensors(layer)]
         if any(t.is_complex() for t in tensors) and entry.handler not in PASSING:
             raise self.refusals.unsupported(path, COMPLEX_NUMBERS)
         packed = args[0] if args and isinstance(args[0], PackedSequence) else None
-        operation = Operation(path, layer, entry._replace(kind=self._kind_of(entry.kind)))
+        operation = Operation(path, layer, self._entry_of(entry))
         if packed is not None:
             out = self.writer.apply(operation, (packed.data, *args[1:]))
             return pack_again(packed, out, self.writer)
@@ -169,14 +179,16 @@ class Recorder(TorchFunctionMode):
             finally:
                 self.runs_own = False
 
+        if self.writer.is_probing and _makes_anew(layer, given):
+            return self.writer.apply(operation, args)
         if not getattr(layer, "inplace", False):
             return self.writer.apply(operation, args, own=run_own)
         return self._change(args[0], lambda: self.writer.apply(operation, args, own=run_own))
 
-    def _kind_of(self, kind: str | None) -> str | None:
-        """Return the kind of a layer with weights: its own, or what the calling module says."""
+    def _entry_of(self, entry: Entry) -> Entry:
+        """Return a layer's entry, of another kind if the calling module says of which."""
         said: str | None = getattr(self.refusals.running, "kind_of_layers", None)
-        return kind if kind is None or said is None else said
+        return entry if entry.kind is None or said is None else entry._replace(kind=said)
 
     def watch(self, path: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the forward of a module, and note what it returns."""
@@ -394,6 +406,11 @@ class Recorder(TorchFunctionMode):
             writer.memory.move(target, out)
         writer.change(target, node)
         return target
+
+
+def _makes_anew(layer: Any, given: Sequence[Tensor]) -> bool:
+    """Return whether a layer is known to return new memory, in order: a copy stands for it."""
+    return type(layer) in _COSTLY and all(t.is_contiguous() for t in (*given, layer.weight))
 
 
 class Case(NamedTuple):

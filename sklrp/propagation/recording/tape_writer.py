@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -95,8 +96,6 @@ class TapeWriter:
         The tensors that depend on the input.
     memory : Memory
         What is known of the memory of tensors.
-    owners : dict
-        The storages of the network's parameters mapped to their names.
     buffers : Buffers
         While exact, what the tape knows of memory that several tensors share.
     needs_exact : bool
@@ -125,17 +124,27 @@ class TapeWriter:
         self.call = call or run_handler
         self.nodes = Nodes()
         self.memory = Memory()
-        self._registered = {storage_of(b) for b in network.buffers()}
         self.exact, self.needs_exact = exact, False
         self.buffers = Buffers()
         self._returned: set[int] = set()  # tensors that functions returned as they were
-        self.owners = {storage_of(p): name for name, p in network.named_parameters()}
+        self._network = network
         self.constants: list[tuple[str, Tensor]] = []
         self.unknown: list[str] = []
+        self._numbers: dict[Any, Tensor] = {}  # the sample of each value, by shape and axis
         self._records: list[Record] = []
         self._starts: list[int] = []
         self._before_heads: dict[int, Node] = {}
         self._calls: dict[str, list[list[Returned]]] = {}
+
+    @cached_property
+    def owners(self) -> dict[int, str]:
+        """The storages of the network's parameters mapped to their names."""
+        return {storage_of(p): name for name, p in self._network.named_parameters()}
+
+    @cached_property
+    def _registered(self) -> set[int]:
+        """The storages of the network's buffers."""
+        return {storage_of(b) for b in self._network.buffers()}
 
     @property
     def probe_note(self) -> str:
@@ -377,7 +386,8 @@ class TapeWriter:
         name, layer, entry, _ = operation
         if isinstance(layer, nn.Linear) and signal.axis == signal.x.dim() - 1:
             raise self.refusals.unsupported(name, "it acts along the axis of the samples")
-        signal = replace(signal, samples=None)
+        if signal.samples is not None:
+            signal = replace(signal, samples=None)
         if signal.axis and not entry.any_axis and entry.kind != "recurrent":
             raise self.refusals.unsupported(
                 name, "the samples are not on the first axis; permute its input"
@@ -476,11 +486,12 @@ class TapeWriter:
         own: Tensor | None,
     ) -> tuple[Tensor, Node]:  # fmt: skip
         """Return the network's own tensor of an output, and its node."""
-        out = replace(signal, axis=axis)
-        if is_layer:
-            out = move_axis(out, 0, axis)
-        if self.is_probing and (is_layer or out.samples is not None):
-            out = replace(out, samples=self._number(name, out.x, axis))
+        out = move_axis(signal, 0, axis) if is_layer else signal
+        samples = out.samples
+        if self.is_probing and (is_layer or samples is not None):
+            samples = self._number(name, out.x, axis)
+        if out.axis is not axis or out.samples is not samples:
+            out = replace(out, axis=axis, samples=samples)
         rows = out.x.shape[axis] if out.x.dim() else 1
         if rows % self.n_samples or not rows:  # h[:5] says so for more than five samples alone
             raise self.refusals.unsupported(
@@ -489,7 +500,8 @@ class TapeWriter:
         if own is not None and self.nodes.get(own) is not None:
             self._returned.add(id(own))
         if own is None:
-            own = out.x.detach().clone() if self.exact else out.x.detach()
+            own = out.x.detach()
+            own = own.clone(memory_format=torch.contiguous_format) if self.exact else own
         node = self.nodes.add(own, out, active)
         if self.exact:
             self.buffers.join(own, node)
@@ -512,10 +524,13 @@ class TapeWriter:
 
     def _number(self, name: str, x: Tensor, axis: int) -> Tensor:
         """Return the sample of each value, of which the axis of the samples must hold as many."""
-        samples = number_samples(x, axis, self.n_samples)
-        if samples is None:
-            raise self.refusals.unsupported(name, "its output has no axis of the samples")
-        return samples
+        key = x.shape, axis, count_runs(axis), x.device
+        if key not in self._numbers:
+            samples = number_samples(x, axis, self.n_samples)
+            if samples is None:
+                raise self.refusals.unsupported(name, "its output has no axis of the samples")
+            self._numbers[key] = samples
+        return self._numbers[key]
 
 
 def _tensors_in(value: Any) -> list[Tensor]:
