@@ -102,8 +102,8 @@ def check_hooks(module: nn.Module, path: str) -> None:
     """Refuse a module with forward hooks, and one that has no weights yet."""
     if any(map(is_lazy, get_tensors(module))):
         raise ValueError(
-            f"{_place(module, path)} is lazy and has no weights yet; run the network once on a "
-            "few samples, and train it."
+            f"{_say_module(module, path)} is lazy and has no weights yet; run the network once "
+            "on a few samples, and train it."
         )
     everywhere = get_global_hooks()
     if everywhere:
@@ -116,14 +116,14 @@ def check_hooks(module: nn.Module, path: str) -> None:
     hooks = get_hooks(module)
     if hooks:
         raise TypeError(
-            f"{_place(module, path)} has forward hooks, {_tell(hooks)}, which relevance would not "
-            "see; remove them before explaining: a logger's by its handle.remove() (or unwatch), "
-            "those of pruning and of old-style weight or spectral normalisation by torch's "
-            "prune.remove, remove_weight_norm and remove_spectral_norm."
+            f"{_say_module(module, path)} has forward hooks, {_tell(hooks)}, which relevance "
+            "would not see; remove them before explaining: a logger's by its handle.remove() (or "
+            "unwatch), those of pruning and of old-style weight or spectral normalisation by "
+            "torch's prune.remove, remove_weight_norm and remove_spectral_norm."
         )
 
 
-def _place(module: nn.Module, path: str) -> str:
+def _say_module(module: nn.Module, path: str) -> str:
     """Return where a module is, and its type."""
     return f"{say_layer(path, start=True)} ({type(module).__name__})"
 
