@@ -4,7 +4,7 @@ Python calls it; all else is in `sklrp.cli`. That takes a second or more to impo
 signal has to end the process in good order too.
 """
 
-from sklrp._signals import leave_at_signals, raise_at_signals
+from sklrp._signals import leave_at_signals
 
 
 def main(prog_name: str | None = None) -> None:
@@ -18,7 +18,6 @@ def main(prog_name: str | None = None) -> None:
     leave_at_signals()
     from sklrp.cli import main as run
 
-    raise_at_signals()
     try:
         run(prog_name=prog_name)
     finally:

@@ -25,6 +25,9 @@ _WORK, _LOCK, _OLD = ".sklrp-part", "lock", "old"
 _LONGEST = 180  # bytes of a name that others are made of: a file system takes 255
 _NEW_FOLDER = 60.0  # seconds in which the owner of a folder has locked it
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2  # of Linux's fcntl.h and stdio.h, of macOS
+_KEEP_SIZE = 1  # of Linux's falloc.h
+_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM, errno.EXDEV)
 
 
@@ -74,6 +77,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         If the file cannot take its place.
     """
     target = Path(os.path.realpath(path))  # what a link names; the link stays
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     if target.exists() and not (target.is_file() or target.is_dir()):
         raise OSError(f"{path} is a device or a pipe: choose another name for the file.")
     part = None
@@ -120,7 +125,7 @@ def claim(path: str | os.PathLike[str]) -> Iterator[None]:
     check_own(name)
     with ExitStack() as stack:
         try:
-            stack.enter_context(FileLock(name).acquire(timeout=0))
+            stack.enter_context(make_lock(name).acquire(timeout=0))
         except (Timeout, PermissionError):  # the lock of another user cannot be opened
             if not name.exists():
                 raise
@@ -128,12 +133,41 @@ def claim(path: str | os.PathLike[str]) -> Iterator[None]:
                 f"{path} is being written by another run: wait until that has ended, or choose "
                 f"another name. If there is no such run, remove {name}."
             ) from None
-        except (OSError, NotImplementedError):
-            pass
+        except OSError as error:
+            if error.errno in _NO_LOCKS:  # else it is another's, and may be held
+                name.unlink(missing_ok=True)
         else:
             # While it is held: who opened it before finds it gone, and makes another.
             stack.callback(name.unlink, missing_ok=True)
         yield
+
+
+def make_lock(path: Path) -> FileLock:
+    """Return a lock, which the system frees when the process dies that holds it.
+
+    Where a file system has no locks, acquiring it is an `OSError`: the marks in their place, which
+    filelock makes by default, stay after a death, and other machines wait for them for ever.
+    """
+    return FileLock(path, fallback_to_soft=False)
+
+
+def reserve(descriptor: int, start: int, n_bytes: int) -> None:
+    """Set room aside on the disk for a part of a file, where the system can.
+
+    A full disk is an `OSError` then; at a write to the file's mapping it is a signal, which ends
+    the process without a word. What is in the file stays.
+    """
+    allocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate64", None)
+    if not sys.platform.startswith("linux") or allocate is None or n_bytes < 1:
+        return
+    numbers = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    # Not posix_fallocate: where the file system cannot, that reads the whole file instead.
+    arguments = (descriptor, _KEEP_SIZE, start, n_bytes)
+    if not allocate(*(kind(value) for kind, value in zip(numbers, arguments, strict=True))):
+        return
+    number = ctypes.get_errno()
+    if number in _IS_FULL:
+        raise OSError(number, os.strerror(number))
 
 
 def check_own(path: Path) -> None:
@@ -171,8 +205,8 @@ def _locked(folder: Path) -> Iterator[bool]:
     """Hold the lock of a work folder, if no one else does; tell whether it is held."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(FileLock(folder / _LOCK).acquire(timeout=0))
-        except (Timeout, OSError, NotImplementedError):
+            stack.enter_context(make_lock(folder / _LOCK).acquire(timeout=0))
+        except (Timeout, OSError):
             yield False
         else:
             yield True

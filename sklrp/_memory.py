@@ -16,14 +16,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 from cloudpickle import CloudPickler
-from filelock import FileLock
 from joblib import Memory
 from joblib.hashing import NumpyHasher
 from sklearn.utils.validation import check_memory
 from torch import Tensor
 
+from sklrp._files import make_lock, replacing
 from sklrp._sample_times import find_date_index
 from sklrp._stored import in_array
 from sklrp._warnings import warn_user
@@ -93,18 +94,33 @@ class Shelf:
                     warn_not_kept(f"{what} in {self.memory} cannot be read", error)
             made = make()
             try:
-                self._store.dump_item(item, dump(made))
+                self._keep(item, dump(made))
             except Exception as error:
                 warn_not_kept(f"{what} cannot be kept in {self.memory}", error)
         return made
 
+    def _keep(self, item: list[str], content: bytes) -> None:
+        """Put bytes on the shelf, whole or not at all."""
+        if self.memory.backend != "local":
+            self._store.dump_item(item, content)
+            return
+        # What joblib writes stays half-written after an error, of which it warns in its own words.
+        with replacing(Path(self._store.location, *item, "output.pkl")) as part:
+            joblib.dump(content, part, compress=self._store.compress)
+
 
 def warn_not_kept(fact: str, error: Exception) -> None:
     """Warn that something will be made again, and say what helps."""
-    warn_user(
-        f"{fact} ({type(error).__name__}: {error}). Use parameters that can be pickled, with "
-        "their classes and functions in a module of their own; or set memory=None.",
-    )
+    said: Any = error
+    if isinstance(error, OSError):  # without the file, so that it is said once
+        said = error.strerror or error
+        advice = "Make room there, or give a folder that can be written to"
+    else:
+        advice = (
+            "Use parameters that can be pickled, with their classes and functions in a module of "
+            "their own"
+        )
+    warn_user(f"{fact} ({type(error).__name__}: {said}). {advice}; or set memory=None.")
 
 
 def hash_each(parts: dict[Any, Any], hasher: type[Hasher]) -> str:
@@ -225,7 +241,7 @@ def hold_lock(folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(folder / "lock"))
-        except (OSError, NotImplementedError):
+            stack.enter_context(make_lock(folder / "lock"))
+        except OSError:
             pass
         yield

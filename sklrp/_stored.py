@@ -20,6 +20,8 @@ import scipy.sparse
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sklrp._files import reserve
+
 BLOCK_BYTES = 16 * 2**20  # read at once; what is smaller as a whole is read as a whole
 MEMORY_BYTES = 2**26  # of an array that is made on the way; larger ones are in temporary files
 _KEPT_BLOCKS = 2  # what is asked of the first and the last sample alternates between them
@@ -278,7 +280,12 @@ def make_zeros(shape: tuple[int, ...], dtype: Any) -> NDArray:
     if int(np.prod(shape)) * np.dtype(dtype).itemsize <= MEMORY_BYTES:
         return np.zeros(shape, dtype)
     with tempfile.TemporaryFile() as file:
-        return np.memmap(file, dtype, "w+", shape=shape)
+        made = np.memmap(file, dtype, "w+", shape=shape)
+        try:
+            reserve(file.fileno(), 0, made.nbytes)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
+        return made
 
 
 def in_array(X: Any) -> Any:
@@ -301,16 +308,43 @@ def find_mapping(X: Any) -> mmap.mmap | None:
     return X
 
 
+def _find_memmap(X: Any) -> Any:
+    """Return the memmap that an array is, or is a view of, None if it is of none."""
+    while X is not None and not isinstance(X, np.memmap):
+        X = getattr(X, "base", None)
+    return X
+
+
 def release(X: NDArray) -> None:
     """Take the pages of a mapped file out of memory; they are read again where they are used."""
     # Of a private mapping ("c") that would undo what was changed.
-    owner: Any = X
-    while owner is not None and not isinstance(owner, np.memmap):
-        owner = getattr(owner, "base", None)
-    mapping = find_mapping(X)
+    owner, mapping = _find_memmap(X), find_mapping(X)
     if mapping is None or owner is None or owner.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
         return
     mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def make_room(X: NDArray) -> None:
+    """Have the disk set room aside for an array in a mapped file, which will be written.
+
+    Raises
+    ------
+    OSError
+        If the disk is full.
+    """
+    owner, mapping = _find_memmap(X), find_mapping(X)
+    is_file = owner is not None and owner.filename is not None and owner.mode in ("r+", "w+")
+    if mapping is None or not is_file or not X.flags.c_contiguous:
+        return
+    begins = owner.offset - owner.offset % mmap.ALLOCATIONGRANULARITY  # where in the file
+    begins += X.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+    try:
+        with open(owner.filename, "r+b") as file:
+            reserve(file.fileno(), begins, X.nbytes)
+    except FileNotFoundError:  # it has another name by now
+        return
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(owner.filename)) from error
 
 
 class Pages:

@@ -354,6 +354,7 @@ def test_signals_that_are_ignored_stay_so_and_a_second_one_ends_at_once(folder):
 import signal, time
 signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
 import sklrp._signals as signals
+signals.leave_at_signals()
 signals.raise_at_signals()
 try:
     signal.raise_signal(signal.SIGHUP)

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from sklrp._signals import raise_at_signals
+
 
 def file_path(**kwargs: Any) -> click.Path:
     """Return the type of an argument that names a file."""
@@ -79,6 +81,7 @@ def demo(out: Path) -> None:  # numpydoc ignore=PR01
     """
     from sklrp.cli.demo import run_demo
 
+    raise_at_signals()
     run_demo(out)
 
 
@@ -129,6 +132,7 @@ def explain(**options: Any) -> None:  # numpydoc ignore=PR01
     """
     from sklrp.cli.explain_command import explain_file
 
+    raise_at_signals()
     explain_file(**options)
 
 
@@ -208,4 +212,5 @@ def diagnose(**options: Any) -> None:  # numpydoc ignore=PR01
     """
     from sklrp.cli.diagnose_command import diagnose_file
 
+    raise_at_signals()
     diagnose_file(**options)

@@ -6,7 +6,9 @@ The command in `.commands` calls it. What is done is kept by `.runs`, so that it
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,41 +91,59 @@ def explain_file(
     with loaded.open(data, variable, fill) as samples:
         run = PartialRun(out, {**settings, "shape of the data": samples.shape}, resume)
         warn_of_range = RangeWarning(loaded, data)
-        if isinstance(samples, FieldSamples):
-            _explain_gridded(loaded, samples, run, out, {"target": label, **how}, warn_of_range)
-        else:
-            if target == "all":
-                samples.check_classes()
-            explain_part = _explain_arrays(
-                loaded, samples, warn_of_range, {"target": label, **how}
-            )
-            relevance = _run_through(run, explain_part, samples)
-            if samples.form == "npy":
-                os.replace(run.path, out)
+        with _saying_how_far(run, samples.shape[0]):
+            if isinstance(samples, FieldSamples):
+                _explain_gridded(
+                    loaded, samples, run, out, {"target": label, **how}, warn_of_range
+                )
             else:
-                name = type(loaded.network).__name__
-                del how["batch_size"]
-                about = describe_relevance(loaded.network, name, target=said, **how)
-                if samples.form == "CSV":
-                    samples.header = _name_features(loaded, samples, relevance.shape[-1])
-                classes = loaded.classes.tolist() if target == "all" else None
-                samples.write(out, relevance, classes, about)
-        run.finish()
+                _explain_plain(
+                    loaded, samples, run, out, {"target": label, **how}, warn_of_range, said
+                )
+            run.finish()
 
 
-def _run_through(
-    run: PartialRun, explain_part: Callable[[Any], NDArray], samples: Samples | FieldSamples
-) -> NDArray[np.floating]:
-    """Return the relevance of all samples; say how far it came if it is interrupted."""
+@contextmanager
+def _saying_how_far(run: PartialRun, n_samples: int) -> Iterator[None]:
+    """Say how far a run came that is interrupted, or has no room to write."""
     try:
-        return run.explain(explain_part, samples, progress=shows_progress())
-    except KeyboardInterrupt:
+        yield
+    except (KeyboardInterrupt, OSError) as error:
         if run.begun:
-            click.echo(
-                f"{run.done} of {samples.shape[0]} samples are done; --resume goes on.",
-                err=True,
-            )
+            how_far = f"{run.done} of {n_samples} samples are done; --resume goes on"
+            if isinstance(error, OSError):
+                error.add_note(how_far)
+            else:
+                click.echo(f"{how_far}.", err=True)
         raise
+
+
+def _explain_plain(
+    loaded: Loaded,
+    samples: Samples,
+    run: PartialRun,
+    out: Path,
+    how: dict[str, Any],
+    warn_of_range: RangeWarning,
+    said: Any,
+) -> None:
+    """Explain samples that are arrays or tables, and write their relevance in the same form."""
+    is_of_all = isinstance(how["target"], str) and how["target"] == "all"
+    if is_of_all:
+        samples.check_classes()
+    explain_part = _explain_arrays(loaded, samples, warn_of_range, how)
+    relevance = run.explain(explain_part, samples, progress=shows_progress())
+    if samples.form == "npy":
+        if out.exists():
+            shutil.copymode(out, run.path)
+        os.replace(run.path, out)
+        return
+    name = type(loaded.network).__name__
+    about = {key: value for key, value in how.items() if key != "batch_size"}
+    about = describe_relevance(loaded.network, name, **{**about, "target": said})
+    if samples.form == "CSV":
+        samples.header = _name_features(loaded, samples, relevance.shape[-1])
+    samples.write(out, relevance, loaded.classes.tolist() if is_of_all else None, about)
 
 
 def _explain_gridded(
@@ -140,7 +160,7 @@ def _explain_gridded(
         warn_of_range(lambda: loaded.parts.enter(fields))
         return samples.as_array(sklrp.geo.explain(loaded.estimator, fields, **how))
 
-    relevance = _run_through(run, explain_part, samples)
+    relevance = run.explain(explain_part, samples, progress=shows_progress())
     first = sklrp.geo.explain(loaded.estimator, samples.read(slice(0, 1)), **how)
     samples.write(out, relevance, first)
 

@@ -242,11 +242,15 @@ class RangeWarning:
 
 def check_out(out: Path, *inputs: Path) -> None:
     """Raise an error, before anything takes time, if a file cannot be written or must not be."""
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"{out.parent} is no folder: make it, or choose another for {out}")
-    if not os.access(out.parent, os.W_OK):
-        raise PermissionError(f"{out.parent} cannot be written to: choose another for {out}")
-    if out.resolve() in [path.resolve() for path in inputs]:
+    target = Path(os.path.realpath(out))  # what a link names, which need not be there
+    if target.is_symlink():
+        raise ValueError(f"{out} is a link to itself: remove it, or choose another name.")
+    folder = target.parent if out.is_symlink() else out.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder: make it, or choose another for {out}")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder} cannot be written to: choose another for {out}")
+    if target in [Path(os.path.realpath(path)) for path in inputs]:
         raise ValueError(f"{out} is an input too: choose another name for what is written.")
     is_store = any((out / name).is_file() for name in ("zarr.json", ".zgroup"))
     if out.is_dir() and not is_store:

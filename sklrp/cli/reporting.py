@@ -35,7 +35,7 @@ class Failure(click.ClickException):
     """
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(f"{type(error).__name__}: {error}")
+        super().__init__(f"{type(error).__name__}: {_with_notes(error)}")
 
 
 class BadInput(click.ClickException):
@@ -50,7 +50,7 @@ class BadInput(click.ClickException):
     exit_code = 2
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
+        super().__init__(_with_notes(error))
 
 
 class Commands(click.Group):
@@ -87,9 +87,15 @@ class Commands(click.Group):
             status = error.exit_code
         except click.ClickException as error:
             status = _fail(error.format_message(), error.exit_code)
+        except OSError as error:  # of help, where stdout is full
+            status = _fail(str(error), 1)
         if not status and (swallowed := came()):  # as by a library that goes on
             status = _fail(WORDS[swallowed], status_of(swallowed))
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def _with_notes(error: Exception) -> str:
+    return " ".join([str(error), *(f"({note})" for note in getattr(error, "__notes__", ()))])
 
 
 def _fail(message: str, status: int) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sklrp._checks import check_representable
 from sklrp._devices import has_float64
-from sklrp._stored import BLOCK_BYTES, Pages
+from sklrp._stored import BLOCK_BYTES, Pages, make_room
 from sklrp.propagation.inputs import NUMPY_DTYPES, Inputs, is_floating
 from sklrp.propagation.tape import CAUSES
 
@@ -115,7 +115,7 @@ class Results:
     def finish(self) -> None:
         """Write what waits for the rest of its chunk in a file."""
         for writer in self._writers:
-            writer.flush()
+            writer.close()
 
 
 def _make_array(a: Any, shape: tuple[int, ...], dtype: torch.dtype, layout: Layout | None) -> Any:
@@ -208,11 +208,13 @@ class _Writer:
         self._waiting: list[NDArray] = []
         self._begin, self._n_bytes = 0, 0
         self._pages = Pages(*([array] if isinstance(array, np.ndarray) else []))
+        if isinstance(array, np.ndarray):
+            make_room(array)
 
     def put(self, span: slice, values: Any) -> None:
         """Write rows, which come in order."""
         if not self._rows:
-            self.array[span] = values
+            self._assign(span, values)
             self._pages.note(values.nbytes)
             return
         # A chunk of a file is read, changed and written again for each part of it.
@@ -231,13 +233,31 @@ class _Writer:
         if self._waiting:
             self._write(self._begin + sum(map(len, self._waiting)))
 
+    def close(self) -> None:
+        """Write all, also what h5py keeps: an error of the disk comes now, not at the end."""
+        self.flush()
+        file = getattr(self.array, "file", None)
+        if type(file).__module__.startswith("h5py"):
+            file.flush()
+
     def _write(self, stop: int) -> None:
         values = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting)
         n = stop - self._begin
-        self.array[self._begin : stop] = values[:n]
+        self._assign(slice(self._begin, stop), values[:n])
         rest = values[n:].copy()
         self._waiting, self._n_bytes = ([rest] if len(rest) else []), rest.nbytes
         self._begin = stop
+
+    def _assign(self, rows: slice, values: Any) -> None:
+        """Put values into rows; say which these are if the disk does not take them."""
+        try:
+            self.array[rows] = values
+        except OSError as error:
+            store = getattr(self.array, "store_path", None)
+            if error.filename is None and store is not None:  # zarr does not name it
+                error.filename = str(store)
+            error.add_note(f"while rows {rows.start} to {rows.stop} of out were written")
+            raise
 
 
 class DetailArrays:
