@@ -145,9 +145,18 @@ def claim(path: str | os.PathLike[str]) -> Iterator[None]:
 def make_lock(path: Path) -> FileLock:
     """Return a lock, which the system frees when the process dies that holds it.
 
-    Where a file system has no locks, acquiring it is an `OSError`: the marks in their place, which
-    filelock makes by default, stay after a death, and other machines wait for them for ever.
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file of the lock, which is made if it is not there.
+
+    Returns
+    -------
+    FileLock
+        The lock. Acquiring it is an `OSError` where a file system has no locks.
     """
+    # Marks in place of locks, which filelock would make there, stay after a death, and other
+    # machines wait for them for ever.
     return FileLock(path, fallback_to_soft=False)
 
 
@@ -156,6 +165,18 @@ def reserve(descriptor: int, start: int, n_bytes: int) -> None:
 
     A full disk is an `OSError` then; at a write to the file's mapping it is a signal, which ends
     the process without a word. What is in the file stays.
+
+    Parameters
+    ----------
+    descriptor : int
+        The file, open for writing.
+    start, n_bytes : int
+        The part.
+
+    Raises
+    ------
+    OSError
+        If the disk is full.
     """
     allocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate64", None)
     if not sys.platform.startswith("linux") or allocate is None or n_bytes < 1:

@@ -101,12 +101,13 @@ class Shelf:
 
     def _keep(self, item: list[str], content: bytes) -> None:
         """Put bytes on the shelf, whole or not at all."""
+        store: Any = self._store
         if self.memory.backend != "local":
-            self._store.dump_item(item, content)
+            store.dump_item(item, content)
             return
         # What joblib writes stays half-written after an error, of which it warns in its own words.
-        with replacing(Path(self._store.location, *item, "output.pkl")) as part:
-            joblib.dump(content, part, compress=self._store.compress)
+        with replacing(Path(store.location, *item, "output.pkl")) as part:
+            joblib.dump(content, part, compress=store.compress)
 
 
 def warn_not_kept(fact: str, error: Exception) -> None:

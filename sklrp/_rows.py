@@ -6,10 +6,11 @@ batches one by one, or refuses it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeGuard
 
 from sklrp._checks import shorten
+from sklrp._stored import naming_place
 
 
 def take_rows(samples: Any, rows: Any) -> Any:
@@ -50,20 +51,55 @@ def forbid_stream(X: Any, name: str = "X") -> None:
         )
 
 
-def take_batches(X: Iterator[Any]) -> Iterator[Any]:
-    """Yield the batches of an iterator that hold samples, of which there must be one at least."""
-    found = False
-    for batch in X:
-        if getattr(batch, "ndim", 2) < 2:
-            raise TypeError(
-                f"X is a {type(X).__name__} of arrays of shape {tuple(batch.shape)}, but must be "
-                "one of batches of samples: yield batches, or pass np.stack(list(X))."
-            )
-        if count_samples(batch):
-            found = True
-            yield batch
-    if not found:
+def map_batches(function: Callable[[Any], Any], X: Iterator[Any]) -> Iterator[Any]:
+    """Yield what a function returns for the batches of an iterator that hold samples.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a batch.
+    X : iterator
+        The batches, of which one at least must hold samples.
+
+    Yields
+    ------
+    object
+        What it returns.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is none, or an error of the function, which says what batch it is of. Errors of
+        the iterator itself stay what they are, with that in a note.
+    """
+    done = number = 0
+    while True:
+        number += 1
+        try:
+            batch = next(X)
+        except StopIteration:
+            break
+        except Exception as error:
+            error.add_note(f"batch {number} of X, after {done} samples, could not be read")
+            raise
+        where = f"batch {number} of X, after {done} samples"
+        with naming_place(where):
+            n_samples = _count_in_batch(batch, X)
+            found = function(batch) if n_samples else None
+        done += n_samples
+        if n_samples:
+            yield found
+    if not done:
         raise ValueError(
             f"X is an iterator, a {type(X).__name__}, that yields no batch with samples: give an "
             "iterator that has not been used yet."
         )
+
+
+def _count_in_batch(batch: Any, X: Iterator[Any]) -> int:
+    if getattr(batch, "ndim", 2) < 2:
+        raise TypeError(
+            f"X is a {type(X).__name__} of arrays of shape {tuple(batch.shape)}, but must be "
+            "one of batches of samples: yield batches, or pass np.stack(list(X))."
+        )
+    return count_samples(batch)

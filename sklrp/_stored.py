@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -163,7 +164,10 @@ class Stored:
                 return self._kept[number]
             while len(self._kept) >= _KEPT_BLOCKS:
                 self._kept.popitem(last=False)
-            found = self._make(self._read(int(self.edges[number]), int(self.edges[number + 1])))
+            start, stop = int(self.edges[number]), int(self.edges[number + 1])
+            rows = self._read(start, stop)
+            with naming_place(f"rows {start} to {stop} of X"):
+                found = self._make(rows)
             self._kept[number] = found
             return found
 
@@ -249,7 +253,7 @@ def as_stored(X: Any, dim: str | None = None) -> Stored:
         shape = (shape[axis], *shape[:axis], *shape[axis + 1 :])
         edges = split_into_blocks(shape, X.dtype, None if chunks is None else chunks[axis])
         return Stored(
-            lambda start, stop: X.isel({along: slice(start, stop)}).compute(),
+            _checked(lambda rows: X.isel({along: rows}).compute(), shape, X.dtype, axis),
             edges,
             shape,
             X.dtype,
@@ -260,7 +264,35 @@ def as_stored(X: Any, dim: str | None = None) -> Stored:
         return Stored(mapped.read, edges, shape, X.dtype, mapped.pick, array=X)
     whole = getattr(X, "shards", None) or chunks  # several chunks of zarr in a file
     edges = split_into_blocks(shape, X.dtype, whole[0] if whole else None)
-    return Stored(lambda start, stop: _compute_rows(X[start:stop]), edges, shape, X.dtype)
+    read = _checked(lambda rows: _compute_rows(X[rows]), shape, X.dtype)
+    return Stored(read, edges, shape, X.dtype)
+
+
+def _checked(
+    read: Callable[[slice], Any], shape: tuple[int, ...], dtype: Any, axis: int = 0
+) -> Callable[[int, int], Any]:
+    """Return what reads rows, and raises an error unless they are what was announced.
+
+    A file may be written anew or be cut short while it is read, and a chunk may be damaged.
+    """
+
+    def read_checked(start: int, stop: int) -> Any:
+        where = f"rows {start} to {stop} of X"
+        try:
+            found = read(slice(start, stop))
+        except Exception as error:
+            error.add_note(f"{where} could not be read")
+            raise
+        got = (found.shape[axis], *found.shape[:axis], *found.shape[axis + 1 :])
+        kinds = [np.dtype(one).kind in "biuf" for one in (found.dtype, dtype)]
+        if got != (stop - start, *shape[1:]) or kinds == [False, True]:
+            raise ValueError(
+                f"{where} came in the shape {got} and dtype {found.dtype}, but X has the shape "
+                f"{shape} and dtype {dtype}: it is damaged, or was changed meanwhile."
+            )
+        return found
+
+    return read_checked
 
 
 def take_blocks(X: Any) -> Iterator[tuple[slice, Any]]:
@@ -324,8 +356,13 @@ def release(X: NDArray) -> None:
     mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def make_room(X: NDArray) -> None:
+def reserve_room(X: NDArray) -> None:
     """Have the disk set room aside for an array in a mapped file, which will be written.
+
+    Parameters
+    ----------
+    X : ndarray
+        The array; nothing is done for one in memory.
 
     Raises
     ------
@@ -371,6 +408,32 @@ class Pages:
         self._n_bytes = 0
         for array in self._mapped:
             release(array)
+
+
+@contextmanager
+def naming_place(where: str) -> Iterator[None]:
+    """Say in errors where the samples are that they are about.
+
+    Parameters
+    ----------
+    where : str
+        Which samples these are.
+
+    Yields
+    ------
+    None
+        While they are worked on. Errors of other libraries say it in a note.
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if type(error) not in (ValueError, TypeError):  # has arguments of its own
+            error.add_note(f"in {where}")
+            raise
+        raise type(error)(f"{error} (In {where}.)") from error
+    except Exception as error:
+        error.add_note(f"in {where}")
+        raise
 
 
 class _Mapped:

@@ -53,7 +53,7 @@ from sklrp._model_parts import Model, is_regression
 from sklrp._models import unwrap
 from sklrp._network_cache import train_network
 from sklrp._outputs import asks_for_all, split_key
-from sklrp._rows import forbid_stream, is_stream, take_batches, take_rows
+from sklrp._rows import forbid_stream, is_stream, map_batches, take_rows
 from sklrp._sklearn import (
     HasMethods,
     StrOptions,
@@ -366,11 +366,12 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         self._check_params()
         model = unwrap(self.estimator_)
         self._check_target(model.classes)
-        parts = [
-            self._explain(self.estimator_, self._check_data(batch, model=model, reset=False))
-            for batch in (take_batches(X) if is_stream(X) else [X])
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+        def explain(X: Any) -> NDArray[np.floating]:
+            samples = self._check_data(X, model=model, reset=False)
+            return self._explain(self.estimator_, samples)
+
+        return np.concatenate(list(map_batches(explain, X))) if is_stream(X) else explain(X)
 
     def score(self, X: ArrayLike, y: ArrayLike, **score_params: Any) -> float:
         """Return the score of the network, for a classifier its accuracy.

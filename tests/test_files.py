@@ -11,10 +11,14 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import sklrp
-from sklrp import MLPClassifier, _files
+from sklrp import MLPClassifier, _files, _stored
 from sklrp._files import claim, replacing
+from sklrp._kept import Kept
+from sklrp._memory import hold_lock
+from sklrp.cli import samples
 from sklrp.cli.runs import PartialRun
 from sklrp.datasets import make_squares
 from tests.test_cli import ENVIRONMENT, explain, files, run
@@ -158,6 +162,117 @@ def test_another_error_of_the_exchange_is_raised(tmp_path):
     assert caught.value.errno == errno.ENOENT
 
 
+def test_a_link_to_itself_is_refused(tmp_path):
+    (tmp_path / "out.txt").symlink_to("other.txt")
+    (tmp_path / "other.txt").symlink_to("out.txt")
+    with (
+        pytest.raises(OSError, match=r"symbolic links.*out\.txt"),
+        replacing(tmp_path / "out.txt"),
+    ):
+        pass
+    assert files(tmp_path) == ["other.txt", "out.txt"]
+    assert (tmp_path / "out.txt").is_symlink()
+
+
+# Where a file system has no locks, as Lustre without flock
+
+
+def test_without_locks_nothing_is_left_and_nothing_is_waited_for(tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", fail)
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "lock").write_text("4711\nanother-machine\n")
+    out = tmp_path / "out.txt"
+    with claim(out), hold_lock(tmp_path / "memory"), replacing(out) as part:
+        part.write_text("whole")
+    assert files(tmp_path) == ["memory", "out.txt"]
+
+
+# A full disk
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Let no file grow beyond a kilobyte; what that says is what a full disk says."""
+    resource = pytest.importorskip("resource")
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_what_is_there_stays_when_the_disk_is_full(clf, folder, full_disk):
+    data = xr.DataArray(X, dims=("time", "lat", "lon"), name="x").chunk(time=10)
+    stores = {
+        "model.safetensors": lambda path: sklrp.save(clf, path),
+        "fields.nc": lambda path: sklrp.geo.write(data, path),
+        "fields.zarr": lambda path: sklrp.geo.write(data, path),
+    }
+    for name, write in stores.items():
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        with pytest.raises(OSError, match=name):
+            write(name)
+        after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        assert after == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no fallocate")
+def test_room_is_set_aside_for_the_rows_of_a_mapped_file(tmp_path):
+    path = tmp_path / "out.npy"
+    out = np.lib.format.open_memmap(path, "w+", "float32", (4, 512, 512))
+    out[0] = 1
+    out.flush()
+    before = path.stat()
+    if before.st_blocks * 512 > out.nbytes // 2:
+        pytest.skip("the file system has no holes")
+    _stored.reserve_room(out[2:3])
+    after = path.stat()
+    assert after.st_size == before.st_size
+    grown = (after.st_blocks - before.st_blocks) * 512
+    assert grown == pytest.approx(out[0].nbytes, abs=2**14)
+    assert out[0].all()
+    assert not out[1:].any()
+
+
+def test_a_full_disk_under_a_mapped_file_is_an_error_and_no_signal(clf, tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(_stored, "reserve", fail)
+    out = np.lib.format.open_memmap(tmp_path / "out.npy", "w+", "float32", X.shape)
+    for given in (X, iter([X])):
+        with pytest.raises(OSError, match=r"No space left on device: '.*out\.npy'"):
+            clf.explain(given, out=out)
+    monkeypatch.setattr(_stored, "MEMORY_BYTES", 100)
+    with pytest.raises(OSError, match="No space left on device: '"):
+        _stored.make_zeros((100, 100), "float32")
+
+
+def test_rows_that_a_store_does_not_take_are_named(clf, tmp_path, full_disk):
+    zarr = pytest.importorskip("zarr")
+    options = {"chunks": (10, 10, 10), "dtype": "float32", "compressors": None}
+    out = zarr.create_array(tmp_path / "out.zarr", shape=X.shape, **options)
+    with pytest.raises(OSError, match=r"out\.zarr") as caught:
+        clf.explain(X, out=out)
+    assert caught.value.__notes__ == ["while rows 0 to 40 of out were written"]
+
+
+def test_results_that_cannot_be_kept_leave_nothing_and_are_made_again(tmp_path, full_disk):
+    kept = Kept(tmp_path, lambda: {"a": 1})
+    content = np.random.default_rng(0).bytes(5000)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="(?s)cannot be kept.*Make room there") as said:
+            assert kept.get(["b"], lambda: content) == content
+        assert len(said) == 1
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".gitignore", "lock"]
+    assert kept.get(["c"], lambda: 2) == 2
+    assert kept.get(["c"], lambda: 3) == 2
+
+
 # Two commands on one output
 
 
@@ -283,6 +398,45 @@ def test_a_file_put_there_later_is_not_opened_either(folder):
     assert Path("theirs.txt").read_text() == "theirs"
 
 
+def test_what_is_done_is_told_when_the_result_has_no_room(folder, monkeypatch):
+    """The file takes the rights of the one that it replaces."""
+    np.savez("samples.npz", X)
+    Path("out.npz").write_text("old")
+    Path("out.npz").chmod(0o600)
+    call = ["samples.npz", "-o", "out.npz"]
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(samples, "_write_npz", fail)
+        message = explain(*call, status=1)
+    assert "No space left on device: 'out.npz' (40 of 40 samples are done; --resume" in message
+    assert Path("out.npz").read_text() == "old"
+    explain(*call, "--resume")
+    assert files(folder) == sorted(
+        ["labels.txt", "model.safetensors", "out.npz", "samples.npy", "samples.npz"]
+    )
+    Path("out.npy").write_text("old")
+    Path("out.npy").chmod(0o600)
+    explain("samples.npy", "-o", "out.npy")
+    for name in ("out.npz", "out.npy"):
+        assert Path(name).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("command", ["explain", "diagnose"])
+def test_links_that_lead_nowhere_are_refused_by_name(command, folder):
+    out = "out.npy" if command == "explain" else "out.html"
+    args = ["model.safetensors", "samples.npy", "-o", out]
+    args += ["--labels", "labels.txt"] if command == "diagnose" else []
+    Path(out).symlink_to(out)
+    assert f"{out} is a link to itself" in run(command, *args, status=2)
+    Path(out).unlink()
+    Path(out).symlink_to(Path("nowhere", out))
+    assert "nowhere is no folder" in run(command, *args, status=2)
+    assert not Path("nowhere").exists()
+
+
 # Signals
 
 
@@ -312,7 +466,8 @@ when = {when!r}
 if when == "at the first line":
     sys.meta_path.insert(0, Slow())
 else:
-    from sklrp.cli.runs import PartialRun
+    from sklrp.cli import samples
+from sklrp.cli.runs import PartialRun
     from sklrp._files import replacing
     def write(self, *args):
         with replacing(self._sidecar) as part:
@@ -368,6 +523,63 @@ except KeyboardInterrupt as stop:
     process.terminate()
     assert process.communicate()[1] == "error: terminated\n"
     assert process.returncode == 143
+
+
+IMPORTED = """
+import os, signal, time
+os.kill(os.getpid(), signal.SIGTERM)
+deadline = time.monotonic() + 0.2
+while time.monotonic() < deadline:
+    pass
+print("imported")
+"""
+
+
+@pytest.mark.parametrize("where", ["import", "destructor"])
+def test_signals_wait_where_nothing_can_be_raised(where, tmp_path):
+    """Python called from C++, as of torch while it is imported, aborts; a destructor goes on."""
+    (tmp_path / "slow_module.py").write_text(IMPORTED)
+    code = """
+import os, signal, sys, time
+import sklrp._signals as signals
+class Ending:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(1000))
+signals.leave_at_signals()
+signals.raise_at_signals()
+sys.path.insert(0, sys.argv[1])
+print("ready", flush=True)
+try:
+    if sys.argv[2] == "import":
+        import slow_module
+    else:
+        Ending()
+        print("destroyed")
+    time.sleep(60)
+except KeyboardInterrupt as stop:
+    print(stop.number)
+"""
+    process = python(code, tmp_path, where)
+    done = process.communicate()
+    assert done == (f"{where}ed\n15\n".replace("destructored", "destroyed"), "")
+
+
+def test_a_signal_after_the_work_changes_nothing():
+    """While Python ends, its handlers are gone, and the signal would kill it."""
+    code = """
+import os, signal
+import sklrp._signals as signals
+signals.leave_at_signals()
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid()):
+        kill(pid, 15)
+last = Last()
+print("ready", flush=True)
+"""
+    process = python(code)
+    assert process.communicate() == ("", "")
+    assert process.returncode == 0
 
 
 def test_the_command_takes_signals_before_it_imports_what_takes_time():

@@ -1,16 +1,20 @@
 """Maps beside those of networks that learned nothing, against plain rewrites."""
 
+import pickle
 import re
 
 import numpy as np
 import pytest
 import torch
 
+import sklrp
 from sklrp import MLPClassifier
+from sklrp._models import unwrap
 from sklrp._streams import Streams
 from sklrp.diagnostics import randomization_test
 from sklrp.diagnostics.nulls import NULLS
 from sklrp.diagnostics.randomization import compare_with_null
+from sklrp.metrics.randomise import copy_network
 from tests.helpers import planted as planted_cases
 from tests.helpers.drawn_maps import drawn
 
@@ -34,6 +38,23 @@ def test_randomization_is_the_cosine_with_random_networks():
             similarity, np.abs((maps * other).sum(axis=1)) / size, rtol=1e-5
         )
     assert found.statistic == pytest.approx(found.similarity.mean())
+
+
+@pytest.mark.parametrize("kind", ["estimator", "net", "module"])
+def test_copies_are_asked_as_the_network_itself_and_have_no_optimizer(kind, mlp, squares):
+    network = {"estimator": mlp, "net": mlp.net_, "module": mlp.module_}[kind]
+    X, training = squares[0][:5].reshape(5, -1), mlp.net_.optimizer_
+    wanted = sklrp.explain(network, X, target=0)
+    made = copy_network(network)
+    for fresh in (made, pickle.loads(pickle.dumps(made))):
+        np.testing.assert_array_equal(sklrp.explain(fresh, X, target=0), wanted)
+    with torch.no_grad():
+        for parameter in unwrap(made).module.parameters():
+            parameter.fill_(1.0)
+    np.testing.assert_array_equal(sklrp.explain(network, X, target=0), wanted)
+    if kind != "module":
+        assert not hasattr(getattr(made, "net_", made), "optimizer_")
+    assert mlp.net_.optimizer_ is training
 
 
 @pytest.mark.filterwarnings("ignore:.*flat")

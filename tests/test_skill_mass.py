@@ -322,6 +322,16 @@ def test_without_skill_it_is_0_and_says_so():
     np.testing.assert_array_equal(found, np.zeros(60))
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_parameters_that_explain_lacks_are_refused_without_skill_too(own):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(120, 6)), np.arange(120) % 2
+    clf = MLPClassifier((4,), max_epochs=5, random_state=0).fit(X[:60], y[:60])
+    given = {"explain": lambda network, X, target: np.ones(X.shape)} if own else {}
+    with pytest.raises(TypeError, match="ruel"):
+        skill_mass(clf, X[60:], rng.permutation(y[60:]), random_state=0, ruel="zero", **given)
+
+
 def test_maps_without_relevance_have_no_mass():
     X, y, _ = squares()
     clf = fitted("MLP")

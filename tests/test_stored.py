@@ -259,6 +259,96 @@ def test_batches_of_as_many_samples_as_outputs(given, data):
     assert details.target is known.target is target
 
 
+def spoil(batches, number, fault):
+    """Yield batches of which one is faulty."""
+    for k, batch in enumerate(batches):
+        if k + 1 == number and fault == "cannot be read":
+            raise OSError(5, "Input/output error", "third.nc")
+        if k + 1 == number and fault == "NaN":
+            batch = np.where(np.arange(batch.size).reshape(batch.shape) % 7, batch, np.nan)
+        yield batch[:, 1:] if k + 1 == number and fault == "another shape" else batch
+
+
+@pytest.mark.parametrize("fault", ["NaN", "another shape", "cannot be read"])
+@pytest.mark.parametrize("call", ["explain", "out", "predict", "transform", "module"])
+def test_errors_say_which_batch_they_are_of(call, fault, fitted, data):
+    """What was explained before is in its place; a note says it in errors of the iterator."""
+    X, model, out = data[0], fitted["MLP"], np.full((N, *SHAPE), 7.0)
+    calls = {
+        "explain": model.explain,
+        "out": lambda X: model.explain(X, out=out),
+        "predict": model.predict,
+        "transform": RelevanceTransformer(FrozenEstimator(model), target=0).fit(*data).transform,
+        "module": lambda X: sklrp.explain(nn.Sequential(nn.Linear(6, 1), Sum()), X),
+    }
+    batches = spoil((X[i : i + 40] for i in range(0, N, 40)), 3, fault)
+    where = "batch 3 of X, after 80 samples"
+    if fault == "cannot be read":
+        with pytest.raises(OSError, match=r"Input/output error: 'third\.nc'") as caught:
+            calls[call](batches)
+        assert caught.value.__notes__ == [f"{where}, could not be read"]
+    else:
+        with pytest.raises(ValueError, match=rf"\(In {where}\.\)$"):
+            calls[call](batches)
+    if call == "out":
+        np.testing.assert_allclose(out[:80], model.explain(X[:80]), rtol=1e-4, atol=1e-6)
+        assert (out[80:] == 7).all()
+
+
+class Sum(nn.Module):
+    """A score of each sample, whatever its shape."""
+
+    def forward(self, x):
+        return x.sum(dim=(1, 2))[:, None]
+
+
+class Source:
+    """Samples of which some come otherwise than announced, as of a file that is cut short."""
+
+    def __init__(self, X, change):
+        self.X, self.change = X, change
+        self.shape, self.dtype, self.ndim, self.chunks = X.shape, X.dtype, X.ndim, (40, *SHAPE)
+
+    def __len__(self):
+        return len(self.X)
+
+    def __getitem__(self, rows):
+        return self.change(self.X[rows]) if rows.stop > 80 else self.X[rows]
+
+
+@pytest.mark.parametrize("call", ["explain", "predict", "fit", "module", "skill_map"])
+@pytest.mark.parametrize("change", ["short", "text", "flat", "raises"])
+def test_rows_that_are_not_what_was_announced_are_refused(call, change, fitted, data):
+    X, y = data[0].astype("float32"), data[1]
+
+    def fail(rows):
+        raise RuntimeError("a chunk is broken")
+
+    changes = {
+        "short": lambda rows: rows[:-1],
+        "text": lambda rows: rows.astype(str),
+        "flat": lambda rows: rows.reshape(len(rows), -1),
+        "raises": fail,
+    }
+    calls = {
+        "explain": fitted["MLP"].explain,
+        "predict": fitted["MLP"].predict,
+        "fit": lambda X: MLPClassifier((4,), max_epochs=1, random_state=0).fit(X, y),
+        "module": lambda X: sklrp.explain(module(), X, target=0),
+        "skill_map": lambda X: skill_map(fitted["MLP"], X, y, n_permutations=19, random_state=0),
+    }
+    source = Source(X, changes[change])
+    if change == "raises":
+        with pytest.raises(RuntimeError, match="a chunk is broken") as caught:
+            calls[call](source)
+        assert "of X could not be read" in caught.value.__notes__[0]
+    else:
+        with pytest.raises(
+            ValueError, match=r"rows .* of X came in the shape .* is damaged, or was"
+        ):
+            calls[call](source)
+
+
 def test_batches_that_do_not_fit_are_refused(fitted, data):
     X = data[0]
     with pytest.raises(ValueError, match="out has the length 40, but the batches of X hold at le"):

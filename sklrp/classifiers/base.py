@@ -23,7 +23,7 @@ from sklrp._checks import is_positive_integer
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._missing import forbid_masked, forbid_missing
-from sklrp._rows import is_stream, take_batches
+from sklrp._rows import is_stream, map_batches
 from sklrp._sklearn import check_own_params, check_sample_weight
 from sklrp._stored import Stored, as_stored, is_stored
 from sklrp.classifiers.data_sets import take_pairs
@@ -257,7 +257,7 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
         """Return the network's outputs for samples of any valid form, on the CPU."""
         check_is_fitted(self)
         if is_stream(X):
-            return torch.cat([self._outputs(batch) for batch in take_batches(X)])
+            return torch.cat(list(map_batches(self._outputs, X)))
         X, _ = self._check_samples(X)
         outputs = torch.cat(list(self.net_.forward_iter(X)))
         check_outputs(

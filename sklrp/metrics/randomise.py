@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from skorch import NeuralNet
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -86,9 +87,22 @@ def restart(model: Model, seed: int, which: slice = slice(None)) -> None:
 
 def with_start(model: Model, seed: int, which: slice = slice(None)) -> Any:
     """Return a copy of a network, of whose layers all or some are as before training."""
-    fresh = replace(model, network=copy.deepcopy(model.network))
+    fresh = replace(model, network=copy_network(model.network))
     restart(fresh, seed, which)
     return fresh.network
+
+
+def copy_network(network: Any) -> Any:
+    """Return a copy of a network that is only asked, without the optimizer that trained it."""
+    # Skorch copies a net by way of bytes, with an optimizer twice as large as the network.
+    net = getattr(network, "net_", network)
+    if not isinstance(net, NeuralNet):
+        return copy.deepcopy(network)
+    fresh = object.__new__(type(net))
+    known = {id(net): fresh, id(net.history): net.history}
+    state = {name: value for name, value in vars(net).items() if name != "optimizer_"}
+    vars(fresh).update(copy.deepcopy(state, known))
+    return copy.deepcopy(network, known)
 
 
 @torch.no_grad()

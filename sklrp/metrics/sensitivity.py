@@ -5,7 +5,6 @@ Users and scorers call them with a model; what they draw anew is in `randomise`.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
@@ -20,7 +19,7 @@ from sklrp._models import unwrap
 from sklrp._sklearn import StrOptions
 from sklrp._streams import make_rng
 from sklrp.metrics.catalogue import metric
-from sklrp.metrics.randomise import check_layers, draw_anew, list_layers, take_start
+from sklrp.metrics.randomise import check_layers, copy_network, draw_anew, list_layers, take_start
 from sklrp.metrics.similarity import SIMILARITIES, Similarity, compare_maps
 from sklrp.metrics.subject import Chosen, Subject
 
@@ -375,11 +374,11 @@ def randomization_similarity(
     starts = list_layers(draw_anew(unwrap(network), seed))
     n_layers = len(starts)
     maps = maps_of(network)
-    random = copy.deepcopy(network)
+    random = copy_network(network)
     names, values = [], []
     for i in reversed(range(n_layers)) if order == "top_down" else range(n_layers):
         if order == "independent":
-            random = copy.deepcopy(network)
+            random = copy_network(network)
         name, start = starts[i]
         take_start(list_layers(unwrap(random).module)[i][1], start)
         names.append(name)

@@ -179,8 +179,11 @@ def skill_mass(
     y = y if number is None else number.of_truth(y)
     if relevance is not None:
         relevance = _take_maps(relevance, subject)
-        if explain is None:
-            _check_made_alike(subject, chosen, relevance, explain_params)
+    if relevance is not None and explain is None:
+        _check_made_alike(subject, chosen, relevance, explain_params)
+    else:  # unknown parameters are refused, whether there is skill or not
+        one = np.arange(1)
+        subject.maps(subject.samples[one], chosen.of(one, 1), explain_params, explain=explain)
     weights = _find_weights(
         subject,
         model,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklrp._rows import count_samples, take_batches
+from sklrp._rows import count_samples, map_batches
 from sklrp._stored import release
 from sklrp.propagation.details import Details, LayerDetails, LayerList
 from sklrp.propagation.tape import CAUSES
@@ -72,8 +72,11 @@ def explain_piecemeal(
     limits = {"target": None if labels is None else len(labels)}
     if out is not None:
         limits["out"] = count_samples(out)
-    done, parts, details = 0, [], []
-    for batch in take_batches(batches):
+    done = 0
+    parts: list[Any] = []
+    details: list[Details] = []
+
+    def explain_one(batch: Any) -> Any:
         n_samples = count_samples(batch)
         stop = done + n_samples
         _check_lengths(stop, limits, is_last=False)
@@ -86,11 +89,16 @@ def explain_piecemeal(
         if isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Details):
             found, said = found
             details.append(said)
+        if parts:
+            _check_alike(found, parts[0])
+        return n_samples, found
+
+    for n_samples, found in map_batches(explain_one, batches):
         if out is None:
             parts.append(found)
         for place in _list_of(out):  # what was written goes to its file
             release(place)
-        done = stop
+        done += n_samples
     _check_lengths(done, limits, is_last=True)
     relevance = _join_relevance(parts) if out is None else out
     return (relevance, _join_details(details, target)) if details else relevance
@@ -104,6 +112,16 @@ def _check_lengths(n_samples: int, limits: dict[str, int | None], *, is_last: bo
             raise ValueError(
                 f"{name} has the length {limit}, but the batches of X hold {least}{n_samples} "
                 f"samples: give a {name} of as many."
+            )
+
+
+def _check_alike(found: Any, first: Any) -> None:
+    """Raise an error, before more is explained, if relevance cannot be joined to that before."""
+    for one, other in zip(_list_of(found), _list_of(first), strict=True):
+        if one.shape[1:] != other.shape[1:]:
+            raise ValueError(
+                f"X has samples whose relevance has the shape {tuple(one.shape[1:])}, but in its "
+                f"first batch {tuple(other.shape[1:])}: give all samples in one shape."
             )
 
 

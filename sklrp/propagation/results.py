@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sklrp._checks import check_representable
 from sklrp._devices import has_float64
-from sklrp._stored import BLOCK_BYTES, Pages, make_room
+from sklrp._stored import BLOCK_BYTES, Pages, reserve_room
 from sklrp.propagation.inputs import NUMPY_DTYPES, Inputs, is_floating
 from sklrp.propagation.tape import CAUSES
 
@@ -209,7 +209,7 @@ class _Writer:
         self._begin, self._n_bytes = 0, 0
         self._pages = Pages(*([array] if isinstance(array, np.ndarray) else []))
         if isinstance(array, np.ndarray):
-            make_room(array)
+            reserve_room(array)
 
     def put(self, span: slice, values: Any) -> None:
         """Write rows, which come in order."""
@@ -236,7 +236,7 @@ class _Writer:
     def close(self) -> None:
         """Write all, also what h5py keeps: an error of the disk comes now, not at the end."""
         self.flush()
-        file = getattr(self.array, "file", None)
+        file: Any = getattr(self.array, "file", None)
         if type(file).__module__.startswith("h5py"):
             file.flush()
 
