@@ -156,9 +156,9 @@ def find_date_index(data: Any) -> Any:
 
     Returns
     -------
-    DatetimeIndex or None
+    Index or None
         The dates; those of months and other periods are their first moments, those of a zone in
-        UTC.
+        UTC, those of other calendars are cftime's.
     """
     if hasattr(data, "iloc"):
         found = [data.index]
@@ -166,8 +166,22 @@ def find_date_index(data: Any) -> Any:
         found = [data.get_index(dim) for dim in data.dims if dim in data.coords]
     else:
         return None
-    dated = [index for index in map(_as_dates, found) if index.dtype.kind == "M"]
+    dated = [index for index in map(_read_index, found) if index is not None]
     return dated[0] if len(dated) == 1 else None
+
+
+def _read_index(index: Any) -> Any:
+    """Return an index of dates, read where they are objects or text; None of any other."""
+    if hasattr(index, "categories"):
+        index = index.astype(index.categories.dtype)
+    index = _as_dates(index)
+    if index.dtype.kind == "M":
+        return index
+    values = list(index) if index.dtype.kind == "O" else []
+    if values and all(hasattr(value, "calendar") for value in values):
+        return index
+    dates = _read_dates(values)
+    return None if dates is None else type(index)(dates)  # pandas' Index finds its own kind
 
 
 def rank_times(columns: list[Column]) -> list[int]:

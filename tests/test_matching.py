@@ -61,6 +61,40 @@ def test_order_of_the_samples(field, y):
     pd.testing.assert_series_equal(match_samples(series[::-1], months, "y"), series)
 
 
+@pytest.mark.parametrize("calendar", ["noleap", "360_day"])
+def test_dates_of_other_calendars_in_pandas(field, y, calendar):
+    cftime = pytest.importorskip("cftime")
+    dates = [cftime.datetime(2000 + k // 12, k % 12 + 1, 16, calendar=calendar) for k in range(N)]
+    X = field.assign_coords(time=dates)
+    for index in (dates, xr.CFTimeIndex(dates)):
+        series = pd.Series(y.values, index=index)
+        assert match_samples(series[::-1], X, "y").tolist() == y.values.tolist()
+        with pytest.raises(ValueError, match="is of other samples than X, by its dates"):
+            match_samples(series[1:], X, "y")
+    pipeline = make_pipeline(GridVectorizer(), MLPClassifier((2,), max_epochs=1))
+    with pytest.raises(ValueError, match="is of other samples than X"):
+        pipeline.fit(X, series[::-1])
+    with pytest.raises(ValueError, match="0 it has 2000-01-01, X 2000-01-16"):
+        match_samples(y.to_series(), X, "y")
+
+
+@pytest.mark.parametrize(
+    "as_index",
+    [
+        lambda: TIME.strftime("%Y-%m-%d"),
+        lambda: TIME.date,
+        lambda: pd.CategoricalIndex(TIME),
+        lambda: pd.CategoricalIndex(TIME.strftime("%Y-%m-%d")),
+    ],
+)
+def test_dates_as_text_or_objects_in_pandas(field, y, as_index):
+    series = pd.Series(y.values, index=as_index())
+    for X in (field, pd.DataFrame(field.values.reshape(N, -1), index=as_index())):
+        assert match_samples(series[::-1], X, "y").tolist() == y.values.tolist()
+    stations = pd.Series(y.values, index=[f"s{k}" for k in range(N)])
+    assert match_samples(stations[::-1], field, "y").tolist() == y.values.tolist()[::-1]
+
+
 @pytest.mark.parametrize(
     "index",
     [
