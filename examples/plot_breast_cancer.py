@@ -14,7 +14,7 @@ features of which many say the same (radius, perimeter and area of cell nuclei, 
 # -----------------------------
 # Scaler and network are in one pipeline and learn from the training fold. The test samples of each
 # fold are explained under the epsilon rule, the logit of "malignant" minus that of "benign":
-# positive relevance speaks for malignant. Permutation importance is how much the network's log
+# positive relevance raises that of malignant. Permutation importance is how much the network's log
 # loss grows on the same test samples, which is finer than a loss of accuracy; the coefficients are
 # those of a logistic regression on the same training samples.
 
@@ -91,7 +91,7 @@ for first, second in combinations(ranked, 2):
 # %%
 # The bars
 # --------
-# A feature whose large values speak for malignant has relevance of either sign: positive in
+# A feature whose large values mean malignant has relevance of either sign: positive in
 # malignant samples, where it is large, negative in benign ones. Relevance and coefficients nearly
 # agree, as a network that is no better than a linear model should. Permutation hardly agrees with
 # itself in another fold, as of features that say the same one stands in for the other while it is

@@ -119,8 +119,8 @@ for name, model in [("network", transformer), ("control", control)]:
 # What one sees
 # -------------
 # The mean image and the mean map of each cluster, then three of its maps, each in percent of its
-# sum of absolute values; red speaks for a seven. Nobody has to know of a stamp to see what is
-# wrong with the first: half of its relevance may lie in a corner where sevens have no ink.
+# sum of absolute values; red raises the score of a seven. Nobody has to know of a stamp to see
+# what is wrong with the first: half of its relevance may lie in a corner where sevens have no ink.
 
 relevance = transformer.estimator_.explain(held[sevens], target=digit)
 shares = 100 * relevance / np.abs(relevance).sum(axis=(1, 2), keepdims=True)

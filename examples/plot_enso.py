@@ -200,10 +200,10 @@ for view in [("anomaly",), *views]:
 # %%
 # Mean map of each class
 # ----------------------
-# Red cells speak for the class, blue cells against it, grey is land, and the box is Niño 3.4. The
-# two maps of a column have the same limits, symmetric about zero; below is the absolute cosine
-# with networks that have learned nothing. The CNN's default is left out, as its maps are much like
-# those under epsilon.
+# Red cells raise the score of the class, blue cells lower it, grey is land, and the box is Niño
+# 3.4. The two maps of a column have the same limits, symmetric about zero; below is the absolute
+# cosine with networks that have learned nothing. The CNN's default is left out, as its maps are
+# much like those under epsilon.
 #
 # All maps under epsilon find the tropical Pacific, though the CNN's of El Niño is as strong in the
 # North Pacific. What differs between them comes from the architecture, the rule or the seed, and a

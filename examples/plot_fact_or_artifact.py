@@ -44,10 +44,10 @@ distractors = (np.abs(X.mean(axis=0)) > 0.25) & ~square
 # The settings of the forerunner (arXiv 2210.09958): a leak rate of 0.01, and a first step without
 # the leak. The relevance of a state is shared between the state before and the activation either
 # by the leak rate, as published, or by what each contributes; predictions do not depend on it.
-# Without biases, nothing but epsilon can keep relevance back.
+# Without biases, nothing but epsilon takes relevance.
 #
 # A random readout has other scores, of either sign. So each map is divided by its sum of absolute
-# values and takes the sign of its score: positive relevance then speaks for what the network says,
+# values and takes the sign of its score: positive relevance then raises what the network says,
 # and maps can be averaged over images and compared.
 
 rules, splits, seeds = ("z_plus", "epsilon"), ("leak_rate", "contribution"), range(3)

@@ -148,7 +148,7 @@ for way in ("lazily", "in memory"):
 # The picture
 # -----------
 # Left: the mean maps of El Niño and La Niña, each divided by its sum of absolute values. Red
-# speaks for the class, blue against it, and grey is land; the box is Niño 3.4. Right: what
+# raises the score of the class, blue lowers it, and grey is land; the box is Niño 3.4. Right: what
 # explaining takes at its peak, and the size of what is read and written.
 
 shares = 100 * means["mean"] / abs(means["mean"]).sum(("latitude", "longitude"))

@@ -160,8 +160,8 @@ print(f"\n{report}")
 # %%
 # The maps
 # --------
-# Means over five seeds of the winters that were predicted correctly. Red speaks for the class,
-# blue against it; grey cells are land or were removed. All panels share their limits.
+# Means over five seeds of the winters that were predicted correctly. Red raises the score of
+# the class, blue lowers it; grey cells are land or were removed. All panels share their limits.
 
 titles = {"all": "whole field", "removed": "tropics removed"}
 limit = max(float(abs(fields.mean("seed")).max()) for fields in maps.values())
