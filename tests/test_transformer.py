@@ -745,21 +745,27 @@ print(Hasher().hash(Step), Hasher().hash(Step()), Hasher().hash([lambda x: x in 
 """
 
 
+RUN_EACH = "import runpy, sys; [runpy.run_path(p, run_name='__main__') for p in sys.argv[1:]]"
+
+
 @pytest.mark.slow
 def test_code_is_known_in_other_processes(tmp_path):
     """Whatever the seed of hashes, the file and the lines; and edits are seen, also inside."""
-    found = []
     edits = [("OFFSET", "2"), ("OFFSET", "3"), ("y in words", "y not in words")]
     edits += [('"b": 1', '"b": 2'), ('"three"', '"four"')]
-    for i, (old, new) in enumerate([edits[0], edits[0], *edits[1:]]):
+    scripts = []
+    for i, (old, new) in enumerate([edits[0], *edits]):
         text = IDENTIFY.replace(old, new).replace("OFFSET", "2")
-        script = tmp_path / f"script{i}.py"
-        script.write_text("# moved down\n" * i + text, encoding="utf-8")
-        environment = {**ENVIRONMENT, "PYTHONHASHSEED": str(i)}
+        scripts.append(tmp_path / f"script{i}.py")
+        scripts[i].write_text("# moved down\n" * i + text, encoding="utf-8")
+    found = []
+    for seed, command in enumerate(([scripts[0]], ["-c", RUN_EACH, *scripts[1:]])):
+        environment = {**ENVIRONMENT, "PYTHONHASHSEED": str(seed)}
         run = subprocess.run(
-            [sys.executable, script], capture_output=True, text=True, check=True, env=environment
+            [sys.executable, *command], capture_output=True, text=True, check=True, env=environment
         )
-        found.append(run.stdout.split())
+        found += [line.split() for line in run.stdout.splitlines()]
+    assert len(found) == len(scripts)
     assert found[0] == found[1]
     for of_step in map(set, zip(*found, strict=True)):
         assert len(of_step) == len(edits)
