@@ -262,7 +262,7 @@ def _read_times(column: Column) -> NDArray[np.float64] | None:
     values = np.asarray(_as_dates(column.values))
     if values.dtype.kind == "M":
         dated = values[~np.isnat(values)]
-        values = values - (dated.min() if len(dated) else np.datetime64("NaT"))
+        values = values - (dated.min() if len(dated) else np.datetime64("NaT", "D"))
     if values.dtype.kind == "m":
         return values / np.timedelta64(1, "D")
     if values.dtype.kind in "iuf":

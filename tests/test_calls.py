@@ -458,7 +458,7 @@ def gelu_of(x):
 
 def test_an_output_behind_scripted_code_is_refused_with_what_hides_it():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")  # which kind it is differs
         scripted_gelu = torch.jit.script(gelu_of)
     network = Numbers(lambda self, x, m: scripted_gelu(self.b(x)))
     with pytest.raises(ValueError, match=r"What scripted code \(torch.jit\), NumPy or another"):

@@ -339,8 +339,8 @@ def test_streams_say_what_they_come_from():
 def make_field(values=0.0, *, longitude=0.0, month=0, name="sst", units="K", dims=("time", "lon")):
     """Return a field whose values say nothing of where and when they are."""
     data = np.random.default_rng(0).normal(size=(24, 4)) + values
-    start = np.datetime64("1980-01") + month
-    places = np.arange(start, start + 24).astype("datetime64[ns]"), 90.0 * np.arange(4) + longitude
+    months = np.datetime64("1980-01") + np.arange(month, month + 24).astype("m8[M]")
+    places = months.astype("datetime64[ns]"), 90.0 * np.arange(4) + longitude
     coords = dict(zip(dims, places, strict=True))
     return xr.DataArray(data, coords, dims, name, {"units": units})
 

@@ -133,7 +133,7 @@ def test_what_has_no_times(data):
 
 def test_missing_times_are_refused():
     dates = DATES.to_numpy().copy()
-    dates[[2, 4]] = np.datetime64("NaT")
+    dates[[2, 4]] = np.datetime64("NaT", "ns")
     with pytest.raises(ValueError, match=r"2 of 6 samples have no time in 'time'.*position 2"):
         find_times(field(dates))
     for missing in (None, pd.NaT, np.nan, pd.NA):

@@ -611,7 +611,7 @@ def test_memory_knows_dates_and_places(memory):
     """A climatology is of months, so that equal values at other times make another network."""
 
     def make_field(month, longitude):
-        time = np.arange(24) + np.datetime64("1980-01") + month
+        time = np.datetime64("1980-01") + np.arange(month, month + 24).astype("m8[M]")
         coords = {"time": time.astype("datetime64[ns]"), "lon": 90.0 * np.arange(4) + longitude}
         values = np.random.default_rng(0).normal(size=(24, 4))
         return xr.DataArray(values, coords, ("time", "lon"), name="sst")

@@ -123,7 +123,7 @@ def warn_of_neighbours(
     apart = np.minimum(abs(held - known[after - 1]), abs(held - known[after]))
     # At the very time of a training sample it is another member or station, no neighbour in time.
     near = apart <= _NEXT_TO * np.quantile(steps, 0.25, method="lower")
-    beside = int((near & (apart > np.timedelta64(0))).sum())
+    beside = int((near & (apart > np.timedelta64(0, "D"))).sum())
     if beside > _MOST_BESIDE * len(held):
         said = (
             f"{beside} of {len(held)} samples of X are next in time to a sample of X_train, and "
