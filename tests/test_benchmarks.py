@@ -17,6 +17,9 @@ ROWS = {
     "clf.explain beyond explain",
     "throughput / that of forward + gradient in batches of 1024",
     "per-sample NumPy loop / explain",
+    "exponent of time against samples",
+    "exponent of time against features",
+    "exponent of time against steps",
     "fit / raw torch loop",
     "skorch's default / fit",
     "predict_proba / forward pass",
@@ -44,8 +47,10 @@ def test_every_row_has_a_number(sections):
     assert expected <= {row["what"] for row in rows}
     for row in rows:
         assert math.isfinite(row["ratio"]), row
-        # How much slower the estimator is than the engine is within the noise.
-        assert row["ratio"] > 0 or row["what"].startswith("clf.explain"), row
+        # How much slower the estimator is than the engine is within the noise, and so is what
+        # tiny cases grow by.
+        noisy = row["what"].startswith(("clf.explain", "exponent"))
+        assert row["ratio"] > 0 or noisy, row
 
 
 @pytest.mark.slow

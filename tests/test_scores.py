@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -236,6 +238,29 @@ def test_saturated_heads_hide_nothing(handle, head):
     handle(wrong_value)
     with pytest.raises(TypeError, match=r"layer 'net\.2'"):
         sklrp.explain(Head(net, head), draw(5), rule="epsilon")
+
+
+@both_ways
+@pytest.mark.parametrize("n_samples", [5, 40])  # with a balance of the steps, and without
+def test_what_a_layer_holds_is_freed_when_relevance_has_passed_it(handle, by_hand, n_samples):
+    held, alive = weakref.WeakSet(), []
+
+    def noting(step, signal):
+        x = 2 * signal.x
+        held.add(x)
+
+        def pull(relevance, kept):
+            alive.append(sum(x is not None for x in held))
+            return relevance * bool(len(x))
+
+        return replace(signal, x=x), pull
+
+    handle(noting)
+    net = build(False)
+    net.insert(1, Odd())
+    net.insert(1, Odd())
+    sklrp.explain(Behind(net) if by_hand else net, draw(n_samples), check=False, rule="epsilon")
+    assert alive[-3:] == [3, 2, 1]
 
 
 class MaskOfTheFirst(nn.Module):

@@ -24,7 +24,7 @@ from sklrp.propagation.nested import swap_signals
 from sklrp.propagation.planning import Plan
 from sklrp.propagation.recording.refusals import Refusals
 from sklrp.propagation.recording.twin import make_twin
-from sklrp.propagation.tape import Kept, Record, Tape, run_handler, total
+from sklrp.propagation.tape import Kept, Record, Step, Tape, run_handler, total
 from sklrp.rules import Signal
 
 # By how much of the largest score of a sample its score may differ: more than rounding does, less
@@ -246,7 +246,7 @@ class Balance:
     def __init__(self, n_samples: int) -> None:
         self.n_samples = n_samples
         self.size: Tensor | None = None  # of the relevance on its way, whatever its sign
-        self.gaps: list[tuple[Record, Tensor]] = []
+        self.gaps: list[tuple[Step, Tensor]] = []  # a record would hold the layer's activations
         self._device: torch.device | None = None  # of the score, where relevance starts
 
     def note(
@@ -255,7 +255,7 @@ class Balance:
         """Note one step."""
         given = self._sum(arrived, record.output_axes)
         left = self._sum(passed, record.input_axes) + self._bring(sum((kept or {}).values()))
-        self.gaps.append((record, (given - left).abs()))
+        self.gaps.append((record.step, (given - left).abs()))
         size = self._sum([None if r is None else r.abs() for r in passed], record.input_axes)
         if isinstance(size, Tensor):
             self.size = size if self.size is None else torch.maximum(self.size, size)
@@ -277,10 +277,9 @@ class Balance:
         allowed = _TOLERANCE[score.dtype] * (
             score.abs() if self.size is None else score.abs() + self.size
         )
-        for record, gap in self.gaps:
+        for step, gap in self.gaps:
             # Behind a step that makes NaN all are NaN: the step is the first with such a gap.
             if not bool((gap.isfinite() & ~(gap > allowed)).all()):
-                step = record.step
                 raise TypeError(
                     f"Relevance through {step.name!r} ({step.label}) is not supported: what its "
                     "handler passes on and keeps is not what it got, it is "

@@ -124,13 +124,7 @@ def explain_network(
     with plain_arithmetic(intake.device):
         watched = frozenset(path for layer in named for path in layer.paths)
         plan = _prepare_plan(module, rule, float(epsilon), bounds, inputs, intake, key, watched)
-        sizes = plan.sizes
-        if sizes is None or named:
-            alone = plan.run(*intake.to_signals(inputs.take(slice(1))))
-            # What cannot be given is refused before anything is explained.
-            find_values(named, alone)
-            sizes = sizes or measure(alone)
-        shape, largest = sizes
+        shape, largest = _find_sizes(plan, inputs, intake, named)
         n_outputs = math.prod(shape)
         target = decode_target(target, classes, inputs.n_samples, shape)
         if contrast:
@@ -252,6 +246,17 @@ def _prepare_plan(
     if plan.lacks_boxes:
         _find_boxes(plan, bounds, inputs, intake)
     return plan
+
+
+def _find_sizes(
+    plan: Plan, inputs: Inputs, intake: Intake, named: Sequence[AskedLayer]
+) -> tuple[tuple[int, ...], int]:
+    """Return the shape of the output and the number of values in the largest tensor."""
+    if plan.sizes is not None and not named:
+        return plan.sizes
+    alone = plan.run(*intake.to_signals(inputs.take(slice(1))))
+    find_values(named, alone)  # what cannot be given is refused before anything is explained
+    return plan.sizes or measure(alone)
 
 
 def _find_boxes(plan: Plan, bounds: Any, inputs: Inputs, intake: Intake) -> None:

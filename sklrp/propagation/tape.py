@@ -233,7 +233,7 @@ class Tape(NamedTuple):
         details: bool,
         notes: Sequence[Note] = (),
     ) -> tuple[list[Tensor | None], list[Layer | None]]:
-        """Pull relevance from the scores back to the inputs.
+        """Pull relevance from the scores back to the inputs, once: the records are used up.
 
         Parameters
         ----------
@@ -256,7 +256,8 @@ class Tape(NamedTuple):
         # them. Records are in order of execution, so all of it has come when the value's turn is.
         waiting = {self.output: relevance.reshape(len(relevance), *self.shape)}
         layers: list[Layer | None] = []
-        for record in reversed(self.records):
+        while self.records:
+            record = self.records.pop()  # what it holds is freed when it is done
             arrived = [waiting.pop(index, None) for index in record.outputs]
             if all(r is None for r in arrived):
                 layers.append(None)

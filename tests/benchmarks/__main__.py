@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from . import engine, esn, fit, memory, networks, rows, skill
+from . import engine, esn, exponents, fit, memory, networks, rows, skill
 from .measure import Row, threads
 
 MARKERS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
@@ -34,6 +34,7 @@ SECTIONS: dict[str, list[Callable[..., list[Row]]]] = {
         rows.bench_lstm_loop,
         esn.bench_esn,
     ],
+    "Exponents": [exponents.bench_exponents],
     "Memory": [memory.bench_memory],
     "Skill map": [skill.bench_skill],
     "Training and prediction": [fit.bench_fit, fit.bench_predict, rows.bench_search],
