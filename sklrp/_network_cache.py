@@ -12,15 +12,22 @@ import sys
 import types
 from typing import IO, Any
 
+import torch
 from numpy.typing import NDArray
 
 from sklrp._memory import Hasher, Shelf, hash_each, is_importable, warn_not_kept
 from sklrp._models import unwrap
+from sklrp._random_stream import RandomStream, draw_seed
 from sklrp._sklearn import get_feature_names
 
 
 def train_network(
-    network: Any, X: Any, y: NDArray[Any], fit_params: dict[str, Any], memory: Any
+    network: Any,
+    X: Any,
+    y: NDArray[Any],
+    fit_params: dict[str, Any],
+    memory: Any,
+    seed: int | None = None,
 ) -> Any:
     """Return the trained network, from ``memory`` if it holds it, which else it will.
 
@@ -36,18 +43,30 @@ def train_network(
         What else ``fit`` of the network is called with.
     memory : None, str, path or joblib.Memory
         Where to keep networks.
+    seed : int or None, default=None
+        Determines what a skorch net draws, which has no `random_state` of its own.
 
     Returns
     -------
     estimator object
         The trained network.
     """
+    net = unwrap(network, fitted=False)
+
+    def train() -> Any:
+        if not net.is_net:
+            return network.fit(X, y, **fit_params)
+        # What a net draws would come from torch's global generators.
+        with RandomStream(torch.device(net.network.device or "cpu"), draw_seed(seed)):
+            return network.fit(X, y, **fit_params)
+
     shelf = Shelf(memory, "networks")
     if not shelf.keeps:
-        return network.fit(X, y, **fit_params)
+        return train()
     name = type(network).__name__
     try:
-        key = identify(network, X, y, fit_params)
+        drawn = {"random_state": seed} if net.is_net and seed is not None else {}
+        key = identify(network, X, y, {**fit_params, **drawn})
         _, own_code = _dump(network)
     except Exception as error:  # pickling runs the parameters' own code, which may raise anything
         warn_not_kept(
@@ -55,7 +74,7 @@ def train_network(
             "data or its fit parameters cannot be hashed",
             error,
         )
-        return network.fit(X, y, **fit_params)
+        return train()
 
     def load(content: bytes) -> Any:
         return _Unpickler(io.BytesIO(content), own_code).load()
@@ -67,9 +86,7 @@ def train_network(
             raise pickle.PicklingError(f"no other process can import {names}")
         return content
 
-    return shelf.find_or_make(
-        key, lambda: network.fit(X, y, **fit_params), f"The trained {name}", load=load, dump=dump
-    )
+    return shelf.find_or_make(key, train, f"The trained {name}", load=load, dump=dump)
 
 
 def identify(network: Any, X: Any, y: NDArray[Any], fit_params: dict[str, Any]) -> str:

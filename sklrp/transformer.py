@@ -147,7 +147,9 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         ``None`` means 1 unless in a :obj:`joblib.parallel_config` context, -1 all cores.
     random_state : int, RandomState instance or None, default=None
         Handed on to every ``random_state`` of ``estimator``: an integer as it is, from an instance
-        a new integer for each network. ``None`` leaves those of ``estimator``.
+        a new integer for each network. ``None`` leaves those of ``estimator``. It determines what
+        a skorch net draws, too; with None, other numbers each time. Torch's global generators are
+        neither read nor changed, so that ``torch.manual_seed`` has no part in it.
 
     Attributes
     ----------
@@ -711,22 +713,22 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
                 )
         return folds
 
-    def _make_network(self) -> Any:
-        """Return an unfitted clone of the estimator that has the random state handed on."""
+    def _make_network(self) -> tuple[Any, int | None]:
+        """Return an unfitted clone that has the random state handed on, and the seed."""
         network = clone(self.estimator)
         if self.random_state is None:
-            return network
+            return network, None
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
         names = [
             n for n in network.get_params() if n == "random_state" or n.endswith("__random_state")
         ]
-        return network.set_params(**dict.fromkeys(names, seed)) if names else network
+        return network.set_params(**dict.fromkeys(names, seed)) if names else network, int(seed)
 
     def _explain_fold(
         self,
-        network: Any,
+        made: tuple[Any, int | None],
         X: Any,
         y: NDArray[Any],
         fit_params: dict[str, Any],
@@ -735,11 +737,14 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     ) -> NDArray[np.floating]:
         """Train a network on one part of the samples and explain another."""
         params = check_method_params(X, fit_params, train)
-        network = self._train(network, _part_of_samples(X, train), y[train], params)
+        network = self._train(made, _part_of_samples(X, train), y[train], params)
         return self._explain(network, _part_of_samples(X, test))
 
-    def _train(self, network: Any, X: Any, y: NDArray[Any], fit_params: dict[str, Any]) -> Any:
-        return train_network(network, _take_dtype(network, X), y, fit_params, self.memory)
+    def _train(
+        self, made: tuple[Any, int | None], X: Any, y: NDArray[Any], fit_params: dict[str, Any]
+    ) -> Any:
+        network, seed = made
+        return train_network(network, _take_dtype(network, X), y, fit_params, self.memory, seed)
 
     def _explain(self, network: Any, X: Any) -> NDArray[np.floating]:
         """Return the features of samples: explained, summed by group, normalised and flat."""

@@ -6,11 +6,22 @@ import threading
 import numpy as np
 import pytest
 import torch
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from skorch import NeuralNetClassifier
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from sklrp import CNNClassifier, ESNRegressor, LSTMClassifier, MLPClassifier, MLPRegressor
+from sklrp import (
+    CNNClassifier,
+    ESNRegressor,
+    LSTMClassifier,
+    MLPClassifier,
+    MLPRegressor,
+    RelevanceTransformer,
+)
+from sklrp._models import unwrap
 from sklrp._random_stream import RandomStream
 from sklrp.diagnostics import randomization_test
 
@@ -124,7 +135,7 @@ class Noisy(torch.optim.SGD):
         return loss
 
 
-X = np.random.default_rng(0).normal(size=(60, 12))
+X = np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(int)
 QUICK = {"max_epochs": 15, "random_state": 0}
 FITS = {
@@ -135,10 +146,44 @@ FITS = {
     "lstm": lambda: LSTMClassifier(4, num_layers=2, dropout=0.2, max_epochs=3, random_state=0),
     "esn": lambda: ESNRegressor(40, random_state=0),
     "noisy": lambda: MLPClassifier((8,), optimizer=Noisy, **QUICK),
+    "net": lambda: RelevanceTransformer(NET, random_state=0),
+    "net in folds": lambda: Folds(NET, cv=2, random_state=0),
+    "net in a pipeline": lambda: RelevanceTransformer(
+        make_pipeline(StandardScaler(), NET), random_state=0
+    ),
 }  # fmt: skip
 
 
+class Dropping(nn.Module):
+    """A module of a user's, which draws when it is made and when it is trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.output = nn.Linear(12, 6), nn.Linear(6, 2)
+        self.scale = nn.Parameter(torch.rand(6) + 0.5)
+
+    def forward(self, x):
+        x = F.dropout(torch.relu(self.hidden(x)), 0.3, self.training)
+        return self.output(x * self.scale)
+
+
+class Folds(RelevanceTransformer):
+    """Networks of folds are trained too."""
+
+    def fit(self, X, y):
+        self.fit_transform(X, y)
+        return self
+
+
+NET = NeuralNetClassifier(
+    Dropping, criterion=nn.CrossEntropyLoss, max_epochs=3, train_split=None, verbose=0,
+    iterator_train__shuffle=True,
+)  # fmt: skip
+
+
 def weights(model):
+    if hasattr(model, "estimator_"):
+        model = unwrap(model.estimator_).network
     return [parameter.detach().clone() for parameter in model.module_.parameters()]
 
 
@@ -177,6 +222,19 @@ def test_no_global_generator_is_touched(kind):
 def pickle_of_numpy():
     name, keys, *rest = np.random.get_state()  # noqa: NPY002
     return name, keys.tobytes(), rest
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_the_random_state_of_a_transformer_determines_what_a_net_draws(memory, tmp_path):
+    def fit(seed):
+        transformer = RelevanceTransformer(
+            NET, random_state=seed, memory=str(tmp_path) if memory else None
+        )
+        return weights(transformer.fit(X, Y))
+
+    for seed, same in ((1, True), (2, False), (None, False)):
+        found = zip(fit(seed), fit(1), strict=True)
+        assert all(torch.equal(one, other) for one, other in found) == same
 
 
 def test_fits_in_threads_draw_for_themselves():
