@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sklrp._memory import Hasher, Shelf, hash_each, is_importable, warn_not_kept
 from sklrp._models import unwrap
-from sklrp._random_stream import RandomStream, draw_seed
+from sklrp._random_stream import RandomStream
 from sklrp._sklearn import get_feature_names
 
 
@@ -44,7 +44,8 @@ def train_network(
     memory : None, str, path or joblib.Memory
         Where to keep networks.
     seed : int or None, default=None
-        Determines what a skorch net draws, which has no `random_state` of its own.
+        Determines what a skorch net draws, which has no `random_state` of its own; None leaves it
+        to torch's global generators, as skorch does.
 
     Returns
     -------
@@ -54,10 +55,10 @@ def train_network(
     net = unwrap(network, fitted=False)
 
     def train() -> Any:
-        if not net.is_net:
+        if not net.is_net or seed is None:
             return network.fit(X, y, **fit_params)
         # What a net draws would come from torch's global generators.
-        with RandomStream(torch.device(net.network.device or "cpu"), draw_seed(seed)):
+        with RandomStream(torch.device(net.network.device or "cpu"), seed):
             return network.fit(X, y, **fit_params)
 
     shelf = Shelf(memory, "networks")

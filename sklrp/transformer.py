@@ -147,9 +147,9 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         ``None`` means 1 unless in a :obj:`joblib.parallel_config` context, -1 all cores.
     random_state : int, RandomState instance or None, default=None
         Handed on to every ``random_state`` of ``estimator``: an integer as it is, from an instance
-        a new integer for each network. ``None`` leaves those of ``estimator``. It determines what
-        a skorch net draws, too; with None, other numbers each time. Torch's global generators are
-        neither read nor changed, so that ``torch.manual_seed`` has no part in it.
+        a new integer for each network. It determines what a skorch net draws, too, and torch's
+        global generators are neither read nor changed. ``None`` leaves those of ``estimator``; a
+        skorch net then draws from torch's global generators, as it does by itself.
 
     Attributes
     ----------

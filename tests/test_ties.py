@@ -166,8 +166,6 @@ def test_one_by_one_equals_in_a_batch(kind, rule):
         assert (np.abs(alone - together) / size).max() < 2e-3
 
 
-@pytest.mark.parametrize("n_targets", [1, 2])
-@pytest.mark.parametrize("shape", [(11, 13), (6, 10)])  # with rows left over, and without
 class Attending(nn.Module):
     """A layer of a transformer, on sequences."""
 
@@ -218,6 +216,8 @@ def test_maps_are_the_same_in_any_company(rule, name):
             assert (np.abs(alone - together) / size).max() < allowed
 
 
+@pytest.mark.parametrize("n_targets", [1, 2])
+@pytest.mark.parametrize("shape", [(11, 13), (6, 10)])  # with rows left over, and without
 @pytest.mark.parametrize("kernel", [2, (3, 2), 5])
 def test_windows_side_by_side_share_as_any_windows(kernel, shape, n_targets):
     rng = np.random.default_rng(0)
