@@ -22,6 +22,7 @@ from sklrp._missing import as_gapped_array, as_plain_array, forbid_masked
 from sklrp._warnings import warn_user
 
 MOST = 2**31  # beyond any count, size or index that is meant
+_LONGEST_ERROR = 800  # characters
 MOST_JOBS = 4096  # more workers than any machine has
 
 
@@ -93,7 +94,7 @@ def check_reals(values: NDArray, name: str) -> NDArray[np.float64]:
         )
     try:
         return values.astype(np.float64, copy=False)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         got = shorten(repr(values.ravel().tolist()[0]), 60)
         raise ValueError(
             f"{name} must hold numbers, got {got} in an array of dtype {values.dtype}."
@@ -162,7 +163,10 @@ def check_field_mask(mask: ArrayLike | None, name: str) -> NDArray[np.bool_] | N
 
 
 def _holds_flags(mask: NDArray) -> bool:
-    return mask.dtype == bool or bool(np.isin(mask, (0, 1)).all())
+    try:
+        return mask.dtype == bool or bool(np.isin(mask, (0, 1)).all())
+    except TypeError:  # of records, and of pandas' NA
+        return False
 
 
 def check_weights(weights: ArrayLike, sample_shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -298,7 +302,8 @@ def check_option(name: str, value: Any, options: Sequence[str]) -> None:
 def check_sizes(name: str, sizes: Any, *, some: bool = False) -> tuple[int, ...]:
     """Return one or several layer sizes as a tuple, or raise an error if one is malformed."""
     several = (sizes,) if isinstance(sizes, Integral) else as_tuple(sizes)
-    is_list = several or (isinstance(sizes, list | tuple | np.ndarray) and not some)
+    is_empty = isinstance(sizes, list | tuple) or getattr(sizes, "shape", None) == (0,)
+    is_list = several or (is_empty and not some)
     if not is_list or not all(map(is_positive_integer, several)):
         count = "one or more " if some else ""
         raise ValueError(f"{name} must hold {count}integers of at least 1, got {sizes!r}.")
@@ -323,7 +328,9 @@ def as_tuple(values: Any) -> tuple[Any, ...]:
     """Return the entries of a list, a tuple or an array of one axis, () for anything else."""
     if isinstance(values, list | tuple | range):
         return tuple(values)
-    return tuple(to_host(values).tolist()) if len(getattr(values, "shape", ())) == 1 else ()
+    if len(getattr(values, "shape", ())) != 1 or getattr(values, "is_meta", False):
+        return ()
+    return tuple(to_host(values).tolist())
 
 
 def check_flags(**flags: Any) -> None:
@@ -394,6 +401,13 @@ def _are_indices(part: NDArray[Any], n_samples: int) -> bool:
 def shorten(text: str, length: int = 200) -> str:
     """Return a text that a message quotes, cut where it is long."""
     return text if len(text) <= length else f"{text[: length - 4]} ..."
+
+
+def cut_error(error: Exception) -> None:
+    """Cut the middle of an error that quotes a long value; what to do stands at its end."""
+    text = str(error)
+    if len(text) > _LONGEST_ERROR and error.args == (text,):
+        error.args = (f"{text[: _LONGEST_ERROR - 300]} ... {text[-295:]}",)
 
 
 def check_representable(relevance: Any, dtype: Any, largest: float) -> None:
@@ -481,13 +495,14 @@ def as_values(name: str, values: NDArray) -> NDArray:
     try:
         if not is_text:
             return values.astype(np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
-    others = [value for value in values.ravel().tolist() if not isinstance(value, int | float)]
+    listed = values.ravel().tolist()
+    others = [value for value in listed if not isinstance(value, int | float)] or listed
     raise ValueError(
-        f"{name} holds {others[0]!r}, but the model has values as outputs, no classes: give "
-        "numbers, such as 0 and 1 for the two classes of a single output, or "
-        f"{name}.astype(float) of numbers that are written as text."
+        f"{name} holds {shorten(repr(others[0]), 60)}, but the model has values as "
+        "outputs, no classes: give numbers, such as 0 and 1 for the two classes of a single "
+        f"output, or {name}.astype(float) of numbers that are written as text."
     )
 
 

@@ -11,12 +11,12 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping, Set
-from numbers import Integral, Real
+from numbers import Integral, Rational, Real
 from typing import Any, TypeVar
 
 import numpy as np
 
-from sklrp._checks import MOST, MOST_JOBS, shorten
+from sklrp._checks import MOST, MOST_JOBS, cut_error, shorten
 from sklrp._keywords import name_call
 from sklrp._sklearn import HasMethods, InvalidParameterError, validate_params
 from sklrp._sklearn import Interval as SklearnInterval
@@ -48,11 +48,13 @@ class Interval(SklearnInterval):
         """Tell whether a value is in the range."""
         if isinstance(val, bool) or (isinstance(val, Integral) and abs(int(val)) >= 2**63):
             return False
+        if isinstance(val, Rational) and not isinstance(val, Integral):  # which torch lacks
+            return False
         return bool(super().is_satisfied_by(val))
 
 
 class _Values(HasMethods):
-    """Arrays, and lists of them. A dict or a set has a length too, but no order."""
+    """Arrays, and lists whose rows have one length. A dict or a set has no order."""
 
     def __init__(self) -> None:
         super().__init__("__len__")
@@ -64,10 +66,48 @@ class _Values(HasMethods):
         shape = getattr(val, "shape", None)
         if shape is not None:
             return bool(len(shape)) if isinstance(shape, tuple) else True
+        if isinstance(val, list | tuple) and _rows_differ(val):
+            return False
         return (hasattr(val, "__len__") or hasattr(val, "__array__")) and not np.isscalar(val)
 
     def __str__(self) -> str:
-        return "an array-like"
+        return "an array-like, whose rows have one length"
+
+
+class _Samples(HasMethods):
+    """Samples in any form that a model may take: arrays, tables, several inputs, batches."""
+
+    def __init__(self) -> None:
+        super().__init__("__iter__")
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Tell whether a value may hold samples."""
+        shape = getattr(val, "shape", None)
+        if isinstance(shape, tuple):
+            return bool(shape)
+        is_value = isinstance(val, str | bytes | Set | type) or np.isscalar(val)
+        holds = hasattr(val, "__iter__") or hasattr(val, "__getitem__")
+        return holds and not is_value
+
+    def __str__(self) -> str:
+        return "samples: an array, a table, fields of xarray, or several inputs"
+
+
+class _Path(HasMethods):
+    """Names of files. An empty one would be the folder that one happens to be in."""
+
+    def __init__(self) -> None:
+        super().__init__("__fspath__")
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Tell whether a value names a file."""
+        if isinstance(val, type) or not isinstance(val, str | os.PathLike):
+            return False
+        name = os.fspath(val)
+        return isinstance(name, str) and bool(name.strip()) and "\0" not in name
+
+    def __str__(self) -> str:
+        return "a str or a pathlib.Path that names a file"
 
 
 class _Splits(HasMethods):
@@ -100,13 +140,24 @@ class _Axes(HasMethods):
 
     def is_satisfied_by(self, val: Any) -> bool:
         """Tell whether a value is an Axes, or holds them alone."""
-        if self._several and isinstance(val, list | tuple | np.ndarray):
+        if self._several and isinstance(val, list | tuple | np.ndarray) and np.ndim(val):
             entries = val.ravel() if isinstance(val, np.ndarray) else val
             return len(entries) > 0 and all(map(self.is_satisfied_by, entries))
         return not isinstance(val, type) and super().is_satisfied_by(val)
 
     def __str__(self) -> str:
         return "a matplotlib Axes" + " or an array of them" * self._several
+
+
+def _rows_differ(values: Any) -> bool:
+    """Tell whether lists in a list differ in length."""
+    try:
+        np.shape(values)
+    except ValueError:
+        return True
+    except TypeError:  # of tensors on a device, which NumPy cannot read
+        return False
+    return False
 
 
 def _is_pair(value: Any) -> bool:
@@ -116,6 +167,17 @@ def _is_pair(value: Any) -> bool:
         and len(value) == 2
         and all(np.ndim(rows) == 1 and np.asarray(rows).dtype.kind in "iub" for rows in value)
     )
+
+
+class ShortErrors:
+    """An estimator whose errors about its parameters are short, whatever values they quote."""
+
+    def _validate_params(self) -> None:
+        try:
+            super()._validate_params()  # type: ignore[misc]
+        except InvalidParameterError as error:
+            cut_error(error)
+            raise
 
 
 COUNT = Interval(Integral, 1, None, closed="left")
@@ -132,12 +194,13 @@ JOBS = [
 ]
 ONE_AXES = [_Axes(), None]
 AXES = [_Axes(several=True), None]
-PATH = [str, os.PathLike]
+PATH = [_Path()]
 
 # What words of scikit-learn's stand for here.
 _OWN: dict[str, list[Any]] = {
     "array-like": [_Values()],
     "cv_object": [_Splits()],
+    "samples": [_Samples()],
     "random_state": RANDOM_STATE,
     "verbose": ["boolean", Interval(Integral, 0, None, closed="left")],
 }
@@ -159,7 +222,9 @@ COMMON: dict[str, list[Any]] = {
     "input_dropout": [PROBABILITY],
     "input_noise": [NOT_NEGATIVE],
     "input_size": [COUNT],
+    "mask": ["array-like"],
     "max_samples": [COUNT, None],
+    "memory": [_Path(), HasMethods(["cache"]), None],
     "n_jobs": JOBS,
     "n_networks": [COUNT],
     "n_outputs": [COUNT],
@@ -199,6 +264,9 @@ def constrained(
 ) -> Callable[[_Function], _Function]:
     """Decorate a function: its parameters are checked before it runs.
 
+    A parameter of `COMMON` may also be None where that is its default. Numbers and flags of NumPy
+    become Python's: torch takes no others, and small integers of NumPy overflow.
+
     Parameters
     ----------
     own : mapping of str to list or "no_validation", or None, default=None
@@ -215,20 +283,48 @@ def constrained(
 
     def decorate(function: _Function) -> _Function:
         names = inspect.signature(function).parameters
-        common = {name: COMMON[name] for name in names if name in COMMON}
+        common = {
+            name: _common(name, one.default) for name, one in names.items() if name in COMMON
+        }
         constraints = refine({**common, **(own or {})})
+        scalars = {name for name, words in constraints.items() if any(map(_is_of_scalars, words))}
+        places = [name in scalars for name in names]
         checked = validate_params(constraints, prefer_skip_nested_validation=skip_nested)(function)
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
+            args = (
+                *(_as_python(a) if one else a for a, one in zip(args, places, strict=False)),
+                *args[len(places) :],
+            )
+            kwargs = {k: _as_python(v) if k in scalars else v for k, v in kwargs.items()}
             try:
                 return checked(*args, **kwargs)
             except InvalidParameterError as error:
                 raise InvalidParameterError(shorten(str(error), 500)) from None
             except TypeError as error:
                 name_call(function, args, kwargs, error)
+                cut_error(error)
+                raise
+            except ValueError as error:
+                cut_error(error)
                 raise
 
         return wrapper  # type: ignore[return-value]
 
     return decorate
+
+
+def _common(name: str, default: Any) -> list[Any]:
+    """Return the constraints that a parameter has everywhere."""
+    words = COMMON[name]
+    return [*words, None] if default is None and None not in words else words
+
+
+def _is_of_scalars(word: Any) -> bool:
+    """Tell whether a constraint is of numbers or flags."""
+    return isinstance(word, SklearnInterval) or word == "boolean"
+
+
+def _as_python(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -39,6 +39,8 @@ def to_host(values: Any) -> Any:
         bfloat16, which NumPy lacks, becomes float32.
     """
     if isinstance(values, Tensor):
+        if values.is_meta:  # which holds no data: who makes an array of it says so
+            return values
         values = values.detach().cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values
         return values.numpy()[()]

@@ -25,7 +25,6 @@ from sklrp._checks import (
     same_layout,
     shorten,
 )
-from sklrp._devices import to_host
 from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp._model_parts import Model
 from sklrp._sample_axes import find_seen, read_layout
@@ -362,7 +361,8 @@ class Frame:  # numpydoc ignore=PR02
             If a DataArray has other latitudes or longitudes.
         """
         values, latitude, longitude = take_degrees(values)
-        values = np.asanyarray(to_host(values))  # a mask over it stays, for who takes it to refuse
+        if not isinstance(values, np.ndarray):  # whose mask stays, for who takes it to refuse
+            values = as_plain_array(values, name)
         if latitude is None or longitude is None or not self.is_field:
             return values
         if self.latitude is not None and self.longitude is not None:
@@ -585,7 +585,7 @@ def _first_grid(model: Model, X: Any, sample_shape: tuple[int, ...]) -> Grid | N
         if grid is not None and _fits_rows(vectorizer, sample_shape):
             return grid
         return None
-    return read_grid(X)
+    return None if isinstance(X, tuple) else read_grid(X)  # which are several inputs
 
 
 def _fits_rows(vectorizer: GridVectorizer, sample_shape: tuple[int, ...]) -> bool:

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from sklrp._checks import say_meant, shorten, suggest
+from sklrp._checks import cut_error, say_meant, shorten, suggest
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -35,6 +35,10 @@ def named(function: _Function) -> _Function:
             return function(*args, **kwargs)
         except TypeError as error:
             name_call(function, args, kwargs, error)
+            cut_error(error)
+            raise
+        except ValueError as error:
+            cut_error(error)
             raise
 
     return wrapper  # type: ignore[return-value]

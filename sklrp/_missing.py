@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
 from sklrp._devices import to_host
 
+_DEEPEST = 64  # axes of an array, at most; a list that holds itself has no end
 _REMEDY = (
     "fill them, np.ma.filled({name}.astype(float), ...), leave such cells out, or mark them NaN "
     "and let sklrp.geo.GridVectorizer or sklrp.preprocessing.InputMasker mask them"
@@ -42,6 +44,11 @@ def forbid_masked(values: Any, name: str, remedy: str = _REMEDY) -> Any:
     ValueError
         If a value is masked.
     """
+    if getattr(values, "is_meta", False):
+        raise ValueError(
+            f"{name} must hold data, got a tensor of shape {tuple(values.shape)} on the meta "
+            "device, which has none."
+        )
     values = _in_memory(values)
     found = _find_masked(values)
     if found is None:
@@ -191,8 +198,14 @@ def _is_no_value(value: Any) -> bool:
 
 def _to_array(values: Any, name: str, dtype: Any) -> NDArray:
     """Return values as an array, or raise an error that names them."""
-    if isinstance(values, Mapping | Set | Iterator) and not hasattr(values, "shape"):
+    is_other = isinstance(values, Mapping | Set | Iterator | bytes | bytearray | memoryview)
+    if is_other and not hasattr(values, "shape"):
         raise TypeError(f"{name} must be an array or a list, got {type(values).__name__}.")
+    if issparse(values):
+        raise TypeError(
+            f"{name} must be an array, got a sparse one, {type(values).__name__} of shape "
+            f"{values.shape}: pass {name}.toarray()."
+        )
     try:
         found = np.asarray(values, dtype=dtype)
         if found.dtype.kind == "U" and isinstance(values, list | tuple) and dtype is None:
@@ -200,11 +213,12 @@ def _to_array(values: Any, name: str, dtype: Any) -> NDArray:
             plain = np.asarray(values, dtype=object)
             return plain if find_missing(plain).any() else found
         return found
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
+        own = ValueError if isinstance(error, OverflowError) else type(error)
         kind = "an array" if dtype is None else "an array of numbers"
-        shown = repr(values)
+        shown = " ".join(repr(values).split())
         shown = shown if len(shown) <= 60 else f"{shown[:56]} ..."
-        raise type(error)(
+        raise own(
             f"{name} must be {kind}, or lists whose rows have one length, got "
             f"{type(values).__name__} {shown}: {str(error).splitlines()[0]}"
         ) from error
@@ -214,7 +228,7 @@ def _find_masked(values: Any) -> np.ma.MaskedArray | None:
     """Return values as a masked array if they are one or hold one, else None."""
     if isinstance(values, np.ma.MaskedArray):
         return values
-    if isinstance(values, list | tuple) and _has_masked(values):
+    if isinstance(values, list | tuple) and _has_masked(values, 0):
         parts = [np.ma.asarray(v) if (f := _find_masked(v)) is None else f for v in values]
         return np.ma.stack(parts)
     return None
@@ -226,9 +240,12 @@ def _in_memory(values: Any) -> Any:
     return values.compute() if is_array and not hasattr(values, "dims") else values
 
 
-def _has_masked(values: list[Any] | tuple[Any, ...]) -> bool:
+def _has_masked(values: list[Any] | tuple[Any, ...], depth: int) -> bool:
     """Tell whether a list, or a list in it, holds a masked array or ``np.ma.masked``."""
+    if depth == _DEEPEST:
+        return False
     return any(
-        isinstance(v, np.ma.MaskedArray) or (isinstance(v, list | tuple) and _has_masked(v))
+        isinstance(v, np.ma.MaskedArray)
+        or (isinstance(v, list | tuple) and _has_masked(v, depth + 1))
         for v in values
     )

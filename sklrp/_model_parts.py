@@ -21,7 +21,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from sklrp._checks import import_optional
+from sklrp._checks import import_optional, shorten
 from sklrp._devices import to_host
 from sklrp._missing import forbid_masked, mask_to_nan
 from sklrp._rows import count_samples, forbid_stream, take_rows
@@ -134,15 +134,16 @@ class Model:  # numpydoc ignore=PR02
             return None
         return np.arange(n_outputs) if self.classes is None else self.classes
 
-    def enter(self, X: Any) -> Any:
-        """Return what enters the network for samples as the model takes them."""
+    def enter(self, X: Any, name: str = "X") -> Any:
+        """Return what enters the network for samples, a parameter of a name."""
         # Names of features that the steps before know travel along where the network was
         # fitted on names.
-        forbid_stream(X)
+        forbid_stream(X, name)
         if is_stored(X):
             return self._enter_stored(X)
         if self.before is None:
-            return X if isinstance(X, tuple | Mapping) else forbid_masked(X, "X")
+            check_columns(X, getattr(self.network, "feature_names_in_", None), name)
+            return X if isinstance(X, tuple | Mapping) else forbid_masked(X, name)
         return self.before.transform(mask_to_nan(to_host(X)))  # missing, for steps that fill gaps
 
     def _enter_stored(self, X: Any) -> Stored:
@@ -316,6 +317,35 @@ class _Read(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the outputs."""
         return self.reading(self.module(*args, **kwargs))
+
+
+def check_columns(X: Any, known: Any, name: str) -> None:
+    """Raise an error unless the columns of a table are those that a model knows, in their order.
+
+    Parameters
+    ----------
+    X : object
+        Samples; only of a table the columns have names.
+    known : sequence of str or None
+        The columns that the model knows, None if it knows none.
+    name : str
+        What errors call the samples.
+
+    Raises
+    ------
+    ValueError
+        If they are others, or in another order.
+    """
+    columns = getattr(X, "columns", None)
+    if known is None or columns is None:
+        return
+    its, wanted = [[str(column) for column in names] for names in (columns, known)]
+    if its != wanted:
+        order = " in another order" if sorted(its) == sorted(wanted) else ""
+        raise ValueError(
+            f"{name} has the columns {shorten(str(its))}, but the model was fitted on "
+            f"{shorten(str(wanted))}{order}: select those in their order, {name}[[...]]."
+        )
 
 
 def is_regression(network: Any) -> bool:

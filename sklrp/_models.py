@@ -16,6 +16,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklrp._checks import shorten
 from sklrp._model_parts import Model, is_net
 
 _NO_STEP = (None, "passthrough")
@@ -151,7 +152,12 @@ def _say_no_network(model: Any, network: Any, name: str, path: str) -> str:
             f"{kind} holds its network inside, or several of them, and what it predicts is not "
             f"the score of one: pass one network, {path}.{inside}."
         )
-    what = f"the class {network.__name__} itself" if isinstance(network, type) else kind
+    is_class = isinstance(network, type)
+    what = (
+        f"the class {network.__name__} itself"
+        if is_class
+        else f"{_say_type(network)} of type {kind}"
+    )
     wanted = (
         "an estimator of sklrp, a skorch net, a torch.nn.Module, or a pipeline, search or "
         "FrozenEstimator with one of them inside"
@@ -167,6 +173,11 @@ def _say_no_network(model: Any, network: Any, name: str, path: str) -> str:
             "skill, sklrp.diagnostics.skill_map(model, X_test, y_test, X_train=X_train) says."
         )
     return f"{name} must be {wanted}, got {what}."
+
+
+def _say_type(value: Any) -> str:
+    """Show a value on one short line."""
+    return shorten(" ".join(repr(value).split()), 60)
 
 
 def _one_deeper(model: Any) -> tuple[Any, str] | None:

@@ -17,9 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
 
 from sklrp._checks import same_layout
-from sklrp._constraints import Interval, refine
+from sklrp._constraints import Interval, ShortErrors, refine
 from sklrp._devices import to_host
 from sklrp._missing import as_gapped_array, forbid_masked, mask_to_nan
 from sklrp._sklearn import StrOptions, fit_context, get_output_config
@@ -29,7 +30,7 @@ __all__ = ["InputCapper", "InputMasker"]
 _FINITE = Interval(Real, None, None, closed="neither")
 
 
-class _InputTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class _InputTransformer(ShortErrors, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Base of transformers that take samples of any shape and return them in that shape."""
 
     sample_shape_: tuple[int, ...]
@@ -37,7 +38,7 @@ class _InputTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _check_samples(self, X: Any, *, reset: bool) -> NDArray[np.floating]:
         """Return validated samples as rows of features; NaN is missing, as is what is masked."""
         X = mask_to_nan(to_host(X))
-        X = as_gapped_array(X, "X") if isinstance(X, list | tuple) else X
+        X = as_gapped_array(X, "X") if isinstance(X, list | tuple | Tensor) else X
         shape = _shaped(X)
         if shape is not None:
             X = np.asarray(X).reshape(shape[0], -1)

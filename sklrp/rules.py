@@ -43,7 +43,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from sklrp._constraints import Interval
+from sklrp._checks import shorten
+from sklrp._constraints import Interval, ShortErrors
 from sklrp._devices import to_host
 from sklrp._keywords import OF_RULES
 from sklrp._missing import forbid_masked
@@ -217,7 +218,7 @@ class Signed:
 w, w_pos, w_neg = Signed(1.0, 1.0), Signed(1.0, 0.0), Signed(0.0, 1.0)
 
 
-class Value(BaseEstimator):
+class Value(ShortErrors, BaseEstimator):
     """Base of rules and composites: parameters as in scikit-learn, equality by value."""
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -637,10 +638,11 @@ class ZBox(Rule):
                     raise TypeError
             except (TypeError, ValueError):
                 raise TypeError(
-                    f"{name} of ZBox must be a number, an array or None, got {bound!r}."
+                    f"{name} of ZBox must be a number, an array or None, got "
+                    f"{shorten(repr(bound), 80)}."
                 ) from None
             if not finite:
-                raise ValueError(f"{name} of ZBox must be finite, got {bound!r}.")
+                raise ValueError(f"{name} of ZBox must be finite, got {shorten(repr(bound), 80)}.")
         if self.low is None or self.high is None:
             return
         low, high = (np.asarray(to_host(v), dtype=float) for v in (self.low, self.high))

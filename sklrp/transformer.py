@@ -42,8 +42,8 @@ from sklearn.utils.validation import (
 )
 from torch import nn
 
-from sklrp._checks import check_folds, check_jobs, is_positive_integer, look_up
-from sklrp._constraints import JOBS, Interval, constrained, refine
+from sklrp._checks import check_folds, check_jobs, is_positive_integer, look_up, shorten
+from sklrp._constraints import JOBS, Interval, ShortErrors, constrained, refine
 from sklrp._devices import to_host
 from sklrp._feature_groups import GroupSums, group_features, join_names, name_labels
 from sklrp._keywords import named
@@ -76,7 +76,7 @@ from sklrp.propagation.references import check_reference, read_reference
 _AXES = ("channel", "row", "column", "time")
 
 
-class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
+class RelevanceTransformer(ShortErrors, TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     r"""Turn samples into the relevance that a network gives to their features.
 
     Use it as a step of a :class:`~sklearn.pipeline.Pipeline` to feed relevance maps to another
@@ -450,6 +450,8 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             features would have one name.
         """
         check_is_fitted(self)
+        if input_features is not None:
+            input_features = as_plain_array(input_features, "input_features")
         names: Any = check_feature_names_in(self, input_features)
         model = unwrap(self.estimator_)
         if model.before is not None:
@@ -616,7 +618,7 @@ class RelevanceTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         forbid_stream(X)
         has_y = not (isinstance(y, str) and y == "no_validation")
         if has_y and isinstance(y, str | bytes):
-            raise TypeError(f"y must hold a value for each sample, got {y!r}.")
+            raise TypeError(f"y must hold a value for each sample, got {shorten(repr(y), 60)}.")
         X = to_host(X)
         if not is_stored(X):  # parts of which are checked when they are read
             X = forbid_masked(X, "X") if model.before is None else mask_to_nan(X)

@@ -17,13 +17,13 @@ from tests.helpers.valid_calls import LEFT_OUT, make_calls, public_callables
 WHOLE = os.environ.get("SKLRP_BAD_VALUES") == "all"
 PER_PARAMETER = 1
 EVERYTHING = {kind for kind, _, _ in VALUES}
-NUMBERS = {"integer", "fraction", "negative", "huge"}
+NUMBERS = {"integer", "fraction", "negative", "huge", "Decimal('0.5')", "tensor of no axes"}
 
 # What parameters may be beyond what constraints and annotations say: kinds or names of values, by
 # the name of the parameter or of callable and parameter; and why.
 MAY_BE = {
     # a label or the index of an output
-    "target": {"none", "integer"},
+    "target": {"none", "integer", "tensor of no axes"},
     # wrong targets are what `audit` tells of
     "sklrp.diagnostics.audit.target": EVERYTHING,
     # the remainder of a division into negative numbers of cores
@@ -31,11 +31,11 @@ MAY_BE = {
     # an iterator of splits, as everywhere in scikit-learn
     "cv": {"none", "an iterator"},
     # values of outputs, and of inputs
-    "reference": {"none", *NUMBERS},
+    "reference": {"none", "array of no axes", "series", *NUMBERS},
     "sklrp.RelevanceTransformer.reference": {"none", "list", "array", *NUMBERS},
     "baseline": {"none", *NUMBERS},
-    "low": {"none", "[1, 2, 3]", "array", *NUMBERS},
-    "high": {"none", "[1, 2, 3]", "array", *NUMBERS},
+    "low": {"none", "[1, 2, 3]", "range(3)", "array", *NUMBERS},
+    "high": {"none", "[1, 2, 3]", "range(3)", "array", *NUMBERS},
     "fill_value": NUMBERS,
     # latitudes, also of a single cell
     "sklrp.geo.cosine_weights.lat": {"list", "array", *NUMBERS},
@@ -45,13 +45,25 @@ MAY_BE = {
     # True prints too, as in scikit-learn
     "verbose": {"flag", "integer"},
     # a folder
-    "memory": {"none", "text"},
+    "memory": {"none", "text", "path"},
     # none of the layers
     "layers": {"none", "[]", "()"},
     # one weight for all, as in scikit-learn
-    "sample_weight": {"none", *NUMBERS, "True"},
+    "sample_weight": {"none", *NUMBERS},
+    # of a chain of layers, which needs no samples
+    "sklrp.plan.X": EVERYTHING,
+    # axes counted from the last
+    "axis": {"none", "integer", "-1"},
+    # samples of any number of axes
+    "sklrp.geo.GridVectorizer.fit.X": {"array", "list"},
+    "sklrp.plotting.RelevanceDisplay.from_relevance.relevance": {"array", "list"},
     # sizes of chunks, as in dask
     "chunks": {"none", "integer", "-1", "mapping"},
+    # masks by their coordinates, or of as many values
+    "stipple": {"none", "field"},
+    "hatch": {"none", "field"},
+    "land": {"none", "field"},
+    "sklrp.geo.write.fields": {"field"},
     # tables and rows have no grid
     "sklrp.plotting.RelevanceDisplay.from_relevance.grid": EVERYTHING,
     # transformers that learn nothing of y take whatever a pipeline hands them

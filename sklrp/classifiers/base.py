@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -19,12 +19,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, check_X_y, validate_data
 from torch import Tensor, nn
 
-from sklrp._checks import is_positive_integer
+from sklrp._checks import cut_error, is_positive_integer, shorten
+from sklrp._constraints import ShortErrors
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
-from sklrp._missing import forbid_masked, forbid_missing
+from sklrp._missing import as_plain_array, forbid_masked, forbid_missing
 from sklrp._rows import is_stream, map_batches
-from sklrp._sklearn import check_own_params, check_sample_weight
+from sklrp._sklearn import check_own_params, check_sample_weight, num_samples
 from sklrp._stored import Stored, as_stored, is_stored
 from sklrp.classifiers.data_sets import take_pairs
 from sklrp.classifiers.diagram import network_block
@@ -60,22 +61,40 @@ def undone_on_error(method: _Method) -> _Method:
         before = self.__dict__.copy()
         try:
             return method(self, *args, **kwargs)
-        except BaseException:
+        except BaseException as error:
             self.__dict__ = before
+            if isinstance(error, TypeError | ValueError):
+                cut_error(error)
             raise
 
     return wrapper  # type: ignore[return-value]
 
 
-def _check_finite_weights(sample_weight: NDArray) -> None:
-    """Raise an error unless the weights of samples are finite, and their sum is."""
-    if not np.isfinite(sample_weight.sum()):
-        bad = np.flatnonzero(~np.isfinite(sample_weight))
-        got = f"{sample_weight[bad[0]]} for sample {bad[0]}" if bad.size else "too large a sum"
+def as_weights(sample_weight: Any, X: Any, y: Any) -> NDArray[np.float64] | None:
+    """Return the weights of samples as finite numbers of at least 0, None if there are none."""
+    sample_weight = match_samples(to_host(sample_weight), X, "sample_weight")
+    if sample_weight is None:
+        return None
+    if isinstance(sample_weight, bool | str | bytes | Mapping | Set):
+        raise ValueError(
+            "sample_weight must be None, or hold a number for each sample, got "
+            f"{shorten(repr(sample_weight), 60)}."
+        )
+    plain = as_plain_array(
+        forbid_masked(sample_weight, "sample_weight", _UNLABELLED), "sample_weight", np.float64
+    )
+    rows = np.empty((num_samples(y), 0))
+    weights: NDArray[np.float64] = check_sample_weight(
+        plain, rows, dtype=np.float64, ensure_non_negative=True
+    )
+    if not np.isfinite(weights.sum()):
+        bad = np.flatnonzero(~np.isfinite(weights))
+        got = f"{weights[bad[0]]} for sample {bad[0]}" if bad.size else "too large a sum"
         raise ValueError(f"sample_weight must be finite, got {got}: leave such samples out.")
+    return weights
 
 
-class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=PR02
+class NetworkEstimator(ParameterFields, ShortErrors, BaseEstimator, ABC):  # numpydoc ignore=PR02
     """Base of the estimators: samples in any form, the network, its outputs and relevance.
 
     A subclass for a kind of `y` defines `fit`, `_check_targets`, `_net` and `_n_outputs`; one for
@@ -203,7 +222,7 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
         """Return validated samples in two dimensions, targets and weights."""
         X, y = take_pairs(X, y)
         y = match_samples(forbid_masked(to_host(y), "y", _UNLABELLED), X, "y")
-        sample_weight = match_samples(sample_weight, X, "sample_weight")
+        given = X
         stored = as_stored(X) if is_stored(X) else None
         if stored is None:
             check_even(X)
@@ -229,15 +248,7 @@ class NetworkEstimator(ParameterFields, BaseEstimator, ABC):  # numpydoc ignore=
         if stored is not None:
             X = self._check_samples(stored)[0]
             X.max()  # reads, and so checks, all of them before anything is trained
-        if sample_weight is not None:
-            sample_weight = check_sample_weight(
-                forbid_masked(to_host(sample_weight), "sample_weight", _UNLABELLED),
-                X,
-                dtype=np.float64,
-                ensure_non_negative=True,
-            )
-            _check_finite_weights(sample_weight)
-        return X, y, sample_weight
+        return X, y, as_weights(sample_weight, given, y)
 
     def _keep(self, net: TrainingNet, X: NDArray | Stored, *, resume: bool) -> None:
         """Remember what the training gave."""

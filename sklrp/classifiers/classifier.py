@@ -18,14 +18,14 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from sklrp._checks import look_up, sort_values
+from sklrp._checks import look_up, shorten, sort_values
 from sklrp._devices import to_host
 from sklrp._keywords import named
 from sklrp._matching import match_samples
-from sklrp._missing import as_plain_array, forbid_missing
+from sklrp._missing import as_plain_array, find_missing, forbid_missing
 from sklrp._rows import is_stream
 from sklrp._sklearn import StrOptions, fit_context
-from sklrp.classifiers.base import NetworkEstimator, undone_on_error
+from sklrp.classifiers.base import NetworkEstimator, as_weights, undone_on_error
 from sklrp.classifiers.gradient import GradientEstimator, makes_single_epochs
 from sklrp.classifiers.net import ClassifierNet
 from sklrp.classifiers.parameters import param
@@ -37,6 +37,12 @@ from sklrp.rules import Rule
 
 def check_classes(y: NDArray, owner: str) -> None:
     """Raise an error unless y holds classes, and say what to do with values."""
+    kinds = sorted({type(label).__name__ for label in y.flat}) if y.dtype == object else []
+    if len(kinds) > 1:
+        raise ValueError(
+            f"y must hold labels of one type, got {kinds}: give all as text, y.astype(str), or as "
+            "integers."
+        )
     try:
         check_classification_targets(y)
     except ValueError as error:
@@ -44,6 +50,17 @@ def check_classes(y: NDArray, owner: str) -> None:
             f"{error} To predict values use {owner.removesuffix('Classifier')}Regressor; to make "
             "classes of them, np.where(y > np.median(y), 'high', 'low')."
         ) from None
+
+
+def _read_classes(classes: ArrayLike) -> NDArray:
+    """Return the labels that the classes of all parts have, sorted."""
+    found = as_plain_array(classes, "classes")
+    if found.ndim != 1 or find_missing(found).any():
+        raise ValueError(
+            "classes must hold one label for each class, none of them missing, got "
+            f"{shorten(repr(classes), 60)} of shape {found.shape}."
+        )
+    return sort_values(found, "classes")[0]
 
 
 class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=PR02
@@ -137,7 +154,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
         """Go on training with one part of the samples, or begin with it."""
         X, y, sample_weight = self._check_training_data(X, y, sample_weight, reset=not resume)
         check_classes(y, type(self).__name__)
-        named = None if classes is None else sort_values(classes, "classes")[0]
+        named = None if classes is None else _read_classes(classes)
         known = self.classes_ if resume else np.unique(y) if named is None else named
         if resume and named is not None and not np.array_equal(named, known):
             raise ValueError(
@@ -278,9 +295,9 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
             The accuracy.
         """
         y = match_samples(to_host(y), X, "y")
+        self._check_targets(y)
         forbid_missing(y)
-        weight = match_samples(to_host(sample_weight), X, "sample_weight")
-        return super().score(X, y, weight)
+        return super().score(X, y, as_weights(sample_weight, X, y))
 
     @named
     def explain(

@@ -21,6 +21,7 @@ from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from sklrp._checks import shorten
 from sklrp._random_stream import RandomStream
 from sklrp._skorch import LazyModes
 from sklrp._torch import get_hooks
@@ -189,6 +190,19 @@ class TrainingNet(LazyModes, NeuralNet):
         """Return skorch's, with a cheaper one for the printing."""
         cheaper = {"print_log": _QuietPrintLog()}
         return list({**dict(super().get_default_callbacks()), **cheaper}.items())
+
+    def initialize_optimizer(self, *args: Any, **kwargs: Any) -> TrainingNet:
+        """Make the optimizer; what it says of its arguments is said of the parameters."""
+        try:
+            super().initialize_optimizer(*args, **kwargs)
+        except (TypeError, ValueError) as error:
+            given = {f"optimizer__{k}": v for k, v in self.get_params_for("optimizer").items()}
+            raise ValueError(
+                f"the optimizer {self.optimizer.__name__} takes none of "
+                f"{shorten(repr(given), 200)}: {shorten(str(error))}. Change the parameter "
+                "that is meant, or leave it out."
+            ) from error
+        return self
 
     def initialize_module(self) -> TrainingNet:
         """Build the network in the net's dtype."""

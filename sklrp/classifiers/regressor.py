@@ -19,14 +19,14 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sklrp._checks import as_values, is_positive_integer
+from sklrp._checks import as_values, is_positive_integer, shorten
 from sklrp._devices import to_host
 from sklrp._keywords import named
 from sklrp._matching import match_samples, match_target
 from sklrp._missing import as_plain_array
 from sklrp._rows import is_stream
 from sklrp._sklearn import fit_context
-from sklrp.classifiers.base import NetworkEstimator, undone_on_error
+from sklrp.classifiers.base import NetworkEstimator, as_weights, undone_on_error
 from sklrp.classifiers.gradient import GradientEstimator, makes_single_epochs
 from sklrp.classifiers.net import RegressorNet
 from sklrp.classifiers.saved import are_numbers, are_positive, are_ranges, is_flag
@@ -101,7 +101,8 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         if others:
             name = type(self).__name__
             raise ValueError(
-                f"y must hold the numbers that {name} is to predict, got {others[0]!r}: for "
+                f"y must hold the numbers that {name} is to predict, got "
+                f"{shorten(repr(others[0]), 60)}: for "
                 f"classes use {name.removesuffix('Regressor')}Classifier; for numbers of another "
                 "type give y.astype(float)."
             )
@@ -224,7 +225,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
         """
         y = match_samples(to_host(y), X, "y")
         as_values("y", np.asarray(y))
-        return super().score(X, y, match_samples(to_host(sample_weight), X, "sample_weight"))
+        return super().score(X, y, as_weights(sample_weight, X, y))
 
     @named
     def explain(

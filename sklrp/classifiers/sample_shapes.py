@@ -27,6 +27,8 @@ def flatten_samples(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     if issparse(X) or hasattr(X, "iloc"):
         _forbid_text(X)
         return X, None
+    if X is None:
+        raise TypeError("X must hold samples, got None.")
     if hasattr(X, "data_vars"):
         raise TypeError(
             "X is an xarray.Dataset, whose variables are no array: put a step before the network "
@@ -44,10 +46,23 @@ def flatten_samples(X: Any) -> tuple[Any, tuple[int, ...] | None]:
             f"X must hold numbers, got dtype {array.dtype}: encode text and dates as numbers "
             "first."
         )
+    if array.dtype.kind == "O":
+        _forbid_endless(array)
     if array.ndim <= 2:
         return (X if array.dtype.kind == "O" else array), None
     sample_shape = array.shape[1:]
     return array.reshape(len(array), math.prod(sample_shape)), sample_shape
+
+
+def _forbid_endless(array: np.ndarray) -> None:
+    """Raise an error if integers of Python are larger than any float."""
+    try:
+        array.astype(np.float64)
+    except OverflowError as error:
+        shown = shorten(repr(array.ravel().tolist()), 60)
+        raise ValueError(f"X must hold numbers of 64 bits, got {shown}: {error}.") from None
+    except (TypeError, ValueError):  # of which scikit-learn tells
+        pass
 
 
 def _forbid_text(X: Any) -> None:

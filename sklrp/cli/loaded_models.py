@@ -99,6 +99,13 @@ class Loaded(NamedTuple):  # numpydoc ignore=PR02
                 f"{path} has the shape {samples.shape}, but must hold samples along the first "
                 "axis and their values along others."
             )
+        known = getattr(self.estimator, "n_features_in_", None)
+        n_values = math.prod(samples.shape[1:])
+        if known is not None and n_values != known:  # before any of them is read
+            raise ValueError(
+                f"{path} holds samples of shape {samples.shape[1:]}, {n_values} values each, but "
+                f"the model takes {known}: give samples as it was trained on."
+            )
         return samples
 
 

@@ -50,7 +50,7 @@ class NpzRows:
         self._file: IO[bytes] | None = None
         self._whole: NDArray[Any] | None = None  # where rows do not lie together
         self._next = 0  # the row at which the file stands
-        with archive.open(self._member) as file:
+        with self._open() as file:
             self.shape, self._is_fortran, self.dtype = self._read_header(file)
             left = archive.getinfo(self._member).file_size - file.tell()
         self._row_bytes = int(np.prod(self.shape[1:], dtype=object)) * self.dtype.itemsize
@@ -76,12 +76,12 @@ class NpzRows:
             raise ValueError(f"rows of a npz file are read one after another, got {rows}.")
         if self._is_fortran and len(self.shape) > 1:  # whose rows do not lie together
             if self._whole is None:
-                with self._archive.open(self._member) as file:
+                with self._open() as file:
                     self._whole = np.lib.format.read_array(file, allow_pickle=False)
             return self._whole[rows]
         if self._file is None or start < self._next:
             self.close()
-            self._file = self._archive.open(self._member)
+            self._file = self._open()
             self._read_header(self._file)
             self._next = 0
         found = np.empty((max(0, stop - start), *self.shape[1:]), self.dtype)
@@ -106,6 +106,13 @@ class NpzRows:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _open(self) -> IO[bytes]:
+        """Return the member of the archive, open."""
+        try:
+            return self._archive.open(self._member)
+        except (KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{self._path} is no readable npz file: {error}") from error
 
     def _skip(self, n_bytes: int) -> None:
         assert self._file is not None

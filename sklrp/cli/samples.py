@@ -6,6 +6,7 @@ classes of the model.
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -15,10 +16,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklrp._checks import import_optional, suggest
+from sklrp._checks import import_optional, shorten, suggest
 from sklrp._files import check_regular, replacing
 from sklrp.cli.npz_rows import NpzRows
-from sklrp.cli.tables import is_number, read_csv, read_table, write_csv
+from sklrp.cli.tables import is_number, read_csv, read_lines, read_table, write_csv
 from sklrp.geo.storage import store
 
 FORMS = {
@@ -179,7 +180,9 @@ class Samples:
             self._array = loaded
             return
         self._files.enter_context(loaded)
-        self.variable = choose_array(self.path, loaded.files, self.variable)
+        members = set(loaded.zip.namelist())
+        arrays = [name for name in loaded.files if f"{name}.npy" in members]
+        self.variable = choose_array(self.path, arrays, self.variable)
         self._array = NpzRows(loaded.zip, self.variable, self.path)
         self._files.callback(self._array.close)
 
@@ -210,7 +213,7 @@ def open_fields(path: Path, form: str, files: ExitStack) -> Any:
     options = {"engine": "zarr", "consolidated": False} if form == "zarr" else {}
     try:
         return files.enter_context(xr.open_dataset(path, **options))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} is no readable {form} file: {error}") from error
 
 
@@ -237,8 +240,8 @@ def choose_array(path: Path, names: list[Any], variable: str | None) -> str:
         raise ValueError(f"{path} holds no array of samples and their values.")
     given = "" if variable is None else f"--variable {variable} is not there: "
     raise ValueError(
-        f"{given}{path} holds the arrays {sorted(map(str, names))}; choose one of them by "
-        "--variable."
+        f"{given}{path} holds the arrays {shorten(str(sorted(map(str, names))))}; choose one "
+        "of them by --variable."
     )
 
 
@@ -269,7 +272,8 @@ def load_numpy(path: Path) -> Any:
     try:
         if form_of(path) == "npz" and not zipfile.is_zipfile(path):
             raise ValueError("it is no archive, or was truncated")
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        with np.errstate(over="ignore"):  # of sizes that a header lies about
+            return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(
             f"{path} is no readable {form_of(path)} file of numbers or texts: {error}"
@@ -297,42 +301,47 @@ def read_labels(path: Path, classes: NDArray[Any] | None, n_samples: int) -> NDA
     if classes is None:
         return _read_values(path, n_samples)
     if path.suffix.lower() == ".npy":
-        given = load_numpy(path).ravel().tolist()
+        stored = load_numpy(path)
+        _check_count(path, stored.size, n_samples, "labels")  # before any of them is read
+        given = stored.ravel().tolist()
     else:
-        given = _lines_of(path)
+        given = _lines_of(path, n_samples + 1)
         if len(given) == n_samples + 1 and given[0] not in map(str, classes):
             del given[0]
     _check_count(path, len(given), n_samples, "labels")
     return np.array([find_class(label, classes, str(path)) for label in given], classes.dtype)
 
 
-def _lines_of(path: Path) -> list[str]:
-    """Return the lines of a text file that are not empty, without quotation marks."""
+def _lines_of(path: Path, most: int) -> list[str]:
+    """Return lines of a text file that are not empty, one more than there may be at most."""
     if not str(path).startswith("/dev/fd/"):  # the shell's <(command) ends
         check_regular(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is neither a .npy file nor a text file: {error}") from error
-    lines = [line.strip() for line in text.splitlines()]
-    return [line.strip("\"'") for line in lines if line]
+    with open(path, encoding="utf-8-sig") as file:
+        try:
+            filled = (line.strip() for line in read_lines(file, path))
+            lines = list(itertools.islice((line for line in filled if line), most + 1))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is neither a .npy file nor a text file: {error}") from error
+    return [line.strip("\"'") for line in lines]
 
 
 def _check_count(path: Path, n: int, n_samples: int, what: str) -> None:
     if n != n_samples:
-        raise ValueError(f"{path} holds {n} {what}, but there are {n_samples} samples.")
+        n_said = f"more than {n_samples + 1}" if n > n_samples + 1 else n
+        raise ValueError(f"{path} holds {n_said} {what}, but there are {n_samples} samples.")
 
 
 def _read_values(path: Path, n_samples: int) -> NDArray[np.float64]:
     """Return the values of a regression as numbers; several on a line are of several outputs."""
     if path.suffix.lower() == ".npy":
         given: Any = load_numpy(path)
+        _check_count(path, len(given) if given.ndim else 1, n_samples, "labels")
         if given.dtype.kind not in "biuf":
             raise ValueError(
                 f"{path} must hold numbers, as the model is a regressor: got dtype {given.dtype}."
             )
     else:
-        given = [line.replace(",", " ").split() for line in _lines_of(path)]
+        given = [line.replace(",", " ").split() for line in _lines_of(path, n_samples + 1)]
         if len(given) == n_samples + 1 and not any(map(is_number, given[0])):  # names
             del given[0]
         widths = sorted(set(map(len, given)))

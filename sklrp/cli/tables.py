@@ -8,15 +8,16 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
 
+_LONGEST_LINE = 2**24  # characters
 _MISSING = ("", "na", "n/a", "nan", "null")  # in a CSV file, in lower case
 
 
@@ -94,12 +95,37 @@ def _read_lines(path: Path) -> list[list[str]]:
     """Return the fields of the lines that are not empty, of which there is at least one."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         try:
-            lines = [line for line in csv.reader(file, skipinitialspace=True) if line]
+            rows = csv.reader(read_lines(file, path), skipinitialspace=True)
+            lines = [line for line in rows if line]
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is no readable CSV file: {error}") from error
     if not lines:
         raise ValueError(f"{path} is empty.")
     return lines
+
+
+def read_lines(file: TextIO, path: Path) -> Iterator[str]:
+    """Yield the lines of a text file, none of which may be endless.
+
+    Parameters
+    ----------
+    file : text file
+        The file, open.
+    path : pathlib.Path
+        Where it is, for the error.
+
+    Yields
+    ------
+    str
+        A line.
+    """
+    while line := file.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise ValueError(
+                f"{path} has a line of {_LONGEST_LINE} characters or more: it is no table, or "
+                "has no ends of lines."
+            )
+        yield line
 
 
 def _check_header(path: Path, fields: list[str]) -> None:

@@ -16,10 +16,18 @@ from sklearn.utils import Bunch
 from sklrp._checks import import_optional
 from sklrp._constraints import Interval, constrained
 from sklrp._files import check_regular
+from sklrp._sklearn import StrOptions
 from sklrp.datasets.nino34 import NINO34_LAT, NINO34_LON, label_index, nino34_mask
 from sklrp.geo.anomalies import AnomalyTransformer
 from sklrp.geo.areas import box_mean, select_box
-from sklrp.geo.coordinates import find_coordinate, find_dates, find_period, is_dataset, is_field
+from sklrp.geo.coordinates import (
+    check_numbers,
+    find_coordinate,
+    find_dates,
+    find_period,
+    is_dataset,
+    is_field,
+)
 from sklrp.geo.fill_values import mask_impossible
 
 _NAMES = ("sst", "analysed_sst", "tos", "sea_surface_temperature", "surface_temperature", "ts")
@@ -53,7 +61,12 @@ within the training fold, put a sklrp.geo.AnomalyTransformer before the classifi
         "cap": [Interval(Real, 0, None, closed="neither"), None],
         "months": ["array-like", None],
         "neutral": ["boolean"],
-        "chunks": [Mapping, Integral, str, None],
+        "chunks": [
+            Mapping,
+            Interval(Integral, -1, None, closed="left"),
+            StrOptions({"auto"}),
+            None,
+        ],
     }
 )
 def load_enso(
@@ -207,6 +220,7 @@ def _read(path: Any, variable: str | None, chunks: Any) -> tuple[str | None, str
     closes = chunks is None and not is_field(path)  # what this function has opened, in memory
     try:
         name, field = _find_variable(dataset, variable)
+        check_numbers(field, repr(name))
         field = _arrange(name, field)
         if closes:
             field = field.load()
@@ -291,6 +305,8 @@ def _open_dataset(path: Any, chunks: Any) -> tuple[str | None, Any]:
             f"path must be a file, got the address {path!r}: open it, "
             "load_enso(xarray.open_dataset(...)), or download it first."
         )
+    if not str(path).strip():
+        raise ValueError(f"path must name a file, got {path!r}.")
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
@@ -366,6 +382,11 @@ def _find_months(time: Any, months: Sequence[int] | None) -> np.ndarray:
     if months is None:
         return np.arange(time.size)
     chosen = np.asarray(months)
-    if chosen.ndim != 1 or not chosen.size or not np.isin(chosen, np.arange(1, 13)).all():
+    if (
+        chosen.dtype.kind not in "iu"
+        or chosen.ndim != 1
+        or not chosen.size
+        or not np.isin(chosen, np.arange(1, 13)).all()
+    ):
         raise ValueError(f"months must be numbers of calendar months, 1 to 12, got {months!r}.")
     return np.flatnonzero(np.isin(time.dt.month.values, chosen))

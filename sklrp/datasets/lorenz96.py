@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["make_lorenz96"]
 
 _STEP = 0.05  # of the integration; the error of a step of fourth order is 1e-6 of a state
+_LONGEST_INTERVAL = 1e3  # after which nothing is left of a state; it takes a second
 _SPIN_UP = 20.0  # after so long a state has forgotten where it began
 
 
@@ -28,7 +29,7 @@ _SPIN_UP = 20.0  # after so long a state has forgotten where it began
         "n_sites": [Interval(Integral, 4, None, closed="left")],
         "forcing": [Interval(Real, 0, None, closed="neither")],
         "lead": [Interval(Real, 0, 2, closed="both")],
-        "interval": [Interval(Real, 0, None, closed="neither"), None],
+        "interval": [Interval(Real, 0, _LONGEST_INTERVAL, closed="right"), None],
         "site": [Interval(Integral, 0, None, closed="left")],
     }
 )

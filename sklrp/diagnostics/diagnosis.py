@@ -31,7 +31,7 @@ from sklrp.diagnostics.stability import check_networks, find_stable
 from sklrp.diagnostics.surrogates import find_coherent
 from sklrp.diagnostics.true_place import find_true
 from sklrp.diagnostics.used import find_used
-from sklrp.skill import PlainModel, differs
+from sklrp.skill import PlainModel
 
 _SURROGATES = 5  # of each sample
 
@@ -238,7 +238,7 @@ def diagnose(
         contrast=contrast,
         reference=reference,
     )
-    _check_differ(explained)
+    explained.check_differ()
     place = None if mask is None else explained.take_mask(mask)
     tests, left_out = _list_tests(explained, place, n_permutations, n_networks, n_refits)
     findings: list[Finding] = []
@@ -259,21 +259,6 @@ def diagnose(
         f"{explained.model.name}, {what}, {len(explained.X)} samples of {len(explained.all_X)}"
     )
     return ArtifactReport(findings, subject, assumptions, picture)
-
-
-def _check_differ(explained: Explained) -> None:
-    """Raise an error unless samples differ: of one map no interval and no null can be told."""
-    n = len(explained.X)
-    if n < 2:
-        raise ValueError(
-            f"a single map is explained, of {len(explained.all_X)} samples of X: the tests need "
-            "at least two, so pass more samples, or a greater max_samples."
-        )
-    if not differs(explained.all_X).any():
-        raise ValueError(
-            f"all {len(explained.all_X)} samples of X are the same: nothing can be told of cells "
-            "that never differ, so pass samples that do."
-        )
 
 
 def _list_tests(

@@ -31,7 +31,7 @@ _ARTIFACT, _FACT = 0.3, 0.15
     {
         **CONSTRAINTS,
         "transform": [StrOptions(set(_TRANSFORMS))],
-        "axis": [Integral, None],
+        "axis": [Interval(Integral, None, None, closed="neither"), None],
         "refit": ["boolean"],
         "n_refits": [Interval(Integral, 1, None, closed="left")],
     }

@@ -43,6 +43,7 @@ from sklrp.diagnostics.common_form import as_shares, with_relevance
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.nulls import NULLS
 from sklrp.diagnostics.output_labels import find_labels
+from sklrp.geo.places import put_in_order
 from sklrp.propagation import explain
 from sklrp.propagation.readings import read_target
 from sklrp.skill import (
@@ -51,6 +52,7 @@ from sklrp.skill import (
     check_known,
     contributions_to_outputs,
     decompose_skill,
+    differs,
     take_model,
 )
 
@@ -239,12 +241,26 @@ class Explained:
         self.is_given = relevance is not None
         self.given_maps = None
         if self.is_given:
+            relevance = put_in_order(relevance, self._asked["X"], "relevance")
             self.given_maps = check_maps(take_maps(relevance, self.all_X.shape))
             self.relevance = self.given_maps[self.rows]
             self.details = Bunch(score=self.scores_of(self.X, self.columns))
         else:
             self.relevance, self.details = self._explain(self.model.network, self.X, self.target)
         self.maps = as_shares(self.relevance, self.details.score)
+
+    def check_differ(self) -> None:
+        """Raise an error unless samples differ: of one map no interval and no null can be told."""
+        if len(self.X) < 2:
+            raise ValueError(
+                f"a single map is explained, of {len(self.all_X)} samples of X: the tests need at "
+                f"least two, so pass more samples, or a greater max_samples than {len(self.X)}."
+            )
+        if not differs(self.all_X).any():
+            raise ValueError(
+                f"all {len(self.all_X)} samples of X are the same: nothing can be told of cells "
+                "that never differ, so pass samples that do."
+            )
 
     @property
     def truth(self) -> NDArray:
@@ -261,7 +277,7 @@ class Explained:
         """The training samples, or else the samples themselves: what samples are compared with."""
         if self.X_train is None:
             return self.all_X
-        taken = as_samples(in_array(self.model.enter(self.X_train)), name="X_train")
+        taken = as_samples(in_array(self.model.enter(self.X_train, "X_train")), name="X_train")
         if taken.shape[1:] != self.all_X.shape[1:]:
             raise ValueError(
                 f"X_train has samples of shape {taken.shape[1:]}, but X of shape "
@@ -605,7 +621,7 @@ class Explained:
     def _list_parts(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Return what all results depend on, beside what is drawn."""
         if self.X_train is not None:
-            asked = {**asked, "X_train": self.model.enter(self.X_train)}
+            asked = {**asked, "X_train": self.model.enter(self.X_train, "X_train")}
         names = None if self._form is None else [str(name) for name in self._form.columns]
         X = self._asked["X"]
         when = X.coords.to_dataset() if hasattr(X, "coords") else getattr(X, "index", None)

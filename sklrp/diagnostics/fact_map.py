@@ -196,6 +196,7 @@ def artifact_map(
         rule=rule,
         **explain_params,
     )
+    explained.check_differ()
     if NULLS[null].trains:
         explained.check_trainable(f"null={null!r}")
     if n_networks > 1:
@@ -205,8 +206,8 @@ def artifact_map(
             f"fewer than {_FEWEST} of n_permutations={n_permutations} null models have any "
             "relevance, too few for a distribution: raise n_permutations, or use another rule."
         )
-    patterns = find_patterns(explained, n_permutations)
-    findings = [find_true(explained, n_permutations, alpha, null), *patterns]
+    findings = [find_true(explained, n_permutations, alpha, null)]
+    findings += find_patterns(explained, n_permutations)
     if n_networks > 1:
         findings.append(find_stable(explained, n_networks))
     return grade_cells(explained, n_permutations, findings, null, alpha)

@@ -5,6 +5,7 @@ It trains clones; the other diagnostics are about a model that is fitted.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
@@ -131,6 +132,8 @@ class FocusCurve(Bunch):  # numpydoc ignore=PR02
         "part": [StrOptions({"positive", "absolute", "signed"})],
         "scoring": [str, callable, None],
         "params": [dict, None],
+        "X": ["samples"],
+        "y": ["array-like"],
     }
 )
 def focus_curve(
@@ -265,6 +268,7 @@ def focus_curve(
     masks = None if mask is None else _take_mask(mask, candidates[0], X, y, grid)
     splits = check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y, groups)
     folds = check_folds(splits, cv, len(np.asarray(y)))
+    _check_fit_params(params or {}, estimator)
     scorer = check_scoring(estimator, scoring=scoring)
     explain_params = {"target": target, "rule": rule, "epsilon": epsilon, "contrast": contrast}
     shared = (X, y, scorer, params or {}, mask, grid, part, explain_params)
@@ -386,14 +390,15 @@ def _collect(
 
 def _list_values(param_range: Any) -> list[Any]:
     """Return the values of the parameter."""
-    others = str | bytes | Mapping | Set
+    others = str | bytes | bytearray | Mapping | Set
     has_no_axis = getattr(param_range, "shape", None) == ()
     if isinstance(param_range, others) or not isinstance(param_range, Iterable) or has_no_axis:
         raise ValueError(f"param_range must be a list of values, got {param_range!r}.")
     values = list(param_range)
     if not values:
         raise ValueError(
-            "param_range is empty, got no value: give at least one value of the parameter."
+            f"param_range is empty, got no value of {type(param_range).__name__}: give at least "
+            "one value of the parameter."
         )
     return [value.item() if isinstance(value, np.generic) else value for value in values]
 
@@ -424,9 +429,29 @@ def _set_param(estimator: Any, name: str, value: Any) -> Any:
             except InvalidParameterError as error:
                 # or it would be blamed on focus_curve
                 raise ValueError(
-                    f"param_range holds {shorten(repr(value), 60)}: {error}"
+                    f"param_range holds {_say_value(value)}: {shorten(str(error), 300)}"
                 ) from None
     return candidate
+
+
+def _check_fit_params(params: dict[Any, Any], estimator: Any) -> None:
+    """Raise an error unless the estimator's ``fit`` takes parameters of these names."""
+    known = inspect.signature(estimator.fit).parameters
+    takes_more = any(one.kind is one.VAR_KEYWORD for one in known.values())
+    unknown = [n for n in params if not isinstance(n, str) or not (takes_more or n in known)]
+    if unknown:
+        own = [name for name in known if name not in ("X", "y")]
+        raise ValueError(
+            f"params has {shorten(repr(unknown), 80)}, which fit of {type(estimator).__name__} "
+            f"does not take: give parameters of fit, {own}."
+        )
+
+
+def _say_value(value: Any) -> str:
+    """Return a value on one short line, an array by its shape."""
+    if getattr(value, "shape", ()):
+        return f"a {type(value).__name__} of shape {value.shape}"
+    return shorten(repr(value), 60)
 
 
 def _check_target(target: Any, y: Any, estimator: Any) -> None:

@@ -197,7 +197,8 @@ class PixelFlippingDisplay:
             If there is no curve.
         """
         curves = {"": curve} if "fraction" in curve else dict(curve)
-        if not curves or not all("fraction" in one for one in curves.values()):
+        are_curves = [isinstance(one, Mapping) and "fraction" in one for one in curves.values()]
+        if not curves or not all(are_curves):
             raise ValueError(
                 "curve must be what pixel_flipping_curve returns, or a dict of such by name, got "
                 f"{type(curve).__name__} with the keys {list(curve)}."

@@ -98,8 +98,8 @@ def marks_of(
     if isinstance(given, Mapping) and not isinstance(given, Bunch):
         if set(given) != set(names):
             raise ValueError(
-                f"{style} has entries for {sorted(given)}, but the panels are of {sorted(names)}: "
-                "give one for each, or one for all."
+                f"{style} has entries for {list(given)} in a {type(given).__name__}, but the "
+                f"panels are of {sorted(names)}: give one for each, or one for all."
             )
         return [marks_of(frame, given[name], style, [name], n_rows)[0] for name in names]
     mask, label = _read_mask(frame, given, style)

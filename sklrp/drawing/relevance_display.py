@@ -17,7 +17,7 @@ from sklrp._devices import to_host
 from sklrp._frame import Frame
 from sklrp._missing import mask_to_nan
 from sklrp._outputs import asks_for_all
-from sklrp._sklearn import HasMethods
+from sklrp._sklearn import HasMethods, StrOptions
 from sklrp.drawing import captions, fields, series, sheet
 from sklrp.drawing.overlays import Overlay, marks_of
 from sklrp.drawing.panels import Panel, View, make_panels
@@ -412,6 +412,7 @@ class RelevanceDisplay:
             "n_features": [Interval(Integral, None, None, closed="neither")],
             "clip": [Real],
             "cmap": [str, HasMethods(["set_bad", "__call__"])],
+            "limits": [Interval(Real, 0, None, closed="neither"), StrOptions(set(sheet.LIMITS))],
             "ax": AXES,
             "contours": ["boolean", Interval(Integral, 0, None, closed="left")],
             "show_input": ["boolean"],
@@ -467,13 +468,14 @@ class RelevanceDisplay:
             If a parameter is out of range, or there is not an Axes for each panel.
         """
         sheet.check_limits(limits, clip)
+        sheet.check_colours(cmap)
         if n_features < 1:
             raise ValueError(f"n_features must be at least 1, got {n_features!r}.")
         filled = [panel for panels in self.panels for panel in panels if len(panel.maps)]
         if (contours or show_input) and (not self.frame.is_field or filled[0].samples is None):
             raise ValueError(
-                "contours and show_input draw the input of fields: pass X along with the "
-                f"relevance, and layout='field', got layout={self.layout!r}."
+                f"contours={contours!r} and show_input={show_input!r} draw the input of fields: "
+                f"pass X along with the relevance, and layout='field', got layout={self.layout!r}."
             )
         if projection is not None and (ax is not None or not self.frame.has_degrees):
             raise ValueError(

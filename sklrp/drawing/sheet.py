@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 import textwrap
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sklrp._checks import import_optional
+from sklrp._checks import import_optional, suggest
 
 LIMITS = ("shared", "view", "panel")
 ROOM = 0.05  # inches, at least, between a caption and a title below it
@@ -24,16 +23,22 @@ Place = tuple[int, int]  # row and view of a panel
 
 
 def check_limits(limits: Any, clip: float) -> None:
-    """Raise an error if no limits can be found so."""
-    if isinstance(limits, str) or not isinstance(limits, Real):
-        if limits not in LIMITS:
-            raise ValueError(f"limits must be one of {LIMITS} or a number, got {limits!r}.")
-    elif not 0 < float(limits) < np.inf:
-        raise ValueError(f"limits must be a finite number above 0, got {limits!r}.")
-    elif clip:
+    """Raise an error if values cannot be both clipped and within limits that are given."""
+    if clip and not isinstance(limits, str):
         raise ValueError(f"clip={clip!r} has no effect on limits={limits!r}: give only one.")
     if not 0 <= clip < 1:
         raise ValueError(f"clip must be in [0, 1), such as 0.001, got {clip!r}.")
+
+
+def check_colours(cmap: Any) -> None:
+    """Raise an error if there is no colour map of a name."""
+    mpl = import_optional("matplotlib", extra="plot", user="Drawing")
+    if isinstance(cmap, str) and cmap not in mpl.colormaps:
+        meant = suggest(cmap, mpl.colormaps)
+        raise ValueError(
+            f"cmap must be the name of a colour map of matplotlib, such as 'RdBu_r', got {cmap!r}."
+            f"{meant}"
+        )
 
 
 def make_axes(

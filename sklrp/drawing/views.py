@@ -83,7 +83,9 @@ def explain_views(
         )
     views = []
     for model_name, given in models.items():
-        model = _models.unwrap(given)
+        model = _models.unwrap(
+            given, name=f"estimator[{model_name!r}]" if model_name else "estimator"
+        )
         entering = model.enter(X)
         named = place["feature_names"]
         if each_channel and named is None:
@@ -445,7 +447,7 @@ def _check_labels(labels: Any, n_samples: int) -> NDArray | None:
 
 
 def _name_one(one: Any, what: str) -> str:
-    return repr(one) if what == "rule" else _models.unwrap(one, fitted=False).name
+    return repr(one) if what == "rule" else _models.unwrap(one, fitted=False, name=what).name
 
 
 def is_composite(maps: Any) -> bool:
@@ -484,7 +486,7 @@ def _find_grid(views: list[Any], X: Any, grid: Any) -> tuple[Grid | None, bool]:
     if given is not None:
         return given, True
     one = next(iter(X.values()), None) if isinstance(X, Mapping) else X
-    return read_grid(one), False
+    return (None if isinstance(one, tuple) else read_grid(one)), False
 
 
 def _take_values(field: Any, grid: Grid | None, name: str) -> Any:

@@ -16,10 +16,17 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from sklrp._checks import import_optional
-from sklrp._constraints import Interval
+from sklrp._constraints import Interval, ShortErrors
 from sklrp._matching import check_same_samples
 from sklrp._sklearn import StrOptions, fit_context
-from sklrp.geo.coordinates import check_field, even_chunks, find_dates, find_period, is_dataset
+from sklrp.geo.coordinates import (
+    check_field,
+    check_numbers,
+    even_chunks,
+    find_dates,
+    find_period,
+    is_dataset,
+)
 from sklrp.geo.fill_values import without_sentinels
 from sklrp.geo.grid import check_grid, make_template, warn_of_other_fields
 
@@ -31,8 +38,11 @@ _DAYS_PER_DECADE = 3652.5
 _STANDARD = {"standard", "gregorian", "proleptic_gregorian"}  # the same since 1582
 
 
-class AnomalyTransformer(  # type: ignore[call-arg]
-    TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
+class AnomalyTransformer(
+    ShortErrors,  # type: ignore[call-arg]
+    TransformerMixin,
+    BaseEstimator,
+    auto_wrap_output_keys=None,
 ):
     r"""Turn fields into their anomalies: departures from a climatology, and from a trend.
 
@@ -156,6 +166,8 @@ class AnomalyTransformer(  # type: ignore[call-arg]
         time = find_dates(X)
         _check_over_time(X, time)
         X = without_sentinels(even_chunks(X))
+        if not X.sizes[time]:
+            raise ValueError(f"X has no samples along {time!r}: give at least one.")
         reference = find_period(X, time, self.reference, "reference")
         codes = self._encode_times(X[time])
         groups = np.unique(codes[reference])
@@ -223,6 +235,7 @@ class AnomalyTransformer(  # type: ignore[call-arg]
             reference period.
         """
         check_field(X, "AnomalyTransformer", "X")
+        check_numbers(X, "X")
         result = self._apply(partial(_remove, cap=self.cap), without_sentinels(X))
         warn_of_other_fields(self._template, X)
         if self.standardize:
@@ -294,6 +307,7 @@ class AnomalyTransformer(  # type: ignore[call-arg]
 
         check_is_fitted(self)
         check_field(X, "AnomalyTransformer", "X")
+        check_numbers(X, "X")
         time = find_dates(X)
         if time != self.time_:
             raise ValueError(f"time was {self.time_!r} in fit, got {time!r}: rename it.")

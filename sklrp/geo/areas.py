@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp._checks import check_option, import_optional
+from sklrp._checks import check_option, import_optional, shorten
 from sklrp._coordinate_marks import find_kind
+from sklrp._keywords import named
 from sklrp._missing import as_plain_array
 from sklrp.geo.coordinates import (
     check_field,
+    check_numbers,
     find_coordinate,
     full_turn,
     in_degrees,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 _TOLERANCE = 1e-4  # degrees: the last digit of a longitude in float32 is 3e-5
 
 
+@named
 def cosine_weights(lat: Any) -> Any:
     r"""Return weights proportional to the area of cells on a regular grid.
 
@@ -74,7 +77,10 @@ def cosine_weights(lat: Any) -> Any:
         weights.attrs = {"long_name": "cosine of latitude", "units": "1"}
         return weights.rename("weights")
     if lat is None or isinstance(lat, bool | np.bool_ | str | complex):
-        raise TypeError(f"lat must be latitudes in degrees, got {lat!r}; data['lat'] has them.")
+        raise TypeError(
+            f"lat must be latitudes in degrees, got {shorten(repr(lat), 60)}; "
+            "data['lat'] has them."
+        )
     values = as_plain_array(lat, "lat")
     if values.dtype.kind == "c":
         raise TypeError(f"lat must be real numbers, got an array of {values.dtype}.")
@@ -202,7 +208,7 @@ def _check_bounds(name: str, bounds: Any) -> tuple[float, float]:
         low, high = (
             float(bound) for bound in bounds if not isinstance(bound, bool | str | complex)
         )
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # of a tensor without data
         low = high = np.nan
     if not np.isfinite([low, high]).all():
         raise ValueError(f"{name} must be None or two numbers in degrees, got {bounds!r}.")
@@ -238,6 +244,7 @@ def _locate(
     return positions
 
 
+@named
 def box_mask(
     data: DataArray | Dataset,
     *,
@@ -287,6 +294,7 @@ def box_mask(
     return xr.DataArray(inside, {dim: data[dim] for dim in positions}, list(positions))
 
 
+@named
 def select_box(
     data: DataArray | Dataset,
     *,
@@ -340,6 +348,7 @@ def select_box(
     return part.assign_coords({lon_dim: part[lon_dim].copy(data=moved)})
 
 
+@named
 def box_mean(
     data: DataArray | Dataset,
     *,
@@ -386,10 +395,12 @@ def box_mean(
     2.0
     """
     check_field(data, "box_mean")
+    check_numbers(data)
     part, weight, dims = _weigh_box(data, lat, lon, mask, weights)
     return part.weighted(weight).mean(dims, keep_attrs=True)
 
 
+@named
 def box_sum(
     data: DataArray | Dataset,
     *,
@@ -439,11 +450,13 @@ def box_sum(
     xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
     check_field(data, "box_sum")
+    check_numbers(data)
     part, weight, dims = _weigh_box(data, lat, lon, mask, weights)
     with xr.set_options(keep_attrs=True):
         return (part * weight).sum(dims, min_count=1)
 
 
+@named
 def box_share(
     relevance: DataArray | Dataset,
     *,
@@ -495,6 +508,7 @@ def box_share(
     [0.75, 0.4]
     """
     check_field(relevance, "box_share", "relevance")
+    check_numbers(relevance, "relevance")
     check_option("part", part, ("positive", "absolute", "signed"))
     counted: Any = relevance.clip(min=0) if part == "positive" else abs(relevance)
     total = box_sum(counted, weights=weights)
@@ -506,6 +520,7 @@ def box_share(
     return share
 
 
+@named
 def pattern_correlation(
     one: DataArray, other: DataArray, *, weights: str | DataArray | None = "cosine"
 ) -> DataArray:
@@ -550,7 +565,13 @@ def pattern_correlation(
     for name, field in (("one", one), ("other", other)):
         if not is_field(field) or is_dataset(field):
             raise TypeError(f"{name} must be an xarray.DataArray, got {type(field).__name__}.")
-    _locate(other, None, None)  # raises if it has no grid
+        check_numbers(field, name)
+    places = list(_locate(one, None, None)), list(_locate(other, None, None))
+    if sorted(map(str, places[0])) != sorted(map(str, places[1])):
+        raise ValueError(
+            f"one has the dimensions {places[0]}, but other {places[1]}: rename those of one of "
+            "them, other.rename(...)."
+        )
     one, weight, dims = _weigh_box(one, None, None, None, weights)
     weight, one, other = _align("one and other", weight, one, other)
     one, other = one.where(other.notnull()), other.where(one.notnull())

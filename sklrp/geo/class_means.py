@@ -14,7 +14,7 @@ from sklrp._checks import import_optional
 from sklrp._constraints import constrained
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
-from sklrp.geo.coordinates import check_field, find_sample_dim, is_dataset
+from sklrp.geo.coordinates import check_field, check_numbers, find_sample_dim, is_dataset
 from sklrp.geo.relevance_fields import TARGET, explained_class
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def composites(
     xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 
     check_field(relevance, "composites", "relevance")
+    check_numbers(relevance, "relevance")
     sample_dim = find_sample_dim(relevance, sample_dim)
     maps: Any = relevance
     if is_dataset(relevance):

@@ -38,6 +38,19 @@ def check_field(data: Any, user: str, name: str = "data") -> None:
         )
 
 
+def check_numbers(data: Any, name: str = "data") -> None:
+    """Raise an error unless all values of a DataArray or Dataset are real numbers."""
+    for field in data.data_vars.values() if is_dataset(data) else [data]:
+        if field.dtype.kind not in "fiub":
+            own = f"the variable {field.name!r} of {name}" if is_dataset(data) else name
+            remedy = "convert it, .astype(float)"
+            if is_dataset(data):
+                remedy = f"{remedy}, or drop it, .drop_vars({str(field.name)!r})"
+            if field.dtype.kind == "c":
+                remedy = "take its part that is meant, .real or abs(...)"
+            raise ValueError(f"{own} must hold real numbers, got dtype {field.dtype}: {remedy}.")
+
+
 def find_coordinate(data: DataArray | Dataset, kind: str) -> str:
     """Return the name of the dimension that is "time", "latitude" or "longitude"."""
     # The standard name decides; without one the units (or, for time, a type of dates), then CF's

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp._checks import check_field_mask
+from sklrp._checks import check_field_mask, shorten
 from sklrp._coordinate_marks import find_kind
 from sklrp._matching import find_order
 from sklrp._missing import as_plain_array
@@ -74,6 +74,12 @@ def read_grid(source: Any) -> Grid | None:
         return None
     latitude = as_plain_array(latitude, "latitude")
     longitude = as_plain_array(longitude, "longitude")
+    for name, degrees in (("latitudes", latitude), ("longitudes", longitude)):
+        if degrees.ndim != 1 or not degrees.size:
+            raise ValueError(
+                f"grid must hold arrays of the {name} of its cells, got "
+                f"{shorten(repr(source), 60)} with {name} of shape {degrees.shape}."
+            )
     cells = (len(latitude), len(longitude))
     return Grid(cells, latitude, longitude, check_field_mask(land, "land_mask"))
 

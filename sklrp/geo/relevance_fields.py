@@ -30,7 +30,7 @@ from sklrp.geo.grid import warn_of_other_fields, without_units
 from sklrp.geo.output_regions import describe_region, mark_region
 from sklrp.geo.vectorizer import GridVectorizer, moves_features, put_features
 from sklrp.propagation.readings import read_name
-from sklrp.propagation.references import read_reference
+from sklrp.propagation.references import check_reference, read_reference
 from sklrp.propagation.targets import (
     decode_target,
     encode_target,
@@ -363,6 +363,7 @@ def _describe_reference(network: Any, reference: Any) -> dict[str, Any]:
     if reference is None and mean is None:
         return {}
     reference = "mean" if reference is None else reference
+    check_reference(reference, has_mean=mean is not None)
     shape = np.shape(reference) if mean is None else np.shape(mean)
     values = read_reference(reference, shape, mean)
     value = float(values.flat[0]) if values.size == 1 else values.ravel().tolist()

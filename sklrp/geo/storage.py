@@ -69,6 +69,12 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
     True
     """
     check_field(fields, "write", "fields")
+    for field in fields.data_vars.values() if is_dataset(fields) else [fields]:
+        if field.dtype.kind == "c":
+            raise ValueError(
+                f"fields hold complex numbers, {field.dtype}, which neither form has: write "
+                "fields.real and fields.imag."
+            )
     form = Path(path).suffix.lower()
     if form not in (".nc", ".zarr"):
         raise ValueError(f"path must end in .nc (NetCDF) or .zarr, got {os.fspath(path)!r}.")

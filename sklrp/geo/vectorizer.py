@@ -17,7 +17,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklrp._checks import import_optional
-from sklrp._constraints import Interval
+from sklrp._constraints import Interval, ShortErrors
 from sklrp._matching import check_same_samples
 from sklrp._missing import as_gapped_array
 from sklrp._sklearn import StrOptions, check_feature_names_in, fit_context
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _FORMAT: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
 
 
-class GridVectorizer(TransformerMixin, BaseEstimator):
+class GridVectorizer(ShortErrors, TransformerMixin, BaseEstimator):
     """Turn gridded fields with missing cells into samples for an estimator, and back.
 
     ``fit`` learns the grid and which of its cells are valid: those on the ocean, say, where land
@@ -180,8 +180,9 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
         if not valid.any():
             when = "every sample" if (shares == 1).all() else "at least one sample"
             raise ValueError(
-                f"no cell is valid: all {valid.size} are missing in {when}. Look at how the data "
-                "marks missing values, and at samples that are missing as a whole."
+                f"X: no cell is valid: all {valid.size} are missing in {when}. "
+                "Look at how the data marks missing values, and at samples that are missing as a "
+                "whole."
             )
         self.grid_ = grid
         self.n_features_in_ = shares.size
@@ -224,6 +225,10 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
             )
         X = without_sentinels(X) if is_field(X) else self._check_array(X, reset=False)
         stacked = self.grid_.stack(X)
+        if not len(stacked):
+            raise ValueError(
+                f"X has no samples, got the shape {stacked.shape}: give at least one."
+            )
         if is_field(X):
             warn_of_other_fields(self.grid_.template, X)
         values = np.asarray(stacked).reshape(len(stacked), -1)
@@ -285,6 +290,8 @@ class GridVectorizer(TransformerMixin, BaseEstimator):
 
     def _check_array(self, X: Any, *, reset: bool) -> NDArray[np.floating]:
         """Return an array of samples, of floats that are not infinite."""
+        if X is None:
+            raise TypeError("X must be fields of xarray or an array of samples, got None.")
         array = X if issparse(X) or hasattr(X, "iloc") else as_gapped_array(X, "X")
         shape = array.shape[1:]
         if len(shape) > 1:
@@ -351,7 +358,7 @@ def _say_partial(grid: Any, stacked: Any, shares: NDArray) -> str:
     worst = partial[:3]
     named = ", ".join(f"{cells[i]} in {missing[:, i].sum()}" for i in worst)
     return (
-        f"{partial.size} of {shares.size} cells are missing (NaN) in some samples only (of "
+        f"X: {partial.size} of {shares.size} cells are missing (NaN) in some samples only (of "
         f"{len(stacked)} samples, {named}{', ...' * (partial.size > len(worst))}): set "
         "missing='drop' to leave these cells out, missing='fill' to put fill_value where they "
         "are missing, or interpolate first."

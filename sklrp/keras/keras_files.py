@@ -74,7 +74,7 @@ def open_keras_file(path: str | os.PathLike[str], config: Any = None) -> Iterato
             with zipfile.ZipFile(where) as archive:
                 text, metadata, data = _unpack_archive(archive, where)
             if given is not None:
-                raise ValueError(f"config must be None for {where.name}, which holds its own.")
+                raise ValueError(_say_own_config(where, config))
             found = _decode(text, where.name)
             version = _major(_decode(metadata, _METADATA).get("keras_version"), 3)
             with h5py.File(io.BytesIO(data), "r") as arrays:
@@ -125,11 +125,16 @@ def _read_hdf5(arrays: Any, where: Path, given: dict[str, Any] | None) -> KerasF
             "Keras, or save it whole, model.save('model.keras')."
         )
     if stored is not None and given is not None:
-        raise ValueError(f"config must be None for {where.name}, which holds its own.")
+        raise ValueError(_say_own_config(where, given))
     found = _decode(stored, where.name) if given is None else given
     place = arrays.get("model_weights", arrays)
     told = arrays.attrs.get("keras_version", place.attrs.get("keras_version"))
     return KerasFile(found, _major(told, _major(found.get("keras_version"), 3)), arrays)
+
+
+def _say_own_config(where: Path, config: Any) -> str:
+    given = shorten(repr(config), 60)
+    return f"config must be None for {where.name}, which holds its own, got {given}."
 
 
 def _read_config(config: Any) -> dict[str, Any]:
@@ -138,16 +143,19 @@ def _read_config(config: Any) -> dict[str, Any]:
         try:
             text: Any = json.dumps(config)
         except TypeError as error:
-            raise TypeError(f"config is a dict that JSON cannot hold: {error}.") from None
+            raise TypeError(
+                f"config is a dict that JSON cannot hold: {error}. Pass what model.to_json() or "
+                "model.get_config() returns."
+            ) from None
     elif isinstance(config, str) and config.lstrip().startswith("{"):
         text = config
-    elif isinstance(config, str | os.PathLike):
+    elif isinstance(config, os.PathLike) or (isinstance(config, str) and config.strip()):
         check_regular(config)
         text = Path(config).read_bytes()
     else:
         raise TypeError(
             "config must be the config of a Keras model, as model.to_json() returns it (a string, "
-            f"a dict or a file of it), got {type(config).__name__}."
+            f"a dict or a file of it), got {shorten(repr(config), 60)} of {type(config).__name__}."
         )
     found = _decode(text, "config")
     if "class_name" not in found and "layers" in found:  # of model.get_config()

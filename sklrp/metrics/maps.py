@@ -157,7 +157,13 @@ def relevance_mass(
     inside = check_mask(put_in_order(mask, relevance, "mask"), maps.shape)
     if weights is not None:
         weights = put_in_order(weights, relevance, "weights")
-        maps = maps * check_weights(weights, maps.shape[1:])
+        counted = check_weights(weights, maps.shape[1:])
+        if not (counted.reshape(1, -1) * inside).any(axis=1).all():
+            raise ValueError(
+                "weights are 0 on all of the mask, so that no relevance can lie on it: mark cells "
+                "that count, or give those weights above 0."
+            )
+        maps = maps * counted
     return weighted_share(maps, inside, part)
 
 

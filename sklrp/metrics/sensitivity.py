@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
-from sklrp._checks import choose_batch_size, encode_labels
+from sklrp._checks import choose_batch_size, encode_labels, shorten
 from sklrp._constraints import Interval, constrained
 from sklrp._models import unwrap
 from sklrp._sklearn import StrOptions
@@ -236,8 +236,8 @@ def _choose_other(subject: Subject, chosen: Chosen, other: Any, random_state: An
     same = np.flatnonzero(others == codes)
     if same.size:
         raise ValueError(
-            f"other is the target of {same.size} samples, the first at {same[0]}: give "
-            "another class, or leave other=None for one drawn at random."
+            f"other={shorten(repr(other), 60)} is the target of {same.size} samples, the first at "
+            f"{same[0]}: give another class, or leave other=None for one drawn at random."
         )
     return found
 

@@ -111,7 +111,7 @@ class Subject:
         found = Reading(self.model, target, target)
         if self.model is not None and not isinstance(target, Integral):  # of a table of outputs
             one = self.given(self.samples[:1])
-            found = read_target(self.model, one, target, len(self.samples))
+            found = read_target(self.model, one, target, len(self.samples), name)
         if found.number is not None or callable(target):  # which an explainer may take as it is
             return Chosen(found, None)
         if found.target is None:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sklrp._checks import shorten
 from sklrp._constraints import constrained
 from sklrp._missing import as_plain_array
 
@@ -34,11 +35,16 @@ class TargetUnits(nn.Module):
     @constrained({"mean": ["array-like"], "scale": ["array-like"]})
     def __init__(self, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> None:
         super().__init__()
-        for name, values in (("mean", mean), ("scale", scale)):
-            if not np.isfinite(as_plain_array(values, name, np.float64)).all():
-                raise ValueError(f"{name} must be finite, got {values!r}.")
-        self.register_buffer("mean", torch.tensor(as_plain_array(mean, "mean", np.float64)))
-        self.register_buffer("scale", torch.tensor(as_plain_array(scale, "scale", np.float64)))
+        means, scales = _read_units("mean", mean), _read_units("scale", scale)
+        if means.shape != scales.shape:
+            raise ValueError(
+                f"mean has the shape {means.shape}, but scale {scales.shape}: give one of each "
+                "for every output."
+            )
+        if not (scales > 0).all():
+            raise ValueError(f"scale must be positive, got {scale!r}.")
+        self.register_buffer("mean", torch.tensor(means))
+        self.register_buffer("scale", torch.tensor(scales))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return standardised outputs in the targets' units."""
@@ -47,6 +53,16 @@ class TargetUnits(nn.Module):
     def standardise(self, values: Tensor) -> Tensor:
         """Return values in the targets' units as standardised outputs."""
         return (values - self.mean) / self.scale
+
+
+def _read_units(name: str, values: Any) -> NDArray[np.float64]:
+    """Return the numbers of outputs, or raise an error that names them."""
+    found = as_plain_array(values, name, np.float64)
+    if found.ndim != 1 or not found.size or not np.isfinite(found).all():
+        raise ValueError(
+            f"{name} must hold a finite number for each output, got {shorten(repr(values), 80)}."
+        )
+    return found
 
 
 @constrained({"network": [callable], "mean": ["array-like"], "scale": ["array-like"]})
@@ -67,6 +83,11 @@ def in_target_units(
     torch.nn.Sequential
         The network, with a `TargetUnits` at the end.
     """
-    module: Any = network()
+    module = network()
+    if not isinstance(module, nn.Sequential):
+        raise TypeError(
+            f"network must return a torch.nn.Sequential, got {type(module).__name__} from "
+            f"{getattr(network, '__name__', network)}()."
+        )
     module.add_module("units", TargetUnits(mean, scale))
     return module

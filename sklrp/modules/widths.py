@@ -32,6 +32,11 @@ def widest_activation(network: nn.Sequential, n_features: int) -> int:
     widest = n_features
     with torch.no_grad():
         for layer in network:
-            x = layer(x)
+            try:
+                x = layer(x)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"n_features={n_features} is not what the network takes: {error}"
+                ) from error
             widest = max(widest, (x[0] if isinstance(x, tuple) else x).numel())
     return widest

@@ -100,10 +100,13 @@ def read_container(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Arrays
     odd = sorted({view["dtype"] for _, view in views} - set(_DTYPES))
     if odd:
         raise ValueError(f"{path} holds tensors of the dtypes {odd}, which sklrp.save never does.")
-    arrays = {
-        name: np.frombuffer(view["data"], _DTYPES[view["dtype"]]).reshape(view["shape"]).copy()
-        for name, view in views
-    }
+    try:
+        arrays = {
+            name: np.frombuffer(view["data"], _DTYPES[view["dtype"]]).reshape(view["shape"]).copy()
+            for name, view in views
+        }
+    except ValueError as error:  # no values in a shape beyond any size, or of too many axes
+        raise ValueError(_damaged(path, shorten(str(error)))) from None
     if _digest(metadata["sklrp"], arrays) != metadata["sha256"]:
         raise ValueError(
             f"{path} does not match its checksum: it was damaged or changed after it was saved. "

@@ -16,6 +16,7 @@ import numpy as np
 from sklrp._checks import as_samples, check_flags, check_number
 from sklrp._keywords import named
 from sklrp._matching import match_target
+from sklrp._missing import as_plain_array
 from sklrp._model_parts import is_regression, without_wrapper
 from sklrp._models import unwrap
 from sklrp._outputs import split_key
@@ -267,6 +268,7 @@ def plan(
         samples = found.enter(X)
         as_samples(samples[:1] if is_stored(samples) else samples, integers=True)
     if target is not None and found.classes is not None:
+        target = as_plain_array(target, "target") if isinstance(target, list) else target
         encode_target(target, found.classes, max(1, np.size(target)))
     bounds = getattr(found.network, "input_range_", None)
     with plain_arithmetic(intake.device):

@@ -134,7 +134,9 @@ class Reading:
         return labels
 
 
-def read_target(model: Any, samples: Any, target: Any, n_samples: int) -> Reading:
+def read_target(
+    model: Any, samples: Any, target: Any, n_samples: int, name: str = "target"
+) -> Reading:
     """Return the model whose outputs a target is of, and what is explained of them.
 
     Parameters
@@ -147,6 +149,8 @@ def read_target(model: Any, samples: Any, target: Any, n_samples: int) -> Readin
         The target.
     n_samples : int
         The number of all samples.
+    name : str, default="target"
+        What errors call the target.
 
     Returns
     -------
@@ -160,7 +164,7 @@ def read_target(model: Any, samples: Any, target: Any, n_samples: int) -> Readin
     """
     if isinstance(target, bool | np.bool_) and not _knows_flags(model):
         raise ValueError(
-            f"target={target!r} is neither a label nor the index of an output: give a number."
+            f"{name}={target!r} is neither a label nor the index of an output: give a number."
         )
     if not isinstance(model, Model) or not model.has_module:
         return Reading(model, target, target)

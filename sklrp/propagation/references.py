@@ -133,10 +133,10 @@ def find_at_target(
 
 def _as_numbers(reference: Any) -> NDArray | None:
     """Return a reference as an array of real numbers, None if it is something else."""
-    if isinstance(reference, bool):
+    if isinstance(reference, bool | bytes | bytearray) or np.ma.is_masked(reference):
         return None
     try:
         values = np.asarray(to_host(reference))
-    except ValueError:  # rows of several lengths
+    except (TypeError, ValueError):  # rows of several lengths, a tensor without data
         return None
     return values if values.dtype.kind in "iuf" and values.size else None

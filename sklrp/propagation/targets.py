@@ -309,7 +309,10 @@ def _over_outputs(values: np.ndarray, shape: Shape) -> WeightedSum:
             f"{values.shape}."
         )
     if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
-        raise ValueError(f"target must hold finite numbers alone as {kind} over the output.")
+        raise ValueError(
+            f"target must hold finite numbers alone as {kind} over the output, got "
+            f"{shorten(repr(values.tolist()), 60)}."
+        )
     if not values.any():
         raise ValueError(
             f"target, {kind} over the output, is {'False' if kind != 'weights' else '0'} "

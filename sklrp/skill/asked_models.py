@@ -18,10 +18,10 @@ from sklearn.base import is_classifier, is_regressor
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from sklrp._checks import as_samples, like, sort_values
+from sklrp._checks import as_samples, like, shorten, sort_values
 from sklrp._kept import Kept
 from sklrp._missing import as_plain_array
-from sklrp._model_parts import Model
+from sklrp._model_parts import Model, check_columns
 from sklrp._models import holds_network, unwrap
 from sklrp._one_channel import quicken
 from sklrp._stored import MEMORY_BYTES, in_array, is_stored, take_blocks
@@ -99,8 +99,9 @@ class PlainModel:
         self.name = type(model).__name__
         self._form = X[:1] if hasattr(X, "iloc") else None
 
-    def enter(self, X: Any) -> Any:
+    def enter(self, X: Any, name: str = "X") -> Any:
         """Return samples as they are: the model is asked whole."""
+        check_columns(X, None if self._form is None else self._form.columns, name)
         return X
 
     def feature_names(self, X: Any, n_features: int) -> list[str] | None:
@@ -370,8 +371,8 @@ def _ask_once(model: Model, inputs: Tensor) -> Tensor:
             out = model.quiet_module(inputs.clone())  # which may write into it
         except Exception as error:
             raise ValueError(
-                f"{model.name} does not take an array of shape {tuple(inputs.shape)}, which "
-                f"enters it: {error}"
+                f"X: {model.name} does not take an array of shape {tuple(inputs.shape)}, which "
+                f"enters it: {shorten(str(error))}"
             ) from error
     return _first(out, model.name)
 

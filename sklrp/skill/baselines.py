@@ -28,7 +28,7 @@ def find_baselines(
     """Return what samples are compared with, as it enters the network, and the unseen rows."""
     pool, rows = samples, np.arange(len(samples))
     if X_train is not None:
-        pool = take_samples(model, model.enter(X_train), "X_train")
+        pool = take_samples(model, model.enter(X_train, "X_train"), "X_train")
         if pool.shape[1:] != samples.shape[1:]:
             raise ValueError(
                 f"X_train has samples of shape {pool.shape[1:]}, but X of {samples.shape[1:]}."
