@@ -220,7 +220,10 @@ def test_findings_are_put_in_place(maps):
         ({"stipple": MASK.T}, r"stipple has the shape \(4, 3\)"),
         ({"hatch": MASK * 2.5}, "hatch"),
         ({"stipple": np.stack([MASK] * 3)}, "stipple has 3 masks, but there are 2 panels"),
-        ({"stipple": {"a": MASK}}, r"stipple has entries for \['a'\], but the panels are of"),
+        (
+            {"stipple": {"a": MASK}},
+            r"stipple has entries for \['a'\] in a dict, but the panels are of",
+        ),
         ({"stipple": Finding(name="fading")}, "takes a finding that has fact or true_fdr.*fading"),
         ({"spread": MASK[0]}, r"spread has the shape \(4,\), but must have \(3, 4\)"),
         ({"spread": -MASK.astype(float)}, "spread has negative values"),

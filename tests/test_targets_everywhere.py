@@ -552,7 +552,7 @@ def test_maps_of_two_outputs(name):
         np.testing.assert_allclose(class_sensitivity(reg, ROWS, **more, **params), expected)
     with pytest.raises(ValueError, match="a regression of 2 outputs: choose one"):
         class_sensitivity(reg, ROWS)
-    with pytest.raises(ValueError, match="other is the target of 60 samples"):
+    with pytest.raises(ValueError, match="other=1 is the target of 60 samples"):
         class_sensitivity(reg, ROWS, target=1, other=1)
 
 
