@@ -140,7 +140,9 @@ class _Axes(HasMethods):
 
     def is_satisfied_by(self, val: Any) -> bool:
         """Tell whether a value is an Axes, or holds them alone."""
-        if self._several and isinstance(val, list | tuple | np.ndarray) and np.ndim(val):
+        if val is np.ma.masked:  # whose only entry is itself
+            return False
+        if self._several and isinstance(val, list | tuple | np.ndarray):
             entries = val.ravel() if isinstance(val, np.ndarray) else val
             return len(entries) > 0 and all(map(self.is_satisfied_by, entries))
         return not isinstance(val, type) and super().is_satisfied_by(val)
