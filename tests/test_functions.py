@@ -378,6 +378,14 @@ REFUSED = {
         "'linalg_solve'.*depends on the network's input",
     ),
     "sorted samples": (lambda self, x: x.cumprod(0), "'cumprod'.*axis of the samples"),
+    "samples in order": (lambda self, x: x.sort(0)[0], "'sort'.*orders the samples"),
+    "running maximum of samples": (
+        lambda self, x: torch.cummax(x, dim=-3).values, "'cummax'.*orders the samples",
+    ),
+    "largest of folded samples": (
+        lambda self, x: x.repeat(2, 1, 1).sort(0).values[: len(x)], "'sort'.*orders the samples",
+    ),
+    "inner samples": (lambda self, x: x * inner_weight(x), "'mul' changes with"),
     "product of all": (lambda self, x: x * x.prod(), "'prod'.*pass dim"),
     "mask of values": (
         lambda self, x: x.masked_select(x == x).reshape(x.shape), "'masked_select'.*where",
@@ -390,6 +398,13 @@ REFUSED = {
 def under_autocast(layer, x):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return layer(x)
+
+
+def inner_weight(x):
+    """Return weights that tell samples apart by their places, from the third sample on."""
+    weight = torch.ones(len(x), 1, 1).double()
+    weight[1:-1] = 2
+    return weight
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -199,8 +199,9 @@ def _same_constant(one: Tensor, other: Tensor) -> bool:
     for axis, (n, m) in enumerate(zip(one.shape, other.shape, strict=True)):
         if n and 3 * n == 2 * m:  # what is made for each sample, such as an initial state
             first, second = one.narrow(axis, 0, 1), other.narrow(axis, 0, 1)
-            if one.is_floating_point() and not _are_same_numbers(one, first.expand_as(one)):
-                return False  # it tells the samples apart by their places
+            for whole, part in ((one, first), (other, second)):
+                if one.is_floating_point() and not _are_same_numbers(whole, part.expand_as(whole)):
+                    return False  # it tells the samples apart by their places
             one, other = first, second
         elif n != m:  # it is as long as a sequence is
             one, other = (tensor.narrow(axis, 0, min(n, m)) for tensor in (one, other))

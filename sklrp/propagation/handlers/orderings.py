@@ -35,6 +35,8 @@ def _ordered(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any
         raise TypeError("without dim it mixes the samples; pass dim")
     x, places = found
     dim = _axis_of(step, source, args, kwargs)
+    if dim == source.axis:  # of equal samples, as probes are, the order tells nothing
+        raise TypeError("it orders the samples")
     samples = source.samples
     if samples is not None:
         keeps = places.dim() == samples.dim()
