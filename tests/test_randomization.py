@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import skorch
 import torch
 
 import sklrp
@@ -14,6 +15,7 @@ from sklrp._streams import Streams
 from sklrp.diagnostics import randomization_test
 from sklrp.diagnostics.nulls import NULLS
 from sklrp.diagnostics.randomization import compare_with_null
+from sklrp.metrics import randomization_similarity
 from sklrp.metrics.randomise import copy_network
 from tests.helpers import planted as planted_cases
 from tests.helpers.drawn_maps import drawn
@@ -55,6 +57,34 @@ def test_copies_are_asked_as_the_network_itself_and_have_no_optimizer(kind, mlp,
     if kind != "module":
         assert not hasattr(getattr(made, "net_", made), "optimizer_")
     assert mlp.net_.optimizer_ is training
+
+
+class Keeping(torch.nn.Sequential):
+    """What keeps a result of its last forward in training, with the graph behind it."""
+
+    def forward(self, x):
+        hidden = self[0](x)
+        self.last, self.seen = hidden, {"all": [hidden.relu()]}
+        return self[2](self.seen["all"][0])
+
+
+@pytest.mark.parametrize("is_net", [False, True])
+def test_networks_that_keep_results_are_drawn_anew(is_net):
+    """Torch refuses to copy what a forward in training kept."""
+    X = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)
+    found = []
+    for network in (torch.nn.Sequential(*layers), Keeping(*layers)):
+        network(torch.tensor(X))
+        model = network
+        if is_net:
+            model = skorch.NeuralNetClassifier(network, lr=0.0, max_epochs=1, train_split=None)
+            model.set_params(verbose=0, criterion=torch.nn.CrossEntropyLoss)
+            model.fit(X, np.arange(8) % 2)
+        found.append(randomization_similarity(model, X, target=0, random_state=0).similarity)
+    np.testing.assert_array_equal(*found)
+    assert not network.last.is_leaf  # the user's own is as it was
 
 
 @pytest.mark.filterwarnings("ignore:.*flat")
