@@ -286,6 +286,22 @@ def test_changes_in_place(function):
         assert_right(network, images(n_samples), batch_size)
 
 
+@pytest.mark.parametrize(("n_channels", "width"), [(2, 1), (1, 3)])
+def test_strides_that_are_read_in_two_ways(n_channels, width):
+    """Kernels of 1 x 1 or of one channel are in order in memory, and have channels last, too."""
+
+    def function(self, x):
+        h = self.conv(x[:, :n_channels].contiguous())
+        h.reshape(len(h), -1)[:, :9].zero_()  # a view or a copy, as the strides say
+        return h.mean((2, 3))
+
+    network = Images(function)
+    conv = nn.Conv2d(n_channels, 4, width, bias=False).double()
+    network.conv = conv.to(memory_format=torch.channels_last)
+    assert network.conv.weight.is_contiguous()
+    assert_right(network, images())
+
+
 class Tripled(nn.Module):
     """The sum of x, and of x where its first value is 3 relu(x)."""
 

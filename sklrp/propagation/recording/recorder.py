@@ -410,7 +410,18 @@ class Recorder(TorchFunctionMode):
 
 def _makes_anew(layer: Any, given: Sequence[Tensor]) -> bool:
     """Return whether a layer is known to return new memory, in order: a copy stands for it."""
-    return type(layer) in _COSTLY and all(t.is_contiguous() for t in (*given, layer.weight))
+    return type(layer) in _COSTLY and all(map(_is_in_order, (*given, layer.weight)))
+
+
+def _is_in_order(x: Tensor) -> bool:
+    """Return whether a tensor has its axes in order, also those of length 1."""
+    # Torch calls a kernel of 1 x 1 contiguous whose strides say channels last, and convolves so.
+    step = 1
+    for length, stride in zip(reversed(x.shape), reversed(x.stride()), strict=True):
+        if stride != step:
+            return False
+        step *= length
+    return True
 
 
 class Case(NamedTuple):
