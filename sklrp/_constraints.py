@@ -157,7 +157,7 @@ def _rows_differ(values: Any) -> bool:
         np.shape(values)
     except ValueError:
         return True
-    except TypeError:  # of tensors on a device, which NumPy cannot read
+    except (TypeError, RuntimeError):  # of tensors that NumPy cannot read: on a device, learned
         return False
     return False
 
@@ -329,4 +329,5 @@ def _is_of_scalars(word: Any) -> bool:
 
 
 def _as_python(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    is_time = isinstance(value, np.datetime64 | np.timedelta64)
+    return value.item() if isinstance(value, np.generic) and not is_time else value

@@ -135,7 +135,8 @@ def claim(path: str | os.PathLike[str]) -> Iterator[None]:
             ) from None
         except OSError as error:
             if error.errno in _NO_LOCKS:  # else it is another's, and may be held
-                name.unlink(missing_ok=True)
+                with suppress(OSError):
+                    name.unlink(missing_ok=True)
         else:
             # While it is held: who opened it before finds it gone, and makes another.
             stack.callback(name.unlink, missing_ok=True)
@@ -178,8 +179,10 @@ def reserve(descriptor: int, start: int, n_bytes: int) -> None:
     OSError
         If the disk is full.
     """
+    if not sys.platform.startswith("linux") or n_bytes < 1:
+        return
     allocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate64", None)
-    if not sys.platform.startswith("linux") or allocate is None or n_bytes < 1:
+    if allocate is None:
         return
     numbers = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
     # Not posix_fallocate: where the file system cannot, that reads the whole file instead.

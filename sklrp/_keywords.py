@@ -76,12 +76,10 @@ def name_call(
 
 def _say_positional(parameters: Mapping[str, inspect.Parameter]) -> str:
     """Say which parameters may stand without their names, and how the next is given."""
-    by_kind = {
-        kind: [name for name, one in parameters.items() if one.kind is kind and name != "self"]
-        for kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    }
-    plain, named = by_kind.values()
-    rest = f": {named[0]}=..." if named else ""
+    own = [one for name, one in parameters.items() if name != "self"]
+    plain = [one.name for one in own if one.kind is one.POSITIONAL_OR_KEYWORD]
+    by_name = [one.name for one in own if one.kind is one.KEYWORD_ONLY]
+    rest = f": {by_name[0]}=..." if by_name else ""
     return f" Give those after {plain[-1]!r} by name{rest}." if plain else f" Name them{rest}."
 
 

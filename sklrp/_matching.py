@@ -48,7 +48,7 @@ def match_samples(labels: Any, X: Any, name: str) -> Any:
             raise ValueError(
                 f"{name} is a list whose entries differ in length: give one value for each sample."
             ) from None
-        except TypeError:  # of tensors on a device, which NumPy cannot read
+        except (TypeError, RuntimeError):  # of tensors that NumPy cannot read
             pass
     its, known, which = _find_marks(labels, X)
     if its is None or known is None or its.equals(known):
@@ -100,7 +100,7 @@ def _check_order(mask: Any, X: Any, name: str) -> None:
     """Refuse a mask with the axes or coordinates of X in another order: which is meant?"""
     if hasattr(mask, "data_vars"):
         return
-    fields = next(iter(X.data_vars.values())) if hasattr(X, "data_vars") else X
+    fields = next(iter(X.data_vars.values()), X) if hasattr(X, "data_vars") else X
     order = tuple(dim for dim in fields.dims if dim in mask.dims)
     own = tuple(dim for dim in mask.dims if dim in order)
     if own != order and [mask.sizes[dim] for dim in own] == [mask.sizes[dim] for dim in order]:

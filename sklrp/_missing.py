@@ -198,7 +198,7 @@ def _is_no_value(value: Any) -> bool:
 
 def _to_array(values: Any, name: str, dtype: Any) -> NDArray:
     """Return values as an array, or raise an error that names them."""
-    is_other = isinstance(values, Mapping | Set | Iterator | bytes | bytearray | memoryview)
+    is_other = isinstance(values, Mapping | Set | Iterator | bytes | bytearray)
     if is_other and not hasattr(values, "shape"):
         raise TypeError(f"{name} must be an array or a list, got {type(values).__name__}.")
     if issparse(values):

@@ -66,7 +66,7 @@ def train_network(
         return train()
     name = type(network).__name__
     try:
-        drawn = {"random_state": seed} if net.is_net and seed is not None else {}
+        drawn = {"seed of the net": seed} if net.is_net and seed is not None else {}
         key = identify(network, X, y, {**fit_params, **drawn})
         _, own_code = _dump(network)
     except Exception as error:  # pickling runs the parameters' own code, which may raise anything

@@ -61,7 +61,7 @@ def raise_at_signals() -> None:
         return
     _came.clear()
     if hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, lambda number, frame: _raise(frame))
+        signal.signal(signal.SIGALRM, lambda number, frame: _raise(frame) if _came else None)
         sys.unraisablehook = _raise_again
     _handle(_stop)
 

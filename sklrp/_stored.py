@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import mmap
+import os
 import tempfile
 import threading
 from collections import OrderedDict
@@ -376,12 +377,15 @@ def reserve_room(X: NDArray) -> None:
     begins = owner.offset - owner.offset % mmap.ALLOCATIONGRANULARITY  # where in the file
     begins += X.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
     try:
-        with open(owner.filename, "r+b") as file:
-            reserve(file.fileno(), begins, X.nbytes)
-    except FileNotFoundError:  # it has another name by now
+        descriptor = os.open(owner.filename, os.O_RDWR)
+    except OSError:  # its name may be another's by now: the mapping can be written all the same
         return
+    try:
+        reserve(descriptor, begins, X.nbytes)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(owner.filename)) from error
+    finally:
+        os.close(descriptor)
 
 
 class Pages:

@@ -48,10 +48,15 @@ def get_children(module: nn.Module) -> Mapping[str, nn.Module | None]:
     return module._modules
 
 
+def get_parameters(module: nn.Module) -> list[torch.Tensor]:
+    """Return a module's own parameters: `parameters()` takes ten times as long."""
+    return [tensor for tensor in module._parameters.values() if tensor is not None]
+
+
 def get_tensors(module: nn.Module) -> list[torch.Tensor]:
-    """Return a module's own parameters and buffers: `parameters()` takes ten times as long."""
-    own = (*module._parameters.values(), *module._buffers.values())
-    return [tensor for tensor in own if tensor is not None]
+    """Return a module's own parameters and buffers."""
+    buffers = (tensor for tensor in module._buffers.values() if tensor is not None)
+    return [*get_parameters(module), *buffers]
 
 
 def get_hooks(module: nn.Module) -> list[Any]:

@@ -53,6 +53,7 @@ from sklrp._model_parts import Model, is_regression
 from sklrp._models import unwrap
 from sklrp._network_cache import train_network
 from sklrp._outputs import asks_for_all, split_key
+from sklrp._random_stream import RandomStream
 from sklrp._rows import forbid_stream, is_stream, map_batches, take_rows
 from sklrp._sklearn import (
     HasMethods,
@@ -898,6 +899,6 @@ def _take_dtype(estimator: Any, X: Any) -> Any:
         return X
     net = model.network
     if not isinstance(getattr(net, "module_", None), nn.Module):
-        with torch.random.fork_rng(devices=[]):  # the training draws what it would have drawn
+        with RandomStream(torch.device("cpu"), 0):  # the training draws what it would have drawn
             net = clone(net).initialize()
     return Model(None, net).typed(X)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
 import sklrp
@@ -126,6 +127,10 @@ def test_maps_of_fields_are_put_in_order(pipeline, fields):
     ]
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
+    turned = fields.transpose("lat", "lon", "time")  # a vectorizer finds the samples
+    for given in (maps, geo.explain(pipeline, turned), maps.to_numpy()):
+        other = artifact_map(pipeline, turned, Y, relevance=given, **FEW)["mean"]
+        np.testing.assert_array_equal(other, found[0])
     strange = maps.assign_coords(lat=maps.lat + 1)
     with pytest.raises(ValueError, match="relevance has other latitudes"):
         diagnose(pipeline, fields, Y, relevance=strange, **FEW)
@@ -196,3 +201,13 @@ def test_errors_stay_short(clf):
         with pytest.raises((ValueError, TypeError)) as caught:
             call()
         assert len(str(caught.value)) <= 900
+
+
+def test_one_weight_for_all(clf):
+    one, each = (clone(clf).fit(X, Y, sample_weight=w) for w in (2.0, np.full(24, 2.0)))
+    np.testing.assert_array_equal(one.decision_function(X), each.decision_function(X))
+
+
+def test_labels_of_numpy_are_text_too(clf):
+    labels = np.array(["a", np.str_("b")] * 12, dtype=object)
+    assert clone(clf).fit(X, labels).classes_.tolist() == ["a", "b"]

@@ -466,8 +466,7 @@ when = {when!r}
 if when == "at the first line":
     sys.meta_path.insert(0, Slow())
 else:
-    from sklrp.cli import samples
-from sklrp.cli.runs import PartialRun
+    from sklrp.cli.runs import PartialRun
     from sklrp._files import replacing
     def write(self, *args):
         with replacing(self._sidecar) as part:

@@ -113,6 +113,48 @@ def test_where_no_relevance_starts_none_is_lost_in_silence(handle, by_hand):
         sklrp.explain(model, draw(5), target=0, rule="epsilon")
 
 
+@both_ways
+def test_a_layer_of_ones_own_may_hold_complex_numbers(handle, by_hand):
+    """A table of turns, as rotary positions have it: what it means is the handler's."""
+    handle(right)
+    model = build(by_hand)
+    odd = model.net[2] if by_hand else model[2]
+    expected = sklrp.explain(model, draw(5), rule="epsilon")
+    odd.register_buffer("turns", torch.ones(3, dtype=torch.complex128))
+    np.testing.assert_array_equal(sklrp.explain(model, draw(5), rule="epsilon"), expected)
+
+
+DIFFERENCES = {
+    "function": {"target": lambda out: out[:, 1] - out[:, 0]},
+    "weights": {"target": np.array([-1.0, 1.0])},
+    "contrast": {"target": 1, "contrast": True},
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+@pytest.mark.parametrize("n_samples", [1, 16, 40])
+def test_a_small_difference_of_large_outputs_is_explained(name, n_samples):
+    """Rounding of the outputs, temperatures in kelvins, is no loss beside what is on its way."""
+    model = Behind(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
+    randomised(model)
+    with torch.no_grad():
+        model.net[2].bias.fill_(288.0)
+        model.net[2].weight.mul_(1e-3)
+    model.float()
+    X = draw(n_samples).astype(np.float32)
+    found = sklrp.explain(model, X, rule="epsilon", **DIFFERENCES[name])
+    plain = sklrp.explain(model.net, X, rule="epsilon", **DIFFERENCES[name])
+    np.testing.assert_allclose(found, plain, atol=1e-5 * np.abs(plain).max())
+
+
+@pytest.mark.parametrize("n_samples", [1, 5, 16])
+def test_what_is_lost_is_no_small_part_of_an_offset(handle, n_samples):
+    handle(lost)
+    target = {"target": lambda out: 1e-2 * out[:, 0] + 1e3}
+    with pytest.raises(TypeError, match=r"\(Odd\).*`kept`"):
+        sklrp.explain(build(True), draw(n_samples), rule="epsilon", **target)
+
+
 @pytest.mark.parametrize(("n_samples", "n_runs"), [(4, 1), (40, 2)])
 def test_few_samples_are_run_once_behind_the_probes(n_samples, n_runs, monkeypatch):
     found = []

@@ -10,6 +10,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Set
+from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -80,6 +81,8 @@ def as_weights(sample_weight: Any, X: Any, y: Any) -> NDArray[np.float64] | None
             "sample_weight must be None, or hold a number for each sample, got "
             f"{shorten(repr(sample_weight), 60)}."
         )
+    if isinstance(sample_weight, Real):  # one for all, as in scikit-learn
+        sample_weight = np.full(num_samples(y), float(sample_weight))
     plain = as_plain_array(
         forbid_masked(sample_weight, "sample_weight", _UNLABELLED), "sample_weight", np.float64
     )

@@ -37,7 +37,9 @@ from sklrp.rules import Rule
 
 def check_classes(y: NDArray, owner: str) -> None:
     """Raise an error unless y holds classes, and say what to do with values."""
-    kinds = sorted({type(label).__name__ for label in y.flat}) if y.dtype == object else []
+    labels = y.flat if y.dtype == object else ()
+    plain = (label.item() if isinstance(label, np.generic) else label for label in labels)
+    kinds = sorted({type(label).__name__ for label in plain})
     if len(kinds) > 1:
         raise ValueError(
             f"y must hold labels of one type, got {kinds}: give all as text, y.astype(str), or as "

@@ -134,9 +134,10 @@ def _explain_plain(
     explain_part = _explain_arrays(loaded, samples, warn_of_range, how)
     relevance = run.explain(explain_part, samples, progress=shows_progress())
     if samples.form == "npy":
-        if out.exists():
-            shutil.copymode(out, run.path)
-        os.replace(run.path, out)
+        named = os.path.realpath(out)  # what a link names, as of the other forms
+        if os.path.exists(named):
+            shutil.copymode(named, run.path)
+        os.replace(run.path, named)
         return
     name = type(loaded.network).__name__
     about = {key: value for key, value in how.items() if key != "batch_size"}

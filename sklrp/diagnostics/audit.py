@@ -26,7 +26,7 @@ from sklrp.diagnostics import misplaced_maps as _misplaced_maps  # noqa: F401
 from sklrp.diagnostics.audited import CHECKS, Audited, Unanswered
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding
-from sklrp.geo.places import put_in_order
+from sklrp.geo.places import put_in_order, samples_first
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ def audit(
     samples = as_samples(unwrapped.enter(X))
     given = None
     if relevance is not None:
-        given = take_maps(put_in_order(relevance, X, "relevance"), samples.shape)
+        given = take_maps(put_in_order(relevance, samples_first(X), "relevance"), samples.shape)
     outside, target = _take_target(unwrapped, X, target)
     explained = Explained(
         model,

@@ -43,7 +43,7 @@ from sklrp.diagnostics.common_form import as_shares, with_relevance
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.nulls import NULLS
 from sklrp.diagnostics.output_labels import find_labels
-from sklrp.geo.places import put_in_order
+from sklrp.geo.places import put_in_order, samples_first
 from sklrp.propagation import explain
 from sklrp.propagation.readings import read_target
 from sklrp.skill import (
@@ -241,7 +241,7 @@ class Explained:
         self.is_given = relevance is not None
         self.given_maps = None
         if self.is_given:
-            relevance = put_in_order(relevance, self._asked["X"], "relevance")
+            relevance = put_in_order(relevance, samples_first(self._asked["X"]), "relevance")
             self.given_maps = check_maps(take_maps(relevance, self.all_X.shape))
             self.relevance = self.given_maps[self.rows]
             self.details = Bunch(score=self.scores_of(self.X, self.columns))

@@ -20,7 +20,7 @@ from sklrp._matching import match_samples
 from sklrp._sklearn import StrOptions
 from sklrp._streams import Streams
 from sklrp._warnings import warn_user
-from sklrp.geo.places import put_in_order
+from sklrp.geo.places import put_in_order, samples_first
 from sklrp.metrics.catalogue import metric
 from sklrp.metrics.maps import weighted_share
 from sklrp.metrics.randomise import check_layers, with_start
@@ -257,7 +257,7 @@ def _are_labels(subject: Subject, model: Any, y: Any) -> bool:
 
 def _take_maps(relevance: ArrayLike, subject: Subject) -> NDArray:
     """Return maps that were given, if they are of the samples."""
-    maps = check_maps(put_in_order(relevance, subject.X, "relevance"))
+    maps = check_maps(put_in_order(relevance, samples_first(subject.X), "relevance"))
     if maps.shape != subject.samples.shape:
         raise ValueError(
             f"relevance has the shape {maps.shape}, but must have that of what enters the "

@@ -256,9 +256,10 @@ class Balance:
         given = self._sum(arrived, record.output_axes)
         left = self._sum(passed, record.input_axes) + self._bring(sum((kept or {}).values()))
         self.gaps.append((record.step, (given - left).abs()))
-        size = self._sum([None if r is None else r.abs() for r in passed], record.input_axes)
-        if isinstance(size, Tensor):
-            self.size = size if self.size is None else torch.maximum(self.size, size)
+        for parts, axes in ((arrived, record.output_axes), (passed, record.input_axes)):
+            size = self._sum([None if r is None else r.abs() for r in parts], axes)
+            if isinstance(size, Tensor):
+                self.size = size if self.size is None else torch.maximum(self.size, size)
 
     def _sum(self, parts: Sequence[Any], axes: Sequence[int]) -> Any:
         pairs = zip(parts, axes, strict=True)
@@ -272,11 +273,12 @@ class Balance:
         self._device = self._device or value.device
         return value.to(self._device)
 
-    def settle(self, score: Tensor) -> None:
+    def settle(self, dtype: torch.dtype) -> None:
         """Refuse a network in which a step lost or made relevance."""
-        allowed = _TOLERANCE[score.dtype] * (
-            score.abs() if self.size is None else score.abs() + self.size
-        )
+        if self.size is None:  # none was on its way
+            return
+        # Of the relevance, not of the score: that may be a small difference, or have an offset.
+        allowed = _TOLERANCE[dtype] * self.size
         for step, gap in self.gaps:
             # Behind a step that makes NaN all are NaN: the step is the first with such a gap.
             if not bool((gap.isfinite() & ~(gap > allowed)).all()):

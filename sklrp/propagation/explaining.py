@@ -97,7 +97,8 @@ def explain(
         that are explained, and the relevance of each layer with what the layer passes on and
         keeps. "auto" compares a few samples before the first chunk, two of every chunk of 64 or
         more, and whole chunks where arguments of functions change from call to call. True compares
-        everything, at about the cost of one more explanation; False a few samples, once.
+        everything, at about the cost of one more explanation; False a few samples, once. Up to 16
+        maps in one chunk are themselves what is compared.
     layers : list of str or None, default=None
         Names of layers, as in ``module.named_modules()``, blocks too: the relevance that arrives
         at their outputs is returned in the details, which are then returned in any case. Of a

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from sklrp._missing import as_plain_array
 from sklrp._model_parts import has_embeddings, list_weights
+from sklrp._random_stream import RandomStream
 from sklrp._stored import as_stored, is_stored
 from sklrp._torch import DisableTorchFunction
 from sklrp.propagation.not_arrays import check_array_like
@@ -221,7 +222,7 @@ def _needs_integers(module: nn.Module, array: Any, intake: Intake) -> bool:
 def _scores(module: nn.Module, X: Tensor) -> Tensor | None:
     """Return what a network's plain forward returns, None if it does not take such values."""
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), RandomStream(X.device, 0):
             output = make_twin(module)(X)
     except Exception:  # whatever it raises: it is run and refused by name later
         return None

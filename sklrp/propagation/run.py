@@ -9,7 +9,7 @@ import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -150,7 +150,12 @@ def explain_network(
         at_layers = LayerArrays(inputs.n_samples, every, inputs.floating_dtype(intake.dtype))
         kept = DetailArrays(inputs.n_samples, n_targets, len(plan.steps), every)
         chunks = _explain_chunks(call, inputs, target, spans, n_jobs, jobs, module)
-        _put_chunks(spans, chunks, results, at_layers, kept, bool(progress))
+        try:
+            _put_chunks(spans, chunks, results, at_layers, kept, bool(progress))
+        except Exception:
+            with suppress(Exception):  # the first error is what counts
+                results.finish()  # what waits for the rest of its chunk is found already
+            raise
         results.finish()
     if not return_details:
         return results.relevance
@@ -388,7 +393,7 @@ class PreparedCall:
         begun = start(tape.scores, None, self.contrast)
         balance = Balance(len(every))
         tape.pull(begun.relevance, True, [balance.note])
-        balance.settle(begun.score)
+        balance.settle(begun.score.dtype)
 
     def explain(
         self, chunk: Sequence[Any], target: Target, is_first: bool
@@ -407,7 +412,7 @@ class PreparedCall:
         notes = [listener.note] * bool(self.layers) + ([] if balance is None else [balance.note])
         arrived, layers = tape.pull(begun.relevance, self.details or balance is not None, notes)
         if balance is not None:
-            balance.settle(begun.score)
+            balance.settle(begun.score.dtype)
         passed = self._fill(arrived, signals, len(begun.relevance))
         if not self.details:
             return passed, None

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from sklrp._outputs import pick_output
 from sklrp._torch import (
     DisableTorchFunction,
-    get_tensors,
+    get_parameters,
     is_autocast_on,
     overrides_functions,
 )
@@ -163,7 +163,7 @@ class Recorder(TorchFunctionMode):
         given = find_all(Tensor, args)
         if _is_autocast_on(given):
             raise self.refusals.unsupported(path, AUTOCAST)
-        tensors = [*given, *get_tensors(layer)]
+        tensors = [*given, *get_parameters(layer)]  # what a buffer means is the handler's
         if any(t.is_complex() for t in tensors) and entry.handler not in PASSING:
             raise self.refusals.unsupported(path, COMPLEX_NUMBERS)
         packed = args[0] if args and isinstance(args[0], PackedSequence) else None
