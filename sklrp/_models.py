@@ -156,7 +156,7 @@ def _say_no_network(model: Any, network: Any, name: str, path: str) -> str:
     what = (
         f"the class {network.__name__} itself"
         if is_class
-        else f"{_say_type(network)} of type {kind}"
+        else f"{_on_one_line(network)} of type {kind}"
     )
     wanted = (
         "an estimator of sklrp, a skorch net, a torch.nn.Module, or a pipeline, search or "
@@ -175,7 +175,7 @@ def _say_no_network(model: Any, network: Any, name: str, path: str) -> str:
     return f"{name} must be {wanted}, got {what}."
 
 
-def _say_type(value: Any) -> str:
+def _on_one_line(value: Any) -> str:
     """Show a value on one short line."""
     return shorten(" ".join(repr(value).split()), 60)
 
