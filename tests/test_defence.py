@@ -393,3 +393,21 @@ def test_layers_of_a_chain_that_count_stay_as_they_were(monkeypatch):
     for check in ("auto", True):
         sklrp.explain(model, numbers(5, 3), check=check)
     assert model[1].n_calls == 0
+
+
+class Centred(nn.Module):
+    """A layer that subtracts half of the mean of all samples."""
+
+    def forward(self, x):
+        return x - 0.5 * x.mean(0)
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 16, 17])
+def test_a_registered_layer_of_a_chain_that_mixes_samples_is_refused(n_samples, monkeypatch):
+    monkeypatch.setitem(HANDLERS, Centred, None)  # is taken out again when the test is over
+    sklrp.propagation.register(Centred)(
+        lambda step, signal: (signal.apply(step.layer.forward), lambda relevance, kept: relevance)
+    )
+    model = randomised(nn.Sequential(nn.Linear(3, 4), Centred(), nn.Linear(4, 2))).eval()
+    with pytest.raises(TypeError, match="mixes samples"):
+        sklrp.explain(model, numbers(n_samples, 3), target=0)

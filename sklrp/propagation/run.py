@@ -388,8 +388,7 @@ class PreparedCall:
         tape = self.plan.run(*self.intake.to_signals(chunk))
         check_outputs(tape.scores)
         self.defence.compare(tape, chunk, every)
-        if self.plan.network is not None:
-            self.defence.check_samples(tape, chunk)
+        self.defence.check_samples(tape, chunk)
         begun = start(tape.scores, None, self.contrast)
         balance = Balance(len(every))
         tape.pull(begun.relevance, True, [balance.note])
@@ -424,7 +423,7 @@ class PreparedCall:
             if not bool(begun.relevance.abs().sum((0, 2)).all()):
                 # Where no relevance starts none can be lost: the largest scores tell.
                 self.check([array[[0, -1]] for array in chunk])
-            elif self.plan.network is not None:
+            else:
                 self.defence.check_samples(tape, chunk)
         elif self.defence.check is not True:
             return None
