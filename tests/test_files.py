@@ -268,7 +268,8 @@ def test_results_that_cannot_be_kept_leave_nothing_and_are_made_again(tmp_path, 
         with pytest.warns(UserWarning, match="(?s)cannot be kept.*Make room there") as said:
             assert kept.get(["b"], lambda: content) == content
         assert len(said) == 1
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".gitignore", "lock"]
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left - {".gitignore"} == {"lock"}  # older joblib writes no .gitignore
     assert kept.get(["c"], lambda: 2) == 2
     assert kept.get(["c"], lambda: 3) == 2
 

@@ -184,6 +184,7 @@ STORES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Object at pickle:UserWarning")  # of older zarr
 @pytest.mark.parametrize("name", STORES)
 def test_stores_are_refused(name, model, tmp_path):
     pytest.importorskip("zarr")

@@ -94,6 +94,8 @@ def as_weights(sample_weight: Any, X: Any, y: Any) -> NDArray[np.float64] | None
         bad = np.flatnonzero(~np.isfinite(weights))
         got = f"{weights[bad[0]]} for sample {bad[0]}" if bad.size else "too large a sum"
         raise ValueError(f"sample_weight must be finite, got {got}: leave such samples out.")
+    if not weights.any():
+        raise ValueError("sample_weight must have a non-zero value, got 0 for all: leave it out.")
     return weights
 
 
