@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from torch import nn
 from sklrp import CNNClassifier, MLPClassifier
 from sklrp.diagnostics import diagnose, skill_map
 
+from ..helpers.limits import read_peak
 from .measure import Row
 
 CASES = {"MLP, 64 units": 2, "CNN, 8 and 16 filters": 2, "MLP, 64 units, 10 classes": 10}
@@ -81,7 +81,7 @@ def _measure(what: str, name: str, shape: tuple[int, int], n: int) -> dict[str, 
     else:
         said = f", {diagnose(model, X[n:], y[n:], **asked).verdict}"
     seconds = time.process_time() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB_OF_KIB
+    peak = read_peak() / GIB_OF_KIB
     return {"seconds": seconds, "peak": peak, "said": said}
 
 

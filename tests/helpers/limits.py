@@ -28,7 +28,7 @@ def spending() -> Iterator[Spent]:
         yield spent
     finally:
         spent.seconds = time.process_time() - start
-        spent.megabytes = (_read_peak() - before) / 1000
+        spent.megabytes = (read_peak() - before) / 1000
 
 
 @contextmanager
@@ -44,10 +44,12 @@ def _reset_peak() -> float:
     """Let the peak of memory begin anew where the system can, and return it, in kilobytes."""
     with suppress(OSError):  # no Linux, or not allowed: the peak of the process so far
         _RESET.write_text("5")
-    return _read_peak()
+    return read_peak()
 
 
-def _read_peak() -> float:
+def read_peak() -> float:
+    """Return the peak of this process's memory, in kilobytes."""
+    # Linux counts into ru_maxrss what the process was forked from.
     if not _STATUS.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
