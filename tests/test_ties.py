@@ -9,7 +9,8 @@ from torch import nn
 
 import sklrp
 from sklrp.modules import EchoState, StatePooling
-from sklrp.propagation.handlers.pooling import _is_tiled, _pool_tiles
+from sklrp.propagation.registry import find_entry
+from sklrp.propagation.tape import Step
 from sklrp.rules import Signal, ZBox
 from tests.helpers.comparing import assert_close
 
@@ -216,40 +217,52 @@ def test_maps_are_the_same_in_any_company(rule, name):
             assert (np.abs(alone - together) / size).max() < allowed
 
 
-@pytest.mark.parametrize("n_targets", [1, 2])
-@pytest.mark.parametrize("shape", [(11, 13), (6, 10)])  # with rows left over, and without
-@pytest.mark.parametrize("kernel", [2, (3, 2), 5])
-def test_windows_side_by_side_share_as_any_windows(kernel, shape, n_targets):
+def _pool(layer, x, nonnegative):
+    """Return what the handler of a pooling returns: its output, and the pull."""
+    handler = find_entry(layer).handler
+    return handler(Step("pool", layer, handler), Signal(x, nonnegative=nonnegative))
+
+
+LAYOUTS = {"first": torch.contiguous_format, "last": torch.channels_last}
+
+
+@pytest.mark.parametrize("channels", LAYOUTS)
+@pytest.mark.parametrize("shape", [(7, 9), (6, 10)])  # with rows left over, and without
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(nn.MaxPool2d(kernel) for kernel in (1, 2, (3, 2), 5)),
+        *(nn.MaxPool2d(2, padding=1), nn.MaxPool2d(3, 2, padding=1), nn.MaxPool2d(2, dilation=2)),
+        *(nn.MaxPool2d(3, 2, ceil_mode=True), nn.MaxPool2d((1, 3), padding=(0, 1))),
+        *(nn.AdaptiveMaxPool2d(3), nn.AdaptiveMaxPool2d((1, None))),
+    ],
+    ids=str,
+)
+def test_windows_share_as_by_hand(layer, shape, channels):
     rng = np.random.default_rng(0)
-    for low in (-2, 1):  # signed values, and positive ones
-        x = torch.tensor(rng.integers(low, 4, (3, 4, *shape)).astype(float))
-        layer = nn.MaxPool2d(kernel)
+    # Signed values, and positive ones.
+    for low, n_targets in ((-2, 1), (1, 2)):
+        x = torch.tensor(rng.integers(low, 4, (2, 2, *shape)).astype(float))
         relevance = torch.tensor(rng.normal(size=(n_targets, *layer(x).shape)))
-        last = x.contiguous(memory_format=torch.channels_last)
-        out, pull = _pool_tiles(layer, Signal(last, nonnegative=low > 0))
-        assert_close(out.numpy(), layer(x).numpy())
+        laid = x.clone(memory_format=LAYOUTS[channels])
+        out, pull = _pool(layer, laid, low > 0)
+        assert_close(out.x.numpy(), layer(x).numpy())
+        if 1 not in out.x.shape:
+            assert out.x.is_contiguous(memory_format=LAYOUTS[channels])
+        passed = pull(relevance, None)
         for target in range(n_targets):
-            by_hand = _share_by_hand(layer, x, relevance[target])
-            assert_close(pull(relevance)[target].numpy(), by_hand)
-        assert torch.equal(last, x)
+            assert_close(passed[target].numpy(), _share_by_hand(layer, x, relevance[target]))
+        assert torch.equal(laid, x)
 
 
-def test_the_largest_value_may_lie_beside_all_windows():
+@pytest.mark.parametrize("channels", LAYOUTS)
+def test_the_largest_value_may_lie_beside_all_windows(channels):
     # What rounds alike is told by the largest value of the sample, wherever that is.
     x = torch.ones(1, 1, 5, 5)
     x[0, 0, 0, 0] -= 1e-4
     layer, relevance = nn.MaxPool2d(2), torch.ones(1, 1, 1, 2, 2)
-    last = x.repeat(1, 4, 1, 1).contiguous(memory_format=torch.channels_last)
+    laid = x.repeat(1, 4, 1, 1).contiguous(memory_format=LAYOUTS[channels])
     for corner, equal in ((1.0, False), (1e4, True)):
-        last[..., 4, 4] = corner
-        _, pull = _pool_tiles(layer, Signal(last, nonnegative=True))
-        assert (pull(relevance.expand(1, 1, 4, 2, 2))[..., 0, 0].max() > 0) == equal
-
-
-def test_channels_last_are_pooled_side_by_side():
-    x = torch.ones(2, 3, 4, 4)
-    last = x.contiguous(memory_format=torch.channels_last)
-    assert _is_tiled(nn.MaxPool2d(2), last)
-    assert not _is_tiled(nn.MaxPool2d(2), x)
-    for other in (nn.MaxPool2d(3, 2), nn.MaxPool2d(2, padding=1), nn.MaxPool2d(2, dilation=2)):
-        assert not _is_tiled(other, last)
+        laid[..., 4, 4] = corner
+        _, pull = _pool(layer, laid, True)
+        assert (pull(relevance.expand(1, 1, 4, 2, 2), None)[..., 0, 0].max() > 0) == equal

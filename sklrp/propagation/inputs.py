@@ -6,6 +6,7 @@ into what the network takes. :mod:`sklrp.propagation.run` makes both, once per c
 
 from __future__ import annotations
 
+import cmath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -146,7 +147,7 @@ def _check_stored(X: Any, label: str, single: bool, finite: bool) -> Any:
 def is_finite(values: Any) -> bool:
     """Return whether all values are finite; their sum, if finite, tells so in one pass."""
     if isinstance(values, Tensor):
-        return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+        return cmath.isfinite(values.sum().item()) or bool(values.isfinite().all())
     with np.errstate(all="ignore"):
         return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
 
@@ -188,19 +189,26 @@ class Intake:
             return replace(intake, integers=_needs_integers(module, inputs.arrays[0], intake))
         return intake
 
-    def to_tensor(self, chunk: Any) -> Tensor:
-        """Return a chunk of an input as the network takes it."""
+    def to_tensor(self, chunk: Any, copy: bool = True) -> Tensor:
+        """Return a chunk of an input as the network takes it.
+
+        Without `copy` it may be the user's memory, which then nobody may write to.
+        """
         dtype = self.dtype if is_floating(chunk) or not self.integers else None
-        if not isinstance(chunk, Tensor):  # a copy: never an alias of the user's memory
+        if not isinstance(chunk, Tensor):
             kind = chunk.dtype if dtype is None else NUMPY_DTYPES[dtype]
-            chunk = torch.from_numpy(np.array(chunk, dtype=kind, order="C"))
+            copy = copy or not getattr(chunk, "flags", None) or not chunk.flags.writeable
+            take = np.array if copy else np.asarray  # torch warns of memory that is read-only
+            chunk = torch.from_numpy(take(chunk, dtype=kind, order="C"))
         return chunk.detach().to(device=self.device, dtype=dtype)
 
-    def to_signals(self, chunk: Sequence[Any]) -> tuple[list[Signal], Any, dict[str, Any]]:
+    def to_signals(
+        self, chunk: Sequence[Any], copy: bool = True
+    ) -> tuple[list[Signal], Any, dict[str, Any]]:
         """Return the inputs as signals, and as the arguments of forward."""
         signals = [
             Signal(x, gate=not x.is_floating_point(), mask=x.dtype == torch.bool)
-            for x in map(self.to_tensor, chunk)
+            for x in (self.to_tensor(part, copy) for part in chunk)
         ]
         if self.names is None:
             return signals, tuple(signals), {}

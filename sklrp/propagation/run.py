@@ -399,7 +399,8 @@ class PreparedCall:
     ) -> tuple[list[Tensor], dict[str, Any] | None]:
         """Return the relevance of a chunk's inputs, targets first, and the details."""
         # Forward, all relevance on the scores of the targets, and back: the whole of LRP.
-        signals, args, kwargs = self.intake.to_signals(chunk)
+        # Handlers of this package never write to what they are given; others might.
+        signals, args, kwargs = self.intake.to_signals(chunk, copy=self.defence.needs_probe)
         tape = self.plan.run(signals, args, kwargs)
         check_outputs(tape.scores)
         self.defence.compare(tape, chunk, self.defence.rows_of(len(tape.scores), is_first))

@@ -27,9 +27,7 @@ def size_of_samples(x: Tensor, axis: int = 0) -> Tensor:
     return size.amax(rest, keepdim=True) if rest else size
 
 
-def weigh_largest(
-    values: Tensor, largest: Tensor, size: Tensor, spread: Callable[[Tensor], Tensor] | None = None
-) -> Tensor:
+def weigh_largest(values: Tensor, largest: Tensor, size: Tensor) -> Tensor:
     """Return the weights at which values share what the largest among them stands for.
 
     Parameters
@@ -41,29 +39,29 @@ def weigh_largest(
     size : Tensor, broadcastable to largest
         The largest absolute value of each value's sample, as `size_of_samples` gives it. Where it
         is infinite, equal values alone share.
-    spread : callable or None, default=None
-        What makes a new tensor of the shape of `values` of one like `largest`, where the two do
-        not broadcast.
 
     Returns
     -------
     Tensor
         One for the largest and its equals, zero elsewhere; they share in proportion to it.
     """
-    finfo = torch.finfo(values.dtype)
-    rounding = (size * finfo.eps).clamp(min=finfo.tiny)
-    smaller = largest - rounding * _SMALLER
-    if spread is None:
-        weights = values - smaller
-    else:
-        weights = spread(smaller)
-        torch.sub(values, weights, out=weights)
-    weights.mul_(1 / (rounding * (_SMALLER - _EQUAL))).clamp_(0, 1)
+    return weigher(size)(values, largest)
+
+
+def weigher(size: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what weighs values beside the largest of them, as :func:`weigh_largest` does."""
+    finfo = torch.finfo(size.dtype)
+    slope = 1 / ((size * finfo.eps).clamp(min=finfo.tiny) * (_SMALLER - _EQUAL))
     finite = size.isfinite()
-    if bool(finite.all()):
-        return weights
-    equal = values == (largest if spread is None else spread(largest))
-    return torch.where(finite, weights, equal.to(weights))
+    all_finite = bool(finite.all())
+
+    def weigh(values: Tensor, largest: Tensor) -> Tensor:
+        weights = (values - largest).mul_(slope).add_(_SMALLER / (_SMALLER - _EQUAL)).clamp_(0, 1)
+        if all_finite:
+            return weights
+        return torch.where(finite, weights, (values == largest).to(weights))
+
+    return weigh
 
 
 def share_among_equals(relevance: Tensor, x: Tensor, dim: int, axis: int) -> Tensor:

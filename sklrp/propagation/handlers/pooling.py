@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
 from itertools import product
 from typing import Any
 
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 
 from sklrp.propagation.bounds import monotone, unknown
 from sklrp.propagation.handlers.adjoints import adjoint_at, adjoint_of
-from sklrp.propagation.handlers.largest import size_of_samples, weigh_largest
+from sklrp.propagation.handlers.largest import size_of_samples, weigher
 from sklrp.propagation.handlers.operands import (
     base_name,
     refuse_mask,
@@ -45,18 +47,22 @@ from sklrp.rules import Signal, x_one
     bounds=monotone,
 )
 def _max_pool(step: Step, signal: Signal) -> tuple[Any, Pull]:
-    spatial_shape(step, signal)
+    n_axes = len(spatial_shape(step, signal))
     layer: Any = copy.copy(step.layer)
     layer.return_indices = False
-    x = signal.x
-    out, pull_values = (_pool_tiles if _is_tiled(layer, x) else _pool_windows)(layer, signal)
+    x = out = signal.x
+    sizes = x.shape[2:], layer.forward(x.to("meta")).shape[2:]
+    each = enumerate(zip(*sizes, strict=True))
+    pairs = [_pairs(layer, axis, n, m) for axis, (n, m) in each]
+    for axis in range(n_axes):
+        out = _largest_along(out, axis + 2, sizes[1][axis], pairs[axis])
 
     def pull(relevance: Any, kept: Kept | None) -> Tensor:
         if isinstance(relevance, tuple):
             relevance, of_indices = relevance
             if of_indices is not None:
                 return refuse_mask(step)(of_indices, kept)
-        return pull_values(relevance)
+        return _pull_from_largest(relevance, signal, out, pairs)
 
     largest = Signal(out, signal.nonnegative, **standing(signal))
     if not step.layer.return_indices:
@@ -65,87 +71,80 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Any, Pull]:
     return (largest, Signal(indices, True, gate=True, mask=True)), pull
 
 
-def _pool_windows(layer: Any, signal: Signal) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Return the largest of any windows, and what pulls their relevance back."""
-    x = signal.x
-    like = layer.forward(x.to("meta"))  # the shape, and the order of the axes in memory
-    places = _places(layer, x, like)
-    out = torch.full_like(like, -math.inf, device=x.device)
+def _largest_along(
+    x: Tensor, axis: int, n_windows: int, pairs: Sequence[tuple[slice, slice]]
+) -> Tensor:
+    """Return the largest value of each window along one axis."""
     # Value by value of all windows, since torch takes many times as long window by window.
-    for seen, window in places:
-        values = x[seen]
-        axes = [k for k in range(2, x.dim()) if values.shape[k] != out[window].shape[k]]
-        values = values.amax(axes, keepdim=True) if axes else values
-        out[window] = torch.maximum(out[window], values)
-
-    def pull(relevance: Tensor) -> Tensor:
+    whole: list[tuple[slice, Tensor]] = []
+    edges: list[tuple[slice, Tensor]] = []
+    for seen, window in pairs:
+        values = x[_along(axis, seen)]
+        if values.shape[axis] != _length(window):  # all values of one window
+            values = values.amax(axis, keepdim=True)
+        (whole if _length(window) == n_windows else edges).append((window, values))
+    if whole:
+        found = reduce(torch.maximum, [values for _, values in whole])
+        found = found.clone() if edges and len(whole) == 1 else found  # else it is a view of x
+    else:
+        order = sorted(range(x.dim()), key=x.stride, reverse=True)  # the axes as x has them
+        sizes = [n_windows if k == axis else x.shape[k] for k in order]
+        found = x.new_full(sizes, -math.inf).permute(*map(order.index, range(x.dim())))
+    for window, values in edges:
+        here = _along(axis, window)
         # A view is assigned to, never changed in place, which not every device does.
-        size, total = size_of_samples(x), torch.zeros_like(out)
-        weights = [weigh_largest(x[seen], out[window], size) for seen, window in places]
+        found[here] = torch.maximum(found[here], values)
+    return found
+
+
+def _pull_from_largest(
+    relevance: Tensor, signal: Signal, out: Tensor, pairs: Sequence[list[tuple[slice, slice]]]
+) -> Tensor:
+    """Return the relevance of values, of which the largest of each window share its relevance."""
+    x = signal.x
+    places = [
+        tuple((..., *slices) for slices in zip(*pair, strict=True)) for pair in product(*pairs)
+    ]
+    counts = [
+        Counter(i for seen, _ in of_axis for i in range(n)[seen])
+        for n, of_axis in zip(x.shape[2:], pairs, strict=True)
+    ]
+    all_seen = all(len(count) == n for n, count in zip(x.shape[2:], counts, strict=True))
+    seen_once = all(max(count.values()) == 1 for count in counts)
+    # Where no value is negative or outside of all windows, the largest of all is in the output.
+    weigh = weigher(size_of_samples(out if signal.nonnegative and all_seen else x))
+    weights = [weigh(x[seen], out[window]) for seen, window in places]
+    if all(
+        out[window].shape == weight.shape == out.shape
+        for (_, window), weight in zip(places, weights, strict=True)
+    ):  # each takes one value of every window
+        total = sum(weights[1:], start=weights[0])
+    else:
+        total = torch.zeros_like(out)
         for (_, window), weight in zip(places, weights, strict=True):
             total[window] = total[window] + weight.sum_to_size(total[window].shape)
-        share = relevance / total
-        back = torch.zeros_like(x.expand(len(relevance), *x.shape))
-        for (seen, window), weight in zip(places, weights, strict=True):
-            back[seen] = back[seen] + share[window] * weight
-        return back
-
-    return out, pull
-
-
-def _is_tiled(layer: Any, x: Tensor) -> bool:
-    """Return whether windows lie side by side in values that have their channels last."""
-    # There whole arrays are two to three times as fast as values taken from all windows.
-    if not isinstance(layer, nn.MaxPool2d) or layer.ceil_mode or x.is_contiguous():
-        return False
-    kernel, stride, padding, dilation = _options(layer, 2)
-    alone = kernel == stride and padding == (0, 0) and dilation == (1, 1)
-    return alone and x.is_contiguous(memory_format=torch.channels_last)
+    share = relevance / total
+    like = x.expand(len(relevance), *x.shape)
+    back = torch.empty_like(like) if all_seen and seen_once else torch.zeros_like(like)
+    for (seen, window), weight in zip(places, weights, strict=True):
+        part = weight.mul_(share[0][window])[None] if len(share) == 1 else share[window] * weight
+        back[seen] = part if seen_once else back[seen] + part
+    return back
 
 
-def _pool_tiles(layer: Any, signal: Signal) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Return the largest of windows that share no value, and what pulls their relevance back."""
-    x, nonnegative = signal.x, signal.nonnegative
-    out: Tensor = layer.forward(x)
-    kernel = _options(layer, 2)[0]
-    height, width = (m * k for m, k in zip(out.shape[2:], kernel, strict=True))
+def _along(axis: int, part: slice) -> tuple[slice, ...]:
+    """Return the index of a part of one axis."""
+    return (slice(None),) * axis + (part,)
 
-    def spread(values: Tensor) -> Tensor:
-        """Give each value of a window that of the window."""
-        spread = F.interpolate(values, size=(height, width), mode="nearest-exact")
-        # A view of one window may repeat: what is written into must not.
-        return spread.contiguous(memory_format=torch.channels_last)
 
-    def pull(relevance: Tensor) -> Tensor:
-        # Nowhere negative values, all of which lie in windows, are no larger than the largest.
-        size = size_of_samples(out if nonnegative and x.shape[2:] == (height, width) else x)
-        weights = weigh_largest(x[..., :height, :width], out, size, spread)
-        total = F.avg_pool2d(weights, kernel, divisor_override=1)
-        share = spread((relevance / total).flatten(0, 1)).unflatten(0, relevance.shape[:2])
-        if len(relevance) > 1:
-            back = share * weights
-        else:  # nothing else needs the weights
-            back = weights[None]
-            torch.mul(share, back, out=back)
-        rows, columns = x.shape[2] - height, x.shape[3] - width  # what the windows leave over
-        if rows or columns:  # of more axes than four, F.pad would put channels first
-            back = F.pad(back.flatten(0, 1), (0, columns, 0, rows)).unflatten(0, back.shape[:2])
-        return back
-
-    return out, pull
+def _length(window: slice) -> int:
+    return int(window.stop - window.start)
 
 
 def _options(layer: Any, n_axes: int) -> list[tuple[int, ...]]:
     """Return kernel, stride, padding and dilation along each axis."""
     options = layer.kernel_size, layer.stride, layer.padding, layer.dilation
     return [(o,) * n_axes if isinstance(o, int) else tuple(o) for o in options]
-
-
-def _places(layer: Any, x: Tensor, out: Tensor) -> list[tuple[Any, ...]]:
-    """Return indices of values, and of the windows that see them, which pair all of both."""
-    each = enumerate(zip(x.shape[2:], out.shape[2:], strict=True))
-    pairs = product(*(_pairs(layer, axis, n, m) for axis, (n, m) in each))
-    return [tuple((..., *slices) for slices in zip(*pair, strict=True)) for pair in pairs]
 
 
 def _pairs(layer: Any, axis: int, n: int, m: int) -> list[tuple[slice, slice]]:
