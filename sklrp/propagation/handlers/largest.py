@@ -10,6 +10,7 @@ share.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,21 +46,34 @@ def weigh_largest(values: Tensor, largest: Tensor, size: Tensor) -> Tensor:
     Tensor
         One for the largest and its equals, zero elsewhere; they share in proportion to it.
     """
-    return weigher(size)(values, largest)
+    return weigher(largest, size)(values)
 
 
-def weigher(size: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return what weighs values beside the largest of them, as :func:`weigh_largest` does."""
-    finfo = torch.finfo(size.dtype)
-    slope = 1 / ((size * finfo.eps).clamp(min=finfo.tiny) * (_SMALLER - _EQUAL))
+def weigher(largest: Tensor, size: Tensor) -> Callable[..., Tensor]:
+    """Return what weighs values beside a part of the largest, as :func:`weigh_largest` does all.
+
+    Parameters
+    ----------
+    largest, size : Tensor
+        As there.
+
+    Returns
+    -------
+    callable
+        ``weigh(values, part=...)``, where the values compete for ``largest[part]``. It returns a
+        new tensor.
+    """
+    finfo = torch.finfo(largest.dtype)
+    rounding = (size * finfo.eps).clamp(min=finfo.tiny)
+    smaller, slope = largest - rounding * _SMALLER, 1 / (rounding * (_SMALLER - _EQUAL))
     finite = size.isfinite()
     all_finite = bool(finite.all())
 
-    def weigh(values: Tensor, largest: Tensor) -> Tensor:
-        weights = (values - largest).mul_(slope).add_(_SMALLER / (_SMALLER - _EQUAL)).clamp_(0, 1)
+    def weigh(values: Tensor, part: Any = ...) -> Tensor:
+        weights = (values - smaller[part]).mul_(slope).clamp_(0, 1)
         if all_finite:
             return weights
-        return torch.where(finite, weights, (values == largest).to(weights))
+        return torch.where(finite, weights, (values == largest[part]).to(weights))
 
     return weigh
 

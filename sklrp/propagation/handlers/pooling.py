@@ -112,8 +112,8 @@ def _pull_from_largest(
     all_seen = all(len(count) == n for n, count in zip(x.shape[2:], counts, strict=True))
     seen_once = all(max(count.values()) == 1 for count in counts)
     # Where no value is negative or outside of all windows, the largest of all is in the output.
-    weigh = weigher(size_of_samples(out if signal.nonnegative and all_seen else x))
-    weights = [weigh(x[seen], out[window]) for seen, window in places]
+    weigh = weigher(out, size_of_samples(out if signal.nonnegative and all_seen else x))
+    weights = [weigh(x[seen], window) for seen, window in places]
     if all(
         out[window].shape == weight.shape == out.shape
         for (_, window), weight in zip(places, weights, strict=True)
