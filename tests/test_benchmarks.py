@@ -32,6 +32,7 @@ MEMORY = {"peak in one chunk / yardstick", "peak above the output, default chunk
 
 esn = importlib.import_module("tests.benchmarks.esn")
 main = importlib.import_module("tests.benchmarks.__main__")
+shares = importlib.import_module("tests.benchmarks.shares")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,17 @@ def test_tables_and_what_is_met(sections):
     assert given == [False, True, True, None]
 
 
+def test_time_is_taken_apart():
+    kinds = {"addmm": "products", "mkldnn_convolution": "products", "copy_": "moves"}
+    kinds |= {"_to_copy": "moves", "div": "value by value", "tanh": "value by value"}
+    assert {name: shares.find_kind(f"aten::{name}") for name in kinds} == kinds
+    case, rule, ours, yardstick = next(shares.make_rows(quick=True))
+    assert (rule, "MLP" in case) == ("epsilon", True)
+    whole, *parts = shares.take_apart(ours, yardstick, repeats=3)
+    assert len(parts) == len(shares.PARTS) and min(parts) >= 0
+    assert sum(parts) >= 0.999 * whole  # more where the profiler slows the kernels down
+
+
 def test_echo_state_networks():
     found = esn.compare_readouts(quick=True)
     assert len(found) == 12
@@ -80,13 +92,13 @@ def test_echo_state_networks():
 def test_write_between_markers(tmp_path):
     path = tmp_path / "page.md"
     path.write_text("Above.\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nBelow.\n")
-    main.write(path, "| new |")
+    main.write(path, "| new |", main.MARKERS)
     assert path.read_text() == (
         "Above.\n<!-- benchmarks -->\n\n| new |\n\n<!-- /benchmarks -->\nBelow.\n"
     )
     path.write_text("Above.\n")
     with pytest.raises(ValueError, match="must hold the lines"):
-        main.write(path, "| new |")
+        main.write(path, "| new |", main.MARKERS)
 
 
 def test_machine_is_described():

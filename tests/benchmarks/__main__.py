@@ -8,20 +8,14 @@ pytest-benchmark and asv do not offer, as they finish one function before they s
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
-
 from . import engine, esn, exponents, fit, memory, networks, rows, skill
-from .measure import Row, threads
+from .measure import Row, find_place, machine, threads, write
 
 MARKERS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
-PACKAGES = ("torch", "numpy", "scikit-learn", "skorch", "zennit", "captum", "torchvision")
 SECTIONS: dict[str, list[Callable[..., list[Row]]]] = {
     "Explaining": [
         engine.bench_presets,
@@ -60,23 +54,6 @@ def is_met(row: Row) -> bool | None:
     return row["ratio"] <= float(bound) if sign == "≤" else row["ratio"] >= float(bound)
 
 
-def machine(n_threads: int) -> str:
-    """Describe the machine and the versions in one line."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    versions = [f"Python {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            versions.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            versions.append(f"no {package}")
-    device = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
-    processor = models[0] if models else platform.processor() or platform.machine()
-    count = f"{os.cpu_count()} cores, {n_threads} thread{'s' * (n_threads > 1)}"
-    return ", ".join([processor, count, *device, platform.system(), *versions])
-
-
 def table(title: str, found: list[Row]) -> str:
     """Return rows as a table in markdown."""
     lines = [f"### {title}", "", "| what | case | rule | measured | reach | met |"]
@@ -89,20 +66,6 @@ def table(title: str, found: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def find_place(path: Path) -> tuple[str, str]:
-    """Return what a file says up to the first marker, and from the second on."""
-    text = path.read_text(encoding="utf-8")
-    start, end = (text.find(marker) for marker in MARKERS)
-    if not -1 < start < end:
-        raise ValueError(f"{path} must hold the lines {MARKERS[0]} and {MARKERS[1]}, in order.")
-    return text[: start + len(MARKERS[0])], text[end:]
-
-
-def write(path: Path, text: str) -> None:
-    """Put text between the markers of a file, in place of what is there."""
-    path.write_text(f"\n\n{text}\n\n".join(find_place(path)), encoding="utf-8")
-
-
 def main() -> None:
     """Measure, print, and write if asked to."""
     parser = argparse.ArgumentParser("python -m tests.benchmarks", description=__doc__)
@@ -113,7 +76,7 @@ def main() -> None:
     if options.write:
         if options.quick:
             parser.error("--quick gives no figures to write")
-        find_place(options.write)
+        find_place(options.write, MARKERS)
     start, parts = time.perf_counter(), []
     for n_threads in options.threads:
         note = " (tiny cases under the names of the full ones)" if options.quick else ""
@@ -124,7 +87,7 @@ def main() -> None:
             print(f"\n{parts[-1]}", flush=True)
     print(f"\n{time.perf_counter() - start:.0f} s in all")
     if options.write:
-        write(options.write, "\n\n".join(parts))
+        write(options.write, "\n\n".join(parts), MARKERS)
 
 
 if __name__ == "__main__":

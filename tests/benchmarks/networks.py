@@ -7,7 +7,7 @@ the peers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -125,15 +125,17 @@ def bench_published(quick: bool = False) -> list[Row]:
     list of dict
         Rows of ``what``, ``case``, ``rule``, ``ratio`` and ``reach``; none without torchvision.
     """
-    if models is None:
-        return []
     return [
-        _compare(
-            f"{name} 3x64x64, {n} samples", getattr(models, name)(), n, (3, 64, 64), to, quick
-        )
-        for name, reach in list(PUBLISHED.items())[: 1 if quick else None]
-        for n, to in ((8, reach), (64, ""))
+        _compare(f"{name}, {n} samples", network, n, shape, reach, quick)
+        for name, network, n, shape, reach in make_published(quick)
     ]
+
+
+def make_published(quick: bool) -> Iterator[tuple[str, nn.Module, int, tuple[int, ...], str]]:
+    """Yield torchvision's networks, the number and shape of their samples, and what to reach."""
+    for name, reach in list(PUBLISHED.items())[: 1 if quick else None] if models else ():
+        for n, to in ((8, reach), (64, "")):
+            yield f"{name} 3x64x64", getattr(models, name)(), 2 if quick else n, (3, 64, 64), to
 
 
 def _compare(
