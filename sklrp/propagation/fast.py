@@ -76,6 +76,8 @@ def split(
     together = size is not None and len(parts) > 1 and bool((z.abs() <= _MIXED * size).all())
     splits: list[Split] = []
     for p, part in enumerate(parts):
+        if step.rectified and part.sign < 0:
+            continue
         up = mirrored(part) if together or never_cancels(part) else None
         terms = []
         for k, operand in enumerate(operands):
@@ -85,18 +87,17 @@ def split(
                 pairs = ((rules.x, Signed(half, half)), (x_abs, Signed(rest, -rest)))
             terms.append(find_terms(step, (key, p, k), pairs, operand))
         b = map_bias(part, bias, n_spatial)
-        if part.terms == ((rules.x, rules.w),) and part.bias == rules.w:
+        is_z = part.terms == ((rules.x, rules.w),) and part.bias == rules.w
+        if is_z:
             denominator = known(z)  # and exact
         elif size is not None:
             denominator = partial(by_magnitude, part, z, size)
         else:
             denominator = partial(sum_products, operands, terms, b)
+        share = part.share if step.rectified else share_of(part, z)
         epsilon = step.epsilon if part.stabilize else 0.0
-        share = share_of(part, z)
-        if up is None:
-            splits.append(Split(share, denominator, epsilon, b, terms))
-        else:
-            splits.append(MirroredSplit(share, denominator, epsilon, b, terms, up))
+        given = share, denominator, epsilon, b, terms, is_z and step.rectified
+        splits.append(Split(*given) if up is None else MirroredSplit(*given, up))
     return splits
 
 

@@ -61,10 +61,13 @@ class Split:
     epsilon: float
     bias: Tensor | None = None
     terms: Sequence[Terms] = ()
+    nonnegative: bool = False  # the denominator
 
     @cached_property
     def stable(self) -> Tensor:
         """The denominator, with epsilon added."""
+        if self.nonnegative and self.epsilon:
+            return self.denominator() + self.epsilon
         return stabilize(self.denominator(), self.epsilon)
 
     def acts_on(self, relevance: Tensor) -> bool:

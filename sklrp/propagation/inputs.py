@@ -197,8 +197,10 @@ class Intake:
         dtype = self.dtype if is_floating(chunk) or not self.integers else None
         if not isinstance(chunk, Tensor):
             kind = chunk.dtype if dtype is None else NUMPY_DTYPES[dtype]
-            copy = copy or not getattr(chunk, "flags", None) or not chunk.flags.writeable
-            take = np.array if copy else np.asarray  # torch warns of memory that is read-only
+            # Torch takes no memory that is read-only or runs backwards.
+            is_plain = isinstance(chunk, np.ndarray) and chunk.flags.writeable
+            is_plain = is_plain and min(chunk.strides, default=0) >= 0
+            take = np.asarray if is_plain and not copy else np.array
             chunk = torch.from_numpy(take(chunk, dtype=kind, order="C"))
         return chunk.detach().to(device=self.device, dtype=dtype)
 

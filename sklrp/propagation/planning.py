@@ -37,6 +37,7 @@ from sklrp.propagation.nested import find_all
 from sklrp.propagation.probing import Probe, probe_network
 from sklrp.propagation.recording.recorder import Recorder
 from sklrp.propagation.recording.twin import make_twin
+from sklrp.propagation.rectified import mark_rectified
 from sklrp.propagation.registry import (
     HANDLERS,
     Entry,
@@ -311,6 +312,8 @@ def compile_plan(
     mark_first(links)
     _assign_rules(module, plan.steps, composite, epsilon, bounds, strict)
     mark_shifts(links)
+    if plan.network is None and not plan.is_extended:
+        mark_rectified(plan.steps)
     return plan
 
 

@@ -75,6 +75,10 @@ class Step:
         Whether a constant factor has values of its own for each sample, as an initial state has.
     shifted : bool, default=False
         Whether a z-box rule follows: constants that are added before take no relevance.
+    rectified : bool, default=False
+        Whether no relevance comes to outputs below zero, which a ReLU may have set to zero.
+    in_place : bool, default=False
+        Whether this is such a ReLU, which may write over what it is given.
     maps : dict
         The weights' maps computed so far; see :meth:`map_weight`.
     """
@@ -100,6 +104,8 @@ class Step:
     from_numbers: bool = False
     has_state: bool = False
     shifted: bool = False
+    rectified: bool = False
+    in_place: bool = False
     maps: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property

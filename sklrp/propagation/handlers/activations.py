@@ -70,7 +70,8 @@ def _identity(step: Step, signal: Signal) -> tuple[Signal, Pull]:
 
 @register(nn.ReLU, nn.ReLU6, nn.Softplus, any_axis=True, bounds=monotone)
 def _nonnegative_activation(step: Step, signal: Signal) -> tuple[Signal, Pull]:
-    return activate(signal, _out_of_place(step.layer), getattr(step.layer, "beta", 1.0) > 0)
+    function = torch.relu_ if step.in_place else _out_of_place(step.layer)
+    return activate(signal, function, getattr(step.layer, "beta", 1.0) > 0)
 
 
 @register(nn.Sigmoid, nn.Hardsigmoid, any_axis=True, bounds=monotone)
