@@ -76,11 +76,18 @@ class Split:
             return True
         return bool((self.share * relevance).abs_().sum())
 
-    def ratio(self, relevance: Tensor) -> Tensor:
-        """Return the part's share of ``relevance`` over the denominator: share R_j / s(d_j)."""
+    def ratio(self, relevance: Tensor, last: bool = False) -> Tensor:
+        """Return the part's share of ``relevance`` over the denominator: share R_j / s(d_j).
+
+        If that is the last use of the split, the ratio may take the memory of the denominator.
+        """
         if isinstance(self.share, Tensor) or self.share != 1.0:
             relevance = self.share * relevance
-        return divide(relevance, self.stable, self.epsilon)
+        stable = self.stable
+        own = last and bool(self.epsilon) and relevance.dtype == stable.dtype
+        if own and relevance.shape == (1, *stable.shape):
+            return divide(relevance[0], stable, self.epsilon, out=stable)[None]
+        return divide(relevance, stable, self.epsilon)
 
 
 def split(
@@ -233,24 +240,26 @@ def stabilize(z: Tensor, epsilon: float) -> Tensor:
     return torch.copysign(z.new_tensor(epsilon), z).add_(z) if epsilon else z
 
 
-def divide(relevance: Tensor, stable: Tensor, epsilon: float) -> Tensor:
+def divide(relevance: Tensor, stable: Tensor, epsilon: float, out: Tensor | None = None) -> Tensor:
     """Return ``relevance / stable``, and 0 where that is 0/0 or not representable.
 
     Parameters
     ----------
-    relevance : Tensor of shape (n_targets, ...)
+    relevance : Tensor of stable's shape, or with targets before it
         The numerators.
     stable : Tensor
         The denominators, from :func:`stabilize`.
     epsilon : float
         The epsilon that they were stabilised with.
+    out : Tensor or None, default=None
+        Where the ratios are written; None makes a new tensor.
 
     Returns
     -------
-    Tensor of shape (n_targets, ...)
+    Tensor of relevance's shape
         The ratios.
     """
-    ratio = relevance / stable
+    ratio = torch.div(relevance, stable, out=out)
     if epsilon > 1e-12:
         return ratio
     limit = math.sqrt(torch.finfo(ratio.dtype).max)

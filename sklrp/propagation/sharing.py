@@ -95,7 +95,7 @@ def affine(
         splits = prepare(step, "", [operand], step.bias, z, n_spatial)
         # Behind a ReLU no relevance comes to outputs below zero: half of gamma is left out.
         splits = [split for split in splits if split.acts_on(relevance)]
-        ratios = [split.ratio(relevance) for split in splits]
+        ratios = [split.ratio(relevance, last=kept is None) for split in splits]
         if kept is not None:
             account(kept, relevance, splits, ratios)
         if not splits:
@@ -134,7 +134,7 @@ def contribute(
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
         split = Split(1.0, known(z), step.epsilon, bias)
-        ratio = split.ratio(relevance)  # R_j / s(z_j)
+        ratio = split.ratio(relevance, last=kept is None)  # R_j / s(z_j)
         if kept is not None:
             account(kept, relevance, [split], [ratio])
         return x * adjoint(ratio)

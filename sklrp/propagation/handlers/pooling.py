@@ -126,7 +126,9 @@ def _pull_from_largest(
     share = relevance / total
     like = x.expand(len(relevance), *x.shape)
     back = torch.empty_like(like) if all_seen and seen_once else torch.zeros_like(like)
-    for (seen, window), weight in zip(places, weights, strict=True):
+    weights.reverse()
+    for seen, window in places:
+        weight = weights.pop()  # its memory is free for the next
         part = weight.mul_(share[0][window])[None] if len(share) == 1 else share[window] * weight
         back[seen] = part if seen_once else back[seen] + part
     return back
