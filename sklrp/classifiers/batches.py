@@ -72,7 +72,7 @@ class BatchIterator:
         for i in range(len(self)):
             place = slice(i * self.batch_size, (i + 1) * self.batch_size)
             rows: Any = place if order is None else order[place]
-            take = functools.partial(_pick, rows=rows, place=place)
+            take = functools.partial(pick, rows=rows, place=place)
             yield _map(take, X), None if self.y is None else take(self.y)
 
     def _draw_order(self) -> tuple[Any, Tensor]:
@@ -200,7 +200,7 @@ def _replace(X: Any, old: Any, new: Any) -> Any:
     return _map(lambda part: new if part is old else part, X)
 
 
-def _pick(x: Any, rows: Any, place: slice) -> Any:
+def pick(x: Any, rows: Any, place: slice) -> Any:
     """Return rows of an array, in any order by the fastest function there is."""
     if isinstance(x, _Windows):
         return x.take(place)

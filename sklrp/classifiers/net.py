@@ -1,7 +1,7 @@
 """The skorch net inside every estimator: its loop, its loss with penalties, its callbacks.
 
-An estimator makes it, trains it with `TrainingNet.train` and predicts with skorch's
-``forward_iter``; everything else in it is called by skorch.
+An estimator makes it, trains it with `TrainingNet.train` and predicts with `TrainingNet.outputs`;
+everything else in it is called by skorch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from skorch.callbacks import Callback, EpochScoring, PrintLog
 from skorch.dataset import Dataset
@@ -24,8 +25,9 @@ from torch.nn.functional import cross_entropy
 from sklrp._checks import shorten
 from sklrp._random_stream import RandomStream
 from sklrp._skorch import LazyModes
+from sklrp._stored import Stored
 from sklrp._torch import get_hooks
-from sklrp.classifiers.batches import BatchIterator, find_home
+from sklrp.classifiers.batches import BatchIterator, find_home, pick
 from sklrp.modules import GaussianNoise, bound_biases, first_weights, widest_activation
 
 # Elements of the widest activation in one chunk of a prediction: 4 MiB of float32 stay in a
@@ -51,6 +53,8 @@ class TrainingNet(LazyModes, NeuralNet):
     **kwargs : dict
         What `skorch.NeuralNet` takes.
     """
+
+    _widest: int | None = None  # elements of the widest activation, once they are known
 
     def __init__(
         self,
@@ -134,6 +138,41 @@ class TrainingNet(LazyModes, NeuralNet):
         return self
 
     @torch.no_grad()
+    def outputs(self, X: NDArray | Stored) -> Tensor:
+        """Return the network's outputs in evaluation mode, on the CPU.
+
+        Beside a small network the data set and the iterator of skorch's ``forward_iter`` take
+        most of the time: here samples are sliced.
+
+        Parameters
+        ----------
+        X : ndarray or Stored of shape (n_samples, n_features)
+            Samples, in memory or read chunk by chunk.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_outputs)
+            The outputs.
+        """
+        self.set_evaluating()
+        size = getattr(self, "iterator_valid__batch_size", None)
+        if size is None:
+            size = self._choose_chunk(X.shape[1])
+        elif size == -1:  # skorch's word for all
+            size = len(X)
+        places = [slice(start, start + size) for start in range(0, len(X), size)]
+        parts = [self.infer(pick(X, place, place)).cpu() for place in places]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _choose_chunk(self, n_features: int) -> int:
+        """Return how many samples a prediction takes at once."""
+        if self._widest is None:
+            self.set_evaluating()
+            self._widest = widest_activation(self.module_, n_features)
+        on_cpu = torch.device(self.device).type == "cpu"
+        return max(32, (_CHUNK_ON_CPU if on_cpu else _CHUNK_ON_ACCELERATOR) // self._widest)
+
+    @torch.no_grad()
     def skill(self, dataset: Dataset) -> float:
         """Return by how much the network's loss is less than the best constant output's.
 
@@ -207,6 +246,7 @@ class TrainingNet(LazyModes, NeuralNet):
     def initialize_module(self) -> TrainingNet:
         """Build the network in the net's dtype."""
         super().initialize_module()
+        self._widest = None
         self.module_.to(self.dtype)
         if self.nonpositive_bias:
             bound_biases(self.module_)
@@ -220,11 +260,7 @@ class TrainingNet(LazyModes, NeuralNet):
             kwargs["stream"] = self.stream
         elif "batch_size" not in kwargs:
             X = dataset.X["X"] if isinstance(dataset.X, Mapping) else dataset.X
-            self.set_evaluating()
-            on_cpu = torch.device(self.device).type == "cpu"
-            budget = _CHUNK_ON_CPU if on_cpu else _CHUNK_ON_ACCELERATOR
-            n_rows = budget // widest_activation(self.module_, X.shape[1])
-            kwargs["batch_size"] = max(32, n_rows)
+            kwargs["batch_size"] = self._choose_chunk(X.shape[1])
         if kwargs["batch_size"] == -1:  # skorch's word for all
             kwargs["batch_size"] = len(dataset)
         validating = self.train_split is not None  # every epoch; a prediction takes a row once
