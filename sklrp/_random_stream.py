@@ -73,7 +73,9 @@ class RandomStream(TorchDispatchMode):
     def drop(self, x: Tensor, p: float) -> Tensor:
         """Return what dropout makes of values in training; the same as inside, at less cost."""
         generator = self._generators[x.device.type]
-        kept = torch.empty_like(x).bernoulli_(1 - p, generator=generator)
+        # In one order whatever the layout: a seed means the same network.
+        kept = torch.empty_like(x, memory_format=torch.contiguous_format)
+        kept.bernoulli_(1 - p, generator=generator)
         return x * kept.div_(1 - p)
 
     def normal_like(self, x: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ from sklrp.classifiers import (
     LSTMClassifier,
     MLPClassifier,
     MLPRegressor,
+    base,
     batches,
 )
 from sklrp.classifiers import net as net_module
@@ -266,6 +267,69 @@ def test_large_predictions_are_made_in_chunks(images):
     np.testing.assert_allclose(
         clf.predict_proba(many), np.tile(clf.predict_proba(X), (20, 1)), rtol=1e-12
     )
+
+
+@pytest.mark.parametrize(("given", "sizes"), [(7, [7, 7, 6]), (-1, [20])])
+def test_the_size_of_chunks_may_be_given(given, sizes, blobs, monkeypatch):
+    X, y = blobs
+    clf = make(MLPClassifier, iterator_valid__batch_size=given).fit(X, y)
+    seen, infer = [], TrainingNet.infer
+    monkeypatch.setattr(TrainingNet, "infer", lambda net, x: seen.append(len(x)) or infer(net, x))
+    clf.predict(X[:20])
+    assert seen == sizes
+
+
+def test_plain_arrays_take_a_short_way_through_the_checks(blobs, monkeypatch):
+    X, y = blobs
+    clf = make(MLPClassifier).fit(X, y)
+    expected, asked, validate = clf.predict_proba(X.tolist()), [], base.validate_data
+    monkeypatch.setattr(
+        base, "validate_data", lambda *args, **kwargs: asked.append(1) or validate(*args, **kwargs)
+    )
+    np.testing.assert_array_equal(clf.predict_proba(X), expected)
+    assert not asked
+    others = [np.asfortranarray(X), X.astype(">f8"), X.astype(object), pd.DataFrame(X)]
+    for other in others:
+        np.testing.assert_array_equal(clf.predict_proba(other), expected)
+    assert len(asked) == len(others)
+    hole = X.copy()
+    hole[3, 2] = np.nan
+    for wrong, message in [
+        (hole, "1 NaN"),
+        (hole.astype("float32"), "1 NaN"),
+        (X[:, :5], "expected|expecting 6 features"),
+        (X[:0], "0 sample"),
+        (X[0], "single sample|1D array|2D array"),
+        (sparse.csr_array(X), "[Ss]parse"),
+    ]:
+        with pytest.raises((ValueError, TypeError), match=message):
+            clf.predict_proba(wrong)
+    named = make(MLPClassifier).fit(pd.DataFrame(X, columns=list("abcdef")), y)
+    with pytest.warns(UserWarning, match="feature names"):
+        named.predict(X)
+
+
+@pytest.mark.parametrize(
+    "params", [{}, {"pooling": "avg"}, {"dropout": 0.3, "batch_norm": True}], ids=str
+)
+def test_the_quick_way_through_images_is_the_plain_one(params, images, monkeypatch):
+    X, y = images[0].astype("float32"), images[1]
+    params = {"optimizer": "sgd", "lr": 0.1, "device": "cpu", **params}
+    quick = make(CNNClassifier, **params).fit(X, y)
+    with monkeypatch.context() as patch:
+        patch.setattr(net_module, "_is_of_images", lambda *args: False)
+        plain = make(CNNClassifier, **params).fit(X, y)
+    torch.testing.assert_close(parameters(quick), parameters(plain), rtol=0, atol=1e-5)
+    quick.module_.load_state_dict(plain.module_.state_dict())
+    assert_same_to_rounding(quick.decision_function(X), plain.decision_function(X))
+    layouts = []
+    for clf in (quick, plain):
+        clf.module_.conv1.register_forward_hook(
+            lambda layer, args, out: layouts.append(out.is_contiguous())
+        )
+        clf.predict(X)
+    assert layouts == [not torch.backends.mkldnn.is_available(), True]
+    assert all(p.is_contiguous() for p in quick.module_.parameters())  # as optimizers expect
 
 
 def test_read_only_memory(blobs, tmp_path):

@@ -35,9 +35,9 @@ FLOORS = [
     "_constraints _model_parts",
     "_keywords",
     "_rows",
-    "_checks _matching _memory _random_stream _sample_axes _signals",
+    "_checks _matching _memory _quick_images _random_stream _sample_axes _signals",
     "_sample_times _sklearn _skorch _stored _streams _torch _version _warnings _workers",
-    "_coordinate_marks _files _missing _one_channel _outputs",
+    "_coordinate_marks _files _missing _outputs",
     "_devices",
 ]
 # Names that several files define, with the reason.

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sklrp._checks import shorten
+from sklrp._quick_images import in_quick_order
 from sklrp._random_stream import RandomStream
 from sklrp._skorch import LazyModes
 from sklrp._stored import Stored
@@ -55,7 +56,7 @@ class TrainingNet(LazyModes, NeuralNet):
     """
 
     _widest: int | None = None  # elements of the widest activation, once they are known
-    _channels_last = False  # whether images are laid out so, which takes less time
+    _of_images = False  # whether there is a quicker way through the network's images
 
     def __init__(
         self,
@@ -248,7 +249,7 @@ class TrainingNet(LazyModes, NeuralNet):
         """Build the network in the net's dtype."""
         super().initialize_module()
         self._widest = None
-        self._channels_last = _is_faster_last(self.module_, self.device, self.dtype)
+        self._of_images = _is_of_images(self.module_, self.device, self.dtype)
         self.module_.to(self.dtype)
         if self.nonpositive_bias:
             bound_biases(self.module_)
@@ -276,9 +277,9 @@ class TrainingNet(LazyModes, NeuralNet):
             x = x["X"]
         inputs = torch.as_tensor(x).to(self.device, self.dtype)
         stream = self.stream if self._layers_draw and self.module_.training else None
-        if stream is None and not self._channels_last:
+        if stream is None and not self._of_images:
             return self.module_(inputs)
-        return _run(self.module_, inputs, stream, self._channels_last)
+        return _run_layers(self.module_, inputs, stream, self._of_images)
 
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """Make a step of the optimizer, and keep to the bounds of the biases."""
@@ -485,13 +486,13 @@ def _score_accuracy(net: NeuralNet, X: Any, y: np.ndarray) -> float:
     return float((torch.cat(predictions).cpu().numpy() == y).mean())
 
 
-def _run(network: nn.Module, x: Any, stream: RandomStream | None, channels_last: bool) -> Any:
+def _run_layers(network: nn.Module, x: Any, stream: RandomStream | None, of_images: bool) -> Any:
     """Return what a network makes of a batch: what draws draws from a stream, if there is one."""
     if type(network) is nn.Sequential and not get_hooks(network):
-        for layer in network:
-            x = _run(layer, x, stream, channels_last)
+        for layer in in_quick_order(network) if of_images else network:
+            x = _run_layers(layer, x, stream, of_images)
         return x
-    if channels_last and type(network) is nn.Unflatten:
+    if of_images and type(network) is nn.Unflatten:
         return network(x).to(memory_format=torch.channels_last)
     if stream is None:
         return network(x)
@@ -507,10 +508,10 @@ def _run(network: nn.Module, x: Any, stream: RandomStream | None, channels_last:
         return network(x)
 
 
-def _is_faster_last(network: nn.Module, device: str, dtype: torch.dtype) -> bool:
-    """Tell whether a network for images takes less time where their channels come last."""
-    # On a CPU pooling takes a fraction of it, and so does its gradient; without pooling the
-    # dense layer behind puts the channels first again, which takes longer than is gained.
+def _is_of_images(network: nn.Module, device: str, dtype: torch.dtype) -> bool:
+    """Tell whether a network pools images on a CPU, which is quicker with the channels last."""
+    # In double precision it is not, and without pooling the dense layer behind the convolutions
+    # puts the channels first again, which takes longer than was gained.
     kinds = {type(layer) for layer in network.modules()}
     return (
         torch.device(device).type == "cpu"

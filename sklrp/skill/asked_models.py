@@ -23,7 +23,7 @@ from sklrp._kept import Kept
 from sklrp._missing import as_plain_array
 from sklrp._model_parts import Model, check_columns
 from sklrp._models import holds_network, unwrap
-from sklrp._one_channel import quicken
+from sklrp._quick_images import quicken
 from sklrp._stored import MEMORY_BYTES, in_array, is_stored, take_blocks
 from sklrp.skill.contributions import (
     Contributions,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklrp._one_channel import is_of_one_channel, to_one_channel
+from sklrp._quick_images import is_of_one_channel, to_one_channel
 from sklrp.propagation.bounds import linear
 from sklrp.propagation.contraction import Contraction
 from sklrp.propagation.handlers.operands import spatial_shape

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import sklrp
-from sklrp._one_channel import is_of_one_channel, quicken, to_one_channel
+from sklrp._quick_images import in_quick_order, is_of_one_channel, quicken, to_one_channel
 from tests.helpers.parameters import randomised
 
 pytestmark = pytest.mark.skipif(
@@ -77,6 +77,45 @@ def test_gradients_are_the_same(name):
         weight = torch.arange(out.numel(), dtype=dtype).reshape(out.shape).cos()
         found.append(torch.autograd.grad((out * weight).sum(), x)[0].double().numpy())
     np.testing.assert_allclose(*found, rtol=0, atol=1e-5 * np.abs(found[1]).max())
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"padding": 1, "ceil_mode": True}, {"stride": 1}], ids=str
+)
+def test_a_maximum_before_a_relu_is_the_same_to_the_bit(options):
+    net = nn.Sequential(nn.Identity(), nn.ReLU(), nn.MaxPool2d(3, **options), nn.Flatten())
+    quick = nn.Sequential(*in_quick_order(net))
+    assert [type(layer) for layer in quick[1:3]] == [nn.MaxPool2d, nn.ReLU]
+    torch.manual_seed(0)
+    x = torch.randint(-3, 3, (4, 2, 9, 12)).float()  # with ties, and windows without a positive
+    found = []
+    for one in (net, quick):
+        point = x.clone().requires_grad_()
+        out = one(point)
+        weight = torch.arange(out.numel()).reshape(out.shape).cos()
+        found.append((out, *torch.autograd.grad((out * weight).sum(), point)))
+    for quickly, plainly in zip(*found, strict=True):
+        assert torch.equal(quickly, plainly)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (nn.Tanh(), nn.MaxPool2d(2)),
+        (nn.ReLU(), nn.AvgPool2d(2)),
+        (nn.ReLU(), nn.MaxPool2d(2, return_indices=True)),
+        (nn.MaxPool2d(2), nn.ReLU()),
+    ],
+    ids=str,
+)
+def test_other_layers_keep_their_places(pair):
+    assert in_quick_order(nn.Sequential(*pair)) == list(pair)
+
+
+def test_layers_with_hooks_keep_their_places():
+    pair = nn.ReLU(), nn.MaxPool2d(2)
+    pair[0].register_forward_hook(lambda layer, args, out: out + 1)
+    assert in_quick_order(nn.Sequential(*pair)) == list(pair)
 
 
 @pytest.mark.parametrize("rule", ["epsilon", "z_plus", "gamma"])
