@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from sklrp._checks import MOST, MOST_JOBS, cut_error, shorten
-from sklrp._keywords import name_call
+from sklrp._checks import MOST, MOST_JOBS, cut_error
+from sklrp._keywords import named
 from sklrp._sklearn import HasMethods, InvalidParameterError, validate_params
 from sklrp._sklearn import Interval as SklearnInterval
 
@@ -291,7 +291,8 @@ def constrained(
         constraints = refine({**common, **(own or {})})
         scalars = {name for name, words in constraints.items() if any(map(_is_of_scalars, words))}
         places = [name in scalars for name in names]
-        checked = validate_params(constraints, prefer_skip_nested_validation=skip_nested)(function)
+        check = validate_params(constraints, prefer_skip_nested_validation=skip_nested)
+        checked = named(check(function))
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -300,17 +301,7 @@ def constrained(
                 *args[len(places) :],
             )
             kwargs = {k: _as_python(v) if k in scalars else v for k, v in kwargs.items()}
-            try:
-                return checked(*args, **kwargs)
-            except InvalidParameterError as error:
-                raise InvalidParameterError(shorten(str(error), 500)) from None
-            except TypeError as error:
-                name_call(function, args, kwargs, error)
-                cut_error(error)
-                raise
-            except ValueError as error:
-                cut_error(error)
-                raise
+            return checked(*args, **kwargs)
 
         return wrapper  # type: ignore[return-value]
 

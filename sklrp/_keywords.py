@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sklrp._checks import cut_error, say_meant, shorten, suggest
@@ -34,7 +34,7 @@ def named(function: _Function) -> _Function:
         try:
             return function(*args, **kwargs)
         except TypeError as error:
-            name_call(function, args, kwargs, error)
+            _name_call(function, args, kwargs, error)
             cut_error(error)
             raise
         except ValueError as error:
@@ -44,20 +44,10 @@ def named(function: _Function) -> _Function:
     return wrapper  # type: ignore[return-value]
 
 
-def name_call(
+def _name_call(
     function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], error: TypeError
 ) -> None:
-    """Raise an error that names the function if it takes no such parameters.
-
-    Parameters
-    ----------
-    function : callable
-        The function.
-    args, kwargs : tuple and dict
-        With what it was called.
-    error : TypeError
-        What it raised.
-    """
+    """Raise an error that names the function if it takes no such parameters."""
     parameters = inspect.signature(function).parameters
     unknown = [name for name in kwargs if name not in parameters]
     whose = function.__qualname__.split(".")[-2:]
@@ -99,7 +89,31 @@ def say_rule(given: Mapping[str, Any]) -> str:
     return f" {said} {are} of a rule: rule=sklrp.{rule}({written})."
 
 
-def say_keyword(name: str, known: Iterable[str]) -> str:
-    """Say which parameter is meant by what another library calls it, or by one that is close."""
-    own = [ours for ours, theirs in _ELSEWHERE.items() if name in theirs and ours in known]
-    return say_meant(own) or suggest(name, known)
+def say_keyword(
+    name: str,
+    known: Iterable[str],
+    elsewhere: Mapping[str, Sequence[str]] = _ELSEWHERE,
+    *,
+    inline: bool = False,
+) -> str:
+    """Say which parameter is meant by what another library calls it, or by one that is close.
+
+    Parameters
+    ----------
+    name : str
+        What was given.
+    known : iterable of str
+        The parameters that there are.
+    elsewhere : mapping of str to sequence of str, optional
+        What other libraries call each parameter; by default, those of `explain`.
+    inline : bool, default=False
+        Whether to go on with a sentence, see `suggest`.
+
+    Returns
+    -------
+    str
+        The question, "" if nothing is close.
+    """
+    known = set(known)
+    meant = [ours for ours, theirs in elsewhere.items() if name in theirs and ours in known]
+    return say_meant(meant, inline=inline) or suggest(name, known, inline=inline)

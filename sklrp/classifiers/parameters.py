@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, dataclass_transform
 
-from sklrp._checks import say_meant, suggest
+from sklrp._checks import say_meant
 from sklrp._constraints import refine
+from sklrp._keywords import say_keyword
 
 _HEADING = re.compile(r"^(\w[\w ]*)\n-+\n", flags=re.MULTILINE)
 _ENTRY = re.compile(r"^(?=\S)", flags=re.MULTILINE)  # the line of an entry is not indented
@@ -200,17 +201,14 @@ def _make_init(cls: type[ParameterFields]) -> Any:
 def suggest_parameter(
     unknown: str, own: Iterable[str], others: Iterable[str] = (), *, inline: bool = False
 ) -> str:
-    """Return the question of `suggest`: what other libraries call a parameter comes first."""
+    """Return the question of `say_keyword`, or where else the parameter belongs."""
     if unknown in _OF_EXPLAIN:
         said = f"belongs to explain(X, {unknown}=...), or to RelevanceTransformer in a search."
         return f", which {said}" if inline else f" It {said}"
-    own = list(own)
     part = next((part for part in _PARTS if unknown.startswith(f"{part}_")), None)
     if part is not None and "__" not in unknown:
-        meant = [f"{part}__{unknown.removeprefix(part)[1:]}"]
-    else:
-        meant = [name for name, words in _ELSEWHERE.items() if name in own and unknown in words]
-    return say_meant(meant, inline=inline) or suggest(unknown, {*own, *others}, inline=inline)
+        return say_meant([f"{part}__{unknown.removeprefix(part)[1:]}"], inline=inline)
+    return say_keyword(unknown, {*own, *others}, _ELSEWHERE, inline=inline)
 
 
 def _complete_doc(cls: type[ParameterFields]) -> str:
