@@ -20,6 +20,7 @@ from sklearn.exceptions import DataConversionWarning
 from sklrp._devices import to_host
 from sklrp._missing import as_gapped_array, as_plain_array, forbid_masked
 from sklrp._warnings import warn_user
+from sklrp._wording import say_value
 
 MOST = 2**31  # beyond any count, size or index that is meant
 _LONGEST_ERROR = 800  # characters
@@ -95,7 +96,7 @@ def check_reals(values: NDArray, name: str) -> NDArray[np.float64]:
     try:
         return values.astype(np.float64, copy=False)
     except (TypeError, ValueError, OverflowError):
-        got = shorten(repr(values.ravel().tolist()[0]), 60)
+        got = say_value(values.ravel().tolist()[0])
         raise ValueError(
             f"{name} must hold numbers, got {got} in an array of dtype {values.dtype}."
         ) from None
@@ -248,7 +249,7 @@ def look_up(
         try:
             codes.append(position[label])
         except (KeyError, TypeError):  # the latter for what has no hash
-            unknown.add(shorten(repr(label), 40))
+            unknown.add(say_value(label, 40))
     text = ", ".join(sorted(unknown)[:5]) + (" and others" if len(unknown) > 5 else "")
     if unknown and set(map(str, labels.ravel().tolist())) <= set(map(str, classes.tolist())):
         text += f" of type {type(labels.ravel().tolist()[0]).__name__} (convert them by astype)"
@@ -375,7 +376,7 @@ def check_folds(splits: Iterable[Any], cv: Any, n_samples: int) -> list[tuple[An
     folds = list(splits)
     if not folds:
         raise ValueError(
-            f"cv={shorten(repr(cv), 80)} gives no fold: an iterator is used up after one use. "
+            f"cv={say_value(cv, 80)} gives no fold: an iterator is used up after one use. "
             "Give a list of pairs (train, test) of indices, a number of folds or a splitter."
         )
     for fold in folds:
@@ -384,7 +385,7 @@ def check_folds(splits: Iterable[Any], cv: Any, n_samples: int) -> list[tuple[An
         if not is_pair or not all(_are_indices(part, n_samples) for part in parts):
             raise ValueError(
                 f"cv must give pairs (train, test) of indices of the {n_samples} samples, neither "
-                f"of them empty, got {shorten(repr(fold), 80)}; list(KFold(5).split(X)) has them."
+                f"of them empty, got {say_value(fold, 80)}; list(KFold(5).split(X)) has them."
             )
     return folds
 
@@ -396,11 +397,6 @@ def _are_indices(part: NDArray[Any], n_samples: int) -> bool:
     if part.dtype.kind == "b":
         return len(part) == n_samples and bool(part.any())
     return part.dtype.kind in "iu" and -n_samples <= part.min() and part.max() < n_samples
-
-
-def shorten(text: str, length: int = 200) -> str:
-    """Return a text that a message quotes, cut where it is long."""
-    return text if len(text) <= length else f"{text[: length - 4]} ..."
 
 
 def cut_error(error: Exception) -> None:
@@ -500,7 +496,7 @@ def as_values(name: str, values: NDArray) -> NDArray:
     listed = values.ravel().tolist()
     others = [value for value in listed if not isinstance(value, int | float)] or listed
     raise ValueError(
-        f"{name} holds {shorten(repr(others[0]), 60)}, but the model has values as "
+        f"{name} holds {say_value(others[0])}, but the model has values as "
         "outputs, no classes: give numbers, such as 0 and 1 for the two classes of a single "
         f"output, or {name}.astype(float) of numbers that are written as text."
     )

@@ -23,11 +23,11 @@ from sklrp._checks import (
     check_option,
     is_positive_integer,
     same_layout,
-    shorten,
 )
 from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp._model_parts import Model
 from sklrp._sample_axes import find_seen, read_layout
+from sklrp._wording import say_value
 from sklrp.geo.places import (
     Grid,
     check_centres,
@@ -745,7 +745,7 @@ def _check_feature_names(names: Any, frame: Frame) -> list[str] | None:
         return None
     taken = as_tuple(names)
     if len(taken) != frame.shape[0]:
-        got = len(taken) or shorten(repr(names), 60)
+        got = len(taken) or say_value(names)
         raise ValueError(f"feature_names must hold {frame.shape[0]} names, got {got}.")
     return [str(name) for name in taken]
 

@@ -12,7 +12,8 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sklrp._checks import cut_error, say_meant, shorten, suggest
+from sklrp._checks import cut_error, say_meant, suggest
+from sklrp._wording import say_value
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -83,7 +84,7 @@ def say_rule(given: Mapping[str, Any]) -> str:
     rule = max(rules, key=lambda rule: len(rules[rule]), default=None)
     if rule is None or not rules[rule]:
         return ""
-    written = ", ".join(f"{name}={shorten(repr(given[name]), 40)}" for name in rules[rule])
+    written = ", ".join(f"{name}={say_value(given[name], 40)}" for name in rules[rule])
     are = "is a parameter" if len(rules[rule]) == 1 else "are parameters"
     said = ", ".join(map(repr, rules[rule]))
     return f" {said} {are} of a rule: rule=sklrp.{rule}({written})."

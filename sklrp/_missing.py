@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from sklrp._devices import to_host
+from sklrp._wording import say_value
 
 _DEEPEST = 64  # axes of an array, at most; a list that holds itself has no end
 _REMEDY = (
@@ -216,11 +217,9 @@ def _to_array(values: Any, name: str, dtype: Any) -> NDArray:
     except (TypeError, ValueError, OverflowError) as error:
         own = ValueError if isinstance(error, OverflowError) else type(error)
         kind = "an array" if dtype is None else "an array of numbers"
-        shown = " ".join(repr(values).split())
-        shown = shown if len(shown) <= 60 else f"{shown[:56]} ..."
         raise own(
             f"{name} must be {kind}, or lists whose rows have one length, got "
-            f"{type(values).__name__} {shown}: {str(error).splitlines()[0]}"
+            f"{type(values).__name__} {say_value(values)}: {str(error).splitlines()[0]}"
         ) from error
 
 

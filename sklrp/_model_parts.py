@@ -21,12 +21,13 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from sklrp._checks import import_optional, shorten
+from sklrp._checks import import_optional
 from sklrp._devices import to_host
 from sklrp._missing import forbid_masked, mask_to_nan
 from sklrp._rows import count_samples, forbid_stream, take_rows
 from sklrp._stored import Stored, as_stored, is_stored
 from sklrp._torch import is_compiled, unwrap_compiled
+from sklrp._wording import shorten
 
 _ROWS = 256  # samples in one forward pass of a bare module
 

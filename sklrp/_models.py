@@ -16,8 +16,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sklrp._checks import shorten
 from sklrp._model_parts import Model, is_net
+from sklrp._wording import say_value
 
 _NO_STEP = (None, "passthrough")
 
@@ -156,7 +156,7 @@ def _say_no_network(model: Any, network: Any, name: str, path: str) -> str:
     what = (
         f"the class {network.__name__} itself"
         if is_class
-        else f"{_on_one_line(network)} of type {kind}"
+        else f"{say_value(network)} of type {kind}"
     )
     wanted = (
         "an estimator of sklrp, a skorch net, a torch.nn.Module, or a pipeline, search or "
@@ -173,11 +173,6 @@ def _say_no_network(model: Any, network: Any, name: str, path: str) -> str:
             "skill, sklrp.diagnostics.skill_map(model, X_test, y_test, X_train=X_train) says."
         )
     return f"{name} must be {wanted}, got {what}."
-
-
-def _on_one_line(value: Any) -> str:
-    """Show a value on one short line."""
-    return shorten(" ".join(repr(value).split()), 60)
 
 
 def _one_deeper(model: Any) -> tuple[Any, str] | None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeGuard
 
-from sklrp._checks import shorten
 from sklrp._stored import naming_place
+from sklrp._wording import say_value
 
 
 def take_rows(samples: Any, rows: Any) -> Any:
@@ -31,7 +31,7 @@ def count_samples(samples: Any) -> int:
     if shape == () or (shape is None and not hasattr(first, "__len__")):
         raise TypeError(
             "X must be an array of samples, a table, or a tuple or a dict of arrays, got "
-            f"{shorten(repr(samples), 80)}."
+            f"{say_value(samples, 80)}."
         )
     return int(shape[0]) if shape else len(first)
 

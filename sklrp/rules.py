@@ -43,12 +43,12 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from sklrp._checks import shorten
 from sklrp._constraints import Interval, ShortErrors
 from sklrp._devices import to_host
 from sklrp._keywords import OF_RULES
 from sklrp._missing import forbid_masked
 from sklrp._sklearn import check_own_params, param_names
+from sklrp._wording import say_value
 
 # Type checkers and editors read this list; a rule that is missing here is added by its class.
 __all__ = [
@@ -639,10 +639,10 @@ class ZBox(Rule):
             except (TypeError, ValueError):
                 raise TypeError(
                     f"{name} of ZBox must be a number, an array or None, got "
-                    f"{shorten(repr(bound), 80)}."
+                    f"{say_value(bound, 80)}."
                 ) from None
             if not finite:
-                raise ValueError(f"{name} of ZBox must be finite, got {shorten(repr(bound), 80)}.")
+                raise ValueError(f"{name} of ZBox must be finite, got {say_value(bound, 80)}.")
         if self.low is None or self.high is None:
             return
         low, high = (np.asarray(to_host(v), dtype=float) for v in (self.low, self.high))

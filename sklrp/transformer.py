@@ -42,7 +42,7 @@ from sklearn.utils.validation import (
 )
 from torch import nn
 
-from sklrp._checks import check_folds, check_jobs, is_positive_integer, look_up, shorten
+from sklrp._checks import check_folds, check_jobs, is_positive_integer, look_up
 from sklrp._constraints import JOBS, Interval, ShortErrors, constrained, refine
 from sklrp._devices import to_host
 from sklrp._feature_groups import GroupSums, group_features, join_names, name_labels
@@ -65,6 +65,7 @@ from sklrp._sklearn import (
     safe_indexing,
 )
 from sklrp._stored import as_stored, is_stored
+from sklrp._wording import say_value
 from sklrp.classifiers.base import undone_on_error
 from sklrp.classifiers.diagram import nested_block
 from sklrp.classifiers.regressor import check_in_range, decode_output
@@ -619,7 +620,7 @@ class RelevanceTransformer(ShortErrors, TransformerMixin, MetaEstimatorMixin, Ba
         forbid_stream(X)
         has_y = not (isinstance(y, str) and y == "no_validation")
         if has_y and isinstance(y, str | bytes):
-            raise TypeError(f"y must hold a value for each sample, got {shorten(repr(y), 60)}.")
+            raise TypeError(f"y must hold a value for each sample, got {say_value(y)}.")
         X = to_host(X)
         if not is_stored(X):  # parts of which are checked when they are read
             X = forbid_masked(X, "X") if model.before is None else mask_to_nan(X)

@@ -20,7 +20,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, check_X_y, validate_data
 from torch import Tensor, nn
 
-from sklrp._checks import cut_error, is_positive_integer, shorten
+from sklrp._checks import cut_error, is_positive_integer
 from sklrp._constraints import ShortErrors
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
@@ -28,6 +28,7 @@ from sklrp._missing import as_plain_array, forbid_masked, forbid_missing
 from sklrp._rows import is_stream, map_batches
 from sklrp._sklearn import check_own_params, check_sample_weight, num_samples
 from sklrp._stored import Stored, as_stored, is_stored
+from sklrp._wording import say_value
 from sklrp.classifiers.data_sets import take_pairs
 from sklrp.classifiers.diagram import network_block
 from sklrp.classifiers.net import TrainingNet
@@ -79,7 +80,7 @@ def as_weights(sample_weight: Any, X: Any, y: Any) -> NDArray[np.float64] | None
     if isinstance(sample_weight, bool | str | bytes | Mapping | Set):
         raise ValueError(
             "sample_weight must be None, or hold a number for each sample, got "
-            f"{shorten(repr(sample_weight), 60)}."
+            f"{say_value(sample_weight)}."
         )
     if isinstance(sample_weight, Real):  # one for all, as in scikit-learn
         sample_weight = np.full(num_samples(y), float(sample_weight))

@@ -18,13 +18,14 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from sklrp._checks import look_up, shorten, sort_values
+from sklrp._checks import look_up, sort_values
 from sklrp._devices import to_host
 from sklrp._keywords import named
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array, find_missing, forbid_missing
 from sklrp._rows import is_stream
 from sklrp._sklearn import StrOptions, fit_context
+from sklrp._wording import say_value
 from sklrp.classifiers.base import NetworkEstimator, as_weights, undone_on_error
 from sklrp.classifiers.gradient import GradientEstimator, makes_single_epochs
 from sklrp.classifiers.net import ClassifierNet
@@ -60,7 +61,7 @@ def _read_classes(classes: ArrayLike) -> NDArray:
     if found.ndim != 1 or find_missing(found).any():
         raise ValueError(
             "classes must hold one label for each class, none of them missing, got "
-            f"{shorten(repr(classes), 60)} of shape {found.shape}."
+            f"{say_value(classes)} of shape {found.shape}."
         )
     return sort_values(found, "classes")[0]
 

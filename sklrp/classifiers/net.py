@@ -22,12 +22,12 @@ from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sklrp._checks import shorten
 from sklrp._quick_images import in_quick_order
 from sklrp._random_stream import RandomStream
 from sklrp._skorch import LazyModes
 from sklrp._stored import Stored
 from sklrp._torch import get_hooks
+from sklrp._wording import say_value, shorten
 from sklrp.classifiers.batches import BatchIterator, find_home, pick
 from sklrp.modules import GaussianNoise, bound_biases, first_weights, widest_activation
 
@@ -240,7 +240,7 @@ class TrainingNet(LazyModes, NeuralNet):
             given = {f"optimizer__{k}": v for k, v in self.get_params_for("optimizer").items()}
             raise ValueError(
                 f"the optimizer {self.optimizer.__name__} takes none of "
-                f"{shorten(repr(given), 200)}: {shorten(str(error))}. Change the parameter "
+                f"{say_value(given, 200)}: {shorten(str(error))}. Change the parameter "
                 "that is meant, or leave it out."
             ) from error
         return self

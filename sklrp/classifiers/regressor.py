@@ -19,13 +19,14 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sklrp._checks import as_values, is_positive_integer, shorten
+from sklrp._checks import as_values, is_positive_integer
 from sklrp._devices import to_host
 from sklrp._keywords import named
 from sklrp._matching import match_samples, match_target
 from sklrp._missing import as_plain_array
 from sklrp._rows import is_stream
 from sklrp._sklearn import fit_context
+from sklrp._wording import say_value
 from sklrp.classifiers.base import NetworkEstimator, as_weights, undone_on_error
 from sklrp.classifiers.gradient import GradientEstimator, makes_single_epochs
 from sklrp.classifiers.net import RegressorNet
@@ -102,7 +103,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
             name = type(self).__name__
             raise ValueError(
                 f"y must hold the numbers that {name} is to predict, got "
-                f"{shorten(repr(others[0]), 60)}: for "
+                f"{say_value(others[0])}: for "
                 f"classes use {name.removesuffix('Regressor')}Classifier; for numbers of another "
                 "type give y.astype(float)."
             )

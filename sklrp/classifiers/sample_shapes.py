@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-from sklrp._checks import check_axes, shorten
+from sklrp._checks import check_axes
 from sklrp._missing import as_plain_array
 from sklrp._warnings import warn_user
+from sklrp._wording import say_value
 
 _MOST_COLOURS = 4  # red, green, blue and transparency
 _SIDE = 10  # cells, of the smallest field: fewer channels may well be those of a series
@@ -59,7 +60,7 @@ def _forbid_endless(array: np.ndarray) -> None:
     try:
         array.astype(np.float64)
     except OverflowError as error:
-        shown = shorten(repr(array.ravel().tolist()), 60)
+        shown = say_value(array.ravel().tolist())
         raise ValueError(f"X must hold numbers of 64 bits, got {shown}: {error}.") from None
     except (TypeError, ValueError):  # of which scikit-learn tells
         pass
@@ -121,10 +122,9 @@ def check_even(X: Any) -> None:
             pass
     elif not of_objects or len({np.shape(row) for row in np.asarray(X)[:_LOOKED_AT]}) < 2:
         return
-    shown = shorten(" ".join(repr(X).split()), 80)
     raise ValueError(
-        f"X holds samples of unequal lengths, got {shown}: give each as many values, so that "
-        "np.asarray(X).shape is (n_samples, n_features). Pad sequences to one length."
+        f"X holds samples of unequal lengths, got {say_value(X, 80)}: give each as many values, "
+        "so that np.asarray(X).shape is (n_samples, n_features). Pad sequences to one length."
     )
 
 

@@ -16,8 +16,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklrp._checks import import_optional, shorten, suggest
+from sklrp._checks import import_optional, suggest
 from sklrp._files import check_regular, replacing
+from sklrp._wording import shorten
 from sklrp.cli.npz_rows import NpzRows
 from sklrp.cli.tables import is_number, read_csv, read_lines, read_table, write_csv
 from sklrp.geo.storage import store

@@ -19,7 +19,7 @@ from sklearn.utils import Bunch, indexable
 from torch import nn
 from tqdm.std import tqdm
 
-from sklrp._checks import check_folds, check_mask, import_optional, say_shape, shorten, suggest
+from sklrp._checks import check_folds, check_mask, import_optional, say_shape, suggest
 from sklrp._constraints import constrained
 from sklrp._frame import frame_of
 from sklrp._kept import Kept
@@ -35,6 +35,7 @@ from sklrp._sklearn import (
     num_samples,
     safe_indexing,
 )
+from sklrp._wording import say_value, shorten
 from sklrp._workers import run_on_workers
 from sklrp.composites import check_rule
 from sklrp.diagnostics.profiles import axis_profiles
@@ -429,7 +430,7 @@ def _set_param(estimator: Any, name: str, value: Any) -> Any:
             except InvalidParameterError as error:
                 # or it would be blamed on focus_curve
                 raise ValueError(
-                    f"param_range holds {_say_value(value)}: {shorten(str(error), 300)}"
+                    f"param_range holds {say_value(value)}: {shorten(str(error), 300)}"
                 ) from None
     return candidate
 
@@ -442,16 +443,9 @@ def _check_fit_params(params: dict[Any, Any], estimator: Any) -> None:
     if unknown:
         own = [name for name in known if name not in ("X", "y")]
         raise ValueError(
-            f"params has {shorten(repr(unknown), 80)}, which fit of {type(estimator).__name__} "
+            f"params has {say_value(unknown, 80)}, which fit of {type(estimator).__name__} "
             f"does not take: give parameters of fit, {own}."
         )
-
-
-def _say_value(value: Any) -> str:
-    """Return a value on one short line, an array by its shape."""
-    if getattr(value, "shape", ()):
-        return f"a {type(value).__name__} of shape {value.shape}"
-    return shorten(repr(value), 60)
 
 
 def _check_target(target: Any, y: Any, estimator: Any) -> None:

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp import _models
-from sklrp._checks import shorten
 from sklrp._frame import frame_of, make_frame
 from sklrp._matching import match_samples
 from sklrp._missing import as_gapped_array, as_plain_array, forbid_missing
 from sklrp._model_parts import Model
 from sklrp._rows import count_samples
+from sklrp._wording import say_value
 from sklrp.drawing.panels import View, check_kind, say_class
 from sklrp.drawing.sample_names import name_samples
 from sklrp.drawing.source_columns import find_columns, sum_columns
@@ -132,7 +132,7 @@ def _name_channels(model: Model, X: Any) -> list[str] | None:
 def _name_rule(rule: Any, model: Model) -> str:
     """Return a rule in a word; of "auto" also what it stands for."""
     if not (isinstance(rule, str) and rule == "auto"):
-        return rule if isinstance(rule, str) else shorten(repr(rule), 40)
+        return rule if isinstance(rule, str) else say_value(rule, 40)
     if not model.has_module:
         return rule
     convolves = any(

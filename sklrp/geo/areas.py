@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp._checks import check_option, import_optional, shorten
+from sklrp._checks import check_option, import_optional
 from sklrp._coordinate_marks import find_kind
 from sklrp._keywords import named
 from sklrp._missing import as_plain_array
+from sklrp._wording import say_value
 from sklrp.geo.coordinates import (
     check_field,
     check_numbers,
@@ -78,8 +79,7 @@ def cosine_weights(lat: Any) -> Any:
         return weights.rename("weights")
     if lat is None or isinstance(lat, bool | np.bool_ | str | complex):
         raise TypeError(
-            f"lat must be latitudes in degrees, got {shorten(repr(lat), 60)}; "
-            "data['lat'] has them."
+            f"lat must be latitudes in degrees, got {say_value(lat)}; data['lat'] has them."
         )
     values = as_plain_array(lat, "lat")
     if values.dtype.kind == "c":

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sklrp._checks import import_optional, shorten
+from sklrp._checks import import_optional
 from sklrp._coordinate_marks import find_kind
 from sklrp._warnings import warn_user
+from sklrp._wording import shorten
 from sklrp.geo.coordinates import full_turn, is_dataset, is_field
 from sklrp.geo.grid import CHANNEL
 

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp._checks import check_field_mask, shorten
+from sklrp._checks import check_field_mask
 from sklrp._coordinate_marks import find_kind
 from sklrp._matching import find_order
 from sklrp._missing import as_plain_array
+from sklrp._wording import say_value
 from sklrp.geo.coordinates import (
     find_coordinate,
     find_sample_dim,
@@ -78,7 +79,7 @@ def read_grid(source: Any) -> Grid | None:
         if degrees.ndim != 1 or not degrees.size:
             raise ValueError(
                 f"grid must hold arrays of the {name} of its cells, got "
-                f"{shorten(repr(source), 60)} with {name} of shape {degrees.shape}."
+                f"{say_value(source)} with {name} of shape {degrees.shape}."
             )
     cells = (len(latitude), len(longitude))
     return Grid(cells, latitude, longitude, check_field_mask(land, "land_mask"))

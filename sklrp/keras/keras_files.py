@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sklrp._checks import import_optional, shorten
+from sklrp._checks import import_optional
 from sklrp._files import check_regular
+from sklrp._wording import say_value, shorten
 
 _CONFIG, _ARRAYS, _METADATA = "config.json", "model.weights.h5", "metadata.json"
 _LARGEST_CONFIG = 64 * 2**20  # bytes
@@ -133,7 +134,7 @@ def _read_hdf5(arrays: Any, where: Path, given: dict[str, Any] | None) -> KerasF
 
 
 def _say_own_config(where: Path, config: Any) -> str:
-    given = shorten(repr(config), 60)
+    given = say_value(config)
     return f"config must be None for {where.name}, which holds its own, got {given}."
 
 
@@ -155,7 +156,7 @@ def _read_config(config: Any) -> dict[str, Any]:
     else:
         raise TypeError(
             "config must be the config of a Keras model, as model.to_json() returns it (a string, "
-            f"a dict or a file of it), got {shorten(repr(config), 60)} of {type(config).__name__}."
+            f"a dict or a file of it), got {say_value(config)} of {type(config).__name__}."
         )
     found = _decode(text, "config")
     if "class_name" not in found and "layers" in found:  # of model.get_config()

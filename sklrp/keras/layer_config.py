@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from sklrp._checks import shorten, suggest
+from sklrp._checks import suggest
+from sklrp._wording import say_value, shorten
 
 REQUIRED: Any = object()
 _LONGEST = 1000  # characters of what an error quotes of a file
@@ -68,7 +69,7 @@ class LayerConfig:
         return any(self.mask_axes)
 
     def __str__(self) -> str:
-        return f"layer {shorten(repr(self.name))} ({shorten(self.kind)})"
+        return f"layer {say_value(self.name, 200)} ({shorten(self.kind)})"
 
     def refuse(self, why: str) -> NoReturn:
         """Raise the error of a layer that cannot be read."""

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
-from sklrp._checks import choose_batch_size, encode_labels, shorten
+from sklrp._checks import choose_batch_size, encode_labels
 from sklrp._constraints import Interval, constrained
 from sklrp._models import unwrap
 from sklrp._sklearn import StrOptions
 from sklrp._streams import make_rng
+from sklrp._wording import say_value
 from sklrp.metrics.catalogue import metric
 from sklrp.metrics.randomise import check_layers, copy_network, draw_anew, list_layers, take_start
 from sklrp.metrics.similarity import SIMILARITIES, Similarity, compare_maps
@@ -236,7 +237,7 @@ def _choose_other(subject: Subject, chosen: Chosen, other: Any, random_state: An
     same = np.flatnonzero(others == codes)
     if same.size:
         raise ValueError(
-            f"other={shorten(repr(other), 60)} is the target of {same.size} samples, the first at "
+            f"other={say_value(other)} is the target of {same.size} samples, the first at "
             f"{same[0]}: give another class, or leave other=None for one drawn at random."
         )
     return found

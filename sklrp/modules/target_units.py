@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sklrp._checks import shorten
 from sklrp._constraints import constrained
 from sklrp._missing import as_plain_array
+from sklrp._wording import say_value
 
 
 class TargetUnits(nn.Module):
@@ -60,7 +60,7 @@ def _read_units(name: str, values: Any) -> NDArray[np.float64]:
     found = as_plain_array(values, name, np.float64)
     if found.ndim != 1 or not found.size or not np.isfinite(found).all():
         raise ValueError(
-            f"{name} must hold a finite number for each output, got {shorten(repr(values), 80)}."
+            f"{name} must hold a finite number for each output, got {say_value(values, 80)}."
         )
     return found
 

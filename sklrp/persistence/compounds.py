@@ -12,7 +12,6 @@ import numpy as np
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
-from sklrp._checks import shorten
 from sklrp._sklearn import (
     OUTPUT_CONFIG,
     InvalidParameterError,
@@ -20,6 +19,7 @@ from sklrp._sklearn import (
     has_constraints,
     param_names,
 )
+from sklrp._wording import say_value, shorten
 from sklrp.persistence.values import Arrays, pack, unpack
 
 # Each by its name: the class, and the parameter that lists its steps.
@@ -198,7 +198,7 @@ def _check_steps(kind: str, steps: Any) -> None:
         raise ValueError(f"two steps of {kind} have one name: {shorten(str(names))}")
     words = [row[1] for row in steps if row[1] is None or isinstance(row[1], str)]
     if odd := [word for word in words if word not in _WORDS]:
-        raise ValueError(f"{kind} has the step {shorten(repr(odd[0]), 80)}, which is none")
+        raise ValueError(f"{kind} has the step {say_value(odd[0], 80)}, which is none")
 
 
 def _are_columns(value: Any) -> bool:

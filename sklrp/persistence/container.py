@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from sklrp._checks import shorten
 from sklrp._files import check_regular, replacing
+from sklrp._wording import shorten
 from sklrp.persistence.values import Arrays
 
 _LONGEST_HEADER = 100_000_000  # bytes, as safetensors has it

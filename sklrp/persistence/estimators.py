@@ -15,10 +15,10 @@ import numpy as np
 import sklearn
 import torch
 
-from sklrp._checks import shorten
 from sklrp._constraints import constrained
 from sklrp._version import __version__
 from sklrp._warnings import warn_user
+from sklrp._wording import shorten
 from sklrp.persistence.compounds import COMPOUNDS
 from sklrp.persistence.container import read_container, write_container
 from sklrp.persistence.known_steps import KNOWN

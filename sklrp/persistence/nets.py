@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklrp._checks import is_positive_integer, shorten
+from sklrp._checks import is_positive_integer
+from sklrp._wording import shorten
 from sklrp.classifiers.base import NetworkEstimator
 from sklrp.classifiers.settings import check_device, check_dtype
 from sklrp.persistence.values import Arrays, pack, unpack

@@ -18,9 +18,10 @@ from sklearn.pipeline import Pipeline
 from torch import nn
 
 from sklrp import classifiers
-from sklrp._checks import is_positive_integer, shorten
+from sklrp._checks import is_positive_integer
 from sklrp._models import is_search, unwrap
 from sklrp._sklearn import OUTPUT_CONFIG, param_names
+from sklrp._wording import say_value, shorten
 from sklrp.classifiers.base import NetworkEstimator
 from sklrp.persistence.compounds import (
     COMPOUNDS,
@@ -229,7 +230,7 @@ def _take_network(estimator: Any, prefix: str) -> Any:
     except TypeError as error:
         if prefix and hasattr(estimator, "get_params"):
             raise TypeError(
-                f"{name}={shorten(repr(estimator))} cannot be saved: beside estimators of sklrp "
+                f"{name}={say_value(estimator, 200)} cannot be saved: beside estimators of sklrp "
                 f"a pipeline in a file holds {_KNOWN_STEPS}. Apply {type(estimator).__name__} to "
                 "the data before the pipeline, and keep it by other means."
             ) from error

@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sklrp._checks import look_up, shorten, suggest
+from sklrp._checks import look_up, suggest
 from sklrp._devices import to_host
 from sklrp._missing import as_plain_array
 from sklrp._outputs import split_key
+from sklrp._wording import say_value
 
 _MOST_SHOWN = 8  # of labels, in an error
 _MOST_OUTPUTS = 64  # of a gridded output, each with a map of its own
@@ -237,7 +238,7 @@ def _refuse_coordinates(target: Any) -> None:
     if isinstance(target, dict):
         raise TypeError(
             "target must be an array or a list, an index, a label, a name or a function, got "
-            f"{shorten(repr(target))}: labels along the output's coordinates are for "
+            f"{say_value(target, 200)}: labels along the output's coordinates are for "
             "sklrp.geo.explain(..., output=field). Here give a mask over the output, such as "
             "sklrp.geo.box_mask(field, lat=..., lon=...) makes."
         )
@@ -311,7 +312,7 @@ def _over_outputs(values: np.ndarray, shape: Shape) -> WeightedSum:
     if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
         raise ValueError(
             f"target must hold finite numbers alone as {kind} over the output, got "
-            f"{shorten(repr(values.tolist()), 60)}."
+            f"{say_value(values.tolist())}."
         )
     if not values.any():
         raise ValueError(

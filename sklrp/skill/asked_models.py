@@ -18,13 +18,14 @@ from sklearn.base import is_classifier, is_regressor
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from sklrp._checks import as_samples, like, shorten, sort_values
+from sklrp._checks import as_samples, like, sort_values
 from sklrp._kept import Kept
 from sklrp._missing import as_plain_array
 from sklrp._model_parts import Model, check_columns
 from sklrp._models import holds_network, unwrap
 from sklrp._quick_images import quicken
 from sklrp._stored import MEMORY_BYTES, in_array, is_stored, take_blocks
+from sklrp._wording import shorten
 from sklrp.skill.contributions import (
     Contributions,
     TensorRows,
