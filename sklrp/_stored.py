@@ -214,10 +214,10 @@ def is_stored(X: Any) -> bool:
     """
     if isinstance(X, Stored):
         return True
+    if isinstance(X, np.ndarray) and not isinstance(X, np.ma.MaskedArray):
+        return X.nbytes > BLOCK_BYTES and X.ndim > 0 and find_mapping(X) is not None
     if isinstance(X, Tensor | np.generic | np.ma.MaskedArray) or hasattr(X, "iloc"):
         return False
-    if isinstance(X, np.ndarray):
-        return X.nbytes > BLOCK_BYTES and X.ndim > 0 and find_mapping(X) is not None
     has_rows = all(hasattr(X, name) for name in ("shape", "dtype", "ndim", "__getitem__"))
     if scipy.sparse.issparse(X) or not has_rows or X.ndim == 0:
         return False

@@ -272,7 +272,8 @@ class NetworkEstimator(ParameterFields, ShortErrors, BaseEstimator, ABC):  # num
 
     def _outputs(self, X: Any) -> Tensor:
         """Return the network's outputs for samples of any valid form, on the CPU."""
-        check_is_fitted(self)
+        if not self.__sklearn_is_fitted__():
+            check_is_fitted(self)  # raises, and takes longer than a small network
         if is_stream(X):
             return torch.cat(list(map_batches(self._outputs, X)))
         X, _ = self._check_samples(X)

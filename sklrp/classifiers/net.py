@@ -55,7 +55,7 @@ class TrainingNet(LazyModes, NeuralNet):
         What `skorch.NeuralNet` takes.
     """
 
-    _widest: int | None = None  # elements of the widest activation, once they are known
+    _chunk: int | None = None  # samples that a prediction takes at once, when it is known
     _of_images = False  # whether there is a quicker way through the network's images
 
     def __init__(
@@ -168,11 +168,12 @@ class TrainingNet(LazyModes, NeuralNet):
 
     def _choose_chunk(self, n_features: int) -> int:
         """Return how many samples a prediction takes at once."""
-        if self._widest is None:
+        if self._chunk is None:
             self.set_evaluating()
-            self._widest = widest_activation(self.module_, n_features)
-        on_cpu = torch.device(self.device).type == "cpu"
-        return max(32, (_CHUNK_ON_CPU if on_cpu else _CHUNK_ON_ACCELERATOR) // self._widest)
+            on_cpu = torch.device(self.device).type == "cpu"
+            budget = _CHUNK_ON_CPU if on_cpu else _CHUNK_ON_ACCELERATOR
+            self._chunk = max(32, budget // widest_activation(self.module_, n_features))
+        return self._chunk
 
     @torch.no_grad()
     def skill(self, dataset: Dataset) -> float:
@@ -248,7 +249,7 @@ class TrainingNet(LazyModes, NeuralNet):
     def initialize_module(self) -> TrainingNet:
         """Build the network in the net's dtype."""
         super().initialize_module()
-        self._widest = None
+        self._chunk = None
         self._of_images = _is_of_images(self.module_, self.device, self.dtype)
         self.module_.to(self.dtype)
         if self.nonpositive_bias:

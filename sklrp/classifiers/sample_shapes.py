@@ -143,7 +143,7 @@ def check_not_single(X: Any, n_features: int) -> None:
 def check_finite(X: np.ndarray) -> None:
     """Raise an error if a value is NaN or infinite."""
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(X.sum()):  # the sum costs less than a look at every value
+        if math.isfinite(X.sum()):  # the sum costs less than a look at every value
             return
     n_nan, n_infinite = np.count_nonzero(np.isnan(X)), np.count_nonzero(np.isinf(X))
     if n_nan or n_infinite:

@@ -149,7 +149,7 @@ def is_finite(values: Any) -> bool:
     if isinstance(values, Tensor):
         return cmath.isfinite(values.sum().item()) or bool(values.isfinite().all())
     with np.errstate(all="ignore"):
-        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
+        return cmath.isfinite(values.sum()) or bool(np.isfinite(values).all())
 
 
 @dataclass(frozen=True)
