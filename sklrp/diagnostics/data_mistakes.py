@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,6 +13,7 @@ from scipy.stats import binom
 from torch import nn
 
 from sklrp._checks import say_layer
+from sklrp._copies import copy_module
 from sklrp._random_stream import RandomStream
 from sklrp.diagnostics.audited import Audited, Unanswered, flatten, mistake
 
@@ -291,7 +290,7 @@ def _find_training_mode(a: Audited) -> str:
     taken = None if a.explained.model.takes_integers else dtype
     inputs = torch.from_numpy(np.array(a.explained.given(samples))).to(device, taken)
     with RandomStream(device, 0), torch.inference_mode(False), torch.no_grad():
-        out = copy.deepcopy(a.explained.model.module)(inputs)  # statistics of batches move
+        out = copy_module(a.explained.model.module)(inputs)  # statistics of batches move
     out = a.explained.model.read(out)
     noisy = out.detach().cpu().numpy().astype(np.float64).reshape(quiet.shape)
     change = np.sqrt(np.mean((noisy - quiet) ** 2))

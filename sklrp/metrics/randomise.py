@@ -18,12 +18,12 @@ from skorch import NeuralNet
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from sklrp._copies import copy_module, results_in
 from sklrp._model_parts import Model
 from sklrp._models import unwrap
 from sklrp._random_stream import RandomStream
 from sklrp._torch import find_start
 from sklrp.modules import bound_biases
-from sklrp.propagation.nested import find_all
 
 _BEHIND = ".parametrizations."
 _ESTIMATES = 20  # passes after which power iterations, of a spectral norm, have settled
@@ -52,7 +52,7 @@ def check_layers(network: Any) -> None:
 def draw_anew(model: Model, seed: int) -> nn.Module:
     """Return a network as it was before training, in double precision on the CPU."""
     # A network in single precision or on an accelerator so gets the same draws.
-    fresh = copy.deepcopy(model.module, _results_in(model.module)).cpu().double()
+    fresh = copy_module(model.module).cpu().double()
     plain = {
         layer: _without_parametrizations(layer)
         for layer in fresh.modules()
@@ -97,7 +97,7 @@ def copy_network(network: Any) -> Any:
     """Return a copy of a network that is only asked, without the optimizer that trained it."""
     # Skorch copies a net by way of bytes, with an optimizer twice as large as the network.
     net = getattr(network, "net_", network)
-    known = _results_in(unwrap(network).module)
+    known = results_in(unwrap(network).module)
     if not isinstance(net, NeuralNet):
         return copy.deepcopy(network, known)
     fresh = object.__new__(type(net))
@@ -105,13 +105,6 @@ def copy_network(network: Any) -> Any:
     state = {name: value for name, value in vars(net).items() if name != "optimizer_"}
     vars(fresh).update(copy.deepcopy(state, known))
     return copy.deepcopy(network, known)
-
-
-def _results_in(module: nn.Module) -> dict[int, Any]:
-    """Return copies, by identity, of what forward has kept, which torch refuses to copy."""
-    held = (find_all(Tensor, vars(part)) for part in module.modules())
-    results = (t for t in itertools.chain.from_iterable(held) if not t.is_leaf)
-    return {id(result): result.detach().clone() for result in results}
 
 
 @torch.no_grad()
@@ -145,7 +138,7 @@ def _parametrizations(layer: Any) -> dict[str, parametrize.ParametrizationList]:
 def _without_parametrizations(layer: nn.Module) -> nn.Module:
     """Return a copy of a layer of the type that it had before it was parametrized."""
     # torch's `remove_parametrizations` on a copy takes them from the original, too.
-    plain = copy.deepcopy(layer)
+    plain = copy_module(layer)
     values = {name: getattr(layer, name).detach().clone() for name in _parametrizations(layer)}
     plain.__class__ = parametrize.type_before_parametrizations(layer)
     del plain.parametrizations

@@ -7,22 +7,10 @@ handlers of torch functions use these helpers to find what is in them and to rep
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
+from sklrp._copies import find_all as find_all
 from sklrp.rules import Signal
-
-Found = TypeVar("Found")
-
-
-def find_all(kind: type[Found], value: Any) -> list[Found]:
-    """Return the signals or the tensors in nested tuples, lists and dicts, in order."""
-    if isinstance(value, kind):
-        return [value]
-    if isinstance(value, tuple | list):
-        return [found for v in value for found in find_all(kind, v)]
-    if isinstance(value, dict):
-        return [found for v in value.values() for found in find_all(kind, v)]
-    return []
 
 
 def swap_signals(value: Any, pick: Callable[[Signal], Any]) -> Any:

@@ -7,7 +7,6 @@ network is run under a recorder on few samples.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from sklrp._checks import say_layer, say_name
+from sklrp._copies import copy_module
 from sklrp._torch import get_children, overrides_functions
 from sklrp._warnings import warn_user
 from sklrp.composites import Composite, check_rule, with_bounds
@@ -359,7 +359,7 @@ def _compile_chain(
     steps: list[Step] = []
     for (name, layer), entry in zip(leaves, entries, strict=True):
         if is_parametrized(layer):  # reading its weights may update buffers in training mode
-            layer = copy.deepcopy(layer).eval()
+            layer = copy_module(layer).eval()
         step = make_step(name, layer, entry, epsilon)
         previous = steps[-1] if steps else None
         before = None if previous is None else previous.layer

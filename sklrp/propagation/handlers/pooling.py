@@ -79,7 +79,7 @@ def _largest_along(
     whole: list[tuple[slice, Tensor]] = []
     edges: list[tuple[slice, Tensor]] = []
     for seen, window in pairs:
-        values = x[_along(axis, seen)]
+        values = x[_index_along(axis, seen)]
         if values.shape[axis] != _length(window):  # all values of one window
             values = values.amax(axis, keepdim=True)
         (whole if _length(window) == n_windows else edges).append((window, values))
@@ -91,7 +91,7 @@ def _largest_along(
         sizes = [n_windows if k == axis else x.shape[k] for k in order]
         found = x.new_full(sizes, -math.inf).permute(*map(order.index, range(x.dim())))
     for window, values in edges:
-        here = _along(axis, window)
+        here = _index_along(axis, window)
         # A view is assigned to, never changed in place, which not every device does.
         found[here] = torch.maximum(found[here], values)
     return found
@@ -134,7 +134,7 @@ def _pull_from_largest(
     return back
 
 
-def _along(axis: int, part: slice) -> tuple[slice, ...]:
+def _index_along(axis: int, part: slice) -> tuple[slice, ...]:
     """Return the index of a part of one axis."""
     return (slice(None),) * axis + (part,)
 

@@ -1,0 +1,38 @@
+"""Copies of networks, also of those whose forward has kept a result in the module.
+
+torch copies no tensor that has a graph behind it, and a network may hold one: an activation that
+forward noted for a picture, or a hidden state. Whatever asks a network on a copy makes it here.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+Found = TypeVar("Found")
+
+
+def copy_module(module: nn.Module) -> Any:
+    """Return a deep copy of a module, in which kept results are plain tensors."""
+    return copy.deepcopy(module, results_in(module))
+
+
+def results_in(module: nn.Module) -> dict[int, Any]:
+    """Return copies, by identity, of what forward has kept, which torch refuses to copy."""
+    held = (find_all(Tensor, vars(part)) for part in module.modules())
+    results = (t for t in itertools.chain.from_iterable(held) if not t.is_leaf)
+    return {id(result): result.detach().clone() for result in results}
+
+
+def find_all(kind: type[Found], value: Any) -> list[Found]:
+    """Return the values of a type in nested tuples, lists and dicts, in order."""
+    if isinstance(value, kind):
+        return [value]
+    if isinstance(value, tuple | list):
+        return [found for v in value for found in find_all(kind, v)]
+    if isinstance(value, dict):
+        return [found for v in value.values() for found in find_all(kind, v)]
+    return []
