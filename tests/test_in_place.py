@@ -362,5 +362,10 @@ def test_a_second_pass_only_where_it_is_needed():
         h.view(len(x), -1).relu_()
         return h.mean((2, 3))
 
-    plans = [sklrp.plan(Images(function), "epsilon", images()) for function in (alone, shared)]
-    assert [plan.exact for plan in plans] == [False, True]
+    def dropped(self, x):
+        self.drop.inplace = True
+        return self.drop(torch.flatten(self.conv(x).mean((2, 3), keepdim=True), 1))
+
+    functions = alone, dropped, shared
+    plans = [sklrp.plan(Images(function), "epsilon", images()) for function in functions]
+    assert [plan.exact for plan in plans] == [False, False, True]

@@ -181,7 +181,8 @@ class Recorder(TorchFunctionMode):
 
         if self.writer.is_probing and _makes_anew(layer, given):
             return self.writer.apply(operation, args)
-        if not getattr(layer, "inplace", False):
+        # In evaluation mode dropout changes nothing, also where it would in place.
+        if entry.handler in PASSING or not getattr(layer, "inplace", False):
             return self.writer.apply(operation, args, own=run_own)
         return self._change(args[0], lambda: self.writer.apply(operation, args, own=run_own))
 
