@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,13 @@ _FEW, _MANY = 2, 64
 _NONE: tuple[int, ...] = ()
 
 
+class Place(NamedTuple):
+    """Where a chunk is among all."""
+
+    is_first: bool
+    is_last: bool
+
+
 @dataclass(frozen=True)
 class Defence:
     """What is compared with the network's own forward, and when.
@@ -50,7 +58,7 @@ class Defence:
     check : {"auto", True, False}
         Whether every chunk is compared as a whole; see :func:`sklrp.explain`.
     at_once : bool, default=False
-        Whether there is one chunk, so small that it is itself what is checked.
+        Whether chunks are so small that the first and the last are themselves what is checked.
     """
 
     plan: Plan
@@ -63,12 +71,16 @@ class Defence:
         """Whether few samples are explained beforehand: the package's own chains need it not."""
         return self.plan.network is not None or self.plan.is_extended
 
-    def rows_of(self, n_samples: int, is_first: bool) -> Sequence[int]:
+    def checks(self, place: Place) -> bool:
+        """Return whether a chunk is itself what is checked."""
+        return self.at_once and (place.is_first or place.is_last)
+
+    def rows_of(self, n_samples: int, place: Place) -> Sequence[int]:
         """Return which samples of a chunk are compared."""
         if self.check is True or (self.check == "auto" and self.plan.varies):
             return range(n_samples)
-        first = is_first and (self.at_once or not self.needs_probe)
-        if first or (self.check == "auto" and n_samples >= _MANY):
+        checked = self.checks(place) or (place.is_first and not self.needs_probe)
+        if checked or (self.check == "auto" and n_samples >= _MANY):
             return (0,) if n_samples == 1 else (0, n_samples - 1)
         return _NONE
 
@@ -91,20 +103,27 @@ class Defence:
             "and layers of torch that change nothing in place, or register a handler for it."
         )
 
+    def compare_and_check(self, tape: Tape, chunk: Sequence[Any], rows: Sequence[int]) -> None:
+        """Refuse what `compare` does, and what `check_samples` does, by one forward if it can."""
+        # Of two samples a third between them and zero may change nothing: they are run apart.
+        n = len(tape.scores)
+        rows = list(rows)
+        if n > 2 and rows == [0, n - 1]:
+            ours = tape.scores if tape.returned is None else tape.returned.reshape(n, -1)
+            with suppress(Exception):  # it may not take these values
+                theirs = self._run_plainly(self._beside(chunk, [0, n - 1]))[:2].to(ours.dtype)
+                if theirs.shape[1:] == ours.shape[1:] and _is_within(
+                    ours[rows], theirs, tape.head
+                ):
+                    return
+        self.compare(tape, chunk, rows)
+        self.check_samples(tape, chunk)
+
     def check_samples(self, tape: Tape, chunk: Sequence[Any]) -> None:
         """Refuse a network that mixes samples: the score of one depends on another's values."""
-        # The second sample is a little nearer to zero, where it is not zero: lengths that forward
-        # tells by zeros stay the same.
         alone = [array[[0, 0]] for array in chunk]
-        tensors = [self.intake.to_tensor(part) for part in alone]
-        beside = [t.clone() for t in tensors]
-        for t in beside:
-            if t.is_floating_point():
-                t[1] *= 0.75
-            elif t.dtype != torch.bool:
-                t[1] -= (t[1] > 1).to(t.dtype)
         try:
-            mixed = self._run_plainly(beside)
+            mixed = self._run_plainly(self._beside(chunk, [0]))
         except Exception:  # it does not take these values
             return
         # Beside the last sample, on the tape, its score is the same; else it is run alone.
@@ -116,6 +135,18 @@ class Defence:
                 "in its batch, and relevance would too. Look for a sum, a mean, a product or a "
                 "comparison over the axis of the samples."
             )
+
+    def _beside(self, chunk: Sequence[Any], rows: list[int]) -> list[Tensor]:
+        """Return samples of a chunk, and the first once more with other values."""
+        # It is a little nearer to zero, where it is not zero: lengths that forward tells by zeros
+        # stay the same.
+        tensors = [self.intake.to_tensor(array[[*rows, 0]]).clone() for array in chunk]
+        for t in tensors:
+            if t.is_floating_point():
+                t[-1] *= 0.75
+            elif t.dtype != torch.bool:
+                t[-1] -= (t[-1] > 1).to(t.dtype)
+        return tensors
 
     def _is_beside(self, tape: Tape, mixed: Tensor) -> bool:
         """Return whether the first sample of a tape has the score that it has beside another."""

@@ -34,7 +34,7 @@ from sklrp.propagation.first_layers import (
 from sklrp.propagation.folding import fold_back, fold_forward, fold_recorded
 from sklrp.propagation.layer_outputs import find_ends
 from sklrp.propagation.nested import find_all
-from sklrp.propagation.probing import Probe, probe_network
+from sklrp.propagation.probing import Probe, Witness, probe_network, probe_once
 from sklrp.propagation.recording.recorder import Recorder
 from sklrp.propagation.recording.twin import make_twin
 from sklrp.propagation.rectified import mark_rectified
@@ -83,6 +83,8 @@ class Plan:
         In a chain, where the modules that are watched end.
     tail : list of nn.Module
         In a chain, what lays the output out anew behind the head.
+    witness : Witness or None
+        What the run of the first chunk is to agree with, of a network that was probed once.
     """
 
     steps: list[Step]
@@ -97,6 +99,7 @@ class Plan:
     watched: frozenset[str] = frozenset()
     ends: Mapping[str, int | Returned] = field(default_factory=dict)
     tail: Sequence[nn.Module] = ()
+    witness: Witness | None = None
 
     def __repr__(self) -> str:
         """Return a table of the steps."""
@@ -143,11 +146,7 @@ class Plan:
     ) -> Tape:
         """Run the network on a chunk, in which signals stand for the inputs."""
         if self.network is not None:
-            recorder = Recorder(
-                self.network, len(inputs[0].x), self.steps, call=call, exact=self.exact,
-                key=self.key, watched=self.watched,
-            )  # fmt: skip
-            return recorder.run(inputs, args, kwargs)
+            return self._recorder(len(inputs[0].x), call=call).run(inputs, args, kwargs)
         value, records, largest = _run_chain(self.steps, inputs[0], call)
         if not isinstance(value, Signal) or value.x.shape[:1] != inputs[0].x.shape[:1]:
             shape = tuple(value.x.shape) if isinstance(value, Signal) else type(value).__name__
@@ -171,6 +170,24 @@ class Plan:
         return Tape(
             records, (0,), output, value.x.shape, scores, self.head, largest,
             returned if self.tail else None, calls,
+        )  # fmt: skip
+
+    def run_first(self, inputs: Sequence[Signal], args: Any, kwargs: dict[str, Any]) -> Tape:
+        """Run the network on the first chunk, and hold the run against that on the probe."""
+        if self.witness is None:
+            return self.run(inputs, args, kwargs)
+        recorder = self._recorder(len(inputs[0].x), notes=True)
+        tape = recorder.run(inputs, args, kwargs)
+        self.witness.compare(recorder)
+        self.varies, self.witness = recorder.writer.varies, None
+        return tape
+
+    def _recorder(self, n_samples: int, **options: Any) -> Recorder:
+        """Return what records a run that follows the steps."""
+        assert self.network is not None
+        return Recorder(
+            self.network, n_samples, self.steps, exact=self.exact, key=self.key,
+            watched=self.watched, **options,
         )  # fmt: skip
 
     @property
@@ -202,11 +219,7 @@ class Plan:
         """
         call = partial(follow, of_first=of_first)
         if self.network is not None:
-            recorder = Recorder(
-                self.network, 2, self.steps, call=call, exact=self.exact, key=self.key,
-                watched=self.watched,
-            )  # fmt: skip
-            recorder.run(inputs, args, kwargs)
+            self._recorder(2, call=call).run(inputs, args, kwargs)
             return
         last = max(k for k, step in enumerate(self.steps) if isinstance(step.rule, ZBox))
         _run_chain(self.steps[: last + 1], inputs[0], call)
@@ -246,6 +259,7 @@ def compile_plan(
     strict: bool = True,
     key: str | None = None,
     watched: frozenset[str] = frozenset(),
+    once: bool = False,
 ) -> Plan:
     """Resolve the rules of a network, batch normalisations folded into their neighbours.
 
@@ -267,6 +281,8 @@ def compile_plan(
         The name of the output that is explained.
     watched : frozenset of str, default=frozenset()
         The paths of modules whose outputs are to be noted.
+    once : bool, default=False
+        Whether the network is probed once, as the run of the first chunk is to confirm the plan.
 
     Returns
     -------
@@ -306,7 +322,7 @@ def compile_plan(
             "handler for it with sklrp.propagation.register."
         )
     else:
-        plan, links = _compile_recorded(module, epsilon, probe, key, watched)
+        plan, links = _compile_recorded(module, epsilon, probe, key, watched, once)
     for step in plan.steps:
         step.product, step.attention = composite.product, composite.attention
     mark_first(links)
@@ -406,17 +422,19 @@ def _take_head(leaves: list[tuple[str, nn.Module]]) -> tuple[str | None, list[nn
 
 
 def _compile_recorded(
-    module: nn.Module, epsilon: float, probe: Probe, key: str | None, watched: frozenset[str]
-) -> tuple[Plan, list[Link]]:
+    module: nn.Module, epsilon: float, probe: Probe, key: str | None, watched: frozenset[str],
+    once: bool,
+) -> tuple[Plan, list[Link]]:  # fmt: skip
     """Compile a network by running it on few samples."""
     make = partial(make_step, epsilon=epsilon)
-    tape, varies, exact = probe_network(module, make, probe, key, watched)
+    found = (probe_once if once else probe_network)(module, make, probe, key, watched)
+    tape = found.tape
     steps = [record.step for record in tape.records]
     fold_recorded(tape.records)
     links = [Link(record.step, record.inputs, record.outputs) for record in tape.records]
     plan = Plan(
-        steps, module, tape.head, measure(tape), varies=varies, exact=exact, key=key,
-        watched=watched,
+        steps, module, tape.head, measure(tape), varies=found.varies, exact=found.exact,
+        key=key, watched=watched, witness=found.witness,
     )  # fmt: skip
     return plan, links
 

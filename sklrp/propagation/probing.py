@@ -3,6 +3,9 @@
 :mod:`sklrp.propagation.planning` compiles such a network by :func:`probe_network`. It is run on
 two copies of a sample and on three of another; whatever differs depends on the input, or on the
 number of samples. A constant must not, nor the way that forward takes.
+
+The run of the first chunk may stand for the second of these: :func:`probe_once` runs the network
+on copies of a sample that is in no chunk, and :meth:`Witness.compare` holds the chunk against it.
 """
 
 from __future__ import annotations
@@ -84,13 +87,68 @@ class Run(NamedTuple):
         return steps, [name for name, _ in self.recorder.constants]
 
 
+class Witness(NamedTuple):
+    """What a probe knows that a run on other samples, and on more of them, is to agree with."""
+
+    constants: list[tuple[str, Tensor]]
+    n_samples: int
+
+    def compare(self, recorder: Recorder) -> None:
+        """Refuse a network whose constants differ in another run."""
+        others, n_others = recorder.constants, recorder.writer.n_samples
+        if [name for name, _ in self.constants] != [name for name, _ in others]:
+            raise TypeError(OTHER_WAY)
+        for (name, one), (_, changed) in zip(self.constants, others, strict=True):
+            if not _same_constant(one, changed, self.n_samples, n_others):
+                raise TypeError(
+                    f"A tensor that enters {name!r} changes with the network's input, but was "
+                    "computed from it by something other than torch functions (NumPy, scripted "
+                    "or custom code), which relevance cannot follow."
+                )
+
+
+class Probed(NamedTuple):
+    """What probing a network found.
+
+    Attributes
+    ----------
+    tape : Tape
+        The run on the first sample.
+    varies : bool
+        Whether layers, or functions that are like layers, differ from call to call.
+    exact : bool
+        Whether the network changes tensors in place that it also uses through others.
+    witness : Witness or None
+        What another run is still to agree with.
+    """
+
+    tape: Tape
+    varies: bool
+    exact: bool
+    witness: Witness | None = None
+
+
+def probe_once(
+    module: nn.Module,
+    make_step: MakeStep,
+    probe: Probe,
+    key: str | None = None,
+    watched: frozenset[str] = frozenset(),
+) -> Probed:
+    """Run a network on two copies of a sample whose floats are all others, as `probe_network`."""
+    sample, _ = probe.other(2)
+    recorder = Recorder(module, 2, make_step=make_step, key=key, watched=watched)
+    tape = recorder.run(*sample)
+    return Probed(tape, False, recorder.writer.needs_exact, Witness(recorder.constants, 2))
+
+
 def probe_network(
     module: nn.Module,
     make_step: MakeStep,
     probe: Probe,
     key: str | None = None,
     watched: frozenset[str] = frozenset(),
-) -> tuple[Tape, bool, bool]:
+) -> Probed:
     """Run a network on probes, and refuse what changes with them.
 
     Parameters
@@ -108,12 +166,8 @@ def probe_network(
 
     Returns
     -------
-    tape : Tape
-        The run on the first sample.
-    varies : bool
-        Whether layers, or functions that are like layers, differ from call to call.
-    exact : bool
-        Whether the network changes tensors in place that it also uses through others.
+    Probed
+        The run on the first sample, and what differs in others.
 
     Raises
     ------
@@ -133,17 +187,10 @@ def probe_network(
     for other in others:
         if first.way != other.way:
             raise TypeError(OTHER_WAY)
-        pairs = zip(first.recorder.constants, other.recorder.constants, strict=True)
-        for (name, one), (_, changed) in pairs:
-            if not _same_constant(one, changed):
-                raise TypeError(
-                    f"A tensor that enters {name!r} changes with the network's input, but was "
-                    "computed from it by something other than torch functions (NumPy, scripted "
-                    "or custom code), which relevance cannot follow."
-                )
+        Witness(first.recorder.constants, 2).compare(other.recorder)
     _check_untold(first, probe, frozenset().union(*(other.changed for other in others)))
     exact = any(run.recorder.writer.needs_exact for run in (first, *others))
-    return first.tape, any(_varies(first, other) for other in others), exact
+    return Probed(first.tape, any(_varies(first, other) for other in others), exact)
 
 
 def _varies(first: Run, other: Run) -> bool:
@@ -194,12 +241,14 @@ def _check_untold(first: Run, probe: Probe, changed: frozenset[int]) -> None:
         )
 
 
-def _same_constant(one: Tensor, other: Tensor) -> bool:
-    """Return whether a constant is the same with two samples as with three."""
+def _same_constant(one: Tensor, other: Tensor, n_one: int, n_other: int) -> bool:
+    """Return whether a constant is the same with some number of samples as with another."""
     if one.dim() != other.dim():
         return False
     for axis, (n, m) in enumerate(zip(one.shape, other.shape, strict=True)):
-        if n and 3 * n == 2 * m:  # what is made for each sample, such as an initial state
+        if (
+            n and n_other * n == n_one * m
+        ):  # what is made for each sample, such as an initial state
             first, second = one.narrow(axis, 0, 1), other.narrow(axis, 0, 1)
             for whole, part in ((one, first), (other, second)):
                 if one.is_floating_point() and not _are_same_numbers(whole, part.expand_as(whole)):

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -27,9 +29,9 @@ from sklrp._model_parts import without_wrapper
 from sklrp._outputs import split_key
 from sklrp._workers import run_on_workers
 from sklrp.propagation.bounds import bound
-from sklrp.propagation.defence import Balance, Defence
+from sklrp.propagation.defence import Balance, Defence, Place
 from sklrp.propagation.details import Details, LayerDetails, LayerList
-from sklrp.propagation.inputs import Inputs, Intake, is_finite
+from sklrp.propagation.inputs import Inputs, Intake, is_finite, is_floating
 from sklrp.propagation.layer_outputs import (
     AskedLayer,
     LayerArrays,
@@ -52,6 +54,9 @@ _CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 
 # So few maps are checked when they are explained: other runs beforehand would take longer.
 _FEW_MAPS = 16
+
+# On how many copies of a sample a network is probed; the first chunk is to have another number.
+_PROBED = 2
 
 # Products of single states, of which a recurrence over many steps consists, are slow for fewer.
 _RECURRENT_ROWS = 8
@@ -122,36 +127,22 @@ def explain_network(
     inputs = Inputs(X, finite)
     intake = Intake.of(module, inputs)
     with plain_arithmetic(intake.device):
-        watched = frozenset(path for layer in named for path in layer.paths)
-        plan = _prepare_plan(module, rule, float(epsilon), bounds, inputs, intake, key, watched)
-        shape, largest = _find_sizes(plan, inputs, intake, named)
-        n_outputs = math.prod(shape)
-        target = decode_target(target, classes, inputs.n_samples, shape)
-        if contrast:
-            _check_contrast(target, shape, reference)
-        at_zero = None if reference is None else _refer(reference, shape, target, inputs.n_samples)
-        every = isinstance(target, str)
-        n_targets = n_outputs if every else 1
-        jobs = effective_n_jobs(n_jobs) if intake.device.type == "cpu" else 1
-        if batch_size is None:
-            batch_size = _choose_batch_size(plan, intake, largest * n_targets)
-            batch_size = min(batch_size, -(-inputs.n_samples // jobs))
-        spans = _split_evenly(inputs.n_samples, int(batch_size))
-        defence = Defence(plan, intake, check)
-        few = len(spans) == jobs == 1 and inputs.n_samples * n_targets <= _FEW_MAPS
-        defence = replace(defence, at_once=few and defence.needs_probe)
-        call = PreparedCall(
-            plan, intake, bool(contrast), return_details, defence, n_outputs, named
-        )
-        if defence.needs_probe and not few:
-            call.check(inputs.take([0, -1] if inputs.n_samples > 1 else [0, 0]))
-        axis = (n_targets,) if every else ()
-        results = Results(inputs, axis, intake.dtype, layout, out)
+        prepare = partial(
+            _prepare_call, module, inputs, intake, named, target=target, rule=rule,
+            epsilon=float(epsilon), contrast=bool(contrast), batch_size=batch_size, n_jobs=n_jobs,
+            details=return_details, check=check, reference=reference, classes=classes,
+            bounds=bounds, key=key,
+        )  # fmt: skip
+        ready = _prepare_quickly(prepare, inputs) or prepare()
+        results = Results(inputs, ready.axis, intake.dtype, layout, out)
+        ready, first = _begin(ready, prepare, inputs)
+        plan, target, at_zero = ready.call.plan, ready.target, ready.at_zero
+        every = bool(ready.axis)
         at_layers = LayerArrays(inputs.n_samples, every, inputs.floating_dtype(intake.dtype))
-        kept = DetailArrays(inputs.n_samples, n_targets, len(plan.steps), every)
-        chunks = _explain_chunks(call, inputs, target, spans, n_jobs, jobs, module)
+        kept = DetailArrays(inputs.n_samples, ready.n_targets, len(plan.steps), every)
+        chunks = chain(first, _explain_chunks(ready, inputs, len(first), n_jobs, module))
         try:
-            _put_chunks(spans, chunks, results, at_layers, kept, bool(progress))
+            _put_chunks(ready.spans, chunks, results, at_layers, kept, bool(progress))
         except Exception:
             with suppress(Exception):  # the first error is what counts
                 results.finish()  # what waits for the rest of its chunk is found already
@@ -165,6 +156,105 @@ def explain_network(
         details.refer_to(at_zero, -at_zero)
     _name_target(details, asked, classes)
     return results.relevance, details
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A call of which all is known but the relevance.
+
+    Attributes
+    ----------
+    call : PreparedCall
+        What all chunks share.
+    target : object
+        What is explained, decoded.
+    axis : tuple of int
+        The length of the axis of targets, if there is one.
+    at_zero : ndarray or None
+        The score that a map of zeros stands for.
+    spans : list of slice
+        The chunks.
+    jobs : int
+        How many workers share them.
+    """
+
+    call: PreparedCall
+    target: Any
+    axis: tuple[int, ...]
+    at_zero: NDArray[np.float64] | None
+    spans: list[slice]
+    jobs: int
+
+    @property
+    def n_targets(self) -> int:
+        """How many maps each sample has."""
+        return math.prod(self.axis)
+
+    def tasks(self, inputs: Inputs) -> Iterator[tuple[Any, Any, Place]]:
+        """Yield the samples of each chunk, their target, and where it is."""
+        for span in self.spans:
+            own = self.target[span] if isinstance(self.target, np.ndarray) else self.target
+            place = Place(span.start == 0, span.stop == inputs.n_samples)
+            yield inputs.take(span), own, place
+
+
+def _prepare_call(
+    module: nn.Module, inputs: Inputs, intake: Intake, named: tuple[AskedLayer, ...], *,
+    target: Any, rule: Any, epsilon: float, contrast: bool, batch_size: int | None,
+    n_jobs: int | None, details: bool, check: bool | str, reference: Any,
+    classes: np.ndarray | None, bounds: Any, key: str | None, once: bool = False,
+) -> Ready:  # fmt: skip
+    """Compile the network, decode the target and share the samples among chunks."""
+    watched = frozenset(path for layer in named for path in layer.paths)
+    plan = _prepare_plan(module, rule, epsilon, bounds, inputs, intake, key, watched, once)
+    shape, largest = _find_sizes(plan, inputs, intake, named)
+    n_outputs = math.prod(shape)
+    target = decode_target(target, classes, inputs.n_samples, shape)
+    if contrast:
+        _check_contrast(target, shape, reference)
+    at_zero = None if reference is None else _refer(reference, shape, target, inputs.n_samples)
+    axis = (n_outputs,) if isinstance(target, str) else ()
+    n_targets = math.prod(axis)
+    jobs = effective_n_jobs(n_jobs) if intake.device.type == "cpu" else 1
+    if batch_size is None:
+        batch_size = _choose_batch_size(plan, intake, largest * n_targets)
+        batch_size = min(batch_size, -(-inputs.n_samples // jobs))
+    spans = _split_evenly(inputs.n_samples, int(batch_size))
+    defence = Defence(plan, intake, check)
+    few = jobs == 1 and (spans[0].stop - spans[0].start) * n_targets <= _FEW_MAPS
+    defence = replace(defence, at_once=few and defence.needs_probe)
+    call = PreparedCall(plan, intake, contrast, details, defence, n_outputs, named)
+    return Ready(call, target, axis, at_zero, spans, jobs)
+
+
+def _prepare_quickly(prepare: Callable[..., Ready], inputs: Inputs) -> Ready | None:
+    """Return a call whose network was probed once, if the first chunk can tell the rest."""
+    # Other integers are for probes to find, and two samples are as many as the probe has.
+    if all(map(is_floating, inputs.arrays)) and inputs.n_samples > _PROBED:
+        with suppress(Exception):  # what is wrong is said by what is done in its place
+            ready = prepare(once=True)
+            if ready.call.plan.witness is None:  # a chain, which needs no probe
+                return ready
+            if ready.jobs == 1 and ready.spans[0].stop > _PROBED:
+                return ready
+    return None
+
+
+def _begin(ready: Ready, prepare: Callable[..., Ready], inputs: Inputs) -> tuple[Ready, list[Any]]:
+    """Check a call on few samples, and explain the first chunk if it is to confirm the plan."""
+    few = [0, -1] if inputs.n_samples > 1 else [0, 0]
+
+    def check(call: PreparedCall) -> None:
+        if call.defence.needs_probe and not call.defence.at_once:
+            call.check(inputs.take(few))
+
+    if ready.call.plan.witness is not None:
+        with suppress(Exception):
+            check(ready.call)
+            return ready, [ready.call.explain(*next(ready.tasks(inputs)))]
+        ready = prepare()  # in doubt two probes decide, and say what is wrong
+    check(ready.call)
+    return ready, []
 
 
 def _name_target(details: Details, asked: Any, classes: np.ndarray | None) -> None:
@@ -241,11 +331,11 @@ def plain_arithmetic(device: torch.device) -> Iterator[None]:
 
 def _prepare_plan(
     module: nn.Module, rule: Any, epsilon: float, bounds: Any, inputs: Inputs, intake: Intake,
-    key: str | None, watched: frozenset[str],
+    key: str | None, watched: frozenset[str], once: bool,
 ) -> Plan:  # fmt: skip
     """Compile the network, and find what does not depend on the samples: sizes and bounds."""
     probe = Probe(inputs, intake)
-    plan = compile_plan(module, rule, epsilon, bounds, probe, key=key, watched=watched)
+    plan = compile_plan(module, rule, epsilon, bounds, probe, key=key, watched=watched, once=once)
     if plan.sizes is None and inputs.single and not plan.tail:
         plan.sizes = find_sizes(plan.steps, tuple(inputs.arrays[0].shape[1:]))
     if plan.lacks_boxes:
@@ -314,42 +404,29 @@ def _split_evenly(n_samples: int, batch_size: int) -> list[slice]:
 
 
 def _explain_chunks(
-    call: PreparedCall,
-    inputs: Inputs,
-    target: Any,
-    spans: Sequence[slice],
-    n_jobs: int | None,
-    jobs: int,
-    module: nn.Module,
+    ready: Ready, inputs: Inputs, n_done: int, n_jobs: int | None, module: nn.Module
 ) -> Iterator[Any]:
-    """Yield the relevance and the details of each chunk, in order."""
-    tasks = (
-        (
-            inputs.take(span),
-            target[span] if isinstance(target, np.ndarray) else target,
-            span.start == 0,
-        )
-        for span in spans
-    )
-    if jobs == 1:
+    """Yield the relevance and the details of each chunk that is not done, in order."""
+    call, tasks = ready.call, islice(ready.tasks(inputs), n_done, None)
+    if ready.jobs == 1:
         return (call.explain(*task) for task in tasks)
     # Parametrized modules, such as those with weight norm, cannot be sent to a process.
     shared = "sharedmem" if any(map(is_parametrized, module.modules())) else None
-    n_threads = max(1, (os.cpu_count() or 1) // jobs)
+    n_threads = max(1, (os.cpu_count() or 1) // ready.jobs)
     return run_on_workers(
         _explain_in_worker, call, ((*task, n_threads) for task in tasks), n_jobs, require=shared
     )
 
 
 def _explain_in_worker(
-    call: PreparedCall, chunk: Any, target: Any, is_first: bool, n_threads: int
+    call: PreparedCall, chunk: Any, target: Any, place: Place, n_threads: int
 ) -> Any:
     # A worker thread brings OpenMP threads of its own: they are limited for that thread alone.
     in_thread = threading.current_thread() is not threading.main_thread()
     torch.get_num_threads()
     limits = threadpool_limits(n_threads, user_api="openmp") if in_thread else nullcontext()
     with limits, plain_arithmetic(call.intake.device):
-        return call.explain(chunk, target, is_first)
+        return call.explain(chunk, target, place)
 
 
 @dataclass(frozen=True)
@@ -395,20 +472,24 @@ class PreparedCall:
         balance.settle(begun.score.dtype)
 
     def explain(
-        self, chunk: Sequence[Any], target: Target, is_first: bool
+        self, chunk: Sequence[Any], target: Target, place: Place
     ) -> tuple[list[Tensor], dict[str, Any] | None]:
         """Return the relevance of a chunk's inputs, targets first, and the details."""
         # Forward, all relevance on the scores of the targets, and back: the whole of LRP.
         # Handlers of this package never write to what they are given; others might.
         signals, args, kwargs = self.intake.to_signals(chunk, copy=self.defence.needs_probe)
-        tape = self.plan.run(signals, args, kwargs)
+        run = self.plan.run_first if place.is_first else self.plan.run
+        tape = run(signals, args, kwargs)
         check_outputs(tape.scores)
-        self.defence.compare(tape, chunk, self.defence.rows_of(len(tape.scores), is_first))
+        rows = self.defence.rows_of(len(tape.scores), place)
+        begins = self.defence.at_once and place.is_first
+        compare = self.defence.compare_and_check if begins else self.defence.compare
+        compare(tape, chunk, rows)
         self._check_size(tape.scores)
         begun = start(tape.scores, target, self.contrast)
         values = find_values(self.layers, tape) if self.layers else []
         listener = Listener(values, *begun.relevance.shape[:2])
-        balance = self._begin_balance(tape, chunk, begun)
+        balance = self._begin_balance(tape, chunk, begun, place)
         notes = [listener.note] * bool(self.layers) + ([] if balance is None else [balance.note])
         arrived, layers = tape.pull(begun.relevance, self.details or balance is not None, notes)
         if balance is not None:
@@ -418,14 +499,14 @@ class PreparedCall:
             return passed, None
         return passed, {**_to_arrays(begun, layers), "outputs": listener.arrays()}
 
-    def _begin_balance(self, tape: Tape, chunk: Sequence[Any], begun: Start) -> Balance | None:
+    def _begin_balance(
+        self, tape: Tape, chunk: Sequence[Any], begun: Start, place: Place
+    ) -> Balance | None:
         """Return what watches the way back, unless few samples were watched beforehand."""
-        if self.defence.at_once:
+        if self.defence.checks(place):
             if not bool(begun.relevance.abs().sum((0, 2)).all()):
                 # Where no relevance starts none can be lost: the largest scores tell.
                 self.check([array[[0, -1]] for array in chunk])
-            else:
-                self.defence.check_samples(tape, chunk)
         elif self.defence.check is not True:
             return None
         return Balance(len(tape.scores))

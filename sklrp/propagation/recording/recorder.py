@@ -4,8 +4,8 @@ A network is run as its author wrote it, on a *twin*: modules of the same types 
 their own, which share the parameters, are in evaluation mode, and tell the :class:`Recorder` where
 ``forward`` is. Torch's function mode shows the recorder each torch function that is called in this
 thread. Layers with a registered handler and functions on tensors that depend on the input become
-the steps of a tape; all else is refused by name. The plan runs a recorder twice to probe a
-network, and once for every chunk.
+the steps of a tape; all else is refused by name. A recorder runs once or twice to probe a network,
+and once for every chunk.
 
 Of the alternatives, ``torch.fx`` patches modules for all threads and stops at Python control flow,
 ``torch.export`` freezes sizes and takes seconds, hooks miss functions; this one sees every call,
@@ -88,6 +88,8 @@ class Recorder(TorchFunctionMode):
         The name of the output that is explained, of a network that returns several by name.
     watched : frozenset of str, default=frozenset()
         The paths of the modules whose outputs are noted on the tape.
+    notes : bool, default=False
+        Whether constants are noted, also where the run follows a plan.
     """
 
     def __init__(
@@ -100,12 +102,15 @@ class Recorder(TorchFunctionMode):
         exact: bool = True,
         key: str | None = None,
         watched: frozenset[str] = frozenset(),
+        notes: bool = False,
     ) -> None:
         super().__init__()
         self.watched = watched
         self.twin = make_twin(network, self)
         self.refusals = Refusals(self.twin)
-        self.writer = TapeWriter(network, n_samples, self.refusals, steps, make_step, call, exact)
+        self.writer = TapeWriter(
+            network, n_samples, self.refusals, steps, make_step, call, exact, notes
+        )
         self.constants = self.writer.constants
         self.key = key
         self.runs_own = False  # whether a layer's own forward is being run, unrecorded

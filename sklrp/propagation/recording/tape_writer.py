@@ -89,6 +89,8 @@ class TapeWriter:
     exact : bool
         Whether the network's own tensors are to be what torch makes of them, sharing memory as
         the network knows it; else they share it with the tape's.
+    notes : bool
+        Whether constants are noted, also where the run follows a plan.
 
     Attributes
     ----------
@@ -100,8 +102,10 @@ class TapeWriter:
         While exact, what the tape knows of memory that several tensors share.
     needs_exact : bool
         Whether the network changes tensors in place that are used by other views, or later.
+    varies : bool
+        Whether a layer had other attributes than the plan's.
     constants : list of (str, Tensor)
-        The constants that steps refer to, while probing, with the names of the steps.
+        The constants that steps refer to, if they are noted, with the names of the steps.
     unknown : list of str
         The steps that refer to constants which no function seen has made.
     """
@@ -115,11 +119,13 @@ class TapeWriter:
         make_step: MakeStep | None,
         call: Call | None,
         exact: bool,
+        notes: bool,
     ) -> None:
         self.n_samples = n_samples
         self.refusals = refusals
         self.steps = steps
         self.is_probing = steps is None
+        self.notes, self.varies = notes or self.is_probing, False
         self.make_step = make_step
         self.call = call or run_handler
         self.nodes = Nodes()
@@ -264,10 +270,10 @@ class TapeWriter:
         return out
 
     def note(self, name: str, value: Any) -> None:
-        """Remember a constant, while probing: it must not depend on the input."""
+        """Remember a constant, if they are noted: it must not depend on the input."""
         # Parameters do not. Others may have been computed from the input outside torch;
-        # the plan compares them between two probes.
-        if self.is_probing:
+        # `..probing` compares them between two runs.
+        if self.notes:
             for tensor in find_all(Tensor, value):
                 place = storage_of(tensor)
                 if place in self.owners:
@@ -408,6 +414,7 @@ class TapeWriter:
         if step.layer is None:  # a function, which is not sent to another process
             step.layer = layer
         if isinstance(layer, nn.Module) and is_changed(step.layer, layer):
+            self.varies = True
             return self._as_called(step, layer, entry)
         return step
 
