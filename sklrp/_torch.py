@@ -61,16 +61,15 @@ def get_tensors(module: nn.Module) -> list[torch.Tensor]:
 
 def get_hooks(module: nn.Module) -> list[Any]:
     """Return the forward hooks of a module. Without it their effect would be overlooked."""
-    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    before, behind = module._forward_pre_hooks, module._forward_hooks
+    return [*before.values(), *behind.values()] if before or behind else []
 
 
 def get_global_hooks() -> list[Any]:
     """Return the forward hooks on all modules, for the same reason."""
-    everywhere = nn.modules.module
-    return [
-        *everywhere._global_forward_pre_hooks.values(),
-        *everywhere._global_forward_hooks.values(),
-    ]
+    before = nn.modules.module._global_forward_pre_hooks
+    behind = nn.modules.module._global_forward_hooks
+    return [*before.values(), *behind.values()] if before or behind else []
 
 
 def overrides_functions(kind: type) -> bool:
@@ -90,7 +89,9 @@ def is_compiled(module: nn.Module) -> bool:
 
 def unwrap_compiled(module: Any) -> Any:
     """Return the module that ``torch.compile`` wraps, or the module itself."""
-    return getattr(module, "_orig_mod", module)
+    # It is a child, and asking a module for what it lacks takes long.
+    children = get_children(module) if isinstance(module, nn.Module) else {}
+    return children.get("_orig_mod", module)
 
 
 def find_start(layer: nn.Module) -> Callable[[], Any] | None:

@@ -33,6 +33,8 @@ _ATOMS = frozenset([*_SHARED, nn.Parameter])
 # What nearly all others are, told before what takes longer to tell.
 _DICTS = frozenset([dict, OrderedDict])
 _CONTAINERS = frozenset([*_DICTS, tuple, list, set])
+# What every module has of torch, most of it empty and none of it shared with others.
+_OF_TORCH = frozenset(name for name, value in vars(nn.Module()).items() if type(value) in _DICTS)
 # Their shallow copies would share the state that drawing a number moves on.
 _RANDOM = (np.random.Generator, np.random.RandomState, random.Random)
 
@@ -58,16 +60,18 @@ class StateCopies:
 
     def of_all(self, held: dict[str, Any], path: str) -> dict[str, Any]:
         """Return the copies of attributes by name, of which most are what they are."""
-        before, done, made = f"{path}." if path else "", self._done, {}
+        done, made = self._done, held.copy()
         for name, value in held.items():
             kind = type(value)
             if kind in _ATOMS:
-                made[name] = value
-            elif kind not in _DICTS or value or id(value) in done:
-                made[name] = self.of(value, before + name)
-            else:  # as nearly all dicts of hooks are
+                continue
+            if name in _OF_TORCH and kind in _DICTS and not value:
+                made[name] = kind()
+            elif kind in _DICTS and not value and id(value) not in done:
                 made[name] = kind()
                 done[id(value)] = value, made[name]
+            else:
+                made[name] = self.of(value, f"{path}.{name}" if path else name)
         return made
 
     def of(self, value: Any, path: str) -> Any:

@@ -95,9 +95,10 @@ def _copy_state(module: nn.Module, path: str, copies: StateCopies) -> dict[str, 
         name: copies.of(child, f"{path}.{name}" if path else name)
         for name, child in get_children(module).items()
     }
-    rest = {name: value for name, value in vars(module).items() if name != CHILDREN}
-    state = copies.of_all(rest, path)
-    return {**state, CHILDREN: children, "training": False, COMPILED_CALL: None}
+    state = {**vars(module), CHILDREN: None}
+    return copies.of_all(state, path) | {
+        CHILDREN: children, "training": False, COMPILED_CALL: None
+    }  # fmt: skip
 
 
 def _watch(
