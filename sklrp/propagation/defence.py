@@ -8,6 +8,7 @@ way tells too: the sum of what arrives and of what was kept is not the score. :m
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -276,46 +277,57 @@ class Balance:
 
     def __init__(self, n_samples: int) -> None:
         self.n_samples = n_samples
-        self.size: Tensor | None = None  # of the relevance on its way, whatever its sign
-        self.gaps: list[tuple[Step, Tensor]] = []  # a record would hold the layer's activations
-        self._device: torch.device | None = None  # of the score, where relevance starts
+        self._steps: list[Step] = []  # a record would hold the layer's activations
+        # What the steps got, less what they passed on and kept: which step, its sign and amount.
+        self._entries: list[tuple[int, float, Tensor]] = []
+        self._sizes: list[Tensor] = []  # of the relevance on its way, whatever its sign
+        # The sum of what is on its way was found when it was passed on.
+        self._passed: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
 
     def note(
         self, record: Record, arrived: Sequence[Any], passed: Sequence[Any], kept: Kept | None
     ) -> None:
         """Note one step."""
-        given = self._sum(arrived, record.output_axes)
-        left = self._sum(passed, record.input_axes) + self._bring(sum((kept or {}).values()))
-        self.gaps.append((record.step, (given - left).abs()))
-        for parts, axes in ((arrived, record.output_axes), (passed, record.input_axes)):
-            size = self._sum([None if r is None else r.abs() for r in parts], axes)
-            if isinstance(size, Tensor):
-                self.size = size if self.size is None else torch.maximum(self.size, size)
+        for sign, parts, axes in (
+            (1.0, arrived, record.output_axes),
+            (-1.0, passed, record.input_axes),
+        ):
+            for part, axis in zip(parts, axes, strict=True):
+                if part is not None:
+                    self._entries.append((len(self._steps), sign, self._sum(part, axis)))
+        self._entries += [(len(self._steps), -1.0, amount) for amount in (kept or {}).values()]
+        self._steps.append(record.step)
 
-    def _sum(self, parts: Sequence[Any], axes: Sequence[int]) -> Any:
-        pairs = zip(parts, axes, strict=True)
-        totals = (total(r, self.n_samples, axis) for r, axis in pairs if r is not None)
-        return sum(map(self._bring, totals), 0.0)
-
-    def _bring(self, value: Any) -> Any:
-        """Return a tensor on the score's device: forward may compute in parts on another."""
-        if not isinstance(value, Tensor):
-            return value
-        self._device = self._device or value.device
-        return value.to(self._device)
+    def _sum(self, relevance: Tensor, axis: int) -> Tensor:
+        """Return the sum of relevance of each target and sample, and note its size, once."""
+        known, amount = self._passed.get(id(relevance), (None, None))
+        if known is None or amount is None or known() is not relevance:
+            amount = total(relevance, self.n_samples, axis)
+            self._sizes.append(total(relevance.abs(), self.n_samples, axis))
+            self._passed[id(relevance)] = weakref.ref(relevance), amount
+        return amount
 
     def settle(self, dtype: torch.dtype) -> None:
         """Refuse a network in which a step lost or made relevance."""
-        if self.size is None:  # none was on its way
+        if not self._sizes:  # none was on its way
             return
+        # Where relevance starts: forward may compute in parts on another device.
+        device = self._sizes[0].device
+        places, signs, amounts = zip(*self._entries, strict=True)
+        found = torch.stack([amount.to(device) for amount in amounts])
+        signed = found * found.new_tensor(signs)[:, None, None]
+        gaps = signed.new_zeros((len(self._steps), *found.shape[1:]))
+        gaps.index_add_(0, torch.tensor(places, device=device), signed).abs_()
         # Of the relevance, not of the score: that may be a small difference, or have an offset.
-        allowed = _TOLERANCE[dtype] * self.size
-        for step, gap in self.gaps:
+        sizes = torch.stack([size.to(device) for size in self._sizes])
+        bad = ~gaps.isfinite() | (gaps > _TOLERANCE[dtype] * sizes.amax(0))
+        if bool(bad.any()):
             # Behind a step that makes NaN all are NaN: the step is the first with such a gap.
-            if not bool((gap.isfinite() & ~(gap > allowed)).all()):
-                raise TypeError(
-                    f"Relevance through {step.name!r} ({step.label}) is not supported: what its "
-                    "handler passes on and keeps is not what it got, it is "
-                    f"{float(gap.max()):.3g} off. Let its pull add what it does not pass on to "
-                    "`kept`."
-                )
+            k = int(bad.flatten(1).any(1).to(torch.int8).argmax())
+            step = self._steps[k]
+            raise TypeError(
+                f"Relevance through {step.name!r} ({step.label}) is not supported: what its "
+                "handler passes on and keeps is not what it got, it is "
+                f"{float(gaps[k].max()):.3g} off. Let its pull add what it does not pass on to "
+                "`kept`."
+            )

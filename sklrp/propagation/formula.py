@@ -217,7 +217,7 @@ def account(
         if split.bias is not None:
             kept.add("bias", ratio * split.bias)
         if split.epsilon:  # ratio_j sign(d_j), whose size is ratio_j's and whose sign is given's
-            kept.add("epsilon", split.epsilon * torch.copysign(ratio, given, out=given))
+            kept.add("epsilon", torch.copysign(ratio, given, out=given).mul_(split.epsilon))
     kept.add("dropped", dropped)
 
 

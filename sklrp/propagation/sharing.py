@@ -86,10 +86,12 @@ def affine(
     if step.rule is not None:
         weight = step.map_weight("layout", fast.lay_out, weight)
     operand = Operand(boxed(step, signal), weight, forward, adjoint)
-    z = forward(signal.x, weight, step.bias)
     if step.rule is None and n_spatial == 2:
         # While a network is probed there are few samples, and many weights to lay out for them.
-        z = fast.lay_out(z)
+        few = signal.x.numel() < weight.numel()
+        z = fast.lay_out(forward(signal.x.contiguous() if few else signal.x, weight, step.bias))
+    else:
+        z = forward(signal.x, weight, step.bias)
 
     def pull(relevance: Tensor, kept: Kept | None) -> Tensor:
         splits = prepare(step, "", [operand], step.bias, z, n_spatial)
