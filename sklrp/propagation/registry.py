@@ -85,8 +85,7 @@ def find_entry(layer: nn.Module) -> Entry | None:
 
 def runs_as(layer: nn.Module, layer_type: type[nn.Module]) -> bool:
     """Return whether a layer computes what ``layer_type`` does: nothing of it is overridden."""
-    own = vars(layer)
-    if any(name in own for name in _CALLED):
+    if any(map(vars(layer).__contains__, _CALLED)):
         return False
     return type(layer) is layer_type or all(
         getattr(type(layer), name, None) is getattr(layer_type, name, None) for name in _CALLED

@@ -13,9 +13,8 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
-from sklrp.propagation.recording.tensors import Node, storage_of
+from sklrp.propagation.recording.tensors import ByTensor, Node, storage_of
 
 
 class Layout(NamedTuple):
@@ -100,7 +99,7 @@ class Buffers:
     def __init__(self) -> None:
         self._buffers: WeakValueDictionary[int, Buffer] = WeakValueDictionary()
         # The buffer of each tensor that is known, the version that its node has, and its layout.
-        self._known = WeakIdKeyDictionary()
+        self._known: ByTensor[tuple[Buffer, int, Layout]] = ByTensor()
 
     def join(self, tensor: Tensor, value: Node | None = None) -> None:
         """Note a tensor whose node is up to date; in new memory it tells the buffer's values."""

@@ -8,7 +8,6 @@ samples in a function's output is read off from these numbers.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -51,8 +50,7 @@ def move_axis(signal: Signal, source: int, destination: int) -> Signal:
     def move(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.movedim(source, destination)
 
-    return replace(
-        signal,
+    return signal.but(
         x=signal.x.movedim(source, destination),
         low=move(signal.low),
         high=move(signal.high),

@@ -164,7 +164,7 @@ class TapeWriter:
         """Return the tensor that the network gets for an input."""
         tensor = signal.x.detach().clone() if self.exact else signal.x.detach()
         if self.is_probing:
-            signal = replace(signal, samples=self._number("X", tensor, 0))
+            signal = signal.but(samples=self._number("X", tensor, 0))
         node = self.nodes.add(tensor, signal, tensor.is_floating_point())
         if self.exact:
             self.buffers.join(tensor, node)
@@ -393,7 +393,7 @@ class TapeWriter:
         if isinstance(layer, nn.Linear) and signal.axis == signal.x.dim() - 1:
             raise self.refusals.unsupported(name, "it acts along the axis of the samples")
         if signal.samples is not None:
-            signal = replace(signal, samples=None)
+            signal = signal.but(samples=None)
         if signal.axis and not entry.any_axis and entry.kind != "recurrent":
             raise self.refusals.unsupported(
                 name, "the samples are not on the first axis; permute its input"
@@ -498,7 +498,7 @@ class TapeWriter:
         if self.is_probing and (is_layer or samples is not None):
             samples = self._number(name, out.x, axis)
         if out.axis is not axis or out.samples is not samples:
-            out = replace(out, axis=axis, samples=samples)
+            out = out.but(axis=axis, samples=samples)
         rows = out.x.shape[axis] if out.x.dim() else 1
         if rows % self.n_samples or not rows:  # h[:5] says so for more than five samples alone
             raise self.refusals.unsupported(

@@ -10,13 +10,52 @@ what was changed through one view must not be used through another. So the recor
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
+from weakref import ref
 
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from sklrp.propagation.nested import find_all
 from sklrp.rules import Signal
+
+Value = TypeVar("Value")
+
+
+class ByTensor(Generic[Value]):
+    """A mapping of tensors, known by identity and weakly: they go with their last holder."""
+
+    # In place of torch's WeakIdKeyDictionary, which takes several times as long: each function
+    # that a network calls asks for each of its tensors.
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[ref[Tensor], Value]] = {}
+
+    def __setitem__(self, tensor: Tensor, value: Value) -> None:
+        """Let a tensor stand for a value."""
+        held, key = self._held, id(tensor)
+
+        def forget(gone: ref[Tensor]) -> None:
+            found = held.get(key)
+            if found is not None and found[0] is gone:
+                del held[key]
+
+        held[key] = ref(tensor, forget), value
+
+    def __getitem__(self, tensor: Tensor) -> Value:
+        """Return the value of a tensor that has one."""
+        return self._held[id(tensor)][1]
+
+    def get(self, tensor: Tensor) -> Value | None:
+        """Return the value of a tensor, None if it has none."""
+        found = self._held.get(id(tensor))
+        return None if found is None or found[0]() is not tensor else found[1]
+
+    def others(self, tensor: Tensor) -> list[Value]:
+        """Return the values of all other tensors."""
+        return [value for key, (_, value) in self._held.items() if key != id(tensor)]
+
+    def clear(self) -> None:
+        """Let go of all values."""
+        self._held.clear()
 
 
 class Node(NamedTuple):
@@ -48,7 +87,7 @@ class Nodes:
     def __init__(self) -> None:
         self.largest = 0
         self._n_values = 0
-        self._nodes = WeakIdKeyDictionary()
+        self._nodes: ByTensor[Node] = ByTensor()
 
     def __getitem__(self, tensor: Tensor) -> Node:
         """Return the node of a tensor that depends on the input."""
@@ -95,10 +134,7 @@ class Nodes:
         if node is None:
             return False
         place = storage_of(node.signal.x)
-        return any(
-            other is not tensor and storage_of(one.signal.x) == place
-            for other, one in self._nodes.items()
-        )
+        return any(storage_of(one.signal.x) == place for one in self._nodes.others(tensor))
 
     def clear(self) -> None:
         """Let go of all tensors."""

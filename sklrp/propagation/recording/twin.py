@@ -58,7 +58,8 @@ def make_twin(network: nn.Module, recorder: Any = None) -> Any:
         vars(twin).update(_copy_state(module, path, copies))
         if recorder is not None:
             own = vars(twin).get("forward") or type(module).forward.__get__(twin)
-            if runs_as(module, nn.TransformerEncoder):  # whose fast path would not be recorded
+            fast = type(module).forward is nn.TransformerEncoder.forward
+            if fast and runs_as(module, nn.TransformerEncoder):  # its fast path is not recorded
                 own = partial(encode, twin)
             vars(twin)["forward"] = _watch(twin, own, path, recorder)
         return twin
