@@ -91,7 +91,7 @@ def unwrap_compiled(module: Any) -> Any:
     """Return the module that ``torch.compile`` wraps, or the module itself."""
     # It is a child, and asking a module for what it lacks takes long.
     children = get_children(module) if isinstance(module, nn.Module) else {}
-    return children.get("_orig_mod", module)
+    return children["_orig_mod"] if "_orig_mod" in children else module
 
 
 def find_start(layer: nn.Module) -> Callable[[], Any] | None:

@@ -14,7 +14,11 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import sklrp
+from sklrp.propagation.inputs import Inputs, Intake
+from sklrp.propagation.planning import compile_plan
+from sklrp.propagation.probing import Probe
 from sklrp.propagation.registry import HANDLERS
+from sklrp.propagation.run import plain_arithmetic
 from tests.helpers.parameters import randomised
 
 
@@ -309,6 +313,64 @@ def test_what_depends_on_numbers_out_of_sight_is_refused(name, values):
     model = written(lambda self, x: self.a(x + HIDDEN[name](x)), a=nn.Linear(4, 2))
     with pytest.raises(TypeError, match="changes with"):
         sklrp.explain(model, FIXED_POINTS[values], rule="epsilon")
+
+
+def once(model, X):
+    """Return the plan of a network that was probed once, and its input."""
+    inputs = Inputs(X)
+    intake = Intake.of(model, inputs)
+    with plain_arithmetic(intake.device):
+        plan = compile_plan(model, "epsilon", 1e-6, None, Probe(inputs, intake), once=True)
+    return plan, intake.to_signals(inputs.arrays)
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_the_first_chunk_tells_what_is_computed_out_of_sight(name):
+    model = written(lambda self, x: self.a(x + HIDDEN[name](x)), a=nn.Linear(4, 2))
+    plan, chunk = once(model, numbers(5, 4))
+    with torch.no_grad(), pytest.raises(TypeError, match="changes with"):
+        plan.run_first(*chunk)
+
+
+def test_the_first_chunk_tells_that_forward_takes_another_way():
+    def run(self, x):
+        return self.a(x if len(x) == 2 else x.relu())
+
+    plan, chunk = once(written(run, a=nn.Linear(4, 2)), numbers(5, 4))
+    with torch.no_grad(), pytest.raises(TypeError, match="another way"):
+        plan.run_first(*chunk)
+
+
+def test_the_first_chunk_agrees_on_constants_of_each_sample():
+    def run(self, x):
+        return self.a(x + torch.arange(4.0).double().expand(len(x), 4))
+
+    plan, chunk = once(written(run, a=nn.Linear(4, 2)), numbers(5, 4))
+    with torch.no_grad():
+        plan.run_first(*chunk)
+    assert plan.witness is None
+    assert not plan.varies
+
+
+# Mixed as two samples are not.
+MIXED = {
+    "rolled": lambda x: x.roll(2, 0),
+    "mean": lambda x: x - x.mean(0, keepdim=True),
+    "largest": lambda x: x - x.amax(0, keepdim=True),
+    "by one": lambda x: x + 0.1 * x.roll(1, 0),
+    "back by one": lambda x: x + 0.1 * x.roll(-1, 0),
+    "flipped": lambda x: x + 0.1 * x.flip(0),
+}
+
+
+@pytest.mark.parametrize("n_samples", [2, 3, 4, 30])
+@pytest.mark.parametrize("name", MIXED)
+def test_samples_mixed_in_any_way_are_refused(name, n_samples):
+    if name == "rolled" and n_samples == 2:
+        return  # each stays in its place
+    model = written(lambda self, x: self.a(MIXED[name](x)), a=nn.Linear(4, 2))
+    with pytest.raises(TypeError, match="mixes|reorders|axis of the samples"):
+        sklrp.explain(model, numbers(n_samples, 4), rule="epsilon")
 
 
 def test_integers_beside_numbers_are_changed_too():

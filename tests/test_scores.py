@@ -155,20 +155,20 @@ def test_what_is_lost_is_no_small_part_of_an_offset(handle, n_samples):
         sklrp.explain(build(True), draw(n_samples), rule="epsilon", **target)
 
 
-@pytest.mark.parametrize(("n_samples", "n_runs"), [(4, 1), (40, 2)])
-def test_few_samples_are_run_once_behind_the_probes(n_samples, n_runs, monkeypatch):
+@pytest.mark.parametrize(("n_samples", "runs"), [(2, [2]), (4, [4]), (40, [3, 37])])
+def test_few_samples_are_run_once_behind_the_probes(n_samples, runs, monkeypatch):
     found = []
-    run = Plan.run
+    recorder = Plan._recorder
 
-    def note(self, inputs, *args, **kwargs):
-        found.append(len(inputs[0].x))
-        return run(self, inputs, *args, **kwargs)
+    def note(self, n_samples, **options):
+        found.append(n_samples)
+        return recorder(self, n_samples, **options)
 
-    monkeypatch.setattr(Plan, "run", note)
+    monkeypatch.setattr(Plan, "_recorder", note)
     model = build(True)
     del model.net[2]
     alone = sklrp.explain(model, draw(n_samples), rule="epsilon")
-    assert found == [2, n_samples][-n_runs:]
+    assert found == runs
     together = sklrp.explain(model, draw(80), rule="epsilon")
     np.testing.assert_allclose(alone, together[:n_samples], rtol=1e-9, atol=1e-12)
 
@@ -193,6 +193,23 @@ def test_true_compares_every_sample(handle, by_hand):
         sklrp.explain(net, X, rule="epsilon", check=True)
     with pytest.raises(TypeError, match="not supported"):  # first and last are compared
         sklrp.explain(net, X[:6], rule="epsilon", check=False)
+
+
+def test_the_last_of_many_samples_is_compared(handle):
+    handle(wrong_for_some)
+    net, X = build(True), draw(40)
+    weight = net.net[0].weight[0].detach().numpy()
+    X[-1] = 100 * weight / (weight @ weight)
+    with pytest.raises(TypeError, match="not supported"):
+        sklrp.explain(net, X, rule="epsilon", check=False)
+
+
+@pytest.mark.parametrize("wrong", [lost, made])
+def test_the_way_back_of_many_samples_is_checked(handle, wrong):
+    handle(wrong)
+    for options in ({}, {"batch_size": 1}, {"target": "all"}):
+        with pytest.raises(TypeError, match=r"\(Odd\).*`kept`"):
+            sklrp.explain(build(True), draw(40), rule="epsilon", **options)
 
 
 def test_two_of_each_large_chunk_are_compared(monkeypatch):
@@ -233,7 +250,7 @@ def test_chunks_with_arguments_of_their_own_are_compared_as_a_whole(monkeypatch)
     found = []
     monkeypatch.setattr(Defence, "compare", lambda self, tape, chunk, rows: found.append(rows))
     sklrp.explain(randomised(SlopeOfChunk()), draw(7), batch_size=4, rule="epsilon")
-    assert [len(rows) for rows in found] == [2, 4, 3]  # the probe, and both chunks
+    assert [len(rows) for rows in found] == [3, 4]
 
 
 @pytest.mark.parametrize("check", [None, 1, "all", "True"])

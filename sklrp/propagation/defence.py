@@ -59,7 +59,7 @@ class Defence:
     check : {"auto", True, False}
         Whether every chunk is compared as a whole; see :func:`sklrp.explain`.
     at_once : bool, default=False
-        Whether chunks are so small that the first and the last are themselves what is checked.
+        Whether the first chunk is so small that it is itself what is checked.
     """
 
     plan: Plan
@@ -72,18 +72,14 @@ class Defence:
         """Whether few samples are explained beforehand: the package's own chains need it not."""
         return self.plan.network is not None or self.plan.is_extended
 
-    def checks(self, place: Place) -> bool:
-        """Return whether a chunk is itself what is checked."""
-        return self.at_once and (place.is_first or place.is_last)
-
     def rows_of(self, n_samples: int, place: Place) -> Sequence[int]:
         """Return which samples of a chunk are compared."""
         if self.check is True or (self.check == "auto" and self.plan.varies):
             return range(n_samples)
-        checked = self.checks(place) or (place.is_first and not self.needs_probe)
-        if checked or (self.check == "auto" and n_samples >= _MANY):
+        first = place.is_first and (self.at_once or not self.needs_probe)
+        if first or (self.check == "auto" and n_samples >= _MANY):
             return (0,) if n_samples == 1 else (0, n_samples - 1)
-        return _NONE
+        return (n_samples - 1,) if self.at_once and place.is_last else _NONE
 
     def compare(self, tape: Tape, chunk: Sequence[Any], rows: Sequence[int]) -> None:
         """Refuse a network whose own scores of some samples are not those of the tape."""

@@ -126,14 +126,15 @@ def explain_network(
     key, target = split_key(target) if classes is None else (None, target)
     inputs = Inputs(X, finite)
     intake = Intake.of(module, inputs)
+    jobs = effective_n_jobs(n_jobs) if intake.device.type == "cpu" else 1
     with plain_arithmetic(intake.device):
         prepare = partial(
             _prepare_call, module, inputs, intake, named, target=target, rule=rule,
-            epsilon=float(epsilon), contrast=bool(contrast), batch_size=batch_size, n_jobs=n_jobs,
+            epsilon=float(epsilon), contrast=bool(contrast), batch_size=batch_size, jobs=jobs,
             details=return_details, check=check, reference=reference, classes=classes,
             bounds=bounds, key=key,
         )  # fmt: skip
-        ready = _prepare_quickly(prepare, inputs) or prepare()
+        ready = (_prepare_quickly(prepare, inputs) if jobs == 1 else None) or prepare()
         results = Results(inputs, ready.axis, intake.dtype, layout, out)
         ready, first = _begin(ready, prepare, inputs)
         plan, target, at_zero = ready.call.plan, ready.target, ready.at_zero
@@ -201,7 +202,7 @@ class Ready:
 def _prepare_call(
     module: nn.Module, inputs: Inputs, intake: Intake, named: tuple[AskedLayer, ...], *,
     target: Any, rule: Any, epsilon: float, contrast: bool, batch_size: int | None,
-    n_jobs: int | None, details: bool, check: bool | str, reference: Any,
+    jobs: int, details: bool, check: bool | str, reference: Any,
     classes: np.ndarray | None, bounds: Any, key: str | None, once: bool = False,
 ) -> Ready:  # fmt: skip
     """Compile the network, decode the target and share the samples among chunks."""
@@ -215,27 +216,33 @@ def _prepare_call(
     at_zero = None if reference is None else _refer(reference, shape, target, inputs.n_samples)
     axis = (n_outputs,) if isinstance(target, str) else ()
     n_targets = math.prod(axis)
-    jobs = effective_n_jobs(n_jobs) if intake.device.type == "cpu" else 1
+    # A probe has held as many samples as a first chunk of more than it, but one target.
+    smallest = 1 if batch_size is None and n_targets == 1 else _PROBED + 1
     if batch_size is None:
         batch_size = _choose_batch_size(plan, intake, largest * n_targets)
         batch_size = min(batch_size, -(-inputs.n_samples // jobs))
-    spans = _split_evenly(inputs.n_samples, int(batch_size))
+    few = (
+        jobs == 1 and inputs.n_samples <= batch_size and inputs.n_samples * n_targets <= _FEW_MAPS
+    )
+    begins = plan.witness is not None and not few and batch_size >= smallest
+    spans = _split(inputs.n_samples, int(batch_size), _PROBED + 1 if begins else 0)
     defence = Defence(plan, intake, check)
-    few = jobs == 1 and (spans[0].stop - spans[0].start) * n_targets <= _FEW_MAPS
-    defence = replace(defence, at_once=few and defence.needs_probe)
+    defence = replace(defence, at_once=(few or begins) and defence.needs_probe)
     call = PreparedCall(plan, intake, contrast, details, defence, n_outputs, named)
     return Ready(call, target, axis, at_zero, spans, jobs)
 
 
 def _prepare_quickly(prepare: Callable[..., Ready], inputs: Inputs) -> Ready | None:
     """Return a call whose network was probed once, if the first chunk can tell the rest."""
-    # Other integers are for probes to find, and two samples are as many as the probe has.
-    if all(map(is_floating, inputs.arrays)) and inputs.n_samples > _PROBED:
+    # Other integers are for probes to find, two samples are as many as the probe has, and of the
+    # same sample more than one tell nothing.
+    many = inputs.n_samples > _PROBED and all(map(is_floating, inputs.arrays))
+    if many and any(bool((a[0] != a[1]).any()) for a in inputs.take([0, _PROBED])):
         with suppress(Exception):  # what is wrong is said by what is done in its place
             ready = prepare(once=True)
             if ready.call.plan.witness is None:  # a chain, which needs no probe
                 return ready
-            if ready.jobs == 1 and ready.spans[0].stop > _PROBED:
+            if ready.spans[0].stop > _PROBED:
                 return ready
     return None
 
@@ -397,10 +404,13 @@ def _choose_batch_size(plan: Plan, intake: Intake, n_values: int) -> int:
     return max(1, batch_size)
 
 
-def _split_evenly(n_samples: int, batch_size: int) -> list[slice]:
+def _split(n_samples: int, batch_size: int, n_first: int) -> list[slice]:
     """Return chunks of nearly one size, so that none is too small to compute alike."""
-    chunks = np.array_split(np.arange(n_samples), -(-n_samples // batch_size))
-    return [slice(int(chunk[0]), int(chunk[-1]) + 1) for chunk in chunks]
+    # But for the first, if it is to be checked as a whole: its samples are few.
+    rest = np.arange(n_first, n_samples)
+    chunks = np.array_split(rest, -(-len(rest) // batch_size)) if len(rest) else []
+    spans = [slice(int(chunk[0]), int(chunk[-1]) + 1) for chunk in chunks]
+    return [slice(0, n_first), *spans] if n_first else spans
 
 
 def _explain_chunks(
@@ -503,7 +513,7 @@ class PreparedCall:
         self, tape: Tape, chunk: Sequence[Any], begun: Start, place: Place
     ) -> Balance | None:
         """Return what watches the way back, unless few samples were watched beforehand."""
-        if self.defence.checks(place):
+        if self.defence.at_once and place.is_first:
             if not bool(begun.relevance.abs().sum((0, 2)).all()):
                 # Where no relevance starts none can be lost: the largest scores tell.
                 self.check([array[[0, -1]] for array in chunk])
