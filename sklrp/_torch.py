@@ -90,8 +90,8 @@ def is_compiled(module: nn.Module) -> bool:
 def unwrap_compiled(module: Any) -> Any:
     """Return the module that ``torch.compile`` wraps, or the module itself."""
     # It is a child, and asking a module for what it lacks takes long.
-    children = get_children(module) if isinstance(module, nn.Module) else {}
-    return children["_orig_mod"] if "_orig_mod" in children else module
+    wrapped = isinstance(module, nn.Module) and "_orig_mod" in get_children(module)
+    return module._orig_mod if wrapped else module
 
 
 def find_start(layer: nn.Module) -> Callable[[], Any] | None:

@@ -369,7 +369,7 @@ def test_samples_mixed_in_any_way_are_refused(name, n_samples):
     if name == "rolled" and n_samples == 2:
         return  # each stays in its place
     model = written(lambda self, x: self.a(MIXED[name](x)), a=nn.Linear(4, 2))
-    with pytest.raises(TypeError, match="mixes|reorders|axis of the samples"):
+    with pytest.raises(TypeError, match=r"mixes|reorders|axis of the samples"):
         sklrp.explain(model, numbers(n_samples, 4), rule="epsilon")
 
 
