@@ -14,9 +14,18 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import sklrp
 from sklrp import AlphaBeta, Composite, Epsilon, Flat, Gamma, ZBox, ZPlus
+from sklrp.propagation.handlers import recurrent_run
 from tests.helpers.comparing import assert_close
 
 CAUSES = ("bias", "epsilon", "padding", "initial_state", "dropped")
+
+
+@pytest.fixture(autouse=True, params=["at once", "step by step"])
+def way(request, monkeypatch):
+    """Run torch's kernel, or follow the cells in blocks of few steps as with many samples."""
+    if request.param == "step by step":
+        monkeypatch.setattr(recurrent_run, "_MANY", 0)
+        monkeypatch.setattr(recurrent_run, "_BLOCK_BYTES", 2000)
 
 
 class Projected(nn.Module):

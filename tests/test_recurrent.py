@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from sklrp.propagation.handlers import recurrent_run
+from sklrp.propagation.handlers import recurrent_run, recurrent_steps
 from sklrp.propagation.registry import HANDLERS
 from sklrp.propagation.tape import CAUSES, Step
 from sklrp.propagation.tape import Kept as StepKept
@@ -373,10 +373,31 @@ def test_rewrite(kind, product, rule):
 @pytest.mark.parametrize("kind", KINDS)
 def test_torch_kernels(kind, monkeypatch):
     """What runs on a GPU in place of NumPy's kernels does the same."""
-    monkeypatch.setattr(recurrent_run, "_on_cpu", lambda v: False)
+    for module in (recurrent_run, recurrent_steps):
+        monkeypatch.setattr(module, "on_cpu", lambda v: False)
     for product in PRODUCTS if kind in ("LSTM", "GRU") else ["all"]:
         for rule in (Epsilon(), Gamma(epsilon=0.01), Flat()):
             hold_network(kind, rule, product, 2, True, True, True, True)
+
+
+@pytest.mark.sweep(4)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n_bytes", [1, 300])
+def test_blocks_of_steps(kind, n_bytes, monkeypatch):
+    """Relevance is the same where few steps are looked back at a time, and states the same."""
+    monkeypatch.setattr(recurrent_run, "_BLOCK_BYTES", n_bytes)
+    monkeypatch.setattr(recurrent_run, "_MANY", 0)  # an LSTM is followed step by step
+    for product in PRODUCTS if kind in ("LSTM", "GRU") else ["all"]:
+        for rule in (Epsilon(), AlphaBeta(), WSquare()):
+            for lengths in (False, True):
+                hold_network(kind, rule, product, 2, True, True, lengths, True)
+    layer, x = make_layer(kind, 5, num_layers=2, bidirectional=True), normal(5, 2, 7, 2)
+    with torch.no_grad():
+        expected = flat(layer(tensor(x)))
+    actual, _, _ = run_handler(layer, x)
+    for mine, theirs in zip(actual, expected, strict=True):
+        theirs = theirs if theirs is expected[0] else theirs.transpose(0, 1)
+        assert_close(numpy(mine.x), numpy(theirs), 1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

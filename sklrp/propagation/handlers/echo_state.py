@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ from sklrp.propagation.handlers.recurrent import (
     reshape,
     run_layers,
 )
-from sklrp.propagation.handlers.recurrent_run import Flow, Kernels, Run, linear_of_steps
+from sklrp.propagation.handlers.recurrent_run import Run
+from sklrp.propagation.handlers.recurrent_steps import Flow, Kernels, linear_of_steps, start_states
 from sklrp.propagation.registry import register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
@@ -56,6 +57,15 @@ def _reservoir(step: Step, sequence: Signal) -> tuple[tuple[Signal, Signal], Pul
     return (reshape(out, lambda v: v[:, washout:]), replace(last, axis=1)), pull
 
 
+class ReservoirTrace(NamedTuple):
+    """What a reservoir computed on its way, all (n_steps, n_samples, n_units) but the leaks."""
+
+    z: Tensor
+    new: Tensor  # leak * tanh(z)
+    leaks: Tensor  # (n_steps,)
+    states: Tensor
+
+
 class ReservoirRun(Run):
     """A reservoir, run forward on a chunk."""
 
@@ -67,35 +77,34 @@ class ReservoirRun(Run):
         return self.b_ih
 
     def _forward(self) -> Sequence[Tensor]:
-        """Return the states; keep the pre-activations and ``leak * tanh(z)``."""
+        """Return the states, the initial one first; keep a trace."""
         recurrent = self.w_hh.t()
-        self.z = linear_of_steps(self.signal.x, self.w_ih, self.b_ih).contiguous()
-        self.new = torch.empty_like(self.z)
+        z = linear_of_steps(self.signal.x, self.w_ih, self.b_ih).contiguous()
+        new = torch.empty_like(z)
         first, rest = self.step.layer.leaks
-        self.leaks = self.z.new_full((len(self.z),), rest)
-        self.leaks[0] = first
-        states = self.z.new_empty(len(self.z) + 1, *self.z.shape[1:])
-        states[0] = self.starts[0]
+        leaks = z.new_full((len(z),), rest)
+        leaks[0] = first
+        states = start_states(self.starts[0], len(z))
         kernels = Kernels(states[0])
-        z, new, x, leaks, keep = map(
-            kernels.steps, (self.z, self.new, states, self.leaks, 1.0 - self.leaks)
-        )
+        zs, news, x, by, keep = map(kernels.steps, (z, new, states, leaks, 1.0 - leaks))
         with np.errstate(all="ignore"):
-            for t, now in enumerate(self.z):
+            for t, now in enumerate(z):
                 now.addmm_(states[t], recurrent)
-                kernels.tanh(z[t], out=new[t])
-                kernels.multiply(new[t], leaks[t], out=new[t])
-                kernels.add_product(new[t], x[t], keep[t], out=x[t + 1])
-        return states[1:], states[-1:]
+                kernels.tanh(zs[t], out=news[t])
+                kernels.multiply(news[t], by[t], out=news[t])
+                kernels.add_product(news[t], x[t], keep[t], out=x[t + 1])
+        self.trace = ReservoirTrace(z, new, leaks, states[1:])
+        return (states,)
 
     def flow(self) -> Flow:
         """Split a state into what is left of the one before and the activation."""
-        keep = (1.0 - self.leaks)[:, None, None]
+        z, new, leaks, states = self.trace
+        keep = (1.0 - leaks)[:, None, None]
         if self.step.layer.leak_split == "leak_rate":
-            new, prev = (v.expand_as(self.z) for v in (1.0 - keep, keep))
+            shares = (v.expand_as(z) for v in (1.0 - keep, keep))
         else:
             epsilon = self.step.epsilon
-            prev = self.h_prev.x * keep
-            stable = stabilize(self.h.x, epsilon)
-            new, prev = (divide(v, stable, epsilon) for v in (self.new, prev))
-        return Flow(slice(None), self.z, self.b_ih, new.unsqueeze(-2), prev)
+            stable = stabilize(states, epsilon)
+            shares = (divide(v, stable, epsilon) for v in (new, self.h_prev.x * keep))
+        to_new, to_prev = shares
+        return Flow(slice(None), z, self.b_ih, to_new.unsqueeze(-2), to_prev)

@@ -17,11 +17,12 @@ unless ``step.product`` says so; then their part passes the sigmoid and is share
 In a GRU the recurrent contributions to the candidate are :math:`r_j w_{ij} h_i`.
 
 All of this is linear in the relevance of the states, with coefficients that are known beforehand.
-So whatever does not depend on the step behind is done at once for all steps: torch's fused kernel
-gives the states, one product the gates, one product the relevance of the inputs; the recursion
-itself needs one product with the recurrent weights and three small operations a step. To this end
-time leads: activations are (n_steps, n_samples, n_units), the relevance of states is (n_steps,
-n_targets, n_samples, n_units), both in the order in which the direction runs.
+So whatever does not depend on the step behind is done at once for many steps: the shares of what
+a state was made of, and the relevance of the inputs, by one product; the recursion itself, in
+:mod:`.recurrent_steps`, needs one product with the recurrent weights and three small operations a
+step. On a CPU so many steps are taken at once as its caches hold. To this end time leads:
+activations are (n_steps, n_samples, n_units), the relevance of states is (n_steps, n_targets,
+n_samples, n_units), both in the order in which the direction runs.
 
 References
 ----------
@@ -32,19 +33,31 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklrp._checks import say_layer
 from sklrp.modules import EchoState
-from sklrp.propagation.fast import gather, merge
+from sklrp.propagation.fast import gather
 from sklrp.propagation.formula import Operand, Split, account, divide, stabilize
+from sklrp.propagation.handlers.recurrent_steps import (
+    Flow,
+    Kernels,
+    Relevance,
+    adjoint_of_steps,
+    linear_of_steps,
+    on_cpu,
+    recur,
+    start_states,
+    tanh,
+)
 from sklrp.propagation.sharing import prepare, share_product
 from sklrp.propagation.tape import Kept, Step
 from sklrp.rules import Signal, ZBox, x_one
@@ -56,33 +69,20 @@ _FUSED: dict[str, Callable[..., Any]] = {
     "relu": torch.rnn_relu,
 }
 
+# The relevance of so many steps is found at once on a CPU: a few such tensors stay in its caches.
+_BLOCK_BYTES = 2 * 2**20
+
+# For so many values of a state an LSTM is run step by step on a CPU.
+_MANY = 1024
+
 
 class Trace(NamedTuple):
     """What an LSTM computed on its way, all (n_steps, n_samples, n_units)."""
 
-    i: Tensor
-    f: Tensor
     z: Tensor  # the pre-activation of the candidate g
     new: Tensor  # i * g
+    prev: Tensor  # f * c_prev
     cells: Tensor  # one more than steps: the initial one comes first
-
-
-class Flow(NamedTuple):
-    """Where the relevance of a cell's state goes at every step.
-
-    ``z`` are the pre-activations that get relevance, those of the gates in ``rows`` of the
-    weights, and ``bias`` is their bias. ``new`` is the share of each, (n_steps, n_samples,
-    n_gates, n_units), and ``prev`` that of the state before.
-    """
-
-    rows: slice
-    z: Tensor
-    bias: Tensor | None
-    new: Tensor
-    prev: Tensor | None = None
-    keep: Tensor | None = None  # what an LSTM's output gate, the last one, leaves to the cell
-    reset: Tensor | None = None  # a GRU's reset gate, which scales the candidate's recurrent part
-    reset_share: Any = None  # and what it takes of the relevance of that part
 
 
 class Run:
@@ -133,11 +133,11 @@ class Run:
         positive = self.mode == "relu"
         low, high = self._bounds(given=bool(starts))
         box = (None, None) if low is None or high is None else (low[None], high[None])
-        self.h = Signal(self._turn(states), positive, *box)
+        self.h = Signal(self._turn(states[1:]), positive, *box)
         # The recursion takes h_{t-1} at step t: the states one step later, the initial one first.
-        before = torch.cat([self.starts[0][None], states[:-1]])
-        self.h_prev = Signal(before, positive and bool((self.starts[0] >= 0).all()), *box)
-        end, *cell = [v[0] for v in self._at_the_end(states, last)]
+        never = positive and bool((self.starts[0] >= 0).all())
+        self.h_prev = Signal(states[:-1], never, *box)
+        end, *cell = self._at_the_end(states, last)
         self.ends = [Signal(end, positive, low, high), *map(Signal, cell)]
 
     def _bounds(self, given: bool) -> tuple[Tensor | None, Tensor | None]:
@@ -155,9 +155,9 @@ class Run:
     def _at_the_end(self, states: Tensor, last: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the last state, and an LSTM's last cell state, of each sample's own length."""
         if self.last is None:
-            return last
-        traces = [states, self.trace.cells[1:]] if self.mode == "LSTM" else [states]
-        return [v.take_along_dim(self.last[None, :, None], 0) for v in traces]
+            return [states[-1], *last]
+        traces = [states, self.trace.cells] if self.mode == "LSTM" else [states]
+        return [v[1:].take_along_dim(self.last[None, :, None], 0)[0] for v in traces]
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Return the weights of inputs and of states, and the biases of both."""
@@ -172,14 +172,59 @@ class Run:
         return None if weight is None else weight.detach()
 
     def _forward(self) -> Sequence[Tensor]:
-        """Return the states of all steps, and the last one, (1, n_samples, n_units)."""
+        """Return the states, the initial one first, and an LSTM's last cell state."""
+        if self.mode == "LSTM" and on_cpu(cell := self.starts[1]) and cell.numel() >= _MANY:
+            self.trace, states = self._follow()
+            return states, self.trace.cells[-1]
         hx = [start[None].contiguous() for start in self.starts]
         own = (self.w_ih, self.w_hh, self.b_ih, self.b_hh, self.w_hr)
         weights = [v for v in own if v is not None]
-        return _FUSED[self.mode](
+        states, _, *last = _FUSED[self.mode](
             self.signal.x, hx if self.mode == "LSTM" else hx[0], weights, self.b_ih is not None, 1,
             0.0, False, False, False,
         )  # fmt: skip
+        return torch.cat([self.starts[0][None], states]), *(v[0] for v in last)
+
+    def _follow(self) -> tuple[Trace, Tensor]:
+        """Run an LSTM step by step on a CPU; return its trace, and the states as they start.
+
+        torch's fused kernel keeps the gates to itself, and to compute them again takes half its
+        time. It starts faster, though, which counts with few samples.
+        """
+        size, x = self.size, self.signal.x
+        w_ih, w_hh, bias = map(self._gates_first, (self.w_ih, self.w_hh, self._bias(slice(None))))
+        z, new, prev = (x.new_empty(*x.shape[:2], size) for _ in range(3))
+        states, cells = (start_states(v, len(x)) for v in self.starts)
+        output = torch.empty_like(cells[0]).numpy()  # before a projection
+        recurrent = w_hh.t()
+        kept = [list(v.numpy()) for v in (new, prev, cells[:-1], cells[1:], states[1:])]
+        with np.errstate(all="ignore"):
+            for span in self._spans(4 * size):
+                of_inputs = linear_of_steps(x[span], w_ih, bias)
+                sigmoids = of_inputs[..., : 3 * size]
+                cut = [list(v.numpy()) for v in of_inputs.chunk(4, dim=-1)]
+                steps = zip(
+                    of_inputs, sigmoids, states[span], states[1:][span],
+                    *cut, *(v[span] for v in kept), strict=True,
+                )  # fmt: skip
+                for gates, opened, before, after, i, f, o, g, i_g, f_c, c_prev, c, h in steps:
+                    gates.addmm_(before, recurrent)
+                    opened.sigmoid_()
+                    np.multiply(np.tanh(g, i_g), i, i_g)
+                    np.multiply(f, c_prev, f_c)
+                    np.add(i_g, f_c, c)
+                    if self.w_hr is None:
+                        np.multiply(np.tanh(c, h), o, h)
+                    else:
+                        np.multiply(np.tanh(c, output), o, output)
+                        torch.mm(torch.from_numpy(output), self.w_hr.t(), out=after)
+                z[span] = of_inputs[..., 3 * size :]
+        return Trace(z, new, prev, cells), states
+
+    def _gates_first(self, v: Any) -> Any:
+        """Return an LSTM's weights or biases in the order i, f, o, g, that of g last."""
+        i_f, g, o = (slice(k * self.size, n * self.size) for k, n in ((0, 2), (2, 3), (3, 4)))
+        return None if v is None else torch.cat([v[i_f], v[o], v[g]])
 
     def _turn(self, v: Tensor, dim: int = 0) -> Tensor:
         """Turn time, on axis ``dim``, around if the direction does; padding stays at the end."""
@@ -201,21 +246,50 @@ class Run:
         return [linear_of_steps(inputs, weight[rows], self._bias(rows)) for rows in slices]
 
     @cached_property
-    def trace(self) -> Trace:
-        """What an LSTM computed: ``c = i * g + f * c_prev``."""
+    def trace(self) -> Any:
+        """What an LSTM computed, found from its states: ``c = i * g + f * c_prev``."""
+        if self.mode != "LSTM":
+            return ()
         size = self.size
         # i and f, then g; the output gate is not needed to follow the cell.
         opening, z = self._affine(slice(2 * size), slice(2 * size, 3 * size))
         i, f = opening.sigmoid_().chunk(2, dim=-1)
-        new = _tanh(z).mul_(i)
-        cells = new.new_empty(len(new) + 1, *new.shape[1:])
-        cells[0] = self.starts[1]
+        new = tanh(z).mul_(i)
+        cells = start_states(self.starts[1], len(new))
         kernels = Kernels(self.starts[1])
         c, n, by = (kernels.steps(v) for v in (cells, new, f))
         with np.errstate(all="ignore"):
             for t in range(len(n)):
                 kernels.add_product(n[t], by[t], c[t], out=c[t + 1])
-        return Trace(i, f, z, new, cells)
+        return Trace(z, new, f * cells[:-1], cells)
+
+    def _spans(self, n_values: int) -> Iterator[slice]:
+        """Yield spans of steps, in each of whose tensors are ``n_values`` for step and sample."""
+        n_steps, n_samples = self.signal.x.shape[:2]
+        n_bytes = n_samples * n_values * self.signal.x.element_size()
+        size = max(1, _BLOCK_BYTES // n_bytes) if on_cpu(self.signal.x) else n_steps
+        return (slice(first, min(first + size, n_steps)) for first in range(0, n_steps, size))
+
+    def during(self, span: slice) -> Run:
+        """Return the run of some steps alone."""
+        n_steps = len(self.signal.x)
+
+        def cut(v: Tensor | None) -> Any:
+            """Cut what has a value for each step, and of states the initial one besides."""
+            if v is None or len(v) < n_steps:
+                return v
+            return v[span.start : span.stop + len(v) - n_steps]
+
+        def cut_signal(signal: Signal) -> Signal:
+            values = {name: cut(getattr(signal, name)) for name in ("x", "low", "high", "seen")}
+            return replace(signal, **values)
+
+        trace = self.trace and type(self.trace)(*map(cut, self.trace))
+        part = copy.copy(self)
+        part.trace = trace
+        part.signal, part.h_prev = map(cut_signal, (self.signal, self.h_prev))
+        part.last = None if self.last is None else self.last - span.start
+        return part
 
     def flow(self) -> Flow:
         """Return where the relevance of the states goes."""
@@ -232,17 +306,17 @@ class Run:
         By default ``R_g = i * g / s(c) * R_c`` and ``R_c_prev = f * c_prev / s(c) * R_c``. Where
         gates take a share q of a product, i takes ``q * R_g``, f ``q * R_c_prev``, o ``q * R_h``.
         """
-        step, size, (i, f, z, new, cells) = self.step, self.size, self.trace
+        step, size, (z, new, prev, cells) = self.step, self.size, self.trace
         c, c_prev, rows = cells[1:], cells[:-1], slice(2 * size, 3 * size)
         stable = stabilize(c, step.epsilon)
-        to_new, to_prev = (divide(v, stable, step.epsilon) for v in (new, f * c_prev))
+        to_new, to_prev = (divide(v, stable, step.epsilon) for v in (new, prev))
         if step.product == "all":
             return Flow(rows, z, self._bias(rows), to_new.unsqueeze(-2), to_prev)
         (z_all,) = self._affine(slice(None))
-        o = z_all[..., 3 * size :].sigmoid()
+        i, f, _, o = z_all.sigmoid().chunk(4, dim=-1)
         of_new, of_prev, of_h = (
             torch.zeros_like(c) + share_product(step, gate, value)
-            for gate, value in ((i, _tanh(z)), (f, c_prev), (o, _tanh(c)))
+            for gate, value in ((i, tanh(z)), (f, c_prev), (o, tanh(c)))
         )
         to_i, to_f = of_new * to_new, of_prev * to_prev
         shares = torch.stack([to_i, to_f, to_new - to_i, of_h], dim=-2)
@@ -264,7 +338,7 @@ class Run:
         recurrent = linear_of_steps(h_prev, self.w_hh[rows], b_h)
         candidate = linear_of_steps(self.signal.x, self.w_ih[rows], b_x).addcmul_(r, recurrent)
         bias = None if b_x is None or b_h is None else torch.addcmul(b_x, r, b_h)
-        n = _tanh(candidate)
+        n = tanh(candidate)
         new, prev = torch.addcmul(n, z, n, value=-1), z * h_prev
         stable = stabilize(new + prev, step.epsilon)
         to_new, to_prev = (divide(v, stable, step.epsilon) for v in (new, prev))
@@ -313,6 +387,30 @@ class Run:
         starts : list of Tensor of shape (n_targets, n_samples, n_units)
             The relevance of the initial state, and of the cell's.
         """
+        size = self.size * (1 if self.step.product == "all" else 4)
+        turned = None if relevance is None else self._turn(relevance, 1)
+        passed: list[Tensor] = []
+        starts: list[Tensor] = []
+        for span in reversed(list(self._spans(n_targets * size))):
+            part = self.during(span)
+            arrived = None if turned is None else turned[:, span]
+            found, starts = part._pull_span(n_targets, arrived, ends, starts, kept)
+            passed.append(found)
+        whole = passed[0] if len(passed) == 1 else torch.cat(passed[::-1], dim=1)
+        return self._turn(whole, 1), starts
+
+    def _pull_span(
+        self,
+        n_targets: int,
+        relevance: Tensor | None,
+        ends: Sequence[Tensor | None],
+        behind: Sequence[Tensor],
+        kept: Kept | None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Pull relevance through a run of some steps; see :meth:`pull`.
+
+        ``behind`` is what the steps behind gave their initial states; empty for the last steps.
+        """
         step, flow = self.step, self.flow()
         # Rules that look at the weights alone do not see that the reset gate scales some.
         reset = None if _is_blind(step.rule) else flow.reset
@@ -323,11 +421,12 @@ class Run:
         # affine map behind gives each input its contribution times that.
         coefficients = [split.ratio(new.flatten(-2)) for split in splits]
 
-        hidden, units, cells = self._arrived(flow, n_targets, relevance, ends)
+        hidden, units, cells = self._arrived(flow, n_targets, relevance, ends, behind)
         starts = [torch.zeros_like(v[0]) for v in (hidden, cells)[: len(self.starts)]]
         backward = coefficients if factor is None else [c * factor for c in coefficients]
         projection = None if self.w_hr is None else _Projection(self)
-        _recur(flow, splits, backward, _Relevance(hidden, units, cells, starts), projection)
+        project = None if projection is None else projection.pull
+        recur(flow, splits, backward, Relevance(hidden, units, cells, starts), project)
 
         # Now the relevance of all states is known, and the inputs get theirs in one product.
         sources = cells.unsqueeze(-2)  # the state that gives relevance to each gate
@@ -340,7 +439,7 @@ class Run:
             self._account_for_cells(kept, flow, cells)
             if projection is not None:
                 projection.account(kept, hidden)
-        return self._turn(gather(splits, ratios, 0, operands[0]), 1), starts
+        return gather(splits, ratios, 0, operands[0]), starts
 
     def _give_reset_gate(
         self, flow: Flow, reset: Tensor | None, recurrent: Operand, splits: Sequence[Split]
@@ -371,23 +470,30 @@ class Run:
         n_targets: int,
         relevance: Tensor | None,
         ends: Sequence[Tensor | None],
+        behind: Sequence[Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the relevance that states, outputs and cells get from outside the recursion.
 
         A state is the cell's output, unless it is projected; both are then the same tensor. Where
         the output gate takes nothing, the output's relevance is the cell's: one tensor too.
         """
-        n_steps, n_samples, n_states = self.h.x.shape
+        n_steps, n_samples, n_states = self.h_prev.x.shape
         hidden = flow.z.new_zeros(n_steps, n_targets, n_samples, n_states)
         if relevance is not None:
-            hidden.copy_(self._turn(relevance, 1).movedim(0, 1))
+            hidden.copy_(relevance.movedim(0, 1))
         units = hidden
         if self.w_hr is not None:
             units = hidden.new_zeros(n_steps, n_targets, n_samples, self.size)
         cells = units if flow.keep is None else torch.zeros_like(units)
+        for states, start in zip((hidden, cells), behind, strict=False):
+            states[-1] += start
         for states, end in zip((hidden, cells), ends, strict=False):
-            if end is not None:
-                self._inject(states, end)
+            if end is None:
+                continue
+            if self.last is not None:
+                self._inject(states, end, self.last)
+            elif not behind:
+                states[-1] += end
         return hidden, units, cells
 
     def _account_for_cells(self, kept: Kept, flow: Flow, cells: Tensor) -> None:
@@ -406,8 +512,8 @@ class Run:
             return z if reset is None else z * reset
 
         operands = [
-            Operand(self.signal, self.w_ih[flow.rows], linear_of_steps, _adjoint),
-            Operand(self.h_prev, self.w_hh[flow.rows], recurrent, _adjoint),
+            Operand(self.signal, self.w_ih[flow.rows], linear_of_steps, adjoint_of_steps),
+            Operand(self.h_prev, self.w_hh[flow.rows], recurrent, adjoint_of_steps),
         ]
         if isinstance(self.step.rule, ZBox) and any(o.signal.low is None for o in operands):
             raise TypeError(
@@ -417,25 +523,12 @@ class Run:
             )
         return operands
 
-    def _inject(self, states: Tensor, end: Tensor) -> None:
-        """Add the relevance of the last state where that state is."""
-        if self.last is None:
-            states[-1] += end
-        else:
-            index = self.last[None, None, :, None].expand(1, *end.shape)
-            states.scatter_add_(0, index, end[None])
-
-
-class _Relevance(NamedTuple):
-    """The relevance of the states, of the outputs of cells, of cells, and of what they start as.
-
-    Some of them may be the same tensor; see :meth:`Run._arrived`.
-    """
-
-    hidden: Tensor
-    units: Tensor
-    cells: Tensor
-    starts: Sequence[Tensor]
+    @staticmethod
+    def _inject(states: Tensor, end: Tensor, last: Tensor) -> None:
+        """Add the relevance of the last state of each sample where these steps have it."""
+        inside = (last >= 0) & (last < len(states))
+        index = last.clamp(0, len(states) - 1)[None, None, :, None].expand(1, *end.shape)
+        states.scatter_add_(0, index, (end * inside[:, None])[None])
 
 
 class _Projection:
@@ -451,9 +544,9 @@ class _Projection:
         assert run.w_hr is not None
         size = run.size
         (gate,) = run._affine(slice(3 * size, 4 * size))
-        x = gate.sigmoid_() * _tanh(run.trace.cells[1:])
+        x = gate.sigmoid_() * tanh(run.trace.cells[1:])
         one = x.new_ones(1, 1, size)
-        operand = Operand(Signal(x, False, -one, one), run.w_hr, linear_of_steps, _adjoint)
+        operand = Operand(Signal(x, False, -one, one), run.w_hr, linear_of_steps, adjoint_of_steps)
         z = linear_of_steps(x, run.w_hr)
         self.splits = prepare(run.step, f"{run.suffix}_hr", [operand], None, z)
         self.coefficients = [split.ratio(torch.ones_like(z)) for split in self.splits]
@@ -472,163 +565,6 @@ class _Projection:
         relevance = hidden.movedim(0, 1)
         ratios = [relevance * coefficient for coefficient in self.coefficients]
         account(kept, relevance, self.splits, ratios)
-
-
-class _Views(NamedTuple):
-    """What the recursion takes at each step, as :class:`Kernels` take it.
-
-    ``c[t + 1]``, ``u[t + 1]`` and ``h[t + 1]`` are the relevance of cells, outputs and states
-    behind step ``t``, ``c[0]`` and ``h[0]`` that of the initial ones.
-    """
-
-    h: Sequence[Any]
-    u: Sequence[Any]
-    c: Sequence[Any]
-    prev: Sequence[Any] | None
-    keep: Sequence[Any] | None
-    parts: Sequence[tuple[Any, Sequence[tuple[Any, Tensor]]]]  # coefficients, maps and weights
-
-
-def _recur(
-    flow: Flow,
-    splits: Sequence[Split],
-    coefficients: Sequence[Tensor],
-    relevance: _Relevance,
-    projection: _Projection | None,
-) -> None:
-    """Run back in time: from the relevance that states got from outside to all that they get.
-
-    The tensors of ``relevance`` are overwritten.
-    """
-    n_steps, n_targets, n_samples, size = relevance.cells.shape
-    cells, n_states = relevance.cells, relevance.hidden.shape[-1]
-    n_gates = flow.new.shape[-2]
-    # Small operations start fastest on tensors of one shape: axes of length one are left out.
-    targets = (n_targets,) if n_targets > 1 else ()
-    gates, gate = ((n_gates,), (1,)) if n_gates > 1 else ((), ())
-    state = (*targets, n_samples, *gate, n_states)
-    ratio = cells.new_empty(n_targets * n_samples, n_gates * size)
-    product = cells.new_empty(n_targets * n_samples, n_states)
-    of_cell = Kernels(cells.new_empty(*targets, n_samples, *gate, size))
-    kernels = Kernels(product.view(state))
-    (ratio_view,) = kernels.steps(ratio.view(1, *targets, n_samples, *gates, size))
-    (product_view,) = kernels.steps(product.view(1, *state))
-    shapes = (*targets, n_samples, *gate), (n_samples, *gates, size)
-    h, u, c, prev, keep, parts = _views(kernels, shapes, flow, splits, coefficients, relevance)
-    with np.errstate(all="ignore"):
-        for t in range(n_steps - 1, -1, -1):
-            cell = c[t + 1]
-            if projection is not None:
-                relevance.units[t] += projection.pull(t, relevance.hidden[t])
-            if keep is not None:  # R_c += keep * R_u; without it they are one tensor
-                of_cell.add_product(cell, keep[t], u[t + 1], out=cell)
-            if prev is not None:  # R_c_prev += prev * R_c
-                of_cell.add_product(c[t], prev[t], cell, out=c[t])
-            for coefficient, terms in parts:
-                if keep is None:  # ratio = coefficient * R_c, at all gates
-                    kernels.multiply(coefficient[t], cell, out=ratio_view)
-                else:  # the output gate, the last one, gets from R_u
-                    kernels.multiply(coefficient[t][:, :-1], cell, out=ratio_view[..., :-1, :])
-                    kernels.multiply(coefficient[t][:, -1:], u[t + 1], out=ratio_view[..., -1:, :])
-                for v, weight in terms:  # R_h_prev += map(h_prev) * (ratio @ map(w))
-                    torch.mm(ratio, weight, out=product)
-                    kernels.add_product(h[t], v[t], product_view, out=h[t])
-
-
-def _views(
-    kernels: Kernels,
-    shapes: tuple[tuple[int, ...], tuple[int, ...]],
-    flow: Flow,
-    splits: Sequence[Split],
-    coefficients: Sequence[Tensor],
-    relevance: _Relevance,
-) -> _Views:
-    """Cut all tensors into steps; ``shapes`` are a state's without its units, and all gates'."""
-    before, ratio = shapes
-    hidden, units, cells, starts = relevance
-    n_steps, _, n_samples, _ = cells.shape
-    gate = (1,) if len(ratio) > 2 else ()
-
-    def states(v: Tensor, start: Tensor) -> list[Any]:
-        both = start.view(1, *before, -1), v.view(n_steps, *before, -1)
-        return [one for tensor in both for one in kernels.steps(tensor)]
-
-    def shares(v: Tensor) -> Sequence[Any]:
-        wide = v.expand(n_steps, n_samples, v.shape[-1])
-        return kernels.steps(wide.reshape(n_steps, n_samples, *gate, v.shape[-1]))
-
-    c = states(cells, starts[-1])
-    if hidden is cells:
-        h = [*kernels.steps(starts[0].view(1, *before, -1)), *c[1:]]
-    else:
-        h = states(hidden, starts[0])
-    u = h if units is hidden else c
-    if units is not hidden and units is not cells:
-        u = states(units, torch.zeros_like(units[0]))
-    prev, keep = (None if v is None else shares(v) for v in (flow.prev, flow.keep))
-    parts = [
-        (
-            kernels.steps(coefficient.view(n_steps, *ratio)),
-            [(shares(v), weight) for v, weight in terms],
-        )
-        for coefficient, terms in merge(splits, coefficients, 1)
-    ]
-    return _Views(h, u, c, prev, keep, parts)
-
-
-class Kernels:
-    """Operations on a state at one step, for recursions over steps.
-
-    On a CPU they are NumPy's, on torch's memory: those start in a third of the time.
-
-    Parameters
-    ----------
-    state : Tensor
-        A state, whose shape those have that are added to.
-    """
-
-    def __init__(self, state: Tensor) -> None:
-        self.on_cpu = _on_cpu(state)
-        library: Any = np if self.on_cpu else torch
-        self.multiply: Callable[..., Any] = library.multiply
-        self.tanh: Callable[..., Any] = library.tanh
-        self.scratch = torch.empty_like(state).numpy() if self.on_cpu else None
-
-    def steps(self, v: Tensor) -> Sequence[Any]:
-        """Return the steps of a tensor as the operations take them."""
-        return list(v.numpy()) if self.on_cpu else v.unbind()
-
-    def add_product(self, base: Any, a: Any, b: Any, out: Any) -> None:
-        """Write ``base + a * b`` to ``out``."""
-        if self.on_cpu:
-            np.add(base, np.multiply(a, b, self.scratch), out)
-        else:
-            torch.addcmul(base, a, b, out=out)
-
-
-def _tanh(z: Tensor) -> Tensor:
-    """Return the hyperbolic tangent; NumPy's is ten times as fast as torch's on a CPU."""
-    return torch.from_numpy(np.tanh(z.numpy())) if _on_cpu(z) else z.tanh()
-
-
-def _on_cpu(v: Tensor) -> bool:
-    return v.device.type == "cpu"
-
-
-def linear_of_steps(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return ``F.linear`` of (n_steps, n_samples, n_inputs), on a CPU as a convolution."""
-    if bias is not None and bias.dim() > 1:  # a GRU's depends on its reset gate
-        return linear_of_steps(x, weight).add_(bias)
-    # oneDNN, which does those, is twice as fast as what torch takes for F.linear on AMD's CPUs.
-    if x.dtype != torch.float32 or not _on_cpu(x) or not torch.backends.mkldnn.is_available():
-        return F.linear(x, weight, bias)
-    x = x.unsqueeze(2).permute(0, 3, 1, 2)  # channels last
-    return F.conv2d(x, weight[:, :, None, None], bias).permute(0, 2, 3, 1).squeeze(2)
-
-
-def _adjoint(ratio: Tensor, weight: Tensor) -> Tensor:
-    """Return the adjoint of that map, for (n_targets, n_steps, n_samples, n_outputs)."""
-    return linear_of_steps(ratio.flatten(0, 1), weight.t()).unflatten(0, ratio.shape[:2])
 
 
 def _is_blind(rule: Any) -> bool:
