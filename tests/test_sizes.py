@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -106,3 +111,26 @@ def test_estimators_scan_their_samples_once(monkeypatch):
     assert not scanned
     explain(clf.module_, X)
     assert len(scanned) == 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="its memory is not glibc's")
+def test_chunks_take_the_memory_that_others_freed():
+    """In a process of its own: fresh pages would take longer than the work on them."""
+    code = """
+import resource, torch, numpy as np, sklrp
+torch.set_num_threads(1)
+model = torch.nn.Sequential(
+    torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(),
+    torch.nn.Linear(8192, 2),
+)
+X = np.ones((256, 1, 32, 32), np.float32)
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    sklrp.explain(model, X, rule="z_plus")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+    )
+    assert int(done.stdout) < 256  # pages; a tensor of a chunk has a thousand
