@@ -124,10 +124,12 @@ model = torch.nn.Sequential(
     torch.nn.Linear(8192, 2),
 )
 X = np.ones((256, 1, 32, 32), np.float32)
-for _ in range(3):
+found = []
+for _ in range(5):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     sklrp.explain(model, X, rule="z_plus")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(found))
 """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
     done = subprocess.run(

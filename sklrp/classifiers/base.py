@@ -41,8 +41,9 @@ from sklrp.classifiers.sample_shapes import (
     flatten_samples,
 )
 from sklrp.classifiers.saved import is_range, is_shape
+from sklrp.propagation.chunk import check_outputs
 from sklrp.propagation.results import Layout
-from sklrp.propagation.run import check_outputs, explain_network
+from sklrp.propagation.run import explain_network
 
 # How scikit-learn validates X; `check_finite` tells more about NaN than it does.
 _FORMAT: dict[str, Any] = {

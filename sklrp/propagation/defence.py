@@ -156,7 +156,7 @@ class Defence:
     def _run_plainly(self, chunk: Sequence[Any], nudge: float = 0.0) -> Tensor:
         """Return the scores of the network's own forward, with all weights moved a little."""
         signals, args, kwargs = self.intake.to_signals(chunk)
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0) if nudge else None
 
         def moved(x: Tensor) -> Tensor:
             if not nudge or not x.is_floating_point():

@@ -29,13 +29,13 @@ from sklrp._model_parts import without_wrapper
 from sklrp._outputs import split_key
 from sklrp._workers import run_on_workers
 from sklrp.propagation.bounds import bound
-from sklrp.propagation.defence import Balance, Defence, Place
+from sklrp.propagation.chunk import PreparedCall
+from sklrp.propagation.defence import Defence, Place
 from sklrp.propagation.details import Details, LayerDetails, LayerList
-from sklrp.propagation.inputs import Inputs, Intake, is_finite, is_floating
+from sklrp.propagation.inputs import Inputs, Intake, is_floating
 from sklrp.propagation.layer_outputs import (
     AskedLayer,
     LayerArrays,
-    Listener,
     find_values,
     read_layers,
 )
@@ -44,10 +44,8 @@ from sklrp.propagation.probing import Probe
 from sklrp.propagation.references import check_reference, find_at_target, read_reference
 from sklrp.propagation.results import DetailArrays, Layout, Results
 from sklrp.propagation.sizes import find_sizes
-from sklrp.propagation.start import Start, start
-from sklrp.propagation.tape import Layer, Tape
 from sklrp.propagation.targets import Function, Target, WeightedSum, decode_target
-from sklrp.rules import Signal, ZBox
+from sklrp.rules import ZBox
 
 # The largest activation of a chunk stays within the caches of a CPU, and far below a GPU's memory.
 _CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
@@ -57,9 +55,6 @@ _FEW_MAPS = 16
 
 # On how many copies of a sample a network is probed; the first chunk is to have another number.
 _PROBED = 2
-
-# The largest block whose freeing tells glibc to keep blocks of that size: 32 MiB with its head.
-_KEPT_BYTES = 32 * 2**20 - 4096
 
 # Products of single states, of which a recurrence over many steps consists, are slow for few. It
 # looks back at some steps at a time, so that fewer tensors of all steps are held at once.
@@ -229,7 +224,7 @@ def _prepare_call(
         jobs == 1 and inputs.n_samples <= batch_size and inputs.n_samples * n_targets <= _FEW_MAPS
     )
     begins = plan.witness is not None and not few and batch_size >= smallest
-    spans = _split(inputs.n_samples, int(batch_size), _PROBED + 1 if begins else 0)
+    spans = _cut(inputs.n_samples, int(batch_size), _PROBED + 1 if begins else 0)
     defence = Defence(plan, intake, check)
     defence = replace(defence, at_once=(few or begins) and defence.needs_probe)
     call = PreparedCall(plan, intake, contrast, details, defence, n_outputs, named)
@@ -408,7 +403,7 @@ def _choose_batch_size(plan: Plan, intake: Intake, n_values: int) -> int:
     return max(1, batch_size)
 
 
-def _split(n_samples: int, batch_size: int, n_first: int) -> list[slice]:
+def _cut(n_samples: int, batch_size: int, n_first: int) -> list[slice]:
     """Return chunks of nearly one size, so that none is too small to compute alike."""
     # But for the first, if it is to be checked as a whole: its samples are few.
     rest = np.arange(n_first, n_samples)
@@ -441,164 +436,6 @@ def _explain_in_worker(
     limits = threadpool_limits(n_threads, user_api="openmp") if in_thread else nullcontext()
     with limits, plain_arithmetic(call.intake.device):
         return call.explain(chunk, target, place)
-
-
-@dataclass(frozen=True)
-class PreparedCall:
-    """What all chunks of one call share; it travels to workers.
-
-    Attributes
-    ----------
-    plan : Plan
-        The compiled network.
-    intake : Intake
-        How it takes its inputs.
-    contrast : bool
-        Whether the largest of the other scores is subtracted.
-    details : bool
-        Whether to tell where relevance went.
-    defence : Defence
-        What the network's own scores are compared by.
-    n_outputs : int
-        The number of outputs of a sample.
-    layers : tuple of AskedLayer
-        The layers at whose outputs relevance is asked for.
-    """
-
-    plan: Plan
-    intake: Intake
-    contrast: bool
-    details: bool
-    defence: Defence
-    n_outputs: int
-    layers: tuple[AskedLayer, ...]
-
-    def check(self, chunk: Sequence[Any]) -> None:
-        """Explain a few samples, and compare all that can be."""
-        every = range(len(chunk[0]))
-        tape = self.plan.run(*self.intake.to_signals(chunk))
-        check_outputs(tape.scores)
-        self.defence.compare(tape, chunk, every)
-        self.defence.check_samples(tape, chunk)
-        begun = start(tape.scores, None, self.contrast)
-        balance = Balance(len(every))
-        tape.pull(begun.relevance, True, [balance.note])
-        balance.settle(begun.score.dtype)
-
-    def explain(
-        self, chunk: Sequence[Any], target: Target, place: Place
-    ) -> tuple[list[Tensor], dict[str, Any] | None]:
-        """Return the relevance of a chunk's inputs, targets first, and the details."""
-        if self.intake.device.type == "cpu":
-            keep_freed_memory()
-        # Forward, all relevance on the scores of the targets, and back: the whole of LRP.
-        # Handlers of this package never write to what they are given; others might.
-        signals, args, kwargs = self.intake.to_signals(chunk, copy=self.defence.needs_probe)
-        run = self.plan.run_first if place.is_first else self.plan.run
-        tape = run(signals, args, kwargs)
-        check_outputs(tape.scores)
-        rows = self.defence.rows_of(len(tape.scores), place)
-        begins = self.defence.at_once and place.is_first
-        compare = self.defence.compare_and_check if begins else self.defence.compare
-        compare(tape, chunk, rows)
-        self._check_size(tape.scores)
-        begun = start(tape.scores, target, self.contrast)
-        values = find_values(self.layers, tape) if self.layers else []
-        listener = Listener(values, *begun.relevance.shape[:2])
-        balance = self._begin_balance(tape, chunk, begun, place)
-        notes = [listener.note] * bool(self.layers) + ([] if balance is None else [balance.note])
-        arrived, layers = tape.pull(begun.relevance, self.details or balance is not None, notes)
-        if balance is not None:
-            balance.settle(begun.score.dtype)
-        passed = self._fill(arrived, signals, len(begun.relevance))
-        if not self.details:
-            return passed, None
-        return passed, {**_to_arrays(begun, layers), "outputs": listener.arrays()}
-
-    def _begin_balance(
-        self, tape: Tape, chunk: Sequence[Any], begun: Start, place: Place
-    ) -> Balance | None:
-        """Return what watches the way back, unless few samples were watched beforehand."""
-        if self.defence.at_once and place.is_first:
-            if not bool(begun.relevance.abs().sum((0, 2)).all()):
-                # Where no relevance starts none can be lost: the largest scores tell.
-                self.check([array[[0, -1]] for array in chunk])
-        elif self.defence.check is not True:
-            return None
-        return Balance(len(tape.scores))
-
-    def _check_size(self, scores: Tensor) -> None:
-        """Refuse outputs whose number depends on the batch: an index would mean another one."""
-        if scores.shape[1] != self.n_outputs:
-            raise ValueError(
-                f"The network returns {scores.shape[1]} outputs for each sample of one batch, and "
-                f"{self.n_outputs} of another; let its output have one shape."
-            )
-
-    def _fill(
-        self, arrived: Sequence[Tensor | None], signals: Sequence[Signal], n_targets: int
-    ) -> list[Tensor]:
-        """Return the relevance that arrived at the inputs, checked, zeros where none did."""
-        if all(relevance is None for relevance in arrived):
-            raise ValueError(
-                "The network's output does not depend on X in any way that relevance can follow; "
-                "there is nothing to explain."
-            )
-        own: Any = {"dtype": self.intake.dtype, "device": self.intake.device}
-        passed = [
-            torch.zeros(n_targets, *signal.x.shape, **own) if relevance is None else relevance
-            for relevance, signal in zip(arrived, signals, strict=True)
-        ]
-        if not all(map(is_finite, passed)):
-            raise ValueError(
-                "Relevance is not finite: denominators vanish under this rule; use a larger "
-                "epsilon, or compute in float64."
-            )
-        return passed
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what a chunk frees, for the next one to take.
-
-    glibc hands blocks back to the system if they are larger than any it has seen freed, and a
-    page that comes anew takes longer than the work on it: convolutions of a process that has freed
-    nothing large took up to twice the time. One large block, untouched, is allocated and freed.
-    """
-    torch.empty(_KEPT_BYTES, dtype=torch.uint8)
-
-
-def check_outputs(
-    outputs: Tensor, remedy: str = "look for NaN in its weights, or scale X"
-) -> None:
-    """Raise an error if a network's outputs are NaN or infinite for a sample."""
-    if not is_finite(outputs):
-        gaps = outputs.isnan()
-        if bool((gaps == gaps[:1]).all() and not gaps.all() and (gaps | outputs.isfinite()).all()):
-            remedy = (
-                f"{int(gaps[0].sum())} of its {outputs.shape[1]} values are NaN in all samples, "
-                "as on land: let the network return zeros there, torch.nan_to_num(output), and "
-                "leave them out of target"
-            )
-        bad = int((~outputs.isfinite()).any(1).sum())
-        raise ValueError(
-            f"The network's output is NaN or infinite for {bad} of {len(outputs)} samples; "
-            f"{remedy}."
-        )
-
-
-def _to_arrays(begun: Start, layers: Sequence[Layer | None]) -> dict[str, Any]:
-    """Return the details of a chunk as arrays."""
-    return {
-        "score": begun.score.cpu().numpy(),
-        "target": None if begun.target is None else begun.target.cpu().numpy(),
-        "rest": begun.rest.cpu().numpy(),
-        "layers": [
-            {}
-            if layer is None
-            else {k: v.cpu().numpy() for k, v in {"relevance": layer[0], **layer[1]}.items()}
-            for layer in layers
-        ],
-    }
 
 
 def _make_details(plan: Plan, kept: DetailArrays, at_layers: dict[str, np.ndarray]) -> Details:

@@ -1,6 +1,6 @@
 """Where relevance starts: how much of it each output has, so that together it is the score.
 
-:mod:`.run` asks :func:`start` once per chunk, before relevance is pulled back. An output that is
+:mod:`.chunk` asks :func:`start` once per chunk, before relevance is pulled back. An output that is
 explained starts with its own value, a weighted sum with each weighted value, and a function of the
 output with value times gradient.
 """
