@@ -11,6 +11,7 @@ import functools
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -47,3 +48,11 @@ def to_host(values: Any) -> Any:
     if type(values) in (list, tuple) and any(isinstance(v, Tensor) for v in values):
         return type(values)(map(to_host, values))
     return values
+
+
+def as_tensor(array: NDArray[Any]) -> torch.Tensor:
+    """Return a tensor of an array, on its memory where torch takes it and warns of nothing."""
+    flags, size = array.flags, array.itemsize
+    plain = flags.writeable and flags.aligned and flags.c_contiguous
+    plain = plain and all(stride >= 0 and stride % size == 0 for stride in array.strides)
+    return torch.from_numpy(array if plain else array.copy(order="C"))

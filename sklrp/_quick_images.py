@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklrp._torch import get_hooks
+from sklrp._torch import runs_plainly
 
 
 def is_of_one_channel(layer: nn.Module, weight: Tensor) -> bool:
@@ -79,9 +79,15 @@ def quicken(module: nn.Module) -> None:
     for layer in module.modules():
         if type(layer) is nn.Conv2d and is_of_one_channel(layer, layer.weight):
             layer.__class__ = _QuickConvolution
-        if type(layer) is nn.Sequential:
-            for place, one in enumerate(in_quick_order(layer)):
-                layer[place] = one
+    _put_in_quick_order(module)
+
+
+def _put_in_quick_order(module: nn.Module) -> None:
+    # A forward of the user's own may take a part of the layers, or look between them.
+    if type(module) is nn.Sequential and runs_plainly(module):
+        for place, layer in enumerate(in_quick_order(module)):
+            module[place] = layer
+            _put_in_quick_order(layer)
 
 
 def in_quick_order(network: nn.Sequential) -> list[nn.Module]:
@@ -90,7 +96,7 @@ def in_quick_order(network: nn.Sequential) -> list[nn.Module]:
     Parameters
     ----------
     network : nn.Sequential
-        The layers; one with hooks stays where it is.
+        The layers; one with hooks or a forward of its own stays where it is.
 
     Returns
     -------
@@ -102,7 +108,7 @@ def in_quick_order(network: nn.Sequential) -> list[nn.Module]:
     layers = list(network)
     for k, (one, other) in enumerate(itertools.pairwise(network)):
         is_pair = type(one) is nn.ReLU and type(other) is nn.MaxPool2d
-        if is_pair and not (other.return_indices or get_hooks(one) or get_hooks(other)):
+        if is_pair and not other.return_indices and runs_plainly(one) and runs_plainly(other):
             layers[k : k + 2] = other, one
     return layers
 

@@ -65,6 +65,19 @@ def get_hooks(module: nn.Module) -> list[Any]:
     return [*before.values(), *behind.values()] if before or behind else []
 
 
+def runs_plainly(module: nn.Module) -> bool:
+    """Return whether calling a module is calling its type's ``forward``, and nothing else."""
+    own = vars(module)
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    watched = any(own.get(name) for name in hooks)
+    return not watched and "forward" not in own and own.get(COMPILED_CALL) is None
+
+
+def count_changes(tensor: torch.Tensor) -> int:
+    """Return how often a tensor was changed in place. Without it another layer would be blamed."""
+    return tensor._version
+
+
 def get_global_hooks() -> list[Any]:
     """Return the forward hooks on all modules, for the same reason."""
     before = nn.modules.module._global_forward_pre_hooks

@@ -9,14 +9,41 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 _PASSED_OVER = frozenset(
     {"sklrp", "sklearn", "skorch", "torch", "joblib", "contextlib", "functools"}
 )
 
+_Warning = tuple[str, type[Warning]]
+_held: ContextVar[list[_Warning] | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def hold_warnings() -> Iterator[list[_Warning]]:
+    """Hold this package's warnings back, of work that may be done once more in another way.
+
+    Yields
+    ------
+    list of (str, type)
+        The arguments of :func:`warn_user` so far, for whoever keeps the work to repeat.
+    """
+    found: list[_Warning] = []
+    token = _held.set(found)
+    try:
+        yield found
+    finally:
+        _held.reset(token)
+
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line, outside of this package and what runs it, that called for it."""
+    held = _held.get()
+    if held is not None:
+        held.append((message, category))
+        return
     frame, level = inspect.currentframe(), 1
     while frame and frame.f_globals.get("__name__", "").split(".")[0] in _PASSED_OVER:
         frame, level = frame.f_back, level + 1

@@ -113,13 +113,48 @@ def test_no_score_is_written_over():
     ]
 
 
-def test_neither_samples_nor_the_network_are_written_to():
-    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).double()
-    nn.init.eye_(net[1].weight)
-    nn.init.zeros_(net[1].bias)
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("first", [[], [nn.Flatten()], [nn.Dropout(), nn.Flatten()]])
+def test_neither_samples_nor_the_network_are_written_to(first, inplace):
+    net = nn.Sequential(
+        *first, nn.ReLU(inplace), nn.Linear(4, 4), nn.ReLU(inplace), nn.Linear(4, 2)
+    )
+    net.double().eval()
     X = np.random.default_rng(0).normal(size=(5, 4))
     before = X.copy(), [p.clone() for p in net.parameters()]
     for samples in (X, torch.from_numpy(X), X[::-1]):
         sklrp.explain(net, samples)
     assert np.array_equal(X, before[0])
     assert all(map(torch.equal, net.parameters(), before[1]))
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-9, 1e-12, 0.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_zeros_have_no_share_beside_a_small_maximum(dtype, epsilon):
+    """A maximum that rounding cannot tell from zero shares with zeros, where these count."""
+    conv = nn.Conv2d(1, 1, 1, bias=False)
+    net = nn.Sequential(
+        conv, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 1, bias=False)
+    )
+    for layer in (conv, net[4]):
+        nn.init.ones_(layer.weight)
+    net.to(torch.from_numpy(np.zeros(1, dtype)).dtype)
+    X = np.array([[[[1, 0.5, 2.4e-7, -0.5], [0.2, 0.1, -0.4, -0.3]]]], dtype)
+    X[..., 2] *= 1 if dtype == np.float32 else 1e-9
+    relevance = sklrp.explain(net, X, rule="epsilon", epsilon=epsilon)
+    np.testing.assert_allclose(relevance.sum(), net(torch.from_numpy(X)).item(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_relevance_is_kept_in_single_precision(scale):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(1024, 5)),
+    )
+    X = np.random.default_rng(0).normal(size=(32, 3, 32, 32), scale=scale).astype(np.float32)
+    relevance, details = sklrp.explain(net, X, rule="epsilon", return_details=True, check=True)
+    kept = sum(layer[name] for layer in details.layers for name in KEPT[1:])
+    gap = relevance.reshape(32, -1).sum(1) + kept - details.score
+    assert np.abs(gap).max() < 1e-4 * np.abs(details.score).max()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from skorch.dataset import Dataset
 from torch import Tensor
 
+from sklrp._devices import as_tensor
 from sklrp._random_stream import RandomStream
 from sklrp._stored import Stored
 
@@ -209,4 +210,4 @@ def pick(x: Any, rows: Any, place: slice) -> Any:
     found = x[rows]
     if not isinstance(found, np.ndarray):
         return found
-    return torch.from_numpy(found if found.flags.writeable else found.copy())
+    return as_tensor(found)

@@ -26,7 +26,7 @@ from sklrp._quick_images import in_quick_order
 from sklrp._random_stream import RandomStream
 from sklrp._skorch import LazyModes
 from sklrp._stored import Stored
-from sklrp._torch import get_hooks
+from sklrp._torch import runs_plainly
 from sklrp._wording import say_value, shorten
 from sklrp.classifiers.batches import BatchIterator, find_home, pick
 from sklrp.modules import GaussianNoise, bound_biases, first_weights, widest_activation
@@ -489,7 +489,7 @@ def _score_accuracy(net: NeuralNet, X: Any, y: np.ndarray) -> float:
 
 def _run_layers(network: nn.Module, x: Any, stream: RandomStream | None, of_images: bool) -> Any:
     """Return what a network makes of a batch: what draws draws from a stream, if there is one."""
-    if type(network) is nn.Sequential and not get_hooks(network):
+    if type(network) is nn.Sequential and runs_plainly(network):
         for layer in in_quick_order(network) if of_images else network:
             x = _run_layers(layer, x, stream, of_images)
         return x
@@ -497,7 +497,7 @@ def _run_layers(network: nn.Module, x: Any, stream: RandomStream | None, of_imag
         return network(x).to(memory_format=torch.channels_last)
     if stream is None:
         return network(x)
-    if not get_hooks(network):
+    if runs_plainly(network):
         # The stream sees every operation of what is inside, so that the commonest have a shortcut.
         if type(network) is nn.Dropout:
             return stream.drop(x, network.p)

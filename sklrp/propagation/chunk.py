@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sklrp.propagation.defence import Balance, Defence, Place
+from sklrp.propagation.defence import Balance, Defence
 from sklrp.propagation.inputs import Intake, is_finite
 from sklrp.propagation.layer_outputs import AskedLayer, Listener, find_values
 from sklrp.propagation.planning import Plan
@@ -57,20 +58,21 @@ class PreparedCall:
     n_outputs: int
     layers: tuple[AskedLayer, ...]
 
-    def check(self, chunk: Sequence[Any]) -> None:
-        """Explain a few samples, and compare all that can be."""
+    def check(self, chunk: Sequence[Any], alone: bool = False) -> None:
+        """Explain a few samples, and compare all that can be; one `alone` is beside no other."""
         every = range(len(chunk[0]))
         tape = self.plan.run(*self.intake.to_signals(chunk))
         check_outputs(tape.scores)
         self.defence.compare(tape, chunk, every)
-        self.defence.check_samples(tape, chunk)
+        if not alone:
+            self.defence.check_samples(tape, chunk)
         begun = start(tape.scores, None, self.contrast)
         balance = Balance(len(every))
         tape.pull(begun.relevance, True, [balance.note])
         balance.settle(begun.score.dtype)
 
     def explain(
-        self, chunk: Sequence[Any], target: Target, place: Place
+        self, chunk: Sequence[Any], target: Target, is_first: bool
     ) -> tuple[list[Tensor], dict[str, Any] | None]:
         """Return the relevance of a chunk's inputs, targets first, and the details."""
         if self.intake.device.type == "cpu":
@@ -78,18 +80,22 @@ class PreparedCall:
         # Forward, all relevance on the scores of the targets, and back: the whole of LRP.
         # Handlers of this package never write to what they are given; others might.
         signals, args, kwargs = self.intake.to_signals(chunk, copy=self.defence.needs_probe)
-        run = self.plan.run_first if place.is_first else self.plan.run
+        confirms = is_first and self.plan.witness is not None
+        run = self.plan.run_first if confirms else self.plan.run
         tape = run(signals, args, kwargs)
         check_outputs(tape.scores)
-        rows = self.defence.rows_of(len(tape.scores), place)
-        begins = self.defence.at_once and place.is_first
-        compare = self.defence.compare_and_check if begins else self.defence.compare
-        compare(tape, chunk, rows)
+        rows = self.defence.rows_of(len(tape.scores), is_first)
+        if confirms:
+            self.defence.confirm(tape, chunk, rows)
+        else:
+            self.defence.compare(tape, chunk, rows)
+            if is_first and self.defence.at_once:
+                self.defence.check_samples(tape, chunk)
         self._check_size(tape.scores)
         begun = start(tape.scores, target, self.contrast)
         values = find_values(self.layers, tape) if self.layers else []
         listener = Listener(values, *begun.relevance.shape[:2])
-        balance = self._begin_balance(tape, chunk, begun, place)
+        balance = self._begin_balance(tape, chunk, begun, is_first)
         notes = [listener.note] * bool(self.layers) + ([] if balance is None else [balance.note])
         arrived, layers = tape.pull(begun.relevance, self.details or balance is not None, notes)
         if balance is not None:
@@ -100,10 +106,10 @@ class PreparedCall:
         return passed, {**_to_arrays(begun, layers), "outputs": listener.arrays()}
 
     def _begin_balance(
-        self, tape: Tape, chunk: Sequence[Any], begun: Start, place: Place
+        self, tape: Tape, chunk: Sequence[Any], begun: Start, is_first: bool
     ) -> Balance | None:
         """Return what watches the way back, unless few samples were watched beforehand."""
-        if self.defence.at_once and place.is_first:
+        if self.defence.at_once and is_first:
             if not bool(begun.relevance.abs().sum((0, 2)).all()):
                 # Where no relevance starts none can be lost: the largest scores tell.
                 self.check([array[[0, -1]] for array in chunk])
@@ -149,7 +155,7 @@ def keep_freed_memory() -> None:
     page that comes anew takes longer than the work on it: convolutions of a process that has freed
     nothing large took up to twice the time. One large block, untouched, is allocated and freed.
     """
-    torch.empty(_KEPT_BYTES, dtype=torch.uint8)
+    np.empty(_KEPT_BYTES, np.uint8)  # torch would fill it where it is to be deterministic
 
 
 def check_outputs(

@@ -2,8 +2,8 @@
 
 The engine follows a network by handlers of its own. Whatever these misread, the score tells: it is
 not the network's, by a plain forward of its own modules. And relevance that is lost or made on the
-way tells too: the sum of what arrives and of what was kept is not the score. :mod:`.run` calls
-:class:`Defence` before the first chunk, on few samples, and on chunks.
+way tells too: the sum of what arrives and of what was kept is not the score. :mod:`.run` and
+:mod:`.chunk` call :class:`Defence` on few samples before all others, and on chunks.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from __future__ import annotations
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from torch.func import functional_call
 
 from sklrp._checks import say_layer
 from sklrp._outputs import pick_output
+from sklrp._torch import count_changes
 from sklrp.propagation.inputs import Intake
 from sklrp.propagation.nested import swap_signals
 from sklrp.propagation.planning import Plan
@@ -39,13 +39,6 @@ _FEW, _MANY = 2, 64
 _NONE: tuple[int, ...] = ()
 
 
-class Place(NamedTuple):
-    """Where a chunk is among all."""
-
-    is_first: bool
-    is_last: bool
-
-
 @dataclass(frozen=True)
 class Defence:
     """What is compared with the network's own forward, and when.
@@ -59,7 +52,7 @@ class Defence:
     check : {"auto", True, False}
         Whether every chunk is compared as a whole; see :func:`sklrp.explain`.
     at_once : bool, default=False
-        Whether the first chunk is so small that it is itself what is checked.
+        Whether the first or only chunk is so small that it is itself what is checked.
     """
 
     plan: Plan
@@ -69,17 +62,17 @@ class Defence:
 
     @property
     def needs_probe(self) -> bool:
-        """Whether few samples are explained beforehand: the package's own chains need it not."""
+        """Whether few samples are looked at first: the package's own chains need it not."""
         return self.plan.network is not None or self.plan.is_extended
 
-    def rows_of(self, n_samples: int, place: Place) -> Sequence[int]:
+    def rows_of(self, n_samples: int, is_first: bool) -> Sequence[int]:
         """Return which samples of a chunk are compared."""
         if self.check is True or (self.check == "auto" and self.plan.varies):
             return range(n_samples)
-        first = place.is_first and (self.at_once or not self.needs_probe)
+        first = is_first and (self.at_once or not self.needs_probe)
         if first or (self.check == "auto" and n_samples >= _MANY):
             return (0,) if n_samples == 1 else (0, n_samples - 1)
-        return (n_samples - 1,) if self.at_once and place.is_last else _NONE
+        return _NONE
 
     def compare(self, tape: Tape, chunk: Sequence[Any], rows: Sequence[int]) -> None:
         """Refuse a network whose own scores of some samples are not those of the tape."""
@@ -100,21 +93,19 @@ class Defence:
             "and layers of torch that change nothing in place, or register a handler for it."
         )
 
-    def compare_and_check(self, tape: Tape, chunk: Sequence[Any], rows: Sequence[int]) -> None:
-        """Refuse what `compare` does, and what `check_samples` does, by one forward if it can."""
-        # Of two samples a third between them and zero may change nothing: they are run apart.
+    def confirm(self, tape: Tape, chunk: Sequence[Any], rows: Sequence[int]) -> None:
+        """Raise an error unless three samples, run plainly, have the scores of the tape.
+
+        It does what `compare` and `check_samples` do by one forward, of the chunk's first and last
+        sample and one that is near the first. What it raises says that there is doubt, no more.
+        """
         n = len(tape.scores)
-        rows = list(rows)
-        if n > 2 and rows == [0, n - 1]:
-            ours = tape.scores if tape.returned is None else tape.returned.reshape(n, -1)
-            with suppress(Exception):  # it may not take these values
-                theirs = self._run_plainly(self._beside(chunk, [0, n - 1]))[:2].to(ours.dtype)
-                if theirs.shape[1:] == ours.shape[1:] and _is_within(
-                    ours[rows], theirs, tape.head
-                ):
-                    return
-        self.compare(tape, chunk, rows)
-        self.check_samples(tape, chunk)
+        ours = tape.scores if tape.returned is None else tape.returned.reshape(n, -1)
+        theirs = self._run_plainly(self._beside(chunk, [0, n - 1]))[:2].to(ours.dtype)
+        if not _is_within(ours[[0, n - 1]], theirs, tape.head):
+            raise ValueError("The scores change with what stands beside a sample.")
+        if len(rows) > _FEW:
+            self.compare(tape, chunk, rows)
 
     def check_samples(self, tape: Tape, chunk: Sequence[Any]) -> None:
         """Refuse a network that mixes samples: the score of one depends on another's values."""
@@ -278,29 +269,34 @@ class Balance:
         self._entries: list[tuple[int, float, Tensor]] = []
         self._sizes: list[Tensor] = []  # of the relevance on its way, whatever its sign
         # The sum of what is on its way was found when it was passed on.
-        self._passed: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
+        self._passed: dict[int, tuple[weakref.ref[Tensor], int, Tensor]] = {}
 
     def note(
         self, record: Record, arrived: Sequence[Any], passed: Sequence[Any], kept: Kept | None
     ) -> None:
         """Note one step."""
-        for sign, parts, axes in (
-            (1.0, arrived, record.output_axes),
-            (-1.0, passed, record.input_axes),
+        for is_passed, parts, axes in (
+            (False, arrived, record.output_axes),
+            (True, passed, record.input_axes),
         ):
             for part, axis in zip(parts, axes, strict=True):
                 if part is not None:
-                    self._entries.append((len(self._steps), sign, self._sum(part, axis)))
+                    amount = self._sum(part, axis, is_passed)
+                    self._entries.append((len(self._steps), -1.0 if is_passed else 1.0, amount))
         self._entries += [(len(self._steps), -1.0, amount) for amount in (kept or {}).values()]
         self._steps.append(record.step)
 
-    def _sum(self, relevance: Tensor, axis: int) -> Tensor:
+    def _sum(self, relevance: Tensor, axis: int, is_passed: bool) -> Tensor:
         """Return the sum of relevance of each target and sample, and note its size, once."""
-        known, amount = self._passed.get(id(relevance), (None, None))
-        if known is None or amount is None or known() is not relevance:
-            amount = total(relevance, self.n_samples, axis)
-            self._sizes.append(total(relevance.abs(), self.n_samples, axis))
-            self._passed[id(relevance)] = weakref.ref(relevance), amount
+        found = self._passed.get(id(relevance))
+        if found is not None and found[0]() is not relevance:
+            found = None  # another tensor had that identity
+        # What arrived was summed when it was passed; a pull may have changed it in place since.
+        if found is not None and (not is_passed or found[1] == count_changes(relevance)):
+            return found[2]
+        amount = total(relevance, self.n_samples, axis)
+        self._sizes.append(total(relevance.abs(), self.n_samples, axis))
+        self._passed[id(relevance)] = weakref.ref(relevance), count_changes(relevance), amount
         return amount
 
     def settle(self, dtype: torch.dtype) -> None:

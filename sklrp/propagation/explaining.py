@@ -95,8 +95,8 @@ def explain(
     check : bool or "auto", default="auto"
         How much is compared with the network's own forward, run plainly: its scores with those
         that are explained, and the relevance of each layer with what the layer passes on and
-        keeps. "auto" compares a few samples before the first chunk, two of every chunk of 64 or
-        more, and whole chunks where arguments of functions change from call to call. True compares
+        keeps. "auto" compares a few samples before all others, two of every chunk of 64 or more,
+        and whole chunks where arguments of functions change from call to call. True compares
         everything, at about the cost of one more explanation; False a few samples, once. Up to 16
         maps in one chunk are themselves what is compared.
     layers : list of str or None, default=None

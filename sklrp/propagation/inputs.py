@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from sklrp._devices import as_tensor
 from sklrp._missing import as_plain_array
 from sklrp._model_parts import has_embeddings, list_weights
 from sklrp._random_stream import RandomStream
@@ -197,11 +198,8 @@ class Intake:
         dtype = self.dtype if is_floating(chunk) or not self.integers else None
         if not isinstance(chunk, Tensor):
             kind = chunk.dtype if dtype is None else NUMPY_DTYPES[dtype]
-            # Torch takes no memory that is read-only or runs backwards.
-            is_plain = isinstance(chunk, np.ndarray) and chunk.flags.writeable
-            is_plain = is_plain and min(chunk.strides, default=0) >= 0
-            take = np.asarray if is_plain and not copy else np.array
-            chunk = torch.from_numpy(take(chunk, dtype=kind, order="C"))
+            take = np.array if copy else np.asarray
+            chunk = as_tensor(take(chunk, dtype=kind, order="C"))
         return chunk.detach().to(device=self.device, dtype=dtype)
 
     def to_signals(

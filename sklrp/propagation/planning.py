@@ -174,8 +174,7 @@ class Plan:
 
     def run_first(self, inputs: Sequence[Signal], args: Any, kwargs: dict[str, Any]) -> Tape:
         """Run the network on the first chunk, and hold the run against that on the probe."""
-        if self.witness is None:
-            return self.run(inputs, args, kwargs)
+        assert self.witness is not None
         recorder = self._recorder(len(inputs[0].x), notes=True)
         tape = recorder.run(inputs, args, kwargs)
         self.witness.compare(recorder)

@@ -27,10 +27,11 @@ from tqdm.std import tqdm
 from sklrp._checks import check_flags, check_jobs, check_number
 from sklrp._model_parts import without_wrapper
 from sklrp._outputs import split_key
+from sklrp._warnings import hold_warnings, warn_user
 from sklrp._workers import run_on_workers
 from sklrp.propagation.bounds import bound
 from sklrp.propagation.chunk import PreparedCall
-from sklrp.propagation.defence import Defence, Place
+from sklrp.propagation.defence import Defence
 from sklrp.propagation.details import Details, LayerDetails, LayerList
 from sklrp.propagation.inputs import Inputs, Intake, is_floating
 from sklrp.propagation.layer_outputs import (
@@ -176,6 +177,8 @@ class Ready:
         The chunks.
     jobs : int
         How many workers share them.
+    warnings : tuple
+        What is to be warned of if it is done so.
     """
 
     call: PreparedCall
@@ -184,18 +187,18 @@ class Ready:
     at_zero: NDArray[np.float64] | None
     spans: list[slice]
     jobs: int
+    warnings: tuple[Any, ...] = ()
 
     @property
     def n_targets(self) -> int:
         """How many maps each sample has."""
         return math.prod(self.axis)
 
-    def tasks(self, inputs: Inputs) -> Iterator[tuple[Any, Any, Place]]:
-        """Yield the samples of each chunk, their target, and where it is."""
+    def tasks(self, inputs: Inputs) -> Iterator[tuple[Any, Any, bool]]:
+        """Yield the samples of each chunk, their target, and whether it is the first."""
         for span in self.spans:
             own = self.target[span] if isinstance(self.target, np.ndarray) else self.target
-            place = Place(span.start == 0, span.stop == inputs.n_samples)
-            yield inputs.take(span), own, place
+            yield inputs.take(span), own, span.start == 0
 
 
 def _prepare_call(
@@ -237,12 +240,11 @@ def _prepare_quickly(prepare: Callable[..., Ready], inputs: Inputs) -> Ready | N
     # same sample more than one tell nothing.
     many = inputs.n_samples > _PROBED and all(map(is_floating, inputs.arrays))
     if many and any(bool((a[0] != a[1]).any()) for a in inputs.take([0, _PROBED])):
-        with suppress(Exception):  # what is wrong is said by what is done in its place
+        # What is wrong is said, and warned of, by what is done in its place.
+        with suppress(Exception), hold_warnings() as held:
             ready = prepare(once=True)
-            if ready.call.plan.witness is None:  # a chain, which needs no probe
-                return ready
-            if ready.spans[0].stop > _PROBED:
-                return ready
+            if ready.call.plan.witness is None or ready.spans[0].stop > _PROBED:
+                return replace(ready, warnings=tuple(held))
     return None
 
 
@@ -257,10 +259,21 @@ def _begin(ready: Ready, prepare: Callable[..., Ready], inputs: Inputs) -> tuple
     if ready.call.plan.witness is not None:
         with suppress(Exception):
             check(ready.call)
-            return ready, [ready.call.explain(*next(ready.tasks(inputs)))]
+            first = ready.call.explain(*next(ready.tasks(inputs)))
+            if len(ready.spans) > 1:  # the largest value or the last step may stand at the end
+                ready.call.check(inputs.take([-1]), alone=True)
+            _warn(ready)
+            return ready, [first]
         ready = prepare()  # in doubt two probes decide, and say what is wrong
+    _warn(ready)
     check(ready.call)
     return ready, []
+
+
+def _warn(ready: Ready) -> None:
+    """Pass on the warnings that were held back."""
+    for warning in ready.warnings:
+        warn_user(*warning)
 
 
 def _name_target(details: Details, asked: Any, classes: np.ndarray | None) -> None:
@@ -428,14 +441,14 @@ def _explain_chunks(
 
 
 def _explain_in_worker(
-    call: PreparedCall, chunk: Any, target: Any, place: Place, n_threads: int
+    call: PreparedCall, chunk: Any, target: Any, is_first: bool, n_threads: int
 ) -> Any:
     # A worker thread brings OpenMP threads of its own: they are limited for that thread alone.
     in_thread = threading.current_thread() is not threading.main_thread()
     torch.get_num_threads()
     limits = threadpool_limits(n_threads, user_api="openmp") if in_thread else nullcontext()
     with limits, plain_arithmetic(call.intake.device):
-        return call.explain(chunk, target, place)
+        return call.explain(chunk, target, is_first)
 
 
 def _make_details(plan: Plan, kept: DetailArrays, at_layers: dict[str, np.ndarray]) -> Details:

@@ -76,7 +76,8 @@ class Step:
     shifted : bool, default=False
         Whether a z-box rule follows: constants that are added before take no relevance.
     rectified : bool, default=False
-        Whether no relevance comes to outputs below zero, which a ReLU may have set to zero.
+        Whether no relevance is to come to outputs that are zero behind a ReLU, which may have
+        written over them.
     in_place : bool, default=False
         Whether this is such a ReLU, which may write over what it is given.
     maps : dict

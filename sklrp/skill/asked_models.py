@@ -270,11 +270,13 @@ def _in_fast_format(module: nn.Module, inputs: Tensor) -> nn.Module:
             point = inputs.clone().requires_grad_()
             try:
                 out = _first(one(point.clone()))
-                found.append(torch.autograd.grad((out * _uneven(out)).sum(), point)[0])
-            except RuntimeError:  # a view of what is no longer in one piece
+                gradient = torch.autograd.grad((out * _uneven(out)).sum(), point)[0]
+            except Exception:  # such as of a view of what is no longer in one piece
                 return module
-    error = (found[0] - found[1]).norm() / found[0].norm().clamp_min(1e-30)
-    return fast if error < 1e-3 else module
+            found.append((out.detach(), gradient))
+    pairs = zip(*found, strict=True)
+    errors = [(one - other).norm() / one.norm().clamp_min(1e-30) for one, other in pairs]
+    return fast if max(errors) < 1e-3 else module
 
 
 @torch.inference_mode(False)  # a caller's, whose tensors have no gradient

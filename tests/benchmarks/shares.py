@@ -25,21 +25,32 @@ from sklrp.modules import make_esn
 
 from . import networks
 from .engine import BOX, ByHand, chunked_gradient, gradient, make_cases, make_lstm, quiet
-from .measure import machine, median_times, threads, write
+from .measure import find_place, machine, median_times, threads, write
 
 MARKERS = ("<!-- shares -->", "<!-- /shares -->")
 
-# Parts of the names of torch's kernels; what none of them is in is computed value by value.
+# Words of the names of torch's kernels; what has none of them is computed value by value.
 KINDS = {
-    "products": (
-        *("mm", "convolution", "conv2d", "conv1d", "conv3d", "mv", "linear", "rnn", "lstm"),
-        *("attention", "einsum", "dot"),
-    ),
-    "moves": (
+    "products": {
+        *(
+            "mm",
+            "addmm",
+            "bmm",
+            "baddbmm",
+            "mv",
+            "addmv",
+            "dot",
+            "matmul",
+            "linear",
+            "convolution",
+        ),
+        *("conv2d", "rnn", "lstm", "attention"),
+    },
+    "moves": {
         *("copy", "cat", "fill", "zero", "index", "gather", "scatter", "select", "slice", "empty"),
-        *("view", "as_strided", "transpose", "expand", "clone", "pad", "unbind", "stack", "to"),
-        *("permute", "reshape", "unflatten", "resize", "narrow", "split", "chunk", "detach"),
-    ),
+        *("view", "as", "strided", "transpose", "expand", "clone", "pad", "unbind", "stack", "to"),
+        *("permute", "reshape", "unflatten", "resize", "narrow", "split", "chunk", "detach", "t"),
+    },
 }
 PARTS = ("products", "value by value", "moves", "Python")
 
@@ -61,11 +72,8 @@ def take_apart(ours: Callable[[], Any], yardstick: Callable[[], Any], repeats: i
 
 def find_kind(kernel: str) -> str:
     """Return what kind of work a kernel of torch does."""
-    name = kernel.removeprefix("aten::")
-    for kind, words in KINDS.items():
-        if any(word in name for word in words):
-            return kind
-    return "value by value"
+    words = set(kernel.removeprefix("aten::").split("_"))
+    return next((kind for kind, known in KINDS.items() if words & known), "value by value")
 
 
 def make_rows(quick: bool) -> Iterator[tuple[str, str, Callable[[], Any], Callable[[], Any]]]:
@@ -113,6 +121,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.write and options.quick:
         parser.error("--quick gives no figures to write")
+    if options.write:
+        find_place(options.write, MARKERS)
     start = time.perf_counter()
     lines = [
         f"{machine(options.threads)}:",

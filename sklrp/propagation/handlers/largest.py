@@ -49,13 +49,16 @@ def weigh_largest(values: Tensor, largest: Tensor, size: Tensor) -> Tensor:
     return weigher(largest, size)(values)
 
 
-def weigher(largest: Tensor, size: Tensor) -> Callable[..., Tensor]:
+def weigher(largest: Tensor, size: Tensor, zeros_share: bool = True) -> Callable[..., Tensor]:
     """Return what weighs values beside a part of the largest, as :func:`weigh_largest` does all.
 
     Parameters
     ----------
     largest, size : Tensor
         As there.
+    zeros_share : bool, default=True
+        Whether zeros share with a largest value that is within rounding of them. If not, no value
+        may be negative; where all are zero, all weights are.
 
     Returns
     -------
@@ -66,6 +69,8 @@ def weigher(largest: Tensor, size: Tensor) -> Callable[..., Tensor]:
     finfo = torch.finfo(largest.dtype)
     rounding = (size * finfo.eps).clamp(min=finfo.tiny)
     smaller, slope = largest - rounding * _SMALLER, 1 / (rounding * (_SMALLER - _EQUAL))
+    if not zeros_share:
+        smaller.clamp_(min=0)
     finite = size.isfinite()
     all_finite = bool(finite.all())
 

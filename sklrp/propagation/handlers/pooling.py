@@ -62,7 +62,7 @@ def _max_pool(step: Step, signal: Signal) -> tuple[Any, Pull]:
             relevance, of_indices = relevance
             if of_indices is not None:
                 return refuse_mask(step)(of_indices, kept)
-        return _pull_from_largest(relevance, signal, out, pairs)
+        return _pull_from_largest(relevance, signal, out, pairs, not step.rectified)
 
     largest = Signal(out, signal.nonnegative, **standing(signal))
     if not step.layer.return_indices:
@@ -98,7 +98,11 @@ def _largest_along(
 
 
 def _pull_from_largest(
-    relevance: Tensor, signal: Signal, out: Tensor, pairs: Sequence[list[tuple[slice, slice]]]
+    relevance: Tensor,
+    signal: Signal,
+    out: Tensor,
+    pairs: Sequence[list[tuple[slice, slice]]],
+    zeros_share: bool,
 ) -> Tensor:
     """Return the relevance of values, of which the largest of each window share its relevance."""
     x = signal.x
@@ -112,7 +116,8 @@ def _pull_from_largest(
     all_seen = all(len(count) == n for n, count in zip(x.shape[2:], counts, strict=True))
     seen_once = all(max(count.values()) == 1 for count in counts)
     # Where no value is negative or outside of all windows, the largest of all is in the output.
-    weigh = weigher(out, size_of_samples(out if signal.nonnegative and all_seen else x))
+    size = size_of_samples(out if signal.nonnegative and all_seen else x)
+    weigh = weigher(out, size, zeros_share)
     weights = [weigh(x[seen], window) for seen, window in places]
     if all(
         out[window].shape == weight.shape == out.shape
@@ -123,6 +128,8 @@ def _pull_from_largest(
         total = torch.zeros_like(out)
         for (_, window), weight in zip(places, weights, strict=True):
             total[window] = total[window] + weight.sum_to_size(total[window].shape)
+    if not zeros_share:  # nor does a window of zeros get any relevance
+        total = total.clamp(min=torch.finfo(total.dtype).tiny)
     share = relevance / total
     like = x.expand(len(relevance), *x.shape)
     back = torch.empty_like(like) if all_seen and seen_once else torch.zeros_like(like)

@@ -90,7 +90,8 @@ class TapeWriter:
         Whether the network's own tensors are to be what torch makes of them, sharing memory as
         the network knows it; else they share it with the tape's.
     notes : bool
-        Whether constants are noted, also where the run follows a plan.
+        Whether constants are noted, and the sample of each value, also where the run follows a
+        plan.
 
     Attributes
     ----------
@@ -163,7 +164,7 @@ class TapeWriter:
     def start(self, signal: Signal) -> Tensor:
         """Return the tensor that the network gets for an input."""
         tensor = signal.x.detach().clone() if self.exact else signal.x.detach()
-        if self.is_probing:
+        if self.notes:
             signal = signal.but(samples=self._number("X", tensor, 0))
         node = self.nodes.add(tensor, signal, tensor.is_floating_point())
         if self.exact:
@@ -441,9 +442,10 @@ class TapeWriter:
         """Record a step that was run, and return its outputs as the network is to see them."""
         signals = find_all(Signal, outputs)
         input_axes = tuple(node.signal.axis for node in nodes)
-        if self.is_probing:
+        if self.notes:
             known = tuple(node.signal.axis for node in nodes if node.number >= 0)
-            step.axes = self._output_axes(step.name, signals, known or input_axes, is_layer)
+            axes = self._output_axes(step.name, signals, known or input_axes, is_layer)
+            step.axes = axes if self.is_probing else step.axes
         active = is_layer or any(node.active for node in nodes)
         numbers, shapes, tensors = [], [], {}
         held, found = self._run_own(own, None if is_layer else signals, len(signals))
@@ -495,7 +497,7 @@ class TapeWriter:
         """Return the network's own tensor of an output, and its node."""
         out = move_axis(signal, 0, axis) if is_layer else signal
         samples = out.samples
-        if self.is_probing and (is_layer or samples is not None):
+        if self.notes and (is_layer or samples is not None):
             samples = self._number(name, out.x, axis)
         if out.axis is not axis or out.samples is not samples:
             out = out.but(axis=axis, samples=samples)
