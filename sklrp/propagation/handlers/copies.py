@@ -52,12 +52,21 @@ def _squeezed_axes(source: Signal, dim: Any = None) -> tuple[tuple[int, ...]]:
     return (tuple(d for d in dims if d % n_axes != source.axis),)
 
 
+@register("permute", "transpose", "movedim", "t", "T", "mT", bounds=monotone)
+@mark(SOURCED, COMPLEX)
+def _permute(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any, Pull]:
+    # What it makes of the sizes 0, 1, 2 ... says which axis comes from where.
+    order = step.layer(torch.empty(tuple(range(source.x.dim()))), *args, **kwargs).shape
+    back = [0, *(order.index(axis) + 1 for axis in range(len(order)))]
+    out = _copied(step, source, *args, **kwargs)
+    return out, _with_others(lambda relevance: relevance.permute(back), args, kwargs)
+
+
 @register(
-    "permute", "transpose", "movedim", "t", "T", "mT", "adjoint", "flip", "fliplr", "flipud",
-    "roll", "rot90", "narrow", "select", "index_select", "gather", "take_along_dim",
-    "__getitem__", "expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave",
-    "fftshift", "ifftshift", "unfold", "diagonal", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle",
+    "adjoint", "flip", "fliplr", "flipud", "roll", "rot90", "narrow", "select", "index_select",
+    "gather", "take_along_dim", "__getitem__", "expand", "expand_as", "broadcast_to", "repeat",
+    "tile", "repeat_interleave", "fftshift", "ifftshift", "unfold", "diagonal", "pixel_shuffle",
+    "pixel_unshuffle", "channel_shuffle",
     bounds=monotone,
 )  # fmt: skip
 @mark(SOURCED, COMPLEX)

@@ -130,10 +130,10 @@ def share_bilinear(
         return to_one
     # Two of a kind: R / s(2 z), AttnLRP's own form. A gate's half is half of R / s(z).
     alike = a.gate == b.gate and share is not None
-    split = Split(1.0, known(2.0 * z if alike else z), step.epsilon)
 
     def to_both(relevance: Tensor, kept: Kept | None) -> Any:
-        ratio = split.ratio(relevance)
+        split = Split(1.0, known(2.0 * z if alike else z), step.epsilon)
+        ratio = split.ratio(relevance, last=kept is None)
         if kept is not None:
             account(kept, relevance, [split], [ratio])
         if share is None:
