@@ -1414,3 +1414,22 @@ def test_learning_rates_without_bounds_are_refused():
     X, y = np.zeros((4, 2)), [0, 1, 0, 1]
     with pytest.raises(ValueError, match=r"'lr'.*1000000"):
         MLPClassifier(lr=1e30).fit(X, y)
+
+
+@pytest.mark.parametrize("kind", ["forward", "hook"])
+def test_networks_of_images_run_as_the_user_changed_them(kind):
+    X = np.random.default_rng(0).normal(size=(40, 1, 8, 8)).astype(np.float32)
+    clf = CNNClassifier(channels=(4,), max_epochs=1, device="cpu", random_state=0)
+    clf.fit(X, np.arange(40) % 2)
+    network, seen = clf.module_, []
+    before = clf.predict_proba(X)
+    if kind == "hook":
+        network.register_full_backward_hook(lambda *args: seen.append(1))
+        clf.partial_fit(X, np.arange(40) % 2)
+        assert seen
+        return
+    own = network.forward
+    network.forward = lambda x: own(x) * 0 + 7
+    after = clf.predict_proba(X)
+    assert not np.allclose(before, after)
+    np.testing.assert_allclose(after, 0.5, atol=1e-6)

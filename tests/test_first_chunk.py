@@ -106,7 +106,7 @@ def _gated(layers, x, gate):
     return layers[2](torch.where(gate[:, :1] > 0, hidden, 2 * hidden))
 
 
-# The values of other samples are gates alone, which carry no relevance, and of two samples some mix
+# Values of other samples are gates alone, which carry no relevance; of two samples some mix
 # nothing.
 MIXING = {
     "two places on": lambda f, x: _gated(f, x, x - x.roll(2, 0)),

@@ -128,3 +128,44 @@ def test_relevance_is_that_of_double_precision(rule):
         for one, dtype in ((net, "float32"), (copy.deepcopy(net).double(), "float64"))
     )
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+class Tapping(nn.Module):
+    """A forward that looks between layers, and one that asks a part of them."""
+
+    def __init__(self, taps):
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.readout = nn.Linear(64, 2)
+        self.taps = taps
+
+    def forward(self, x):
+        """Return the scores."""
+        level = 0.0
+        if self.taps:
+            hidden = self.features[:2](x)
+            if hidden.shape[-1] != x.shape[-1]:
+                raise ValueError("these are not the features of cells")
+            level = hidden.mean((1, 2, 3)).detach()[:, None]
+        return self.readout(self.features(x).flatten(1)) + level
+
+
+@pytest.mark.parametrize("taps", [False, True])
+def test_layers_inside_a_forward_of_the_users_stay_in_order(taps):
+    network = Tapping(taps).eval()
+    quick = copy.deepcopy(network)
+    quicken(quick)
+    assert [type(layer) for layer in quick.features[1:]] == [nn.ReLU, nn.MaxPool2d]
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.allclose(quick(x), network(x), atol=1e-6)
+
+
+def test_layers_with_a_forward_or_hooks_of_their_own_stay_in_order():
+    for place in range(2):
+        layers = [nn.ReLU(), nn.MaxPool2d(2)]
+        layers[place].register_full_backward_hook(lambda *args: None)
+        assert in_quick_order(nn.Sequential(*layers)) == layers
+        layers = [nn.ReLU(), nn.MaxPool2d(2)]
+        layers[place].forward = torch.neg
+        assert in_quick_order(nn.Sequential(*layers)) == layers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -139,3 +141,25 @@ def test_every_handler_of_a_layer_is_among_them():
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:dropout[23]d")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, None])
+def test_memory_that_torch_does_not_take_is_copied(batch_size):
+    records = np.zeros(5, [("mark", "u1"), ("values", "f4", (4,))])
+    records["values"] = np.random.default_rng(0).normal(size=(5, 4))
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    plain = np.ascontiguousarray(records["values"])
+    wanted = explain(net, plain)
+    views = {"packed": records["values"], "big-endian": plain.astype(">f4")}
+    views |= {"Fortran": np.asfortranarray(plain), "double": plain.astype(float)}
+    for name, X in views.items():
+        found = explain(net, X, batch_size=batch_size)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7, err_msg=name)
+    backwards = explain(net, plain[::-1], batch_size=batch_size)
+    np.testing.assert_allclose(backwards[::-1], wanted, rtol=1e-5, atol=1e-7)
+    plain.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = explain(net, plain, batch_size=batch_size)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -155,7 +154,7 @@ def keep_freed_memory() -> None:
     page that comes anew takes longer than the work on it: convolutions of a process that has freed
     nothing large took up to twice the time. One large block, untouched, is allocated and freed.
     """
-    np.empty(_KEPT_BYTES, np.uint8)  # torch would fill it where it is to be deterministic
+    torch.UntypedStorage(_KEPT_BYTES, device="cpu")  # no tensor: modes of torch fill those
 
 
 def check_outputs(

@@ -54,7 +54,7 @@ def _squeezed_axes(source: Signal, dim: Any = None) -> tuple[tuple[int, ...]]:
 
 @register("permute", "transpose", "movedim", "t", "T", "mT", bounds=monotone)
 @mark(SOURCED, COMPLEX)
-def _permute(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any, Pull]:
+def _reorder_axes(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any, Pull]:
     # What it makes of the sizes 0, 1, 2 ... says which axis comes from where.
     order = step.layer(torch.empty(tuple(range(source.x.dim()))), *args, **kwargs).shape
     back = [0, *(order.index(axis) + 1 for axis in range(len(order)))]
