@@ -73,7 +73,9 @@ def test_time_is_taken_apart():
     x = torch.ones(700, 700)
     for work, part in ((x.mm, 0), (x.pow, 1), (torch.empty_like(x).copy_, 2)):
         _, *parts = shares.take_apart(lambda work=work: [work(x) for _ in range(20)], x.sum, 3)
-        assert max(range(4), key=parts.__getitem__) == part
+        assert (
+            max(range(3), key=parts.__getitem__) == part
+        )  # Python aside, which a busy core adds to
 
 
 def test_echo_state_networks():
