@@ -63,7 +63,9 @@ class PreparedCall:
         tape = self.plan.run(*self.intake.to_signals(chunk))
         check_outputs(tape.scores)
         self.defence.compare(tape, chunk, every)
-        if not alone:
+        if alone:
+            self._check_size(tape.scores)
+        else:
             self.defence.check_samples(tape, chunk)
         begun = start(tape.scores, None, self.contrast)
         balance = Balance(len(every))
