@@ -11,6 +11,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -30,6 +31,10 @@ from sklrp._torch import runs_plainly
 from sklrp._wording import say_value, shorten
 from sklrp.classifiers.batches import BatchIterator, find_home, pick
 from sklrp.modules import GaussianNoise, bound_biases, first_weights, widest_activation
+
+# Elements of the widest activation of networks that have predicted. An attribute would be a part of
+# their state, which a prediction must not change: whoever hashes a network would find another one.
+_WIDEST: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 # Elements of the widest activation in one chunk of a prediction: 4 MiB of float32 stay in a
 # processor's cache; an accelerator wants more at once.
@@ -55,7 +60,6 @@ class TrainingNet(LazyModes, NeuralNet):
         What `skorch.NeuralNet` takes.
     """
 
-    _chunk: int | None = None  # samples that a prediction takes at once, when it is known
     _of_images = False  # whether there is a quicker way through the network's images
 
     def __init__(
@@ -168,12 +172,12 @@ class TrainingNet(LazyModes, NeuralNet):
 
     def _choose_chunk(self, n_features: int) -> int:
         """Return how many samples a prediction takes at once."""
-        if self._chunk is None:
+        on_cpu = torch.device(self.device).type == "cpu"
+        budget = _CHUNK_ON_CPU if on_cpu else _CHUNK_ON_ACCELERATOR
+        if self.module_ not in _WIDEST:
             self.set_evaluating()
-            on_cpu = torch.device(self.device).type == "cpu"
-            budget = _CHUNK_ON_CPU if on_cpu else _CHUNK_ON_ACCELERATOR
-            self._chunk = max(32, budget // widest_activation(self.module_, n_features))
-        return self._chunk
+            _WIDEST[self.module_] = widest_activation(self.module_, n_features)
+        return max(32, budget // _WIDEST[self.module_])
 
     @torch.no_grad()
     def skill(self, dataset: Dataset) -> float:
@@ -249,7 +253,6 @@ class TrainingNet(LazyModes, NeuralNet):
     def initialize_module(self) -> TrainingNet:
         """Build the network in the net's dtype."""
         super().initialize_module()
-        self._chunk = None
         self._of_images = _is_of_images(self.module_, self.device, self.dtype)
         self.module_.to(self.dtype)
         if self.nonpositive_bias:
