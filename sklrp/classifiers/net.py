@@ -32,8 +32,8 @@ from sklrp._wording import say_value, shorten
 from sklrp.classifiers.batches import BatchIterator, find_home, pick
 from sklrp.modules import GaussianNoise, bound_biases, first_weights, widest_activation
 
-# Elements of the widest activation of networks that have predicted. An attribute would be a part of
-# their state, which a prediction must not change: whoever hashes a network would find another one.
+# Elements of the widest activation of networks that have predicted. An attribute would be a part
+# of their state, which no prediction may change: whoever hashes a network would find another one.
 _WIDEST: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 # Elements of the widest activation in one chunk of a prediction: 4 MiB of float32 stay in a
