@@ -94,11 +94,9 @@ class Defence:
         )
 
     def confirm(self, tape: Tape, chunk: Sequence[Any], rows: Sequence[int]) -> None:
-        """Raise an error unless three samples, run plainly, have the scores of the tape.
-
-        It does what `compare` and `check_samples` do by one forward, of the chunk's first and last
-        sample and one that is near the first. What it raises says that there is doubt, no more.
-        """
+        """Raise an error, of doubt, unless samples run plainly have the scores of the tape."""
+        # By one forward what `compare` and `check_samples` do: of the chunk's first and last
+        # sample, and of one that is near the first.
         n = len(tape.scores)
         ours = tape.scores if tape.returned is None else tape.returned.reshape(n, -1)
         theirs = self._run_plainly(self._beside(chunk, [0, n - 1]))[:2].to(ours.dtype)

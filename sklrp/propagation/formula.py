@@ -77,10 +77,8 @@ class Split:
         return bool((self.share * relevance).abs_().sum())
 
     def ratio(self, relevance: Tensor, last: bool = False) -> Tensor:
-        """Return the part's share of ``relevance`` over the denominator: share R_j / s(d_j).
-
-        If that is the last use of the split, the ratio may take the memory of the denominator.
-        """
+        """Return the part's share of ``relevance`` over the denominator: share R_j / s(d_j)."""
+        # If that is the last use of the split, the ratio may take the memory of the denominator.
         if isinstance(self.share, Tensor) or self.share != 1.0:
             relevance = self.share * relevance
         stable = self.stable

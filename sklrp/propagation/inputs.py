@@ -191,10 +191,7 @@ class Intake:
         return intake
 
     def to_tensor(self, chunk: Any, copy: bool = True) -> Tensor:
-        """Return a chunk of an input as the network takes it.
-
-        Without `copy` it may be the user's memory, which then nobody may write to.
-        """
+        """Return a chunk of an input as the network takes it, of the user's memory or a copy."""
         dtype = self.dtype if is_floating(chunk) or not self.integers else None
         if not isinstance(chunk, Tensor):
             kind = chunk.dtype if dtype is None else NUMPY_DTYPES[dtype]

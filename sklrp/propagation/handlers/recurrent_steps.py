@@ -72,10 +72,7 @@ def recur(
     relevance: Relevance,
     project: Callable[[int, Tensor], Tensor] | None,
 ) -> None:
-    """Run back in time: from the relevance that states got from outside to all that they get.
-
-    The tensors of ``relevance`` are overwritten.
-    """
+    """Run back in time, to all relevance that states get; that from outside is overwritten."""
     n_steps, n_targets, n_samples, size = relevance.cells.shape
     cells, n_states = relevance.cells, relevance.hidden.shape[-1]
     n_gates = flow.new.shape[-2]
@@ -190,11 +187,12 @@ def start_states(start: Tensor, n_steps: int) -> Tensor:
 
 
 def tanh(z: Tensor) -> Tensor:
-    """Return the hyperbolic tangent; NumPy's is ten times as fast as torch's on a CPU."""
+    """Return the hyperbolic tangent; NumPy's is faster than torch's on a CPU."""
     return torch.from_numpy(np.tanh(z.numpy())) if on_cpu(z) else z.tanh()
 
 
 def on_cpu(v: Tensor) -> bool:
+    """Return whether NumPy can compute on the memory of a tensor."""
     return v.device.type == "cpu"
 
 
