@@ -1,9 +1,10 @@
 """Steps of convolutional networks that torch computes slowly, in a quicker way to the same.
 
 torch pads the channels of what it computes to those of a whole register, so that back to an image
-of one channel takes as long as to eight. What each output channel sends back is a convolution of
-its own, which is quick, and one product adds them up. And of what a ReLU keeps a maximum is taken:
-the ReLU of the maximum is the same, at a quarter of the places.
+of one channel takes as long as to eight. To one channel, what each output channel sends back is a
+convolution of its own, which is quick, and one product adds them up; to two or three, one product
+gives what each place of the kernel sends back. And of what a ReLU keeps a maximum is taken: the
+ReLU of the maximum is the same, at a quarter of the places.
 
 The engine's convolutions ask, `skill_map` for its gradients, and the nets of the estimators.
 """
@@ -20,9 +21,12 @@ from torch import Tensor, nn
 
 from sklrp._torch import runs_plainly
 
+# For more channels torch's own way back is as quick.
+_FEW = 3
 
-def is_of_one_channel(layer: nn.Module, weight: Tensor) -> bool:
-    """Tell whether a layer is a convolution from which `to_one_channel` leads back.
+
+def is_of_few_channels(layer: nn.Module, weight: Tensor) -> bool:
+    """Tell whether `to_few_channels` leads back through a layer: a convolution of few channels.
 
     Parameters
     ----------
@@ -38,7 +42,8 @@ def is_of_one_channel(layer: nn.Module, weight: Tensor) -> bool:
     """
     return (
         isinstance(layer, nn.Conv2d)
-        and weight.shape[1] == layer.groups == 1
+        and layer.groups == 1
+        and weight.shape[1] <= _FEW
         and layer.stride == (1, 1)
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
@@ -49,35 +54,54 @@ def is_of_one_channel(layer: nn.Module, weight: Tensor) -> bool:
     )
 
 
-def to_one_channel(
+def to_few_channels(
     values: Tensor, weight: Tensor, padding: Sequence[int], dilation: Sequence[int]
 ) -> Tensor:
-    """Return ``conv_transpose2d(values, weight)`` of a convolution of one channel, of stride 1.
+    """Return ``conv_transpose2d(values, weight)`` of a convolution of few channels, of stride 1.
 
     Parameters
     ----------
     values : Tensor of shape (n_samples, n_channels, height, width)
         What is led back, best with its channels last.
-    weight : Tensor of shape (n_channels, 1, *kernel)
+    weight : Tensor of shape (n_channels, n_few, *kernel)
         The weights of the convolution.
     padding, dilation : (int, int)
         Its padding and dilation.
 
     Returns
     -------
-    Tensor of shape (n_samples, 1, *size of the input)
+    Tensor of shape (n_samples, n_few, *size of the input)
         The sum over the output's channels.
     """
+    if weight.shape[1] > 1:
+        return _add_places(values, weight, padding, dilation)
     pads = _pads(weight.shape[2:], padding, dilation)
     flipped = weight.flip(2, 3).clone(memory_format=torch.channels_last)
     each = F.conv2d(values, flipped, None, 1, pads, tuple(dilation), groups=len(weight))
     return (each.movedim(1, -1) @ each.new_ones(len(weight))).unsqueeze(1)
 
 
+def _add_places(
+    values: Tensor, weight: Tensor, padding: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    """Return the same from what each place of the kernel sends back, moved to where it belongs."""
+    size, kernel = values.shape[2:], weight.shape[2:]
+    rows = values.movedim(1, -1).flatten(0, -2)
+    each = (weight.flatten(1).t() @ rows.t()).view(*weight.shape[1:], len(values), *size)
+    whole = [n + d * (k - 1) for n, d, k in zip(size, dilation, kernel, strict=True)]
+    back = values.new_zeros(weight.shape[1], len(values), *whole)
+    for place in itertools.product(*map(range, kernel)):
+        starts = [d * k for d, k in zip(dilation, place, strict=True)]
+        rows_, columns = (slice(s, s + n) for s, n in zip(starts, size, strict=True))
+        back[:, :, rows_, columns] += each[:, place[0], place[1]]
+    rows_, columns = (slice(p, n - p) for p, n in zip(padding, whole, strict=True))
+    return back[:, :, rows_, columns].transpose(0, 1)
+
+
 def quicken(module: nn.Module) -> None:
     """Make a network and its gradients in its input quick, in place: a caller's own copy."""
     for layer in module.modules():
-        if type(layer) is nn.Conv2d and is_of_one_channel(layer, layer.weight):
+        if type(layer) is nn.Conv2d and is_of_few_channels(layer, layer.weight):
             layer.__class__ = _QuickConvolution
     _put_in_quick_order(module)
 
@@ -119,7 +143,7 @@ def _pads(kernel: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 
 
 class _QuickConvolution(nn.Conv2d):
-    """A convolution of one channel with a quick gradient in its input, and none in its weights."""
+    """A convolution of few channels, with a quick gradient in its input and none in weights."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution."""
@@ -142,4 +166,4 @@ class _Convolve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (weight,) = ctx.saved_tensors
-        return to_one_channel(gradients[0], weight, *ctx.options), None, None, None, None
+        return to_few_channels(gradients[0], weight, *ctx.options), None, None, None, None

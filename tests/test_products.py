@@ -17,7 +17,7 @@ from torch import nn
 from sklrp import Composite, explain
 from sklrp.modules import StatePooling
 from sklrp.propagation import fast, formula
-from sklrp.rules import AlphaBeta, Gamma, Rule, Signed, ZPlus
+from sklrp.rules import AlphaBeta, Epsilon, Gamma, Rule, Signed, WSquare, ZBox, ZPlus
 from tests.helpers.affine_layers import LAYERS, RULES
 from tests.helpers.parameters import randomised
 from tests.helpers.reference import assert_explained
@@ -47,6 +47,39 @@ def test_many_signed_inputs(rule, epsilon, bias):
     )
     rows = Composite([("all", rule, "all")])
     assert_explained(model, inputs(300), rows, lambda *_: rule, epsilon=epsilon)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-6, 0.1])
+@pytest.mark.parametrize("rule", [AlphaBeta(), AlphaBeta(renormalize=True)], ids=repr)
+def test_many_nonnegative_inputs(rule, epsilon):
+    """The negative part is what the magnitudes leave of z, also where a ReLU wrote over z."""
+    model = nn.Sequential(
+        *(randomised(nn.Linear(4, 300), 0), nn.ReLU(), randomised(nn.Linear(300, 3), 1)),
+        *(nn.ReLU(), randomised(nn.Linear(3, 2), 2)),
+    )
+    with torch.no_grad():
+        model[2].weight[0].abs_()  # of one sign alone
+        model[2].bias[0] = 0.0
+    rows = Composite([("all", rule, "all")])
+    X = np.random.default_rng(0).normal(size=(6, 4))
+    assert_explained(model, X, rows, lambda *_: rule, epsilon=epsilon)
+
+
+@pytest.mark.parametrize("n_channels", [1, 3, 4])
+@pytest.mark.parametrize("rule", [Gamma(), AlphaBeta(), ZBox(-3, 3), ZPlus(), WSquare()], ids=repr)
+def test_terms_of_few_channels_are_one(rule, n_channels, monkeypatch):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(n_channels, 5, 3, padding=1), nn.ReLU(), nn.Flatten()),
+        nn.LazyLinear(3),
+    )
+    X = np.random.default_rng(0).uniform(-3, 3, size=(5, n_channels, 6, 7)).astype(np.float32)
+    net(torch.from_numpy(X))
+    rows = Composite([("first", rule, "first"), ("all", Epsilon(), "all")])
+    found = explain(net, X, rule=rows, target="all")
+    monkeypatch.setattr(fast, "ENABLED", False)
+    expected = explain(net.double(), X.astype(float), rule=rows, target="all")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 class Copy(Rule):
@@ -117,7 +150,7 @@ def test_rounding_is_no_contribution():
     size = z + torch.tensor([4 * torch.finfo(z.dtype).eps, 1e-9], dtype=torch.float64)
     found = fast.by_magnitude(negative, z, size)
     assert found[0] == 0.0
-    np.testing.assert_allclose(found[1], -5e-10, rtol=1e-6)
+    np.testing.assert_allclose(found[1], -5e-10, rtol=1e-5)
 
 
 def test_maps_of_signed_weights():

@@ -1,4 +1,4 @@
-"""The quick way back to images of one channel, against torch's own in double precision."""
+"""The quick way back to images of few channels, against torch's own in double precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import sklrp
-from sklrp._quick_images import in_quick_order, is_of_one_channel, quicken, to_one_channel
+from sklrp._quick_images import in_quick_order, is_of_few_channels, quicken, to_few_channels
 from tests.helpers.parameters import randomised
 
 pytestmark = pytest.mark.skipif(
@@ -25,22 +25,23 @@ LAYERS = {
 }
 
 
-def _make_layer(options, seed=0):
+def _make_layer(options, n_few=1, seed=0):
     torch.manual_seed(seed)
-    return nn.Conv2d(1, 6, **options)
+    return nn.Conv2d(n_few, 6, **options)
 
 
+@pytest.mark.parametrize("n_few", [1, 2, 3])
 @pytest.mark.parametrize("name", LAYERS)
-def test_it_is_the_transposed_convolution(name):
-    layer = _make_layer(LAYERS[name])
-    assert is_of_one_channel(layer, layer.weight)
-    values = torch.randn(4, *layer(torch.zeros(2, 1, 11, 14)).shape[1:])
+def test_it_is_the_transposed_convolution(name, n_few):
+    layer = _make_layer(LAYERS[name], n_few)
+    assert is_of_few_channels(layer, layer.weight)
+    values = torch.randn(4, *layer(torch.zeros(2, n_few, 11, 14)).shape[1:])
     options = layer.padding, layer.dilation
-    found = to_one_channel(values, layer.weight.detach(), *options)
+    found = to_few_channels(values, layer.weight.detach(), *options)
     expected = F.conv_transpose2d(
         values.double(), layer.weight.detach().double(), None, 1, options[0], 0, 1, options[1]
     )
-    assert found.shape == (4, 1, 11, 14)
+    assert found.shape == (4, n_few, 11, 14)
     np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=0, atol=2e-5)
 
 
@@ -48,7 +49,7 @@ def test_it_is_the_transposed_convolution(name):
     "other",
     [
         nn.Conv2d(1, 4, 3, stride=2),
-        nn.Conv2d(2, 4, 3),
+        nn.Conv2d(4, 4, 3),
         nn.Conv2d(4, 4, 3, groups=4),
         nn.Conv2d(1, 4, 3, padding="same"),
         nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"),
@@ -59,12 +60,15 @@ def test_it_is_the_transposed_convolution(name):
     ids=repr,
 )
 def test_others_are_left_to_torch(other):
-    assert not is_of_one_channel(other, other.weight)
+    assert not is_of_few_channels(other, other.weight)
 
 
+@pytest.mark.parametrize("n_few", [1, 3])
 @pytest.mark.parametrize("name", LAYERS)
-def test_gradients_are_the_same(name):
-    net = nn.Sequential(_make_layer(LAYERS[name]), nn.Tanh(), nn.Conv2d(6, 2, 2), nn.Flatten())
+def test_gradients_are_the_same(name, n_few):
+    net = nn.Sequential(
+        _make_layer(LAYERS[name], n_few), nn.Tanh(), nn.Conv2d(6, 2, 2), nn.Flatten()
+    )
     fast = copy.deepcopy(net)
     quicken(fast)
     assert type(fast[0]) is not nn.Conv2d
@@ -72,7 +76,7 @@ def test_gradients_are_the_same(name):
     found = []
     for one, dtype in ((fast, torch.float32), (copy.deepcopy(net).double(), torch.float64)):
         torch.manual_seed(1)
-        x = torch.randn(3, 1, 9, 12).to(dtype).requires_grad_()
+        x = torch.randn(3, n_few, 9, 12).to(dtype).requires_grad_()
         out = one(x)
         weight = torch.arange(out.numel(), dtype=dtype).reshape(out.shape).cos()
         found.append(torch.autograd.grad((out * weight).sum(), x)[0].double().numpy())

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from sklrp.propagation.formula import (
     Operand,
     Split,
     Terms,
+    channelwise,
     find_terms,
     known,
     map_as_laid,
@@ -47,6 +49,9 @@ ENABLED = True
 
 # Where so many contributions of either sign meet, neither's sum is lost in that of magnitudes.
 _MANY = 256
+
+# By how many roundings the sum of magnitudes differs from that of contributions of one sign.
+_ROUNDINGS = 16
 
 # The share of z in the sum of magnitudes up to which either sign has 1/64 of it.
 _MIXED = 31 / 32
@@ -68,16 +73,16 @@ def split(
     n_spatial: int,
 ) -> list[Split]:
     """Return the parts of the step's rule, as :func:`sklrp.propagation.formula.split` does."""
-    parts = step.rule.parts()
-    size = None
-    if all(map(mirrored, parts)):
+    parts = [part for part in step.rule.parts() if not (step.rectified and part.sign < 0)]
+    size, signed = None, not all(operand.signal.nonnegative for operand in operands)
+    if all(map(mirrored, parts)) and len(parts) + signed > 1:
         size = magnitude(step, key, parts, operands, bias, z.shape[-1 - n_spatial])
     # Both parts of alpha-beta are pulled back together where neither is lost in the other.
-    together = size is not None and len(parts) > 1 and bool((z.abs() <= _MIXED * size).all())
+    together = False
+    if size is not None and signed and len(parts) > 1:
+        together = bool((z.abs() <= _MIXED * size).all())
     splits: list[Split] = []
     for p, part in enumerate(parts):
-        if step.rectified and part.sign < 0:
-            continue
         up = mirrored(part) if together or never_cancels(part) else None
         terms = []
         for k, operand in enumerate(operands):
@@ -85,8 +90,10 @@ def split(
             if up is not None and not operand.signal.nonnegative:
                 half, rest = (up.pos + up.neg) / 2, (up.pos - up.neg) / 2
                 pairs = ((rules.x, Signed(half, half)), (x_abs, Signed(rest, -rest)))
-            terms.append(find_terms(step, (key, p, k), pairs, operand))
-        b = map_bias(part, bias, n_spatial)
+            found = find_terms(step, (key, p, k), pairs, operand)
+            stacks = operand.few_channels and not together
+            terms.append(stack(step, (key, p, k), found, operand) if stacks else found)
+        b = map_bias(part, bias)
         is_z = part.terms == ((rules.x, rules.w),) and part.bias == rules.w
         if is_z:
             denominator = known(z)  # and exact
@@ -96,7 +103,9 @@ def split(
             denominator = partial(sum_products, operands, terms, b)
         share = part.share if step.rectified else share_of(part, z)
         epsilon = step.epsilon if part.stabilize else 0.0
-        given = share, denominator, epsilon, b, terms, is_z and step.rectified
+        b = None if b is None else channelwise(b, n_spatial)
+        sign = int(step.rectified) if is_z else sign_of(part)
+        given = share, denominator, epsilon, b, terms, sign
         splits.append(Split(*given) if up is None else MirroredSplit(*given, up))
     return splits
 
@@ -106,7 +115,19 @@ def gather(splits: Sequence[Split], ratios: Sequence[Tensor], k: int, operand: O
     # It is that function for the splits of :func:`sklrp.propagation.formula.split`.
     merged = merge(splits, ratios, k)
     pulled = [(mapped, weight, ratio) for ratio, terms in merged for mapped, weight in terms]
-    return formula.sum_adjoints(pulled, operand)
+    passed = formula.sum_adjoints(pulled, operand)
+    if operand.few_channels:  # the terms are stacked
+        passed = passed.unflatten(2, (-1, operand.signal.x.shape[1])).sum(2)
+    return passed
+
+
+def stack(step: Step, key: Any, terms: Terms, operand: Operand) -> Terms:
+    """Return terms as one of as many times the channels."""
+    if len(terms) == 1:
+        return terms
+    inputs, weights = zip(*terms, strict=True)
+    weight = step.map_weight((*key, "stack"), lambda _: lay_out(torch.cat(weights, 1)), weights[0])
+    return [(lay_out(torch.cat(inputs, 1)), weight)]
 
 
 def merge(
@@ -131,6 +152,14 @@ def mirrored(part: Part) -> Signed | None:
     return None
 
 
+def sign_of(part: Part) -> int:
+    """Return the sign of all contributions of a part, 0 where it is not known."""
+    up = mirrored(part)
+    if up is None or up.pos * up.neg != 0.0:
+        return 0
+    return (up.pos > 0) - (up.neg > 0)
+
+
 def never_cancels(part: Part) -> bool:
     """Return whether, where the part acts, ``z`` adds to the sum of magnitudes."""
     # So it is with gamma, but not with alpha-beta, whose parts leave contributions out.
@@ -148,11 +177,9 @@ def magnitude(
 ) -> Tensor | None:
     """Return the sum of ``|x| |w|`` and ``|b|``, None where denominators are better direct."""
     # All of ``parts`` are mirrored.
-    if not all(map(never_cancels, parts)):
-        signed = not all(operand.signal.nonnegative for operand in operands)
-        many = sum(operand.weight.numel() for operand in operands) >= _MANY * n_outputs
-        if not (signed and many):
-            return None
+    many = sum(operand.weight.numel() for operand in operands) >= _MANY * n_outputs
+    if not (many or all(map(never_cancels, parts))):
+        return None
     products = []
     for k, operand in enumerate(operands):
         x = operand.map_input(x_abs)
@@ -166,12 +193,14 @@ def by_magnitude(part: Part, z: Tensor, size: Tensor) -> Tensor:
     """Return the denominator of a part from the pre-activation and the sum of magnitudes."""
     up = mirrored(part)
     assert up is not None
-    denominator = (z * ((up.pos + up.neg) / 2)).add_(size, alpha=(up.pos - up.neg) / 2)
-    if not never_cancels(part):  # rounding, where no contribution is left
-        noise = 64 * torch.finfo(z.dtype).eps
-        above = denominator.abs().sub_(size, alpha=noise)
-        denominator.mul_(above.clamp_(min=0).sign_())  # three times as fast as by a comparison
-    return denominator
+    sign = sign_of(part)
+    if not sign:
+        return (z * ((up.pos + up.neg) / 2)).add_(size, alpha=(up.pos - up.neg) / 2)
+    # Where no contribution of that sign is left, rounding is not to be taken for one.
+    noise = _ROUNDINGS * torch.finfo(z.dtype).eps
+    twice = torch.add(z, size, alpha=sign * (1.0 - noise))
+    twice = twice.clamp_(min=0) if sign > 0 else twice.clamp_(max=0)
+    return twice.mul_((up.pos + up.neg) / 2)
 
 
 def x_abs(signal: Signal) -> Tensor:

@@ -33,13 +33,15 @@ Terms = list[tuple[Tensor, Tensor]]
 class Operand:
     """One input of an affine map: ``forward(x, weight, bias)`` and its adjoint in ``x``.
 
-    The adjoint returns a tensor of its own.
+    The adjoint returns a tensor of its own. Where `few_channels` is set, it takes as long for some
+    more channels, which are the second axis of ``x`` and of the weight.
     """
 
     signal: Signal
     weight: Tensor
     forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     adjoint: Callable[[Tensor, Tensor], Tensor]
+    few_channels: bool = False
     maps: dict[InputMap, Tensor | None] = field(default_factory=dict)
 
     def map_input(self, function: InputMap) -> Tensor | None:
@@ -61,13 +63,13 @@ class Split:
     epsilon: float
     bias: Tensor | None = None
     terms: Sequence[Terms] = ()
-    nonnegative: bool = False  # the denominator
+    sign: int = 0  # of the denominator, where it is known
 
     @cached_property
     def stable(self) -> Tensor:
         """The denominator, with epsilon added."""
-        if self.nonnegative and self.epsilon:
-            return self.denominator() + self.epsilon
+        if self.sign and self.epsilon:
+            return self.denominator() + self.sign * self.epsilon
         return stabilize(self.denominator(), self.epsilon)
 
     def acts_on(self, relevance: Tensor) -> bool:
@@ -121,9 +123,10 @@ def split(
     splits = []
     for p, part in enumerate(step.rule.parts()):
         terms = [find_terms(step, (key, p, k), part.terms, o) for k, o in enumerate(operands)]
-        b = map_bias(part, bias, n_spatial)
+        b = map_bias(part, bias)
         denominator = partial(sum_products, operands, terms, b)
         epsilon = step.epsilon if part.stabilize else 0.0
+        b = None if b is None else channelwise(b, n_spatial)
         splits.append(Split(share_of(part, z), denominator, epsilon, b, terms))
     return splits
 
@@ -151,11 +154,9 @@ def map_as_laid(step: Step, key: Any, function: WeightMap, weight: Tensor) -> Te
     return step.map_weight(key, mapped, weight)
 
 
-def map_bias(part: Part, bias: Tensor | None, n_spatial: int) -> Tensor | None:
+def map_bias(part: Part, bias: Tensor | None) -> Tensor | None:
     """Return what the bias adds to the denominator of a part, None for nothing."""
-    if part.bias is None or bias is None:
-        return None
-    return part.bias(channelwise(bias, n_spatial))
+    return None if part.bias is None or bias is None else part.bias(bias)
 
 
 def share_of(part: Part, z: Tensor) -> float | Tensor:
@@ -175,12 +176,11 @@ def sum_products(
     operands: Sequence[Operand], terms: Sequence[Terms], bias: Tensor | None
 ) -> Tensor:
     """Return the sum of the products of all terms, and the bias."""
-    products = [
-        operand.forward(mapped, weight, None)
-        for operand, pairs in zip(operands, terms, strict=True)
-        for mapped, weight in pairs
-    ]
-    return sum(products[1:], start=products[0] if bias is None else products[0] + bias)
+    products: list[Tensor] = []
+    for operand, pairs in zip(operands, terms, strict=True):
+        for mapped, weight in pairs:
+            products.append(operand.forward(mapped, weight, None if products else bias))
+    return sum(products[1:], start=products[0])
 
 
 def gather(splits: Sequence[Split], ratios: Sequence[Tensor], k: int, operand: Operand) -> Tensor:

@@ -52,6 +52,7 @@ def affine(
     forward: Callable[[Tensor, Tensor, Tensor | None], Tensor],
     adjoint: Callable[[Tensor, Tensor], Tensor],
     n_spatial: int = 0,
+    few_channels: bool = False,
 ) -> tuple[Signal, Pull]:
     """Apply the rule of the step to an affine map; what a handler of such a layer returns.
 
@@ -69,6 +70,9 @@ def affine(
         *input.shape)``; it returns a tensor of its own.
     n_spatial : int, default=0
         The number of axes behind the channels in the output.
+    few_channels : bool, default=False
+        Whether the map takes as long for some more channels, on the second axes of input and
+        weight.
 
     Returns
     -------
@@ -85,7 +89,7 @@ def affine(
     weight = step.weight
     if step.rule is not None:
         weight = step.map_weight("layout", fast.lay_out, weight)
-    operand = Operand(boxed(step, signal), weight, forward, adjoint)
+    operand = Operand(boxed(step, signal), weight, forward, adjoint, few_channels)
     if step.rule is None and n_spatial == 2:
         # While a network is probed there are few samples, and many weights to lay out for them.
         few = signal.x.numel() < weight.numel()

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklrp._quick_images import is_of_one_channel, to_one_channel
+from sklrp._quick_images import is_of_few_channels, to_few_channels
 from sklrp.propagation.bounds import linear
 from sklrp.propagation.contraction import Contraction
 from sklrp.propagation.handlers.operands import spatial_shape
@@ -66,6 +66,9 @@ def _contraction(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     return affine(step, signal, forward, adjoint)
 
 
+# Convolutions pad their channels to those of a register: two terms of so few are one.
+_FEW_CHANNELS = 4
+
 _CONV = {
     1: (F.conv1d, F.conv_transpose1d),
     2: (F.conv2d, F.conv_transpose2d),
@@ -107,13 +110,11 @@ def _conv(step: Step, signal: Signal) -> tuple[Signal, Pull]:
         x = x if pads is None else F.pad(x, pads, mode)
         return forward_op(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
 
-    quick = step.weight is not None and is_of_one_channel(layer, step.weight)
-
     def adjoint(ratio: Tensor, weight: Tensor) -> Tensor:
         rows = ratio.flatten(0, 1)
         flat = (
-            to_one_channel(rows, weight, padding, layer.dilation)
-            if quick
+            to_few_channels(rows, weight, padding, layer.dilation)
+            if is_of_few_channels(layer, weight)
             else adjoint_op(
                 rows, weight, None, layer.stride, padding, extra, layer.groups, layer.dilation
             )
@@ -121,7 +122,8 @@ def _conv(step: Step, signal: Signal) -> tuple[Signal, Pull]:
         flat = flat if pads is None else unpad(flat, pads, mode, size)
         return flat.unflatten(0, ratio.shape[:2])
 
-    return affine(step, signal, forward, adjoint, n_spatial=len(size))
+    few = layer.groups == 1 and layer.in_channels <= _FEW_CHANNELS
+    return affine(step, signal, forward, adjoint, n_spatial=len(size), few_channels=few)
 
 
 def _is_pointwise(layer: Any) -> bool:
