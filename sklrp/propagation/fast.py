@@ -105,7 +105,7 @@ def split(
         epsilon = step.epsilon if part.stabilize else 0.0
         b = None if b is None else channelwise(b, n_spatial)
         sign = int(step.rectified) if is_z else sign_of(part)
-        given = share, denominator, epsilon, b, terms, sign
+        given = share, denominator, epsilon, b, terms, sign, not is_z
         splits.append(Split(*given) if up is None else MirroredSplit(*given, up))
     return splits
 

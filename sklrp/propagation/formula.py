@@ -55,7 +55,8 @@ class Operand:
 class Split:
     """A part of a rule on given activations: its denominator, and its terms for each operand.
 
-    The denominator is computed when it is needed.
+    The denominator is computed when it is needed, as a new tensor if it is `own`. Its `sign` is
+    that of all values where relevance may come, 0 if it is not known.
     """
 
     share: float | Tensor
@@ -63,14 +64,17 @@ class Split:
     epsilon: float
     bias: Tensor | None = None
     terms: Sequence[Terms] = ()
-    sign: int = 0  # of the denominator, where it is known
+    sign: int = 0
+    own: bool = False
 
     @cached_property
     def stable(self) -> Tensor:
         """The denominator, with epsilon added."""
-        if self.sign and self.epsilon:
-            return self.denominator() + self.sign * self.epsilon
-        return stabilize(self.denominator(), self.epsilon)
+        denominator = self.denominator()
+        if not (self.sign and self.epsilon):
+            return stabilize(denominator, self.epsilon)
+        epsilon = self.sign * self.epsilon
+        return denominator.add_(epsilon) if self.own else denominator + epsilon
 
     def acts_on(self, relevance: Tensor) -> bool:
         """Return whether there is relevance where the part acts."""
@@ -81,13 +85,16 @@ class Split:
     def ratio(self, relevance: Tensor, last: bool = False) -> Tensor:
         """Return the part's share of ``relevance`` over the denominator: share R_j / s(d_j)."""
         # If that is the last use of the split, the ratio may take the memory of the denominator.
-        if isinstance(self.share, Tensor) or self.share != 1.0:
+        if isinstance(self.share, Tensor):
             relevance = self.share * relevance
         stable = self.stable
         own = last and bool(self.epsilon) and relevance.dtype == stable.dtype
         if own and relevance.shape == (1, *stable.shape):
-            return divide(relevance[0], stable, self.epsilon, out=stable)[None]
-        return divide(relevance, stable, self.epsilon)
+            ratio = divide(relevance[0], stable, self.epsilon, out=stable)[None]
+        else:
+            ratio = divide(relevance, stable, self.epsilon)
+        constant = isinstance(self.share, Tensor) or self.share == 1.0
+        return ratio if constant else ratio.mul_(self.share)
 
 
 def split(
@@ -127,7 +134,7 @@ def split(
         denominator = partial(sum_products, operands, terms, b)
         epsilon = step.epsilon if part.stabilize else 0.0
         b = None if b is None else channelwise(b, n_spatial)
-        splits.append(Split(share_of(part, z), denominator, epsilon, b, terms))
+        splits.append(Split(share_of(part, z), denominator, epsilon, b, terms, own=True))
     return splits
 
 
