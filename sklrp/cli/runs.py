@@ -18,7 +18,7 @@ from numpy.lib.format import dtype_to_descr, open_memmap, write_array_header_1_0
 from numpy.typing import NDArray
 from tqdm.std import tqdm
 
-from sklrp._files import check_own, replacing
+from sklrp._files import check_own, replacing, reserve
 from sklrp.cli.field_samples import FieldSamples
 from sklrp.cli.samples import Samples
 
@@ -142,8 +142,7 @@ class PartialRun:
                 write_array_header_1_0(file, header)
                 n_bytes = file.tell() + math.prod(shape) * dtype.itemsize
                 os.ftruncate(file.fileno(), n_bytes)
-                if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a signal
-                    os.posix_fallocate(file.fileno(), 0, n_bytes)
+                reserve(file.fileno(), 0, n_bytes)  # a full disk is an error now, not a signal
             return self._map("r+")
         except OSError as error:
             self.finish()
