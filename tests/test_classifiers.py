@@ -279,6 +279,15 @@ def test_the_size_of_chunks_may_be_given(given, sizes, blobs, monkeypatch):
     assert seen == sizes
 
 
+@pytest.mark.parametrize("name", ["iterator_train__batch_size", "iterator_valid__batch_size"])
+@pytest.mark.parametrize("given", [0, -2, "a", 2.5, True], ids=repr)
+def test_wrong_sizes_of_chunks_are_refused(name, given, blobs):
+    X, y = blobs
+    clf = make(MLPClassifier).set_params(**{name: given})
+    with pytest.raises(ValueError, match=f"{name} must be an integer of"):
+        clf.fit(X, y).predict(X)
+
+
 def test_plain_arrays_take_a_short_way_through_the_checks(blobs, monkeypatch):
     X, y = blobs
     clf = make(MLPClassifier).fit(X, y)
@@ -317,7 +326,7 @@ def test_the_quick_way_through_images_is_the_plain_one(params, images, monkeypat
     params = {"optimizer": "sgd", "lr": 0.1, "device": "cpu", **params}
     quick = make(CNNClassifier, **params).fit(X, y)
     with monkeypatch.context() as patch:
-        patch.setattr(net_module, "_is_of_images", lambda *args: False)
+        patch.setattr(net_module, "is_of_images", lambda *args: False)
         plain = make(CNNClassifier, **params).fit(X, y)
     torch.testing.assert_close(parameters(quick), parameters(plain), rtol=0, atol=1e-5)
     quick.module_.load_state_dict(plain.module_.state_dict())

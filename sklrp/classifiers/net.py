@@ -23,14 +23,14 @@ from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sklrp._quick_images import in_quick_order
+from sklrp._checks import check_number
 from sklrp._random_stream import RandomStream
 from sklrp._skorch import LazyModes
 from sklrp._stored import Stored
-from sklrp._torch import runs_plainly
 from sklrp._wording import say_value, shorten
 from sklrp.classifiers.batches import BatchIterator, find_home, pick
-from sklrp.modules import GaussianNoise, bound_biases, first_weights, widest_activation
+from sklrp.classifiers.layer_runs import QUIET, is_of_images, may_draw, run_in_parts
+from sklrp.modules import bound_biases, first_weights, widest_activation
 
 # Elements of the widest activation of networks that have predicted. An attribute would be a part
 # of their state, which no prediction may change: whoever hashes a network would find another one.
@@ -39,8 +39,6 @@ _WIDEST: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 # Elements of the widest activation in one chunk of a prediction: 4 MiB of float32 stay in a
 # processor's cache; an accelerator wants more at once.
 _CHUNK_ON_CPU, _CHUNK_ON_ACCELERATOR = 2**20, 2**26
-
-_QUIET = ("torch.", "skorch.", "sklrp.")  # whose losses, optimizers and callbacks draw nothing
 
 
 class TrainingNet(LazyModes, NeuralNet):
@@ -124,7 +122,7 @@ class TrainingNet(LazyModes, NeuralNet):
         n_epochs = len(self.history)
         self.train_split = None if valid is None else predefined_split(valid)
         stream = self.stream
-        self._layers_draw = stream is not None and _may_draw(self.module_)
+        self._layers_draw = stream is not None and may_draw(self.module_)
         try:
             # The stream sees every operation, which costs time: only what may draw is inside.
             with stream if stream and self._runs_others() else contextlib.nullcontext():
@@ -166,6 +164,7 @@ class TrainingNet(LazyModes, NeuralNet):
             size = self._choose_chunk(X.shape[1])
         elif size == -1:  # skorch's word for all
             size = len(X)
+        check_number("iterator_valid__batch_size", size, minimum=1, integral=True)
         places = [slice(start, start + size) for start in range(0, len(X), size)]
         parts = [self.infer(pick(X, place, place)).cpu() for place in places]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -215,7 +214,7 @@ class TrainingNet(LazyModes, NeuralNet):
         """Tell whether users' own optimizers, losses or callbacks take part, which may draw."""
         parts = [self.optimizer_, self.criterion_, *(callback for _, callback in self.callbacks_)]
         kinds = [*map(type, parts), *(vars(kind).get("train_step") for kind in type(self).__mro__)]
-        return not all(kind is None or kind.__module__.startswith(_QUIET) for kind in kinds)
+        return not all(kind is None or kind.__module__.startswith(QUIET) for kind in kinds)
 
     def _check_parameters(self) -> None:
         """Raise an error if the training has diverged."""
@@ -253,7 +252,7 @@ class TrainingNet(LazyModes, NeuralNet):
     def initialize_module(self) -> TrainingNet:
         """Build the network in the net's dtype."""
         super().initialize_module()
-        self._of_images = _is_of_images(self.module_, self.device, self.dtype)
+        self._of_images = is_of_images(self.module_, self.device, self.dtype)
         self.module_.to(self.dtype)
         if self.nonpositive_bias:
             bound_biases(self.module_)
@@ -261,7 +260,8 @@ class TrainingNet(LazyModes, NeuralNet):
 
     def get_iterator(self, dataset: Dataset, training: bool = False) -> Iterable[Any]:
         """Return batches for training, or chunks that fit the cache for prediction."""
-        kwargs = self.get_params_for("iterator_train" if training else "iterator_valid")
+        name = "iterator_train" if training else "iterator_valid"
+        kwargs = self.get_params_for(name)
         if training:
             kwargs.setdefault("batch_size", self.batch_size)
             kwargs["stream"] = self.stream
@@ -270,6 +270,7 @@ class TrainingNet(LazyModes, NeuralNet):
             kwargs["batch_size"] = self._choose_chunk(X.shape[1])
         if kwargs["batch_size"] == -1:  # skorch's word for all
             kwargs["batch_size"] = len(dataset)
+        check_number(f"{name}__batch_size", kwargs["batch_size"], minimum=1, integral=True)
         validating = self.train_split is not None  # every epoch; a prediction takes a row once
         if "device" not in kwargs and (training or validating):
             kwargs["device"] = find_home(dataset, torch.device(self.device))
@@ -283,7 +284,7 @@ class TrainingNet(LazyModes, NeuralNet):
         stream = self.stream if self._layers_draw and self.module_.training else None
         if stream is None and not self._of_images:
             return self.module_(inputs)
-        return _run_layers(self.module_, inputs, stream, self._of_images)
+        return run_in_parts(self.module_, inputs, stream, self._of_images)
 
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """Make a step of the optimizer, and keep to the bounds of the biases."""
@@ -488,51 +489,6 @@ def _score_accuracy(net: NeuralNet, X: Any, y: np.ndarray) -> float:
     """Return the share of right predictions, without checks that take longer than the count."""
     predictions = [logits.argmax(1) for logits in net.forward_iter(X)]
     return float((torch.cat(predictions).cpu().numpy() == y).mean())
-
-
-def _run_layers(network: nn.Module, x: Any, stream: RandomStream | None, of_images: bool) -> Any:
-    """Return what a network makes of a batch: what draws draws from a stream, if there is one."""
-    if type(network) is nn.Sequential and runs_plainly(network):
-        for layer in in_quick_order(network) if of_images else network:
-            x = _run_layers(layer, x, stream, of_images)
-        return x
-    if of_images and type(network) is nn.Unflatten:
-        return network(x).to(memory_format=torch.channels_last)
-    if stream is None:
-        return network(x)
-    if runs_plainly(network):
-        # The stream sees every operation of what is inside, so that the commonest have a shortcut.
-        if type(network) is nn.Dropout:
-            return stream.drop(x, network.p)
-        if type(network) is GaussianNoise:
-            return x + network.std * stream.normal_like(x)
-        if not _may_draw(network):
-            return network(x)
-    with stream:
-        return network(x)
-
-
-def _is_of_images(network: nn.Module, device: str, dtype: torch.dtype) -> bool:
-    """Tell whether a network pools images on a CPU, which is quicker with the channels last."""
-    # In double precision it is not, and without pooling the dense layer behind the convolutions
-    # puts the channels first again, which takes longer than was gained.
-    kinds = {type(layer) for layer in network.modules()}
-    return (
-        torch.device(device).type == "cpu"
-        and dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
-        and nn.Conv2d in kinds
-        and bool(kinds & {nn.MaxPool2d, nn.AvgPool2d})
-    )
-
-
-def _may_draw(network: nn.Module) -> bool:
-    """Tell whether a network may draw in training: it drops, adds noise, or has users' layers."""
-    return any(
-        not type(layer).__module__.startswith(_QUIET)
-        or any(getattr(layer, name, 0) for name in ("p", "std", "dropout"))
-        for layer in network.modules()
-    )
 
 
 def _follows_batches(callback: Callback, training: bool) -> bool:
