@@ -48,6 +48,15 @@ def number_rows(n_rows: int, n_samples: int, n_runs: int, device: Any = None) ->
     return one.repeat_interleave(n_rows // (n_samples * n_runs)).repeat(n_runs)
 
 
+def without_repeats(samples: Tensor) -> Tensor:
+    """Return the samples of values with length 1 on each axis along which memory is repeated."""
+    # Compared by broadcasting, a few numbers say what those of all values would.
+    for axis, (n, stride) in enumerate(zip(samples.shape, samples.stride(), strict=True)):
+        if n > 1 and stride == 0:
+            samples = samples.narrow(axis, 0, 1)
+    return samples
+
+
 def sort_rows(tensor: Tensor, n_samples: int, n_runs: int, back: bool = False) -> Tensor:
     """Return rows with the parts of each sample side by side, or ``back`` from there in runs."""
     if n_runs == 1:

@@ -130,7 +130,11 @@ def _copied(step: Step, source: Signal, *args: Any, **kwargs: Any) -> Any:
     def apply(tensor: Tensor | None) -> Any:
         return None if tensor is None else step.layer(tensor, *args, **kwargs)
 
-    out, samples = apply(source.x), apply(source.samples)
+    out = apply(source.x)
+    try:
+        samples = apply(source.samples)
+    except RuntimeError:  # repeated in memory, they may have no view in this shape
+        samples = apply(source.samples.contiguous()) if source.samples is not None else None
 
     def signal(i: Any) -> Signal:
         x, whose = (v if v is None or i is None else v[i] for v in (out, samples))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sklrp._checks import say_layer
 from sklrp.propagation.registry import HANDLERS
+from sklrp.propagation.sample_rows import without_repeats
 from sklrp.propagation.tape import Pull, Step
 from sklrp.rules import Signal
 
@@ -84,9 +85,11 @@ def broadcast_samples(shape: torch.Size, *operands: Any) -> Tensor | None:
         for s in operands
         if isinstance(s, Signal) and s.samples is not None
     ]
-    if any(not torch.equal(found[0], other) for other in found[1:]):
+    known = [without_repeats(samples) for samples in found]
+    if any(bool((known[0] != other).any()) for other in known[1:]):
         raise TypeError("it mixes samples: their axes do not match")
-    return found[0] if found else None
+    sizes = [samples.numel() for samples in known]
+    return found[sizes.index(min(sizes))] if found else None
 
 
 def follow_samples(

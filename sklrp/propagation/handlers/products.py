@@ -36,6 +36,7 @@ from sklrp.propagation.handlers.operands import (
 )
 from sklrp.propagation.nested import find_all
 from sklrp.propagation.registry import NUMERIC, SOURCED, mark, register
+from sklrp.propagation.sample_rows import without_repeats
 from sklrp.propagation.sharing import contribute, share_product
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
@@ -360,13 +361,13 @@ def _samples_of_product(left: Any, right: Any, shape: torch.Size) -> Tensor | No
         if isinstance(factor, Signal) and factor.samples is not None:
             axis = max(axis, -factor.x.dim())  # a vector has but one
             is_matrix = value_of(other).dim() > 1
-            found.append(_samples_along(factor.samples, axis, is_matrix).expand(shape))
+            found.append(_samples_along(without_repeats(factor.samples), axis, is_matrix))
     if not found:
         return None
     one, two = found[0], found[-1]
     if bool(((one >= 0) & (two >= 0) & (one != two)).any()):
         raise TypeError("it mixes samples: their axes do not match")
-    return torch.maximum(one, two)
+    return torch.maximum(one, two).expand(shape)
 
 
 def _samples_along(samples: Tensor, axis: int, keepdim: bool) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sklrp.propagation.sample_rows import Folded, count_runs, number_rows
+from sklrp.propagation.sample_rows import Folded, count_runs, number_rows, without_repeats
 from sklrp.propagation.tape import Pull
 from sklrp.rules import Signal
 
@@ -22,7 +22,7 @@ def number_samples(x: Tensor, axis: int, n_samples: int) -> Tensor | None:
     one = number_rows(x.shape[axis], n_samples, count_runs(axis), x.device)
     if one is None:
         return None
-    return one.reshape(-1, *(1,) * (x.dim() - axis - 1)).expand(x.shape).contiguous()
+    return one.reshape(-1, *(1,) * (x.dim() - axis - 1)).expand(x.shape)
 
 
 def find_batch_axis(signal: Signal, n_samples: int) -> int | None:
@@ -30,14 +30,17 @@ def find_batch_axis(signal: Signal, n_samples: int) -> int | None:
     samples = signal.samples
     if samples is None:
         return signal.axis
-    for axis, n in enumerate(samples.shape):
+    samples = without_repeats(samples)
+    for axis, n in enumerate(signal.x.shape):
         # All samples can come repeatedly only where they change along the axis at all.
         changes = n > n_samples and bool((samples != samples.narrow(axis, 0, 1)).any())
         for n_runs in range(1, n // n_samples + 1 if changes else 2):
             own = Folded(axis, n_runs) if n_runs > 1 else axis
             expected = number_samples(signal.x, own, n_samples)
+            if expected is None:
+                continue
             # Negative numbers are of constants, which belong to no sample.
-            if expected is not None and bool(((samples == expected) | (samples < 0)).all()):
+            if bool(((samples == without_repeats(expected)) | (samples < 0)).all()):
                 return own
     return None
 
