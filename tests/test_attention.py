@@ -233,6 +233,27 @@ def of_functions(**options):
     return lambda self, x: F.scaled_dot_product_attention(x, self.l(x), x, **options).mean(1)
 
 
+def scaled_by_hand(self, x):
+    weights = torch.softmax(torch.matmul(x, self.l(x).transpose(-2, -1)) * 0.3, -1)
+    return torch.matmul(weights, x).mean(1)
+
+
+@pytest.mark.parametrize("attention", ["attnlrp", "constant", "cp"])
+@pytest.mark.parametrize("product", ["all", "half", "prop", "abs"])
+def test_scores_that_are_scaled_at_once(attention, product):
+    layers, X = {"l": nn.Linear(4, 4)}, numbers(3, 5, 4)
+    at_once, by_hand = (
+        sklrp.explain(
+            randomised(Block(forward, **layers)), X, target="all", epsilon=0.1,
+            rule=rule_of(attention, product), return_details=True,
+        )
+        for forward in (of_functions(scale=0.3), scaled_by_hand)
+    )  # fmt: skip
+    assert_close(at_once[0], by_hand[0])
+    kept = [sum(layer.epsilon for layer in details.layers) for _, details in (at_once, by_hand)]
+    assert_close(*kept)
+
+
 def grouped(self, x):
     q = self.l(x).unflatten(-1, (4, 1)).transpose(1, 2)
     k = x[..., :2].unflatten(-1, (2, 1)).transpose(1, 2)

@@ -116,6 +116,7 @@ FOLDED = {
     "stacked": lambda self, x: F.relu(torch.stack([x, -x]).flatten(0, 1)).view(2, len(x), -1)[1],
     "padded": lambda self, x: F.pad(torch.cat([x, 2 * x]), (1, 1), value=1.0).chunk(2)[1],
     "shifted": lambda self, x: (torch.cat([x, 2 * x]) + self.shift).chunk(2)[0],
+    "behind a layer": lambda self, x: F.relu(self.conv(x).view(2 * len(x), -1)).view(len(x), -1),
     "repeated": lambda self, x: x.repeat(3, 1, 1).mul(2).view(3, -1, 4, 6).mean(0),
 }
 

@@ -66,13 +66,14 @@ class Split:
     terms: Sequence[Terms] = ()
     sign: int = 0
     own: bool = False
+    times: float = field(default=1.0, kw_only=True)  # what the denominator is multiplied by
 
     @cached_property
     def stable(self) -> Tensor:
         """The denominator, with epsilon added."""
         denominator = self.denominator()
-        if not (self.sign and self.epsilon):
-            return stabilize(denominator, self.epsilon)
+        if not (self.sign and self.epsilon and self.times == 1.0):
+            return stabilize(denominator, self.epsilon, self.times)
         epsilon = self.sign * self.epsilon
         return denominator.add_(epsilon) if self.own else denominator + epsilon
 
@@ -226,8 +227,8 @@ def account(
     kept.add("dropped", dropped)
 
 
-def stabilize(z: Tensor, epsilon: float) -> Tensor:
-    """Return ``z + epsilon * sign(z)``, with sign(0) = +1.
+def stabilize(z: Tensor, epsilon: float, times: float = 1.0) -> Tensor:
+    """Return ``times * z + epsilon * sign(z)``, with sign(0) = +1.
 
     Parameters
     ----------
@@ -235,14 +236,18 @@ def stabilize(z: Tensor, epsilon: float) -> Tensor:
         Denominators.
     epsilon : float
         The stabiliser, at least 0.
+    times : float, default=1.0
+        What the denominators are multiplied by, more than 0.
 
     Returns
     -------
     Tensor of z's shape
-        The stabilised denominators; ``z`` itself for an epsilon of 0.
+        The stabilised denominators; ``z`` itself for an epsilon of 0, once.
     """
     # A Python scalar in torch.where would become a float32 epsilon, wrong by 1e-9 in float64.
-    return torch.copysign(z.new_tensor(epsilon), z).add_(z) if epsilon else z
+    if not epsilon:
+        return z if times == 1.0 else times * z
+    return torch.copysign(z.new_tensor(epsilon), z).add_(z, alpha=times)
 
 
 def divide(relevance: Tensor, stable: Tensor, epsilon: float, out: Tensor | None = None) -> Tensor:

@@ -20,6 +20,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -99,7 +100,8 @@ def share_bilinear(
         The map of both, linear in each.
     to_a, to_b : callable
         The adjoints of the map in either factor at the value of the other one: they take
-        ``(n_targets, *z.shape)`` to ``(n_targets, *a.x.shape)`` and ``(n_targets, *b.x.shape)``.
+        ``(n_targets, *z.shape)`` to ``(n_targets, *a.x.shape)`` and ``(n_targets, *b.x.shape)``,
+        tensors of their own.
     terms : iterable of (Tensor, Tensor) or None, default=None
         For ``product="prop"`` and ``"abs"``: one product of each sum at a time, as two factors
         that broadcast to z's shape, in the order of the last axis of ``a`` and of the last but
@@ -133,7 +135,7 @@ def share_bilinear(
     alike = a.gate == b.gate and share is not None
 
     def to_both(relevance: Tensor, kept: Kept | None) -> Any:
-        split = Split(1.0, known(2.0 * z if alike else z), step.epsilon)
+        split = Split(1.0, known(z), step.epsilon, times=2.0 if alike else 1.0)
         ratio = split.ratio(relevance, last=kept is None)
         if kept is not None:
             account(kept, relevance, [split], [ratio])
@@ -142,7 +144,7 @@ def share_bilinear(
             return _share_terms(step, a, b, ratio, terms)
         if not alike:
             ratio = 0.5 * ratio
-        return a.x * to_a(ratio), b.x * to_b(ratio)
+        return to_a(ratio).mul_(a.x), to_b(ratio).mul_(b.x)
 
     return to_both
 
@@ -341,6 +343,19 @@ def _matmul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
 
     samples = _samples_of_product(left, right, z.shape)
     return Signal(z, **standing(*signals), samples=samples), pull
+
+
+@register("scaled_matmul")
+def _scaled_matmul(step: Step, a: Any, b: Any, scale: float) -> tuple[Signal, Pull]:
+    """Multiply matrices, and by a number above zero, which passes all relevance."""
+    signals = find_all(Signal, (a, b))
+    if len(signals) == 2 and share_of_first(step, *signals) is None:
+        z, pull = _matmul(step, a, b)  # the factors' own values share
+        return z.but(x=z.x * scale), pull
+    # The first factor takes the scale, and so does epsilon, which is that of the bare product:
+    # R / s(z) is the same, and the bare product need not be held.
+    scaled = a.but(x=a.x * scale) if isinstance(a, Signal) else a * scale
+    return _matmul(replace(step, epsilon=step.epsilon * scale), scaled, b)
 
 
 class _Terms:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 _DROPS = "it drops also in evaluation mode; pass {} if self.training else 0.0"
 
@@ -120,7 +121,16 @@ def encode(
 def _score(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
     """Return queries times keys, times a scale that is that of their length by default."""
     scale = 1 / math.sqrt(query.size(-1)) if scale is None else scale
-    return torch.matmul(query, key.transpose(-2, -1)) * scale
+    keys = key.transpose(-2, -1)
+    return scaled_matmul(query, keys, scale) if scale > 0 else torch.matmul(query, keys) * scale
+
+
+def scaled_matmul(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """Return a product of matrices times a number; function modes see it as one function."""
+    if has_torch_function((a, b)):
+        out: Tensor = handle_torch_function(scaled_matmul, (a, b), a, b, scale)
+        return out
+    return torch.matmul(a, b) * scale
 
 
 def _before(scores: Tensor) -> Tensor:
