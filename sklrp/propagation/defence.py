@@ -156,18 +156,18 @@ class Defence:
             return x * (1 + nudge * (2 * noise - 1))
 
         args, kwargs = swap_signals((args, kwargs), lambda signal: moved(signal.x))
-        network = self.plan.network
-        if network is None and not nudge:  # a chain's own layers, which keep nothing
+        plan = self.plan
+        if nudge:
+            module = make_twin(plan.network or nn.Sequential(*(layer for _, layer in plan.layers)))
+            weights = {name: moved(weight) for name, weight in module.named_parameters()}
+            output = functional_call(module, weights, args, kwargs)
+        elif plan.twins is None:  # a chain's own layers, which keep nothing
             output = args[0]
-            for _, layer in self.plan.layers:
+            for _, layer in plan.layers:
                 output = layer(output)
         else:
-            module = make_twin(network or nn.Sequential(*(layer for _, layer in self.plan.layers)))
-            if nudge:
-                weights = {name: moved(weight) for name, weight in module.named_parameters()}
-                output = functional_call(module, weights, args, kwargs)
-            else:
-                output = module(*args, **kwargs)
+            with plan.twins.lend() as twin:
+                output = twin(*args, **kwargs)
         output = pick_output(output, self.plan.key)
         return output.reshape(len(signals[0].x), -1)
 
@@ -210,16 +210,17 @@ class Defence:
 
     def _layer_values(self, signals: Any, args: Any, kwargs: Any) -> dict[str, list[Tensor]]:
         """Return what the network's own layers return, by their paths."""
-        if self.plan.network is None:
+        if self.plan.twins is None:
             value, found = signals[0].x.clone(), defaultdict(list)
             for name, layer in self.plan.layers:
                 value = layer(value)
                 if isinstance(value, Tensor):
                     found[name].append(value.clone())
             return found
-        witness = _Witness(self.plan.network)
+        witness = _Witness(self.plan.twins.network)
         args, kwargs = swap_signals((args, kwargs), lambda signal: signal.x.clone())
-        make_twin(self.plan.network, witness)(*args, **kwargs)
+        with self.plan.twins.lend(witness) as twin:
+            twin(*args, **kwargs)
         return witness.values
 
 

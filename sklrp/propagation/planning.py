@@ -36,7 +36,7 @@ from sklrp.propagation.layer_outputs import find_ends
 from sklrp.propagation.nested import find_all
 from sklrp.propagation.probing import Probe, Witness, probe_network, probe_once
 from sklrp.propagation.recording.recorder import Recorder
-from sklrp.propagation.recording.twin import make_twin
+from sklrp.propagation.recording.twin import Twins, make_twin
 from sklrp.propagation.rectified import mark_rectified
 from sklrp.propagation.registry import (
     HANDLERS,
@@ -85,6 +85,8 @@ class Plan:
         In a chain, what lays the output out anew behind the head.
     witness : Witness or None
         What the run of the first chunk is to agree with, of a network that was probed once.
+    twins : Twins or None
+        What is run in place of the network.
     """
 
     steps: list[Step]
@@ -100,6 +102,7 @@ class Plan:
     ends: Mapping[str, int | Returned] = field(default_factory=dict)
     tail: Sequence[nn.Module] = ()
     witness: Witness | None = None
+    twins: Twins | None = None
 
     def __repr__(self) -> str:
         """Return a table of the steps."""
@@ -183,9 +186,9 @@ class Plan:
 
     def _recorder(self, n_samples: int, **options: Any) -> Recorder:
         """Return what records a run that follows the steps."""
-        assert self.network is not None
+        assert self.twins is not None
         return Recorder(
-            self.network, n_samples, self.steps, exact=self.exact, key=self.key,
+            self.twins, n_samples, self.steps, exact=self.exact, key=self.key,
             watched=self.watched, **options,
         )  # fmt: skip
 
@@ -426,14 +429,15 @@ def _compile_recorded(
 ) -> tuple[Plan, list[Link]]:  # fmt: skip
     """Compile a network by running it on few samples."""
     make = partial(make_step, epsilon=epsilon)
-    found = (probe_once if once else probe_network)(module, make, probe, key, watched)
+    twins = Twins(module)
+    found = (probe_once if once else probe_network)(twins, make, probe, key, watched)
     tape = found.tape
     steps = [record.step for record in tape.records]
     fold_recorded(tape.records)
     links = [Link(record.step, record.inputs, record.outputs) for record in tape.records]
     plan = Plan(
         steps, module, tape.head, measure(tape), varies=found.varies, exact=found.exact,
-        key=key, watched=watched, witness=found.witness,
+        key=key, watched=watched, witness=found.witness, twins=twins,
     )  # fmt: skip
     return plan, links
 

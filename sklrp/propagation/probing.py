@@ -22,6 +22,7 @@ from sklrp.propagation.recording.recorder import Recorder
 from sklrp.propagation.recording.refusals import OTHER_WAY
 from sklrp.propagation.recording.snapshots import is_changed
 from sklrp.propagation.recording.tape_writer import MakeStep
+from sklrp.propagation.recording.twin import Twins
 from sklrp.propagation.tape import Tape
 from sklrp.rules import Signal
 
@@ -129,7 +130,7 @@ class Probed(NamedTuple):
 
 
 def probe_once(
-    module: nn.Module,
+    twins: Twins,
     make_step: MakeStep,
     probe: Probe,
     key: str | None = None,
@@ -137,13 +138,13 @@ def probe_once(
 ) -> Probed:
     """Run a network on two copies of a sample whose floats are all others, as `probe_network`."""
     sample, _ = probe.other(2)
-    recorder = Recorder(module, 2, make_step=make_step, key=key, watched=watched)
+    recorder = Recorder(twins, 2, make_step=make_step, key=key, watched=watched)
     tape = recorder.run(*sample)
     return Probed(tape, False, recorder.writer.needs_exact, Witness(recorder.constants, 2))
 
 
 def probe_network(
-    module: nn.Module,
+    twins: Twins,
     make_step: MakeStep,
     probe: Probe,
     key: str | None = None,
@@ -153,8 +154,8 @@ def probe_network(
 
     Parameters
     ----------
-    module : nn.Module
-        The network.
+    twins : Twins
+        What runs in place of the network.
     make_step : callable
         What makes a step from its name, its layer and its entry.
     probe : Probe
@@ -178,7 +179,7 @@ def probe_network(
 
     def run(sample: Sample, changed: frozenset[int] = frozenset()) -> Run:
         recorder = Recorder(
-            module, len(sample[0][0].x), make_step=make_step, key=key, watched=watched
+            twins, len(sample[0][0].x), make_step=make_step, key=key, watched=watched
         )
         return Run(recorder.run(*sample), recorder, changed)
 

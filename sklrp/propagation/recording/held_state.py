@@ -50,6 +50,7 @@ class StateCopies:
 
     def __init__(self, module_copy: Callable[[nn.Module, str], nn.Module]) -> None:
         self.module_copy = module_copy
+        self.are_simple = True  # whether what they hold is seen at once: no container in another
         # By identity; the originals are kept, so that their identity is not given away.
         self._done: dict[int, tuple[Any, Any]] = {}
 
@@ -97,6 +98,7 @@ class StateCopies:
         self._done[id(value)] = value, value  # until its parts are known: it may hold itself
         made = self._make(value, path)
         self._done[id(value)] = value, made
+        self.are_simple &= made is value
         return made
 
     def _make(self, value: Any, path: str) -> Any:

@@ -28,6 +28,7 @@ from sklrp._torch import (
     get_parameters,
     is_autocast_on,
     overrides_functions,
+    unwrap_compiled,
 )
 from sklrp.propagation.handlers.operands import tell_positions
 from sklrp.propagation.nested import find_all, swap_signals
@@ -57,7 +58,7 @@ from sklrp.propagation.recording.refusals import (
 from sklrp.propagation.recording.rewritten import find_rewritten
 from sklrp.propagation.recording.tape_writer import MakeStep, Operation, TapeWriter
 from sklrp.propagation.recording.tensors import storage_of
-from sklrp.propagation.recording.twin import make_twin, release_twin
+from sklrp.propagation.recording.twin import Twins
 from sklrp.propagation.registry import FLOATING, PASSING, Entry, find_entry
 from sklrp.propagation.tape import Call, Step, Tape
 from sklrp.rules import Signal
@@ -71,8 +72,8 @@ class Recorder(TorchFunctionMode):
 
     Parameters
     ----------
-    network : nn.Module
-        The network; it is not changed.
+    twins : Twins
+        What runs in place of the network, which is not changed.
     n_samples : int
         The number of samples of the chunk.
     steps : sequence of Step or None, default=None
@@ -94,7 +95,7 @@ class Recorder(TorchFunctionMode):
 
     def __init__(
         self,
-        network: nn.Module,
+        twins: Twins,
         n_samples: int,
         steps: Sequence[Step] | None = None,
         make_step: MakeStep | None = None,
@@ -106,10 +107,10 @@ class Recorder(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.watched = watched
-        self.twin = make_twin(network, self)
-        self.refusals = Refusals(self.twin)
+        self.twins = twins
+        self.refusals = Refusals(unwrap_compiled(twins.network))
         self.writer = TapeWriter(
-            network, n_samples, self.refusals, steps, make_step, call, exact, notes
+            twins.network, n_samples, self.refusals, steps, make_step, call, exact, notes
         )
         self.constants = self.writer.constants
         self.key = key
@@ -119,15 +120,15 @@ class Recorder(TorchFunctionMode):
         """Run the network on ``forward(*args, **kwargs)``, in which signals stand for inputs."""
         tensors = {id(signal): self.writer.start(signal) for signal in inputs}
         args, kwargs = swap_signals((args, kwargs), lambda signal: tensors[id(signal)])
-        tape = self.writer.finish(self._run_forward(args, kwargs))
-        release_twin(self.twin)
-        return tape
+        with self.twins.lend(self) as twin:
+            output = self._run_forward(twin, args, kwargs)
+        return self.writer.finish(output)
 
-    def _run_forward(self, args: Any, kwargs: dict[str, Any]) -> Tensor:
+    def _run_forward(self, twin: nn.Module, args: Any, kwargs: dict[str, Any]) -> Tensor:
         """Return the output that is explained; raise what was refused."""
         try:
             with self:
-                returned = self.twin(*args, **kwargs)
+                returned = twin(*args, **kwargs)
             output = pick_output(returned, self.key)
             self._follow_changes("return", [output])
         except Exception as error:
@@ -196,10 +197,10 @@ class Recorder(TorchFunctionMode):
         said: str | None = getattr(self.refusals.running, "kind_of_layers", None)
         return entry if entry.kind is None or said is None else entry._replace(kind=said)
 
-    def watch(self, path: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run the forward of a module, and note what it returns."""
+    def watch(self, path: str, run: Callable[[], Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run the forward of a module on its arguments, and note what it returns."""
         given = {node.number for node in self.writer.nodes.of(find_all(Tensor, (args, kwargs)))}
-        out = forward(*args, **kwargs)
+        out = run()
         if not self.runs_own:
             with DisableTorchFunction():
                 self._follow_changes("return", find_all(Tensor, out))

@@ -1,13 +1,16 @@
 """Twins of modules: what a recorded network runs on, in place of the user's own.
 
-`.recorder` makes one for a run, so that nothing of the user's module is touched.
+`.recorder` asks for one for each run, so that nothing of the user's module is touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from operator import is_
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import nn
@@ -24,17 +27,16 @@ from sklrp.propagation.recording.held_state import StateCopies
 from sklrp.propagation.recording.snapshots import take_snapshot
 from sklrp.propagation.registry import check_hooks, find_entry, runs_as
 
+_CONTAINERS = (dict, list, set)
 
-def make_twin(network: nn.Module, recorder: Any = None) -> Any:
+
+def make_twin(network: nn.Module) -> Any:
     """Return a network that shares parameters with another, and nothing that changes.
 
     Parameters
     ----------
     network : nn.Module
         The network; it is not changed.
-    recorder : Recorder or None, default=None
-        What is told where ``forward`` is, and runs the layers that have a handler; None for a
-        network that runs plainly.
 
     Returns
     -------
@@ -46,9 +48,93 @@ def make_twin(network: nn.Module, recorder: Any = None) -> Any:
     TypeError
         If a module has forward hooks, or is compiled code.
     """
+    return _make(network)[0]
+
+
+class Twins:
+    """The twins of a network; one that a run left as it was serves the next run.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network; it is not changed.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self._idle: list[_Twin] = []  # of which each thread takes one
+
+    @contextmanager
+    def lend(self, recorder: Any = None) -> Iterator[Any]:
+        """Give a run a twin, and a recorder what the twin does; None runs it plainly.
+
+        The recorder is told where ``forward`` is, and runs the layers that have a handler.
+        """
+        try:
+            twin = self._idle.pop()
+        except IndexError:
+            twin = _Twin(self.network)
+        twin.ear.recorder = recorder
+        try:
+            yield twin.module
+        finally:
+            twin.ear.recorder = None
+        if twin.is_as_made():
+            self._idle.append(twin)
+        else:
+            twin.release()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the twins, which another process makes itself."""
+        return {"network": self.network, "_idle": []}
+
+
+class _Ear:
+    """What all modules of a twin tell what they do."""
+
+    recorder: Any = None
+
+
+class _Twin:
+    """A twin, and what its modules held when it was made."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.ear = _Ear()
+        self.module, modules, self.is_simple = _make(network, self.ear)
+        states = [vars(module) for module in modules if self.is_simple]
+        within = [v for state in states for v in state.values() if isinstance(v, _CONTAINERS)]
+        self._empty = [v for v in within if not v]  # most of them
+        self._held = [(v, _contents(v)) for v in (*states, *filter(None, within))]
+
+    def is_as_made(self) -> bool:
+        """Return whether no module holds anything else than when the twin was made."""
+        return (
+            self.is_simple
+            and not any(self._empty)
+            and all(_is_same(_contents(now), made) for now, made in self._held)
+        )
+
+    def release(self) -> None:
+        """Take from the modules what they tell the recorder by: some make circles of it."""
+        for module in self.module.modules():
+            vars(module).pop("forward", None)
+
+
+def _contents(held: Any) -> list[Any]:
+    return [*held, *held.values()] if isinstance(held, dict) else list(held)
+
+
+def _is_same(one: list[Any], other: list[Any]) -> bool:
+    return len(one) == len(other) and all(map(is_, one, other))
+
+
+def _make(network: nn.Module, ear: _Ear | None = None) -> tuple[Any, list[nn.Module], bool]:
+    """Return a twin, all its modules, and whether it holds nothing that is not seen to change."""
     memo: dict[int, Any] = {}  # the twins so far, by the identity of their modules
+    is_simple = True
 
     def twin_of(module: nn.Module, path: str) -> Any:
+        nonlocal is_simple
         module = unwrap_compiled(module)
         if id(module) in memo:
             return memo[id(module)]
@@ -56,27 +142,19 @@ def make_twin(network: nn.Module, recorder: Any = None) -> Any:
         twin = memo[id(module)] = object.__new__(type(module))
         # The twin is known before its parts are copied: one of them may refer to it.
         vars(twin).update(_copy_state(module, path, copies))
-        if recorder is not None:
-            own = vars(twin).get("forward") or type(module).forward.__get__(twin)
-            fast = type(module).forward is nn.TransformerEncoder.forward
-            if fast and runs_as(module, nn.TransformerEncoder):  # its fast path is not recorded
-                own = partial(encode, twin)
-            vars(twin)["forward"] = _watch(twin, own, path, recorder)
+        if ear is not None:
+            is_simple &= "forward" not in vars(twin)
+            vars(twin)["forward"] = _watch(twin, path, ear)
         return twin
 
     copies = StateCopies(twin_of)
     made = twin_of(network, "")
+    modules = list(memo.values())
     # The two know each other: what they hold would wait for the collector, which takes longer
     # than a forward pass where a process has imported much.
     memo.clear()
     copies.forget()
-    return made
-
-
-def release_twin(twin: nn.Module) -> None:
-    """Take from a twin that has run what its modules tell the recorder by, a circle each."""
-    for module in twin.modules():
-        vars(module).pop("forward", None)
+    return made, modules, is_simple and copies.are_simple
 
 
 def _check_module(module: nn.Module, path: str) -> None:
@@ -102,24 +180,36 @@ def _copy_state(module: nn.Module, path: str, copies: StateCopies) -> dict[str, 
     }  # fmt: skip
 
 
-def _watch(
-    twin: nn.Module, run: Callable[..., Any], path: str, recorder: Any
-) -> Callable[..., Any]:
+def _watch(module: nn.Module, path: str, ear: _Ear) -> Callable[..., Any]:
     """Return a forward that runs the twin's own, and tells the recorder."""
     # A reshape of the network is recorded as the function that it calls, in the network's layout.
-    is_layer = find_entry(twin) is not None and not isinstance(twin, nn.Flatten | nn.Unflatten)
+    is_layer = find_entry(module) is not None and not isinstance(module, nn.Flatten | nn.Unflatten)
+    encodes = type(module).forward is nn.TransformerEncoder.forward and runs_as(
+        module, nn.TransformerEncoder
+    )
+    own = vars(module).get("forward")
+    held = ref(module)  # it holds this function
     layer: nn.Module | None = None
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def record(recorder: Any, twin: Any, args: Any, kwargs: Any) -> Any:
         nonlocal layer
         if twin.training:
             raise recorder.refusals.training_mode(path, twin)
-        if is_layer and recorder.depends(args, kwargs):
-            # What a handler reads has the layer's own forward, and its attributes as they are now.
-            layer = take_snapshot(twin, layer)
-            with recorder.refusals.at(path, twin), DisableTorchFunction():
-                return recorder.layer(path, layer, args, kwargs, partial(run, *args, **kwargs))
+        run = partial(encode, twin) if encodes else own or type(twin).forward.__get__(twin)
         with recorder.refusals.at(path, twin):
+            if is_layer and recorder.depends(args, kwargs):
+                # A handler reads a layer with the forward of its type, and its attributes as now.
+                layer = take_snapshot(twin, layer)
+                with DisableTorchFunction():
+                    return recorder.layer(path, layer, args, kwargs, partial(run, *args, **kwargs))
             return run(*args, **kwargs)
 
-    return partial(recorder.watch, path, forward) if path in recorder.watched else forward
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        twin, recorder = held(), ear.recorder
+        if recorder is None:
+            return (own or type(twin).forward.__get__(twin))(*args, **kwargs)
+        if path in recorder.watched:
+            return recorder.watch(path, lambda: record(recorder, twin, args, kwargs), args, kwargs)
+        return record(recorder, twin, args, kwargs)
+
+    return forward
