@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 Found = TypeVar("Found")
 
+_NESTED = (tuple, list, dict)
+
 
 def copy_module(module: nn.Module) -> Any:
     """Return a deep copy of a module, in which kept results are plain tensors."""
@@ -29,10 +31,15 @@ def results_in(module: nn.Module) -> dict[int, Any]:
 
 def find_all(kind: type[Found], value: Any) -> list[Found]:
     """Return the values of a type in nested tuples, lists and dicts, in order."""
+    # Of each function that a network calls all is looked through: leaves are told without a call.
     if isinstance(value, kind):
         return [value]
-    if isinstance(value, tuple | list):
-        return [found for v in value for found in find_all(kind, v)]
-    if isinstance(value, dict):
-        return [found for v in value.values() for found in find_all(kind, v)]
-    return []
+    found: list[Found] = []
+    if not isinstance(value, _NESTED):
+        return found
+    for v in value.values() if isinstance(value, dict) else value:
+        if isinstance(v, kind):
+            found.append(v)
+        elif isinstance(v, _NESTED):
+            found += find_all(kind, v)
+    return found

@@ -17,7 +17,7 @@ def swap_signals(value: Any, pick: Callable[[Signal], Any]) -> Any:
     """Return nested arguments with ``pick(signal)`` in place of each signal."""
     if isinstance(value, Signal):
         return pick(value)
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):
         return rebuild(value, (swap_signals(v, pick) for v in value))
     if isinstance(value, dict):
         return {k: swap_signals(v, pick) for k, v in value.items()}

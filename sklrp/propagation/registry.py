@@ -64,15 +64,18 @@ HEADS: dict[type[nn.Module], str] = {
     nn.Sigmoid: "sigmoid",
     nn.LogSigmoid: "logsigmoid",
 }
+_HEAD_TYPES = tuple(HEADS)
 
 
 def find_head(layer: Any) -> str | None:
     """Return the name of a layer that is stepped over at the end, None for another."""
-    return next((name for kind, name in HEADS.items() if isinstance(layer, kind)), None)
+    if not isinstance(layer, _HEAD_TYPES):  # as nearly all are not
+        return None
+    return next(name for kind, name in HEADS.items() if isinstance(layer, kind))
 
 
 # The methods that a layer's computation is in.
-_CALLED = ("__call__", "forward", CONV_FORWARD)
+_CALLED = frozenset(["__call__", "forward", CONV_FORWARD])
 
 
 def find_entry(layer: nn.Module) -> Entry | None:
@@ -85,7 +88,7 @@ def find_entry(layer: nn.Module) -> Entry | None:
 
 def runs_as(layer: nn.Module, layer_type: type[nn.Module]) -> bool:
     """Return whether a layer computes what ``layer_type`` does: nothing of it is overridden."""
-    if any(map(vars(layer).__contains__, _CALLED)):
+    if not vars(layer).keys().isdisjoint(_CALLED):
         return False
     return type(layer) is layer_type or all(
         getattr(type(layer), name, None) is getattr(layer_type, name, None) for name in _CALLED

@@ -7,7 +7,6 @@ this module registers the handlers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,9 +53,11 @@ def activate(
     pull : callable
         What passes relevance on as it is.
     """
-    x, gate = function(signal.x), gate or signal.gate
-    out = replace(signal, x=x, nonnegative=nonnegative, gate=gate, low=None, high=None)
-    return replace(out, activated=True, sigmoid=False), pass_all
+    out = signal.but(
+        x=function(signal.x), nonnegative=nonnegative, gate=gate or signal.gate, low=None,
+        high=None, activated=True, sigmoid=False,
+    )  # fmt: skip
+    return out, pass_all
 
 
 @register(
@@ -77,7 +78,7 @@ def _nonnegative_activation(step: Step, signal: Signal) -> tuple[Signal, Pull]:
 @register(nn.Sigmoid, nn.Hardsigmoid, any_axis=True, bounds=monotone)
 def _gate(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     out, pull = activate(signal, _out_of_place(step.layer), True, gate=True)
-    return replace(out, sigmoid=True), pull
+    return out.but(sigmoid=True), pull
 
 
 @register(
@@ -190,5 +191,6 @@ def _glu(step: Step, signal: Signal) -> tuple[Signal, Pull]:
 
 def _out_of_place(layer: Any) -> Callable[[Tensor], Tensor]:
     if getattr(layer, "inplace", False):
-        return lambda x: layer.forward(x.clone())
+        own, layer = vars(layer), object.__new__(type(layer))
+        vars(layer).update(own, inplace=False)
     return layer.forward

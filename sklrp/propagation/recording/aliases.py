@@ -29,7 +29,7 @@ class Layout(NamedTuple):
     def of(cls, tensor: Tensor) -> Layout:
         """Return the layout of a tensor."""
         offset = int(tensor.storage_offset())
-        return cls(tuple(tensor.shape), tensor.stride(), offset, tensor.dtype)
+        return cls(tensor.shape, tensor.stride(), offset, tensor.dtype)
 
     @property
     def overlaps(self) -> bool:

@@ -170,7 +170,7 @@ class Recorder(TorchFunctionMode):
         if _is_autocast_on(given):
             raise self.refusals.unsupported(path, AUTOCAST)
         tensors = [*given, *get_parameters(layer)]  # what a buffer means is the handler's
-        if any(t.is_complex() for t in tensors) and entry.handler not in PASSING:
+        if any(map(Tensor.is_complex, tensors)) and entry.handler not in PASSING:
             raise self.refusals.unsupported(path, COMPLEX_NUMBERS)
         packed = args[0] if args and isinstance(args[0], PackedSequence) else None
         operation = Operation(path, layer, self._entry_of(entry))
@@ -454,7 +454,8 @@ def _is_autocast(recorder: Recorder, call: FunctionCall) -> bool:
 
 
 def _is_autocast_on(tensors: Sequence[Tensor]) -> bool:
-    return any(map(is_autocast_on, {tensor.device.type for tensor in tensors}))
+    kinds = [tensor.device.type for tensor in tensors]
+    return any(map(is_autocast_on, kinds if len(kinds) < 2 else set(kinds)))
 
 
 def _is_sparse(recorder: Recorder, call: FunctionCall) -> bool:

@@ -9,8 +9,6 @@ reason to try the other operand, and raise a TypeError of their own words.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from torch import nn
 
@@ -102,14 +100,13 @@ class Refusals:
         self.first: Refusal | None = None
         self._places: list[tuple[str, nn.Module]] = []  # the modules whose forward is being run
 
-    @contextmanager
-    def at(self, path: str, module: nn.Module) -> Iterator[None]:
+    def enter(self, path: str, module: nn.Module) -> None:
         """Note that the forward of a module is being run."""
         self._places.append((path, module))
-        try:
-            yield
-        finally:
-            self._places.pop()
+
+    def leave(self) -> None:
+        """Note that it has ended."""
+        self._places.pop()
 
     @property
     def running(self) -> nn.Module:

@@ -8,6 +8,8 @@ layer that differs is explained as it is in this call.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
+from operator import is_
 from typing import Any
 
 import torch
@@ -20,12 +22,41 @@ _TENSORS = (PARAMETERS, BUFFERS)
 _PLAIN = (bool, int, float, str, tuple, list, type(None), torch.dtype)
 # Where a layer holds what else it has, such as hooks.
 _BESIDE = (dict, OrderedDict, set)
+_CONTAINERS = frozenset([*_BESIDE, list])
 
 
-def take_snapshot(layer: nn.Module, last: nn.Module | None) -> nn.Module:
-    """Return a layer of the same type and attributes, the last snapshot if nothing changed."""
-    if last is not None and _is_same_state(vars(layer), vars(last)):
-        return last
+class Held:
+    """What objects hold, by which it is told at once whether they hold the same later.
+
+    Parameters
+    ----------
+    states : iterable of dict
+        The attributes of the objects.
+    """
+
+    def __init__(self, states: Iterable[dict[str, Any]]) -> None:
+        states = list(states)
+        within = [v for state in states for v in state.values() if type(v) in _CONTAINERS]
+        self._empty = [v for v in within if not v]  # most of them
+        self._held = [(v, _contents(v)) for v in (*states, *filter(None, within))]
+
+    def is_the_same(self) -> bool:
+        """Return whether all is what it was, by identity, and so is what lists and dicts hold."""
+        if any(self._empty):
+            return False
+        for held, contents in self._held:
+            now = _contents(held)
+            if len(now) != len(contents) or not all(map(is_, now, contents)):
+                return False
+        return True
+
+
+def _contents(held: Any) -> list[Any]:
+    return [*held, *held.values()] if isinstance(held, dict) else list(held)
+
+
+def take_snapshot(layer: nn.Module) -> nn.Module:
+    """Return a layer of the same type and attributes."""
     snapshot: nn.Module = object.__new__(type(layer))
     # Its forward is that of its type, which handlers call; the layer's own tells the recorder.
     state = {name: value for name, value in vars(layer).items() if name != "forward"}
@@ -34,15 +65,6 @@ def take_snapshot(layer: nn.Module, last: nn.Module | None) -> nn.Module:
             state[name] = value.copy()
     vars(snapshot).update(state)
     return snapshot
-
-
-def _is_same_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Return whether a snapshot holds what its layer does, but for `forward`."""
-    return len(one) - ("forward" in one) == len(other) and all(
-        value is other.get(name, other) or _are_equal_containers(value, other.get(name))
-        for name, value in one.items()
-        if name != "forward"
-    )
 
 
 def _are_equal_containers(one: Any, other: Any) -> bool:

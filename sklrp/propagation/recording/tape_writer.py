@@ -364,11 +364,11 @@ class TapeWriter:
     def _to_signals(self, operation: Operation, value: Any, nodes: list[Node]) -> Any:
         """Return nested arguments with signals in place of tensors, whose nodes are collected."""
         if isinstance(value, Tensor):
-            node = self.nodes.get(value)
-            if node is None:
+            found = self.nodes.get(value)
+            if found is None:
                 self.note(operation.name, value)
                 return self.hold(value)
-            return self._to_signals(operation, node, nodes)
+            value = found
         if isinstance(value, Node):
             node = value
             if node.is_packed and not operation.takes_packed:
@@ -378,11 +378,11 @@ class TapeWriter:
             nodes.append(node)
             signal = node.signal
             return self._with_samples_first(operation, signal) if operation.is_layer else signal
-        if isinstance(value, tuple | list):
+        if isinstance(value, (tuple, list)):
             return rebuild(value, (self._to_signals(operation, v, nodes) for v in value))
         if isinstance(value, dict):
             return {k: self._to_signals(operation, v, nodes) for k, v in value.items()}
-        if isinstance(value, int | float) and operation.entry.handler in NUMERIC:
+        if operation.entry.handler in NUMERIC and isinstance(value, int | float):
             number = torch.tensor(float(value))
             self.memory.claim(number, ())
             self.note(operation.name, number)
@@ -391,11 +391,13 @@ class TapeWriter:
     def _with_samples_first(self, operation: Operation, signal: Signal) -> Signal:
         """Return a signal with the samples on the first axis, as handlers of layers take it."""
         name, layer, entry, _ = operation
-        if isinstance(layer, nn.Linear) and signal.axis == signal.x.dim() - 1:
+        if signal.axis == signal.x.dim() - 1 and isinstance(layer, nn.Linear):
             raise self.refusals.unsupported(name, "it acts along the axis of the samples")
         if signal.samples is not None:
             signal = signal.but(samples=None)
-        if signal.axis and not entry.any_axis and entry.kind != "recurrent":
+        if not signal.axis:
+            return signal
+        if not entry.any_axis and entry.kind != "recurrent":
             raise self.refusals.unsupported(
                 name, "the samples are not on the first axis; permute its input"
             )
@@ -441,36 +443,39 @@ class TapeWriter:
     ) -> Any:  # fmt: skip
         """Record a step that was run, and return its outputs as the network is to see them."""
         signals = find_all(Signal, outputs)
-        input_axes = tuple(node.signal.axis for node in nodes)
+        input_axes = tuple([node.signal.axis for node in nodes])
         if self.notes:
             known = tuple(node.signal.axis for node in nodes if node.number >= 0)
             axes = self._output_axes(step.name, signals, known or input_axes, is_layer)
             step.axes = axes if self.is_probing else step.axes
-        active = is_layer or any(node.active for node in nodes)
-        numbers, shapes, tensors = [], [], {}
+        axes = step.axes
+        active = is_layer or any([node.active for node in nodes])
         held, found = self._run_own(own, None if is_layer else signals, len(signals))
-        for signal, axis, one in zip(signals, step.axes, found, strict=True):
-            tensor, node = self._hand_out(step.name, signal, axis, is_layer, active, one)
-            tensors[id(signal)] = tensor
-            numbers.append(node.number)
-            shapes.append(node.signal.x.shape)
-        if is_layer and (any(input_axes) or any(step.axes)):
-            pull = move_pull(pull, input_axes, step.axes)
+        made = [
+            self._hand_out(step.name, signal, axis, is_layer, active, one)
+            for signal, axis, one in zip(signals, axes, found, strict=True)
+        ]
+        if is_layer and (any(input_axes) or any(axes)):
+            pull = move_pull(pull, input_axes, axes)
         if find_head(step.layer) is not None:
             self._before_heads[nodes[0].number] = nodes[0]
-        inputs = tuple(node.number for node in nodes)
-        kept_axis = fold_like(0, step.axes[0]) if is_layer else step.axes[0]
         self._records.append(
             Record(
-                step, pull, inputs, tuple(numbers), tuple(shapes), input_axes, step.axes, kept_axis
+                step, pull, tuple([node.number for node in nodes]),
+                tuple([node.number for _, node in made]),
+                tuple([node.signal.x.shape for _, node in made]),
+                input_axes, axes, fold_like(0, axes[0]) if is_layer else axes[0],
             )
-        )
+        )  # fmt: skip
         if held is not None:
             return held
+        if isinstance(outputs, Signal):
+            return made[0][0]
+        tensors = {id(signal): tensor for signal, (tensor, _) in zip(signals, made, strict=True)}
         result = swap_signals(outputs, lambda signal: tensors[id(signal)])
         # x.max(1) returns a named tuple, whose .values forward may ask for.
-        named = getattr(torch.return_types, step.function, None)
-        return named(result) if named is not None and isinstance(result, tuple) else result
+        named = isinstance(result, tuple) and getattr(torch.return_types, step.function, None)
+        return named(result) if named else result
 
     def _output_axes(
         self, name: str, signals: list[Signal], input_axes: tuple[int, ...], is_layer: bool
@@ -495,7 +500,7 @@ class TapeWriter:
         own: Tensor | None,
     ) -> tuple[Tensor, Node]:  # fmt: skip
         """Return the network's own tensor of an output, and its node."""
-        out = move_axis(signal, 0, axis) if is_layer else signal
+        out = move_axis(signal, 0, axis) if is_layer and axis else signal
         samples = out.samples
         if self.notes and (is_layer or samples is not None):
             samples = self._number(name, out.x, axis)

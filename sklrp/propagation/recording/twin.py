@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from operator import is_
 from typing import Any
 from weakref import ref
 
@@ -24,10 +23,8 @@ from sklrp._torch import (
 )
 from sklrp.propagation.recording.attentions import encode
 from sklrp.propagation.recording.held_state import StateCopies
-from sklrp.propagation.recording.snapshots import take_snapshot
+from sklrp.propagation.recording.snapshots import Held, take_snapshot
 from sklrp.propagation.registry import check_hooks, find_entry, runs_as
-
-_CONTAINERS = (dict, list, set)
 
 
 def make_twin(network: nn.Module) -> Any:
@@ -100,32 +97,17 @@ class _Twin:
 
     def __init__(self, network: nn.Module) -> None:
         self.ear = _Ear()
-        self.module, modules, self.is_simple = _make(network, self.ear)
-        states = [vars(module) for module in modules if self.is_simple]
-        within = [v for state in states for v in state.values() if isinstance(v, _CONTAINERS)]
-        self._empty = [v for v in within if not v]  # most of them
-        self._held = [(v, _contents(v)) for v in (*states, *filter(None, within))]
+        self.module, modules, is_simple = _make(network, self.ear)
+        self._held = Held(map(vars, modules)) if is_simple else None
 
     def is_as_made(self) -> bool:
         """Return whether no module holds anything else than when the twin was made."""
-        return (
-            self.is_simple
-            and not any(self._empty)
-            and all(_is_same(_contents(now), made) for now, made in self._held)
-        )
+        return self._held is not None and self._held.is_the_same()
 
     def release(self) -> None:
         """Take from the modules what they tell the recorder by: some make circles of it."""
         for module in self.module.modules():
             vars(module).pop("forward", None)
-
-
-def _contents(held: Any) -> list[Any]:
-    return [*held, *held.values()] if isinstance(held, dict) else list(held)
-
-
-def _is_same(one: list[Any], other: list[Any]) -> bool:
-    return len(one) == len(other) and all(map(is_, one, other))
 
 
 def _make(network: nn.Module, ear: _Ear | None = None) -> tuple[Any, list[nn.Module], bool]:
@@ -188,24 +170,29 @@ def _watch(module: nn.Module, path: str, ear: _Ear) -> Callable[..., Any]:
         module, nn.TransformerEncoder
     )
     own = vars(module).get("forward")
-    held = ref(module)  # it holds this function
+    module_of = ref(module)  # it holds this function
     layer: nn.Module | None = None
+    held: Held | None = None
 
     def record(recorder: Any, twin: Any, args: Any, kwargs: Any) -> Any:
-        nonlocal layer
+        nonlocal layer, held
         if twin.training:
             raise recorder.refusals.training_mode(path, twin)
         run = partial(encode, twin) if encodes else own or type(twin).forward.__get__(twin)
-        with recorder.refusals.at(path, twin):
-            if is_layer and recorder.depends(args, kwargs):
+        recorder.refusals.enter(path, twin)
+        try:
+            if not (is_layer and recorder.depends(args, kwargs)):
+                return run(*args, **kwargs)
+            if held is None or not held.is_the_same():
                 # A handler reads a layer with the forward of its type, and its attributes as now.
-                layer = take_snapshot(twin, layer)
-                with DisableTorchFunction():
-                    return recorder.layer(path, layer, args, kwargs, partial(run, *args, **kwargs))
-            return run(*args, **kwargs)
+                layer, held = take_snapshot(twin), Held([vars(twin)])
+            with DisableTorchFunction():
+                return recorder.layer(path, layer, args, kwargs, partial(run, *args, **kwargs))
+        finally:
+            recorder.refusals.leave()
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        twin, recorder = held(), ear.recorder
+        twin, recorder = module_of(), ear.recorder
         if recorder is None:
             return (own or type(twin).forward.__get__(twin))(*args, **kwargs)
         if path in recorder.watched:
