@@ -9,7 +9,6 @@ reason to try the other operand, and raise a TypeError of their own words.
 
 from __future__ import annotations
 
-
 from torch import nn
 
 from sklrp._checks import say_layer

@@ -449,7 +449,7 @@ class TapeWriter:
             axes = self._output_axes(step.name, signals, known or input_axes, is_layer)
             step.axes = axes if self.is_probing else step.axes
         axes = step.axes
-        active = is_layer or any([node.active for node in nodes])
+        active = is_layer or any(node.active for node in nodes)
         held, found = self._run_own(own, None if is_layer else signals, len(signals))
         made = [
             self._hand_out(step.name, signal, axis, is_layer, active, one)
