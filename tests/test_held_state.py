@@ -292,3 +292,63 @@ def test_twins_go_with_their_runs():
         assert count() == before
     finally:
         gc.enable()
+
+
+class _Remembering(nn.Module):
+    """A network that scales what it is given by how often it has run."""
+
+    def __init__(self, keep):
+        super().__init__()
+        self.layer, self.child = nn.Linear(3, 2), nn.Module()
+        self.count, self.calls, self.by_name = 0, [], {}
+        self.nested, self.child.calls = {"calls": []}, {7}
+        self.keep = keep
+
+    def forward(self, x):
+        factor = 1 + getattr(self, f"keep_{self.keep}")()
+        return self.layer(x * factor)
+
+    def keep_number(self):
+        self.count += 1
+        return self.count
+
+    def keep_list(self):
+        self.calls.append(self.calls)
+        return len(self.calls)
+
+    def keep_dict(self):
+        self.by_name[f"call {len(self.by_name)}"] = 1
+        return len(self.by_name)
+
+    def keep_nested(self):
+        self.nested["calls"].append(1)
+        return len(self.nested["calls"])
+
+    def keep_set(self):
+        self.child.calls.add(len(self.child.calls))
+        return len(self.child.calls)
+
+    def keep_attribute(self):
+        self.child.size = getattr(self.child, "size", 0) + 1
+        return self.child.size
+
+    def keep_tensor(self):
+        self.child.register_buffer("state", getattr(self.child, "state", torch.zeros(())) + 1)
+        return float(self.child.state)
+
+    def keep_hook(self):
+        self.child.register_forward_hook(lambda *args: None)
+        return len(self.child._forward_hooks)
+
+
+@pytest.mark.parametrize(
+    "keep", ["number", "list", "dict", "nested", "set", "attribute", "tensor", "hook"]
+)
+def test_no_run_sees_what_another_left(keep):
+    net = _Remembering(keep).double()
+    X = np.random.default_rng(0).normal(size=(30, 3))
+    maps = sklrp.explain(net, X, target=0, rule="epsilon", batch_size=5)
+    of_one_run = sklrp.explain(net, X, target=0, rule="epsilon", batch_size=30)
+    first = sklrp.explain(net, X[:1], target=0, rule="epsilon")
+    np.testing.assert_allclose(maps, of_one_run, rtol=1e-9)
+    np.testing.assert_allclose(maps[:1], first, rtol=1e-9)
