@@ -1,8 +1,8 @@
 """Python's collector of circles, at rest while a chunk is explained.
 
-A chunk makes thousands of small objects that live to its end, and none of them is a circle: each is
-gone when its last holder lets go. The collector looks through them again and again, and in the end
-through all that the process has imported, which takes longer than the chunk does.
+A chunk makes thousands of small objects that live to its end, and none of them is in a circle:
+each goes with its last holder. The collector would look through them again and again, and in the
+end through all that the process has imported, which takes longer than the chunk does.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ def number_rows(n_rows: int, n_samples: int, n_runs: int, device: Any = None) ->
     if not n_rows or n_rows % (n_samples * n_runs):
         return None
     one = torch.arange(n_samples, device=device, dtype=torch.float32)
+    if n_rows == n_samples:  # as it nearly always is, and for each value of a probe
+        return one
     return one.repeat_interleave(n_rows // (n_samples * n_runs)).repeat(n_runs)
 
 

@@ -192,7 +192,8 @@ def _watch(module: nn.Module, path: str, ear: _Ear) -> Callable[..., Any]:
             recorder.refusals.leave()
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        twin, recorder = module_of(), ear.recorder
+        recorder = ear.recorder
+        twin: Any = module_of()
         if recorder is None:
             return (own or type(twin).forward.__get__(twin))(*args, **kwargs)
         if path in recorder.watched:
