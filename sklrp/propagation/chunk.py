@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sklrp._collector import collector_at_rest
 from sklrp.propagation.defence import Balance, Defence
 from sklrp.propagation.inputs import Intake, is_finite
 from sklrp.propagation.layer_outputs import AskedLayer, Listener, find_values
@@ -58,7 +57,6 @@ class PreparedCall:
     n_outputs: int
     layers: tuple[AskedLayer, ...]
 
-    @collector_at_rest()
     def check(self, chunk: Sequence[Any], alone: bool = False) -> None:
         """Explain a few samples, and compare all that can be; one `alone` is beside no other."""
         every = range(len(chunk[0]))
@@ -74,7 +72,6 @@ class PreparedCall:
         tape.pull(begun.relevance, True, [balance.note])
         balance.settle(begun.score.dtype)
 
-    @collector_at_rest()
     def explain(
         self, chunk: Sequence[Any], target: Target, is_first: bool
     ) -> tuple[list[Tensor], dict[str, Any] | None]:

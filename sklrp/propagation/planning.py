@@ -18,7 +18,6 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from sklrp._checks import say_layer, say_name
-from sklrp._collector import collector_at_rest
 from sklrp._copies import copy_module
 from sklrp._torch import get_children, overrides_functions
 from sklrp._warnings import warn_user
@@ -424,7 +423,6 @@ def _take_head(leaves: list[tuple[str, nn.Module]]) -> tuple[str | None, list[nn
     return None, []
 
 
-@collector_at_rest()
 def _compile_recorded(
     module: nn.Module, epsilon: float, probe: Probe, key: str | None, watched: frozenset[str],
     once: bool,
