@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sklrp import MLPClassifier, explain, plan
-from sklrp.modules import StatePooling
+from sklrp.modules import EchoState, GaussianNoise, StatePooling, Sweep
 from sklrp.propagation import inputs as engine_inputs
 from sklrp.propagation import planning
 from sklrp.propagation.planning import measure
@@ -46,11 +46,38 @@ KNOWN = {
         nn.Sequential(nn.Conv3d(1, 2, 2, stride=2), nn.Flatten(), nn.LazyLinear(2)),
         (1, 5, 4, 4),
     ),
-}  # fmt: skip
-UNKNOWN = {
     "recurrent": (
         nn.Sequential(nn.LSTM(2, 3, batch_first=True), StatePooling("last"), nn.Linear(3, 2)),
         (4, 2),
+    ),
+    "recurrent, all at once": (
+        nn.Sequential(
+            Sweep("left"), GaussianNoise(1.0),
+            nn.LSTM(4, 5, 2, batch_first=True, proj_size=3, bidirectional=True),
+            StatePooling("mean"), nn.Linear(6, 2),
+        ),
+        (4, 7),
+    ),
+    "gated": (
+        nn.Sequential(nn.GRU(2, 3, 2, batch_first=True), StatePooling("max"), nn.Linear(3, 20)),
+        (4, 2),
+    ),
+    "plain recurrent": (
+        nn.Sequential(nn.RNN(9, 3, batch_first=True), StatePooling("last"), nn.Linear(3, 1)),
+        (4, 9),
+    ),
+    "echo states": (
+        nn.Sequential(
+            nn.Unflatten(1, (4, 5)), Sweep("up"), EchoState(5, 8, washout=2, density=1.0),
+            StatePooling("mean"), nn.Linear(8, 2),
+        ),
+        (20,),
+    ),
+}  # fmt: skip
+UNKNOWN = {
+    "more layers than steps": (
+        nn.Sequential(nn.LSTM(2, 9, 5, batch_first=True), StatePooling("last"), nn.Linear(9, 2)),
+        (2, 2),
     ),
     "rounded up": (
         nn.Sequential(nn.Conv1d(1, 1, 1), nn.MaxPool1d(2, ceil_mode=True), nn.Flatten()),

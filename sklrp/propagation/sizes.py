@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from sklrp.modules import EchoState, GaussianNoise, StatePooling, Sweep
 from sklrp.propagation.tape import Step
 
 Shape = tuple[int, ...]
@@ -92,6 +93,30 @@ def _after_unflatten(layer: Any, shape: Shape) -> Shape | None:
     return tuple(size) if fits and isinstance(size, tuple | list) else None
 
 
+def _after_sweep(layer: Sweep, shape: Shape) -> Shape | None:
+    turns = layer.sweep in ("right", "left")
+    return None if len(shape) != 2 else shape[::-1] if turns else shape
+
+
+def _after_recurrent(layer: Any, shape: Shape) -> Shape | None:
+    """Return the shape of the states of all steps, which pooling is to follow."""
+    if not layer.batch_first or len(shape) != 2 or shape[1] != layer.input_size:
+        return None
+    size = layer.proj_size or layer.hidden_size
+    if layer.num_layers * layer.hidden_size > shape[0] * size:  # the last states have more values
+        return None
+    return shape[0], size * (1 + layer.bidirectional)
+
+
+def _after_echo_state(layer: EchoState, shape: Shape) -> Shape | None:
+    fits = len(shape) == 2 and shape[1] == layer.input_size
+    return (shape[0] - layer.washout, layer.hidden_size) if fits else None
+
+
+def _after_state_pooling(layer: StatePooling, shape: Shape) -> Shape | None:
+    return shape[1:] if len(shape) == 2 else None
+
+
 _SIZES: dict[type[nn.Module], Callable[[Any, Shape], Shape | None]] = {
     nn.Linear: _after_linear,
     nn.Flatten: _after_flatten,
@@ -99,9 +124,12 @@ _SIZES: dict[type[nn.Module], Callable[[Any, Shape], Shape | None]] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _after_conv),
     **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _after_pool),
     **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _after_pool),
-    **dict.fromkeys(
-        (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _keeps_shape
-    ),
+    **dict.fromkeys((nn.Identity, GaussianNoise), _keeps_shape),
+    **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _keeps_shape),
+    Sweep: _after_sweep,
+    **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), _after_recurrent),
+    EchoState: _after_echo_state,
+    StatePooling: _after_state_pooling,
     **dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh), _keeps_shape),
     **dict.fromkeys((nn.Sigmoid, nn.Softplus), _keeps_shape),
 }

@@ -35,6 +35,7 @@ except ImportError:
 EPSILON = 1e-6
 BOX = (-5.0, 5.0)
 CAPTUM = {"MLP": "≥ 2.5", "CNN": "≥ 6", "VGG-like": "≥ 3.5"}
+LSTM = {(64, 100, 10, 64): "≤ 0.9", (64, 100, 100, 128): "≤ 0.55", (256, 100, 10, 64): "≤ 0.5"}
 CHUNK_BYTES = 8 * 2**20
 PRESETS = ("epsilon", "epsilon_plus", "epsilon_alpha2_beta1_flat", "epsilon_gamma_box")
 RULES = (*PRESETS, "gamma", "alpha_beta")
@@ -229,11 +230,7 @@ def bench_lstm(quick: bool = False) -> list[Row]:
         Rows of ``what``, ``case``, ``rule``, ``ratio`` and ``reach``.
     """
     rows = []
-    for shape, reach in (
-        ((64, 100, 10, 64), "≤ 0.9"),
-        ((64, 100, 100, 128), "≤ 0.55"),
-        ((256, 100, 10, 64), "≤ 0.5"),
-    ):
+    for shape, reach in LSTM.items():
         n, n_steps, n_inputs, n_units = (2, 3, 4, 5) if quick else shape
         torch.manual_seed(0)
         model = make_lstm(n_inputs, n_units).eval().requires_grad_(False)

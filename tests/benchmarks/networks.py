@@ -83,6 +83,7 @@ class VisionTransformer(nn.Module):
         return self.head(self.norm(self.blocks(x))[:, 0])
 
 
+REACH = "≤ 1.6"
 TRANSFORMERS: dict[str, tuple[Callable[..., nn.Module], int, tuple[int, ...]]] = {
     "transformer encoder, 4 layers of 64, 50 steps": (Encoder, 256, (50, 64)),
     "ViT-tiny 3x224x224": (VisionTransformer, 24, (3, 224, 224)),
@@ -107,7 +108,7 @@ def bench_transformers(quick: bool = False) -> list[Row]:
         Rows of ``what``, ``case``, ``rule``, ``ratio`` and ``reach``.
     """
     return [
-        _compare(f"{name}, {n} samples", make(), n, shape, "≤ 1.6", quick)
+        _compare(f"{name}, {n} samples", make(), n, shape, REACH, quick)
         for name, (make, n, shape) in (SMALL if quick else TRANSFORMERS).items()
     ]
 

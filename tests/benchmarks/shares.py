@@ -2,7 +2,8 @@
 
 Each row holds the time of ``explain`` and of its parts, in units of the yardstick: one forward
 pass and the gradient. The products of matrices and the convolutions are those of the rule, so
-that their column bounds what any engine can reach that has torch compute them one by one.
+that their column bounds what any engine can reach that has torch compute them one by one. Beside
+it stands what the row is to reach.
 ``--write docs/benchmarks.md`` puts the table between its markers in that file.
 """
 
@@ -23,8 +24,8 @@ from torch.profiler import ProfilerActivity, profile
 from sklrp import check_rule, explain
 from sklrp.modules import make_esn
 
-from . import networks
-from .engine import BOX, ByHand, chunked_gradient, gradient, make_cases, make_lstm, quiet
+from . import esn, networks
+from .engine import BOX, LSTM, ByHand, chunked_gradient, gradient, make_cases, make_lstm, quiet
 from .measure import find_place, machine, median_times, threads, write
 
 MARKERS = ("<!-- shares -->", "<!-- /shares -->")
@@ -76,40 +77,45 @@ def find_kind(kernel: str) -> str:
     return next((kind for kind, known in KINDS.items() if words & known), "value by value")
 
 
-def make_rows(quick: bool) -> Iterator[tuple[str, str, Callable[[], Any], Callable[[], Any]]]:
-    """Yield case, rule, the explanation and its yardstick."""
+def make_rows(
+    quick: bool,
+) -> Iterator[tuple[str, str, str, Callable[[], Any], Callable[[], Any]]]:
+    """Yield case, rule, what to reach, the explanation and its yardstick."""
     for k, case in enumerate(make_cases(quick)):
         model, X = case.model.eval().requires_grad_(False), case.X
         yardstick: Callable[[], Any] = partial(gradient, model, X)
         if case.chunk:
             last = copy.deepcopy(model).to(memory_format=torch.channels_last)
             yardstick = partial(chunked_gradient, last, X, case.chunk)
-        for rule in case.reach:
+        for rule, reach in case.reach.items():
             given = check_rule(rule, bounds=BOX)
-            yield case.name, rule, partial(explain, model, X, rule=given), yardstick
+            yield case.name, rule, reach, partial(explain, model, X, rule=given), yardstick
         if k < 3:
-            name = f"{case.name}, forward by hand"
-            yield name, "epsilon", partial(explain, ByHand(model), X, rule="epsilon"), yardstick
+            name, ours = f"{case.name}, forward by hand", partial(explain, ByHand(model), X)
+            yield name, "epsilon", "", partial(ours, rule="epsilon"), yardstick
     rng = np.random.default_rng(0)
-    for shape in ((64, 100, 10, 64), (64, 100, 100, 128), (256, 100, 10, 64)):
+    for shape, reach in LSTM.items():
         n, n_steps, n_inputs, n_units = (2, 3, 4, 5) if quick else shape
         model = make_lstm(n_inputs, n_units).eval().requires_grad_(False)
         X = rng.normal(size=(n, n_steps, n_inputs)).astype(np.float32)
         ours = partial(explain, model, X, rule="epsilon")
-        yield f"LSTM {shape}", "epsilon", ours, partial(gradient, model, X)
+        yield f"LSTM {shape}", "epsilon", reach, ours, partial(gradient, model, X)
     n, size, n_units = (8, 10, 6) if quick else (256, 100, 300)
     model = make_esn((size, size), 2, n_reservoir=n_units, sweep="right").eval()
     X = rng.normal(scale=0.3, size=(n, size * size)).astype(np.float32)
-    for rule in ("epsilon", "z_plus", "gamma", "alpha_beta"):
+    case_name = f"ESN ({n}, {size}, {size}, {n_units})"
+    for rule, reach in esn.REACH.items():
         ours = partial(explain, model, X, rule=rule)
-        yield f"ESN ({n}, {size}, {size}, {n_units})", rule, ours, partial(gradient, model, X)
+        yield case_name, rule, reach, ours, partial(gradient, model, X)
     written = networks.SMALL if quick else networks.TRANSFORMERS
-    cases = [(name, make(), n, shape) for name, (make, n, shape) in written.items()]
-    for name, network, n, shape in cases + [row[:4] for row in networks.make_published(quick)]:
+    cases = [
+        (name, make(), n, shape, networks.REACH) for name, (make, n, shape) in written.items()
+    ]
+    for name, network, n, shape, reach in [*cases, *networks.make_published(quick)]:
         model = network.eval().requires_grad_(False)
         X = rng.normal(size=(n, *shape)).astype(np.float32)
         ours = partial(explain, model, X, rule="epsilon")
-        yield f"{name}, {n} samples", "epsilon", ours, partial(gradient, model, X)
+        yield f"{name}, {n} samples", "epsilon", reach, ours, partial(gradient, model, X)
 
 
 def main() -> None:
@@ -127,14 +133,15 @@ def main() -> None:
     lines = [
         f"{machine(options.threads)}:",
         "",
-        f"| case | rule | explain | {' | '.join(PARTS)} |",
+        f"| case | rule | reach | explain | {' | '.join(PARTS)} |",
     ]
-    lines.append("|---" * (3 + len(PARTS)) + "|")
+    lines.append("|---" * (4 + len(PARTS)) + "|")
     print("\n".join(lines), flush=True)
     with threads(options.threads), quiet():
-        for case, rule, ours, yardstick in make_rows(options.quick):
+        for case, rule, reach, ours, yardstick in make_rows(options.quick):
             values = take_apart(ours, yardstick, 1 if options.quick else 5)
-            lines.append(f"| {case} | {rule} | {' | '.join(f'{v:.2f}' for v in values)} |")
+            cells = [case, rule, reach, *(f"{v:.2f}" for v in values)]
+            lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     print(f"\n{time.perf_counter() - start:.0f} s in all")
     if options.write:
