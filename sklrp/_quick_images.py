@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from sklrp._torch import runs_plainly
 
-# For more channels torch's own way back is as quick.
-_FEW = 3
+# For more channels torch's own way back is as quick, and so it is for so few values.
+_FEW, _FEW_VALUES = 3, 2**18
 
 
 def is_of_few_channels(layer: nn.Module, weight: Tensor) -> bool:
@@ -43,7 +43,7 @@ def is_of_few_channels(layer: nn.Module, weight: Tensor) -> bool:
     return (
         isinstance(layer, nn.Conv2d)
         and layer.groups == 1
-        and weight.shape[1] <= _FEW
+        and _are_few(weight)
         and layer.stride == (1, 1)
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
@@ -52,6 +52,12 @@ def is_of_few_channels(layer: nn.Module, weight: Tensor) -> bool:
         and weight.device.type == "cpu"
         and torch.backends.mkldnn.is_available()
     )
+
+
+def _are_few(weight: Tensor) -> bool:
+    """Tell whether the input channels are one, or so few that their places are not many."""
+    n_few, n_places = weight.shape[1], weight[0, 0].numel()
+    return n_few == 1 or (n_few <= _FEW and n_few * n_places <= 2 * len(weight))
 
 
 def to_few_channels(
@@ -74,6 +80,8 @@ def to_few_channels(
         The sum over the output's channels.
     """
     if weight.shape[1] > 1:
+        if values.numel() < _FEW_VALUES:
+            return F.conv_transpose2d(values, weight, None, 1, padding, 0, 1, dilation)
         return _add_places(values, weight, padding, dilation)
     pads = _pads(weight.shape[2:], padding, dilation)
     flipped = weight.flip(2, 3).clone(memory_format=torch.channels_last)

@@ -294,6 +294,33 @@ def test_twins_go_with_their_runs():
         gc.enable()
 
 
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_weights_and_activations_go_with_the_network(batch_size):
+    """What the collector of circles alone would find stays on an accelerator until it runs."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x):
+            self.layer.last = self.layer(x)
+            return self.layer.last + 0.0
+
+    X = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    gc.collect()
+    gc.disable()
+    try:
+        net, before = Net(), len([o for o in gc.get_objects() if type(o) is nn.Linear])
+        sklrp.explain(net, X, batch_size=batch_size)
+        weight = weakref.ref(net.layer.weight)
+        del net
+        assert weight() is None
+        assert len([o for o in gc.get_objects() if type(o) is nn.Linear]) <= before
+    finally:
+        gc.enable()
+
+
 class _Remembering(nn.Module):
     """A network that scales what it is given by how often it has run."""
 

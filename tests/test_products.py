@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from sklrp import Composite, explain
+from sklrp import Composite, explain, rules
 from sklrp.modules import StatePooling
 from sklrp.propagation import fast, formula
-from sklrp.rules import AlphaBeta, Epsilon, Gamma, Rule, Signed, WSquare, ZBox, ZPlus
+from sklrp.rules import AlphaBeta, Epsilon, Gamma, Part, Rule, Signed, WSquare, ZBox, ZPlus
 from tests.helpers.affine_layers import LAYERS, RULES
 from tests.helpers.parameters import randomised
 from tests.helpers.reference import assert_explained
@@ -143,14 +143,55 @@ def test_a_small_negative_part_is_not_lost_in_the_positive_one():
     np.testing.assert_allclose(relevance, [[2.0 - 2e-9, -1.0 + 1e-9]], rtol=1e-12)
 
 
-def test_rounding_is_no_contribution():
-    """Where z and the magnitudes differ by rounding, there is no negative part."""
-    _, negative = AlphaBeta().parts()
-    z = torch.tensor([1.0, 1.0], dtype=torch.float64)
-    size = z + torch.tensor([4 * torch.finfo(z.dtype).eps, 1e-9], dtype=torch.float64)
-    found = fast.by_magnitude(negative, z, size)
-    assert found[0] == 0.0
-    np.testing.assert_allclose(found[1], -5e-10, rtol=1e-5)
+@pytest.mark.parametrize("epsilon", [0.0, 1e-6])
+@pytest.mark.parametrize("weak", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("first", [nn.ReLU(), nn.Identity()], ids=str)
+@pytest.mark.parametrize("rule", [AlphaBeta(), AlphaBeta(renormalize=True), ZPlus()], ids=repr)
+def test_a_weak_sign_is_not_lost_among_many_contributions(rule, first, weak, epsilon):
+    rng = np.random.default_rng(0)
+    net = nn.Sequential(first, nn.Linear(300, 3, bias=False), nn.ReLU(), nn.Linear(3, 2))
+    with torch.no_grad():
+        net[1].weight.abs_()
+        net[1].weight[1, 0] = -weak * net[1].weight[1].sum()  # 0 and 2 are of one sign alone
+    X = rng.random((20, 300)).astype(np.float32) + 0.1
+    X[10:] *= rng.random((10, 300)) < 0.02  # of many weights few contribute
+    rows = Composite([("all", rule, "all")])
+    found = explain(net, X, rule=rows, epsilon=epsilon, target=0, check=True)
+    expected = explain(net.double(), X.astype(float), rule=rows, epsilon=epsilon, target=0)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+def test_chunks_with_and_without_magnitudes_keep_their_own_maps_of_weights():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(300, 4), nn.Linear(4, 1)).double()
+    X = np.random.default_rng(0).normal(size=(8, 300))
+    X[2] = 0.0  # whose contributions are of the bias's sign alone
+    expected = explain(net, X, rule="alpha_beta", batch_size=8)
+    for batch_size in (1, 2, 4):
+        found = explain(net, X, rule="alpha_beta", batch_size=batch_size)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+class Uneven(Rule):
+    """Parts of two terms and of one, and a term of ones."""
+
+    def parts(self):
+        both = ((rules.x_pos, rules.w_pos), (rules.x_neg, rules.w_neg))
+        ones = ((rules.x_one, torch.square), (rules.x, rules.w))
+        return (Part(0.5, both), Part(0.25, ((rules.x, rules.w),)), Part(0.25, ones))
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_parts_of_uneven_terms_are_added_channel_by_channel(n_channels, monkeypatch):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(n_channels, 5, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+    X = np.random.default_rng(0).normal(size=(4, n_channels, 6, 7))
+    net.double()(torch.from_numpy(X))
+    rows = Composite([("first", Uneven(), "first"), ("all", Epsilon(), "all")])
+    found = explain(net, X, rule=rows)
+    monkeypatch.setattr(fast, "ENABLED", False)
+    expected = explain(net, X, rule=rows)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9 * np.abs(expected).max())
 
 
 def test_maps_of_signed_weights():

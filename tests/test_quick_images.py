@@ -11,12 +11,20 @@ import torch.nn.functional as F
 from torch import nn
 
 import sklrp
+from sklrp import _quick_images
 from sklrp._quick_images import in_quick_order, is_of_few_channels, quicken, to_few_channels
 from tests.helpers.parameters import randomised
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="torch's own way is the quicker one"
 )
+
+
+@pytest.fixture(autouse=True)
+def few_values_are_enough(monkeypatch):
+    monkeypatch.setattr(_quick_images, "_FEW_VALUES", 1)
+
+
 LAYERS = {
     "3 x 3": {"kernel_size": 3, "padding": 1},
     "no padding": {"kernel_size": (2, 5)},
@@ -27,7 +35,7 @@ LAYERS = {
 
 def _make_layer(options, n_few=1, seed=0):
     torch.manual_seed(seed)
-    return nn.Conv2d(n_few, 6, **options)
+    return nn.Conv2d(n_few, 16, **options)
 
 
 @pytest.mark.parametrize("n_few", [1, 2, 3])
@@ -49,7 +57,9 @@ def test_it_is_the_transposed_convolution(name, n_few):
     "other",
     [
         nn.Conv2d(1, 4, 3, stride=2),
-        nn.Conv2d(4, 4, 3),
+        nn.Conv2d(4, 40, 3),
+        nn.Conv2d(2, 8, 3),
+        nn.Conv2d(3, 64, 7),
         nn.Conv2d(4, 4, 3, groups=4),
         nn.Conv2d(1, 4, 3, padding="same"),
         nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"),
@@ -67,7 +77,7 @@ def test_others_are_left_to_torch(other):
 @pytest.mark.parametrize("name", LAYERS)
 def test_gradients_are_the_same(name, n_few):
     net = nn.Sequential(
-        _make_layer(LAYERS[name], n_few), nn.Tanh(), nn.Conv2d(6, 2, 2), nn.Flatten()
+        _make_layer(LAYERS[name], n_few), nn.Tanh(), nn.Conv2d(16, 2, 2), nn.Flatten()
     )
     fast = copy.deepcopy(net)
     quicken(fast)
@@ -125,7 +135,7 @@ def test_layers_with_hooks_keep_their_places():
 @pytest.mark.parametrize("rule", ["epsilon", "z_plus", "gamma"])
 def test_relevance_is_that_of_double_precision(rule):
     body = _make_layer(LAYERS["3 x 3"]), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
-    net = randomised(nn.Sequential(*body, nn.Linear(6 * 5 * 6, 2)), 0, True).float()
+    net = randomised(nn.Sequential(*body, nn.Linear(16 * 5 * 6, 2)), 0, True).float()
     X = np.random.default_rng(0).normal(size=(5, 1, 10, 12))
     found, expected = (
         sklrp.explain(one, X.astype(dtype), rule=rule, target=1, epsilon=0.1)

@@ -47,13 +47,10 @@ from sklrp.rules import Part, Signal, Signed
 # Whether the shortcut is taken. A test turns it off and runs all rules and layers without.
 ENABLED = True
 
-# Where so many contributions of either sign meet, neither's sum is lost in that of magnitudes.
+# With so many weights neither sign's sum is likely to be lost in that of magnitudes.
 _MANY = 256
 
-# By how many roundings the sum of magnitudes differs from that of contributions of one sign.
-_ROUNDINGS = 16
-
-# The share of z in the sum of magnitudes up to which either sign has 1/64 of it.
+# The share of z in the sum of magnitudes up to which either sign has 1/64 of it, and is not lost.
 _MIXED = 31 / 32
 
 
@@ -74,25 +71,22 @@ def split(
 ) -> list[Split]:
     """Return the parts of the step's rule, as :func:`sklrp.propagation.formula.split` does."""
     parts = [part for part in step.rule.parts() if not (step.rectified and part.sign < 0)]
-    size, signed = None, not all(operand.signal.nonnegative for operand in operands)
+    signed = not all(operand.signal.nonnegative for operand in operands)
+    size = None
     if all(map(mirrored, parts)) and len(parts) + signed > 1:
-        size = magnitude(step, key, parts, operands, bias, z.shape[-1 - n_spatial])
-    # Both parts of alpha-beta are pulled back together where neither is lost in the other.
-    together = False
-    if size is not None and signed and len(parts) > 1:
-        together = bool((z.abs() <= _MIXED * size).all())
+        size = magnitude(step, key, parts, operands, bias, z, n_spatial)
     splits: list[Split] = []
     for p, part in enumerate(parts):
-        up = mirrored(part) if together or never_cancels(part) else None
+        up = None if size is None else mirrored(part)
         terms = []
         for k, operand in enumerate(operands):
             pairs = part.terms
             if up is not None and not operand.signal.nonnegative:
                 half, rest = (up.pos + up.neg) / 2, (up.pos - up.neg) / 2
                 pairs = ((rules.x, Signed(half, half)), (x_abs, Signed(rest, -rest)))
-            found = find_terms(step, (key, p, k), pairs, operand)
-            stacks = operand.few_channels and not together
-            terms.append(stack(step, (key, p, k), found, operand) if stacks else found)
+            name = key, p, k, up  # a chunk without magnitudes has other maps
+            found = find_terms(step, name, pairs, operand)
+            terms.append(stack(step, name, found, operand) if operand.few_channels else found)
         b = map_bias(part, bias)
         is_z = part.terms == ((rules.x, rules.w),) and part.bias == rules.w
         if is_z:
@@ -115,17 +109,22 @@ def gather(splits: Sequence[Split], ratios: Sequence[Tensor], k: int, operand: O
     # It is that function for the splits of :func:`sklrp.propagation.formula.split`.
     merged = merge(splits, ratios, k)
     pulled = [(mapped, weight, ratio) for ratio, terms in merged for mapped, weight in terms]
-    passed = formula.sum_adjoints(pulled, operand)
-    if operand.few_channels:  # the terms are stacked
-        passed = passed.unflatten(2, (-1, operand.signal.x.shape[1])).sum(2)
-    return passed
+    if not operand.few_channels:
+        return formula.sum_adjoints(pulled, operand)
+    parts = [formula.sum_adjoints([each], operand) for each in pulled]
+    n_channels = operand.signal.x.shape[1]
+    parts = [
+        part if part.shape[2] == n_channels else part.unflatten(2, (-1, n_channels)).sum(2)
+        for part in parts
+    ]
+    return sum(parts[1:], start=parts[0])
 
 
 def stack(step: Step, key: Any, terms: Terms, operand: Operand) -> Terms:
-    """Return terms as one of as many times the channels."""
-    if len(terms) == 1:
-        return terms
+    """Return terms as one of as many times the channels, where all have the input's shape."""
     inputs, weights = zip(*terms, strict=True)
+    if len(terms) == 1 or any(mapped.shape != operand.signal.x.shape for mapped in inputs):
+        return terms
     weight = step.map_weight((*key, "stack"), lambda _: lay_out(torch.cat(weights, 1)), weights[0])
     return [(lay_out(torch.cat(inputs, 1)), weight)]
 
@@ -173,12 +172,14 @@ def magnitude(
     parts: Sequence[Part],
     operands: Sequence[Operand],
     bias: Tensor | None,
-    n_outputs: int,
+    z: Tensor,
+    n_spatial: int,
 ) -> Tensor | None:
     """Return the sum of ``|x| |w|`` and ``|b|``, None where denominators are better direct."""
     # All of ``parts`` are mirrored.
-    many = sum(operand.weight.numel() for operand in operands) >= _MANY * n_outputs
-    if not (many or all(map(never_cancels, parts))):
+    exact = all(map(never_cancels, parts))
+    n_weights = sum(operand.weight.numel() for operand in operands)
+    if not exact and (step.is_one_sided or n_weights < _MANY * z.shape[-1 - n_spatial]):
         return None
     products = []
     for k, operand in enumerate(operands):
@@ -186,21 +187,18 @@ def magnitude(
         assert x is not None
         weight = map_as_laid(step, (key, k, "abs"), torch.abs, operand.weight)
         products.append(operand.forward(x, weight, None if k or bias is None else bias.abs()))
-    return sum(products[1:], start=products[0])
+    size = sum(products[1:], start=products[0])
+    if exact or bool((z.abs() <= _MIXED * size).all()):
+        return size
+    step.is_one_sided = True  # other chunks are spared the attempt
+    return None
 
 
 def by_magnitude(part: Part, z: Tensor, size: Tensor) -> Tensor:
     """Return the denominator of a part from the pre-activation and the sum of magnitudes."""
     up = mirrored(part)
     assert up is not None
-    sign = sign_of(part)
-    if not sign:
-        return (z * ((up.pos + up.neg) / 2)).add_(size, alpha=(up.pos - up.neg) / 2)
-    # Where no contribution of that sign is left, rounding is not to be taken for one.
-    noise = _ROUNDINGS * torch.finfo(z.dtype).eps
-    twice = torch.add(z, size, alpha=sign * (1.0 - noise))
-    twice = twice.clamp_(min=0) if sign > 0 else twice.clamp_(max=0)
-    return twice.mul_((up.pos + up.neg) / 2)
+    return (z * ((up.pos + up.neg) / 2)).add_(size, alpha=(up.pos - up.neg) / 2)
 
 
 def x_abs(signal: Signal) -> Tensor:

@@ -33,8 +33,8 @@ Terms = list[tuple[Tensor, Tensor]]
 class Operand:
     """One input of an affine map: ``forward(x, weight, bias)`` and its adjoint in ``x``.
 
-    The adjoint returns a tensor of its own. Where `few_channels` is set, it takes as long for some
-    more channels, which are the second axis of ``x`` and of the weight.
+    Both return tensors of their own. Where `few_channels` is set, they take as long for some more
+    channels, which are the second axis of ``x`` and of the weight.
     """
 
     signal: Signal
@@ -74,8 +74,11 @@ class Split:
         denominator = self.denominator()
         if not (self.sign and self.epsilon and self.times == 1.0):
             return stabilize(denominator, self.epsilon, self.times)
-        epsilon = self.sign * self.epsilon
-        return denominator.add_(epsilon) if self.own else denominator + epsilon
+        if not self.own:
+            return denominator + self.sign * self.epsilon
+        # By convolutions of some kinds a sum of positive products comes out below zero.
+        denominator = denominator.clamp_(min=0) if self.sign > 0 else denominator.clamp_(max=0)
+        return denominator.add_(self.sign * self.epsilon)
 
     def acts_on(self, relevance: Tensor) -> bool:
         """Return whether there is relevance where the part acts."""

@@ -39,7 +39,7 @@ def supported() -> list[str]:
     >>> "Conv2d" in supported(), "cat" in supported()
     (True, True)
     """
-    keys = [key for key, entry in HANDLERS.items() if entry.handler not in REFUSING]
+    keys = [key for key, entry in HANDLERS.items() if entry.handler not in REFUSING | INNER]
     types = sorted(key.__name__ for key in keys if isinstance(key, type))
     return types + sorted(key for key in keys if isinstance(key, str) and key.isidentifier())
 
@@ -168,6 +168,9 @@ FLOATING: set[Handler] = set()  # handlers of functions of activations, which in
 
 
 REFUSING: set[Handler] = set()  # handlers that refuse a layer by name
+
+
+INNER: set[Handler] = set()  # handlers of functions of this package, which torch does not have
 
 
 def mark(*groups: set[Handler]) -> Callable[[Handler], Handler]:

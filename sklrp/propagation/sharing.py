@@ -41,7 +41,7 @@ def _renormalized(splits: Sequence[Split]) -> list[Split]:
     total: Any = sum(shares)
     total = torch.where(total == 0, 1.0, total)
     return [
-        replace(s, share=share / total, denominator=known(d))
+        replace(s, share=share / total, denominator=known(d), own=False)
         for s, share, d in zip(splits, shares, found, strict=True)
     ]
 
@@ -63,8 +63,8 @@ def affine(
     signal : Signal
         The input.
     forward : callable
-        ``forward(x, weight, bias)`` is the map. It must be linear in the weight, as it is also
-        called with maps of the weights, and without a bias.
+        ``forward(x, weight, bias)`` is the map, a tensor of its own. It must be linear in the
+        weight, and add the bias: it is also called with maps of both, and without a bias.
     adjoint : callable
         ``adjoint(ratio, weight)`` pulls ``(n_targets, *output.shape)`` back to ``(n_targets,
         *input.shape)``; it returns a tensor of its own.

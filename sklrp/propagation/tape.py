@@ -80,6 +80,8 @@ class Step:
         written over them.
     in_place : bool, default=False
         Whether this is such a ReLU, which may write over what it is given.
+    is_one_sided : bool, default=False
+        Whether some output was found with hardly any contributions of one sign.
     maps : dict
         The weights' maps computed so far; see :meth:`map_weight`.
     """
@@ -107,6 +109,7 @@ class Step:
     shifted: bool = False
     rectified: bool = False
     in_place: bool = False
+    is_one_sided: bool = False
     maps: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property

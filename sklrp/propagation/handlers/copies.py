@@ -127,14 +127,16 @@ def _copied(step: Step, source: Signal, *args: Any, **kwargs: Any) -> Any:
     """Apply a function that copies values, to all that is known of them."""
     args, kwargs = swap_signals((args, kwargs), value_of)
 
-    def apply(tensor: Tensor | None) -> Any:
-        return None if tensor is None else step.layer(tensor, *args, **kwargs)
+    def apply(tensor: Tensor) -> Any:
+        return step.layer(tensor, *args, **kwargs)
 
-    out = apply(source.x)
-    try:
-        samples = apply(source.samples)
-    except RuntimeError:  # repeated in memory, they may have no view in this shape
-        samples = apply(source.samples.contiguous()) if source.samples is not None else None
+    out: Any = apply(source.x)
+    samples: Any = source.samples
+    if samples is not None:
+        try:
+            samples = apply(samples)
+        except RuntimeError:  # repeated in memory, they may have no view in this shape
+            samples = apply(samples.contiguous())
 
     def signal(i: Any) -> Signal:
         x, whose = (v if v is None or i is None else v[i] for v in (out, samples))

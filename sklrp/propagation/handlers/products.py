@@ -36,7 +36,7 @@ from sklrp.propagation.handlers.operands import (
     value_of,
 )
 from sklrp.propagation.nested import find_all
-from sklrp.propagation.registry import NUMERIC, SOURCED, mark, register
+from sklrp.propagation.registry import INNER, NUMERIC, SOURCED, mark, register
 from sklrp.propagation.sample_rows import without_repeats
 from sklrp.propagation.sharing import contribute, share_product
 from sklrp.propagation.tape import Kept, Pull, Step
@@ -346,6 +346,7 @@ def _matmul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
 
 
 @register("scaled_matmul")
+@mark(INNER)
 def _scaled_matmul(step: Step, a: Any, b: Any, scale: float) -> tuple[Signal, Pull]:
     """Multiply matrices, and by a number above zero, which passes all relevance."""
     signals = find_all(Signal, (a, b))

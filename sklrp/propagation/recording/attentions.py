@@ -122,7 +122,9 @@ def _score(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
     """Return queries times keys, times a scale that is that of their length by default."""
     scale = 1 / math.sqrt(query.size(-1)) if scale is None else scale
     keys = key.transpose(-2, -1)
-    return scaled_matmul(query, keys, scale) if scale > 0 else torch.matmul(query, keys) * scale
+    if isinstance(scale, float | int) and scale > 0:
+        return scaled_matmul(query, keys, scale)
+    return torch.matmul(query, keys) * scale
 
 
 def scaled_matmul(a: Tensor, b: Tensor, scale: float) -> Tensor:

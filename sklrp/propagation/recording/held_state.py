@@ -28,7 +28,7 @@ _SHARED = (
     types.BuiltinFunctionType, Tensor, torch.Generator, torch.Size, torch.dtype, torch.device,
     Dataset, DataLoader, torch.optim.Optimizer,
 )  # fmt: skip
-# What most attributes are, told by type alone: a twin is made for every chunk.
+# What most attributes are, told by type alone.
 _ATOMS = frozenset([*_SHARED, nn.Parameter])
 # What nearly all others are, told before what takes longer to tell.
 _DICTS = frozenset([dict, OrderedDict])

@@ -26,23 +26,24 @@ _CONTAINERS = frozenset([*_BESIDE, list])
 
 
 class Held:
-    """What objects hold, by which it is told at once whether they hold the same later.
+    """What modules hold, by which it is told at once whether they hold the same later.
 
     Parameters
     ----------
-    states : iterable of dict
-        The attributes of the objects.
+    modules : iterable of nn.Module
+        The modules.
     """
 
-    def __init__(self, states: Iterable[dict[str, Any]]) -> None:
-        states = list(states)
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._types = [(module, type(module)) for module in modules]
+        states = [vars(module) for module, _ in self._types]
         within = [v for state in states for v in state.values() if type(v) in _CONTAINERS]
         self._empty = [v for v in within if not v]  # most of them
         self._held = [(v, _contents(v)) for v in (*states, *filter(None, within))]
 
     def is_the_same(self) -> bool:
         """Return whether all is what it was, by identity, and so is what lists and dicts hold."""
-        if any(self._empty):
+        if any(self._empty) or any(type(module) is not kind for module, kind in self._types):
             return False
         for held, contents in self._held:
             now = _contents(held)

@@ -71,15 +71,17 @@ class Twins:
             twin = self._idle.pop()
         except IndexError:
             twin = _Twin(self.network)
-        twin.ear.recorder = recorder
+        twin.ear.recorder, twin.ear.snapshots = recorder, twin.snapshots
+        is_as_made = False
         try:
             yield twin.module
+            is_as_made = twin.is_as_made()
         finally:
-            twin.ear.recorder = None
-        if twin.is_as_made():
-            self._idle.append(twin)
-        else:
-            twin.release()
+            twin.ear.recorder, twin.ear.snapshots = None, {}
+            if is_as_made:
+                self._idle.append(twin)
+            else:
+                twin.release()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the twins, which another process makes itself."""
@@ -89,7 +91,10 @@ class Twins:
 class _Ear:
     """What all modules of a twin tell what they do."""
 
-    recorder: Any = None
+    def __init__(self) -> None:
+        self.recorder: Any = None
+        # Layers as they were at their last call, by their paths; lent, as they hold the modules.
+        self.snapshots: dict[str, tuple[nn.Module, Held]] = {}
 
 
 class _Twin:
@@ -97,8 +102,9 @@ class _Twin:
 
     def __init__(self, network: nn.Module) -> None:
         self.ear = _Ear()
+        self.snapshots: dict[str, tuple[nn.Module, Held]] = {}
         self.module, modules, is_simple = _make(network, self.ear)
-        self._held = Held(map(vars, modules)) if is_simple else None
+        self._held = Held(modules) if is_simple else None
 
     def is_as_made(self) -> bool:
         """Return whether no module holds anything else than when the twin was made."""
@@ -171,11 +177,8 @@ def _watch(module: nn.Module, path: str, ear: _Ear) -> Callable[..., Any]:
     )
     own = vars(module).get("forward")
     module_of = ref(module)  # it holds this function
-    layer: nn.Module | None = None
-    held: Held | None = None
 
     def record(recorder: Any, twin: Any, args: Any, kwargs: Any) -> Any:
-        nonlocal layer, held
         if twin.training:
             raise recorder.refusals.training_mode(path, twin)
         run = partial(encode, twin) if encodes else own or type(twin).forward.__get__(twin)
@@ -183,9 +186,11 @@ def _watch(module: nn.Module, path: str, ear: _Ear) -> Callable[..., Any]:
         try:
             if not (is_layer and recorder.depends(args, kwargs)):
                 return run(*args, **kwargs)
+            layer, held = ear.snapshots.get(path, (twin, None))
             if held is None or not held.is_the_same():
                 # A handler reads a layer with the forward of its type, and its attributes as now.
-                layer, held = take_snapshot(twin), Held([vars(twin)])
+                layer = take_snapshot(twin)
+                ear.snapshots[path] = layer, Held([twin])
             with DisableTorchFunction():
                 return recorder.layer(path, layer, args, kwargs, partial(run, *args, **kwargs))
         finally:
