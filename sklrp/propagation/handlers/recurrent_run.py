@@ -117,6 +117,9 @@ class Run:
         self.reverse = suffix.endswith("_reverse")
         self.last = None if lengths is None else lengths - 1
         self.w_ih, self.w_hh, self.b_ih, self.b_hh = self._weights()
+        n_features = self.w_ih.shape[1]
+        if signal.x.shape[-1] != n_features:  # torch's own LSTM reads what lies behind in memory
+            raise RuntimeError(f"a step has {n_features} features, got {signal.x.shape[-1]}")
         # The units of a cell, and those of a state, which an LSTM may project to fewer.
         n_states = self.w_hh.shape[1]
         self.w_hr = self._projection()
