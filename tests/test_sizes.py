@@ -98,7 +98,9 @@ def test_steps_of_other_features_do_not_fit(kind):
     recurrent = kind(3, 17, 2, batch_first=True)
     net = nn.Sequential(recurrent, StatePooling("mean"), nn.Linear(17, 2))
     for n_features in (2, 4):
-        with pytest.raises(ValueError, match="does not fit layer '0'.*a step has 3 features, got"):
+        with pytest.raises(
+            ValueError, match=r"does not fit layer '0'.*a step has 3 features, got"
+        ):
             explain(net, np.ones((3, 1, n_features), "float32"), target=0)
 
 
