@@ -63,10 +63,7 @@ class Twins:
 
     @contextmanager
     def lend(self, recorder: Any = None) -> Iterator[Any]:
-        """Give a run a twin, and a recorder what the twin does; None runs it plainly.
-
-        The recorder is told where ``forward`` is, and runs the layers that have a handler.
-        """
+        """Give a run a twin, of which a recorder runs the layers that have a handler."""
         try:
             twin = self._idle.pop()
         except IndexError:
