@@ -94,16 +94,16 @@ def _add_places(
 ) -> Tensor:
     """Return the same from what each place of the kernel sends back, moved to where it belongs."""
     size, kernel = values.shape[2:], weight.shape[2:]
-    rows = values.movedim(1, -1).flatten(0, -2)
-    each = (weight.flatten(1).t() @ rows.t()).view(*weight.shape[1:], len(values), *size)
+    pixels = values.movedim(1, -1).flatten(0, -2)
+    each = (weight.flatten(1).t() @ pixels.t()).view(*weight.shape[1:], len(values), *size)
     whole = [n + d * (k - 1) for n, d, k in zip(size, dilation, kernel, strict=True)]
     back = values.new_zeros(weight.shape[1], len(values), *whole)
     for place in itertools.product(*map(range, kernel)):
         starts = [d * k for d, k in zip(dilation, place, strict=True)]
-        rows_, columns = (slice(s, s + n) for s, n in zip(starts, size, strict=True))
-        back[:, :, rows_, columns] += each[:, place[0], place[1]]
-    rows_, columns = (slice(p, n - p) for p, n in zip(padding, whole, strict=True))
-    return back[:, :, rows_, columns].transpose(0, 1)
+        rows, columns = (slice(s, s + n) for s, n in zip(starts, size, strict=True))
+        back[:, :, rows, columns] += each[:, place[0], place[1]]
+    rows, columns = (slice(p, n - p) for p, n in zip(padding, whole, strict=True))
+    return back[:, :, rows, columns].transpose(0, 1)
 
 
 def quicken(module: nn.Module) -> None:

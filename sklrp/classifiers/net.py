@@ -162,9 +162,7 @@ class TrainingNet(LazyModes, NeuralNet):
         size = getattr(self, "iterator_valid__batch_size", None)
         if size is None:
             size = self._choose_chunk(X.shape[1])
-        elif size == -1:  # skorch's word for all
-            size = len(X)
-        check_number("iterator_valid__batch_size", size, minimum=1, integral=True)
+        size = _count_at_once("iterator_valid", size, len(X))
         places = [slice(start, start + size) for start in range(0, len(X), size)]
         parts = [self.infer(pick(X, place, place)).cpu() for place in places]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -268,9 +266,7 @@ class TrainingNet(LazyModes, NeuralNet):
         elif "batch_size" not in kwargs:
             X = dataset.X["X"] if isinstance(dataset.X, Mapping) else dataset.X
             kwargs["batch_size"] = self._choose_chunk(X.shape[1])
-        if kwargs["batch_size"] == -1:  # skorch's word for all
-            kwargs["batch_size"] = len(dataset)
-        check_number(f"{name}__batch_size", kwargs["batch_size"], minimum=1, integral=True)
+        kwargs["batch_size"] = _count_at_once(name, kwargs["batch_size"], len(dataset))
         validating = self.train_split is not None  # every epoch; a prediction takes a row once
         if "device" not in kwargs and (training or validating):
             kwargs["device"] = find_home(dataset, torch.device(self.device))
@@ -489,6 +485,13 @@ def _score_accuracy(net: NeuralNet, X: Any, y: np.ndarray) -> float:
     """Return the share of right predictions, without checks that take longer than the count."""
     predictions = [logits.argmax(1) for logits in net.forward_iter(X)]
     return float((torch.cat(predictions).cpu().numpy() == y).mean())
+
+
+def _count_at_once(iterator: str, size: Any, n_samples: int) -> int:
+    """Return how many samples an iterator takes at once, all for skorch's -1; refuse no count."""
+    size = n_samples if size == -1 else size
+    check_number(f"{iterator}__batch_size", size, minimum=1, integral=True)
+    return int(size)
 
 
 def _follows_batches(callback: Callback, training: bool) -> bool:
