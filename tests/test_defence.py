@@ -341,6 +341,21 @@ def test_the_first_chunk_tells_that_forward_takes_another_way():
         plan.run_first(*chunk)
 
 
+@pytest.mark.parametrize(
+    ("n_samples", "of"), [(n, of) for n in (1, 2, 3, 5, 40) for of in (1, 2, 3)] + [(40, 7)]
+)
+def test_layers_take_the_same_values_in_every_run(n_samples, of):
+    """Names alone don't tell that a layer comes first for some numbers of samples."""
+
+    def run(self, x):
+        h = self.a(x).relu()
+        return self.c(self.b(x if len(x) == of else h).relu())
+
+    layers = {name: nn.Linear(4, 4) for name in "abc"}
+    with pytest.raises(TypeError, match="another way"):
+        sklrp.explain(written(run, **layers), numbers(n_samples, 4), batch_size=8)
+
+
 def test_the_first_chunk_agrees_on_constants_of_each_sample():
     def run(self, x):
         return self.a(x + torch.arange(4.0).double().expand(len(x), 4))

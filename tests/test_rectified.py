@@ -7,7 +7,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import sklrp
 from sklrp import rules
@@ -29,6 +30,27 @@ def _network(*between: nn.Module) -> nn.Sequential:
     )
 
 
+class ByHand(nn.Module):
+    """The layers of a sequence in a forward of its own."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x):
+        for layer in self.layers:
+            match layer:
+                case nn.ReLU():
+                    x = F.relu(x, layer.inplace)
+                case nn.Flatten():
+                    x = x.view(len(x), -1)
+                case _:
+                    x = layer(x)
+        return x
+
+
+WAYS = {"sequence": lambda net: net, "by hand": ByHand}
+
 NETWORKS = {
     "nothing": (),
     "largest": (nn.MaxPool2d(2),),
@@ -49,22 +71,23 @@ RULES = [
 ]
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("between", NETWORKS)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @pytest.mark.filterwarnings("ignore:The flat rule on the dense first layer")
-def test_maps_and_what_is_kept_are_the_same_without(between, rule, monkeypatch):
+def test_maps_and_what_is_kept_are_the_same_without(between, rule, way, monkeypatch):
     net = _network(*NETWORKS[between])
     X = np.random.default_rng(0).normal(size=(6, 2, 8, 8))
     X[0], X[1, :, :4] = 0, 1
     net(torch.zeros(1, 2, 8, 8))
-    net.double().eval()
+    net = WAYS[way](net).double().eval()
     for epsilon in (0.1, 0.0):
         for target in (None, "all"):
             options = {"rule": rule, "epsilon": epsilon, "target": target}
             found = [sklrp.explain(net, part, **options) for part in (X, X[2:3])]
             found.append(_tell(net, X, options))
             with monkeypatch.context() as patch:
-                patch.setattr(planning, "mark_rectified", lambda steps: None)
+                patch.setattr(planning, "mark_rectified", lambda links, output: None)
                 plain = [sklrp.explain(net, part, **options) for part in (X, X[2:3])]
                 plain.append(_tell(net, X, options))
             for one, other in zip(found, plain, strict=True):
@@ -81,6 +104,7 @@ def _tell(net, X, options):
 KEPT = ("relevance", "bias", "epsilon", "padding", "dropped")
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("between", "rule", "marked"),
     [
@@ -94,10 +118,11 @@ KEPT = ("relevance", "bias", "epsilon", "padding", "dropped")
         ("largest", rules.ZBox(-3.0, 3.0), [False, False, False]),
     ],
 )
-def test_where_they_write(between, rule, marked):
+def test_where_they_write(between, rule, marked, way):
     net = _network(*NETWORKS[between])
     net(torch.zeros(1, 2, 8, 8))
-    steps = sklrp.plan(net, rule).steps
+    X = np.random.default_rng(0).normal(size=(3, 2, 8, 8)).astype(np.float32)
+    steps = sklrp.plan(WAYS[way](net).eval(), rule, X).steps
     assert [step.in_place for step in steps if step.label == "ReLU"] == marked
     weighted = [step.rectified for step in steps if step.kind is not None]
     assert weighted == [*marked, False]
@@ -111,6 +136,93 @@ def test_no_score_is_written_over():
         False,
         False,
     ]
+
+
+class Branches(nn.Module):
+    """Dense layers whose values go several ways."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.norm, self.act, self.drop = nn.BatchNorm1d(4), nn.ReLU(inplace=True), nn.Dropout()
+
+    def forward(self, x):
+        return self.way(self, x)
+
+
+def _use_before(net: Branches, x: Tensor) -> Tensor:
+    h = net.a(x)
+    return net.c(torch.relu(h)) + net.b(h)[:, :3]
+
+
+def _compare_before(net: Branches, x: Tensor) -> Tensor:
+    h = net.a(x)
+    y = torch.relu(h)
+    return net.c(y * (h > -0.5))
+
+
+def _add_behind(net: Branches, x: Tensor) -> Tensor:
+    h = torch.relu(net.a(x))
+    return net.c(torch.relu(net.b(h)) + h)
+
+
+def _in_two_layers(net: Branches, x: Tensor) -> Tensor:
+    h = torch.relu(net.a(x))
+    return net.c(h) + net.b(h)[:, :3]
+
+
+def _return_it(net: Branches, x: Tensor) -> Tensor:
+    return torch.relu(net.a(x))
+
+
+def _write_over(net: Branches, x: Tensor) -> Tensor:
+    h = net.a(x)
+    net.act(h)
+    return net.c(h)
+
+
+def _drop(net: Branches, x: Tensor) -> Tensor:
+    h = net.drop(net.act(net.norm(net.a(x))))
+    return net.c(net.drop(h))
+
+
+def _drop_beside(net: Branches, x: Tensor) -> Tensor:
+    h = torch.relu(net.a(x))
+    return net.c(net.drop(h) + h)
+
+
+def _relu_6(net: Branches, x: Tensor) -> Tensor:
+    return net.c(F.relu6(net.a(x)))
+
+
+@pytest.mark.parametrize(
+    ("way", "marked"),
+    [
+        (_use_before, [False]),
+        (_compare_before, [False]),
+        (_add_behind, [False, False]),
+        (_in_two_layers, [True]),
+        (_return_it, [False]),
+        (_write_over, [True]),
+        (_drop, [True]),
+        (_drop_beside, [False]),
+        (_relu_6, []),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The flat rule on the dense first layer")
+def test_where_they_write_in_branches(way, marked, monkeypatch):
+    torch.manual_seed(0)
+    net = Branches(way).double().eval()
+    nn.init.uniform_(net.norm.running_mean)
+    X = np.random.default_rng(0).normal(size=(40, 4))
+    steps = sklrp.plan(net, "gamma", X).steps
+    assert [step.in_place for step in steps if step.label == "ReLU"] == marked
+    found = [sklrp.explain(net, X, rule=rule, batch_size=7) for rule in RULES[:6]]
+    monkeypatch.setattr(planning, "mark_rectified", lambda links, output: None)
+    plain = [sklrp.explain(net, X, rule=rule, batch_size=7) for rule in RULES[:6]]
+    for one, other in zip(found, plain, strict=True):
+        assert_close(one, other)
 
 
 @pytest.mark.parametrize("inplace", [False, True])

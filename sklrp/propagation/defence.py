@@ -187,23 +187,23 @@ class Defence:
 
     def _first_to_differ(self, chunk: Sequence[Any]) -> str:
         """Return the first layer whose values are not those of the network itself."""
-        ours: list[tuple[str, Any]] = []
+        ours: list[tuple[str, Tensor]] = []
 
         def note(step: Any, handler: Any, args: Any, kwargs: Any) -> Any:
             out, pull = run_handler(step, handler, args, kwargs)
-            if not step.folded and not step.merged:
-                ours.append((step.name, out))
+            if not step.folded and not step.merged and isinstance(out, Signal):
+                ours.append((step.name, out.x.clone()))  # a ReLU may write over it
             return out, pull
 
         inputs = self.intake.to_signals(chunk)
         self.plan.run(*inputs, call=note)
         theirs = self._layer_values(*inputs)
         seen: Counter[str] = Counter()
-        for name, out in ours:
+        for name, x in ours:
             known = theirs[name][seen[name] :][:1]
             seen[name] += 1
-            if known and isinstance(out, Signal) and out.x.shape == known[0].shape:
-                gap = (out.x - known[0]).abs().max()
+            if known and x.shape == known[0].shape:
+                gap = (x - known[0]).abs().max()
                 if not gap <= _TOLERANCE[self.intake.dtype] * known[0].abs().max():
                     return say_layer(name)
         return "a function that the network's forward calls"

@@ -36,6 +36,7 @@ from sklrp.propagation.layer_outputs import find_ends
 from sklrp.propagation.nested import find_all
 from sklrp.propagation.probing import Probe, Witness, probe_network, probe_once
 from sklrp.propagation.recording.recorder import Recorder
+from sklrp.propagation.recording.refusals import OTHER_WAY
 from sklrp.propagation.recording.twin import Twins, make_twin
 from sklrp.propagation.rectified import mark_rectified
 from sklrp.propagation.registry import (
@@ -44,6 +45,7 @@ from sklrp.propagation.registry import (
     check_hooks,
     find_entry,
     find_head,
+    is_built_in,
     is_plain_sequence,
 )
 from sklrp.propagation.tape import Call, Record, Returned, Step, Tape, run_handler
@@ -87,6 +89,13 @@ class Plan:
         What the run of the first chunk is to agree with, of a network that was probed once.
     twins : Twins or None
         What is run in place of the network.
+    links : sequence of Link
+        Between which values the steps stand; each run of a recorded network is held to them.
+    output : int
+        The value that is explained.
+    same : dict of int to int
+        The values that are others, which torch returned as they were: in links they have the
+        others' numbers.
     """
 
     steps: list[Step]
@@ -103,6 +112,9 @@ class Plan:
     tail: Sequence[nn.Module] = ()
     witness: Witness | None = None
     twins: Twins | None = None
+    links: Sequence[Link] = ()
+    output: int = 0
+    same: Mapping[int, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return a table of the steps."""
@@ -149,7 +161,8 @@ class Plan:
     ) -> Tape:
         """Run the network on a chunk, in which signals stand for the inputs."""
         if self.network is not None:
-            return self._recorder(len(inputs[0].x), call=call).run(inputs, args, kwargs)
+            recorder = self._recorder(len(inputs[0].x), call=call)
+            return self._hold_to_links(recorder.run(inputs, args, kwargs))
         value, records, largest = _run_chain(self.steps, inputs[0], call)
         if not isinstance(value, Signal) or value.x.shape[:1] != inputs[0].x.shape[:1]:
             shape = tuple(value.x.shape) if isinstance(value, Signal) else type(value).__name__
@@ -179,9 +192,16 @@ class Plan:
         """Run the network on the first chunk, and hold the run against that on the probe."""
         assert self.witness is not None
         recorder = self._recorder(len(inputs[0].x), notes=True)
-        tape = recorder.run(inputs, args, kwargs)
+        tape = self._hold_to_links(recorder.run(inputs, args, kwargs))
         self.witness.compare(recorder)
         self.varies, self.witness = recorder.writer.varies, None
+        return tape
+
+    def _hold_to_links(self, tape: Tape) -> Tape:
+        """Refuse a run whose steps take other values than they did when the plan was made."""
+        links = [(link.inputs, link.outputs) for link in self.links]
+        if tape.output != self.output or tape.find_links(self.same) != links:
+            raise TypeError(OTHER_WAY)
         return tape
 
     def _recorder(self, n_samples: int, **options: Any) -> Recorder:
@@ -304,12 +324,14 @@ def compile_plan(
             )
         steps = _compile_chain(leaves, entries, epsilon)
         own = [(name, _in_evaluation_mode(layer)) for name, layer in leaves]
-        extended = any(not _is_built_in(step.handler) for step in steps)
-        plan = Plan(steps, None, head, layers=own, is_extended=extended, tail=tail)
+        extended = any(not is_built_in(step.handler) for step in steps)
+        plan = Plan(
+            steps, None, head, layers=own, is_extended=extended, tail=tail,
+            links=link_chain(steps), output=len(steps),
+        )  # fmt: skip
         if watched:
             ends = find_ends(module, steps, len(leaves), head)
             plan.ends = {path: ends[path] for path in watched & ends.keys()}
-        links = link_chain(steps)
     elif probe is None:
         unknown = ", ".join(
             f"{say_layer(name)} ({type(layer).__name__})"
@@ -324,14 +346,14 @@ def compile_plan(
             "handler for it with sklrp.propagation.register."
         )
     else:
-        plan, links = _compile_recorded(module, epsilon, probe, key, watched, once)
+        plan = _compile_recorded(module, epsilon, probe, key, watched, once)
     for step in plan.steps:
         step.product, step.attention = composite.product, composite.attention
-    mark_first(links)
+    mark_first(plan.links)
     _assign_rules(module, plan.steps, composite, epsilon, bounds, strict)
-    mark_shifts(links)
-    if plan.network is None and not plan.is_extended:
-        mark_rectified(plan.steps)
+    mark_shifts(plan.links)
+    if not plan.exact:
+        mark_rectified(plan.links, plan.output)
     return plan
 
 
@@ -345,16 +367,11 @@ _MODELESS = (
 def _in_evaluation_mode(layer: nn.Module) -> nn.Module:
     """Return a layer as it acts in evaluation mode, the user's own where that is the same."""
     entry = HANDLERS.get(type(layer))
-    remembers_nothing = entry is not None and _is_built_in(entry.handler)
+    remembers_nothing = entry is not None and is_built_in(entry.handler)
     if type(layer) in _MODELESS or (not layer.training and remembers_nothing):
         return layer
     twin: nn.Module = make_twin(layer)
     return twin
-
-
-def _is_built_in(handler: Any) -> bool:
-    """Return whether a handler is one of this package."""
-    return str(getattr(handler, "__module__", "")).startswith("sklrp.propagation.")
 
 
 def _check_weights(module: nn.Module) -> None:
@@ -426,7 +443,7 @@ def _take_head(leaves: list[tuple[str, nn.Module]]) -> tuple[str | None, list[nn
 def _compile_recorded(
     module: nn.Module, epsilon: float, probe: Probe, key: str | None, watched: frozenset[str],
     once: bool,
-) -> tuple[Plan, list[Link]]:  # fmt: skip
+) -> Plan:  # fmt: skip
     """Compile a network by running it on few samples."""
     make = partial(make_step, epsilon=epsilon)
     twins = Twins(module)
@@ -434,12 +451,14 @@ def _compile_recorded(
     tape = found.tape
     steps = [record.step for record in tape.records]
     fold_recorded(tape.records)
-    links = [Link(record.step, record.inputs, record.outputs) for record in tape.records]
-    plan = Plan(
+    links = [
+        Link(r.step, *one) for r, one in zip(tape.records, tape.find_links(tape.same), strict=True)
+    ]
+    return Plan(
         steps, module, tape.head, measure(tape), varies=found.varies, exact=found.exact,
-        key=key, watched=watched, witness=found.witness, twins=twins,
+        key=key, watched=watched, witness=found.witness, twins=twins, links=links,
+        output=tape.output, same=tape.same,
     )  # fmt: skip
-    return plan, links
 
 
 def measure(tape: Tape) -> tuple[tuple[int, ...], int]:

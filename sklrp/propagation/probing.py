@@ -84,8 +84,10 @@ class Run(NamedTuple):
     @property
     def way(self) -> Any:
         """The way that forward took."""
-        steps = [(r.step.name, r.step.handler) for r in self.tape.records]
-        return steps, [name for name, _ in self.recorder.constants]
+        tape = self.tape
+        steps = [(r.step.name, r.step.handler) for r in tape.records]
+        constants = [name for name, _ in self.recorder.constants]
+        return steps, constants, tape.find_links(tape.same), tape.output
 
 
 class Witness(NamedTuple):

@@ -86,6 +86,11 @@ def find_entry(layer: nn.Module) -> Entry | None:
     return None
 
 
+def is_built_in(handler: Any) -> bool:
+    """Return whether a handler is one of this package."""
+    return str(getattr(handler, "__module__", "")).startswith("sklrp.propagation.")
+
+
 def runs_as(layer: nn.Module, layer_type: type[nn.Module]) -> bool:
     """Return whether a layer computes what ``layer_type`` does: nothing of it is overridden."""
     if not vars(layer).keys().isdisjoint(_CALLED):

@@ -236,6 +236,14 @@ class Tape(NamedTuple):
     largest: int = 0
     returned: Tensor | None = None  # what the network returns, behind a head; None: the scores
     calls: Calls | None = None
+    same: Mapping[int, int] = {}  # values that are others, which torch returned as they were
+
+    def find_links(self, same: Mapping[int, int]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return the values that each step takes and gives, under the numbers that `same` says."""
+        return [
+            (tuple([same.get(n, n) for n in r.inputs]) if same else r.inputs, r.outputs)
+            for r in self.records
+        ]
 
     def pull(
         self,

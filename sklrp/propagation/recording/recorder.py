@@ -407,9 +407,7 @@ class Recorder(TorchFunctionMode):
             raise self.refusals.unsupported(
                 "in place", "it changes the shape or the type of a tensor"
             )
-        if not writer.exact:
-            if storage_of(target) == storage_of(out):
-                return out
+        if not writer.exact and storage_of(target) != storage_of(out):
             writer.memory.move(target, out)
         writer.change(target, node)
         return target

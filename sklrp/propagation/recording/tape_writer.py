@@ -109,6 +109,8 @@ class TapeWriter:
         The constants that steps refer to, if they are noted, with the names of the steps.
     unknown : list of str
         The steps that refer to constants which no function seen has made.
+    same : dict of int to int
+        While exact, the values that are others, which torch returned as they were.
     """
 
     def __init__(
@@ -134,6 +136,7 @@ class TapeWriter:
         self.exact, self.needs_exact = exact, False
         self.buffers = Buffers()
         self._returned: set[int] = set()  # tensors that functions returned as they were
+        self.same: dict[int, int] = {}
         self._network = network
         self.constants: list[tuple[str, Tensor]] = []
         self.unknown: list[str] = []
@@ -238,6 +241,7 @@ class TapeWriter:
         self.nodes[target] = node
         if self.exact:
             self._returned.discard(id(target))
+            self.same.pop(node.number, None)
             self.buffers.change(target, node)
 
     def _catch_up(self, tensor: Tensor) -> None:
@@ -258,6 +262,7 @@ class TapeWriter:
         else:
             places = buffer.place(Layout.of(tensor))
             self._apply_to_memory(READING, buffer.value, places, own=lambda: tensor)
+            self.same.pop(self.nodes[tensor].number, None)
         self.buffers.join(tensor)
 
     def _apply_to_memory(self, name: str, *args: Any, own: Own | None = None) -> Tensor:
@@ -344,7 +349,7 @@ class TapeWriter:
         self._before_heads.clear()
         return Tape(
             records, tuple(self._starts), before.number, x.shape, scores, head, self.nodes.largest,
-            node.signal.x, calls,
+            node.signal.x, calls, self.same,
         )  # fmt: skip
 
     def _before_head(self, node: Node) -> tuple[Node, str | None, set[int]]:
@@ -417,6 +422,8 @@ class TapeWriter:
         if step.layer is None:  # a function, which is not sent to another process
             step.layer = layer
         if isinstance(layer, nn.Module) and is_changed(step.layer, layer):
+            if type(step.layer) is not type(layer):
+                raise self.refusals.other_way()
             self.varies = True
             return self._as_called(step, layer, entry)
         return step
@@ -511,12 +518,14 @@ class TapeWriter:
             raise self.refusals.unsupported(
                 name, f"its output has {rows} rows for {self.n_samples} samples"
             )
-        if own is not None and self.nodes.get(own) is not None:
-            self._returned.add(id(own))
+        before = None if own is None else self.nodes.get(own)
         if own is None:
             own = out.x.detach()
             own = own.clone(memory_format=torch.contiguous_format) if self.exact else own
         node = self.nodes.add(own, out, active)
+        if before is not None:
+            self._returned.add(id(own))
+            self.same[node.number] = self.same.get(before.number, before.number)
         if self.exact:
             self.buffers.join(own, node)
         return own, node
