@@ -69,7 +69,7 @@ class PreparedCall:
             self.defence.check_samples(tape, chunk)
         begun = start(tape.scores, None, self.contrast)
         balance = Balance(len(every))
-        tape.pull(begun.relevance, True, [balance.note])
+        tape.pull(begun.relevance, False, [balance.note], balance.keep)
         balance.settle(begun.score.dtype)
 
     def explain(
@@ -97,8 +97,11 @@ class PreparedCall:
         values = find_values(self.layers, tape) if self.layers else []
         listener = Listener(values, *begun.relevance.shape[:2])
         balance = self._begin_balance(tape, chunk, begun, is_first)
-        notes = [listener.note] * bool(self.layers) + ([] if balance is None else [balance.note])
-        arrived, layers = tape.pull(begun.relevance, self.details or balance is not None, notes)
+        notes = [listener.note] * bool(self.layers)
+        keep = None
+        if balance is not None:
+            notes, keep = [*notes, balance.note], balance.keep
+        arrived, layers = tape.pull(begun.relevance, self.details, notes, keep)
         if balance is not None:
             balance.settle(begun.score.dtype)
         passed = self._fill(arrived, signals, len(begun.relevance))

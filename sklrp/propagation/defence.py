@@ -285,6 +285,17 @@ class Balance:
         self._entries += [(len(self._steps), -1.0, amount) for amount in (kept or {}).values()]
         self._steps.append(record.step)
 
+    def keep(self, axis: int) -> Kept:
+        """Return an account of what a step keeps."""
+        return Kept(self.n_samples, axis, self._sum_of)
+
+    def _sum_of(self, relevance: Tensor, axis: int) -> Tensor:
+        """Return the sum of relevance of each target and sample, known if a step passed it on."""
+        found = self._passed.get(id(relevance))
+        if found is not None and found[0]() is relevance:
+            return found[2]
+        return total(relevance, self.n_samples, axis)
+
     def _sum(self, relevance: Tensor, axis: int, is_passed: bool) -> Tensor:
         """Return the sum of relevance of each target and sample, and note its size, once."""
         found = self._passed.get(id(relevance))

@@ -80,6 +80,14 @@ class Split:
         denominator = denominator.clamp_(min=0) if self.sign > 0 else denominator.clamp_(max=0)
         return denominator.add_(self.sign * self.epsilon)
 
+    def contributions(self) -> Tensor:
+        """Return the denominator as the sum of its terms alone, without epsilon and bias."""
+        if self.own:
+            found = self.stable - self.stable.sign() * self.epsilon
+        else:
+            found = self.denominator() * self.times if self.times != 1.0 else self.denominator()
+        return found if self.bias is None else found - self.bias
+
     def acts_on(self, relevance: Tensor) -> bool:
         """Return whether there is relevance where the part acts."""
         if not isinstance(self.share, Tensor):
@@ -219,6 +227,12 @@ def account(
     """Add to ``kept`` what biases and epsilon took of ``relevance``, and what passed nowhere."""
     # Of R_j = ratio_j s(d_j), with s(d) = d + epsilon sign(d), the terms of d take what is passed,
     # the bias's term takes ratio_j g(b)_j, and the last term is what epsilon absorbs.
+    if kept.sum_of is not None:
+        passed = [
+            ratio * split.contributions() for split, ratio in zip(splits, ratios, strict=True)
+        ]
+        kept.add_rest(relevance, passed)
+        return
     dropped = relevance
     for split, ratio in zip(splits, ratios, strict=True):
         given = ratio * split.stable

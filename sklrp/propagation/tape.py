@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sklrp.propagation.sample_rows import count_runs
 
 CAUSES = ("bias", "epsilon", "padding", "initial_state", "dropped")
+REST = "rest"  # of all causes, where they are not told apart
 
 
 Pull = Callable[[Any, "Kept | None"], Any]
@@ -151,16 +152,30 @@ class Kept(dict[str, Tensor]):
         The number of samples.
     axis : int, default=0
         The axis of the samples in what is added, the targets' axis before it not counted.
+    sum_of : callable or None, default=None
+        What knows the sum of relevance that arrived, ``sum_of(relevance, axis)``. Unless None,
+        the sum over all causes is what counts, and they need not be told apart.
     """
 
-    def __init__(self, n_samples: int, axis: int = 0) -> None:
+    def __init__(
+        self, n_samples: int, axis: int = 0, sum_of: Callable[[Tensor, int], Tensor] | None = None
+    ) -> None:
         self.n_samples = n_samples
         self.axis = axis
+        self.sum_of = sum_of
 
     def add(self, cause: str, relevance: Tensor) -> None:
         """Add ``relevance``, summed over everything but targets and samples, to ``cause``."""
         amount = total(relevance, self.n_samples, self.axis)
         self[cause] = self[cause] + amount if cause in self else amount
+
+    def add_rest(self, relevance: Tensor, passed: Sequence[Tensor]) -> None:
+        """Add what of ``relevance`` is not passed on, whatever the cause."""
+        assert self.sum_of is not None
+        rest = self.sum_of(relevance, self.axis)
+        for part in passed:
+            rest = rest - total(part, self.n_samples, self.axis)
+        self[REST] = self[REST] + rest if REST in self else rest
 
 
 def total(relevance: Tensor, n_samples: int, axis: int = 0) -> Tensor:
@@ -250,6 +265,7 @@ class Tape(NamedTuple):
         relevance: Tensor,
         details: bool,
         notes: Sequence[Note] = (),
+        keep: Callable[[int], Kept] | None = None,
     ) -> tuple[list[Tensor | None], list[Layer | None]]:
         """Pull relevance from the scores back to the inputs, once: the records are used up.
 
@@ -261,6 +277,8 @@ class Tape(NamedTuple):
             Whether to tell where relevance went.
         notes : sequence of callable, default=()
             What is told of each record: the relevance that arrived, that was passed, and kept.
+        keep : callable or None, default=None
+            Without details, what makes an account of what a record keeps, from the samples' axis.
 
         Returns
         -------
@@ -280,13 +298,16 @@ class Tape(NamedTuple):
             if all(r is None for r in arrived):
                 layers.append(None)
                 continue
-            kept = Kept(len(self.scores), record.kept_axis) if details else None
+            kept = None if keep is None else keep(record.kept_axis)
+            if details:
+                kept = Kept(len(self.scores), record.kept_axis)
             passed = record.pull(arrived[0] if len(arrived) == 1 else tuple(arrived), kept)
             passed = passed if isinstance(passed, tuple) else (passed,)
             for note in notes:
                 note(record, arrived, passed, kept)
             _hand_on(record, passed, waiting)
-            if kept is not None:
+            if details:
+                assert kept is not None
                 layers.append((self._amount(record, passed, relevance), kept))
         return [waiting.get(index) for index in self.inputs], layers[::-1] if details else []
 
