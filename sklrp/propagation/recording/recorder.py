@@ -346,6 +346,7 @@ class Recorder(TorchFunctionMode):
             return None if call.name == "__setitem__" else out
         out = self._run_handler(call, function, own)
         if not self.writer.exact:
+            self.writer.needs_exact = True
             target.data = out
             self.writer.nodes[target] = self.writer.nodes[out]
         return target
@@ -382,7 +383,10 @@ class Recorder(TorchFunctionMode):
 
     def _stays_as_is(self, call: FunctionCall) -> bool:
         """Return whether values are written where they are, as `h[:, 1:] += y` does at its end."""
-        if call.name != "__setitem__" or not self.writer.exact:
+        if call.name != "__setitem__":
+            return False
+        self.writer.needs_exact |= not self.writer.exact
+        if not self.writer.exact:
             return False
         target, index, value = call.args
         if not isinstance(value, Tensor) or storage_of(value) != storage_of(target):

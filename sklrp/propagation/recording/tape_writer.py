@@ -137,6 +137,8 @@ class TapeWriter:
         self.buffers = Buffers()
         self._returned: set[int] = set()  # tensors that functions returned as they were
         self.same: dict[int, int] = {}
+        # While not exact a probe knows which memory no other tensor lies in: what is not here.
+        self._may_share: set[int] = set()
         self._network = network
         self.constants: list[tuple[str, Tensor]] = []
         self.unknown: list[str] = []
@@ -225,6 +227,8 @@ class TapeWriter:
     def prepare_change(self, target: Tensor) -> None:
         """Note that the network is about to change a tensor in place."""
         if not self.exact:
+            alone = self.nodes.get(target) and storage_of(target) not in self._may_share
+            self.needs_exact |= not alone
             return
         if Layout.of(target).overlaps:
             raise self.refusals.unsupported(
@@ -373,6 +377,8 @@ class TapeWriter:
             if found is None:
                 self.note(operation.name, value)
                 return self.hold(value)
+            if not self.exact and storage_of(value) != storage_of(found.signal.x):
+                self.needs_exact = True  # it was given other memory by what torch does not show
             value = found
         if isinstance(value, Node):
             node = value
@@ -450,6 +456,9 @@ class TapeWriter:
     ) -> Any:  # fmt: skip
         """Record a step that was run, and return its outputs as the network is to see them."""
         signals = find_all(Signal, outputs)
+        if self.is_probing and not self.exact and not _returns_new_memory(step):
+            values = (*(node.signal for node in nodes), *signals)
+            self._may_share.update(storage_of(signal.x) for signal in values)
         input_axes = tuple([node.signal.axis for node in nodes])
         if self.notes:
             known = tuple(node.signal.axis for node in nodes if node.number >= 0)
@@ -554,6 +563,25 @@ class TapeWriter:
                 raise self.refusals.unsupported(name, "its output has no axis of the samples")
             self._numbers[key] = samples
         return self._numbers[key]
+
+
+# Layers and functions that return new memory, whatever they are given.
+_NEW = frozenset(
+    [
+        *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
+        *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm),
+        *(nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.SiLU, nn.Hardswish, nn.GELU, nn.Tanh),
+        *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
+    ]
+)
+_NEW_BY_NAME = frozenset(["add", "sub", "mul", "div", "cat", "matmul"])
+
+
+def _returns_new_memory(step: Step) -> bool:
+    """Return whether no tensor that a step is given shares memory with what torch makes of it."""
+    if isinstance(step.layer, nn.Module):
+        return type(step.layer) in _NEW
+    return step.function in _NEW_BY_NAME
 
 
 def _tensors_in(value: Any) -> list[Tensor]:
