@@ -53,6 +53,7 @@ def affine(
     adjoint: Callable[[Tensor, Tensor], Tensor],
     n_spatial: int = 0,
     few_channels: bool = False,
+    pointwise: bool = False,
 ) -> tuple[Signal, Pull]:
     """Apply the rule of the step to an affine map; what a handler of such a layer returns.
 
@@ -73,6 +74,8 @@ def affine(
     few_channels : bool, default=False
         Whether the map takes as long for some more channels, on the second axes of input and
         weight.
+    pointwise : bool, default=False
+        Whether the map is a product of matrices that takes weights as they lie in memory.
 
     Returns
     -------
@@ -87,12 +90,12 @@ def affine(
             f"register({type(step.layer).__name__}, weights=...)."
         )
     weight = step.weight
-    if step.rule is not None:
+    if step.rule is not None and not pointwise:
         weight = step.map_weight("layout", fast.lay_out, weight)
     operand = Operand(boxed(step, signal), weight, forward, adjoint, few_channels)
     if step.rule is None and n_spatial == 2:
         # While a network is probed there are few samples, and many weights to lay out for them.
-        few = signal.x.numel() < weight.numel()
+        few = not pointwise and signal.x.numel() < weight.numel()
         z = fast.lay_out(forward(signal.x.contiguous() if few else signal.x, weight, step.bias))
     else:
         z = forward(signal.x, weight, step.bias)

@@ -83,6 +83,9 @@ _CONV = {
 def _conv(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     size, kernel = spatial_shape(step, signal), layer.kernel_size
+    if _is_pointwise(layer):
+        back = _mix_channels_back
+        return affine(step, signal, _mix_channels, back, n_spatial=len(size), pointwise=True)
     forward_op, adjoint_op = _CONV[len(size)]
     # Padding that torch's convolution cannot do by itself, nor its adjoint undo, is done before.
     if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
@@ -102,9 +105,6 @@ def _conv(step: Step, signal: Signal) -> tuple[Signal, Pull]:
             padded, padding, layer.dilation, kernel, layer.stride, strict=True
         )
     ]
-
-    if _is_pointwise(layer):
-        return affine(step, signal, _mix_channels, _mix_channels_back, n_spatial=len(size))
 
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x = x if pads is None else F.pad(x, pads, mode)

@@ -64,7 +64,7 @@ class StateCopies:
         done, made = self._done, held.copy()
         for name, value in held.items():
             kind = type(value)
-            if kind in _ATOMS:
+            if kind in _ATOMS or (kind is tuple and _ATOMS.issuperset(map(type, value))):
                 continue
             if name in _OF_TORCH and kind in _DICTS and not value:
                 made[name] = kind()

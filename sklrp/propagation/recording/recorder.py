@@ -110,7 +110,7 @@ class Recorder(TorchFunctionMode):
         self.twins = twins
         self.refusals = Refusals(unwrap_compiled(twins.network))
         self.writer = TapeWriter(
-            twins.network, n_samples, self.refusals, steps, make_step, call, exact, notes
+            twins, n_samples, self.refusals, steps, make_step, call, exact, notes
         )
         self.constants = self.writer.constants
         self.key = key
@@ -194,8 +194,11 @@ class Recorder(TorchFunctionMode):
 
     def _entry_of(self, entry: Entry) -> Entry:
         """Return a layer's entry, of another kind if the calling module says of which."""
-        said: str | None = getattr(self.refusals.running, "kind_of_layers", None)
-        return entry if entry.kind is None or said is None else entry._replace(kind=said)
+        if entry.kind is None:
+            return entry
+        # Of the type: asking a module for what it lacks takes long.
+        said: str | None = getattr(type(self.refusals.running), "kind_of_layers", None)
+        return entry if said is None else entry._replace(kind=said)
 
     def watch(self, path: str, run: Callable[[], Any], args: Any, kwargs: dict[str, Any]) -> Any:
         """Run the forward of a module on its arguments, and note what it returns."""
@@ -288,8 +291,8 @@ class Recorder(TorchFunctionMode):
             raise self.refusals.unsupported(
                 call.name, "its weights are computed from the network's input"
             )
-        owners = self.writer.owners
-        names = [owners[key] for v in weights.values() if (key := storage_of(v)) in owners]
+        places = map(storage_of, weights.values())
+        names = [self.twins.owners[at] for at in places if at in self.twins.owners]
         # A layer is told by the path of its weights: composites may name it.
         path = names[0].removesuffix(".weight") if names else self.refusals.path_of(call.base)
         vars(layer).update({k: self.writer.hold(v) for k, v in weights.items()})

@@ -35,25 +35,27 @@ class Held:
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._types = [(module, type(module)) for module in modules]
-        states = [vars(module) for module, _ in self._types]
+        self._modules = list(modules)
+        self._types = list(map(type, self._modules))
+        states = [vars(module) for module in self._modules]
         within = [v for state in states for v in state.values() if type(v) in _CONTAINERS]
         self._empty = [v for v in within if not v]  # most of them
-        self._held = [(v, _contents(v)) for v in (*states, *filter(None, within))]
+        # Each with what it holds; a dict also as its values.
+        held: list[tuple[Any, Any]] = []
+        for v in (*states, *filter(None, within)):
+            held.append((v, list(v)))
+            if isinstance(v, dict):
+                held.append((v.values(), list(v.values())))
+        self._held = held
 
     def is_the_same(self) -> bool:
         """Return whether all is what it was, by identity, and so is what lists and dicts hold."""
-        if any(self._empty) or any(type(module) is not kind for module, kind in self._types):
+        if any(self._empty) or not all(map(is_, map(type, self._modules), self._types)):
             return False
         for held, contents in self._held:
-            now = _contents(held)
-            if len(now) != len(contents) or not all(map(is_, now, contents)):
+            if len(held) != len(contents) or not all(map(is_, held, contents)):
                 return False
         return True
-
-
-def _contents(held: Any) -> list[Any]:
-    return [*held, *held.values()] if isinstance(held, dict) else list(held)
 
 
 def take_snapshot(layer: nn.Module) -> nn.Module:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +34,7 @@ from sklrp.propagation.recording.batch_axes import (
 from sklrp.propagation.recording.refusals import Refusals
 from sklrp.propagation.recording.snapshots import is_changed, is_equal
 from sklrp.propagation.recording.tensors import Memory, Node, Nodes, storage_of
+from sklrp.propagation.recording.twin import Twins
 from sklrp.propagation.registry import (
     HANDLERS,
     NUMERIC,
@@ -74,8 +74,8 @@ class TapeWriter:
 
     Parameters
     ----------
-    network : nn.Module
-        The network.
+    twins : Twins
+        What runs in place of the network, and knows which memory is its own.
     n_samples : int
         The number of samples of the chunk.
     refusals : Refusals
@@ -115,7 +115,7 @@ class TapeWriter:
 
     def __init__(
         self,
-        network: nn.Module,
+        twins: Twins,
         n_samples: int,
         refusals: Refusals,
         steps: Sequence[Step] | None,
@@ -139,7 +139,7 @@ class TapeWriter:
         self.same: dict[int, int] = {}
         # While not exact a probe knows which memory no other tensor lies in: what is not here.
         self._may_share: set[int] = set()
-        self._network = network
+        self.twins = twins
         self.constants: list[tuple[str, Tensor]] = []
         self.unknown: list[str] = []
         self._numbers: dict[Any, Tensor] = {}  # the sample of each value, by shape and axis
@@ -147,16 +147,6 @@ class TapeWriter:
         self._starts: list[int] = []
         self._before_heads: dict[int, Node] = {}
         self._calls: dict[str, list[list[Returned]]] = {}
-
-    @cached_property
-    def owners(self) -> dict[int, str]:
-        """The storages of the network's parameters mapped to their names."""
-        return {storage_of(p): name for name, p in self._network.named_parameters()}
-
-    @cached_property
-    def _registered(self) -> set[int]:
-        """The storages of the network's buffers."""
-        return {storage_of(b) for b in self._network.buffers()}
 
     @property
     def probe_note(self) -> str:
@@ -286,10 +276,10 @@ class TapeWriter:
         if self.notes:
             for tensor in find_all(Tensor, value):
                 place = storage_of(tensor)
-                if place in self.owners:
+                if place in self.twins.owners:
                     continue
                 self.constants.append((name, tensor.detach().clone()))
-                if place not in self._registered and not self.memory.is_own(tensor):
+                if place not in self.twins.registered and not self.memory.is_own(tensor):
                     self.unknown.append(name)
 
     def note_return(self, path: str, out: Any, given: set[int]) -> None:
@@ -460,7 +450,7 @@ class TapeWriter:
             values = (*(node.signal for node in nodes), *signals)
             self._may_share.update(storage_of(signal.x) for signal in values)
         input_axes = tuple([node.signal.axis for node in nodes])
-        if self.notes:
+        if self.is_probing or (self.notes and not is_layer):
             known = tuple(node.signal.axis for node in nodes if node.number >= 0)
             axes = self._output_axes(step.name, signals, known or input_axes, is_layer)
             step.axes = axes if self.is_probing else step.axes

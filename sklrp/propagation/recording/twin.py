@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 from weakref import ref
 
@@ -24,6 +24,7 @@ from sklrp._torch import (
 from sklrp.propagation.recording.attentions import encode
 from sklrp.propagation.recording.held_state import StateCopies
 from sklrp.propagation.recording.snapshots import Held, take_snapshot
+from sklrp.propagation.recording.tensors import storage_of
 from sklrp.propagation.registry import check_hooks, find_entry, runs_as
 
 
@@ -60,6 +61,16 @@ class Twins:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self._idle: list[_Twin] = []  # of which each thread takes one
+
+    @cached_property
+    def owners(self) -> dict[int, str]:
+        """The storages of the network's parameters mapped to their names."""
+        return {storage_of(p): name for name, p in self.network.named_parameters()}
+
+    @cached_property
+    def registered(self) -> set[int]:
+        """The storages of the network's buffers."""
+        return {storage_of(b) for b in self.network.buffers()}
 
     @contextmanager
     def lend(self, recorder: Any = None) -> Iterator[Any]:
