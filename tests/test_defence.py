@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import sklrp
+from sklrp.propagation.defence import Balance
 from sklrp.propagation.inputs import Inputs, Intake
 from sklrp.propagation.planning import compile_plan
 from sklrp.propagation.probing import Probe
@@ -488,3 +489,50 @@ def test_a_registered_layer_of_a_chain_that_mixes_samples_is_refused(n_samples, 
     model = randomised(nn.Sequential(nn.Linear(3, 4), Centred(), nn.Linear(4, 2))).eval()
     with pytest.raises(TypeError, match="mixes samples"):
         sklrp.explain(model, numbers(n_samples, 3), target=0)
+
+
+# --- What a step keeps, in sum ---------------------------------------------------------------
+
+
+def keeps_in_many_ways(self, x):
+    h = torch.relu(self.norm(self.conv(x) + 0.5))
+    h = self.behind(h * torch.sigmoid(self.gate(h))) - 0.25
+    return self.head(torch.layer_norm(h.flatten(1), (8,)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+@pytest.mark.parametrize("rule", ["epsilon", "gamma", "alpha_beta", "z_plus", "flat", "w_square"])
+def test_what_is_kept_in_sum_is_the_sum_over_all_causes(rule, epsilon, batch_size):
+    network = written(
+        keeps_in_many_ways, conv=nn.Conv2d(2, 3, 3, padding=1), norm=nn.GroupNorm(1, 3),
+        gate=nn.Conv2d(3, 3, 1), behind=nn.Conv2d(3, 2, 3, stride=2), head=nn.Linear(8, 3),
+    )  # fmt: skip
+    X = numbers(batch_size, 2, 6, 6)
+    inputs = Inputs(X)
+    intake = Intake.of(network, inputs)
+
+    def pull(in_sum):
+        tape = plan.run(*intake.to_signals([X]))
+        relevance = torch.eye(3).double()[:, None] * tape.scores
+        balance, found = Balance(len(X)), []
+        notes = [balance.note, lambda record, arrived, passed, kept: found.append(dict(kept))]
+        if in_sum:
+            passed, _ = tape.pull(relevance, False, notes, balance.keep)
+        else:
+            passed, _ = tape.pull(relevance, True, notes)
+        balance.settle(torch.float64)
+        return passed[0], found
+
+    with plain_arithmetic(intake.device):
+        plan = compile_plan(network, rule, epsilon, probe=Probe(inputs, intake))
+        (whole, kept), (alone, sums) = pull(False), pull(True)
+    torch.testing.assert_close(alone, whole, rtol=0, atol=0)
+    assert any(len(each) > 1 for each in kept)
+    for causes, rest in zip(kept, sums, strict=True):
+        assert bool(causes) == bool(rest)
+        if rest:
+            size = max(float(amount.abs().max()) for amount in causes.values())
+            torch.testing.assert_close(
+                sum(rest.values()), sum(causes.values()), rtol=0, atol=1e-9 * (1.0 + size)
+            )

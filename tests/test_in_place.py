@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,6 +13,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import sklrp
+from sklrp.propagation import probing
+from sklrp.propagation.inputs import Inputs, Intake
+from sklrp.propagation.planning import make_step
+from sklrp.propagation.probing import Probe
+from sklrp.propagation.recording.recorder import Recorder
+from sklrp.propagation.recording.twin import Twins
 from tests.helpers.gradients import by_differences
 from tests.helpers.unchanged import assert_unchanged, snapshot
 
@@ -369,3 +377,80 @@ def test_a_second_pass_only_where_it_is_needed():
     functions = alone, dropped, shared
     plans = [sklrp.plan(Images(function), "epsilon", images()) for function in functions]
     assert [plan.exact for plan in plans] == [False, False, True]
+
+
+class Seen(Recorder):
+    """A recorder that is noted, with what it found."""
+
+    runs: ClassVar[list[tuple[bool, bool]]] = []
+
+    def __init__(self, *args, exact=True, **options):
+        super().__init__(*args, exact=exact, **options)
+        self.exact = exact
+
+    def run(self, *args):
+        tape = super().run(*args)
+        self.runs.append((self.exact, self.writer.needs_exact))
+        return tape
+
+
+def probed_once(network, monkeypatch):
+    """Return the runs on which one probe decides: whether memory was shared, and has to be."""
+    monkeypatch.setattr(probing, "Recorder", Seen)
+    monkeypatch.setattr(Seen, "runs", [])
+    inputs = Inputs(images())
+    probe = Probe(inputs, Intake.of(network, inputs))
+    probing.probe_once(Twins(network), partial(make_step, epsilon=0.0), probe)
+    return Seen.runs
+
+
+def same_memory(self, x):
+    h = self.conv(x)
+    g = h.contiguous()
+    h.relu_()
+    return g.mean((2, 3))
+
+
+def behind_a_reshape(self, x):
+    h = self.conv(x)
+    g = h.reshape(len(x), 4, -1)
+    self.relu(h)
+    return g.mean(2)
+
+
+def behind_dropout(self, x):
+    h = self.conv(x)
+    g = self.drop(h)
+    h.add_(1.0)
+    return g.mean((2, 3))
+
+
+def a_part_of_the_input(self, x):
+    h = x[:, :1]
+    x += 1.0
+    return self.conv(x).mean((2, 3)) + h.mean((2, 3))
+
+
+SHARING = [same_memory, behind_a_reshape, behind_dropout, a_part_of_the_input]
+
+
+@pytest.mark.sweep(5)
+@pytest.mark.parametrize("function", [*WHOLE, *SHARING], ids=lambda function: function.__name__)
+def test_one_probe_finds_where_memory_is_shared(function, monkeypatch):
+    torch.manual_seed(0)
+    network = Images(function)
+    needs = sklrp.plan(network, "epsilon", images()).exact
+    assert needs or function not in SHARING
+    runs = probed_once(network, monkeypatch)
+    assert runs[-1][1] == needs
+    assert not needs or runs[-1][0]
+    assert_right(network, images())
+
+
+def test_one_probe_shares_no_memory_where_nothing_else_lies_in_it(monkeypatch):
+    def function(self, x):
+        h = self.relu(self.norm(self.conv(x)))
+        h += self.relu(self.norm(self.conv(x)))
+        return self.relu(torch.cat([F.relu_(h), h], 1)[:, :4].mean((2, 3)) + 1.0)
+
+    assert probed_once(Images(function), monkeypatch) == [(False, False)]

@@ -23,7 +23,10 @@ from sklrp.rules import Signal
 
 def base_name(layer: nn.Module) -> str:
     """Return the name of the registered type that a layer is of."""
-    return next(c.__name__ for c in type(layer).__mro__ if c in HANDLERS)
+    kind = type(layer)
+    if kind in HANDLERS:  # as it nearly always is
+        return kind.__name__
+    return next(c.__name__ for c in kind.__mro__ if c in HANDLERS)
 
 
 def spatial_shape(step: Step, signal: Signal) -> torch.Size:

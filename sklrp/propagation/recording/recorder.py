@@ -185,7 +185,7 @@ class Recorder(TorchFunctionMode):
             finally:
                 self.runs_own = False
 
-        if self.writer.is_probing and _makes_anew(layer, given):
+        if self.writer.is_probing and self.writer.exact and _makes_anew(layer, given):
             return self.writer.apply(operation, args)
         # In evaluation mode dropout changes nothing, also where it would in place.
         if entry.handler in PASSING or not getattr(layer, "inplace", False):

@@ -488,6 +488,8 @@ class TapeWriter:
     ) -> tuple[int, ...]:
         """Return where the network is to have the samples in the outputs of a probed step."""
         if is_layer:  # its handler says so, else where they are in the input
+            if input_axes == (0,) and type(input_axes[0]) is int:
+                return tuple([int(signal.axis) for signal in signals])
             moved = input_axes[0] if len(signals) == 1 and len(set(input_axes)) == 1 else 0
             if len(set(map(count_runs, input_axes))) > 1:
                 raise self.refusals.unsupported(
