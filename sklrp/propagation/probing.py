@@ -147,7 +147,7 @@ def probe_once(
         tape = recorder.run(*sample)
         return Probed(tape, False, recorder.writer.needs_exact, Witness(recorder.constants, 2))
 
-    # Most networks change nothing in place that they use elsewhere.
+    # Most networks change nothing in place that they use elsewhere: it costs less to ask first.
     with suppress(Exception):
         found = run(exact=False)
         if not found.exact:

@@ -131,7 +131,8 @@ def contribute(
     x, z : Tensor
         The input and the output of the map.
     adjoint : callable
-        ``adjoint(ratio)`` pulls ``(n_targets, *z.shape)`` back to ``(n_targets, *x.shape)``.
+        ``adjoint(ratio)`` pulls ``(n_targets, *z.shape)`` back to ``(n_targets, *x.shape)``; it
+        may write over the ratio.
     bias : Tensor or None, default=None
         What the map adds, in a shape that broadcasts with ``z``.
 

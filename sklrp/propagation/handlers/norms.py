@@ -177,10 +177,10 @@ def _scale_and_shift(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     """Scale and shift the channels; the shift has its share as a bias."""
     n_spatial = signal.x.dim() - 2
     scale, shift = channelwise(step.weight, n_spatial), channelwise(step.bias, n_spatial)
-    out = signal.apply(lambda x: x * scale + shift)
+    out = signal.apply(lambda x: torch.addcmul(shift, x, scale))  # in one pass
     if step.shifted:
         return out, lambda relevance, kept: relevance
-    return out, contribute(step, signal.x, out.x, lambda ratio: ratio * scale, bias=shift)
+    return out, contribute(step, signal.x, out.x, lambda ratio: ratio.mul_(scale), bias=shift)
 
 
 def _standardise(

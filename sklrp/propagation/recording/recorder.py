@@ -84,7 +84,8 @@ class Recorder(TorchFunctionMode):
         What runs a step in place of its handler alone, to find bounds.
     exact : bool, default=True
         Whether memory is shared as the network knows it, which costs a second forward pass; a
-        network that does not change what it uses elsewhere goes without, once it was probed.
+        network that does not change what it uses elsewhere goes without. A probe that is not
+        exact tells whether it might have to be.
     key : str or None, default=None
         The name of the output that is explained, of a network that returns several by name.
     watched : frozenset of str, default=frozenset()

@@ -217,8 +217,9 @@ class TapeWriter:
     def prepare_change(self, target: Tensor) -> None:
         """Note that the network is about to change a tensor in place."""
         if not self.exact:
-            alone = self.nodes.get(target) and storage_of(target) not in self._may_share
-            self.needs_exact |= not alone
+            node = self.nodes.get(target)
+            on_tape = node is not None and node.number >= 0
+            self.needs_exact |= not on_tape or storage_of(target) in self._may_share
             return
         if Layout.of(target).overlaps:
             raise self.refusals.unsupported(
