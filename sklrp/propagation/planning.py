@@ -48,6 +48,7 @@ from sklrp.propagation.registry import (
     is_built_in,
     is_plain_sequence,
 )
+from sklrp.propagation.sizes import Sizes, measure
 from sklrp.propagation.tape import Call, Record, Returned, Step, Tape, run_handler
 from sklrp.rules import AlphaBeta, Flat, Part, Rule, Signal, ZBox, ZPlus
 
@@ -66,9 +67,8 @@ class Plan:
         The network if its ``forward`` is to be run, None if it is a chain of the steps' layers.
     head : str or None
         The layer at the end that is stepped over, such as a softmax.
-    sizes : (tuple of int, int) or None
-        The shape of the output and the number of values in the largest tensor, of one sample;
-        None where only a run tells.
+    sizes : Sizes or None
+        The sizes of the values of one sample; None where only a run tells.
     layers : list of (str, nn.Module)
         The network's own layers if it is a chain, in evaluation mode, up to the head.
     is_extended : bool
@@ -101,7 +101,7 @@ class Plan:
     steps: list[Step]
     network: nn.Module | None = None
     head: str | None = None
-    sizes: tuple[tuple[int, ...], int] | None = None
+    sizes: Sizes | None = None
     layers: Sequence[tuple[str, nn.Module]] = ()
     is_extended: bool = False
     varies: bool = False
@@ -459,13 +459,6 @@ def _compile_recorded(
         key=key, watched=watched, witness=found.witness, twins=twins, links=links,
         output=tape.output, same=tape.same,
     )  # fmt: skip
-
-
-def measure(tape: Tape) -> tuple[tuple[int, ...], int]:
-    """Return the shape of the output and the values in the largest tensor, of one sample."""
-    # Behind a head that is stepped over, the output may be laid out anew, its values in order.
-    shape = tape.shape if tape.returned is None else tape.returned.shape
-    return tuple(shape[1:]), -(-tape.largest // len(tape.scores))
 
 
 def make_step(name: str, layer: Any, entry: Entry | None, epsilon: float) -> Step:

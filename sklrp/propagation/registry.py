@@ -160,6 +160,9 @@ _FOLDS = ("rows", "columns", "scale")
 PASSING: set[Handler] = set()  # handlers that change at most the shape
 
 
+SHARING: set[Handler] = set()  # handlers whose outputs lie mostly in the memory of their input
+
+
 NUMERIC: set[Handler] = set()  # handlers of functions of numbers, which must be constants
 
 

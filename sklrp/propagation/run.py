@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,16 +40,38 @@ from sklrp.propagation.layer_outputs import (
     find_values,
     read_layers,
 )
-from sklrp.propagation.planning import Plan, compile_plan, measure
+from sklrp.propagation.planning import Plan, compile_plan
 from sklrp.propagation.probing import Probe
 from sklrp.propagation.references import check_reference, find_at_target, read_reference
 from sklrp.propagation.results import DetailArrays, Layout, Results
-from sklrp.propagation.sizes import find_sizes
+from sklrp.propagation.sizes import Sizes, find_sizes, measure
 from sklrp.propagation.targets import Function, Target, WeightedSum, decode_target
 from sklrp.rules import ZBox
 
-# The largest activation of a chunk stays within the caches of a CPU, and far below a GPU's memory.
-_CHUNK_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+
+class Budget(NamedTuple):
+    """What a chunk may take, in bytes.
+
+    Attributes
+    ----------
+    tensor : int
+        The largest tensor: it stays within the caches of a CPU, and far below a GPU's memory.
+    chunk : int
+        All that is held for the way back.
+    step : int
+        What the chunk's steps hold on average at least, whatever the other two say: a step costs
+        the same calls of Python for few samples as for many.
+    """
+
+    tensor: int
+    chunk: int
+    step: int
+
+
+_BUDGETS = {
+    "cpu": Budget(4 * 2**20, 48 * 2**20, 7 * 2**16),
+    "cuda": Budget(256 * 2**20, 4 * 2**30, 16 * 2**20),
+}
 
 # So few maps are checked when they are explained: other runs beforehand would take longer.
 _FEW_MAPS = 16
@@ -210,7 +232,8 @@ def _prepare_call(
     """Compile the network, decode the target and share the samples among chunks."""
     watched = frozenset(path for layer in named for path in layer.paths)
     plan = _prepare_plan(module, rule, epsilon, bounds, inputs, intake, key, watched, once)
-    shape, largest = _find_sizes(plan, inputs, intake, named)
+    sizes = _find_sizes(plan, inputs, intake, named)
+    shape = sizes.shape
     n_outputs = math.prod(shape)
     target = decode_target(target, classes, inputs.n_samples, shape)
     if contrast:
@@ -221,7 +244,7 @@ def _prepare_call(
     # A probe has held as many samples as a first chunk of more than it, but one target.
     smallest = 1 if batch_size is None and n_targets == 1 else _PROBED + 1
     if batch_size is None:
-        batch_size = _choose_batch_size(plan, intake, largest * n_targets)
+        batch_size = _choose_batch_size(plan, intake, sizes, n_targets)
         batch_size = min(batch_size, -(-inputs.n_samples // jobs))
     few = (
         jobs == 1 and inputs.n_samples <= batch_size and inputs.n_samples * n_targets <= _FEW_MAPS
@@ -362,10 +385,8 @@ def _prepare_plan(
     return plan
 
 
-def _find_sizes(
-    plan: Plan, inputs: Inputs, intake: Intake, named: Sequence[AskedLayer]
-) -> tuple[tuple[int, ...], int]:
-    """Return the shape of the output and the number of values in the largest tensor."""
+def _find_sizes(plan: Plan, inputs: Inputs, intake: Intake, named: Sequence[AskedLayer]) -> Sizes:
+    """Return the sizes of the values of one sample."""
     if plan.sizes is not None and not named:
         return plan.sizes
     alone = plan.run(*intake.to_signals(inputs.take(slice(1))))
@@ -405,15 +426,21 @@ def _corners_of(x: Tensor, ends: tuple[Any, Any] | None, alone: bool) -> Tensor:
         return x.new_full(x.shape, torch.nan)
 
 
-def _choose_batch_size(plan: Plan, intake: Intake, n_values: int) -> int:
-    """Return how many samples, with tensors of at most ``n_values`` each, a chunk is to have."""
-    # Relevance of all targets lies side by side, so n_values is that of a tensor times them.
-    budget = _CHUNK_BYTES["cpu" if intake.device.type == "cpu" else "cuda"]
-    n_bytes = n_values * intake.dtype.itemsize
-    batch_size = budget // n_bytes
+def _choose_batch_size(plan: Plan, intake: Intake, sizes: Sizes, n_targets: int) -> int:
+    """Return how many samples a chunk is to have."""
+    budget = _BUDGETS["cpu" if intake.device.type == "cpu" else "cuda"]
+    # Relevance of all targets lies side by side.
+    largest = sizes.largest * n_targets * intake.dtype.itemsize
+    batch_size = budget.tensor // largest
     if any(step.kind == "recurrent" for step in plan.steps):
-        batch_size = max(batch_size, min(_RECURRENT_ROWS, _RECURRENT_BUDGETS * budget // n_bytes))
-    return max(1, batch_size)
+        more = min(_RECURRENT_ROWS, _RECURRENT_BUDGETS * budget.tensor // largest)
+        return max(1, batch_size, more)
+    # Most is held where the way back begins, beside what arrives at a step and what it passes.
+    held = sizes.count_held(plan.steps) * intake.dtype.itemsize + 2 * largest
+    least = budget.step * len(plan.steps)
+    # The first chunk of a network with a forward of its own has as many samples anyway.
+    few = _PROBED + 1 if plan.network is not None and n_targets == 1 else 1
+    return max(few, min(batch_size, budget.chunk // held), least // held)
 
 
 def _cut(n_samples: int, batch_size: int, n_first: int) -> list[slice]:

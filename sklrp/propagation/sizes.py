@@ -1,25 +1,77 @@
-"""Sizes of a chain's values without a run: the shape of its output, and its largest value.
+"""Sizes of a network's values, by which the samples of a chunk are chosen.
 
-The plan asks, to choose the samples per chunk before anything is computed. Where a chain holds a
-layer that is not in the table, one sample is run instead.
+Those of a chain are known without a run. Where a chain holds a layer that is not in the table, one
+sample is run instead; other networks have been run by the recorder.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from sklrp.modules import EchoState, GaussianNoise, StatePooling, Sweep
-from sklrp.propagation.tape import Step
+from sklrp.propagation.registry import SHARING
+from sklrp.propagation.tape import Step, Tape
 
 Shape = tuple[int, ...]
 
 
-def find_sizes(steps: Sequence[Step], shape: Shape) -> tuple[Shape, int] | None:
-    """Return the shape of the output and the number of values in the largest tensor, of a sample.
+class Sizes(NamedTuple):
+    """Numbers of values, of one sample.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        The shape of the output.
+    largest : int
+        The number of values in the largest tensor.
+    made : tuple of int
+        The number of values in the outputs of each step.
+    """
+
+    shape: Shape
+    largest: int
+    made: tuple[int, ...]
+
+    def count_held(self, steps: Sequence[Step]) -> int:
+        """Return how many values are held, once all steps are run, for relevance to come back.
+
+        Parameters
+        ----------
+        steps : list of Step
+            The steps, of which some hand on the memory of what they are given.
+
+        Returns
+        -------
+        int
+            The number, of one sample.
+        """
+        # A layer holds its input and its output. One is the other of the next, and counts once.
+        return sum(
+            n
+            for step, n in zip(steps, self.made, strict=True)
+            if not (step.merged or step.in_place or step.handler in SHARING)
+        )
+
+
+def measure(tape: Tape) -> Sizes:
+    """Return the sizes of a network that was run on some samples."""
+    # Behind a head that is stepped over, the output may be laid out anew, its values in order.
+    shape = tape.shape if tape.returned is None else tape.returned.shape
+    n_samples = len(tape.scores)
+    made = (sum(map(math.prod, record.shapes)) for record in tape.records)
+    return Sizes(
+        tuple(shape[1:]),
+        -(-tape.largest // n_samples),
+        tuple(-(-n_values // n_samples) for n_values in made),
+    )
+
+
+def find_sizes(steps: Sequence[Step], shape: Shape) -> Sizes | None:
+    """Return the sizes of a chain without a run.
 
     Parameters
     ----------
@@ -30,18 +82,19 @@ def find_sizes(steps: Sequence[Step], shape: Shape) -> tuple[Shape, int] | None:
 
     Returns
     -------
-    (tuple of int, int) or None
-        Shape and number; None if a layer's sizes are unknown, or the sample does not fit: a run
-        says what is wrong.
+    Sizes or None
+        The sizes; None if a layer's are unknown, or the sample does not fit: a run says what is
+        wrong.
     """
-    largest = math.prod(shape)
+    n_inputs, made = math.prod(shape), []
     for step in steps:
         found = next((_SIZES[t] for t in type(step.layer).__mro__ if t in _SIZES), None)
         after = None if found is None else found(step.layer, shape)
         if after is None or min(after, default=1) < 1:
             return None
-        shape, largest = after, max(largest, math.prod(after))
-    return shape, largest
+        shape = after
+        made.append(math.prod(after))
+    return Sizes(shape, max(n_inputs, *made), tuple(made))
 
 
 def _keeps_shape(layer: Any, shape: Shape) -> Shape:

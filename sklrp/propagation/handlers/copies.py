@@ -20,7 +20,7 @@ from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.adjoints import adjoint_at, pull_gradients
 from sklrp.propagation.handlers.operands import standing, value_of
 from sklrp.propagation.nested import find_all, swap_signals
-from sklrp.propagation.registry import COMPLEX, PASSING, SOURCED, mark, register
+from sklrp.propagation.registry import COMPLEX, PASSING, SHARING, SOURCED, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
 
@@ -32,7 +32,7 @@ from sklrp.rules import Signal
     "resolve_neg",
     bounds=monotone,
 )  # fmt: skip
-@mark(PASSING, SOURCED, COMPLEX)
+@mark(PASSING, SHARING, SOURCED, COMPLEX)
 def _view(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     # The affine step lays images out with channels last; the network's own are not, and its
     # `view` would fail on them.
@@ -53,7 +53,7 @@ def _squeezed_axes(source: Signal, dim: Any = None) -> tuple[tuple[int, ...]]:
 
 
 @register("permute", "transpose", "movedim", "t", "T", "mT", bounds=monotone)
-@mark(SOURCED, COMPLEX)
+@mark(SHARING, SOURCED, COMPLEX)
 def _reorder_axes(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any, Pull]:
     # What it makes of the sizes 0, 1, 2 ... says which axis comes from where.
     order = step.layer(torch.empty(tuple(range(source.x.dim()))), *args, **kwargs).shape
@@ -69,7 +69,7 @@ def _reorder_axes(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tupl
     "pixel_unshuffle", "channel_shuffle",
     bounds=monotone,
 )  # fmt: skip
-@mark(SOURCED, COMPLEX)
+@mark(SHARING, SOURCED, COMPLEX)
 def _rearrange(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any, Pull]:
     out = _copied(step, source, *args, **kwargs)
     values = swap_signals((args, kwargs), value_of)
@@ -116,7 +116,7 @@ def _with_others(adjoint: Callable[[Any], Tensor], args: Any, kwargs: Any) -> Pu
 
 @register("split", "chunk", "tensor_split", "unbind", "split_with_sizes", "unsafe_chunk",
           "unsafe_split", "hsplit", "vsplit", "dsplit", bounds=monotone)  # fmt: skip
-@mark(SOURCED, COMPLEX)
+@mark(SHARING, SOURCED, COMPLEX)
 def _split(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Any, Pull]:
     pieces = _copied(step, source, *args, **kwargs)
     adjoint = adjoint_at(lambda x: step.layer(x, *args, **kwargs), source.x)

@@ -19,7 +19,7 @@ from sklrp.modules import Sweep
 from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.adjoints import adjoint_of
 from sklrp.propagation.handlers.operands import base_name, spatial_shape
-from sklrp.propagation.registry import register
+from sklrp.propagation.registry import SHARING, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal, x_one
 
@@ -31,6 +31,7 @@ def copied(signal: Signal, function: Callable[[Tensor], Tensor]) -> Signal:
 
 
 @register(nn.Flatten, nn.Unflatten, bounds=monotone)
+@mark(SHARING)
 def _reshape(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     x, shape = signal.x, signal.x.shape
     out = copied(signal, step.layer.forward)
