@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,9 @@ from torch import nn
 import sklrp
 from sklrp import Composite, Epsilon
 from sklrp.propagation import register
+from sklrp.propagation.handlers import attention as handler_of_attention
 from sklrp.propagation.registry import HANDLERS
+from sklrp.propagation.tape import Tape
 from tests.helpers.attention_gradients import reference
 from tests.helpers.comparing import assert_close
 from tests.helpers.parameters import randomised
@@ -252,6 +255,53 @@ def test_scores_that_are_scaled_at_once(attention, product):
     assert_close(at_once[0], by_hand[0])
     kept = [sum(layer.epsilon for layer in details.layers) for _, details in (at_once, by_hand)]
     assert_close(*kept)
+
+
+def separately(query, key, value):
+    """Attention whose weights are a value of the network's own."""
+    return torch.softmax(query @ key.mT / 2.0, -1) @ value
+
+
+ROLES = {
+    "of all": lambda self, x, attend: attend(self.l(x), x, self.l(x)),
+    "constant values": lambda self, x, attend: attend(x, self.l(x), self.v.expand_as(x)),
+    "constant scores": lambda self, x, attend: attend(self.q, self.k, self.l(x)),
+}
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("product", ["all", "half", "prop", "abs"])
+@pytest.mark.parametrize("role", ROLES)
+def test_weights_that_are_not_held(monkeypatch, role, product, attention):
+    torch.manual_seed(0)
+    parts = {name: nn.Parameter(torch.randn(1, 3, 4)) for name in "qkv"}
+    parts |= {"l": nn.Linear(4, 4), "o": nn.Linear(4, 2)}
+    models = []
+    for attend in (F.scaled_dot_product_attention, separately):
+        model = nn.Module()
+        model.forward = lambda x, m=model, a=attend: m.o((x + ROLES[role](m, x, a)).mean(1))
+        for name, part in parts.items():
+            setattr(model, name, part)
+        models.append(model.double().eval())
+    made, soften = [], handler_of_attention._soften
+
+    def watched(*args):
+        out, pull = soften(*args)
+        made.append(weakref.ref(out.x))
+        return out, pull
+
+    pulled, pull = [], Tape.pull
+    monkeypatch.setattr(handler_of_attention, "_soften", watched)
+    monkeypatch.setattr(
+        Tape, "pull", lambda *args: pulled.append([ref() for ref in made]) or pull(*args)
+    )
+    rule = rule_of(attention, product)
+    X = numbers(5, 3, 4)
+    at_once, details = sklrp.explain(models[0], X, rule=rule, epsilon=1e-3, return_details=True)
+    assert pulled
+    assert all(weights is None for held in pulled for weights in held)
+    assert_accounted(at_once, details)
+    assert_close(at_once, sklrp.explain(models[1], X, rule=rule, epsilon=1e-3), 1e-12)
 
 
 def grouped(self, x):

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from sklrp.propagation.formula import Split, account, known
 from sklrp.propagation.handlers.operands import own_dim
-from sklrp.propagation.registry import register
+from sklrp.propagation.handlers.products import multiply_matrices
+from sklrp.propagation.registry import INNER, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
 
@@ -36,7 +37,11 @@ from sklrp.rules import Signal
 def _softmax(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     dim = _softmax_dim(step, signal, -3 if isinstance(layer, nn.Softmax2d) else layer.dim)
-    x = -signal.x if isinstance(layer, nn.Softmin) else signal.x
+    return _soften(step, -signal.x if isinstance(layer, nn.Softmin) else signal.x, dim)
+
+
+def _soften(step: Step, x: Tensor, dim: int) -> tuple[Signal, Pull]:
+    """Return the softmax of ``x`` as what the composite says of attention's weights."""
     weights = x.softmax(dim)
     if step.attention == "attnlrp":
         return Signal(weights, nonnegative=True), _by_taylor(x, weights, dim)
@@ -46,6 +51,32 @@ def _softmax(step: Step, signal: Signal) -> tuple[Signal, Pull]:
             kept.add("bias", relevance)
 
     return Signal(weights, nonnegative=True, gate=True, sigmoid=True, held=True), keep
+
+
+@register("softmax_matmul")
+@mark(INNER)
+def _softmax_matmul(step: Step, scores: Any, value: Any) -> tuple[Signal, Pull]:
+    """Multiply the softmax of scores over the last axis, and values."""
+    if not isinstance(scores, Signal):
+        return multiply_matrices(step, scores.softmax(-1), value)
+    dim = own_dim(step, scores, -1)
+
+    def soften() -> tuple[Signal, Pull]:
+        weights, pull = _soften(step, scores.x, dim)
+        return weights.but(samples=scores.samples), pull
+
+    # The weights are as many as the scores, and are not held: the way back finds them again.
+    out, _ = multiply_matrices(step, soften()[0], value)
+    z = out.x
+
+    def pull(relevance: Tensor, kept: Kept | None) -> Any:
+        weights, to_scores = soften()
+        back = multiply_matrices(step, weights, value, z)[1](relevance, kept)
+        of_weights, *others = back if isinstance(back, tuple) else (back,)
+        passed = None if of_weights is None else to_scores(of_weights, kept)
+        return (passed, *others) if others else passed
+
+    return out, pull
 
 
 @register(nn.LogSoftmax, any_axis=True)

@@ -312,10 +312,40 @@ def _product(
 
 @register("matmul", "bmm", "rmatmul")
 def _matmul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
-    turned = step.function == "rmatmul"
-    left, right = (b, a) if turned else (a, b)
+    if step.function != "rmatmul":
+        return multiply_matrices(step, a, b)
+    out, shared = multiply_matrices(step, b, a)
+
+    def pull(relevance: Tensor, kept: Kept | None) -> Any:
+        back = shared(relevance, kept)
+        return back[::-1] if isinstance(back, tuple) else back
+
+    return out, pull
+
+
+def multiply_matrices(
+    step: Step, left: Any, right: Any, z: Tensor | None = None
+) -> tuple[Signal, Pull]:
+    """Multiply matrices, at least one of which is a signal.
+
+    Parameters
+    ----------
+    step : Step
+        The step.
+    left, right : Signal or Tensor
+        The factors, or vectors.
+    z : Tensor or None, default=None
+        The product, if it is known.
+
+    Returns
+    -------
+    out : Signal
+        The product.
+    pull : callable
+        What pulls relevance back to the factors that are signals.
+    """
     x, y = value_of(left), value_of(right)
-    z = torch.matmul(x, y)
+    z = torch.matmul(x, y) if z is None else z
     # A vector is a matrix of one row or of one column.
     rows, columns = (x[None] if x.dim() == 1 else x), (y[:, None] if y.dim() == 1 else y)
     whole = torch.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
@@ -335,12 +365,7 @@ def _matmul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
         pull = contribute(step, source.x, z, adjoint)
     else:
         terms = _Terms(x, y) if min(x.dim(), y.dim()) > 1 else None
-        shared = share_bilinear(step, left, right, z, to_left, to_right, terms)
-
-        def pull(relevance: Tensor, kept: Kept | None) -> Any:
-            back = shared(relevance, kept)
-            return back[::-1] if turned else back
-
+        pull = share_bilinear(step, left, right, z, to_left, to_right, terms)
     samples = _samples_of_product(left, right, z.shape)
     return Signal(z, **standing(*signals), samples=samples), pull
 
@@ -351,12 +376,12 @@ def _scaled_matmul(step: Step, a: Any, b: Any, scale: float) -> tuple[Signal, Pu
     """Multiply matrices, and by a number above zero, which passes all relevance."""
     signals = find_all(Signal, (a, b))
     if len(signals) == 2 and share_of_first(step, *signals) is None:
-        z, pull = _matmul(step, a, b)  # the factors' own values share
+        z, pull = multiply_matrices(step, a, b)  # the factors' own values share
         return z.but(x=z.x * scale), pull
     # The first factor takes the scale, and so does epsilon, which is that of the bare product:
     # R / s(z) is the same, and the bare product need not be held.
     scaled = a.but(x=a.x * scale) if isinstance(a, Signal) else a * scale
-    return _matmul(replace(step, epsilon=step.epsilon * scale), scaled, b)
+    return multiply_matrices(replace(step, epsilon=step.epsilon * scale), scaled, b)
 
 
 class _Terms:

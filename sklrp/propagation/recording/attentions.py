@@ -36,9 +36,9 @@ def attend(
         seen = _before(scores)
         attn_mask = seen if attn_mask is None else seen & attn_mask
     if attn_mask is None:
-        return torch.matmul(torch.softmax(scores, -1), value)
+        return softmax_matmul(scores, value)
     if attn_mask.dtype != torch.bool:
-        return torch.matmul(torch.softmax(scores + attn_mask, -1), value)
+        return softmax_matmul(scores + attn_mask, value)
     # A query that may see nothing gets zeros.
     blind = ~attn_mask.any(-1, keepdim=True)
     scores = scores.masked_fill(~(attn_mask | blind), -math.inf)
@@ -87,12 +87,16 @@ def attend_by_heads(
     scores = _score(q, k)
     if is_causal and key_padding_mask is None and not need_weights:
         attn_mask = ~_before(scores)  # torch takes the hint for the mask
-    weights = torch.softmax(_hide(scores, [attn_mask, key_padding_mask]), -1)
-    out = torch.matmul(weights, v).transpose(1, 2).flatten(2)
-    out = F.linear(out, out_proj_weight, out_proj_bias).transpose(0, 1)
-    if not need_weights:
-        return out, None
-    return out, weights.mean(1) if average_attn_weights else weights
+    scores = _hide(scores, [attn_mask, key_padding_mask])
+    if need_weights:
+        weights = torch.softmax(scores, -1)
+        out = torch.matmul(weights, v)
+    else:
+        weights, out = None, softmax_matmul(scores, v)
+    out = F.linear(out.transpose(1, 2).flatten(2), out_proj_weight, out_proj_bias)
+    if weights is not None and average_attn_weights:
+        weights = weights.mean(1)
+    return out.transpose(0, 1), weights
 
 
 def encode(
@@ -133,6 +137,14 @@ def scaled_matmul(a: Tensor, b: Tensor, scale: float) -> Tensor:
         out: Tensor = handle_torch_function(scaled_matmul, (a, b), a, b, scale)
         return out
     return torch.matmul(a, b) * scale
+
+
+def softmax_matmul(scores: Tensor, value: Tensor) -> Tensor:
+    """Return values weighed by the softmax of scores; function modes see it as one function."""
+    if has_torch_function((scores, value)):
+        out: Tensor = handle_torch_function(softmax_matmul, (scores, value), scores, value)
+        return out
+    return torch.matmul(torch.softmax(scores, -1), value)
 
 
 def _before(scores: Tensor) -> Tensor:
