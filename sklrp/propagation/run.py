@@ -57,7 +57,7 @@ class Budget(NamedTuple):
     tensor : int
         The largest tensor: it stays within the caches of a CPU, and far below a GPU's memory.
     chunk : int
-        All that is held for the way back.
+        All that is held for the way back, where a chunk has more than a few samples.
     step : int
         What the chunk's steps hold on average at least, whatever the other two say: a step costs
         the same calls of Python for few samples as for many.
@@ -72,6 +72,9 @@ _BUDGETS = {
     "cpu": Budget(4 * 2**20, 48 * 2**20, 7 * 2**16),
     "cuda": Budget(256 * 2**20, 4 * 2**30, 16 * 2**20),
 }
+
+# Chunks of so few samples are not cut: what fewer would save, they would cost in time.
+_FEW_ROWS = 16
 
 # So few maps are checked when they are explained: other runs beforehand would take longer.
 _FEW_MAPS = 16
@@ -437,10 +440,10 @@ def _choose_batch_size(plan: Plan, intake: Intake, sizes: Sizes, n_targets: int)
         return max(1, batch_size, more)
     # Most is held where the way back begins, beside what arrives at a step and what it passes.
     held = sizes.count_held(plan.steps) * intake.dtype.itemsize + 2 * largest
-    least = budget.step * len(plan.steps)
+    batch_size = min(batch_size, max(budget.chunk // held, _FEW_ROWS))
     # The first chunk of a network with a forward of its own has as many samples anyway.
     few = _PROBED + 1 if plan.network is not None and n_targets == 1 else 1
-    return max(few, min(batch_size, budget.chunk // held), least // held)
+    return max(few, batch_size, budget.step * len(plan.steps) // held)
 
 
 def _cut(n_samples: int, batch_size: int, n_first: int) -> list[slice]:

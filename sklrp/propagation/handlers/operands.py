@@ -89,13 +89,13 @@ def broadcast_samples(shape: torch.Size, *operands: Any) -> Tensor | None:
         if isinstance(s, Signal) and s.samples is not None
     ]
     known = [without_repeats(samples) for samples in found]
-    if any(_differ(known[0], other) for other in known[1:]):
+    if any(_mismatch(known[0], other) for other in known[1:]):
         raise TypeError("it mixes samples: their axes do not match")
     sizes = [samples.numel() for samples in known]
     return found[sizes.index(min(sizes))] if found else None
 
 
-def _differ(one: Tensor, other: Tensor) -> bool:
+def _mismatch(one: Tensor, other: Tensor) -> bool:
     """Return whether two operands' samples differ; those of one shape are often one tensor."""
     is_one = one.data_ptr() == other.data_ptr() and one.shape == other.shape
     if is_one and one.stride() == other.stride():
