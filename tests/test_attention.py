@@ -266,6 +266,9 @@ ROLES = {
     "of all": lambda self, x, attend: attend(self.l(x), x, self.l(x)),
     "constant values": lambda self, x, attend: attend(x, self.l(x), self.v.expand_as(x)),
     "constant scores": lambda self, x, attend: attend(self.q, self.k, self.l(x)),
+    "values of more axes": lambda self, x, attend: attend(
+        self.l(x), x, torch.stack([self.l(x), x])
+    ).mean(0),
 }
 
 
@@ -299,7 +302,9 @@ def test_weights_that_are_not_held(monkeypatch, role, product, attention):
     X = numbers(5, 3, 4)
     at_once, details = sklrp.explain(models[0], X, rule=rule, epsilon=1e-3, return_details=True)
     assert pulled
-    assert all(weights is None for held in pulled for weights in held)
+    assert made or role in ("constant scores", "values of more axes")
+    if role != "values of more axes":  # of which the weights are a step of their own
+        assert all(weights is None for held in pulled for weights in held)
     assert_accounted(at_once, details)
     assert_close(at_once, sklrp.explain(models[1], X, rule=rule, epsilon=1e-3), 1e-12)
 
@@ -770,3 +775,40 @@ def test_dropout_in_evaluation_is_refused(run, message):
     model = randomised(Block(run, l=nn.Linear(4, 4), a=heads()))
     with pytest.raises(TypeError, match=message):
         sklrp.explain(model, numbers(2, 6, 4), rule=rule_of())
+
+
+class _Own(nn.Module):
+    """Attention by a function of torch, or by layers of torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.l, self.o = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.o(F.scaled_dot_product_attention(self.l(x), x, self.l(x)).mean(1))
+
+
+@pytest.mark.parametrize("operation", [nn.Softmax, "matmul"])
+def test_own_handlers_are_asked_within_attention(operation, monkeypatch):
+    X, model = numbers(5, 3, 4), _Own().double()
+    entry, asked = HANDLERS[operation], []
+
+    def handler(step, *args):
+        asked.append(step.name)
+        return entry.handler(step, *args)
+
+    plain = sklrp.explain(model, X)
+    monkeypatch.setitem(HANDLERS, operation, entry._replace(handler=handler))
+    assert_close(sklrp.explain(model, X), plain)
+    assert asked
+
+
+def test_attention_over_samples_is_refused():
+    class Over(_Own):
+        def forward(self, x):
+            k = self.l(x)
+            learnt = self.o.weight  # two queries of four features
+            return self.o(F.scaled_dot_product_attention(learnt, k, k).sum(0, keepdim=True) + x)
+
+    with pytest.raises(TypeError, match="along the axis of the samples"):
+        sklrp.explain(Over().double(), numbers(5, 4))

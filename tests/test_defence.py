@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import sklrp
+from sklrp.propagation import affine, register
 from sklrp.propagation.defence import Balance
 from sklrp.propagation.inputs import Inputs, Intake
 from sklrp.propagation.planning import compile_plan
@@ -355,6 +356,84 @@ def test_layers_take_the_same_values_in_every_run(n_samples, of):
     layers = {name: nn.Linear(4, 4) for name in "abc"}
     with pytest.raises(TypeError, match="another way"):
         sklrp.explain(written(run, **layers), numbers(n_samples, 4), batch_size=8)
+
+
+def test_the_same_value_is_explained_in_every_run():
+    def run(self, x):
+        h = self.a(x)
+        g = self.b(h)
+        return h if len(x) == 3 else g
+
+    model = written(run, a=nn.Linear(4, 4), b=nn.Linear(4, 4))
+    with pytest.raises(TypeError, match="another way"):
+        sklrp.explain(model, numbers(20, 4), check=False)
+
+
+def test_layers_are_of_one_type_in_every_run():
+    def run(self, x):
+        self.act = nn.ReLU() if len(x) == 2 else nn.Softplus()
+        return self.c(self.act(self.a(x)))
+
+    model = written(run, a=nn.Linear(4, 4), c=nn.Linear(4, 2), act=nn.ReLU())
+    with pytest.raises(TypeError, match="another way"):
+        sklrp.explain(model, numbers(20, 4), check=False)
+
+
+RETURNED_AS_THEY_WERE = {
+    "dropped beside": lambda self, h: (self.drop(h), h)[1],
+    "contiguous": lambda self, h: (h.contiguous(), h)[1],
+    "both": lambda self, h: self.drop(h) + h,
+    "once copied": lambda self, h: _of_steps(h.unflatten(1, (2, 2)).transpose(0, 1)),
+}
+
+
+def _of_steps(t):
+    g = t.contiguous()
+    g = g + t
+    return (g * t).sum(0)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("n_samples", [1, 2, 3, 5, 40])
+@pytest.mark.parametrize("name", RETURNED_AS_THEY_WERE)
+def test_what_torch_returns_as_it_was_is_no_other_way(name, n_samples, changed):
+    def run(self, x):
+        h = self.a(x).relu()
+        if changed:
+            h[:, 1:] += 1.0
+        return RETURNED_AS_THEY_WERE[name](self, h)
+
+    model = written(run, a=nn.Linear(4, 4), drop=nn.Dropout())
+    X = numbers(n_samples, 4)
+    at_once, one_by_one = (sklrp.explain(model, X, target=0, batch_size=n) for n in (None, 1))
+    np.testing.assert_allclose(at_once, one_by_one, rtol=1e-9, atol=1e-12)
+
+
+class Writes(nn.Linear):
+    """A layer that writes over its input without a word, and returns it."""
+
+    def forward(self, x):
+        return x.copy_(F.linear(x, self.weight))
+
+
+def test_a_layer_that_writes_over_its_input_leaves_another_value():
+    @register(Writes, kind="dense", weights=lambda layer: (layer.weight, None))
+    def handler(step, signal):
+        return affine(step, signal, F.linear, torch.matmul)
+
+    def run(self, x):
+        return self.c(self.a(self.w(x)).relu())
+
+    try:
+        model = written(run, w=Writes(4, 4), a=nn.Linear(4, 4), c=nn.Linear(4, 2))
+        X, rule = numbers(40, 4), "epsilon_alpha2_beta1_flat"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # flat on a dense layer says little
+            found = [sklrp.explain(model, X, rule=rule, batch_size=n) for n in (None, 1, 2)]
+        np.testing.assert_allclose(found[1], found[0], rtol=1e-9)
+        np.testing.assert_allclose(found[2], found[0], rtol=1e-9)
+    finally:
+        del HANDLERS[Writes]
 
 
 def test_the_first_chunk_agrees_on_constants_of_each_sample():

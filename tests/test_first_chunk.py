@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 import sklrp
+from sklrp.propagation import contribute
 from sklrp.propagation.registry import HANDLERS, register
 from sklrp.rules import Signal
 
@@ -92,6 +94,22 @@ def test_a_pull_that_changes_relevance_in_place_is_the_one_that_is_named(layers)
         for n in (3, 40):
             with pytest.raises(TypeError, match=r"'1' \(Scaled\)"):
                 sklrp.explain(nn.Sequential(layers[0], Scaled(), layers[2]), X[:n])
+    finally:
+        del HANDLERS[Scaled]
+
+
+@pytest.mark.parametrize("check", ["auto", True])
+def test_a_pull_that_shares_what_it_has_changed_in_place_is_found(layers, check):
+    @register(Scaled)
+    def handler(step, signal):
+        z = step.layer(signal.x)
+        pull = contribute(replace(step, epsilon=1e-3), signal.x, z, lambda ratio: ratio)
+        return Signal(z), lambda relevance, kept: pull(relevance.mul_(2.0), kept)
+
+    try:
+        for n in (3, 40):
+            with pytest.raises(TypeError, match="is not what it got"):
+                sklrp.explain(ByHand(layers[0], Scaled(), layers[2]), X[:n], check=check)
     finally:
         del HANDLERS[Scaled]
 

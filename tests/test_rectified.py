@@ -176,6 +176,29 @@ def _return_it(net: Branches, x: Tensor) -> Tensor:
     return torch.relu(net.a(x))
 
 
+def _return_it_before(net: Branches, x: Tensor) -> Tensor:
+    h = net.a(x)
+    net.b(torch.relu(h))
+    return h
+
+
+def _return_before_norm(net: Branches, x: Tensor) -> Tensor:
+    h = net.a(x)
+    net.norm(h)
+    return h
+
+
+def _return_norm(net: Branches, x: Tensor) -> Tensor:
+    h = net.norm(net.a(x))
+    torch.relu(h)
+    return h
+
+
+def _return_both(net: Branches, x: Tensor) -> dict[str, Tensor]:
+    h = net.a(x)
+    return {"logits": h, "positive": torch.relu(h)}
+
+
 def _write_over(net: Branches, x: Tensor) -> Tensor:
     h = net.a(x)
     net.act(h)
@@ -204,6 +227,9 @@ def _relu_6(net: Branches, x: Tensor) -> Tensor:
         (_add_behind, [False, False]),
         (_in_two_layers, [True]),
         (_return_it, [False]),
+        (_return_it_before, [False]),
+        (_return_before_norm, []),
+        (_return_norm, [False]),
         (_write_over, [True]),
         (_drop, [True]),
         (_drop_beside, [False]),
@@ -223,6 +249,15 @@ def test_where_they_write_in_branches(way, marked, monkeypatch):
     plain = [sklrp.explain(net, X, rule=rule, batch_size=7) for rule in RULES[:6]]
     for one, other in zip(found, plain, strict=True):
         assert_close(one, other)
+
+
+def test_no_output_of_several_is_written_over():
+    net = Branches(_return_both).double().eval()
+    X = np.random.default_rng(0).normal(size=(40, 4))
+    plain = Branches(lambda net, x: net.a(x))
+    plain.load_state_dict(net.state_dict())
+    found = sklrp.explain(net, X, target="logits")
+    assert_close(found, sklrp.explain(plain.double().eval(), X))
 
 
 @pytest.mark.parametrize("inplace", [False, True])

@@ -292,9 +292,10 @@ class Balance:
     def _sum_of(self, relevance: Tensor, axis: int) -> Tensor:
         """Return the sum of relevance of each target and sample, known if a step passed it on."""
         found = self._passed.get(id(relevance))
-        if found is not None and found[0]() is relevance:
+        is_known = found is not None and found[0]() is relevance
+        if found is not None and is_known and found[1] == count_changes(relevance):
             return found[2]
-        return total(relevance, self.n_samples, axis)
+        return total(relevance, self.n_samples, axis)  # a pull may have changed what it was given
 
     def _sum(self, relevance: Tensor, axis: int, is_passed: bool) -> Tensor:
         """Return the sum of relevance of each target and sample, and note its size, once."""

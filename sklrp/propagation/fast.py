@@ -210,6 +210,7 @@ def lay_out(weight: Tensor) -> Tensor:
     """Return weights in the memory layout that the activations are to have."""
     # With channels last, convolutions and pooling on a CPU run up to twice as fast.
     fast = ENABLED and weight.dim() == 4 and weight.device.type == "cpu"
+    # By strides: with axes of length 1 torch calls both layouts contiguous.
     if not fast or weight.stride()[1:] == (1, weight.shape[3] * weight.shape[1], weight.shape[1]):
         return weight
     return weight.clone(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from sklrp.propagation.tape import Step
+from sklrp.propagation.tape import Route, Step
 from sklrp.rules import ZBox
 
 # What turns integers into vectors, which have units of their own.
@@ -33,6 +33,11 @@ class Link(NamedTuple):
 def link_chain(steps: Sequence[Step]) -> list[Link]:
     """Return the links of steps that follow each other."""
     return [Link(step, (k,), (k + 1,)) for k, step in enumerate(steps)]
+
+
+def link_steps(steps: Sequence[Step], route: Route) -> list[Link]:
+    """Return the links of steps that take and give the values of a route."""
+    return [Link(step, *values) for step, values in zip(steps, route.links, strict=True)]
 
 
 def mark_first(links: Sequence[Link]) -> None:

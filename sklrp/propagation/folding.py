@@ -20,10 +20,18 @@ from sklrp.propagation.tape import Record, Step
 _NORM_OF = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
-def fold_recorded(records: Sequence[Record]) -> None:
-    """Fold normalisations into the affine steps that feed them alone, or that they feed alone."""
+def fold_recorded(records: Sequence[Record], output: int) -> None:
+    """Fold normalisations into the affine steps that feed them alone, or that they feed alone.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        The steps as they were run.
+    output : int
+        The value that is explained, which is a use of its own.
+    """
     makers = {index: record for record in records for index in record.outputs}
-    users = Counter(index for record in records for index in record.inputs)
+    users = Counter([output, *(index for record in records for index in record.inputs)])
     for record in records:
         before = makers.get(record.inputs[0]) if record.inputs else None
         if before is None or users[record.inputs[0]] > 1 or len(before.outputs) > 1:

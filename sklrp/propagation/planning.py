@@ -25,9 +25,9 @@ from sklrp.composites import Composite, check_rule, with_bounds
 from sklrp.modules import EchoState, StatePooling
 from sklrp.propagation.bounds import follow
 from sklrp.propagation.first_layers import (
-    Link,
     group_uses,
     link_chain,
+    link_steps,
     mark_first,
     mark_shifts,
 )
@@ -49,7 +49,7 @@ from sklrp.propagation.registry import (
     is_plain_sequence,
 )
 from sklrp.propagation.sizes import Sizes, measure
-from sklrp.propagation.tape import Call, Record, Returned, Step, Tape, run_handler
+from sklrp.propagation.tape import Call, Record, Returned, Route, Step, Tape, run_handler
 from sklrp.rules import AlphaBeta, Flat, Part, Rule, Signal, ZBox, ZPlus
 
 _SEQUENCE = (nn.LSTM, nn.GRU, nn.RNN, EchoState)
@@ -89,13 +89,8 @@ class Plan:
         What the run of the first chunk is to agree with, of a network that was probed once.
     twins : Twins or None
         What is run in place of the network.
-    links : sequence of Link
-        Between which values the steps stand; each run of a recorded network is held to them.
-    output : int
-        The value that is explained.
-    same : dict of int to int
-        The values that are others, which torch returned as they were: in links they have the
-        others' numbers.
+    route : Route or None
+        Which values the steps of a recorded network take and give: each run is held to it.
     """
 
     steps: list[Step]
@@ -112,9 +107,7 @@ class Plan:
     tail: Sequence[nn.Module] = ()
     witness: Witness | None = None
     twins: Twins | None = None
-    links: Sequence[Link] = ()
-    output: int = 0
-    same: Mapping[int, int] = field(default_factory=dict)
+    route: Route | None = None
 
     def __repr__(self) -> str:
         """Return a table of the steps."""
@@ -162,7 +155,7 @@ class Plan:
         """Run the network on a chunk, in which signals stand for the inputs."""
         if self.network is not None:
             recorder = self._recorder(len(inputs[0].x), call=call)
-            return self._hold_to_links(recorder.run(inputs, args, kwargs))
+            return self._hold_to_route(recorder.run(inputs, args, kwargs))
         value, records, largest = _run_chain(self.steps, inputs[0], call)
         if not isinstance(value, Signal) or value.x.shape[:1] != inputs[0].x.shape[:1]:
             shape = tuple(value.x.shape) if isinstance(value, Signal) else type(value).__name__
@@ -192,15 +185,15 @@ class Plan:
         """Run the network on the first chunk, and hold the run against that on the probe."""
         assert self.witness is not None
         recorder = self._recorder(len(inputs[0].x), notes=True)
-        tape = self._hold_to_links(recorder.run(inputs, args, kwargs))
+        tape = self._hold_to_route(recorder.run(inputs, args, kwargs))
         self.witness.compare(recorder)
         self.varies, self.witness = recorder.writer.varies, None
         return tape
 
-    def _hold_to_links(self, tape: Tape) -> Tape:
+    def _hold_to_route(self, tape: Tape) -> Tape:
         """Refuse a run whose steps take other values than they did when the plan was made."""
-        links = [(link.inputs, link.outputs) for link in self.links]
-        if tape.output != self.output or tape.find_links(self.same) != links:
+        assert self.route is not None
+        if not self.route.agrees_with(tape.route):
             raise TypeError(OTHER_WAY)
         return tape
 
@@ -325,10 +318,8 @@ def compile_plan(
         steps = _compile_chain(leaves, entries, epsilon)
         own = [(name, _in_evaluation_mode(layer)) for name, layer in leaves]
         extended = any(not is_built_in(step.handler) for step in steps)
-        plan = Plan(
-            steps, None, head, layers=own, is_extended=extended, tail=tail,
-            links=link_chain(steps), output=len(steps),
-        )  # fmt: skip
+        plan = Plan(steps, None, head, layers=own, is_extended=extended, tail=tail)
+        links, output = link_chain(steps), len(steps)
         if watched:
             ends = find_ends(module, steps, len(leaves), head)
             plan.ends = {path: ends[path] for path in watched & ends.keys()}
@@ -346,14 +337,15 @@ def compile_plan(
             "handler for it with sklrp.propagation.register."
         )
     else:
-        plan = _compile_recorded(module, epsilon, probe, key, watched, once)
+        plan, route = _compile_recorded(module, epsilon, probe, key, watched, once)
+        links, output = link_steps(plan.steps, route), route.output
     for step in plan.steps:
         step.product, step.attention = composite.product, composite.attention
-    mark_first(plan.links)
+    mark_first(links)
     _assign_rules(module, plan.steps, composite, epsilon, bounds, strict)
-    mark_shifts(plan.links)
+    mark_shifts(links)
     if not plan.exact:
-        mark_rectified(plan.links, plan.output)
+        mark_rectified(links, output)
     return plan
 
 
@@ -443,22 +435,19 @@ def _take_head(leaves: list[tuple[str, nn.Module]]) -> tuple[str | None, list[nn
 def _compile_recorded(
     module: nn.Module, epsilon: float, probe: Probe, key: str | None, watched: frozenset[str],
     once: bool,
-) -> Plan:  # fmt: skip
-    """Compile a network by running it on few samples."""
+) -> tuple[Plan, Route]:  # fmt: skip
+    """Compile a network by running it on few samples; return the way that it takes, too."""
     make = partial(make_step, epsilon=epsilon)
     twins = Twins(module)
     found = (probe_once if once else probe_network)(twins, make, probe, key, watched)
     tape = found.tape
     steps = [record.step for record in tape.records]
-    fold_recorded(tape.records)
-    links = [
-        Link(r.step, *one) for r, one in zip(tape.records, tape.find_links(tape.same), strict=True)
-    ]
-    return Plan(
+    fold_recorded(tape.records, tape.output)
+    plan = Plan(
         steps, module, tape.head, measure(tape), varies=found.varies, exact=found.exact,
-        key=key, watched=watched, witness=found.witness, twins=twins, links=links,
-        output=tape.output, same=tape.same,
+        key=key, watched=watched, witness=found.witness, twins=twins, route=tape.route,
     )  # fmt: skip
+    return plan, tape.route.under(tape.same)
 
 
 def make_step(name: str, layer: Any, entry: Entry | None, epsilon: float) -> Step:

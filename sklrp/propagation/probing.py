@@ -82,13 +82,15 @@ class Run(NamedTuple):
     recorder: Recorder
     changed: frozenset[int] = frozenset()  # the inputs that differed from the first sample
 
+    def agrees_with(self, other: Run) -> bool:
+        """Return whether forward took the same way in another run."""
+        return self._calls == other._calls and self.tape.route.agrees_with(other.tape.route)
+
     @property
-    def way(self) -> Any:
-        """The way that forward took."""
-        tape = self.tape
-        steps = [(r.step.name, r.step.handler) for r in tape.records]
-        constants = [name for name, _ in self.recorder.constants]
-        return steps, constants, tape.find_links(tape.same), tape.output
+    def _calls(self) -> Any:
+        """What was called, and the constants that steps refer to, by their names."""
+        steps = [(r.step.name, r.step.handler) for r in self.tape.records]
+        return steps, [name for name, _ in self.recorder.constants]
 
 
 class Witness(NamedTuple):
@@ -198,7 +200,7 @@ def probe_network(
     first = run(probe.first(2))
     others = list(_run_on_others(run, probe, first))
     for other in others:
-        if first.way != other.way:
+        if not first.agrees_with(other):
             raise TypeError(OTHER_WAY)
         Witness(first.recorder.constants, 2).compare(other.recorder)
     _check_untold(first, probe, frozenset().union(*(other.changed for other in others)))
@@ -224,7 +226,7 @@ def _run_on_others(run: Callable[..., Run], probe: Probe, first: Run) -> Iterato
             continue
         for way in WAYS:
             other = _try(run, *probe.other(3, group, way))
-            if other is not None and other.way == first.way:
+            if other is not None and first.agrees_with(other):
                 taken |= group
                 yield other
                 break

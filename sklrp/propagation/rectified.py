@@ -52,7 +52,7 @@ def mark_rectified(links: Sequence[Link], output: int) -> None:
         if not (_is_proportional(step) or (_keeps_zeros(step) and asked.isdisjoint(outputs))):
             asked.update(inputs)
     makers = {value: link for link in links for value in link.outputs}
-    n_uses = Counter(value for link in links for value in link.inputs)
+    n_uses = Counter([output, *(value for link in links for value in link.inputs)])
     rectified: set[int] = set()  # values that come from a ReLU, and are not asked
     for step, inputs, outputs in links:
         if _is(step, _RELU) and asked.isdisjoint(outputs):

@@ -88,7 +88,14 @@ def find_entry(layer: nn.Module) -> Entry | None:
 
 def is_built_in(handler: Any) -> bool:
     """Return whether a handler is one of this package."""
-    return str(getattr(handler, "__module__", "")).startswith("sklrp.propagation.")
+    # functools.wraps gives another function the module of what it wraps.
+    named = str(getattr(handler, "__module__", "")).startswith("sklrp.propagation.")
+    return named and not hasattr(handler, "__wrapped__")
+
+
+def are_built_in(*operations: Any) -> bool:
+    """Return whether the handlers of layer types or functions are those of this package."""
+    return all(is_built_in(HANDLERS[operation].handler) for operation in operations)
 
 
 def runs_as(layer: nn.Module, layer_type: type[nn.Module]) -> bool:

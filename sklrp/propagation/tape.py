@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -209,6 +210,33 @@ def run_handler(step: Step, handler: Handler, args: Any, kwargs: Any) -> tuple[A
     return found
 
 
+class Route(NamedTuple):
+    """Which values the steps of a run take and give, and which is explained, by their numbers."""
+
+    links: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    output: int
+    same: Mapping[int, int]  # values that are others, which torch returned as they were
+
+    def agrees_with(self, other: Route) -> bool:
+        """Return whether another run took the same way."""
+        # What torch returned as it was in one of them may be a copy in the other.
+        same = {**self.same, **other.same}
+        return self.under(same) == other.under(same)
+
+    def under(self, same: Mapping[int, int]) -> Route:
+        """Return the route in which values that are others have the others' numbers."""
+
+        def name(number: int) -> int:
+            while number in same:  # the other has a smaller one
+                number = same[number]
+            return number
+
+        if not same:
+            return Route(self.links, self.output, {})
+        links = [(tuple(map(name, inputs)), outputs) for inputs, outputs in self.links]
+        return Route(tuple(links), name(self.output), {})
+
+
 # What is told of a record: the relevance of its inputs, (n_targets, n_samples), and what it kept.
 Layer = tuple[Tensor, Kept]
 
@@ -253,12 +281,11 @@ class Tape(NamedTuple):
     calls: Calls | None = None
     same: Mapping[int, int] = {}  # values that are others, which torch returned as they were
 
-    def find_links(self, same: Mapping[int, int]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Return the values that each step takes and gives, under the numbers that `same` says."""
-        return [
-            (tuple([same.get(n, n) for n in r.inputs]) if same else r.inputs, r.outputs)
-            for r in self.records
-        ]
+    @property
+    def route(self) -> Route:
+        """Which values the steps take and give."""
+        links = tuple([(record.inputs, record.outputs) for record in self.records])
+        return Route(links, self.output, self.same)
 
     def pull(
         self,
@@ -292,6 +319,7 @@ class Tape(NamedTuple):
         # them. Records are in order of execution, so all of it has come when the value's turn is.
         waiting = {self.output: relevance.reshape(len(relevance), *self.shape)}
         layers: list[Layer | None] = []
+        keep = partial(Kept, len(self.scores)) if details else keep
         while self.records:
             record = self.records.pop()  # what it holds is freed when it is done
             arrived = [waiting.pop(index, None) for index in record.outputs]
@@ -299,8 +327,6 @@ class Tape(NamedTuple):
                 layers.append(None)
                 continue
             kept = None if keep is None else keep(record.kept_axis)
-            if details:
-                kept = Kept(len(self.scores), record.kept_axis)
             passed = record.pull(arrived[0] if len(arrived) == 1 else tuple(arrived), kept)
             passed = passed if isinstance(passed, tuple) else (passed,)
             for note in notes:

@@ -20,6 +20,7 @@ References
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,13 +54,16 @@ def _soften(step: Step, x: Tensor, dim: int) -> tuple[Signal, Pull]:
     return Signal(weights, nonnegative=True, gate=True, sigmoid=True, held=True), keep
 
 
+_ALONG_THE_LAST = nn.Softmax(-1)
+
+
 @register("softmax_matmul")
 @mark(INNER)
 def _softmax_matmul(step: Step, scores: Any, value: Any) -> tuple[Signal, Pull]:
     """Multiply the softmax of scores over the last axis, and values."""
     if not isinstance(scores, Signal):
         return multiply_matrices(step, scores.softmax(-1), value)
-    dim = own_dim(step, scores, -1)
+    dim = own_dim(replace(step, layer=_ALONG_THE_LAST), scores, -1)
 
     def soften() -> tuple[Signal, Pull]:
         weights, pull = _soften(step, scores.x, dim)

@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
+
+from sklrp.propagation.registry import are_built_in
 
 _DROPS = "it drops also in evaluation mode; pass {} if self.training else 0.0"
 
@@ -133,7 +135,7 @@ def _score(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
 
 def scaled_matmul(a: Tensor, b: Tensor, scale: float) -> Tensor:
     """Return a product of matrices times a number; function modes see it as one function."""
-    if has_torch_function((a, b)):
+    if has_torch_function((a, b)) and are_built_in("matmul", "mul"):
         out: Tensor = handle_torch_function(scaled_matmul, (a, b), a, b, scale)
         return out
     return torch.matmul(a, b) * scale
@@ -141,7 +143,9 @@ def scaled_matmul(a: Tensor, b: Tensor, scale: float) -> Tensor:
 
 def softmax_matmul(scores: Tensor, value: Tensor) -> Tensor:
     """Return values weighed by the softmax of scores; function modes see it as one function."""
-    if has_torch_function((scores, value)):
+    # A step has its samples on one axis: that of scores with fewer axes is another one.
+    is_one = scores.dim() >= value.dim() and are_built_in(nn.Softmax, "matmul")
+    if is_one and has_torch_function((scores, value)):
         out: Tensor = handle_torch_function(softmax_matmul, (scores, value), scores, value)
         return out
     return torch.matmul(torch.softmax(scores, -1), value)

@@ -51,6 +51,9 @@ from sklrp.rules import Signal
 # What stands for a batch normalisation that is folded into its neighbour.
 _IDENTITY = HANDLERS[nn.Identity].handler
 
+# What may return a tensor as it was. A layer of the user's own that does so may have changed it.
+_UNCHANGED = PASSING | {HANDLERS["to"].handler}
+
 MakeStep = Callable[[str, Any, Entry], Step]
 Own = Callable[[], Any]
 
@@ -102,7 +105,8 @@ class TapeWriter:
     buffers : Buffers
         While exact, what the tape knows of memory that several tensors share.
     needs_exact : bool
-        Whether the network changes tensors in place that are used by other views, or later.
+        Whether the network changes tensors in place that are used by other views, or later; in a
+        probe that is not exact, whether it might.
     varies : bool
         Whether a layer had other attributes than the plan's.
     constants : list of (str, Tensor)
@@ -459,7 +463,7 @@ class TapeWriter:
         active = is_layer or any(node.active for node in nodes)
         held, found = self._run_own(own, None if is_layer else signals, len(signals))
         made = [
-            self._hand_out(step.name, signal, axis, is_layer, active, one)
+            self._hand_out(step, signal, axis, is_layer, active, one)
             for signal, axis, one in zip(signals, axes, found, strict=True)
         ]
         if is_layer and (any(input_axes) or any(axes)):
@@ -489,7 +493,7 @@ class TapeWriter:
     ) -> tuple[int, ...]:
         """Return where the network is to have the samples in the outputs of a probed step."""
         if is_layer:  # its handler says so, else where they are in the input
-            if input_axes == (0,) and type(input_axes[0]) is int:
+            if input_axes == (0,) and count_runs(input_axes[0]) == 1:
                 return tuple([int(signal.axis) for signal in signals])
             moved = input_axes[0] if len(signals) == 1 and len(set(input_axes)) == 1 else 0
             if len(set(map(count_runs, input_axes))) > 1:
@@ -505,20 +509,20 @@ class TapeWriter:
         return tuple(axis for axis in axes if axis is not None)
 
     def _hand_out(
-        self, name: str, signal: Signal, axis: int, is_layer: bool, active: bool,
+        self, step: Step, signal: Signal, axis: int, is_layer: bool, active: bool,
         own: Tensor | None,
     ) -> tuple[Tensor, Node]:  # fmt: skip
         """Return the network's own tensor of an output, and its node."""
         out = move_axis(signal, 0, axis) if is_layer and axis else signal
         samples = out.samples
         if self.notes and (is_layer or samples is not None):
-            samples = self._number(name, out.x, axis)
+            samples = self._number(step.name, out.x, axis)
         if out.axis is not axis or out.samples is not samples:
             out = out.but(axis=axis, samples=samples)
         rows = out.x.shape[axis] if out.x.dim() else 1
         if rows % self.n_samples or not rows:  # h[:5] says so for more than five samples alone
             raise self.refusals.unsupported(
-                name, f"its output has {rows} rows for {self.n_samples} samples"
+                step.name, f"its output has {rows} rows for {self.n_samples} samples"
             )
         before = None if own is None else self.nodes.get(own)
         if own is None:
@@ -527,7 +531,8 @@ class TapeWriter:
         node = self.nodes.add(own, out, active)
         if before is not None:
             self._returned.add(id(own))
-            self.same[node.number] = self.same.get(before.number, before.number)
+            if step.handler in _UNCHANGED:
+                self.same[node.number] = before.number
         if self.exact:
             self.buffers.join(own, node)
         return own, node
