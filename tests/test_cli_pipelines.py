@@ -168,7 +168,7 @@ def test_fields_far_from_training_are_said(folder):
     call = ["explain", "model.safetensors"]
     assert run(*call, "raw.nc", "-o", "out.nc") == ""
     said = run(*call, "celsius.nc", "-o", "cold.nc")
-    assert said.startswith("Warning: 100% of the values that the model's steps make of celsius.nc")
+    assert said.startswith("warning: 100% of the values that the model's steps make of celsius.nc")
     assert said.count("\n") == 1
 
 

@@ -31,7 +31,7 @@ FLOORS = [
     "geo",
     "propagation skill",
     "_kept _network_cache composites keras",
-    "_models modules preprocessing rules",
+    "_models _value_range modules preprocessing rules",
     "_constraints _model_parts",
     "_keywords",
     "_rows",

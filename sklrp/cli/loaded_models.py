@@ -23,12 +23,14 @@ from sklearn.exceptions import NotFittedError
 import sklrp
 from sklrp._model_parts import Model
 from sklrp._models import unwrap
+from sklrp._value_range import find_range, say_far
 from sklrp.cli.field_samples import FieldSamples
 from sklrp.cli.samples import Samples, find_class
 from sklrp.geo.relevance_fields import describe_target
 from sklrp.geo.vectorizer import GridVectorizer
 
-_MOST_OUTSIDE = 0.01  # of all values
+# What is said of samples far outside of training, where `RangeWarning` names their file.
+_OF_X = r"\d+% of the values (in|that the model's steps make of) (X|data) "
 
 
 def shows_progress() -> bool:
@@ -146,6 +148,7 @@ def load_model(path: Path, device: str | None) -> Loaded:
     if classes is None:
         classes = np.arange(parts.network.n_outputs_)
     warnings.filterwarnings("ignore", "X does not have valid feature names")
+    warnings.filterwarnings("ignore", _OF_X)
     return Loaded(loaded, parts, classes)
 
 
@@ -218,7 +221,7 @@ class RangeWarning:
     """
 
     def __init__(self, loaded: Loaded, path: Path) -> None:
-        self._range = getattr(loaded.network, "input_range_", None)
+        self._range = find_range(loaded.parts)
         self._path = path
         self._behind_steps = loaded.parts.before is not None
 
@@ -226,25 +229,9 @@ class RangeWarning:
         """Look at what enters the network, until there was something to say."""
         if self._range is None:
             return
-        X = np.asarray(enter())
-        if not X.size:
-            return
-        low, high = self._range
-        # New samples reach a little further than those in training: half as far again is far.
-        margin = (high - low) / 2
-        share = float(((low - margin > X) | (high + margin < X)).mean())
-        if share > _MOST_OUTSIDE:
+        if said := say_far(enter(), self._range, str(self._path), self._behind_steps):
             self._range = None
-            made, advice = "in", "what it was trained on, such as anomalies or scaled values"
-            if self._behind_steps:
-                made = "that the model's steps make of"
-                advice = "data in the units and of the kind that it was fitted on"
-            click.echo(
-                f"Warning: {share:.0%} of the values {made} {self._path} ({np.nanmin(X):.4g} to "
-                f"{np.nanmax(X):.4g}) lie far outside those that the model was trained on "
-                f"({low:.4g} to {high:.4g}): give it {advice}.",
-                err=True,
-            )
+            click.echo(f"warning: {said}", err=True)
 
 
 def check_out(out: Path, *inputs: Path) -> None:
