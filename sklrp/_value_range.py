@@ -39,12 +39,12 @@ def warn_if_far(model: Model, entering: Any, entering_train: Any = None, name: s
     """
     if model.takes_integers:  # indices, such as of words
         return
-    known = find_range(model) or _range_of(entering_train)
+    known = range_in_training(model) or _range_of(entering_train)
     if known is not None and (said := say_far(entering, known, name, model.before is not None)):
         warn_user(said)
 
 
-def find_range(model: Model) -> Range | None:
+def range_in_training(model: Model) -> Range | None:
     """Return the range of all values that a network was trained on, None if it keeps none."""
     return getattr(model.network, "input_range_", None)
 
@@ -68,7 +68,7 @@ def say_far(entering: Any, known: Range, name: str, behind_steps: bool) -> str:
     str
         The words, empty if all is well.
     """
-    X = _as_numbers(entering)
+    X = _numbers_of(entering)
     if X is None:
         return ""
     low, high = known
@@ -94,11 +94,11 @@ def say_far(entering: Any, known: Range, name: str, behind_steps: bool) -> str:
 
 def _range_of(entering: Any) -> Range | None:
     """Return the range of samples, None if they have none."""
-    X = None if entering is None else _as_numbers(entering)
+    X = None if entering is None else _numbers_of(entering)
     return None if X is None or np.isnan(X).all() else (float(np.nanmin(X)), float(np.nanmax(X)))
 
 
-def _as_numbers(entering: Any) -> Any:
+def _numbers_of(entering: Any) -> Any:
     """Return samples as an array of numbers, None if they are none."""
     if isinstance(entering, tuple | Mapping):
         return None

@@ -23,7 +23,7 @@ from sklearn.exceptions import NotFittedError
 import sklrp
 from sklrp._model_parts import Model
 from sklrp._models import unwrap
-from sklrp._value_range import find_range, say_far
+from sklrp._value_range import range_in_training, say_far
 from sklrp.cli.field_samples import FieldSamples
 from sklrp.cli.samples import Samples, find_class
 from sklrp.geo.relevance_fields import describe_target
@@ -221,7 +221,7 @@ class RangeWarning:
     """
 
     def __init__(self, loaded: Loaded, path: Path) -> None:
-        self._range = find_range(loaded.parts)
+        self._range = range_in_training(loaded.parts)
         self._path = path
         self._behind_steps = loaded.parts.before is not None
 
