@@ -20,6 +20,7 @@ from sklrp._checks import MOST, MOST_JOBS, cut_error
 from sklrp._keywords import named
 from sklrp._sklearn import HasMethods, InvalidParameterError, validate_params
 from sklrp._sklearn import Interval as SklearnInterval
+from sklrp._warnings import each_once
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -264,7 +265,7 @@ def _refine(words: Any) -> Any:
 def constrained(
     own: Mapping[str, Any] | None = None, *, skip_nested: bool = True
 ) -> Callable[[_Function], _Function]:
-    """Decorate a function: its parameters are checked before it runs.
+    """Decorate a function: its parameters are checked first, and it warns of a thing once.
 
     A parameter of `COMMON` may also be None where that is its default. Numbers and flags of NumPy
     become Python's: torch takes no others, and small integers of NumPy overflow.
@@ -301,7 +302,8 @@ def constrained(
                 *args[len(places) :],
             )
             kwargs = {k: _as_python(v) if k in scalars else v for k, v in kwargs.items()}
-            return checked(*args, **kwargs)
+            with each_once():
+                return checked(*args, **kwargs)
 
         return wrapper  # type: ignore[return-value]
 

@@ -6,13 +6,12 @@ given samples calls `warn_if_far` once; the command line, which reads them in pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from sklrp._devices import to_host
-from sklrp._model_parts import Model
 from sklrp._stored import Stored, take_blocks
 from sklrp._warnings import warn_user
 
@@ -22,29 +21,33 @@ _AT_ONCE = 100  # samples that are read where they are not in memory
 Range = tuple[float, float]
 
 
-def warn_if_far(model: Model, entering: Any, entering_train: Any = None, name: str = "X") -> None:
+def warn_if_far(
+    model: Any, entering: Any, enter_train: Callable[[], Any] | None = None, name: str = "X"
+) -> None:
     """Warn if samples lie far outside what a model was trained on.
 
     Parameters
     ----------
-    model : Model
+    model : Model or PlainModel
         The model; its network's ``input_range_`` is the range of all values in ``fit``.
     entering : array-like of shape (n_samples, ...)
         What enters the network for the samples. Of several inputs nothing is said.
-    entering_train : array-like of shape (n_train, ...) or None, default=None
-        What entered it in training, for a network without ``input_range_``. None (default):
-        nothing is said of such a network.
+    enter_train : callable or None, default=None
+        Returns what entered it in training, (n_train, ...), for a network without
+        ``input_range_``. None (default): nothing is said of such a network.
     name : str, default="X"
         What the warning calls the samples.
     """
     if model.takes_integers:  # indices, such as of words
         return
-    known = range_in_training(model) or _range_of(entering_train)
+    known = range_in_training(model)
+    if known is None and enter_train is not None:
+        known = _range_of(enter_train())
     if known is not None and (said := say_far(entering, known, name, model.before is not None)):
         warn_user(said)
 
 
-def range_in_training(model: Model) -> Range | None:
+def range_in_training(model: Any) -> Range | None:
     """Return the range of all values that a network was trained on, None if it keeps none."""
     return getattr(model.network, "input_range_", None)
 

@@ -19,6 +19,7 @@ _PASSED_OVER = frozenset(
 
 _Warning = tuple[str, type[Warning]]
 _held: ContextVar[list[_Warning] | None] = ContextVar("held", default=None)
+_said: ContextVar[set[_Warning] | None] = ContextVar("said", default=None)
 
 
 @contextmanager
@@ -38,12 +39,30 @@ def hold_warnings() -> Iterator[list[_Warning]]:
         _held.reset(token)
 
 
+@contextmanager
+def each_once() -> Iterator[None]:
+    """Give each warning once, however often what a call asks for comes upon its cause."""
+    if _said.get() is not None:  # the call from outside knows what was said
+        yield
+        return
+    token = _said.set(set())
+    try:
+        yield
+    finally:
+        _said.reset(token)
+
+
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line, outside of this package and what runs it, that called for it."""
     held = _held.get()
     if held is not None:
         held.append((message, category))
         return
+    said = _said.get()
+    if said is not None:
+        if (message, category) in said:
+            return
+        said.add((message, category))
     frame, level = inspect.currentframe(), 1
     while frame and frame.f_globals.get("__name__", "").split(".")[0] in _PASSED_OVER:
         frame, level = frame.f_back, level + 1

@@ -54,17 +54,17 @@ def test_a_bare_module_is_held_against_training_samples(known):
     _, X, _ = known
     model = unwrap(nn.Sequential(nn.Linear(12, 2)))
     assert said_of(model, X + 100) == []
-    assert said_of(model, X + 100, X)
-    assert said_of(model, X[:30], X[30:]) == []
+    assert said_of(model, X + 100, lambda: X)
+    assert said_of(model, X[:30], lambda: X[30:]) == []
 
 
 def test_it_says_nothing_of_what_it_cannot_compare(known):
     clf, X, _ = known
     model = unwrap(nn.Sequential(nn.Linear(12, 2)))
     for given in ((X + 100, X), {"one": X + 100}, X[:0], pd.DataFrame({"text": ["a", "b"]})):
-        assert said_of(model, given, X) == []
+        assert said_of(model, given, lambda: X) == []
     assert said_of(unwrap(clf), np.full((3, 12), np.nan)) == []
-    assert said_of(model, X, np.full((3, 12), np.nan)) == []
+    assert said_of(model, X, lambda: np.full((3, 12), np.nan)) == []
 
 
 def test_of_samples_in_a_file_some_are_read(known, tmp_path):

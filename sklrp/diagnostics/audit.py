@@ -303,12 +303,18 @@ def find_audited(explained: Explained) -> Finding:
         verdict="artifact" if serious else "undecided" if found.mistakes else "fact",
         reading=f"mistakes of {len(found.checked)} looked for: {', '.join(found.names) or 'none'}",
         advice=" ".join(m.remedy for m in serious or found.mistakes),
+        caution=" ".join(_say_mistake(m) for m in found.mistakes),
         audit=found,
         table={
             "mistake": np.array(found.checked),
             "found": np.isin(found.checked, found.names),
         },
     )
+
+
+def _say_mistake(mistake: Mistake) -> str:
+    wrong = mistake.wrong[:1].upper() + mistake.wrong[1:]
+    return f"{wrong}: {mistake.seen}. {mistake.remedy}"
 
 
 def _check_all(audited: Audited) -> Audit:

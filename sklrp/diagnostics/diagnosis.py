@@ -238,7 +238,7 @@ def diagnose(
         contrast=contrast,
         reference=reference,
     )
-    explained.check_differ()
+    explained.check_samples()
     place = None if mask is None else explained.take_mask(mask)
     tests, left_out = _list_tests(explained, place, n_permutations, n_networks, n_refits)
     findings: list[Finding] = []

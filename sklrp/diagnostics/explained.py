@@ -36,6 +36,7 @@ from sklrp._missing import as_plain_array
 from sklrp._models import unwrap
 from sklrp._rows import forbid_stream
 from sklrp._stored import in_array
+from sklrp._value_range import warn_if_far
 from sklrp._workers import run_on_workers
 from sklrp.diagnostics.asked import check_params, check_text_columns, holds_samples
 from sklrp.diagnostics.clones import train_clone
@@ -249,8 +250,8 @@ class Explained:
             self.relevance, self.details = self._explain(self.model.network, self.X, self.target)
         self.maps = as_shares(self.relevance, self.details.score)
 
-    def check_differ(self) -> None:
-        """Raise an error unless samples differ: of one map no interval and no null can be told."""
+    def check_samples(self) -> None:
+        """Raise an error if no test can tell anything of the samples, and warn of far ones."""
         if len(self.X) < 2:
             raise ValueError(
                 f"a single map is explained, of {len(self.all_X)} samples of X: the tests need at "
@@ -261,6 +262,8 @@ class Explained:
                 f"all {len(self.all_X)} samples of X are the same: nothing can be told of cells "
                 "that never differ, so pass samples that do."
             )
+        known = None if self.X_train is None else lambda: self.pool
+        warn_if_far(self.model, self.all_X, known)
 
     @property
     def truth(self) -> NDArray:

@@ -196,7 +196,7 @@ def artifact_map(
         rule=rule,
         **explain_params,
     )
-    explained.check_differ()
+    explained.check_samples()
     if NULLS[null].trains:
         explained.check_trainable(f"null={null!r}")
     if n_networks > 1:

@@ -48,6 +48,10 @@ class Finding(Bunch):  # numpydoc ignore=PR02
         The statistic in words.
     advice : str
         What to change, in one sentence; empty for a fact.
+    caution : str
+        What to keep in mind, with numbers, also of a fact; missing where there is nothing.
+    tested : str
+        What the verdict rests on where the statistic is the size of an effect; else missing.
     table : dict of str to ndarray
         What `to_frame` shows: columns of one length.
     frame : Frame
@@ -59,13 +63,13 @@ class Finding(Bunch):  # numpydoc ignore=PR02
 
     def __repr__(self) -> str:
         """Return the finding in a line or two."""
-        low, high = self.interval
+        number = f"{say_number(self.statistic)} {say_interval(self)}".rstrip()
         lines = [
             f"{self.name}: {self.verdict}",
             f"  {self.question}",
-            f"  {self.statistic:.3g} [{low:.3g}, {high:.3g}]: {self.reading}",
+            f"  {number}: {self.reading}",
         ]
-        return "\n".join([*lines, f"  {self.advice}"] if self.advice else lines)
+        return "\n".join([*lines, f"  {words_of(self)}"] if words_of(self) else lines)
 
     @property
     def usual(self) -> float:
@@ -100,6 +104,24 @@ class Finding(Bunch):  # numpydoc ignore=PR02
             The display, which keeps the artists.
         """
         return self._display.from_finding(self, ax=ax)
+
+
+def words_of(finding: Finding) -> str:
+    """Return what a reader is told of a finding: its caution, else its advice."""
+    return str(finding.get("caution") or finding.advice)
+
+
+def say_number(value: float) -> str:
+    """Return a number as it is printed: a dash where nothing could be told."""
+    return "–" if np.isnan(value) else f"{value:.3g}"
+
+
+def say_interval(finding: Finding) -> str:
+    """Return the interval of a finding as it is printed, nothing where it has no number."""
+    ends = (finding.statistic, *finding.interval)
+    if np.isnan(ends).any():
+        return ""
+    return f"[{finding.interval[0]:.3g}, {finding.interval[1]:.3g}]"
 
 
 _Display = TypeVar("_Display", bound=type)

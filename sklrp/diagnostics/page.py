@@ -12,10 +12,8 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Protocol
 
-import numpy as np
-
 from sklrp._checks import import_optional
-from sklrp.diagnostics.findings import Finding
+from sklrp.diagnostics.findings import Finding, say_interval, say_number, words_of
 
 _COLOURS = {"fact": "#00664b", "artifact": "#b3261e", "undecided": "#5f6368"}
 _ANSWERS = {"fact": "yes", "artifact": "no", "undecided": "not told"}
@@ -42,7 +40,9 @@ _QUESTIONS = {
     "skilled": (
         "Does the model know anything of samples that it never saw?",
         "Balanced accuracy, or the correlation of predictions and values, on samples that were "
-        "held out. High is good; the null is what chance gives.",
+        "held out. High is good; the null is what chance gives. The answer rests on the mean "
+        "score of the truth, tested against permuted labels: a network may rank samples well and "
+        "still predict at chance.",
     ),
     "true": (
         "Does relevance lie where the network's skill is?",
@@ -165,12 +165,12 @@ def _to_do(report: Report) -> list[str]:
     asked = {id(test): question for question, test in report.questions.items()}
     parts = []
     for title, names in (("What to do", report.reasons), ("To keep in mind", report.cautions)):
-        tests = {name: report.tests[name] for name in names if report.tests[name].advice}
+        tests = {name: report.tests[name] for name in names if words_of(report.tests[name])}
         if tests:
             parts.append(f"<h2>{title}</h2>")
             parts.append(
                 _list(
-                    f"<b>{escape(asked.get(id(test), name))}</b>: {escape(test.advice)}"
+                    f"<b>{escape(asked.get(id(test), name))}</b>: {escape(words_of(test))}"
                     for name, test in tests.items()
                 )
             )
@@ -211,12 +211,11 @@ def _tests(causes: Mapping[str, Finding], questions: Mapping[str, Finding]) -> l
 
 
 def _row(name: str, test: Finding, answer: str) -> str:
-    low, high = test.interval
-    null = "–" if np.isnan(test.usual) else f"{test.usual:.3g}"
+    null = say_number(test.usual)
     said = f'<span class="verdict" style="color:{_COLOURS[test.verdict]}">{answer}</span>'
     return (
         f"<tr><td><b>{escape(name)}</b><br>{escape(test.question)}</td><td>{said}</td>"
-        f'<td class="number">{test.statistic:.3g}<br>[{low:.3g}, {high:.3g}]</td>'
+        f'<td class="number">{say_number(test.statistic)}<br>{say_interval(test)}</td>'
         f'<td class="number">{null}</td><td>{escape(test.reading)}</td></tr>'
     )
 

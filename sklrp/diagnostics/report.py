@@ -15,7 +15,7 @@ import numpy as np
 from sklrp._checks import import_optional
 from sklrp._constraints import AXES, constrained
 from sklrp._files import replacing
-from sklrp.diagnostics.findings import Finding
+from sklrp.diagnostics.findings import Finding, say_interval, say_number, words_of
 from sklrp.diagnostics.page import render
 
 # The questions, in the order in which they are asked, and the tests that answer them.
@@ -99,7 +99,7 @@ class ArtifactReport:
         none, as they are printed; outliers come first, as the cause of what other tests see.
         ``tests`` has the finding of each.
     cautions : list of str
-        The others that did not say fact: what to keep in mind.
+        The others that did not say fact, or have words of ``caution``: what to keep in mind.
     sentence : str
         The answer.
     subject : str
@@ -129,7 +129,7 @@ class ArtifactReport:
         self.cautions = [
             _question_of(name)
             for name, test in self.tests.items()
-            if test.verdict != "fact" and name not in names
+            if (test.verdict != "fact" or test.get("caution")) and name not in names
         ]
         self.sentence = self._answer(names)
 
@@ -192,15 +192,20 @@ class ArtifactReport:
         """Return the answer, a line per question and test, and what to do."""
         lines = [self.sentence, f"  {self.subject}"]
         for name, test in self.tests.items():
-            low, high = test.interval
             null = "" if np.isnan(test.usual) else f"  null {test.usual:.3g}"
+            tested = f"  (tested: {test['tested']})" if "tested" in test else ""
             lines.append(
-                f"  {_question_of(name):<14}{test.verdict:<10}{test.statistic:8.3g} "
-                f"[{low:.3g}, {high:.3g}]{null}"
+                f"  {_question_of(name):<14}{test.verdict:<10}{say_number(test.statistic):>8} "
+                f"{say_interval(test)}{null}{tested}".rstrip()
             )
-        lines += [f"{name}: {self.tests[name].advice}" for name in self.reasons]
+        lines += [f"{name}: {words_of(self.tests[name])}" for name in self.reasons]
         if self.cautions:
             lines.append(f"To keep in mind: {', '.join(self.cautions)}")
+            lines += [
+                f"  {name}: {self.tests[name]['caution']}"
+                for name in self.cautions
+                if self.tests[name].get("caution")
+            ]
         return "\n".join([*lines, *(f"Assumed: {said}" for said in self.assumptions)])
 
     def _repr_html_(self) -> str:

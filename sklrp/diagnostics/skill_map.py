@@ -23,6 +23,7 @@ from sklrp._model_parts import Model
 from sklrp._outputs import split_key
 from sklrp._rows import count_samples, take_rows
 from sklrp._sklearn import StrOptions
+from sklrp._value_range import warn_if_far
 from sklrp.diagnostics.findings import Finding
 from sklrp.propagation.readings import read_name, read_target
 from sklrp.skill import Decomposition, Neighbours, decompose_skill, take_model
@@ -199,6 +200,8 @@ def skill_map(
     asked |= {"n_draws": n_draws, "regions": regions, "before": unwrapped.before}
     kept = Kept(memory, lambda: {**asked, "X_train": _entering_if_any(unwrapped, X_train)})
     streams = kept.streams(random_state)
+    known = None if X_train is None else lambda: unwrapped.enter(X_train)
+    warn_if_far(unwrapped, entering, known)
     frame = frame_of(unwrapped, X, entering, grid=grid)
     regions = None if regions is None else frame.take_regions(regions)
     unwrapped, y, target = _apply_target(unwrapped, X, entering, y, to_host(target))

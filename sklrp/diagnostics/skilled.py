@@ -31,6 +31,14 @@ _NOT_LEARNED = (
     "Networks that were never trained know as much of these samples, by luck: train longer or on "
     "more samples, or check that the trained parameters were loaded."
 )
+# Of the samples of other classes: predictions of so few others are of one class.
+_NEARLY_NONE = 0.1
+_AT_CHANCE = "its predictions are at chance"
+_OF_VALUES = "Check the units of X and of y, and that X is prepared as in training."
+_OF_CLASSES = (
+    "Check that X is prepared as in training. If it is, another threshold, or training with "
+    "class_weight='balanced', makes better predictions of these scores."
+)
 _POWER = 2.8  # standard errors: an effect that four of five tests at the level .05 find
 
 
@@ -59,26 +67,69 @@ def find_skilled(explained: Explained, n_draws: int = 20, alpha: float = 0.05) -
             by_luck = (
                 f"; {n_as_good} of {len(starts) - 1} networks before any training have as much"
             )
+    if by_luck:
+        advice = _NOT_LEARNED
+    elif verdict == "fact":
+        advice = ""
+    else:
+        advice = _advise_on_skill(verdict, found, statistic, high, chance)
+    caution = _say_at_chance(explained, predicted, truth, statistic, chance, verdict == "fact")
+    if caution:
+        remedy = _OF_VALUES if explained.classes is None else _OF_CLASSES
+        caution = f"{caution} {advice or remedy}"
+    least = 0.0 if explained.classes is not None else -1.0
     return explained.finding(
         name="skilled",
         question="Does the model know anything of samples that it never saw?",
         statistic=float(statistic),
-        interval=(low, high),
+        interval=(max(low, least), min(high, 1.0)),
         null=np.array([chance]),
         verdict=verdict,
         reading=(
-            f"{what}, {chance:.2f} by chance; the mean score of the truth against permuted labels "
-            f"of {found.exchange.words}: p = {found.p_value:.3g}{by_luck}"
+            f"{what}, {chance:.2f} by chance; the answer rests on the mean score of the truth, "
+            f"{found.total:.3g}, against permuted labels of {found.exchange.words}: "
+            f"p = {found.p_value:.3g}{by_luck}"
         ),
-        advice=_NOT_LEARNED
-        if by_luck
-        else ""
-        if verdict == "fact"
-        else _advise_on_skill(verdict, found, statistic, high, chance),
+        advice=advice,
+        caution=caution,
+        tested=f"mean score of the truth {found.total:.3g}, p = {found.p_value:.3g}",
         p_value=found.p_value,
         total=found.total,
         table={"bootstrap": np.array(drawn)},
     )
+
+
+def _say_at_chance(
+    explained: Explained,
+    predicted: NDArray,
+    truth: NDArray,
+    statistic: float,
+    chance: float,
+    is_skilled: bool,
+) -> str:
+    """Say that predictions are at chance, whatever scores know; nothing if they are not."""
+    n = len(truth)
+    if explained.classes is None:
+        errors = float(((truth - predicted.astype(float)) ** 2).mean())
+        share = 1 - errors / float(np.var(truth)) if np.var(truth) > 0 else 1.0
+        if share > 0 or not is_skilled:
+            return ""
+        return (
+            f"Its R2 is {share:.3g}, no better than the mean of the values, whatever the "
+            f"correlation ({statistic:.3g}): its predictions have another level or spread."
+        )
+    labels, counts = np.unique(predicted, return_counts=True)
+    most, n_most = labels[counts.argmax()], int(counts.max())
+    if n - n_most <= _NEARLY_NONE * np.count_nonzero(truth != most):
+        who = f"all {n}" if n_most == n else f"{n_most} of {n}"
+        ranks = "it ranks them, but " if is_skilled else ""
+        return f"It predicts {most.item()!r} for {who} samples: {ranks}{_AT_CHANCE}."
+    if statistic <= chance and is_skilled:
+        return (
+            f"Its balanced accuracy on {n} samples is {statistic:.3g}, where chance gives "
+            f"{chance:.3g}: it ranks them, but {_AT_CHANCE}."
+        )
+    return ""
 
 
 def _effect(
