@@ -1,5 +1,6 @@
 """Which samples are exchanged: what correlation in time is seen, and what is none."""
 
+import math
 import warnings
 
 import numpy as np
@@ -78,7 +79,7 @@ def test_labels_sorted_in_time_are_permuted_in_blocks(kind):
         assert 0.5 < rho < 0.9
         for name, block in (("single", 1), ("blocks", length)):
             exchange, rng = Exchange(n, None, block), np.random.default_rng(seed)
-            check_units(exchange, 0.05, is_estimated=True)
+            check_units(exchange, 0.05, is_estimated=True, in_time=True)
             test = permutation_test(ClassScores(y, psi), exchange, rng, 199)
             wrong[name] += int(test.p_value.min() <= 0.05)
     assert wrong["single"] > 0.7 * n_series
@@ -142,6 +143,8 @@ def test_blocks_that_are_far_too_short_are_warned_of(given):
     with pytest.warns(UserWarning, match=f"block_length={given} is kept.*'auto' would permute"):
         found = skill_map(linear(np.ones(N_CELLS)), X, y, block_length=given, random_state=0)
     assert found.block_length == given
+    (said,) = [said for said in found.assumptions if "'auto' would permute" in said]
+    assert said.endswith("If the samples are in order of time, the p-values are far too small.")
 
 
 def test_too_few_units_say_what_helps():
@@ -150,12 +153,40 @@ def test_too_few_units_say_what_helps():
     X, y = series(rng, 0.97, 100, N_CELLS), np.arange(100) * 2 // 100
     with pytest.raises(ValueError, match="too few units to permute, 1 block of all 100 samples"):
         skill_map(net, X, y, random_state=0)
-    with pytest.raises(ValueError, match=r"StratifiedKFold are.*shuffle X and y.*give groups"):
+    enough = "at least 400 samples, 4 such blocks, would be enough, or give groups"
+    with pytest.raises(ValueError, match=enough) as error:
         skill_map(net, X, y, random_state=0)
+    for wrong in ("shuffle", "block_length=1"):  # of samples that are like their neighbours
+        assert wrong not in str(error.value)
     with pytest.raises(ValueError, match=r"2 blocks of 50 neighbouring.*a smaller block_length"):
         skill_map(net, X, y, block_length=50, random_state=0)
-    with pytest.raises(ValueError, match=r"4 groups, whole.*groups of equal size only"):
+    with pytest.raises(ValueError, match=r"4 groups, whole.*equal size only.*4 of one size would"):
         skill_map(net, X, y, groups=np.repeat(np.arange(4), [10, 20, 30, 40]), random_state=0)
+
+
+@pytest.mark.parametrize(
+    ("exchange", "alpha", "in_time", "said"),
+    [
+        (Exchange(148, None, 50), 0.05, True, "about 200 samples, 4 such blocks, would be enough"),
+        (Exchange(148, None, 50), 0.001, False, "about 350 samples, 7 such blocks, would be"),
+        (Exchange(3), 0.05, False, "more samples: 4 samples would be enough."),
+        (Exchange(20, None, 10), 0.05, False, "block_length=1 permutes them singly"),
+    ],
+)
+def test_how_many_samples_would_be_enough(exchange, alpha, in_time, said):
+    with pytest.raises(ValueError, match=said) as error:
+        check_units(exchange, alpha, True, in_time)
+    assert ("block_length=1" in str(error.value)) == (exchange.n_samples == 20)
+    length = exchange.block_length
+    n = next(n for n in range(2, 9) if math.factorial(n) >= 1 / alpha) * length
+    check_units(Exchange(n, None, length), alpha, True, in_time)
+
+
+def test_samples_of_a_time_are_never_to_be_shuffled():
+    with pytest.raises(ValueError, match="By the coordinate of time they must be") as error:
+        check_units(Exchange(20, None, 10), 0.05, True, True)
+    for wrong in ("shuffle", "block_length"):
+        assert wrong not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,7 @@ def test_nothing_is_found_in_shuffled_series(kind):
             exchange = find_exchange(None, "auto", question, [phi], [], times)
             test = permutation_test(question.scores([phi]), exchange, rng, 99)
             wrong[name] += int(test.p_value.min() <= 0.05)
-        check_units(exchange, 0.05, is_estimated=True)
+        check_units(exchange, 0.05, is_estimated=True, in_time=True)
         told += exchange.block_length > 1
     assert told == n_series
     assert wrong["plain"] >= 0.3 * n_series
@@ -430,9 +430,10 @@ def test_every_entry_point_takes_the_order_of_times(months):
 def test_what_is_given_goes_before_the_times(months):
     X, y = months
     net = linear()
-    with pytest.warns(UserWarning, match="In the order of 'time': p-values are far too small"):
+    with pytest.warns(UserWarning, match="follow one another in 'time' are alike, so the"):
         found = skill_map(net, X, y, block_length=1, n_permutations=99, random_state=0)
     assert found.exchange == "240 single samples"
+    assert any(said.endswith("the p-values are far too small.") for said in found.assumptions)
     found = skill_map(net, X, y, block_length=40, n_permutations=99, random_state=0)
     assert found.exchange == "6 blocks of 40 neighbouring samples"
     years = X.time.dt.year.values

@@ -174,7 +174,7 @@ def decompose_skill(
     exchange = find_exchange(held.groups, block_length, question, found.phi, assumptions, times)
     own, known = (dates_along(samples, model.sample_dim) for samples in (X, X_train))
     warn_of_neighbours(None if own is None else own[held.rows], known, exchange, assumptions)
-    check_units(exchange, alpha, block_length == "auto")
+    check_units(exchange, alpha, block_length == "auto", times is not None)
     test = _Test(question, found.phi, exchange, of_cell, streams, n_permutations)
     cells, near = _test_cells(test, neighbours, progress, kept)
     varies = differs(samples)

@@ -7,6 +7,7 @@ of the data: neighbours are then alike beyond what their classes share.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -25,11 +26,6 @@ from sklrp.skill.time_order import TimeOrder, order_by_time
 _FAR_SHORTER = 4  # times: blocks of a quarter of the length lose four times as much variance
 _ASKED_FOR_BLOCKS = 8  # combinations of outputs
 _FEW = 30  # samples, of which an estimate of blocks knows little
-_LOADED = (
-    "If their order is none of time (sorted by class, as the folds of an unshuffled "
-    "StratifiedKFold are, or files put one after another), shuffle X and y together, or give "
-    "block_length=1. If it is, hold out more samples, or give groups, such as years or cases."
-)
 
 
 def find_exchange(
@@ -76,8 +72,8 @@ def find_exchange(
         )
     length, rho = max(estimate_block(truth, phi, classes) for phi in asked)
     if block_length != "auto":
-        _warn_of_short_blocks(int(block_length), min(length, n), rho)
         assumptions.append(_say_given(int(block_length), "sample"))
+        _warn_of_short_blocks(int(block_length), min(length, n), rho, assumptions)
         return Exchange(n, None, int(block_length))
     length = min(length, n)
     assumptions.append(_say_order(length, rho, truth, classes is not None))
@@ -99,11 +95,12 @@ def _exchange_in_time(
     place = "time" if order.has_members else "sample"
     if block_length != "auto":
         given = int(block_length)
-        _warn_of_short_blocks(given, min(max(of_times), order.n_times), rho, order.name)
+        said = _say_given(given, place if given > 1 else "sample")
+        assumptions.append(said if given == 1 else f"{said}, in the order of {order.name!r}")
+        longest = min(max(of_times), order.n_times)
+        _warn_of_short_blocks(given, longest, rho, assumptions, order.name)
         if given == 1:
-            assumptions.append(_say_given(1, "sample"))
             return Exchange(len(truth))
-        assumptions.append(f"{_say_given(given, place)}, in the order of {order.name!r}")
         return Exchange(len(truth), None, given, order.moved, place)
     slots = order.moved
     if in_runs and order.runs is not None:
@@ -146,19 +143,24 @@ def _say_times(
 
 
 def _warn_of_short_blocks(
-    given: int, estimated: int, rho: float, coordinate: str | None = None
+    given: int, estimated: int, rho: float, assumptions: list[str], coordinate: str | None = None
 ) -> None:
-    """Warn if the blocks that were asked for are far shorter than those that would be taken."""
+    """Warn, and note, if blocks that were asked for are far shorter than those estimated."""
     if given >= estimated or 1 < given > estimated // _FAR_SHORTER:
         return
-    if_in_time = "If the samples are in order of time, p-values are far too small."
+    if_in_time = "If the samples are in order of time, the p-values are far too small."
     if coordinate is not None:
-        if_in_time = f"In the order of {coordinate!r}: p-values are far too small."
-    warn_user(
+        if_in_time = (
+            f"Samples that follow one another in {coordinate!r} are alike, so the p-values are "
+            "far too small."
+        )
+    said = (
         f"block_length={given} is kept, as asked, but labels and contributions are correlated "
         f"from one sample to the next ({rho:.2f}): 'auto' would permute blocks of {estimated}. "
-        f"{if_in_time}",
+        f"{if_in_time}"
     )
+    assumptions.append(said)
+    warn_user(said)
 
 
 def _say_order(length: int, rho: float, truth: NDArray, is_class: bool) -> str:
@@ -203,37 +205,68 @@ def check_groups_and_blocks(groups: Any, block_length: int | str, n_samples: int
         )
 
 
-def check_units(exchange: Exchange, alpha: float, is_estimated: bool) -> None:
-    """Raise an error if there are too few orders of units for a p-value of alpha."""
+def check_units(exchange: Exchange, alpha: float, is_estimated: bool, in_time: bool) -> None:
+    """Raise an error if there are too few orders of units for a p-value of alpha.
+
+    Parameters
+    ----------
+    exchange : Exchange
+        What is exchanged.
+    alpha : float
+        The level that p-values must be able to reach.
+    is_estimated : bool
+        Whether the length of blocks was found in the data, and not given.
+    in_time : bool
+        Whether it is known when the samples were.
+    """
     if exchange.log_permutations() >= math.log(1 / alpha):
         return
+    enough = _say_enough(exchange, alpha, is_estimated)
     if exchange.groups is not None:
         remedy = (
-            "Labels move among groups of equal size only: hold out more groups, or as many "
-            "samples of each."
+            f"Labels move among groups of equal size only: hold out more groups, {enough}, or as "
+            "many samples of each."
         )
     elif exchange.block_length == 1 and exchange.place == "sample":
-        remedy = "Hold out more samples."
+        remedy = f"Hold out more samples: {enough}."
     elif not is_estimated:
-        remedy = "Hold out more samples, or give a smaller block_length if that is right."
-    elif exchange.slots is not None:
-        remedy = (
-            f"By the coordinate of time {_say_together(exchange)}. Hold out more of it, give "
-            "groups, such as years or cases, or, if samples are independent whatever their time, "
-            "block_length=1."
-        )
+        remedy = f"Hold out more, {enough}, or give a smaller block_length if that is right."
     else:
-        remedy = f"Samples are like their neighbours, so that {_say_together(exchange)}. {_LOADED}"
-    if is_estimated and exchange.groups is None and exchange.n_samples < _FEW:
-        remedy += (
-            f" {exchange.n_samples} samples tell little of their correlation, and independent "
-            "ones may look like a series: if these are independent, as cases drawn at random "
-            "are, block_length=1 permutes them singly."
+        # Of samples in an order neither shuffling nor single samples are a way out.
+        why = "By the coordinate of time" if in_time else "Samples are like their neighbours, so"
+        groups = "years or cases" if in_time else "years, cases, or files put one after another"
+        remedy = (
+            f"{why} {_say_together(exchange)}. Hold out more, {enough}, or give groups, such as "
+            f"{groups}."
         )
+        if exchange.block_length == 1:  # of one time, which is no order
+            remedy += (
+                " If the samples of one time are independent of one another, block_length=1 "
+                "permutes them singly."
+            )
+        elif not in_time and exchange.n_samples < _FEW:
+            remedy += (
+                f" {exchange.n_samples} samples tell little of their correlation, and independent "
+                "ones may look like a series: if these are independent, as cases drawn at random "
+                "are, block_length=1 permutes them singly."
+            )
     raise ValueError(
         f"there are too few units to permute, {exchange.words}: fewer than {1 / alpha:.0f} "
         f"orders cannot give p <= {alpha:g}. {remedy}"
     )
+
+
+def _say_enough(exchange: Exchange, alpha: float, is_estimated: bool) -> str:
+    """Say how many units, and so how many samples, have as many orders as alpha needs."""
+    n = next(k for k in itertools.count(2) if math.lgamma(k + 1) >= math.log(1 / alpha))
+    if exchange.groups is not None:
+        return f"{n} of one size would be enough"
+    length = exchange.block_length
+    if length == 1:
+        return f"{n} {exchange.place}s would be enough"
+    # A series knows of no memory that is longer than itself.
+    about = "at least" if is_estimated and length >= exchange.n_places else "about"
+    return f"{about} {n * length} {exchange.place}s, {n} such blocks, would be enough"
 
 
 def _say_together(exchange: Exchange) -> str:
