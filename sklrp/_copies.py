@@ -15,11 +15,32 @@ from torch import Tensor, nn
 Found = TypeVar("Found")
 
 _NESTED = (tuple, list, dict)
+_OF_TORCH = ("_parameters", "_buffers", "_modules")  # of a module, which copies them itself
 
 
 def copy_module(module: nn.Module) -> Any:
     """Return a deep copy of a module, in which kept results are plain tensors."""
     return copy.deepcopy(module, results_in(module))
+
+
+def copy_to_ask(module: nn.Module) -> Any:
+    """Return a copy that is asked and never changed: it shares what nothing can copy, as a lock."""
+    try:
+        return copy_module(module)
+    except Exception:
+        known = results_in(module)
+        for part in module.modules():
+            others = (value for name, value in vars(part).items() if name not in _OF_TORCH)
+            known |= {id(value): value for value in others if not _can_copy(value, known)}
+        return copy.deepcopy(module, known)
+
+
+def _can_copy(value: Any, known: dict[int, Any]) -> bool:
+    try:
+        copy.deepcopy(value, dict(known))
+    except Exception:
+        return False
+    return True
 
 
 def results_in(module: nn.Module) -> dict[int, Any]:

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sklrp._checks import import_optional
-from sklrp._copies import copy_module
+from sklrp._copies import copy_to_ask
 from sklrp._devices import to_host
 from sklrp._missing import forbid_masked, mask_to_nan
 from sklrp._rows import count_samples, forbid_stream, take_rows
@@ -257,7 +257,7 @@ class Model:  # numpydoc ignore=PR02
     @torch.inference_mode(False)  # whose tensors have no gradient later on
     def quiet_module(self) -> nn.Module:
         """A copy of the module in evaluation mode, and read; the user's own keeps its mode."""
-        module = copy_module(self.module).eval().requires_grad_(False)
+        module = copy_to_ask(self.module).eval().requires_grad_(False)
         return module if self.reading is None else _Read(module, self.reading)
 
     @cached_property

@@ -284,13 +284,17 @@ def _find_training_mode(a: Audited) -> str:
         return ""
     if len(a.explained.X) < 2:
         raise Unanswered("a single sample has no statistics of its batch")
+    try:
+        module = copy_module(a.explained.model.module)  # statistics of batches move
+    except Exception as error:  # whatever the module holds
+        raise Unanswered(f"the module cannot be copied ({error})") from error
     samples = a.explained.X[:64]
     quiet = a.explained.outputs(samples).astype(np.float64)
     dtype, device = a.explained.model.dtype_and_device
     taken = None if a.explained.model.takes_integers else dtype
     inputs = torch.from_numpy(np.array(a.explained.given(samples))).to(device, taken)
     with RandomStream(device, 0), torch.inference_mode(False), torch.no_grad():
-        out = copy_module(a.explained.model.module)(inputs)  # statistics of batches move
+        out = module(inputs)
     out = a.explained.model.read(out)
     noisy = out.detach().cpu().numpy().astype(np.float64).reshape(quiet.shape)
     change = np.sqrt(np.mean((noisy - quiet) ** 2))

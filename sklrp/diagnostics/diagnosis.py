@@ -19,12 +19,12 @@ from sklrp.diagnostics.bias import find_kept
 from sklrp.diagnostics.degenerate import find_degenerate
 from sklrp.diagnostics.equivariance import follow_moves
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
-from sklrp.diagnostics.fact_map import grade_cells, has_nulls
+from sklrp.diagnostics.fact_map import NOT_NAMED, grade_cells, has_enough_nulls
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.mask_share import on_mask
 from sklrp.diagnostics.nulls import NULLS
 from sklrp.diagnostics.patterns import find_patterns
-from sklrp.diagnostics.randomization import compare_with_null
+from sklrp.diagnostics.randomization import compare_with_null, leave_undecided
 from sklrp.diagnostics.report import ArtifactReport
 from sklrp.diagnostics.skilled import find_skilled
 from sklrp.diagnostics.stability import check_networks, find_stable
@@ -180,7 +180,8 @@ def diagnose(
     ArtifactReport
         With the answers: ``verdict``, ``sentence``, ``reasons``, ``questions`` and ``tests``,
         ``assumptions`` (what is taken for granted, and which tests were left out, and why) and
-        ``picture``, the finding of `artifact_map`. Prints as a table, and shows as a page in a
+        ``picture``, the finding of `artifact_map`. Where the network cannot be drawn anew, whether
+        maps are true and learned is undecided, with the reason. Prints as a table, and shows as a page in a
         notebook.
 
     Raises
@@ -249,7 +250,7 @@ def diagnose(
         findings += found if isinstance(found, list) else [found]
     picture, assumptions = None, left_out
     if explained.all_y is not None:
-        if has_nulls(explained, n_permutations):
+        if has_enough_nulls(explained, n_permutations):
             picture = grade_cells(explained, n_permutations, findings)
         else:
             left_out.append("Cells were not graded: no untrained network has any relevance.")
@@ -291,11 +292,9 @@ def _list_tests(
     if explained.is_given:
         left_out.append("The maps were made elsewhere, so no other network's were compared.")
     else:
-        tests += [
-            (compare_with_null, null, n_permutations)
-            for null in NULLS.values()
-            if not null.trains and null.fits(explained.model)
-        ]
+        tests += _list_null_tests(explained, n_permutations)
+        if explained.why_not_drawn:
+            left_out.append(f"{explained.why_not_drawn} {NOT_NAMED}")
         tests.append((find_kept,))
         if not explained.model.takes_integers:  # which have no spectrum
             tests.append((find_coherent, _SURROGATES))
@@ -316,6 +315,17 @@ def _list_tests(
         else:
             tests += _list_training_tests(explained, n_networks, n_refits)
     return tests, left_out
+
+
+def _list_null_tests(explained: Explained, n_permutations: int) -> list[Test]:
+    """Return the comparisons with networks that are drawn anew, or what says why there are none."""
+    if explained.why_not_drawn:
+        return [(leave_undecided,)]
+    return [
+        (compare_with_null, null, n_permutations)
+        for null in NULLS.values()
+        if not null.trains and null.fits(explained.model)
+    ]
 
 
 def _list_training_tests(explained: Explained, n_networks: int, n_refits: int) -> list[Test]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
+from torch import nn
 
 from sklrp._checks import (
     as_samples,
@@ -42,7 +43,7 @@ from sklrp.diagnostics.asked import check_params, check_text_columns, holds_samp
 from sklrp.diagnostics.clones import train_clone
 from sklrp.diagnostics.common_form import as_shares, with_relevance
 from sklrp.diagnostics.findings import Finding
-from sklrp.diagnostics.nulls import NULLS
+from sklrp.diagnostics.nulls import NULLS, why_not_drawn
 from sklrp.diagnostics.output_labels import find_labels
 from sklrp.geo.places import put_in_order, samples_first
 from sklrp.propagation import explain
@@ -385,10 +386,26 @@ class Explained:
     def why_not_trained(self) -> str:
         """Why no clone of the network can be trained, in words; empty if one can."""
         if self.model.can_train:
+            if self._starts_from_module and self.why_not_drawn:
+                return "the module from which it starts cannot be drawn anew"
             return ""
         if self.model.is_frozen:
             return "a FrozenEstimator is not trained again"
         return f"{self.model.name} has no fit method to train a clone with"
+
+    @property
+    def _starts_from_module(self) -> bool:
+        """Whether a clone begins with a module that is as trained as the net's own."""
+        return self.model.is_net and isinstance(self.model.network.module, nn.Module)
+
+    @cached_property
+    def why_not_drawn(self) -> str:
+        """Why the network cannot be drawn anew, with what helps; empty if it can."""
+        return why_not_drawn(self.model)
+
+    def has_nulls(self, null: str = "network") -> bool:
+        """Tell whether there are null models, with whose maps these can be compared."""
+        return not self.is_given and (NULLS[null].trains or not self.why_not_drawn)
 
     @property
     def has_training_data(self) -> bool:

@@ -25,6 +25,10 @@ from sklrp.diagnostics.stability import check_networks, find_stable
 from sklrp.diagnostics.true_place import find_true
 
 _FEWEST = 3  # null models that make a distribution
+NOT_NAMED = (
+    "So no untrained network's maps were compared: whether maps are true and learned is undecided, "
+    "and the map is taken to name the cells of more than an even share."
+)
 _OF_NETWORKS = "mean", "spread", "stability", "common", "own"  # what `stable` knows of cells
 
 
@@ -82,7 +86,8 @@ def artifact_map(
     models. Of other cells only those are named whose mean size exceeds it by more than null models
     exceed each other, at a rate of false discoveries of at most `alpha`. A map that as a whole
     lies where null models' or the input lies names nothing. Maps that were made elsewhere have no
-    null models: they name the cells of more than an even share.
+    null models: they name the cells of more than an even share. So it is of a network that cannot
+    be drawn anew; whether its map is true is undecided then, and ``assumptions`` say why.
 
     The guarantee is that of *true*: with a probability of at most `alpha` any cell is fact or
     missed that is not true. That a true cell is shown is described, not tested: a null model
@@ -201,7 +206,7 @@ def artifact_map(
         explained.check_trainable(f"null={null!r}")
     if n_networks > 1:
         check_networks(explained, n_networks)
-    if not has_nulls(explained, n_permutations, null):
+    if not has_enough_nulls(explained, n_permutations, null):
         raise ValueError(
             f"fewer than {_FEWEST} of n_permutations={n_permutations} null models have any "
             "relevance, too few for a distribution: raise n_permutations, or use another rule."
@@ -213,9 +218,9 @@ def artifact_map(
     return grade_cells(explained, n_permutations, findings, null, alpha)
 
 
-def has_nulls(explained: Explained, n_draws: int, null: str = "network") -> bool:
-    """Tell whether there are null models to compare with, or none are needed."""
-    if explained.is_given:
+def has_enough_nulls(explained: Explained, n_draws: int, null: str = "network") -> bool:
+    """Tell whether enough null models have relevance, or there are none to compare with."""
+    if not explained.has_nulls(null):
         return True
     return int(with_relevance(explained.null_maps(null, n_draws)).sum()) >= _FEWEST
 
@@ -277,13 +282,21 @@ def grade_cells(
         null_mass=place.null_mass,
         power=float(np.clip(power, 0.0, 1.0)),
         causes=causes,
-        assumptions=explained.decomposition.assumptions,
+        assumptions=_list_assumptions(explained, null),
         table={
             "relevance": mean.ravel(),
             "skill": cells["skill"].ravel(),
             **{name: mask.ravel() for name, mask in grades.items()},
         },
     )
+
+
+def _list_assumptions(explained: Explained, null: str) -> list[str]:
+    """Return what grades take for granted."""
+    found = explained.decomposition.assumptions
+    if explained.is_given or explained.has_nulls(null):
+        return found
+    return [*found, f"{explained.why_not_drawn} {NOT_NAMED}"]
 
 
 def _named(
@@ -300,7 +313,7 @@ def _named(
     if stable is not None:
         sizes = np.concatenate([sizes, stable["sizes"]])
     size, of_means = sizes.mean(axis=0)
-    if explained.is_given:
+    if not explained.has_nulls(null):
         return size > size.mean()
     drawn = explained.null_maps(null, n_draws)
     drawn = drawn[with_relevance(drawn)]

@@ -20,8 +20,10 @@ def on_mask(explained: Explained, mask: NDArray[np.bool_], n_draws: int) -> Find
     """Ask whether more relevance lies on a mask than in maps of untrained networks."""
     mass = relevance_mass(explained.maps, mask, part="absolute")
     own = relevance_mass(explained.X, mask, part="absolute")
-    nulls = explained.null_maps("network", n_draws)
-    nulls = nulls[with_relevance(nulls)]
+    nulls = np.empty((0, *explained.maps.shape))
+    if not explained.why_not_drawn:
+        nulls = explained.null_maps("network", n_draws)
+        nulls = nulls[with_relevance(nulls)]
     null = np.array([relevance_mass(m, mask, part="absolute").mean() for m in nulls])
     interval = bootstrap(mass, explained.rng("mask"))
     p_value = (1 + np.count_nonzero(null >= mass.mean())) / (1 + len(null))
@@ -34,6 +36,8 @@ def on_mask(explained: Explained, mask: NDArray[np.bool_], n_draws: int) -> Find
         verdict = judge((-interval[1], -interval[0]), artifact_above=-usual, fact_below=-np.inf)
     if verdict == "fact":
         advice = ""
+    elif prefers and explained.why_not_drawn:
+        advice = explained.why_not_drawn
     elif prefers and len(null) < _ENOUGH:
         advice = (
             f"{len(null)} untrained networks with relevance are too few to decide: set "

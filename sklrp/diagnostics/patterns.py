@@ -30,7 +30,7 @@ _STARVED, _FED = 0.8, 1.5  # times its share of the information, at a border
 def find_patterns(explained: Explained, n_draws: int) -> list[Finding]:
     """Return the findings on all patterns that the samples can have, each with ``confirmed``."""
     found = [fixed_cells(explained)]
-    if not explained.is_given:
+    if explained.has_nulls():
         found.append(outlying_cells(explained, n_draws))
         if has_profile(explained):
             found += positions(explained, n_draws)

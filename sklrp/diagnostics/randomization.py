@@ -177,6 +177,23 @@ def compare_with_null(explained: Explained, null: NullModel, n_draws: int) -> Fi
     return finding
 
 
+def leave_undecided(explained: Explained) -> Finding:
+    """Return the finding on a network that cannot be drawn anew, which says why."""
+    null = NULLS["network"]
+    return explained.finding(
+        name=null.finding,
+        question=f"Do networks {null.lost} give the same map?",
+        statistic=float("nan"),
+        interval=(float("nan"), float("nan")),
+        null=np.empty(0),
+        verdict="undecided",
+        reading="not compared: there are no such networks",
+        advice=explained.why_not_drawn,
+        similarity=np.empty((0, len(explained.X))),
+        table={"draw": np.empty(0, dtype=int), "similarity": np.empty(0)},
+    )
+
+
 def _cascade(explained: Explained) -> tuple[NDArray, NDArray[np.float64]]:
     """Return the layers from the last, and the similarity after each was drawn at random."""
     result = randomization_similarity(

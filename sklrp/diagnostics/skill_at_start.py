@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._devices import to_host
-from sklrp._models import Model
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.nulls import NULLS
 from sklrp.skill import question_of
@@ -40,15 +39,10 @@ def skills_at_start(explained: Explained, n_draws: int) -> NDArray[np.float64] |
         own. None of a model that has no start.
     """
     null = NULLS["network"]
-    if not isinstance(explained.model, Model) or not null.fits(explained.model):
+    if explained.why_not_drawn or not null.fits(explained.model):
         return None
     seeds = explained.rng("null network").integers(2**31 - 1, size=min(n_draws, _ENOUGH))
-    try:
-        others = explained.run(_skill_at_start, [(int(seed),) for seed in seeds])
-    except TypeError:  # a parameter has no start, which maps made elsewhere do not need
-        if explained.is_given:
-            return None
-        raise
+    others = explained.run(_skill_at_start, [(int(seed),) for seed in seeds])
     return np.stack([_skill(explained, explained.model.network), *others])
 
 

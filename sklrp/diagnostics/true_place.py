@@ -39,7 +39,8 @@ class Places:
     of_map, of_input, of_use : ndarray of shape (n_cells,)
         Shares of the map, of the input's departures from the mean, and of contributions.
     of_nulls : ndarray of shape (n_nulls, n_cells)
-        Shares of untrained networks' maps; none of them if maps were made elsewhere.
+        Shares of untrained networks' maps; none if maps were made elsewhere, or no network can
+        be drawn anew.
     """
 
     of_map: NDArray[np.float64]
@@ -52,7 +53,7 @@ def share_places(explained: Explained, n_draws: int, null: str) -> Places:
     """Return where the map and what it is compared with lie."""
     n_cells = explained.X[0].size
     nulls = np.empty((0, n_cells))
-    if not explained.is_given:
+    if explained.has_nulls(null):
         drawn = explained.null_maps(null, n_draws)
         nulls = np.array([_mean_shares(maps) for maps in drawn[with_relevance(drawn)]])
         nulls = nulls.reshape(-1, n_cells)
@@ -108,6 +109,9 @@ def find_true(
     }
     mass_interval = bootstrap(masses["mass"], explained.rng("true"))
     verdict = _judge_place(ways, masses, mass_interval)
+    advice = "" if verdict == "fact" else _advise_on_place(verdict, bool(ways.powerful.any()))
+    if verdict == "fact" and not explained.is_given and not explained.has_nulls(null):
+        verdict, advice = "undecided", explained.why_not_drawn
     worst = int(np.nanargmin(ways.way)) if np.isfinite(ways.way).any() else 0
     low, high = _interval(ways.error[worst], ways.gain[worst], ways.possible[worst])
     untrained = f", untrained {np.median(masses['null_mass']):.2f}" if len(rivals) > 1 else ""
@@ -126,7 +130,7 @@ def find_true(
             if ways.powerful.any()
             else f"skill is not told apart from place to place ({true.sum()} true cells)"
         ),
-        advice="" if verdict == "fact" else _advise_on_place(verdict, bool(ways.powerful.any())),
+        advice=advice,
         mass=float(masses["mass"].mean()),
         mass_interval=mass_interval,
         input_mass=masses["input_mass"],

@@ -103,7 +103,7 @@ def _others(
     if unsigned:
         away = explained.departures.reshape(maps.shape)
         found["the input's departures"] = np.nan_to_num(cosines(away, parts))
-    if not explained.is_given:
+    if explained.has_nulls():
         nulls = explained.null_maps("network", n_draws).reshape(n_draws, *maps.shape)
         agreed = np.abs(np.nan_to_num(cosines(nulls, parts)).mean(axis=1))
         found["untrained networks' maps"] = np.quantile(agreed, 0.95, keepdims=True)

@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sklrp._checks import as_samples, like, sort_values
-from sklrp._copies import copy_module
+from sklrp._copies import copy_to_ask
 from sklrp._kept import Kept
 from sklrp._missing import as_plain_array
 from sklrp._model_parts import Model, check_columns
@@ -262,7 +262,7 @@ def _in_fast_format(module: nn.Module, inputs: Tensor) -> nn.Module:
     # A third of the time of gradients on a CPU.
     if inputs.device.type != "cpu" or not any(isinstance(m, nn.Conv2d) for m in module.modules()):
         return module
-    fast = copy_module(module).to(memory_format=torch.channels_last)
+    fast = copy_to_ask(module).to(memory_format=torch.channels_last)
     quicken(fast)
     with torch.inference_mode(False), torch.enable_grad():
         found = []
