@@ -24,7 +24,7 @@ def copy_module(module: nn.Module) -> Any:
 
 
 def copy_to_ask(module: nn.Module) -> Any:
-    """Return a copy that is asked and never changed: it shares what nothing can copy, as a lock."""
+    """Return a copy that is asked, never changed: it shares what nothing can copy, as a lock."""
     try:
         return copy_module(module)
     except Exception:

@@ -84,12 +84,15 @@ def say_far(entering: Any, known: Range, name: str, behind_steps: bool) -> str:
     share = n_outside / X.size
     if share <= _MOST_OUTSIDE:
         return ""
+    least, most = np.nanmin(X), np.nanmax(X)
+    if np.isinf([least, most]).any():  # which is refused, by name
+        return ""
     made, advice = "in", "what it was trained on, such as anomalies or scaled values"
     if behind_steps:
         made = "that the model's steps make of"
         advice = "data in the units and of the kind that it was fitted on"
     return (
-        f"{share:.0%} of the values {made} {name} ({np.nanmin(X):.4g} to {np.nanmax(X):.4g}) lie "
+        f"{share:.0%} of the values {made} {name} ({least:.4g} to {most:.4g}) lie "
         f"far outside those that the model was trained on ({low:.4g} to {high:.4g}): give it "
         f"{advice}."
     )

@@ -129,3 +129,39 @@ def test_other_units_are_warned_of_once_in_a_call():
         assert [str(w.message).partition(":")[0] for w in caught] == [
             "sst is in 'degC', but in 'K' in fit"
         ]
+
+
+@pytest.mark.parametrize("ask", [skill_map, diagnose])
+def test_codes_in_place_of_text_have_a_remedy(table, ask):
+    clf, X, y = table
+    remedy = (
+        r"the classes of the model are \['cold', 'warm'\].*np.array\(\['cold', 'warm'\]\)\[y\]"
+    )
+    with pytest.raises(ValueError, match=remedy):
+        ask(clf, X[200:], (y[200:] == "warm").astype(int))
+    with pytest.raises(ValueError, match="unknown labels 7") as error:
+        ask(clf, X[200:], np.full(200, 7))
+    assert "np.array" not in str(error.value)
+
+
+def test_intervals_of_accuracies_end_where_they_do():
+    """Blocks of neighbours widen an interval, which would end beyond 1."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(20) % 2, 8)
+    X = rng.normal(size=(160, 6)).astype(np.float32)
+    X[:, 0] = 4 * y - 2 + 0.9 * X[:, 0]
+    clf = MLPClassifier((4,), max_epochs=30, random_state=0).fit(X[:80], y[:80])
+    report = diagnose(clf, X[80:], y[80:], block_length=8, **FEW)
+    low, high = report.questions["skilled"].interval
+    assert 0 <= low <= report.questions["skilled"].statistic <= high <= 1
+
+
+def test_what_could_not_be_told_is_a_dash(table):
+    """A network whose skill is told apart nowhere has no place to compare with."""
+    clf, X, y = table
+    shuffled = np.random.default_rng(0).permutation(y[200:])
+    report = diagnose(clf, X[200:], shuffled, X_train=X[:200], **FEW)
+    assert np.isnan(report.questions["true"].statistic)
+    assert "  true          undecided        –  null 0" in repr(report).splitlines()
+    assert "nan" not in repr(report) + repr(report.questions["true"])
+    assert ">nan" not in report._repr_html_()

@@ -9,7 +9,7 @@ from sklrp import CNNClassifier, ESNClassifier, MLPClassifier
 from sklrp.datasets import load_pacific_sst, make_squares, make_suppressor
 from sklrp.diagnostics import artifact_map, diagnose, skill_map
 from sklrp.diagnostics.explained import Explained
-from sklrp.diagnostics.fact_map import has_nulls
+from sklrp.diagnostics.fact_map import has_enough_nulls
 from sklrp.diagnostics.stability import find_stable
 
 GRADES = ("fact", "missed", "unsupported", "misleading", "background")
@@ -315,7 +315,7 @@ def test_grades_need_three_nulls(mlp, squares):
         artifact_map(mlp, X_test, y_test, n_permutations=2)
     explained = Explained(mlp, X_test, y_test, random_state=0)
     explained._nulls["network", 4] = np.zeros((4, *X_test.shape), dtype=np.float32)
-    assert not has_nulls(explained, 4)
+    assert not has_enough_nulls(explained, 4)
 
 
 def test_printed_counts_are_of_cells_with_data():

@@ -65,6 +65,7 @@ def test_it_says_nothing_of_what_it_cannot_compare(known):
         assert said_of(model, given, lambda: X) == []
     assert said_of(unwrap(clf), np.full((3, 12), np.nan)) == []
     assert said_of(model, X, lambda: np.full((3, 12), np.nan)) == []
+    assert said_of(unwrap(clf), np.full((3, 12), np.inf)) == []
 
 
 def test_of_samples_in_a_file_some_are_read(known, tmp_path):

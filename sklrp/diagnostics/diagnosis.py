@@ -181,8 +181,8 @@ def diagnose(
         With the answers: ``verdict``, ``sentence``, ``reasons``, ``questions`` and ``tests``,
         ``assumptions`` (what is taken for granted, and which tests were left out, and why) and
         ``picture``, the finding of `artifact_map`. Where the network cannot be drawn anew, whether
-        maps are true and learned is undecided, with the reason. Prints as a table, and shows as a page in a
-        notebook.
+        maps are true and learned is undecided, with the reason. Prints as a table, and shows as a
+        page in a notebook.
 
     Raises
     ------
@@ -318,7 +318,7 @@ def _list_tests(
 
 
 def _list_null_tests(explained: Explained, n_permutations: int) -> list[Test]:
-    """Return the comparisons with networks that are drawn anew, or what says why there are none."""
+    """Return the comparisons with networks drawn anew, or what says why there are none."""
     if explained.why_not_drawn:
         return [(leave_undecided,)]
     return [

@@ -26,8 +26,8 @@ from sklrp.diagnostics.true_place import find_true
 
 _FEWEST = 3  # null models that make a distribution
 NOT_NAMED = (
-    "So no untrained network's maps were compared: whether maps are true and learned is undecided, "
-    "and the map is taken to name the cells of more than an even share."
+    "So no untrained network's maps were compared: whether maps are true and learned is "
+    "undecided, and the map is taken to name the cells of more than an even share."
 )
 _OF_NETWORKS = "mean", "spread", "stability", "common", "own"  # what `stable` knows of cells
 

@@ -193,10 +193,11 @@ class ArtifactReport:
         lines = [self.sentence, f"  {self.subject}"]
         for name, test in self.tests.items():
             null = "" if np.isnan(test.usual) else f"  null {test.usual:.3g}"
+            interval = f" {say_interval(test)}".rstrip()
             tested = f"  (tested: {test['tested']})" if "tested" in test else ""
             lines.append(
-                f"  {_question_of(name):<14}{test.verdict:<10}{say_number(test.statistic):>8} "
-                f"{say_interval(test)}{null}{tested}".rstrip()
+                f"  {_question_of(name):<14}{test.verdict:<10}{say_number(test.statistic):>8}"
+                f"{interval}{null}{tested}"
             )
         lines += [f"{name}: {words_of(self.tests[name])}" for name in self.reasons]
         if self.cautions:

@@ -127,9 +127,14 @@ def check_known(labels: NDArray, classes: NDArray, n_outputs: int) -> NDArray[np
             "which output is explained."
         )
     if unknown:
-        remedy = (
-            " Of text, np.unique(y, return_inverse=True)[1]." if labels.dtype.kind in "OU" else ""
-        )
+        remedy = ""
+        if labels.dtype.kind in "OU":
+            remedy = " Of text, np.unique(y, return_inverse=True)[1]."
+        elif np.isin(labels, np.arange(len(classes))).all():
+            remedy = (
+                " If these are the places of the labels in that order, give the labels: "
+                f"np.array({classes.tolist()})[y]."
+            )
         raise ValueError(
             f"y has the unknown labels {unknown}; the classes of the model are {classes.tolist()}."
             f"{remedy}"
