@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sklrp.geo import AnomalyTransformer, GridVectorizer
+from sklrp.geo import AnomalyTransformer, GridVectorizer, write
 from tests.helpers.fields import LAND, LAT, LON, make_field, two_variables
 
 
@@ -247,6 +248,48 @@ def test_inverse_transform_refuses_other_shapes():
         vectorizer.inverse_transform(np.zeros((2, 12)))
     with pytest.raises(ValueError, match="like has 48 samples along 'time', but there are 2"):
         vectorizer.inverse_transform(np.zeros((2, 9)), like=field)
+
+
+@pytest.mark.parametrize("layout", ["features", "grid"])
+def test_a_single_map_comes_back_by_a_name_of_its_own(layout):
+    """Skill is no temperature: it has neither the name and units of the data nor its samples."""
+    field = make_field().assign_attrs(units="degC", long_name="SST")
+    vectorizer = GridVectorizer(layout=layout).fit(field)
+    skill = vectorizer.transform(field)[0]
+    found = vectorizer.inverse_transform(skill, name="skill")
+    assert found.name == "skill"
+    assert found.dims == ("lat", "lon")
+    assert not found.attrs
+    assert found.lat.attrs == field.lat.attrs
+    assert_array_equal(found, field[0])
+    as_data = vectorizer.inverse_transform(skill)
+    assert as_data.dims == ("lat", "lon")
+    assert as_data.attrs == field.attrs
+    several = vectorizer.inverse_transform(skill[np.newaxis], like=field[:1], name="skill")
+    assert several.dims == field.dims
+    assert not several.attrs
+    with pytest.raises(ValueError, match=r"no sample of like: leave like out, or pass X\[np"):
+        vectorizer.inverse_transform(skill, like=field[:1])
+
+
+def test_a_single_map_of_variables_and_of_arrays():
+    data = make_field().assign_attrs(units="degC").to_dataset().assign_attrs(title="a file")
+    data["ssh"] = (2 * data.sst).assign_attrs(units="m")
+    vectorizer = GridVectorizer().fit(data)
+    found = vectorizer.inverse_transform(vectorizer.transform(data)[0] > 0, name="fact")
+    assert list(found) == ["sst", "ssh"]
+    assert found.ssh.dims == ("lat", "lon")
+    assert not found.attrs
+    assert not found.ssh.attrs
+    assert_array_equal(found.sst.isnull(), LAND)
+    of_array = GridVectorizer().fit(make_field().values)
+    assert of_array.inverse_transform(np.ones(9), name="fact").shape == (3, 4)
+
+
+def test_write_says_how_to_write_what_skill_map_found(tmp_path):
+    found = SimpleNamespace(skill=np.ones(9))
+    with pytest.raises(TypeError, match=r"inverse_transform\(found.skill, name='skill'\)"):
+        write(found, tmp_path / "skill.nc")
 
 
 def test_dask_gives_the_same():

@@ -279,8 +279,10 @@ def _check_in_place(chain: _Chain) -> None:
             raise TypeError(
                 f"{type(step).__name__} is between GridVectorizer and the classifier, but does "
                 "not keep features in place (its get_feature_names_out does not return the names "
-                "it is given), so that relevance has no place on the grid. Remove it; scalers, "
-                "and FunctionTransformer(..., feature_names_out='one-to-one'), are fine."
+                "it is given), so that relevance has no place on the grid. Remove it and fit on "
+                "the cells; scalers, and FunctionTransformer(..., feature_names_out="
+                "'one-to-one'), are fine. To explain what it makes, such as the components of "
+                "PCA, sklrp.explain(pipeline, data), an array."
             )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sklrp._constraints import constrained
 from sklrp._files import replacing
-from sklrp.geo.coordinates import check_field, even_chunks, is_dataset
+from sklrp.geo.coordinates import check_field, even_chunks, is_dataset, is_field
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
@@ -68,6 +68,12 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
     ...     print(xr.load_dataarray(file).equals(maps))
     True
     """
+    if hasattr(fields, "skill") and not is_field(fields):  # what skill_map or artifact_map found
+        raise TypeError(
+            f"write needs fields of xarray, got {type(fields).__name__}, whose arrays are of what "
+            "enters the network: put each on the grid, pipeline['gridvectorizer']"
+            ".inverse_transform(found.skill, name='skill'), and write that."
+        )
     check_field(fields, "write", "fields")
     for field in fields.data_vars.values() if is_dataset(fields) else [fields]:
         if field.dtype.kind == "c":

@@ -21,7 +21,7 @@ from sklrp._constraints import Interval, ShortErrors
 from sklrp._matching import check_same_samples
 from sklrp._missing import as_gapped_array
 from sklrp._sklearn import StrOptions, check_feature_names_in, fit_context
-from sklrp.geo.coordinates import is_field
+from sklrp.geo.coordinates import is_dataset, is_field
 from sklrp.geo.fill_values import check_filled, without_sentinels
 from sklrp.geo.grid import ArrayGrid, FieldGrid, warn_of_other_fields
 
@@ -243,29 +243,56 @@ class GridVectorizer(ShortErrors, TransformerMixin, BaseEstimator):
             values = np.where(missing, values.dtype.type(self.fill_value), values)
         return values if self.layout == "features" else values.reshape(stacked.shape)
 
-    def inverse_transform(self, X: Any, like: Any = None) -> Any:
+    def inverse_transform(self, X: Any, like: Any = None, *, name: str | None = None) -> Any:
         """Put features back on the grid.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_valid) or (n_samples, [n_channels,] *grid)
-            What ``transform`` returned, or anything in its layout, such as relevance.
+            What ``transform`` returned, or anything in its layout, such as relevance. A single
+            map, such as the skill of each cell, has no axis of samples.
         like : DataArray, Dataset or None, default=None
             Fields whose samples X belongs to, for the coordinates of the samples; without it
             they have none. Ignored after ``fit`` on an array.
+        name : str or None, default=None
+            What X is, where it is no longer the data of ``fit``, such as ``"skill"``: a DataArray
+            gets this name, and no field the units and other attributes of the data. The variables
+            of a Dataset keep their names. None (default): X is data, and called so.
 
         Returns
         -------
         DataArray, Dataset or ndarray of shape (n_samples, ...)
             Fields in the form of those in ``fit``, NaN in cells that are not valid. Where cells
-            were filled they keep `fill_value`.
+            were filled they keep `fill_value`. Of a single map there is no axis of samples.
 
         Raises
         ------
         ValueError
             If X has another number of features, or `like` another grid or number of samples.
         """
-        return put_features(self, X, like)
+        check_is_fitted(self)
+        values = as_gapped_array(X, "X")
+        valid = np.asarray(self.mask_)
+        alone = values.shape == (
+            (np.count_nonzero(valid),) if self.layout == "features" else valid.shape
+        )
+        if alone and like is not None:
+            raise ValueError(
+                f"X is a single map, of shape {values.shape}, and belongs to no sample of like: "
+                "leave like out, or pass X[np.newaxis] for one sample."
+            )
+        fields = put_features(self, values[np.newaxis] if alone else values, like)
+        if not is_field(fields):
+            return fields[0] if alone else fields
+        if alone:
+            fields = fields.isel({self.grid_.sample_dim: 0}, drop=True)
+        if name is None:
+            return fields
+        fields = fields.drop_attrs(deep=False)
+        if is_dataset(fields):
+            bare = {key: one.drop_attrs(deep=False) for key, one in fields.data_vars.items()}
+            return fields.assign(bare)
+        return fields.rename(name)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return the names of the features, by their coordinates.

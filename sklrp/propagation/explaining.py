@@ -80,8 +80,8 @@ def explain(
     rule : str, Rule or Composite, default="auto"
         See :func:`sklrp.check_rule`.
     epsilon : float, default=1e-6
-        The stabiliser of the rules without one of their own, at least 0, in units of
-        pre-activations.
+        The stabiliser of the rules without one of their own, and of sums and means of signals
+        whatever the rule, at least 0, in units of pre-activations.
     contrast : bool, default=False
         Explain the target's logit minus the largest of the others.
     batch_size : int or None, default=None
