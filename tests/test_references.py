@@ -217,16 +217,30 @@ def test_fields_name_their_reference(lazy, tmp_path):
     given = data.chunk({"time": 16}) if lazy else data
     maps = sklrp.geo.explain(model, given, target=0)
     assert maps.attrs["reference"] == "mean"
-    np.testing.assert_allclose(maps.attrs["reference_value"], Y[:40].mean(axis=0))
+    means = Y[:40].mean(axis=0)
+    assert maps.attrs["reference_value"] == pytest.approx(means[0])
+    every = sklrp.geo.explain(model, given, target="all")
+    np.testing.assert_allclose(every.attrs["reference_value"], means)
     other = sklrp.geo.explain(model, given, target=0, reference=31.5)
-    assert other.attrs["reference"] == other.attrs["reference_value"] == [31.5, 31.5]
+    assert other.attrs["reference"] == [31.5, 31.5]
+    assert other.attrs["reference_value"] == 31.5
     xr.testing.assert_equal(other, maps)
     sklrp.geo.write(other, tmp_path / "maps.nc")
     with pytest.raises(ValueError, match="outside the targets"):
         sklrp.geo.explain(model, given, target=0, reference=1e6)
     with pytest.raises(ValueError, match="outside the targets"):
         sklrp.geo.explain(model, given, target=np.zeros(40, int), reference=1e6)
+    for target, known in (
+        (np.full(2, 0.5), means.mean()),
+        (np.array([True, True]), means.sum()),
+        (lambda output: output[:, 1] - output[:, 0], means[1] - means[0]),
+    ):
+        attrs = sklrp.geo.explain(model, given, target=target).attrs
+        assert attrs["reference_value"] == pytest.approx(known)
     network = make_pipeline(model[0], row_network())
+    reference = [1.0, 4.0, 0.0, 0.0, 0.0, 1.0]
+    halves = sklrp.geo.explain(network, given, target=np.full(6, 0.5), reference=reference)
+    assert halves.attrs["reference_value"] == 3.0
     assert "reference" not in sklrp.geo.explain(network, given, target=0).attrs
     assert sklrp.geo.explain(network, given, target=0, reference=1.5).attrs["reference"] == 1.5
     with pytest.raises(ValueError, match="reference='mean' is of the regressors"):

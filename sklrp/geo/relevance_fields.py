@@ -30,7 +30,7 @@ from sklrp.geo.grid import warn_of_other_fields, without_units
 from sklrp.geo.output_regions import describe_region, mark_region
 from sklrp.geo.vectorizer import GridVectorizer, moves_features, put_features
 from sklrp.propagation.readings import read_name
-from sklrp.propagation.references import check_reference, read_reference
+from sklrp.propagation.references import check_reference, find_at_target, read_reference
 from sklrp.propagation.targets import (
     decode_target,
     encode_target,
@@ -131,8 +131,9 @@ def explain(
         valid; for a Dataset, one variable for each of its own. The attributes say what it is:
         ``long_name``, ``units``, ``rule``, ``epsilon``, ``target``, ``contrast``, ``estimator``
         and ``sklrp_version``; of a regressor, and with a `reference`, also ``reference``, as it
-        was given, and ``reference_value``, in the target's units. ``to_netcdf``, ``to_zarr`` and
-        :func:`write` keep them.
+        was given, and ``reference_value``, that of the explained score in the target's units (of
+        each output, where several are explained). ``to_netcdf``, ``to_zarr`` and :func:`write`
+        keep them.
 
         For dask input the result is lazy, computed chunk by chunk over the samples with a copy of
         the model taken now. Each chunk of samples is loaded over the whole grid; chunks that part
@@ -207,6 +208,8 @@ def explain(
         chain.model.network, chain.model.name, rule, epsilon, said, contrast, reference
     )
     network = chain.model.network
+    if "reference_value" in attrs:
+        attrs["reference_value"] = _find_reference(chain, data, target, reference, attrs)
     if of_outputs and not (is_regression(network) or hasattr(network, "classes_")):
         attrs["units"] = OF_OUTPUT  # of a network that says no more than that
     known: dict[str, Any] = {
@@ -373,6 +376,27 @@ def _describe_reference(network: Any, reference: Any) -> dict[str, Any]:
         "reference": reference if isinstance(reference, str) else value,
         "reference_value": value,
     }
+
+
+def _find_reference(
+    chain: _Chain, data: Any, target: Any, reference: Any, attrs: dict[str, Any]
+) -> Any:
+    """Return the reference of what is explained, that of each output where these are several."""
+    network, known = chain.model.network, attrs["reference_value"]
+    its_own = split_labels(target, chain.has_labels)[1] is not None  # each sample has a label
+    of_name = not chain.has_labels and split_key(target)[0] is not None
+    if target is None or asks_for_all(target) or its_own or of_name:
+        return known
+    mean = getattr(network, "target_mean_", None)
+    if mean is None:
+        first = chain.enter(data.isel({chain.vectorizer.grid_.sample_dim: slice(1)}))
+        shape = chain.model.output_shape(first)
+    else:
+        shape = np.shape(mean)
+    values = read_reference("mean" if reference is None else reference, shape, mean)
+    classes = chain.model.classes
+    decoded = decode_target(target, None if classes is None else np.asarray(classes), 1, shape)
+    return float(find_at_target(values, decoded, 1)[0])
 
 
 def describe_target(target: Any, regression: bool = False, has_labels: bool = False) -> str:
