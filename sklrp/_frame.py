@@ -36,7 +36,7 @@ from sklrp.geo.places import (
     read_grid,
     take_degrees,
 )
-from sklrp.geo.vectorizer import GridVectorizer, moves_features
+from sklrp.geo.vectorizer import GridVectorizer, moves_features, warn_of_listed_cells
 
 LAYOUTS = ("auto", "field", "sequence", "table")
 _NO_FIELD = (
@@ -581,6 +581,7 @@ def _first_grid(model: Model, X: Any, sample_shape: tuple[int, ...]) -> Grid | N
         vectorizer, after = steps[at[-1]], steps[at[-1] + 1 :]
         if any(moves_features(vectorizer, step) for step in after):
             return None
+        warn_of_listed_cells(vectorizer, model.network)
         grid = read_grid(vectorizer)
         if grid is not None and _fits_rows(vectorizer, sample_shape):
             return grid

@@ -25,6 +25,8 @@ _ELSEWHERE = {
     "epsilon": ("eps", "stabilizer", "stabiliser"),
     "target": ("label", "labels", "class_index", "neuron_selection", "output_index"),
 }
+# What `sklrp.explain` alone takes, of all that explain.
+_OF_EXPLAIN = ("return_details", "check", "out")
 
 
 def named(function: _Function) -> _Function:
@@ -57,12 +59,19 @@ def _name_call(
     try:
         inspect.signature(function).bind(*args, **kwargs)
     except TypeError as wrong:
-        meant = meant or "".join(say_keyword(one, parameters) for one in unknown)
+        meant = meant or "".join(_say_unknown(one, parameters) for one in unknown)
         if "too many positional" in str(wrong):
             meant = _say_positional(parameters)
         raise TypeError(f"{name}: {wrong}.{meant}") from None
     if meant and "unexpected keyword" in str(error):  # it hands other keywords on
         raise TypeError(f"{name} takes no {', '.join(unknown)}.{meant}") from None
+
+
+def _say_unknown(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
+    """Say which function takes a parameter, or which one of this function is meant."""
+    if name in _OF_EXPLAIN and {"rule", "epsilon"} <= set(parameters):
+        return f" {name!r} is a parameter of sklrp.explain(model, X), which returns arrays."
+    return say_keyword(name, parameters)
 
 
 def _say_positional(parameters: Mapping[str, inspect.Parameter]) -> str:

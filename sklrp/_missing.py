@@ -201,7 +201,9 @@ def _to_array(values: Any, name: str, dtype: Any) -> NDArray:
     """Return values as an array, or raise an error that names them."""
     is_other = isinstance(values, Mapping | Set | Iterator | bytes | bytearray)
     if is_other and not hasattr(values, "shape"):
-        raise TypeError(f"{name} must be an array or a list, got {type(values).__name__}.")
+        variables = list(getattr(values, "data_vars", []))  # of a Dataset
+        remedy = f": take a variable of it, {name}[{variables[0]!r}]" if variables else ""
+        raise TypeError(f"{name} must be an array or a list, got {type(values).__name__}{remedy}.")
     if issparse(values):
         raise TypeError(
             f"{name} must be an array, got a sparse one, {type(values).__name__} of shape "

@@ -97,6 +97,7 @@ class Composite(Value):
     Epsilon(), 'all')])
     """
 
+    @named
     def __init__(
         self,
         rules: Sequence[tuple[str, Rule, Any]] = (),

@@ -22,6 +22,7 @@ from torch import Tensor
 from sklrp._checks import same_layout
 from sklrp._constraints import Interval, ShortErrors, refine
 from sklrp._devices import to_host
+from sklrp._keywords import named
 from sklrp._missing import as_gapped_array, forbid_masked, mask_to_nan
 from sklrp._sklearn import StrOptions, fit_context, get_output_config
 
@@ -149,6 +150,7 @@ class InputCapper(_InputTransformer):
     low_: Any
     high_: Any
 
+    @named
     def __init__(
         self,
         low: float | None = None,
@@ -301,6 +303,7 @@ class InputMasker(_InputTransformer):
 
     mask_: NDArray[np.bool_]
 
+    @named
     def __init__(
         self,
         mask: ArrayLike | None = None,

@@ -45,7 +45,7 @@ from torch import Tensor
 
 from sklrp._constraints import Interval, ShortErrors
 from sklrp._devices import to_host
-from sklrp._keywords import OF_RULES
+from sklrp._keywords import OF_RULES, named
 from sklrp._missing import forbid_masked
 from sklrp._sklearn import check_own_params, param_names
 from sklrp._wording import say_value
@@ -392,6 +392,7 @@ class Epsilon(Rule):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {"epsilon": _EPSILON}
 
+    @named
     def __init__(self, epsilon: float | None = None) -> None:
         self.epsilon = epsilon
 
@@ -436,6 +437,7 @@ class Gamma(Rule):
         "epsilon": _EPSILON,
     }
 
+    @named
     def __init__(self, gamma: float = 0.25, epsilon: float | None = None) -> None:
         self.gamma = gamma
         self.epsilon = epsilon
@@ -492,6 +494,7 @@ class AlphaBeta(Rule):
         "renormalize": ["boolean"],
     }
 
+    @named
     def __init__(
         self,
         alpha: float = 2.0,
@@ -544,6 +547,7 @@ class ZPlus(Rule):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {"epsilon": _EPSILON}
 
+    @named
     def __init__(self, epsilon: float | None = None) -> None:
         self.epsilon = epsilon
 
@@ -625,6 +629,7 @@ class ZBox(Rule):
     ZBox(low=0.0, high=1.0)
     """
 
+    @named
     def __init__(self, low: Any = None, high: Any = None) -> None:
         self.low = low
         self.high = high

@@ -18,6 +18,7 @@ from torch import nn
 
 import sklrp
 from sklrp import CNNClassifier, Epsilon, Gamma, MLPClassifier, MLPRegressor, metrics
+from sklrp.diagnostics import skill_map
 from sklrp.geo import (
     AnomalyTransformer,
     GridVectorizer,
@@ -777,3 +778,29 @@ def test_composites_of_values_are_refused():
     with pytest.raises(ValueError, match=r"y_true holds values, such as 0\.3.*np\.where"):
         composites(maps, [1.0, 0.3, 2.5, 1.0], [1.0, 0.3, 2.5, 1.0])
     assert composites(maps, [1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0]).sizes["target"] == 2
+
+
+@pytest.mark.parametrize("kind", ["CNN", "LSTM", "ESN"])
+def test_networks_that_read_a_list_of_cells_are_warned_of(kind):
+    """Neighbours in the list of ocean cells are no neighbours on the map."""
+    field = make_field()
+    warm = (field[:, 0, 0] > field[:, 0, 0].median()).values
+    quick = {"random_state": 0} | ({} if kind == "ESN" else {"max_epochs": 1})
+    network = getattr(sklrp, f"{kind}Classifier")(**quick)
+    listed = make_pipeline(GridVectorizer(), network).fit(field, warm)
+    with pytest.warns(UserWarning, match=rf"layout='grid'\), {kind}Classifier\(...\)\)\. For"):
+        explain(listed, field)
+    with pytest.warns(UserWarning, match="makes a list of the cells"):
+        skill_map(listed, field, warm, n_permutations=99, block_length=1, random_state=0)
+
+
+def test_networks_that_read_the_grid_or_a_list_are_not_warned_of(recwarn):
+    field = make_field()
+    warm = (field[:, 0, 0] > field[:, 0, 0].median()).values
+    cnn = CNNClassifier((2,), kernel_size=1, pooling=None, max_epochs=1, random_state=0)
+    mlp = MLPClassifier((2,), max_epochs=1, random_state=0)
+    for steps in ((GridVectorizer(layout="grid"), cnn), (GridVectorizer(), mlp)):
+        explain(make_pipeline(*steps).fit(field, warm), field)
+    section = field[:, 0]  # one axis of cells is a series
+    explain(make_pipeline(GridVectorizer(), clone(cnn)).fit(section, warm), section)
+    assert not [str(w.message) for w in recwarn if "list of the cells" in str(w.message)]

@@ -7,10 +7,18 @@ from sklearn.pipeline import make_pipeline
 
 import sklrp
 from sklrp import ESNClassifier, MLPClassifier, MLPRegressor, RelevanceTransformer
-from sklrp.diagnostics import artifact_map, audit, bias_share, diagnose, randomization_test
-from sklrp.geo import GridVectorizer
+from sklrp.diagnostics import (
+    artifact_map,
+    audit,
+    bias_share,
+    diagnose,
+    randomization_test,
+    skill_map,
+)
+from sklrp.geo import AnomalyTransformer, GridVectorizer
 from sklrp.metrics import make_relevance_scorer, max_sensitivity
 from sklrp.plotting import ArtifactDisplay, PixelFlippingDisplay, RelevanceDisplay
+from sklrp.preprocessing import InputCapper, InputMasker
 
 X = np.random.default_rng(0).normal(size=(30, 6))
 Y = (X[:, 0] > 0).astype(int)
@@ -86,6 +94,36 @@ def test_names_of_other_libraries_are_answered_with_ours(given, meant):
     for call in (lambda **how: sklrp.explain(CLF, X, **how), lambda **how: CLF.explain(X, **how)):
         with pytest.raises(TypeError, match=f"'{given}'.*Did you mean '{meant}'"):
             call(**{given: 1})
+
+
+@pytest.mark.parametrize(
+    ("made", "given", "meant"),
+    [
+        (AnomalyTransformer, "standardise", "standardize"),
+        (GridVectorizer, "layouts", "layout"),
+        (InputMasker, "maks", "mask"),
+        (InputCapper, "lower", "low"),
+        (sklrp.Gamma, "gama", "gamma"),
+        (sklrp.AlphaBeta, "alfa", "alpha"),
+        (sklrp.Composite, "rulse", "rules"),
+    ],
+)
+def test_constructors_ask_what_is_meant(made, given, meant):
+    line = rf"^{made.__name__}: .* '{given}'\. Did you mean '{meant}'\?$"
+    with pytest.raises(TypeError, match=line):
+        made(**{given: 1})
+
+
+def test_what_explain_alone_takes_is_said():
+    with pytest.raises(TypeError, match=r"'return_details' is a parameter of sklrp\.explain\("):
+        sklrp.geo.explain(GEO, FIELD, return_details=True)
+
+
+def test_a_dataset_of_labels_is_answered_with_its_variable():
+    labels = xr.Dataset({"state": ("time", Y)})
+    for call in (CLF.fit, lambda X, y: diagnose(CLF, X, y), lambda X, y: skill_map(CLF, X, y)):
+        with pytest.raises(TypeError, match=r"got Dataset: take a variable of it, y\['state'\]"):
+            call(X, labels)
 
 
 def test_other_calls_fail_as_before():

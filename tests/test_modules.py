@@ -153,6 +153,16 @@ def test_cnn_windows_that_do_not_fit_raise(params, message):
         make_cnn((1, 8, 8), 3, **params)
 
 
+def test_series_that_look_like_narrow_images_are_answered_with_their_shape():
+    line = r"Series of 30 steps and 2 variables take {}input_shape=\(2, 30\)\.$"
+    with pytest.raises(ValueError, match=line.format(r"X\.swapaxes\(1, 2\) and ")):
+        make_cnn((1, 30, 2), 3)
+    with pytest.raises(ValueError, match=line.format("")):
+        make_cnn((1, 2, 30), 3)
+    with pytest.raises(ValueError, match=r"input_shape=\(1, 8, 8\)\.$"):
+        make_cnn((1, 8, 8), 3, kernel_size=9)
+
+
 @pytest.mark.parametrize("sweep", SWEEPS)
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_lstm(sweep, bidirectional):

@@ -1896,3 +1896,41 @@ def test_a_network_of_one_layer_is_called_the_network_itself(network, X, rule, m
     with pytest.raises((TypeError, ValueError), match=message) as error:
         sklrp.explain(network, X.astype(np.float32), target=0, rule=rule)
     assert "''" not in str(error.value)
+
+
+class _Sum(nn.Module):
+    """A linear layer of two inputs' sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x, z):
+        return self.layer(x) + self.layer(z)
+
+
+class _Placed(nn.Module):
+    """Steps with a position of their own each."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.position = nn.Linear(4, 2), nn.Parameter(torch.zeros(10, 2))
+
+    def forward(self, x):
+        return (self.layer(x) + self.position).mean(1)
+
+
+def test_too_few_or_too_many_inputs_are_answered_with_a_tuple():
+    X = np.ones((3, 4), dtype=np.float32)
+    line = r"_Sum\.forward takes the inputs \(x, z\): .* Give a tuple, X=\(x, z\), or a dict"
+    for given in (X, (X, X, X)):
+        with pytest.raises(TypeError, match=line):
+            sklrp.explain(_Sum(), given)
+    assert len(sklrp.explain(_Sum(), (X, X))) == 2
+
+
+def test_a_single_sample_is_answered_with_its_axis():
+    X = np.ones((3, 10, 4), dtype=np.float32)
+    assert sklrp.explain(_Placed(), X).shape == X.shape
+    with pytest.raises(ValueError, match=r"samples of shape \(4,\), .* pass X\[np\.newaxis\]"):
+        sklrp.explain(_Placed(), X[0])

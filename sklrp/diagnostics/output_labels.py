@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import as_values, check_not_one_hot, encode_labels, flatten_column, look_up
 from sklrp._missing import as_plain_array
+from sklrp.geo.coordinates import is_dataset
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def find_labels(model: Any, one: Any, y: Any, n_samples: int) -> tuple[OutputLab
     """Return what a model's outputs are called, and labels with an axis of outputs at most."""
     classes = model.classes_for(one)
     n_outputs = _count_choices(model, classes, one)
+    if is_dataset(y):
+        as_plain_array(y, "y")  # which refuses it by a line that works
     if np.ndim(y) > 2 and np.size(y) == n_samples * n_outputs:  # fields of values
         y = np.reshape(y, (n_samples, n_outputs))
     if classes is not None and y is not None:

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklrp._checks import import_optional
 from sklrp._constraints import Interval, ShortErrors
+from sklrp._keywords import named
 from sklrp._matching import check_same_samples
 from sklrp._sklearn import StrOptions, fit_context
 from sklrp.geo.coordinates import (
@@ -121,6 +122,7 @@ class AnomalyTransformer(
         "cap": [Interval(Real, 0, None, closed="neither"), None],
     }
 
+    @named
     def __init__(
         self,
         *,

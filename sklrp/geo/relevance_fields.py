@@ -28,7 +28,12 @@ from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, even_chunks, is_dataset, is_field
 from sklrp.geo.grid import warn_of_other_fields, without_units
 from sklrp.geo.output_regions import describe_region, mark_region
-from sklrp.geo.vectorizer import GridVectorizer, moves_features, put_features
+from sklrp.geo.vectorizer import (
+    GridVectorizer,
+    moves_features,
+    put_features,
+    warn_of_listed_cells,
+)
 from sklrp.propagation.readings import read_name
 from sklrp.propagation.references import check_reference, find_at_target, read_reference
 from sklrp.propagation.targets import (
@@ -272,6 +277,7 @@ def _take_apart(estimator: Any, vectorizer: Any) -> tuple[list[Any], _Chain]:
             "compared: fit it on a DataArray or Dataset."
         )
     _check_in_place(chain)
+    warn_of_listed_cells(chain.vectorizer, chain.model.network)
     return before, chain
 
 
@@ -395,7 +401,8 @@ def _find_reference(
         shape = np.shape(mean)
     values = read_reference("mean" if reference is None else reference, shape, mean)
     classes = chain.model.classes
-    decoded = decode_target(target, None if classes is None else np.asarray(classes), 1, shape)
+    labels = None if classes is None else np.asarray(classes)
+    decoded: Any = decode_target(target, labels, 1, shape)  # not None, as target is not
     return float(find_at_target(values, decoded, 1)[0])
 
 

@@ -18,9 +18,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklrp._checks import import_optional
 from sklrp._constraints import Interval, ShortErrors
+from sklrp._keywords import named
 from sklrp._matching import check_same_samples
 from sklrp._missing import as_gapped_array
 from sklrp._sklearn import StrOptions, check_feature_names_in, fit_context
+from sklrp._warnings import warn_user
 from sklrp.geo.coordinates import is_dataset, is_field
 from sklrp.geo.fill_values import check_filled, without_sentinels
 from sklrp.geo.grid import ArrayGrid, FieldGrid, warn_of_other_fields
@@ -119,6 +121,7 @@ class GridVectorizer(ShortErrors, TransformerMixin, BaseEstimator):
         "channel_dim": [str, None],
     }
 
+    @named
     def __init__(
         self,
         *,
@@ -422,6 +425,20 @@ def put_features(
     full = np.full((*values.shape[:n_head], *valid.shape), np.nan, dtype=values.dtype)
     full[..., valid] = values if vectorizer.layout == "features" else values[..., valid]
     return vectorizer.grid_.unstack(full, like, extra)
+
+
+def warn_of_listed_cells(vectorizer: GridVectorizer, network: Any) -> None:
+    """Warn of a network that reads the list of a field's cells as if it were a series."""
+    # These have `input_shape`, which says how a row is folded; an MLP has no need of it.
+    reads_places = getattr(network, "input_shape", "none") is None
+    n_axes = sum(n > 1 for n in vectorizer.grid_.shape)
+    if vectorizer.layout == "features" and reads_places and n_axes > 1:
+        name = type(network).__name__
+        warn_user(
+            f"{name} reads neighbours or steps, but GridVectorizer() makes a list of the cells, "
+            "in which rows of the grid follow one another: make_pipeline("
+            f"GridVectorizer(layout='grid'), {name}(...)). For lists of cells take an MLP."
+        )
 
 
 def moves_features(vectorizer: GridVectorizer, step: Any) -> bool | None:

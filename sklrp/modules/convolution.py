@@ -130,6 +130,7 @@ def make_cnn(
         raise ValueError(
             f"kernel_size={kernel_size!r} is larger than the image, {size}: use a kernel_size "
             f"of at most {min(size)}, or check input_shape={tuple(input_shape)}."
+            f"{_say_series(n_channels, size, max(kernel))}"
         )
     sides = _sides(padding, kernel)
     modes = _modes(padding_mode, n_axes)
@@ -161,6 +162,18 @@ def make_cnn(
     n_units = n_channels * math.prod(size)
     layers += dense_layers(n_units, n_outputs, hidden_layer_sizes, activation, bias, dropout)
     return nn.Sequential(OrderedDict(layers))
+
+
+def _say_series(n_channels: int, size: tuple[int, ...], kernel: int) -> str:
+    """Say how series of several variables are given, which look like narrow images."""
+    if n_channels != 1 or len(size) != 2 or kernel > max(size):
+        return ""
+    n_variables, n_steps = sorted(size)
+    turned = "X.swapaxes(1, 2) and " if size[0] > size[1] else ""
+    return (
+        f" Series of {n_steps} steps and {n_variables} variables take {turned}"
+        f"input_shape=({n_variables}, {n_steps})."
+    )
 
 
 def _convolution(

@@ -139,6 +139,9 @@ class Recorder(TorchFunctionMode):
                     raise ValueError(
                         f"The network's forward fails: {told}. {self.writer.probe_note}"
                     ) from error
+                wrong = _say_inputs(self.refusals.network, args, kwargs)
+                if wrong and isinstance(error, TypeError):
+                    raise TypeError(wrong) from error
                 raise
         refusal = self.refusals.first
         if refusal is not None:  # also if the network's own code caught it
@@ -533,3 +536,24 @@ _CASES_IN_FORM = (
     Case(_is_unknown, Recorder._refuse_unknown),
     Case(_is_in_place, Recorder._run_in_place),
 )
+
+
+def _say_inputs(network: nn.Module, args: Any, kwargs: Any) -> str:
+    """Say how many inputs a network takes, "" if it was given them all."""
+    try:
+        signature = inspect.signature(network.forward)
+    except (TypeError, ValueError):  # of a forward in C++
+        return ""
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        own = signature.parameters.values()
+        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        needed = [p.name for p in own if p.default is p.empty and p.kind not in several]
+        names = ", ".join(needed)
+        remedy = f"a tuple, X=({names})," if len(needed) > 1 else "one array,"
+        return (
+            f"{type(network).__name__}.forward takes the inputs ({names}): {error}. Give {remedy} "
+            "or a dict of inputs by their names."
+        )
+    return ""

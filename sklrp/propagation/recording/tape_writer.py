@@ -149,20 +149,24 @@ class TapeWriter:
         self._numbers: dict[Any, Tensor] = {}  # the sample of each value, by shape and axis
         self._records: list[Record] = []
         self._starts: list[int] = []
+        self._sample_shapes: list[tuple[int, ...]] = []
         self._before_heads: dict[int, Node] = {}
         self._calls: dict[str, list[list[Returned]]] = {}
 
     @property
     def probe_note(self) -> str:
         """What to say of a probe that failed."""
+        shapes = ", ".join(map(str, self._sample_shapes))
         return (
-            f"It was run on {self.n_samples} samples, to see where samples are; a number of "
-            "samples that forward fixes must be read from its input, as len(x)"
+            f"It was run on {self.n_samples} samples of shape {shapes}, to see where samples are. "
+            "Of a single sample, pass X[np.newaxis]; a number of samples that forward fixes must "
+            "be read from its input, as len(x)"
         )
 
     def start(self, signal: Signal) -> Tensor:
         """Return the tensor that the network gets for an input."""
         tensor = signal.x.detach().clone() if self.exact else signal.x.detach()
+        self._sample_shapes.append(tuple(tensor.shape[1:]))
         if self.notes:
             signal = signal.but(samples=self._number("X", tensor, 0))
         node = self.nodes.add(tensor, signal, tensor.is_floating_point())
