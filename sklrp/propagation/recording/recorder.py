@@ -552,8 +552,9 @@ def _say_inputs(network: nn.Module, args: Any, kwargs: Any) -> str:
         needed = [p.name for p in own if p.default is p.empty and p.kind not in several]
         names = ", ".join(needed)
         remedy = f"a tuple, X=({names})," if len(needed) > 1 else "one array,"
+        given = f", got {', '.join(map(repr, kwargs))}" if kwargs else ""
         return (
-            f"{type(network).__name__}.forward takes the inputs ({names}): {error}. Give {remedy} "
-            "or a dict of inputs by their names."
+            f"{type(network).__name__}.forward takes the inputs ({names}): {error}{given}. Give "
+            f"{remedy} or a dict of inputs by their names."
         )
     return ""
