@@ -59,7 +59,7 @@ def _name_call(
     try:
         inspect.signature(function).bind(*args, **kwargs)
     except TypeError as wrong:
-        meant = meant or "".join(_say_unknown(one, parameters) for one in unknown)
+        meant = meant or "".join(_name_unknown(one, parameters) for one in unknown)
         if "too many positional" in str(wrong):
             meant = _say_positional(parameters)
         raise TypeError(f"{name}: {wrong}.{meant}") from None
@@ -67,7 +67,7 @@ def _name_call(
         raise TypeError(f"{name} takes no {', '.join(unknown)}.{meant}") from None
 
 
-def _say_unknown(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
+def _name_unknown(name: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     """Say which function takes a parameter, or which one of this function is meant."""
     if name in _OF_EXPLAIN and {"rule", "epsilon"} <= set(parameters):
         return f" {name!r} is a parameter of sklrp.explain(model, X), which returns arrays."

@@ -73,3 +73,22 @@ def test_of_samples_in_a_file_some_are_read(known, tmp_path):
     np.save(tmp_path / "x.npy", np.tile(X + 100, (50, 1)))
     stored = np.load(tmp_path / "x.npy", mmap_mode="r")
     assert said_of(unwrap(clf), stored)
+
+
+def test_fields_in_other_units_are_warned_of_once():
+    xr = pytest.importorskip("xarray")
+    from sklrp import geo
+
+    rng = np.random.default_rng(0)
+    coords = {"lat": np.arange(4.0), "lon": np.arange(5.0)}
+    fields = xr.DataArray(rng.normal(size=(40, 4, 5)), coords, ("time", "lat", "lon"))
+    y = np.where(fields[:, 0, 0] > 0, "warm", "cold")
+    pipeline = make_pipeline(geo.GridVectorizer(), MLPClassifier((4,), max_epochs=2))
+    pipeline.fit(fields, y)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        geo.explain(pipeline, fields)
+        assert not caught
+        geo.explain(pipeline, fields + 273.15)
+    assert len(caught) == 1
+    assert "that the model's steps make of data" in str(caught[0].message)

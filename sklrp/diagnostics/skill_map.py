@@ -200,7 +200,7 @@ def skill_map(
     asked |= {"n_draws": n_draws, "regions": regions, "before": unwrapped.before}
     kept = Kept(memory, lambda: {**asked, "X_train": _entering_if_any(unwrapped, X_train)})
     streams = kept.streams(random_state)
-    known = None if X_train is None else lambda: unwrapped.enter(X_train)
+    known = None if X_train is None else lambda: unwrapped.enter(X_train, "X_train")
     warn_if_far(unwrapped, entering, known)
     frame = frame_of(unwrapped, X, entering, grid=grid)
     regions = None if regions is None else frame.take_regions(regions)

@@ -24,6 +24,7 @@ from sklrp._matching import match_target
 from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp._model_parts import Model, is_regression
 from sklrp._outputs import asks_for_all, split_key
+from sklrp._value_range import warn_if_far
 from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, even_chunks, is_dataset, is_field
 from sklrp.geo.grid import warn_of_other_fields, without_units
@@ -487,16 +488,20 @@ def _explain_fields(
     classes: list[Any] | None,
     settings: dict[str, Any],
     attrs: dict[str, Any],
+    is_chunk: bool = False,
 ) -> Any:
     """Return the relevance of fields in memory; `given` are the labels of a chunk, if given."""
     target = target if given is None else join_labels(target[0], given.values)
     if indexes:
         found = _explain_fields(
             _give_levels(data, indexes), chain=chain, target=target, classes=classes,
-            settings=settings, attrs=attrs,
+            settings=settings, attrs=attrs, is_chunk=is_chunk,
         )  # fmt: skip
         return found.drop_vars(_names_of_levels(found))
-    maps = propagation.explain(chain.model.network, chain.enter(data), target=target, **settings)
+    entering = chain.enter(data)
+    if not is_chunk:  # a worker's warnings would come once for each chunk
+        warn_if_far(chain.model, entering, name="data")
+    maps = propagation.explain(chain.model.network, entering, target=target, **settings)
     return relevance_to_xarray(maps, chain.vectorizer, like=data, classes=classes, attrs=attrs)
 
 
@@ -540,7 +545,7 @@ def _explain_chunk(
 ) -> list[NDArray]:
     """Return the relevance of a chunk of samples, an array for each variable of the result."""
     # Of units that are not those of fit a warning was given before.
-    found = _explain_fields(without_units(data), given, chain=chain, **known)
+    found = _explain_fields(without_units(data), given, chain=chain, is_chunk=True, **known)
     fields = found if is_dataset(found) else {None: found}
     return [np.asarray(fields[name].transpose(*dims).values) for name, dims in form.items()]
 
