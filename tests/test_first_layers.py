@@ -27,7 +27,7 @@ class Normalised(nn.Module):
         super().__init__()
         self.normalise = normalise
         self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 2)
-        self.norm = nn.BatchNorm2d(3)
+        self.norm, self.drop = nn.BatchNorm2d(3), nn.Dropout()
         self.double().eval()
         self.norm.running_mean.copy_(MEAN.flatten())
         self.norm.running_var.copy_(STD.flatten() ** 2 - self.norm.eps)
@@ -48,6 +48,10 @@ def in_place(self, x):
     return x
 
 
+def converted(self, x):
+    return self.drop(((x - MEAN) / STD).to(x.dtype))  # torch returns it as it was
+
+
 def z_box_of_the_input(model, x, target):
     """Z-box on what the convolution makes of x, by its formula: bounds 0 and 1 normalised."""
     z, low, high = ((v - MEAN) / STD for v in (x, torch.zeros_like(x), torch.ones_like(x)))
@@ -63,6 +67,7 @@ def z_box_of_the_input(model, x, target):
 NORMALISATIONS = {
     "operators": lambda self, x: (x - MEAN) / STD,
     "in place": in_place,
+    "converted and dropped": converted,
     "methods": lambda self, x: x.sub(MEAN).div(STD),
     "from a constant": lambda self, x: (MEAN - x) / -STD,
     "scaled before": lambda self, x: x * (1 / STD) - MEAN / STD,
@@ -96,6 +101,8 @@ def test_z_box_has_its_bounds_in_units_of_the_input(name, place):
         model, x, target=1, rule=rule, epsilon=0.0, return_details=True
     )
     assert_close(relevance, z_box_of_the_input(model, x, 1))
+    one_by_one = sklrp.explain(model, x, target=1, rule=rule, epsilon=0.0, batch_size=1)
+    assert_close(one_by_one, relevance)
     kept = sum(layer.bias + layer.dropped for layer in details.layers)
     assert_close(relevance.sum((1, 2, 3)).numpy() + kept, details.score)
     assert_close(details.score, model(x)[:, 1].detach())

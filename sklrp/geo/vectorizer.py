@@ -272,8 +272,12 @@ class GridVectorizer(ShortErrors, TransformerMixin, BaseEstimator):
         ------
         ValueError
             If X has another number of features, or `like` another grid or number of samples.
+        TypeError
+            If `name` is no text.
         """
         check_is_fitted(self)
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a text, such as 'skill', or None, got {name!r}.")
         values = as_gapped_array(X, "X")
         valid = np.asarray(self.mask_)
         alone = values.shape == (

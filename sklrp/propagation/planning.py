@@ -337,8 +337,9 @@ def compile_plan(
             "handler for it with sklrp.propagation.register."
         )
     else:
-        plan, route = _compile_recorded(module, epsilon, probe, key, watched, once)
-        links, output = link_steps(plan.steps, route), route.output
+        plan = _compile_recorded(module, epsilon, probe, key, watched, once)
+        assert plan.route is not None
+        links, output = link_steps(plan.steps, plan.route), plan.route.output
     for step in plan.steps:
         step.product, step.attention = composite.product, composite.attention
     mark_first(links)
@@ -435,19 +436,18 @@ def _take_head(leaves: list[tuple[str, nn.Module]]) -> tuple[str | None, list[nn
 def _compile_recorded(
     module: nn.Module, epsilon: float, probe: Probe, key: str | None, watched: frozenset[str],
     once: bool,
-) -> tuple[Plan, Route]:  # fmt: skip
-    """Compile a network by running it on few samples; return the way that it takes, too."""
+) -> Plan:  # fmt: skip
+    """Compile a network by running it on few samples."""
     make = partial(make_step, epsilon=epsilon)
     twins = Twins(module)
     found = (probe_once if once else probe_network)(twins, make, probe, key, watched)
     tape = found.tape
     steps = [record.step for record in tape.records]
     fold_recorded(tape.records, tape.output)
-    plan = Plan(
+    return Plan(
         steps, module, tape.head, measure(tape), varies=found.varies, exact=found.exact,
         key=key, watched=watched, witness=found.witness, twins=twins, route=tape.route,
     )  # fmt: skip
-    return plan, tape.route.under(tape.same)
 
 
 def make_step(name: str, layer: Any, entry: Entry | None, epsilon: float) -> Step:
