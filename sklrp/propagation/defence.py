@@ -291,24 +291,28 @@ class Balance:
 
     def _sum_of(self, relevance: Tensor, axis: int) -> Tensor:
         """Return the sum of relevance of each target and sample, known if a step passed it on."""
-        found = self._passed.get(id(relevance))
-        is_known = found is not None and found[0]() is relevance
-        if found is not None and is_known and found[1] == count_changes(relevance):
-            return found[2]
+        changes, amount = self._find_passed(relevance)
+        if amount is not None and changes == count_changes(relevance):
+            return amount
         return total(relevance, self.n_samples, axis)  # a pull may have changed what it was given
 
     def _sum(self, relevance: Tensor, axis: int, is_passed: bool) -> Tensor:
         """Return the sum of relevance of each target and sample, and note its size, once."""
-        found = self._passed.get(id(relevance))
-        if found is not None and found[0]() is not relevance:
-            found = None  # another tensor had that identity
+        changes, found = self._find_passed(relevance)
         # What arrived was summed when it was passed; a pull may have changed it in place since.
-        if found is not None and (not is_passed or found[1] == count_changes(relevance)):
-            return found[2]
+        if found is not None and (not is_passed or changes == count_changes(relevance)):
+            return found
         amount = total(relevance, self.n_samples, axis)
         self._sizes.append(total(relevance.abs(), self.n_samples, axis))
         self._passed[id(relevance)] = weakref.ref(relevance), count_changes(relevance), amount
         return amount
+
+    def _find_passed(self, relevance: Tensor) -> tuple[int, Tensor | None]:
+        """Return how often relevance had been changed when it was passed on, and its sum."""
+        found = self._passed.get(id(relevance))
+        if found is None or found[0]() is not relevance:  # another tensor had that identity
+            return 0, None
+        return found[1], found[2]
 
     def settle(self, dtype: torch.dtype) -> None:
         """Refuse a network in which a step lost or made relevance."""

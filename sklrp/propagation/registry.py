@@ -167,7 +167,7 @@ _FOLDS = ("rows", "columns", "scale")
 PASSING: set[Handler] = set()  # handlers that change at most the shape
 
 
-SHARING: set[Handler] = set()  # handlers whose outputs lie mostly in the memory of their input
+SHARING: set[Handler] = set()  # others whose outputs lie mostly in the memory of their input
 
 
 NUMERIC: set[Handler] = set()  # handlers of functions of numbers, which must be constants

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from sklrp.modules import EchoState, GaussianNoise, StatePooling, Sweep
-from sklrp.propagation.registry import SHARING
+from sklrp.propagation.registry import PASSING, SHARING
 from sklrp.propagation.tape import Step, Tape
 
 Shape = tuple[int, ...]
@@ -53,7 +53,7 @@ class Sizes(NamedTuple):
         return sum(
             n
             for step, n in zip(steps, self.made, strict=True)
-            if not (step.merged or step.in_place or step.handler in SHARING)
+            if not (step.merged or step.in_place or step.handler in PASSING | SHARING)
         )
 
 

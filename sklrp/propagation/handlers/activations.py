@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sklrp.modules import GaussianNoise
 from sklrp.propagation.bounds import box, corners, is_known, monotone, turning, unknown
 from sklrp.propagation.handlers.operands import base_name, own_dim
-from sklrp.propagation.registry import PASSING, SHARING, mark, register
+from sklrp.propagation.registry import PASSING, mark, register
 from sklrp.propagation.sharing import share_product
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
@@ -64,7 +64,7 @@ def activate(
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
     nn.FeatureAlphaDropout, GaussianNoise, any_axis=True, bounds=monotone,
 )  # fmt: skip
-@mark(PASSING, SHARING)
+@mark(PASSING)
 def _identity(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     return signal, pass_all
 

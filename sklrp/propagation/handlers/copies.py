@@ -32,7 +32,7 @@ from sklrp.rules import Signal
     "resolve_neg",
     bounds=monotone,
 )  # fmt: skip
-@mark(PASSING, SHARING, SOURCED, COMPLEX)
+@mark(PASSING, SOURCED, COMPLEX)
 def _view(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     # The affine step lays images out with channels last; the network's own are not, and its
     # `view` would fail on them.

@@ -265,7 +265,6 @@ class TapeWriter:
         else:
             places = buffer.place(Layout.of(tensor))
             self._apply_to_memory(READING, buffer.value, places, own=lambda: tensor)
-            self.same.pop(self.nodes[tensor].number, None)
         self.buffers.join(tensor)
 
     def _apply_to_memory(self, name: str, *args: Any, own: Own | None = None) -> Tensor:
