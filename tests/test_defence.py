@@ -322,7 +322,7 @@ def once(model, X):
     inputs = Inputs(X)
     intake = Intake.of(model, inputs)
     with plain_arithmetic(intake.device):
-        plan = compile_plan(model, "epsilon", 1e-6, None, Probe(inputs, intake), once=True)
+        plan = compile_plan(model, "epsilon", 1e-6, None, Probe(inputs, intake, once=True))
     return plan, intake.to_signals(inputs.arrays)
 
 

@@ -13,30 +13,31 @@ from typing import Any
 
 from torch import nn
 
+from sklrp.propagation.first_layers import Link
 from sklrp.propagation.formula import channelwise
-from sklrp.propagation.tape import Record, Step
+from sklrp.propagation.tape import Step
 
 # Which normalisation has its channels where a layer with a weight of so many axes has them.
 _NORM_OF = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
-def fold_recorded(records: Sequence[Record], output: int) -> None:
+def fold_recorded(links: Sequence[Link], output: int) -> None:
     """Fold normalisations into the affine steps that feed them alone, or that they feed alone.
 
     Parameters
     ----------
-    records : sequence of Record
-        The steps as they were run.
+    links : list of Link
+        The steps in execution order.
     output : int
         The value that is explained, which is a use of its own.
     """
-    makers = {index: record for record in records for index in record.outputs}
-    users = Counter([output, *(index for record in records for index in record.inputs)])
-    for record in records:
-        before = makers.get(record.inputs[0]) if record.inputs else None
-        if before is None or users[record.inputs[0]] > 1 or len(before.outputs) > 1:
+    makers = {index: link for link in links for index in link.outputs}
+    users = Counter([output, *(index for link in links for index in link.inputs)])
+    for link in links:
+        before = makers.get(link.inputs[0]) if link.inputs else None
+        if before is None or users[link.inputs[0]] > 1 or len(before.outputs) > 1:
             continue
-        one, other = before.step, record.step
+        one, other = before.step, link.step
         if one.merged:
             continue
         if other.fold == "scale":

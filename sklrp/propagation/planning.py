@@ -7,7 +7,7 @@ network is run under a recorder on few samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
@@ -32,6 +32,7 @@ from sklrp.propagation.first_layers import (
     mark_shifts,
 )
 from sklrp.propagation.folding import fold_back, fold_forward, fold_recorded
+from sklrp.propagation.known_networks import Known, recall
 from sklrp.propagation.layer_outputs import find_ends
 from sklrp.propagation.nested import find_all
 from sklrp.propagation.probing import Probe, Witness, probe_network, probe_once
@@ -48,7 +49,7 @@ from sklrp.propagation.registry import (
     is_built_in,
     is_plain_sequence,
 )
-from sklrp.propagation.sizes import Sizes, measure
+from sklrp.propagation.sizes import Sizes
 from sklrp.propagation.tape import Call, Record, Returned, Route, Step, Tape, run_handler
 from sklrp.rules import AlphaBeta, Flat, Part, Rule, Signal, ZBox, ZPlus
 
@@ -91,6 +92,12 @@ class Plan:
         What is run in place of the network.
     route : Route or None
         Which values the steps of a recorded network take and give: each run is held to it.
+    known : Known or None
+        What was found of the network, if later calls may ask for it.
+    signature : Hashable
+        What they ask for it by.
+    recalled : bool
+        Whether an earlier call found it.
     """
 
     steps: list[Step]
@@ -108,6 +115,9 @@ class Plan:
     witness: Witness | None = None
     twins: Twins | None = None
     route: Route | None = None
+    known: Known | None = None
+    signature: Hashable = None
+    recalled: bool = False
 
     def __repr__(self) -> str:
         """Return a table of the steps."""
@@ -155,7 +165,9 @@ class Plan:
         """Run the network on a chunk, in which signals stand for the inputs."""
         if self.network is not None:
             recorder = self._recorder(len(inputs[0].x), call=call)
-            return self._hold_to_route(recorder.run(inputs, args, kwargs))
+            tape = self._hold_to_route(recorder.run(inputs, args, kwargs))
+            self.varies |= recorder.writer.varies
+            return tape
         value, records, largest = _run_chain(self.steps, inputs[0], call)
         if not isinstance(value, Signal) or value.x.shape[:1] != inputs[0].x.shape[:1]:
             shape = tuple(value.x.shape) if isinstance(value, Signal) else type(value).__name__
@@ -187,7 +199,8 @@ class Plan:
         recorder = self._recorder(len(inputs[0].x), notes=True)
         tape = self._hold_to_route(recorder.run(inputs, args, kwargs))
         self.witness.compare(recorder)
-        self.varies, self.witness = recorder.writer.varies, None
+        self.varies |= recorder.writer.varies
+        self.witness = None
         return tape
 
     def _hold_to_route(self, tape: Tape) -> Tape:
@@ -274,7 +287,6 @@ def compile_plan(
     strict: bool = True,
     key: str | None = None,
     watched: frozenset[str] = frozenset(),
-    once: bool = False,
 ) -> Plan:
     """Resolve the rules of a network, batch normalisations folded into their neighbours.
 
@@ -296,8 +308,6 @@ def compile_plan(
         The name of the output that is explained.
     watched : frozenset of str, default=frozenset()
         The paths of modules whose outputs are to be noted.
-    once : bool, default=False
-        Whether the network is probed once, as the run of the first chunk is to confirm the plan.
 
     Returns
     -------
@@ -337,7 +347,7 @@ def compile_plan(
             "handler for it with sklrp.propagation.register."
         )
     else:
-        plan = _compile_recorded(module, epsilon, probe, key, watched, once)
+        plan = _compile_recorded(module, epsilon, probe, key, watched)
         assert plan.route is not None
         links, output = link_steps(plan.steps, plan.route), plan.route.output
     for step in plan.steps:
@@ -434,20 +444,34 @@ def _take_head(leaves: list[tuple[str, nn.Module]]) -> tuple[str | None, list[nn
 
 
 def _compile_recorded(
-    module: nn.Module, epsilon: float, probe: Probe, key: str | None, watched: frozenset[str],
-    once: bool,
-) -> Plan:  # fmt: skip
-    """Compile a network by running it on few samples."""
-    make = partial(make_step, epsilon=epsilon)
-    twins = Twins(module)
-    found = (probe_once if once else probe_network)(twins, make, probe, key, watched)
-    tape = found.tape
-    steps = [record.step for record in tape.records]
-    fold_recorded(tape.records, tape.output)
+    module: nn.Module, epsilon: float, probe: Probe, key: str | None, watched: frozenset[str]
+) -> Plan:
+    """Compile a network by running it on few samples, if no earlier call has done so."""
+    signature = probe.signature, key, watched
+    recalled = recall(module, signature) if probe.recalls else None
+    known = recalled or _find(module, probe, key, watched)
+    steps = known.make_steps(partial(make_step, epsilon=epsilon))
+    fold_recorded(link_steps(steps, known.route), known.route.output)
     return Plan(
-        steps, module, tape.head, measure(tape), varies=found.varies, exact=found.exact,
-        key=key, watched=watched, witness=found.witness, twins=twins, route=tape.route,
+        steps, module, known.head, known.sizes, varies=known.varies, exact=known.exact, key=key,
+        watched=watched, witness=known.witness, twins=Twins(module, known.idle),
+        route=known.route, known=known if probe.recalls else None, signature=signature,
+        recalled=recalled is not None,
     )  # fmt: skip
+
+
+def _find(module: nn.Module, probe: Probe, key: str | None, watched: frozenset[str]) -> Known:
+    """Return what a probe finds."""
+    entries: dict[int, Entry] = {}
+
+    def make(name: str, layer: Any, entry: Entry) -> Step:
+        step = make_step(name, layer, entry, 0.0)
+        entries[id(step)] = entry
+        return step
+
+    twins = Twins(module)
+    find = probe_once if probe.once else probe_network
+    return Known.of(find(twins, make, probe, key, watched), entries, twins)
 
 
 def make_step(name: str, layer: Any, entry: Entry | None, epsilon: float) -> Step:

@@ -10,8 +10,9 @@ on copies of a sample that is in no chunk, and :meth:`Witness.compare` holds the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from sklrp.propagation.recording.refusals import OTHER_WAY
 from sklrp.propagation.recording.snapshots import is_changed
 from sklrp.propagation.recording.tape_writer import MakeStep
 from sklrp.propagation.recording.twin import Twins
+from sklrp.propagation.registry import count_registered
 from sklrp.propagation.tape import Tape
 from sklrp.rules import Signal
 
@@ -42,13 +44,26 @@ class Probe:
         All samples.
     intake : Intake
         How the network takes them.
+    once : bool, default=False
+        Whether the network is probed once, as the run of the first chunk is to confirm the plan.
+    recalls : bool, default=False
+        Whether what an earlier call found will do.
     """
 
-    def __init__(self, inputs: Inputs, intake: Intake) -> None:
-        self.inputs, self.intake = inputs, intake
+    def __init__(
+        self, inputs: Inputs, intake: Intake, once: bool = False, recalls: bool = False
+    ) -> None:
+        self.inputs, self.intake, self.once, self.recalls = inputs, intake, once, recalls
         every = range(len(inputs.arrays))
         self.floats = frozenset(i for i in every if is_floating(inputs.arrays[i]))
         self.integers = frozenset(every) - self.floats
+
+    @property
+    def signature(self) -> Hashable:
+        """What is the same for all probes that find the same of one network."""
+        arrays = [(tuple(a.shape[1:]), str(a.dtype)) for a in self.inputs.arrays]
+        intake = replace(self.intake, names=None)
+        return (*arrays, *self.inputs.labels, intake, self.once, count_registered())
 
     def first(self, n_samples: int) -> Sample:
         """Return copies of the first sample."""

@@ -86,6 +86,11 @@ def find_entry(layer: nn.Module) -> Entry | None:
     return None
 
 
+def count_registered() -> int:
+    """Return how often an operation was registered: what was found before may hold no more."""
+    return len(_REGISTERED)
+
+
 def is_built_in(handler: Any) -> bool:
     """Return whether a handler is one of this package."""
     # functools.wraps gives another function the module of what it wraps.
@@ -160,6 +165,7 @@ class Entry(NamedTuple):
 
 
 HANDLERS: dict[Any, Entry] = {}
+_REGISTERED: list[Any] = []  # all operations, each as often as it was registered
 _KINDS = ("conv", "dense", "recurrent")
 _FOLDS = ("rows", "columns", "scale")
 
@@ -281,8 +287,9 @@ def register(
 
     def decorate(handler: Handler) -> Handler:
         for operation in operations:
-            known = isinstance(operation, str | type)
-            HANDLERS[operation if known else operation.__name__] = entry(handler)
+            key = operation if isinstance(operation, str | type) else operation.__name__
+            HANDLERS[key] = entry(handler)
+            _REGISTERED.append(key)
         return handler
 
     return decorate

@@ -34,6 +34,7 @@ from sklrp.propagation.chunk import PreparedCall
 from sklrp.propagation.defence import Defence
 from sklrp.propagation.details import Details, LayerDetails, LayerList
 from sklrp.propagation.inputs import Inputs, Intake, is_floating
+from sklrp.propagation.known_networks import forget, remember
 from sklrp.propagation.layer_outputs import (
     AskedLayer,
     LayerArrays,
@@ -157,11 +158,12 @@ def explain_network(
             _prepare_call, module, inputs, intake, named, target=target, rule=rule,
             epsilon=float(epsilon), contrast=bool(contrast), batch_size=batch_size, jobs=jobs,
             details=return_details, check=check, reference=reference, classes=classes,
-            bounds=bounds, key=key,
+            bounds=bounds, key=key, recalls=jobs == 1,
         )  # fmt: skip
-        ready = (_prepare_quickly(prepare, inputs) if jobs == 1 else None) or prepare()
+        attempts = _attempts(prepare, inputs, jobs)
+        ready = next(attempts)
         results = Results(inputs, ready.axis, intake.dtype, layout, out)
-        ready, first = _begin(ready, prepare, inputs)
+        ready, first = _begin(chain([ready], attempts), inputs)
         plan, target, at_zero = ready.call.plan, ready.target, ready.at_zero
         every = bool(ready.axis)
         at_layers = LayerArrays(inputs.n_samples, every, inputs.floating_dtype(intake.dtype))
@@ -174,6 +176,8 @@ def explain_network(
                 results.finish()  # what waits for the rest of its chunk is found already
             raise
         results.finish()
+        if plan.known is not None:
+            remember(module, plan.signature, plan.known._replace(varies=plan.varies))
     if not return_details:
         return results.relevance
     details = _make_details(plan, kept, at_layers.by_name)
@@ -230,11 +234,12 @@ def _prepare_call(
     module: nn.Module, inputs: Inputs, intake: Intake, named: tuple[AskedLayer, ...], *,
     target: Any, rule: Any, epsilon: float, contrast: bool, batch_size: int | None,
     jobs: int, details: bool, check: bool | str, reference: Any,
-    classes: np.ndarray | None, bounds: Any, key: str | None, once: bool = False,
+    classes: np.ndarray | None, bounds: Any, key: str | None, recalls: bool, once: bool = False,
 ) -> Ready:  # fmt: skip
     """Compile the network, decode the target and share the samples among chunks."""
     watched = frozenset(path for layer in named for path in layer.paths)
-    plan = _prepare_plan(module, rule, epsilon, bounds, inputs, intake, key, watched, once)
+    probe = Probe(inputs, intake, once, recalls)
+    plan = _prepare_plan(module, rule, epsilon, bounds, probe, key, watched)
     sizes = _find_sizes(plan, inputs, intake, named)
     shape = sizes.shape
     n_outputs = math.prod(shape)
@@ -266,15 +271,39 @@ def _prepare_quickly(prepare: Callable[..., Ready], inputs: Inputs) -> Ready | N
     # same sample more than one tell nothing.
     many = inputs.n_samples > _PROBED and all(map(is_floating, inputs.arrays))
     if many and any(bool((a[0] != a[1]).any()) for a in inputs.take([0, _PROBED])):
-        # What is wrong is said, and warned of, by what is done in its place.
-        with suppress(Exception), hold_warnings() as held:
+        with suppress(Exception):  # what is wrong is said by what is done in its place
             ready = prepare(once=True)
             if ready.call.plan.witness is None or ready.spans[0].stop > _PROBED:
-                return replace(ready, warnings=tuple(held))
+                return ready
     return None
 
 
-def _begin(ready: Ready, prepare: Callable[..., Ready], inputs: Inputs) -> tuple[Ready, list[Any]]:
+def _attempts(prepare: Callable[..., Ready], inputs: Inputs, jobs: int) -> Iterator[Ready]:
+    """Yield a call as it is prepared; the next is for where the one before proves wrong."""
+
+    def make(way: Callable[[], Ready | None]) -> Iterator[Ready]:
+        held: list[Any] = []
+        try:
+            with hold_warnings() as held:
+                ready = way()
+        except Exception:
+            _warn(held)
+            raise
+        if ready is None:
+            return
+        yield replace(ready, warnings=tuple(held))
+        plan = ready.call.plan
+        if plan.recalled:  # from an earlier call: it may hold no more
+            assert plan.network is not None
+            forget(plan.network, plan.signature)
+            yield from make(way)
+
+    if jobs == 1:
+        yield from make(partial(_prepare_quickly, prepare, inputs))
+    yield from make(prepare)  # in doubt two probes decide, and say what is wrong
+
+
+def _begin(attempts: Iterable[Ready], inputs: Inputs) -> tuple[Ready, list[Any]]:
     """Check a call on few samples, and explain the first chunk if it is to confirm the plan."""
     few = [0, -1] if inputs.n_samples > 1 else [0, 0]
 
@@ -282,23 +311,29 @@ def _begin(ready: Ready, prepare: Callable[..., Ready], inputs: Inputs) -> tuple
         if call.defence.needs_probe and not call.defence.at_once:
             call.check(inputs.take(few))
 
-    if ready.call.plan.witness is not None:
+    for ready in attempts:
+        plan = ready.call.plan
+        is_probed_once = plan.witness is not None
+        if not (is_probed_once or plan.recalled):
+            break
         with suppress(Exception):
             check(ready.call)
             first = ready.call.explain(*next(ready.tasks(inputs)))
-            if len(ready.spans) > 1:  # the largest value or the last step may stand at the end
+            if is_probed_once and len(ready.spans) > 1:
+                # The largest value or the last step may stand at the end.
                 ready.call.check(inputs.take([-1]), alone=True)
-            _warn(ready)
+            if plan.known is not None and plan.recalled and plan.varies != plan.known.varies:
+                continue  # weights that forward computes are others now
+            _warn(ready.warnings)
             return ready, [first]
-        ready = prepare()  # in doubt two probes decide, and say what is wrong
-    _warn(ready)
+    _warn(ready.warnings)
     check(ready.call)
     return ready, []
 
 
-def _warn(ready: Ready) -> None:
-    """Pass on the warnings that were held back."""
-    for warning in ready.warnings:
+def _warn(held: Iterable[Any]) -> None:
+    """Pass on warnings that were held back."""
+    for warning in held:
         warn_user(*warning)
 
 
@@ -375,12 +410,12 @@ def plain_arithmetic(device: torch.device) -> Iterator[None]:
 
 
 def _prepare_plan(
-    module: nn.Module, rule: Any, epsilon: float, bounds: Any, inputs: Inputs, intake: Intake,
-    key: str | None, watched: frozenset[str], once: bool,
+    module: nn.Module, rule: Any, epsilon: float, bounds: Any, probe: Probe, key: str | None,
+    watched: frozenset[str],
 ) -> Plan:  # fmt: skip
     """Compile the network, and find what does not depend on the samples: sizes and bounds."""
-    probe = Probe(inputs, intake)
-    plan = compile_plan(module, rule, epsilon, bounds, probe, key=key, watched=watched, once=once)
+    inputs, intake = probe.inputs, probe.intake
+    plan = compile_plan(module, rule, epsilon, bounds, probe, key=key, watched=watched)
     if plan.sizes is None and inputs.single and not plan.tail:
         plan.sizes = find_sizes(plan.steps, tuple(inputs.arrays[0].shape[1:]))
     if plan.lacks_boxes:

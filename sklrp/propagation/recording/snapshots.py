@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from operator import is_
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ _CONTAINERS = frozenset([*_BESIDE, list])
 class Held:
     """What modules hold, by which it is told at once whether they hold the same later.
 
+    The modules themselves are not kept alive.
+
     Parameters
     ----------
     modules : iterable of nn.Module
@@ -35,9 +38,10 @@ class Held:
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._modules = list(modules)
-        self._types = list(map(type, self._modules))
-        states = [vars(module) for module in self._modules]
+        modules = list(modules)
+        self._modules = list(map(ref, modules))
+        self._types = list(map(type, modules))
+        states = [vars(module) for module in modules]
         within = [v for state in states for v in state.values() if type(v) in _CONTAINERS]
         self._empty = [v for v in within if not v]  # most of them
         # Each with what it holds; a dict also as its values.
@@ -50,7 +54,8 @@ class Held:
 
     def is_the_same(self) -> bool:
         """Return whether all is what it was, by identity, and so is what lists and dicts hold."""
-        if any(self._empty) or not all(map(is_, map(type, self._modules), self._types)):
+        types = (type(module()) for module in self._modules)
+        if any(self._empty) or not all(map(is_, types, self._types)):
             return False
         for held, contents in self._held:
             if len(held) != len(contents) or not all(map(is_, held, contents)):

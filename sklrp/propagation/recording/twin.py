@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import ref
 
 import torch
@@ -46,7 +46,7 @@ def make_twin(network: nn.Module) -> Any:
     TypeError
         If a module has forward hooks, or is compiled code.
     """
-    return _make(network)[0]
+    return _make(network).module
 
 
 class Twins:
@@ -56,11 +56,19 @@ class Twins:
     ----------
     network : nn.Module
         The network; it is not changed.
+    idle : list or None, default=None
+        Twins that earlier calls left, of which each thread takes one.
+
+    Attributes
+    ----------
+    source : Held or None
+        What the network held when its twin was made; None where not all of it is seen to change.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, idle: list[Any] | None = None) -> None:
         self.network = network
-        self._idle: list[_Twin] = []  # of which each thread takes one
+        self.idle: list[_Twin] = [] if idle is None else idle
+        self.source: Held | None = None
 
     @cached_property
     def owners(self) -> dict[int, str]:
@@ -76,9 +84,10 @@ class Twins:
     def lend(self, recorder: Any = None) -> Iterator[Any]:
         """Give a run a twin, of which a recorder runs the layers that have a handler."""
         try:
-            twin = self._idle.pop()
+            twin = self.idle.pop()
         except IndexError:
             twin = _Twin(self.network)
+            self.source = twin.source
         twin.ear.recorder, twin.ear.snapshots = recorder, twin.snapshots
         is_as_made = False
         try:
@@ -87,13 +96,13 @@ class Twins:
         finally:
             twin.ear.recorder, twin.ear.snapshots = None, {}
             if is_as_made:
-                self._idle.append(twin)
+                self.idle.append(twin)
             else:
                 twin.release()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the twins, which another process makes itself."""
-        return {"network": self.network, "_idle": []}
+        return {"network": self.network, "idle": [], "source": None}
 
 
 class _Ear:
@@ -111,8 +120,9 @@ class _Twin:
     def __init__(self, network: nn.Module) -> None:
         self.ear = _Ear()
         self.snapshots: dict[str, tuple[nn.Module, Held]] = {}
-        self.module, modules, is_simple = _make(network, self.ear)
+        self.module, modules, sources, is_simple = _make(network, self.ear)
         self._held = Held(modules) if is_simple else None
+        self.source = Held(sources) if is_simple and sources else None
 
     def is_as_made(self) -> bool:
         """Return whether no module holds anything else than when the twin was made."""
@@ -124,16 +134,28 @@ class _Twin:
             vars(module).pop("forward", None)
 
 
-def _make(network: nn.Module, ear: _Ear | None = None) -> tuple[Any, list[nn.Module], bool]:
-    """Return a twin, all its modules, and whether it holds nothing that is not seen to change."""
+class _Made(NamedTuple):
+    """A twin as it was made."""
+
+    module: Any
+    modules: list[nn.Module]  # all that it consists of
+    sources: list[nn.Module]  # those of the network; none if one of them holds the network
+    is_simple: bool  # whether it holds nothing that is not seen to change
+
+
+def _make(network: nn.Module, ear: _Ear | None = None) -> _Made:
+    """Return a twin, whose layers tell the recorder if there is an ear."""
     memo: dict[int, Any] = {}  # the twins so far, by the identity of their modules
-    is_simple = True
+    sources: list[nn.Module] = []
+    is_simple, is_circular = True, False
 
     def twin_of(module: nn.Module, path: str) -> Any:
-        nonlocal is_simple
+        nonlocal is_simple, is_circular
         module = unwrap_compiled(module)
         if id(module) in memo:
+            is_circular |= module is sources[0]
             return memo[id(module)]
+        sources.append(module)
         _check_module(module, path)
         twin = memo[id(module)] = object.__new__(type(module))
         # The twin is known before its parts are copied: one of them may refer to it.
@@ -150,7 +172,7 @@ def _make(network: nn.Module, ear: _Ear | None = None) -> tuple[Any, list[nn.Mod
     # than a forward pass where a process has imported much.
     memo.clear()
     copies.forget()
-    return made, modules, is_simple and copies.are_simple
+    return _Made(made, modules, [] if is_circular else sources, is_simple and copies.are_simple)
 
 
 def _check_module(module: nn.Module, path: str) -> None:
