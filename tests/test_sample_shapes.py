@@ -237,3 +237,15 @@ def test_missing_targets_are_counted(labels, dtype, said):
     for estimator in [MLPClassifier()] + [MLPRegressor()] * (labels[0] != "a"):
         with pytest.raises(ValueError, match=rf"y contains {said} \(1 of 4 values\).*X\[keep\]"):
             estimator.fit(np.ones((4, 2)), y)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_arrays_in_reverse_order(n):
+    """NumPy calls a single row of them contiguous, though its stride is negative."""
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    X = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    weights = np.array([0.2, 0.3, 0.5])
+    options = {"target": weights[::-1], "reference": np.zeros(3)[::-1]}
+    found = sklrp.explain(net, X[::-1][:n], **options)
+    expected = sklrp.explain(net, X[::-1][:n].copy(), target=weights[::-1].copy(), reference=0.0)
+    np.testing.assert_array_equal(found, expected)

@@ -149,7 +149,7 @@ def _check_stored(X: Any, label: str, single: bool, finite: bool) -> Any:
 def is_finite(values: Any) -> bool:
     """Return whether all values are finite; their sum, if finite, tells so in one pass."""
     if not isinstance(values, Tensor) and values.dtype in _FLOATS and values.flags.carray:
-        values = torch.from_numpy(values)  # whose sum takes half as long
+        values = as_tensor(values)  # whose sum takes half as long
     if isinstance(values, Tensor):
         return cmath.isfinite(values.sum().item()) or bool(values.isfinite().all())
     with np.errstate(all="ignore"):

@@ -1,0 +1,328 @@
+"""What a probe found of a network serves later calls, for as long as it holds."""
+
+import gc
+import threading
+import weakref
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sklrp
+from sklrp.propagation import known_networks, planning
+from sklrp.propagation.registry import HANDLERS, register
+from tests.helpers.comparing import assert_close
+
+X = np.random.default_rng(0).normal(size=(6, 1, 6, 6)).astype(np.float32)
+
+
+class Net(nn.Module):
+    """A network that is recorded, with a normalisation to fold and an attribute to turn."""
+
+    turned_by_class = False
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.pool = nn.MaxPool2d(2)
+        self.fc = nn.Linear(36, 3)
+        self.scale = nn.Parameter(torch.ones(3))
+        self.is_turned, self.power = False, 1.0
+
+    def forward(self, x):
+        h = torch.relu(self.norm(self.conv(x)))
+        if self.is_turned or self.turned_by_class:
+            h = h.flip(-1).tanh()
+        h = self.fc(self.pool(h).flatten(1) * self.power)
+        return h + torch.nn.functional.linear(h, torch.diag(self.scale * 2))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    made = Net()
+    made(torch.randn(8, 1, 6, 6))
+    return made.eval()
+
+
+@pytest.fixture
+def probes(monkeypatch):
+    """Count the probes of networks."""
+    found = []
+    for name in ("probe_once", "probe_network"):
+        probe = getattr(planning, name)
+
+        def counted(*args, name=name, probe=probe):
+            found.append(name)
+            return probe(*args)
+
+        monkeypatch.setattr(planning, name, counted)
+    return found
+
+
+def explain(network, samples=X, **options):
+    return sklrp.explain(network, samples, **{"rule": "epsilon", "target": 1, **options})
+
+
+def explain_anew(network, *args, **options):
+    known_networks._KNOWN.clear()
+    return explain(network, *args, **options)
+
+
+@pytest.mark.parametrize(
+    ("n", "probe"), [(1, "probe_network"), (2, "probe_network"), (6, "probe_once")]
+)
+def test_a_network_is_probed_once(n, probe, net, probes):
+    first = explain(net, X[:n])
+    assert probes == [probe]
+    np.testing.assert_array_equal(explain(net, X[:n]), first)
+    # Another rule, other samples and details ask nothing else of it.
+    found = explain(net, X[::-1][:n], rule="gamma", return_details=True)[0]
+    assert probes == [probe]
+    assert_close(found, explain_anew(net, X[::-1][:n], rule="gamma"))
+
+
+def turn(net):
+    net.is_turned = True
+
+
+def turn_class(net):
+    type(net).turned_by_class = True
+
+
+def weaken(net):
+    net.power = 0.5
+
+
+def widen_pool(net):
+    net.pool = nn.MaxPool2d(3, 2, 1)
+
+
+def set_padding(net):
+    net.pool.kernel_size, net.pool.stride, net.pool.padding = 3, 2, 1
+
+
+def train(net):
+    """One step as an optimiser does it, and new statistics."""
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(1 + 0.3 * torch.rand_like(p))
+    net.train()(2 * torch.randn(8, 1, 6, 6) + 1)
+    net.eval()
+
+
+def set_data(net):
+    for p in net.parameters():
+        p.data = p.data * 1.5
+
+
+def change_data(net):
+    for p in net.parameters():
+        p.data.mul_(1.5)
+
+
+def load(net):
+    net.load_state_dict(
+        {k: v + 0.1 * (v.is_floating_point()) for k, v in net.state_dict().items()}
+    )
+
+
+def new_layer(net):
+    net.fc = nn.Linear(36, 3)
+
+
+def new_weight(net):
+    net.conv.weight = nn.Parameter(torch.randn(4, 1, 3, 3))
+
+
+def without_bias(net):
+    net.conv.bias = None
+
+
+def to_double(net):
+    net.double()
+
+
+def parametrize(net):
+    nn.utils.parametrizations.weight_norm(net.conv)
+    net.conv.parametrizations.weight.original0.data.mul_(2)
+
+
+def new_forward(net):
+    net.forward = lambda x: net.fc(net.pool(net.conv(x)).flatten(1))
+
+
+CHANGES = (
+    turn, turn_class, weaken, widen_pool, set_padding, train, set_data, change_data, load,
+    new_layer, new_weight, without_bias, to_double, parametrize, new_forward,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "alpha_beta"])
+@pytest.mark.parametrize("n", [1, 6])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
+def test_a_network_that_has_changed_is_explained_as_it_is(change, n, rule, net, monkeypatch):
+    monkeypatch.setattr(Net, "turned_by_class", False)
+    before = explain(net, X[:n], rule=rule)
+    change(net)
+    found, details = explain(net, X[:n], rule=rule, return_details=True)
+    assert change is to_double or np.abs(found - before).max() > 1e-6
+    assert_close(found, explain_anew(net, X[:n], rule=rule))
+    with torch.no_grad():
+        samples = torch.from_numpy(X[:n]).to(net.fc.weight.dtype)
+        np.testing.assert_allclose(details.score, net(samples)[:, 1], rtol=1e-4, atol=1e-6)
+
+
+def test_weights_that_forward_computes_are_found_anew(net, probes):
+    explain(net)
+    explain(net)
+    assert len(probes) == 1
+    train(net)  # torch.diag(self.scale * 2) is a constant of the tape
+    explain(net)
+    explain(net)
+    assert probes == ["probe_once"] * 2
+
+
+@pytest.mark.parametrize("change", ["hook", "training", "handler"])
+@pytest.mark.parametrize("n", [1, 6])
+def test_what_is_refused_is_refused_later_too(change, n, net, handlers_restored):
+    explain(net, X[:n])
+    if change == "hook":
+        net.conv.register_forward_hook(lambda *args: None)
+        with pytest.raises(TypeError, match="forward hooks"):
+            explain(net, X[:n])
+    elif change == "training":
+        net.train()  # it is explained as in evaluation mode
+        assert_close(explain(net, X[:n]), explain_anew(net.eval(), X[:n]))
+    else:
+        before = explain(net, X[:n])
+        entry = HANDLERS[nn.Conv2d]
+
+        def lossy(step, signal):
+            out, pull = entry.handler(step, signal)
+            return out, lambda relevance, kept: 2 * pull(relevance, kept)
+
+        register(nn.Conv2d, kind="conv", weights=entry.weights, fold=entry.fold)(lossy)
+        with pytest.raises(TypeError, match="is not what it got"):
+            explain(net, X[:n])
+        HANDLERS[nn.Conv2d] = entry
+        np.testing.assert_array_equal(explain(net, X[:n]), before)
+
+
+def test_the_kind_of_a_layer_is_asked_anew(net, handlers_restored):
+    explain(net, rule="epsilon_plus")
+    entry = HANDLERS[nn.Linear]
+    register(nn.Linear, kind="conv", weights=entry.weights, fold=entry.fold)(entry.handler)
+    assert_close(explain(net, rule="epsilon_plus"), explain_anew(net, rule="epsilon_plus"))
+
+
+class OutOfSight(nn.Module):
+    """A factor of it comes of the samples, out of sight, once a switch is on."""
+
+    switch = SimpleNamespace(on=False)
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x):
+        factor = torch.ones(2)
+        if OutOfSight.switch.on:
+            with torch._C.DisableTorchFunction():
+                factor = x.mean().expand(2).clone()
+        return self.fc(x) * factor
+
+
+@pytest.mark.parametrize("n", [1, 2, 6, 40])
+def test_what_is_computed_out_of_sight_later_is_refused(n, monkeypatch):
+    samples = np.random.default_rng(1).normal(size=(n, 4)).astype(np.float32) + 3
+    net = OutOfSight()
+    explain(net, samples)
+    monkeypatch.setattr(OutOfSight.switch, "on", True)
+    with pytest.raises(TypeError):
+        explain(net, samples)
+
+
+class Circular(nn.Module):
+    """A part of it knows the whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+        self.fc.__dict__["whole"] = self
+
+    def forward(self, x):
+        return torch.relu(self.fc(x))
+
+
+@pytest.mark.parametrize("make", [Net, Circular])
+def test_what_is_known_goes_with_the_network(make):
+    samples = X if make is Net else X.reshape(6, -1)[:, :4]
+    net = make()
+    explain(net, samples)
+    assert any(key[0] == id(net) for key in known_networks._KNOWN) == (make is Net)
+    identity, gone = id(net), []
+    weakref.finalize(net, gone.append, True)
+    del net
+    gc.collect()  # Circular is for it to find, whoever knows of it
+    assert gone
+    assert not any(key[0] == identity for key in known_networks._KNOWN)
+
+
+def test_few_networks_are_known(monkeypatch):
+    known_networks._KNOWN.clear()
+    monkeypatch.setattr(known_networks, "_MOST", 3)
+    nets = [Net().eval() for _ in range(5)]
+    for net in nets:
+        explain(net)
+    assert [key[0] for key in known_networks._KNOWN] == [id(net) for net in nets[-3:]]
+
+
+def test_large_constants_are_not_kept(net, monkeypatch):
+    monkeypatch.setattr(known_networks, "_MOST_BYTES", 8)
+    explain(net)
+    assert not any(key[0] == id(net) for key in known_networks._KNOWN)
+
+
+def test_threads_share_what_is_known(net):
+    expected = explain(net)
+    found = {}
+
+    def work(k):
+        found[k] = [explain(net) for _ in range(8)]
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for maps in found.values():
+        for one in maps:
+            np.testing.assert_array_equal(one, expected)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_workers_and_one_process_agree(n_jobs, net):
+    explain(net)
+    assert_close(explain(net, n_jobs=n_jobs, batch_size=3), explain_anew(net))
+
+
+def test_other_shapes_are_probed_for_themselves(probes):
+    class AnySize(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.fc(torch.relu(self.conv(x)).mean((2, 3)))
+
+    net = AnySize()
+    large = np.random.default_rng(0).normal(size=(6, 1, 9, 7)).astype(np.float32)
+    for _ in range(2):
+        for samples in (X, large, X.astype(np.float64)):
+            found = explain(net, samples)
+            assert found.shape == samples.shape
+    assert len(probes) == 3
