@@ -24,6 +24,7 @@ from sklrp.diagnostics import (
 )
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.nulls import NULLS
+from sklrp.diagnostics.other_networks import draw_null
 from sklrp.diagnostics.report import CONVICT
 from sklrp.geo import GridVectorizer, box_mask
 from sklrp.plotting import ArtifactDisplay
@@ -451,7 +452,7 @@ def test_a_null_model_has_lost_something(null):
     before = pickle.dumps(kind.model)
     data = {"X_train": kind.X, "y_train": truth(kind)}
     explained = Explained(kind.model, kind.X, **data, random_state=0)
-    one, same, other = (null.draw(explained.model, seed, explained.train) for seed in (1, 1, 2))
+    one, same, other = (draw_null(explained, null.name, seed) for seed in (1, 1, 2))
     weights = [
         np.concatenate([p.detach().numpy().ravel() for p in clf.module_.parameters()])
         for clf in (kind.model, one, same, other)

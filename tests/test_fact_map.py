@@ -10,6 +10,7 @@ from sklrp.datasets import load_pacific_sst, make_squares, make_suppressor
 from sklrp.diagnostics import artifact_map, diagnose, skill_map
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.fact_map import has_enough_nulls
+from sklrp.diagnostics.other_networks import null_maps, train_again
 from sklrp.diagnostics.stability import find_stable
 
 GRADES = ("fact", "missed", "unsupported", "misleading", "background")
@@ -206,7 +207,7 @@ def test_named_cells_by_hand(noise):
     found = artifact_map(clf, X, y, n_permutations=12, **data)
     explained = Explained(clf, X, y, **data)
     own = np.abs(explained.maps.astype(float)).mean(axis=0).ravel()
-    drawn = np.abs(explained.null_maps("network", 12).astype(float)).mean(axis=1).reshape(12, -1)
+    drawn = np.abs(null_maps(explained, "network", 12).astype(float)).mean(axis=1).reshape(12, -1)
     ratio = own / np.sqrt((drawn**2).mean(axis=0))
     left_out = [np.delete(drawn, k, axis=0) for k in range(12)]
     null = np.array(
@@ -229,7 +230,7 @@ def test_true_cells_are_shown_if_they_exceed_the_nulls(pacific):
     data = {"X_train": X_train, "rule": "epsilon", "random_state": 3}
     found = artifact_map(clf, X, y, n_permutations=12, **data)
     explained = Explained(clf, X, y, **data)
-    maps, nulls = (m.astype(float) for m in (explained.maps, explained.null_maps("network", 12)))
+    maps, nulls = (m.astype(float) for m in (explained.maps, null_maps(explained, "network", 12)))
 
     def sizes(maps):
         classes = [maps[explained.target == label] for label in clf.classes_]
@@ -259,9 +260,9 @@ def test_several_networks_by_hand(noise):
     seeds = explained.rng("stable").integers(2**31 - 1, size=4)
     sizes = [np.abs(explained.maps.astype(float)).mean(axis=0)]
     for seed in seeds:
-        maps = explained.maps_of(explained.train(int(seed)))
+        maps = explained.maps_of(train_again(explained, int(seed)))
         sizes.append(np.abs(maps.astype(float)).mean(axis=0))
-    drawn = np.abs(explained.null_maps("network", 12).astype(float)).mean(axis=1)
+    drawn = np.abs(null_maps(explained, "network", 12).astype(float)).mean(axis=1)
     ratio = np.mean(sizes, axis=0) / np.sqrt((drawn**2).mean(axis=0))
     # More than every null model at every other cell: no set of means of five reaches that.
     largest = (drawn / np.sqrt((drawn**2).mean(axis=0))).max()
@@ -314,7 +315,7 @@ def test_grades_need_three_nulls(mlp, squares):
     with pytest.raises(ValueError, match="n_permutations"):
         artifact_map(mlp, X_test, y_test, n_permutations=2)
     explained = Explained(mlp, X_test, y_test, random_state=0)
-    explained._nulls["network", 4] = np.zeros((4, *X_test.shape), dtype=np.float32)
+    explained.once(("network", 4), lambda: np.zeros((4, *X_test.shape), dtype=np.float32))
     assert not has_enough_nulls(explained, 4)
 
 

@@ -22,6 +22,7 @@ from sklrp._models import unwrap
 from sklrp.diagnostics import randomization_test
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.nulls import NULLS
+from sklrp.diagnostics.other_networks import check_trainable, train_again
 from sklrp.metrics import randomization_similarity
 from sklrp.metrics.randomise import draw_anew, list_layers
 
@@ -338,7 +339,7 @@ def test_a_skorch_clone_starts_anew(is_instance):
     disturbed(net.module_)
     net.set_params(lr=0.0)
     explained = Explained(net, IMAGES[30:], X_train=IMAGES[:30], y_train=values)
-    one, same, other = (explained.train(seed, True).module_ for seed in (3, 3, 4))
+    one, same, other = (train_again(explained, seed, True).module_ for seed in (3, 3, 4))
     assert torch.equal(values_of(one), values_of(same))
     assert values_of(one).abs().max() <= 1 / 8
     assert values_of(one).dtype == torch.float64
@@ -365,4 +366,4 @@ def test_training_data_are_checked():
     ]:
         explained = Explained(model, IMAGES.reshape(40, 64) if model is clf.module_ else IMAGES)
         with pytest.raises(TypeError, match=f"null='labels' trains clones.*{reason}"):
-            explained.check_trainable("null='labels'")
+            check_trainable(explained, "null='labels'")

@@ -13,6 +13,7 @@ from torch import nn
 from sklrp import MLPClassifier
 from sklrp.datasets import make_squares
 from sklrp.diagnostics.explained import Explained
+from sklrp.diagnostics.other_networks import train_again
 from sklrp.diagnostics.stability import _interval_of_pairs, compare_cells, find_stable
 
 
@@ -108,18 +109,17 @@ def test_the_interval_holds_the_mean_of_all_pairs():
     assert np.mean(held) > 0.85
 
 
-def test_networks_are_those_of_the_training_data(squares, mlp):
+def test_networks_are_those_of_the_training_data(squares, mlp, monkeypatch):
     """Each is the clone of its seed, on all samples or on one of two halves that share none."""
     data, X, _, _ = squares
     explained = Explained(mlp, X[:10], **data, random_state=0)
     seen = []
-    train = explained.train
 
-    def record(seed, **options):
+    def record(explained, seed, **options):
         seen.append((seed, options["rows"]))
-        return train(seed, **options)
+        return train_again(explained, seed, **options)
 
-    explained.train = record
+    monkeypatch.setattr("sklrp.diagnostics.stability.train_again", record)
     found = find_stable(explained, 3)
     assert len({seed for seed, _ in seen}) == 5
     assert [rows is None for _, rows in seen] == [True] * 3 + [False] * 2

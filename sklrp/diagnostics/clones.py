@@ -1,6 +1,6 @@
 """Clones of a network, trained again on what it was trained on or on something else.
 
-`Explained.train` trains them for null models, for networks of other seeds, and for moved samples.
+`.other_networks` trains them for null models, for networks of other seeds, and for moved samples.
 """
 
 from __future__ import annotations

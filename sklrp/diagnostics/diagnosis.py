@@ -23,6 +23,7 @@ from sklrp.diagnostics.fact_map import NOT_NAMED, grade_cells, has_enough_nulls
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.mask_share import on_mask
 from sklrp.diagnostics.nulls import NULLS
+from sklrp.diagnostics.other_networks import why_not_drawn, why_not_trained
 from sklrp.diagnostics.patterns import find_patterns
 from sklrp.diagnostics.randomization import compare_with_null, leave_undecided
 from sklrp.diagnostics.report import ArtifactReport
@@ -293,8 +294,8 @@ def _list_tests(
         left_out.append("The maps were made elsewhere, so no other network's were compared.")
     else:
         tests += _list_null_tests(explained, n_permutations)
-        if explained.why_not_drawn:
-            left_out.append(f"{explained.why_not_drawn} {NOT_NAMED}")
+        if why_not_drawn(explained):
+            left_out.append(f"{why_not_drawn(explained)} {NOT_NAMED}")
         tests.append((find_kept,))
         if not explained.model.takes_integers:  # which have no spectrum
             tests.append((find_coherent, _SURROGATES))
@@ -309,7 +310,7 @@ def _list_tests(
     else:
         tests.append((find_audited,))
     if (n_refits or n_networks > 1) and not explained.is_given:
-        why = _why_not_trained(explained)
+        why = _why_no_clones(explained)
         if why:
             left_out.append(f"Tests that train clones were left out, as {why}.")
         else:
@@ -319,7 +320,7 @@ def _list_tests(
 
 def _list_null_tests(explained: Explained, n_permutations: int) -> list[Test]:
     """Return the comparisons with networks drawn anew, or what says why there are none."""
-    if explained.why_not_drawn:
+    if why_not_drawn(explained):
         return [(leave_undecided,)]
     return [
         (compare_with_null, null, n_permutations)
@@ -346,8 +347,9 @@ def _list_training_tests(explained: Explained, n_networks: int, n_refits: int) -
     return tests
 
 
-def _why_not_trained(explained: Explained) -> str:
+def _why_no_clones(explained: Explained) -> str:
     """Return why no clones are trained, in words; empty if they can be."""
-    if explained.why_not_trained or explained.has_training_data:
-        return explained.why_not_trained
-    return "X_train and y_train were not both given"
+    why = why_not_trained(explained)
+    if not why and not explained.has_training_data:
+        return "X_train and y_train were not both given"
+    return why

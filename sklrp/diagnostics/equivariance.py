@@ -17,6 +17,7 @@ from sklrp._sklearn import StrOptions
 from sklrp.diagnostics.common_form import cosines
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding
+from sklrp.diagnostics.other_networks import check_trainable, train_again
 
 _TRANSFORMS = ("flip", "shift", "permute")
 _FEWEST = 3  # refits that convict: the interval of fewer says little
@@ -157,7 +158,7 @@ def equivariance_test(
         **explain_params,
     )
     if refit:
-        explained.check_trainable("refit=True")
+        check_trainable(explained, "refit=True")
     return explained.recall(follow_moves, transform, axis, refit, n_refits)
 
 
@@ -269,7 +270,7 @@ def _similarity(
 
     network = explained.model.network
     if refit:
-        network = explained.train(seed, X=move(explained.pool, order))
+        network = train_again(explained, seed, X=move(explained.pool, order))
     maps = move(explained.maps_of(network, move(explained.X, order)), np.argsort(order))
     flat = (len(maps), -1)
     values = cosines(np.abs(explained.maps.reshape(flat)), np.abs(maps.reshape(flat)))

@@ -1,14 +1,14 @@
-"""What a diagnosis is about: a model, samples, their maps, and the maps of null models.
+"""What a diagnosis is about: a model, samples, and their maps.
 
 Every test of a map takes an `Explained`, which asks elsewhere what the model is (`unwrap`), what a
 sample is (`frame_of`) and how relevance is found (`sklrp.explain`), and keeps what several tests
-need.
+need. The networks that it is compared with are made by `.other_networks`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
-from torch import nn
 
 from sklrp._checks import (
     as_samples,
@@ -40,10 +39,8 @@ from sklrp._stored import in_array
 from sklrp._value_range import warn_if_far
 from sklrp._workers import run_on_workers
 from sklrp.diagnostics.asked import check_params, check_text_columns, holds_samples
-from sklrp.diagnostics.clones import train_clone
-from sklrp.diagnostics.common_form import as_shares, with_relevance
+from sklrp.diagnostics.common_form import as_shares
 from sklrp.diagnostics.findings import Finding
-from sklrp.diagnostics.nulls import NULLS, why_not_drawn
 from sklrp.diagnostics.output_labels import find_labels
 from sklrp.geo.places import put_in_order, samples_first
 from sklrp.propagation import explain
@@ -62,7 +59,6 @@ from sklrp.skill import (
 CONSTRAINTS: dict[str, list[Any] | str] = {
     "n_permutations": [Interval(Integral, 1, None, closed="left")],
 }
-_REDRAWS = 3
 _PERMUTATIONS = 999  # of labels, or as many as the smallest level needs
 _MOST_BLOCKS = 64  # of cells that are replaced by turns, where there is no gradient
 _BYTES_AT_ONCE, _FEWEST_AT_ONCE = 2**26, 500  # of samples, for tests of plain statistics
@@ -131,6 +127,8 @@ class Explained:
         As `sklrp.explain` returns them; of maps that were made elsewhere only their score. The
         score is counted from where relevance starts, whatever ``reference`` adds to it: what
         tests find of a map is the same for all references.
+    fitted_on : ndarray or None
+        The labels or values that clones are trained on, of all outputs.
     is_given : bool
         Whether maps were made elsewhere, so that no other network's can be compared.
     maps : ndarray of shape (n_samples, ...)
@@ -182,7 +180,7 @@ class Explained:
         self.kept = found.drawn_by(self._streams)
         self.n_jobs = n_jobs
         self.params = params
-        self._nulls: dict[tuple[str, int], NDArray] = {}
+        self._made: dict[Hashable, Any] = {}
         self.rows = self._choose_rows(max_samples)
         self.X = self.all_X[self.rows]
         self._take_truth(y, y_train, target)
@@ -229,7 +227,7 @@ class Explained:
             y_train = number.of_truth(whole)
         self.y_train = None if y_train is None else self._check_y_train(y_train)
         # A network is trained on all of its outputs, whatever is explained of them.
-        self._fitted_on = self.y_train if whole is None else whole
+        self.fitted_on = self.y_train if whole is None else whole
 
     def _check_y_train(self, y_train: ArrayLike) -> NDArray:
         """Return the labels or values of the training samples."""
@@ -383,31 +381,6 @@ class Explained:
         return (found.phi[0] * sign[:, np.newaxis]).reshape(self.X.shape)
 
     @property
-    def why_not_trained(self) -> str:
-        """Why no clone of the network can be trained, in words; empty if one can."""
-        if self.model.can_train:
-            if self._starts_from_module and self.why_not_drawn:
-                return "the module from which it starts cannot be drawn anew"
-            return ""
-        if self.model.is_frozen:
-            return "a FrozenEstimator is not trained again"
-        return f"{self.model.name} has no fit method to train a clone with"
-
-    @property
-    def _starts_from_module(self) -> bool:
-        """Whether a clone begins with a module that is as trained as the net's own."""
-        return self.model.is_net and isinstance(self.model.network.module, nn.Module)
-
-    @cached_property
-    def why_not_drawn(self) -> str:
-        """Why the network cannot be drawn anew, with what helps; empty if it can."""
-        return why_not_drawn(self.model)
-
-    def has_nulls(self, null: str = "network") -> bool:
-        """Tell whether there are null models, with whose maps these can be compared."""
-        return not self.is_given and (NULLS[null].trains or not self.why_not_drawn)
-
-    @property
     def has_training_data(self) -> bool:
         """Whether clones have something to be trained on."""
         return self.X_train is not None and self.y_train is not None
@@ -540,42 +513,16 @@ class Explained:
         """Return the relevance for other targets."""
         return self._explain(self.model.network, self.X, target)[0]
 
-    def null_maps(self, null: str, n_draws: int) -> NDArray:
-        """Return the maps of null models, (n_draws, n_samples, ...), as float32.
-
-        Parameters
-        ----------
-        null : str
-            Name of the null model, see `sklrp.diagnostics.nulls`.
-        n_draws : int
-            Number of null models.
-
-        Returns
-        -------
-        ndarray of shape (n_draws, n_samples, ...)
-            Maps in the common form; zero where a null model has no relevance at all.
-        """
-        if (null, n_draws) not in self._nulls:
-            rng = self.rng(f"null {null}")
-
-            def draw(n: int) -> NDArray:
-                seeds = rng.integers(2**31 - 1, size=n)
-                return self.run(_null_map, [(null, int(seed)) for seed in seeds])
-
-            maps = draw(n_draws)
-            for _ in range(0 if NULLS[null].trains else _REDRAWS):
-                # Networks whose units are all dead say nothing: draw others.
-                dead = np.flatnonzero(~with_relevance(maps))
-                if not len(dead):
-                    break
-                maps[dead] = draw(len(dead))
-            self._nulls[null, n_draws] = maps
-        return self._nulls[null, n_draws]
-
     def run(self, function: Callable[..., NDArray], calls: Iterable[tuple]) -> NDArray:
         """Return the stacked results of ``function(self, *call)``, by joblib's workers."""
         calls = ((function, *call) for call in calls)
         return np.stack(list(run_on_workers(Explained.recall, self, calls, self.n_jobs)))
+
+    def once(self, what: Hashable, make: Callable[[], Any]) -> Any:
+        """Return ``make()``, made for the first test that asks; workers make their own."""
+        if what not in self._made:
+            self._made[what] = make()
+        return self._made[what]
 
     def recall(self, function: Callable[..., Any], *args: Any) -> Any:
         """Return ``function(self, *args)``, from the memory if it is there."""
@@ -583,56 +530,8 @@ class Explained:
         return self.kept.get(what, lambda: function(self, *args))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what travels to workers: no maps of null models, of which they draw others."""
-        return {**vars(self), "_nulls": {}}
-
-    def check_trainable(self, user: str) -> None:
-        """Raise an error if clones cannot be trained, which `user` needs."""
-        if self.why_not_trained:
-            raise TypeError(
-                f"{user} trains clones of the network, but {self.why_not_trained}: pass a fitted "
-                "estimator or a skorch net."
-            )
-        if not self.has_training_data:
-            missing = "X_train" if self.X_train is None else "y_train"
-            raise ValueError(
-                f"{missing}=None: {user} trains clones of the network; give X_train and y_train, "
-                "what it was trained on. Clones trained on the explained samples would know them."
-            )
-
-    def train(
-        self,
-        seed: int,
-        permuted: bool = False,
-        *,
-        X: NDArray | None = None,
-        rows: NDArray | None = None,
-    ) -> Any:
-        """Return a clone of the network, trained on the training data.
-
-        Parameters
-        ----------
-        seed : int
-            Determines the clone's start, the order of samples and the permutation.
-        permuted : bool, default=False
-            Whether labels are permuted, so that nothing true can be learned.
-        X : ndarray of shape (n_train, ...) or None, default=None
-            Training samples as they enter the network, such as moved ones. None: as given.
-        rows : ndarray of int or None, default=None
-            Which of the training samples are used. None: all.
-
-        Returns
-        -------
-        estimator or skorch net
-            The clone, fitted.
-        """
-        self.check_trainable("a clone")
-        samples, y = self.pool if X is None else X, np.asarray(self._fitted_on)
-        if rows is not None:
-            samples, y = samples[rows], y[rows]
-        if permuted:
-            y = np.random.default_rng(seed).permutation(y)
-        return train_clone(self.model, self.given(samples), y, seed)
+        """Return what travels to workers: nothing of `once`, such as maps of null models."""
+        return {**vars(self), "_made": {}}
 
     def finding(self, **entries: Any) -> Finding:
         """Return a finding, which knows what a sample is."""
@@ -675,8 +574,3 @@ def _spaced_rows(samples: NDArray) -> NDArray[np.intp]:
     n_bytes = 8 * max(1, samples[0].size)
     most = max(_FEWEST_AT_ONCE, _BYTES_AT_ONCE // n_bytes)
     return np.linspace(0, len(samples) - 1, min(len(samples), most)).astype(np.intp)
-
-
-def _null_map(explained: Explained, null: str, seed: int) -> NDArray:
-    network = NULLS[null].draw(explained.model, seed, explained.train)
-    return explained.maps_of(network)

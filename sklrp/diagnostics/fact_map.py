@@ -20,6 +20,7 @@ from sklrp.diagnostics.common_form import with_relevance
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.nulls import NULLS
+from sklrp.diagnostics.other_networks import check_trainable, has_nulls, null_maps, why_not_drawn
 from sklrp.diagnostics.patterns import find_patterns
 from sklrp.diagnostics.stability import check_networks, find_stable
 from sklrp.diagnostics.true_place import find_true
@@ -203,7 +204,7 @@ def artifact_map(
     )
     explained.check_samples()
     if NULLS[null].trains:
-        explained.check_trainable(f"null={null!r}")
+        check_trainable(explained, f"null={null!r}")
     if n_networks > 1:
         check_networks(explained, n_networks)
     if not has_enough_nulls(explained, n_permutations, null):
@@ -220,9 +221,9 @@ def artifact_map(
 
 def has_enough_nulls(explained: Explained, n_draws: int, null: str = "network") -> bool:
     """Tell whether enough null models have relevance, or there are none to compare with."""
-    if not explained.has_nulls(null):
+    if not has_nulls(explained, null):
         return True
-    return int(with_relevance(explained.null_maps(null, n_draws)).sum()) >= _FEWEST
+    return int(with_relevance(null_maps(explained, null, n_draws)).sum()) >= _FEWEST
 
 
 def grade_cells(
@@ -294,9 +295,9 @@ def grade_cells(
 def _list_assumptions(explained: Explained, null: str) -> list[str]:
     """Return what grades take for granted."""
     found = explained.decomposition.assumptions
-    if explained.is_given or explained.has_nulls(null):
+    if explained.is_given or has_nulls(explained, null):
         return found
-    return [*found, f"{explained.why_not_drawn} {NOT_NAMED}"]
+    return [*found, f"{why_not_drawn(explained)} {NOT_NAMED}"]
 
 
 def _named(
@@ -313,9 +314,9 @@ def _named(
     if stable is not None:
         sizes = np.concatenate([sizes, stable["sizes"]])
     size, of_means = sizes.mean(axis=0)
-    if not explained.has_nulls(null):
+    if not has_nulls(explained, null):
         return size > size.mean()
-    drawn = explained.null_maps(null, n_draws)
+    drawn = null_maps(explained, null, n_draws)
     drawn = drawn[with_relevance(drawn)]
     null_sizes, null_of_means = np.stack([explained.mean_sizes(m) for m in drawn], axis=1)
     floor = 1e-6 * size.max()  # maps are kept in float32

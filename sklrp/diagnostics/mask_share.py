@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklrp.diagnostics.common_form import with_relevance
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
+from sklrp.diagnostics.other_networks import null_maps, why_not_drawn
 from sklrp.metrics import relevance_mass
 
 _ENOUGH = 10  # null models, below which no p-value is less than 0.1
@@ -21,8 +22,8 @@ def on_mask(explained: Explained, mask: NDArray[np.bool_], n_draws: int) -> Find
     mass = relevance_mass(explained.maps, mask, part="absolute")
     own = relevance_mass(explained.X, mask, part="absolute")
     nulls = np.empty((0, *explained.maps.shape))
-    if not explained.why_not_drawn:
-        nulls = explained.null_maps("network", n_draws)
+    if not why_not_drawn(explained):
+        nulls = null_maps(explained, "network", n_draws)
         nulls = nulls[with_relevance(nulls)]
     null = np.array([relevance_mass(m, mask, part="absolute").mean() for m in nulls])
     interval = bootstrap(mass, explained.rng("mask"))
@@ -36,8 +37,8 @@ def on_mask(explained: Explained, mask: NDArray[np.bool_], n_draws: int) -> Find
         verdict = judge((-interval[1], -interval[0]), artifact_above=-usual, fact_below=-np.inf)
     if verdict == "fact":
         advice = ""
-    elif prefers and explained.why_not_drawn:
-        advice = explained.why_not_drawn
+    elif prefers and why_not_drawn(explained):
+        advice = why_not_drawn(explained)
     elif prefers and len(null) < _ENOUGH:
         advice = (
             f"{len(null)} untrained networks with relevance are too few to decide: set "

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from sklrp._model_parts import Model
-from sklrp._wording import shorten
 from sklrp.metrics.randomise import list_layers, with_start
 
 # Trains a clone of the network with a seed, on permuted labels or on the labels as they are.
@@ -148,28 +147,6 @@ class Labels(NullModel):
     def draw(self, model: Model, seed: int, train: Train) -> Any:
         """Train a clone on permuted labels."""
         return train(seed, True)
-
-
-def why_not_drawn(model: Any) -> str:
-    """Say why a network cannot be drawn anew, and what helps; nothing if it can."""
-    if not isinstance(model, Model):
-        return "The network cannot be drawn anew: there is none."
-    try:
-        if not list_layers(model.module):
-            return "The network cannot be drawn anew: it has no layer with parameters."
-        with_start(model, 0)
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever a copy or a layer's own start raises
-        said = str(error)
-        if said.startswith("The network cannot be drawn anew"):
-            return said
-        return (
-            f"The network cannot be drawn anew: {type(error).__name__}: {shorten(said)}. See that "
-            "copy.deepcopy() takes it, and that reset_parameters() of its layers does what "
-            "__init__ does."
-        )
-    return ""
 
 
 NULLS: dict[str, NullModel] = {null.name: null() for null in NullModel.__subclasses__()}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
+from sklrp.diagnostics.other_networks import null_maps
 
 _FAR = 10.0  # times as large as the median
 _DEVIATION = 1.4826  # of normal values, times the median of their sizes
@@ -27,7 +28,7 @@ def outlying_cells(explained: Explained, n_draws: int) -> Finding:
     there = outlying[explained.places].reshape(len(explained.rows), -1)
     share = _share_there(explained.maps, there)
     null = np.array(
-        [_share_there(m, there).mean() for m in explained.null_maps("network", n_draws)]
+        [_share_there(m, there).mean() for m in null_maps(explained, "network", n_draws)]
     )
     interval = bootstrap(share, explained.rng("outliers"))
     verdict = judge(interval, artifact_above=_ARTIFACT, fact_below=_FACT)

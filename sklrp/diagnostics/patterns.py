@@ -16,6 +16,7 @@ from sklrp.diagnostics.constant_cells import fixed_cells
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding
 from sklrp.diagnostics.information import find_information
+from sklrp.diagnostics.other_networks import has_nulls
 from sklrp.diagnostics.outliers import outlying_cells
 from sklrp.diagnostics.periods import find_prominence
 from sklrp.diagnostics.positions import has_profile, positions
@@ -30,7 +31,7 @@ _STARVED, _FED = 0.8, 1.5  # times its share of the information, at a border
 def find_patterns(explained: Explained, n_draws: int) -> list[Finding]:
     """Return the findings on all patterns that the samples can have, each with ``confirmed``."""
     found = [fixed_cells(explained)]
-    if explained.has_nulls():
+    if has_nulls(explained):
         found.append(outlying_cells(explained, n_draws))
         if has_profile(explained):
             found += positions(explained, n_draws)

@@ -17,6 +17,7 @@ from sklrp.diagnostics.common_form import with_relevance
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.fading import find_fading
 from sklrp.diagnostics.findings import Finding
+from sklrp.diagnostics.other_networks import null_maps
 from sklrp.diagnostics.outliers import find_outlying
 from sklrp.diagnostics.periods import find_periods
 from sklrp.diagnostics.profiles import AlongAxes, axis_profiles
@@ -136,7 +137,7 @@ def has_profile(explained: Explained) -> bool:
 
 def positions(explained: Explained, n_draws: int) -> list[Finding]:
     """Look for fading memory, borders and periods."""
-    nulls = explained.on_axes(explained.null_maps("network", n_draws))
+    nulls = explained.on_axes(null_maps(explained, "network", n_draws))
     nulls = nulls[with_relevance(nulls)]
     if not len(nulls):  # nothing to compare with
         return []

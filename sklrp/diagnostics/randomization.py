@@ -16,6 +16,7 @@ from sklrp.diagnostics.common_form import FEWEST_CELLS, cosines
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
 from sklrp.diagnostics.nulls import NULLS, NullModel
+from sklrp.diagnostics.other_networks import check_trainable, null_maps, why_not_drawn
 from sklrp.metrics import randomization_similarity
 from sklrp.propagation import explain
 
@@ -132,14 +133,14 @@ def randomization_test(
         **explain_params,
     )
     if NULLS[null].trains:
-        explained.check_trainable(f"null={null!r}")
+        check_trainable(explained, f"null={null!r}")
     return explained.recall(compare_with_null, NULLS[null], n_permutations)
 
 
 def compare_with_null(explained: Explained, null: NullModel, n_draws: int) -> Finding:
     """Compare the maps with those of null models."""
     maps = explained.maps.reshape(len(explained.X), -1)
-    others = explained.null_maps(null.name, n_draws).reshape(n_draws, *maps.shape)
+    others = null_maps(explained, null.name, n_draws).reshape(n_draws, *maps.shape)
     similarity = np.abs(cosines(maps, others))
     alive = ~np.isnan(similarity).all(axis=1)
     if alive.any():
@@ -188,7 +189,7 @@ def leave_undecided(explained: Explained) -> Finding:
         null=np.empty(0),
         verdict="undecided",
         reading="not compared: there are no such networks",
-        advice=explained.why_not_drawn,
+        advice=why_not_drawn(explained),
         similarity=np.empty((0, len(explained.X))),
         table={"draw": np.empty(0, dtype=int), "similarity": np.empty(0)},
     )

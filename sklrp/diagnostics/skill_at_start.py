@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sklrp._devices import to_host
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.nulls import NULLS
+from sklrp.diagnostics.other_networks import draw_null, why_not_drawn
 from sklrp.skill import question_of
 
 _ENOUGH = 20  # networks: a rank above all of them has a probability of 1 in 21
@@ -39,7 +40,7 @@ def skills_at_start(explained: Explained, n_draws: int) -> NDArray[np.float64] |
         own. None of a model that has no start.
     """
     null = NULLS["network"]
-    if explained.why_not_drawn or not null.fits(explained.model):
+    if why_not_drawn(explained) or not null.fits(explained.model):
         return None
     seeds = explained.rng("null network").integers(2**31 - 1, size=min(n_draws, _ENOUGH))
     others = explained.run(_skill_at_start, [(int(seed),) for seed in seeds])
@@ -48,8 +49,7 @@ def skills_at_start(explained: Explained, n_draws: int) -> NDArray[np.float64] |
 
 def _skill_at_start(explained: Explained, seed: int) -> NDArray[np.float64]:
     """Return the skill of a network before any training."""
-    network = NULLS["network"].draw(explained.model, seed, explained.train)
-    return _skill(explained, network)
+    return _skill(explained, draw_null(explained, "network", seed))
 
 
 def _skill(explained: Explained, network: object) -> NDArray[np.float64]:

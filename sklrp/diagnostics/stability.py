@@ -17,6 +17,7 @@ from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap
+from sklrp.diagnostics.other_networks import check_trainable, train_again
 
 # The mean correlation of two networks' maps is the share of a map's variance that they have in
 # common, the intraclass correlation.
@@ -114,7 +115,7 @@ def compare_cells(this: NDArray, maps: NDArray) -> dict[str, Any]:
 
 def check_networks(explained: Explained, n_networks: int) -> None:
     """Raise an error if other networks cannot be trained, explained or compared."""
-    explained.check_trainable("n_networks")
+    check_trainable(explained, "n_networks")
     if explained.is_given:
         raise ValueError(
             "relevance was made elsewhere: other networks cannot be explained in the same way."
@@ -163,7 +164,7 @@ def _refit(
 
 def _train_and_explain(explained: Explained, seed: int, rows: NDArray | None) -> NDArray:
     """Return the skill, the mean map and its `mean_sizes` of a clone, in one array."""
-    network = explained.train(seed, rows=rows)
+    network = train_again(explained, seed, rows=rows)
     maps = explained.maps_of(network)
     mean = maps.mean(axis=0, dtype=np.float64)
     return np.concatenate(

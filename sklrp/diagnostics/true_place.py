@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklrp.diagnostics.common_form import share_on, with_relevance
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap
+from sklrp.diagnostics.other_networks import has_nulls, null_maps, why_not_drawn
 from sklrp.skill import Decomposition
 
 # Of the way to where contributions lie: more than the first is fact, less than the second an
@@ -53,8 +54,8 @@ def share_places(explained: Explained, n_draws: int, null: str) -> Places:
     """Return where the map and what it is compared with lie."""
     n_cells = explained.X[0].size
     nulls = np.empty((0, n_cells))
-    if explained.has_nulls(null):
-        drawn = explained.null_maps(null, n_draws)
+    if has_nulls(explained, null):
+        drawn = null_maps(explained, null, n_draws)
         nulls = np.array([_mean_shares(maps) for maps in drawn[with_relevance(drawn)]])
         nulls = nulls.reshape(-1, n_cells)
     return Places(
@@ -110,8 +111,8 @@ def find_true(
     mass_interval = bootstrap(masses["mass"], explained.rng("true"))
     verdict = _judge_place(ways, masses, mass_interval)
     advice = "" if verdict == "fact" else _advise_on_place(verdict, bool(ways.powerful.any()))
-    if verdict == "fact" and not explained.is_given and not explained.has_nulls(null):
-        verdict, advice = "undecided", explained.why_not_drawn
+    if verdict == "fact" and not explained.is_given and not has_nulls(explained, null):
+        verdict, advice = "undecided", why_not_drawn(explained)
     worst = int(np.nanargmin(ways.way)) if np.isfinite(ways.way).any() else 0
     low, high = _interval(ways.error[worst], ways.gain[worst], ways.possible[worst])
     untrained = f", untrained {np.median(masses['null_mass']):.2f}" if len(rivals) > 1 else ""

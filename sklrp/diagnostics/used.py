@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sklrp.diagnostics.common_form import are_unsigned, cosines
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
+from sklrp.diagnostics.other_networks import has_nulls, null_maps
 
 # The mean cosine of maps that show nothing, and of maps that do. Of 184 sound maps of the planted
 # suite 99 of 100 have .40 and more; maps of noise, of another network or of an offset have .24 at
@@ -103,8 +104,8 @@ def _others(
     if unsigned:
         away = explained.departures.reshape(maps.shape)
         found["the input's departures"] = np.nan_to_num(cosines(away, parts))
-    if explained.has_nulls():
-        nulls = explained.null_maps("network", n_draws).reshape(n_draws, *maps.shape)
+    if has_nulls(explained):
+        nulls = null_maps(explained, "network", n_draws).reshape(n_draws, *maps.shape)
         agreed = np.abs(np.nan_to_num(cosines(nulls, parts)).mean(axis=1))
         found["untrained networks' maps"] = np.quantile(agreed, 0.95, keepdims=True)
     return found
