@@ -114,12 +114,19 @@ print(f"  single cells: {found.true.sum()} of {found.true.size}")
 # %%
 # In pictures
 # -----------
-# Means over the winters before which each model expects the warmest and the coldest third. Red
-# raises the index that is expected for the next winter, blue lowers it. The box is Niño 3.4, grey
-# is land. Both models look at the same places: the northern subtropics near the date line, warm
-# before a warm winter and cold before a cold one, as is known of the footprint that winter storms
-# leave there; and the North Pacific at 40°N. The box itself, where the index will be taken, says
-# little. That the models agree is no proof, as they learned from the same 49 pairs.
+# Means over the winters before which each model expects the warmest and the coldest third; the
+# anomalies are those of the network's winters. Red raises the index that is expected for the next
+# winter, blue lowers it, in K, as are the sums. All four maps of relevance share one limit: the
+# network's are stronger, as what it expects is further from the mean. The box is Niño 3.4, grey is
+# land.
+#
+# Both models look at the North Pacific at 40°N, warm before a warm winter and cold before a cold
+# one. They also look at the subtropics near the date line and at the seas from the Philippines to
+# Australia, where it is the other way round: cooler before a warm winter than before a cold one.
+# The box itself, where the index will be taken, has hardly more of the maps than its share of the
+# cells. Single dark cells at the coasts, where the network has them alone, are no finding: no cell
+# is told from none by itself. That the models agree is no proof either, as they learned from the
+# same 49 pairs.
 
 names = ["ridge, alpha 1000", "network, weight decay 1.0"]
 
@@ -142,13 +149,12 @@ display = RelevanceDisplay.from_relevance(
     grid=sst,
     outline=sst.nino34_mask,
     show_input=True,
-    limits="view",
     clip=0.005,
 )
 for (row, column), ax in np.ndenumerate(display.axes_):
     what = ["anomaly", *names][column]
     ax.set_title(f"{what}\nbefore a {['warm', 'cold'][row]} winter", fontsize="medium")
-for bar, what in zip(display.colorbars_, ["relevance", "relevance", "anomaly"], strict=True):
+for bar, what in zip(display.colorbars_, ["relevance", "anomaly"], strict=True):
     bar.set_label(f"{what} in K", fontsize="small")
 display.figure_.savefig("enso_ahead.png", dpi=110)
 print(f"\nwrote {Path('enso_ahead.png').resolve()}")

@@ -435,8 +435,8 @@ print(f"\n{report}")
 # The maps
 # --------
 # Means over two seeds of the winters that were predicted as such. Red raises the predicted
-# index, blue lowers it. Both rows of a column share their limits. The box is Niño 3.4, grey is
-# land.
+# index, blue lowers it. All four maps of relevance share one limit, so that a colour is the same
+# amount in each of them. The box is Niño 3.4, grey is land.
 
 display = RelevanceDisplay.from_relevance(
     {name: maps.mean("seed") for name, maps in means.items()},
@@ -445,11 +445,10 @@ display = RelevanceDisplay.from_relevance(
     outline=enso.nino34_mask,
     land=~ocean,
     show_input=True,
-    limits="view",
 )
 for (row, column), ax in np.ndenumerate(display.axes_):
     ax.set_title(f"{['mean anomaly', *means][column]}\n{classes[row]}", fontsize="medium")
-for bar, label in zip(display.colorbars_, ["relevance", "relevance", "anomaly"], strict=True):
+for bar, label in zip(display.colorbars_, ["relevance", "anomaly"], strict=True):
     bar.set_label(f"{label} in K", fontsize="small")
 display.figure_.savefig("own_network.png", dpi=110)
 print(f"\nwrote {Path('own_network.png').resolve()}")
