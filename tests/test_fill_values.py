@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from sklearn.pipeline import make_pipeline
 
+import sklrp
+from sklrp import MLPClassifier
 from sklrp.datasets import load_enso
 from sklrp.geo import AnomalyTransformer, GridVectorizer
 
@@ -100,6 +103,45 @@ def test_fill_values_of_any_field(value):
             transformer.fit(data)
     big = make_field("Pa", 101325.0)  # no sentinel, whatever the number
     AnomalyTransformer().fit(big)
+
+
+@pytest.mark.parametrize("values", [[np.inf], [-np.inf], [np.inf, -np.inf]])
+@pytest.mark.parametrize("form", [lambda f: f, lambda f: f.to_dataset(), lambda f: f.chunk(6)])
+def test_infinities_are_refused_before_anything_is_made_of_them(values, form):
+    """NumPy would warn of their sums first, and anomalies would be NaN, as on land."""
+    field = make_field("m s-1").astype(np.float32)
+    marked = field.copy(deep=True)
+    marked[3 : 3 + len(values), 2, 3] = values
+    good, bad = form(field), form(marked)
+    match = f"^'(sst|data)' has infinite values, {len(values)} of .*data.where"
+    for transformer in (
+        AnomalyTransformer(),
+        AnomalyTransformer(climatology=None, standardize=True),
+        AnomalyTransformer(detrend=True),
+        GridVectorizer(),
+        GridVectorizer(layout="grid", missing="fill"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            transformer.fit(bad)
+        transformer.fit(good)
+        with pytest.raises(ValueError, match=match):
+            np.asarray(transformer.transform(bad))
+    y = np.arange(N) % 2
+    for steps in ([GridVectorizer()], [AnomalyTransformer(), GridVectorizer()]):
+        model = make_pipeline(*steps, MLPClassifier((2,), max_epochs=1, random_state=0))
+        model.fit(good, y)
+        with pytest.raises(ValueError, match=match):
+            sklrp.geo.explain(model, bad).compute()
+
+
+@pytest.mark.parametrize("shape", [(9, 12), (9, 3, 4)])
+def test_infinities_of_arrays_are_refused_without_a_warning(shape):
+    X = np.zeros(shape)
+    X[0], X[1] = np.inf, -np.inf
+    with pytest.raises(ValueError, match="Input X contains infinity"):
+        GridVectorizer().fit(X)
+    with pytest.raises(ValueError, match="Input X contains infinity"):
+        GridVectorizer().fit(np.zeros(shape)).transform(X)
 
 
 def test_calendar_of_fit():

@@ -230,7 +230,7 @@ def test_the_last_digits_of_float32_are_no_other_grid():
         (make_field(), {"channel_dim": "time"}, "channel_dim='time' must be a dimension beside"),
         (two_variables(), {"channel_dim": "lat"}, "is for a DataArray"),
         (make_field() * np.nan, {}, "no cell is valid: all 12 are missing in every sample"),
-        (make_field().where(False, np.inf), {}, "X has infinite values"),
+        (make_field().where(False, np.inf), {}, "'sst' has infinite values, 576 of 576"),
         (make_field().isel(time=slice(0)), {}, "there is no sample"),
         (make_field().astype(str), {}, "'sst' must hold numbers"),
         (make_field()[:, 0, 0], {}, "needs one of cells"),

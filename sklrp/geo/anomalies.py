@@ -159,7 +159,8 @@ class AnomalyTransformer(
         TypeError
             If X is no DataArray or Dataset.
         ValueError
-            If X has no time or one without a calendar, or no sample in the reference period.
+            If X has no time or one without a calendar, or no sample in the reference period; if
+            a value is infinite.
         """
         xr = import_optional("xarray", extra="geo", user="sklrp.geo")
 

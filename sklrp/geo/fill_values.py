@@ -1,4 +1,4 @@
-"""Values that stand for "missing" and are no data: fill values, and marks such as -1000 for ice.
+"""Values that stand for "missing" and are no data: fill values, marks such as -1000, infinities.
 
 What learns from fields refuses them by `without_sentinels`. `load_enso` knows that its field is a
 temperature, and masks them by `mask_impossible`.
@@ -48,8 +48,8 @@ def without_sentinels(data: Any) -> Any:
     Raises
     ------
     ValueError
-        If a value is beyond ±1e19; or beyond -95 and 400 in a field in kelvins or degrees Celsius,
-        5000 of potential temperatures of air.
+        If a value is infinite or beyond ±1e19; or beyond -95 and 400 in a field in kelvins or
+        degrees Celsius, 5000 of potential temperatures of air.
     """
     if is_dataset(data):
         return data.map(_check_field, keep_attrs=True)
@@ -94,8 +94,12 @@ def _refuse_beyond(values: NDArray, *, name: str, low: float, high: float, units
     if np.nanmin(known, initial=0) >= low and np.nanmax(known, initial=0) <= high:
         return values
     bad = np.isfinite(values) & ((values < low) | (values > high))
-    if not bad.any():  # infinite ones are another error
-        return values
+    if not bad.any():
+        n_infinite = np.count_nonzero(np.isinf(known))
+        raise ValueError(
+            f"{name} has infinite values, {n_infinite} of {known.size}: mark missing cells with "
+            "NaN, data.where(np.isfinite(data))."
+        )
     first = values[bad][0]
     raise ValueError(
         f"{name} has {np.count_nonzero(bad)} values such as {first:g}, which cannot be data in "

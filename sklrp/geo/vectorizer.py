@@ -16,7 +16,6 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklrp._checks import import_optional
 from sklrp._constraints import Interval, ShortErrors
 from sklrp._keywords import named
 from sklrp._matching import check_same_samples
@@ -330,7 +329,9 @@ class GridVectorizer(ShortErrors, TransformerMixin, BaseEstimator):
         shape = array.shape[1:]
         if len(shape) > 1:
             array = array.reshape(len(array), -1)
-        array = check_filled(validate_data(self, array, reset=reset, **_FORMAT), "X")
+        with np.errstate(invalid="ignore"):  # infinities of both signs, whose error comes next
+            array = validate_data(self, array, reset=reset, **_FORMAT)
+        array = check_filled(array, "X")
         return array.reshape(len(array), *shape) if len(shape) > 1 else array
 
     def _check_missing(self, stacked: Any, missing: NDArray[np.bool_]) -> None:
@@ -359,23 +360,11 @@ class GridVectorizer(ShortErrors, TransformerMixin, BaseEstimator):
 
 
 def _share_missing(stacked: Any) -> DataArray:
-    """Return in which share of the samples each cell is missing, in one pass over the data."""
-    xr = import_optional("xarray", extra="geo", user="sklrp.geo")
-
+    """Return in which share of the samples each cell is missing."""
     sample_dim = stacked.dims[0]
     if not len(stacked):
         raise ValueError(f"there is no sample: {sample_dim!r} has the length 0.")
-    found = xr.Dataset(
-        {
-            "share": stacked.isnull().mean(sample_dim),
-            "infinite": np.isinf(stacked).any(),
-        }
-    ).compute()
-    if found["infinite"]:
-        raise ValueError(
-            "X has infinite values: mark missing cells with NaN, data.where(np.isfinite(data))."
-        )
-    return found["share"].rename(stacked.name)
+    return stacked.isnull().mean(sample_dim).compute()
 
 
 def _say_partial(grid: Any, stacked: Any, shares: NDArray) -> str:
