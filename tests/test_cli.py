@@ -19,7 +19,8 @@ from sklearn.base import clone
 import sklrp
 from sklrp import CNNClassifier, MLPClassifier, RelevanceTransformer
 from sklrp.cli import main, runs
-from sklrp.cli.samples import FORMS, Samples, read_labels, read_mask
+from sklrp.cli.call_checks import FORMS
+from sklrp.cli.samples import Samples, read_labels, read_mask
 from sklrp.cli.tables import read_csv
 from sklrp.datasets import make_squares
 from tests.helpers.comparing import assert_same_to_rounding
@@ -42,6 +43,9 @@ def folder(clf, tmp_path, monkeypatch):
     np.save("mask.npy", MASK)
     Path("labels.txt").write_text("".join(f"{label}\n" for label in LABELS), encoding="utf-8")
     return tmp_path
+
+
+EXPLAINED = ["explain", "model.safetensors", "samples.npy", "-o"]
 
 
 def run(*args, status=0):
@@ -878,6 +882,43 @@ def test_demo_without_extras(folder, monkeypatch):
 
 
 # The package
+
+
+def test_wrong_paths_and_options_are_refused_before_anything_takes_time(folder):
+    """In a process of its own: nothing that takes seconds to import was there when it was said."""
+    Path("notes.txt").touch()
+    diagnosis = ["diagnose", "model.safetensors", "samples.npy", "--labels", "labels.txt", "-o"]
+    calls = {
+        "File 'none' does not exist": ["explain", "none", "samples.npy", "-o", "out.npy"],
+        "Path 'none.npy' does not exist": [*diagnosis[:2], "none.npy", *diagnosis[3:], "r.html"],
+        "OUT must have the form of DATA, npy": [*EXPLAINED, "out.nc"],
+        "out.png has none of the suffixes": [*EXPLAINED, "out.png"],
+        "none is no folder": [*EXPLAINED, "none/out.npy"],
+        "samples.npy is an input too": [*EXPLAINED, "samples.npy"],
+        "report.pdf must end in .html": [*diagnosis, "report.pdf"],
+        "notes.txt has none of the suffixes": [*diagnosis, "report.html", "--train", "notes.txt"],
+        "--n-refits 2 trains clones": [*diagnosis, "report.html", "--n-refits", "2"],
+        "--target all makes a map of each": [*diagnosis, "report.html", "--target", "all"],
+    }
+    code = """
+import sys
+from sklrp.cli import main
+for call in {calls}:
+    try:
+        main(call)
+    except SystemExit as stop:
+        print(stop.code, sorted({{"numpy", "sklearn", "torch"}} & {{*sys.modules}}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(calls=list(calls.values()))],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=True,
+    )
+    for message, said in zip(calls, done.stderr.splitlines(), strict=True):
+        assert message in said
+    assert done.stdout.splitlines() == ["2 []"] * len(calls)
 
 
 @pytest.mark.slow

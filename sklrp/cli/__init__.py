@@ -1,8 +1,9 @@
 """The command line: ``sklrp`` or ``python -m sklrp``.
 
 Here is the group of `.commands`, each of which has a file of its own: `.demo`, `.explain_command`
-and `.diagnose_command`. `.loaded_models` reads what is explained, `.samples`, `.tables` and
-`.field_samples` read and write data, `.runs` explains chunk by chunk, `.reporting` prints errors.
+and `.diagnose_command`. `.call_checks` looks at a call before they do, `.loaded_models` reads what
+is explained, `.samples`, `.tables` and `.field_samples` read and write data, `.runs` explains
+chunk by chunk, `.reporting` prints errors.
 """
 
 from __future__ import annotations

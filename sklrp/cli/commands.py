@@ -1,7 +1,7 @@
 """The commands and their options, without anything that takes time to import.
 
 `sklrp.cli.main` is the group of them. Each takes what it does from a file of its own when it is
-called, so that help is there at once.
+called, so that help is there at once, and so is what `.call_checks` finds wrong.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from sklrp._signals import raise_at_signals
+from sklrp.cli.call_checks import check_diagnose, check_explain, check_folder
 
 
 def file_path(**kwargs: Any) -> click.Path:
@@ -79,6 +80,7 @@ def demo(out: Path) -> None:  # numpydoc ignore=PR01
     Example:
       python -m sklrp demo --out demo
     """
+    check_folder(out)
     from sklrp.cli.demo import run_demo
 
     raise_at_signals()
@@ -130,6 +132,7 @@ def explain(**options: Any) -> None:  # numpydoc ignore=PR01
     Example:
       python -m sklrp explain model.safetensors samples.npy -o relevance.npy --rule epsilon_plus
     """
+    check_explain(**options)
     from sklrp.cli.explain_command import explain_file
 
     raise_at_signals()
@@ -210,6 +213,7 @@ def diagnose(**options: Any) -> None:  # numpydoc ignore=PR01
       python -m sklrp diagnose model.safetensors samples.npy --labels labels.txt \\
           --train train.npy -o report.html
     """
+    check_diagnose(**options)
     from sklrp.cli.diagnose_command import diagnose_file
 
     raise_at_signals()

@@ -5,7 +5,6 @@ It is the command ``sklrp demo``, the first that a newcomer runs.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,6 @@ def run_demo(folder: Path) -> None:
     """
     from sklearn.model_selection import cross_val_score
 
-    existing = next(folder for folder in (folder, *folder.absolute().parents) if folder.exists())
-    if not os.access(existing, os.W_OK):
-        raise PermissionError(f"{existing} cannot be written to: choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     click.get_current_context().with_resource(claim(folder / _FILES[0]))
 

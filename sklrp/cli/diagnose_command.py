@@ -15,7 +15,6 @@ import sklrp
 from sklrp._files import claim
 from sklrp.cli.loaded_models import (
     RangeWarning,
-    check_out,
     load_model,
     parse_target,
     shows_progress,
@@ -59,16 +58,9 @@ def diagnose_file(
     variable, fill, device : object
         How files are read, and where the network is.
     """
-    _check_training(train, train_labels, n_refits)
-    given = (mask, train, train_labels)
-    check_out(out, model, data, labels, *(path for path in given if path is not None))
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--out {out} must end in .html: the page is HTML, which browsers print.")
     click.get_current_context().with_resource(claim(out))
     loaded = load_model(model, device)
     known = None if is_regressor(loaded.network) else loaded.classes
-    if target == "all":
-        raise ValueError("--target all makes a map of each output: a diagnosis is of one.")
     label, _ = parse_target(target, loaded.network, loaded.classes)
 
     def read(path: Path) -> tuple[Any, int]:
@@ -102,14 +94,3 @@ def diagnose_file(
     )
     report.to_html(out)
     click.echo(repr(report))
-
-
-def _check_training(train: Path | None, train_labels: Path | None, n_refits: int) -> None:
-    """Refuse options that need others, before anything is read."""
-    if train_labels is not None and train is None:
-        raise ValueError("--train-labels belong to --train: give both, or neither.")
-    if n_refits and (train is None or train_labels is None):
-        raise ValueError(
-            f"--n-refits {n_refits} trains clones: give --train and --train-labels, what the "
-            "model was trained on."
-        )

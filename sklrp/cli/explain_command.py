@@ -22,13 +22,12 @@ from sklrp.cli.field_samples import FieldSamples
 from sklrp.cli.loaded_models import (
     Loaded,
     RangeWarning,
-    check_out,
     load_model,
     parse_target,
     shows_progress,
 )
 from sklrp.cli.runs import PartialRun, checksum
-from sklrp.cli.samples import Samples, form_of
+from sklrp.cli.samples import Samples
 from sklrp.cli.tables import is_number
 from sklrp.geo.relevance_fields import describe_relevance
 
@@ -60,12 +59,6 @@ def explain_file(
     variable, fill, device, resume : object
         How files are read, where the network is, whether to go on.
     """
-    if form_of(out) != form_of(data):
-        raise ValueError(
-            f"OUT must have the form of DATA, {form_of(data)}, got {out.name}: change its suffix "
-            f"to {data.suffix}."
-        )
-    check_out(out, model, data)
     if out.is_symlink():  # what is done is kept beside the file that it names
         out = out.resolve()
     click.get_current_context().with_resource(claim(out))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
 from sklrp._files import replacing
-from sklrp.cli.samples import choose_array, find_bounds, form_of, open_fields, write_fields
+from sklrp.cli.call_checks import form_of
+from sklrp.cli.samples import choose_array, find_bounds, open_fields, write_fields
 from sklrp.geo.coordinates import is_dataset
 from sklrp.geo.vectorizer import GridVectorizer
 

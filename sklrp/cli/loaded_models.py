@@ -1,4 +1,4 @@
-"""The model of a file, what is asked of it, and checks of what is read and where is written.
+"""The model of a file, what is asked of it, and how far samples are from its training.
 
 `.explain_command` and `.diagnose_command` call it before anything takes time.
 """
@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import sys
 import warnings
@@ -232,22 +231,3 @@ class RangeWarning:
         if said := say_far(enter(), self._range, str(self._path), self._behind_steps):
             self._range = None
             click.echo(f"warning: {said}", err=True)
-
-
-def check_out(out: Path, *inputs: Path) -> None:
-    """Raise an error, before anything takes time, if a file cannot be written or must not be."""
-    target = Path(os.path.realpath(out))  # what a link names, which need not be there
-    if target.is_symlink():
-        raise ValueError(f"{out} is a link to itself: remove it, or choose another name.")
-    folder = target.parent if out.is_symlink() else out.parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder: make it, or choose another for {out}")
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"{folder} cannot be written to: choose another for {out}")
-    if target in [Path(os.path.realpath(path)) for path in inputs]:
-        raise ValueError(f"{out} is an input too: choose another name for what is written.")
-    is_store = any((out / name).is_file() for name in ("zarr.json", ".zgroup"))
-    if out.is_dir() and not is_store:
-        raise IsADirectoryError(f"{out} is a folder: choose another name, or remove it.")
-    if out.exists() and (is_store or not out.is_file()) != (out.suffix.lower() == ".zarr"):
-        raise ValueError(f"{out} is there, as something else: choose another name, or remove it.")

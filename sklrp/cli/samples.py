@@ -19,19 +19,11 @@ from numpy.typing import NDArray
 from sklrp._checks import import_optional, suggest
 from sklrp._files import check_regular, replacing
 from sklrp._wording import shorten
+from sklrp.cli.call_checks import form_of
 from sklrp.cli.npz_rows import NpzRows
 from sklrp.cli.tables import is_number, read_csv, read_lines, read_table, write_csv
 from sklrp.geo.storage import store
 
-FORMS = {
-    ".npy": "npy",
-    ".npz": "npz",
-    ".nc": "NetCDF",
-    ".nc4": "NetCDF",
-    ".cdf": "NetCDF",
-    ".zarr": "zarr",
-    ".csv": "CSV",
-}
 _CLASS = "class"  # the dimension of the explained classes
 
 
@@ -244,28 +236,6 @@ def choose_array(path: Path, names: list[Any], variable: str | None) -> str:
         f"{given}{path} holds the arrays {shorten(str(sorted(map(str, names))))}; choose one "
         "of them by --variable."
     )
-
-
-def form_of(path: Path) -> str:
-    """Return the form that a file's suffix stands for, or raise an error.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-
-    Returns
-    -------
-    str
-        A value of `FORMS`.
-    """
-    check_regular(path)
-    try:
-        return FORMS[path.suffix.lower()]
-    except KeyError:
-        raise ValueError(
-            f"{path} has none of the suffixes {', '.join(FORMS)}, which say what is in a file."
-        ) from None
 
 
 def load_numpy(path: Path) -> Any:
