@@ -14,7 +14,7 @@ from sklrp._constraints import constrained
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding, bootstrap
 
-_NEXT_TO_NOTHING = 0.1  # of the score
+_NEXT_TO_NOTHING = 0.1  # of the score: a convention
 KEPT_BY = ("bias", "epsilon", "padding", "initial_state", "dropped")
 
 

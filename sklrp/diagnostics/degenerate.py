@@ -15,7 +15,7 @@ from sklrp.diagnostics.common_form import FEWEST_CELLS, cosines
 from sklrp.diagnostics.explained import CONSTRAINTS, Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
 
-_SAME = 0.99  # the cosine of maps that are taken for equal
+_SAME = 0.99  # the cosine of maps that are taken for equal: a convention
 
 
 @constrained(CONSTRAINTS)

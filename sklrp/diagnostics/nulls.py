@@ -119,7 +119,8 @@ class Readout(NullModel):
         "The map shows what the hidden layers see, whatever the readout makes of it: explain with "
         "a rule that keeps the sign of contributions, at least on the dense layers."
     )
-    # Hidden layers that have learned the task give similar maps under any readout.
+    # Hidden layers that have learned the task give similar maps under any readout; how similar,
+    # is a convention.
     artifact_above = 0.97
     fact_below = 0.95
 

@@ -13,7 +13,7 @@ from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap, judge
 from sklrp.diagnostics.other_networks import null_maps
 
-_FAR = 10.0  # times as large as the median
+_FAR = 10.0  # times as large as the median: a convention
 _DEVIATION = 1.4826  # of normal values, times the median of their sizes
 # Shares of the relevance: half on a few cells is most of a map. Of 167 sound maps of the planted
 # suite 19 of 20 have none there, and one .35; where outliers were not capped it is .61 to .75.

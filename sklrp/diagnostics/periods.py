@@ -14,7 +14,7 @@ from sklrp.diagnostics.findings import judge
 from sklrp.diagnostics.profiles import AlongAxes
 
 _LONGEST_PERIOD = 8
-_PROMINENT = 30.0  # a peak of a profile's spectrum over the frequencies around it
+_PROMINENT = 30.0  # a peak of a profile's spectrum over its neighbours: a convention
 
 
 class _Peak(NamedTuple):

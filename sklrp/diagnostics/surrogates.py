@@ -28,7 +28,7 @@ from sklrp.diagnostics.common_form import cosines
 from sklrp.diagnostics.explained import Explained
 from sklrp.diagnostics.findings import Finding, bootstrap
 
-_FACT_BELOW = 0.6  # of the cosine, as for null models: 36 % of the squared map
+_FACT_BELOW = 0.6  # of the cosine, as for null models: 36 % of the squared map; a convention
 _HALVES = 20  # halvings, whose median is what maps of surrogates are held against
 
 
