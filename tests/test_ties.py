@@ -217,10 +217,11 @@ def test_maps_are_the_same_in_any_company(rule, name):
             assert (np.abs(alone - together) / size).max() < allowed
 
 
-def _pool(layer, x, nonnegative):
+def _pool(layer, x, nonnegative, rectified=False):
     """Return what the handler of a pooling returns: its output, and the pull."""
     handler = find_entry(layer).handler
-    return handler(Step("pool", layer, handler), Signal(x, nonnegative=nonnegative))
+    step = Step("pool", layer, handler, rectified=rectified)
+    return handler(step, Signal(x, nonnegative=nonnegative))
 
 
 LAYOUTS = {"first": torch.contiguous_format, "last": torch.channels_last}
@@ -253,6 +254,66 @@ def test_windows_share_as_by_hand(layer, shape, channels):
         for target in range(n_targets):
             assert_close(passed[target].numpy(), _share_by_hand(layer, x, relevance[target]))
         assert torch.equal(laid, x)
+
+
+def _weigh_by_hand(values, size, zeros_share):
+    """Weigh the values of windows, along the last axis, beside the largest of each."""
+    largest, rounding = values.max(-1, keepdims=True), size * 2.0**-52
+    with np.errstate(invalid="ignore"):  # of two that are infinite
+        smaller = np.maximum(largest - 64 * rounding, -np.inf if zeros_share else 0.0)
+        weights = np.clip((values - smaller) / (48 * rounding), 0, 1)
+    return np.where(np.isinf(size), values == largest, weights)
+
+
+TILES = {
+    "rows and columns": (nn.MaxPool2d((3, 2)), (2, 3, 9, 8)),
+    "left over": (nn.MaxPool2d((2, 3)), (2, 3, 5, 10)),
+    "columns": (nn.MaxPool2d((1, 2)), (2, 3, 2, 6)),
+    "rows": (nn.MaxPool2d((2, 1)), (2, 3, 4, 3)),
+    "one axis": (nn.MaxPool1d(4), (2, 3, 16)),
+    "three axes": (nn.MaxPool3d((2, 3, 2)), (2, 3, 4, 9, 6)),
+}
+
+
+@pytest.mark.parametrize("kind", ["signed", "rectified", "infinite"])
+@pytest.mark.parametrize("is_last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("name", TILES)
+def test_what_is_nearly_equal_shares_in_part(name, is_last, kind):
+    layer, shape = TILES[name]
+    rectified = kind == "rectified"
+    rng = np.random.default_rng(0)
+    # Few levels, and of each value some roundings less; two sizes, whose thresholds are exact.
+    x = rng.integers(0 if rectified else -2, 3, shape) * (
+        1 - rng.integers(0, 90, shape) * 2.0**-52
+    )
+    x[:, 0].reshape(2, -1)[:, 0] = 2.0
+    x[:, 1] *= 2.0**-50
+    x[1] *= 64
+    if kind == "infinite":
+        x[0, 0].flat[[0, 1]] = np.inf
+    kernel = np.atleast_1d(layer.kernel_size)
+    n_windows = [n // k for n, k in zip(shape[2:], kernel, strict=True)]
+    relevance = rng.normal(size=(2, 2, 3, *n_windows))
+    relevance *= layer(torch.from_numpy(x)).numpy() != 0  # none comes to a window of zeros
+
+    expected = np.zeros((2, *shape))
+    size = np.abs(x).reshape(2, 1, -1).max(-1, keepdims=True)
+    for window in np.ndindex(*n_windows):
+        here = (..., *(slice(i * k, i * k + k) for i, k in zip(window, kernel, strict=True)))
+        weights = _weigh_by_hand(x[here].reshape(2, 3, -1), size, not rectified)
+        shares = weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300)
+        parts = relevance[(..., *window)][..., None] * shares
+        expected[here] = parts.reshape(expected[here].shape)
+
+    laid = torch.from_numpy(x)
+    if is_last:
+        laid = laid.movedim(1, -1).contiguous().movedim(-1, 1)
+    for samples in (slice(2), slice(1), slice(1, 2)):  # in a batch, and one by one
+        _, pull = _pool(layer, laid[samples], rectified, rectified=rectified)
+        for n_targets in (1, 2):
+            passed = pull(torch.from_numpy(relevance[:n_targets, samples]), None)
+            assert_close(passed.numpy(), expected[:n_targets, samples])
+            assert passed[0].stride()[1:] == laid.stride()[1:]
 
 
 @pytest.mark.parametrize("channels", LAYOUTS)

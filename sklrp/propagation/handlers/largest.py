@@ -10,7 +10,6 @@ share.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,8 +62,8 @@ def weigher(largest: Tensor, size: Tensor, zeros_share: bool = True) -> Callable
     Returns
     -------
     callable
-        ``weigh(values, part=...)``, where the values compete for ``largest[part]``. It returns a
-        new tensor.
+        ``weigh(values, lay)``, where the values compete for what stands beside them in
+        ``lay(largest)``. It returns a new tensor.
     """
     finfo = torch.finfo(largest.dtype)
     rounding = (size * finfo.eps).clamp(min=finfo.tiny)
@@ -74,11 +73,11 @@ def weigher(largest: Tensor, size: Tensor, zeros_share: bool = True) -> Callable
     finite = size.isfinite()
     all_finite = bool(finite.all())
 
-    def weigh(values: Tensor, part: Any = ...) -> Tensor:
-        weights = (values - smaller[part]).mul_(slope).clamp_(0, 1)
+    def weigh(values: Tensor, lay: Callable[[Tensor], Tensor] = lambda v: v) -> Tensor:
+        weights = (values - lay(smaller)).mul_(slope).clamp_(0, 1)
         if all_finite:
             return weights
-        return torch.where(finite, weights, (values == largest[part]).to(weights))
+        return torch.where(finite, weights, (values == lay(largest)).to(weights))
 
     return weigh
 

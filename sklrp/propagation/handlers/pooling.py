@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
 from itertools import product
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -106,9 +107,6 @@ def _pull_from_largest(
 ) -> Tensor:
     """Return the relevance of values, of which the largest of each window share its relevance."""
     x = signal.x
-    places = [
-        tuple((..., *slices) for slices in zip(*pair, strict=True)) for pair in product(*pairs)
-    ]
     counts = [
         Counter(i for seen, _ in of_axis for i in range(n)[seen])
         for n, of_axis in zip(x.shape[2:], pairs, strict=True)
@@ -118,7 +116,23 @@ def _pull_from_largest(
     # Where no value is negative or outside of all windows, the largest of all is in the output.
     size = size_of_samples(out if signal.nonnegative and all_seen else x)
     weigh = weigher(out, size, zeros_share)
-    weights = [weigh(x[seen], window) for seen, window in places]
+    # A window of zeros that have no share has no weight, nor does it get any relevance.
+    least = 0.0 if zeros_share else torch.finfo(x.dtype).tiny
+    like = x.expand(len(relevance), *x.shape)
+    if x.stride(1) == 1 < x.stride(-1) and _are_tiles(pairs, out.shape[2:]):
+        kernel = [len(of_axis) for of_axis in pairs]
+        spans = (slice(k * m) for k, m in zip(kernel, out.shape[2:], strict=True))
+        tiled: tuple[Any, ...] = (..., *spans)
+        part = _pull_from_tiles(relevance, x[tiled], weigh, kernel, least)
+        if all_seen:
+            return part
+        back = torch.zeros_like(like)
+        back[tiled] = part
+        return back
+    places = [
+        tuple((..., *slices) for slices in zip(*pair, strict=True)) for pair in product(*pairs)
+    ]
+    weights = [weigh(x[seen], itemgetter(window)) for seen, window in places]
     if all(
         out[window].shape == weight.shape == out.shape
         for (_, window), weight in zip(places, weights, strict=True)
@@ -128,16 +142,56 @@ def _pull_from_largest(
         total = torch.zeros_like(out)
         for (_, window), weight in zip(places, weights, strict=True):
             total[window] = total[window] + weight.sum_to_size(total[window].shape)
-    if not zeros_share:  # nor does a window of zeros get any relevance
-        total = total.clamp(min=torch.finfo(total.dtype).tiny)
-    share = relevance / total
-    like = x.expand(len(relevance), *x.shape)
+    share = relevance / total.clamp(min=least)
     back = torch.empty_like(like) if all_seen and seen_once else torch.zeros_like(like)
     weights.reverse()
     for seen, window in places:
         weight = weights.pop()  # its memory is free for the next
         part = weight.mul_(share[0][window])[None] if len(share) == 1 else share[window] * weight
         back[seen] = part if seen_once else back[seen] + part
+    return back
+
+
+def _are_tiles(pairs: Sequence[list[tuple[slice, slice]]], n_windows: Sequence[int]) -> bool:
+    """Return whether windows stand side by side, and a pair holds one value of each of them."""
+
+    def along(k: int, m: int) -> list[tuple[slice, slice]]:
+        return [(slice(i, i + (m - 1) * k + 1, k), slice(0, m)) for i in range(k)]
+
+    return all(
+        of_axis == along(len(of_axis), m) for of_axis, m in zip(pairs, n_windows, strict=True)
+    )
+
+
+def _pull_from_tiles(
+    relevance: Tensor, x: Tensor, weigh: Callable[..., Tensor], kernel: Sequence[int], least: float
+) -> Tensor:
+    """Return the same where the windows are tiles, and the channels lie last in memory."""
+    # Every second value of a row is a few channels, then a gap, over which torch takes several
+    # times as long. So rows stay whole, and each of a row's values has its window's beside it.
+    *heights, width = kernel
+    channels = 1 - x.dim()
+
+    def widen(of_windows: Tensor) -> Tensor:
+        last = of_windows.movedim(channels, -1).contiguous()
+        last = torch.cat([last] * width, -1)
+        return last.unflatten(-1, (width, -1)).flatten(-3, -2).movedim(-1, channels)
+
+    rows = x
+    for axis, height in enumerate(heights, channels + 1):
+        rows = rows.unflatten(axis, (-1, height)).movedim(axis, 0)
+    weights = weigh(rows, widen)
+    total = weights
+    for _ in heights:
+        total = sum(total[1:], start=total[0])
+    total = sum((total[..., i::width] for i in range(1, width)), start=total[..., ::width])
+    share = widen(relevance / total.clamp(min=least))
+    if len(share) == 1:
+        back = weights.mul_(share[0])[None]
+    else:
+        back = weights * share[(slice(None), *[None] * len(heights))]
+    for axis in reversed(range(channels + 1, -1)):
+        back = back.movedim(1, axis).flatten(axis - 1, axis)
     return back
 
 
