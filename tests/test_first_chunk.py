@@ -75,13 +75,16 @@ def loses_large_values():
 @pytest.mark.usefixtures("loses_large_values")
 @pytest.mark.parametrize("options", [{}, {"check": False}, {"target": "all"}, {"batch_size": 16}])
 @pytest.mark.parametrize("n", [3, 16, 17, 40])
-def test_relevance_lost_in_the_last_sample_is_found_beforehand(n, options, layers):
-    samples = X[:n].copy()
+@pytest.mark.parametrize("is_known", [False, True])
+def test_relevance_lost_in_the_last_sample_is_found_beforehand(is_known, n, options, layers):
+    samples, network = X[:n].copy(), ByHand(Scaled(), *layers)
+    if is_known:  # of small values nothing was lost
+        sklrp.explain(network, samples, **options)
     samples[-1] = 100.0
     shape = (n, 2, 4) if options.get("target") == "all" else (n, 4)
     out = np.zeros(shape, np.float32)
     with pytest.raises(TypeError, match="is not what it got"):
-        sklrp.explain(ByHand(Scaled(), *layers), samples, out=out, **options)
+        sklrp.explain(network, samples, out=out, **options)
     assert not out.any()
 
 

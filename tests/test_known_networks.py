@@ -68,7 +68,7 @@ def explain(network, samples=X, **options):
 
 
 def explain_anew(network, *args, **options):
-    known_networks._KNOWN.clear()
+    known_networks.forget_all()
     return explain(network, *args, **options)
 
 
@@ -273,7 +273,7 @@ def test_what_is_known_goes_with_the_network(make):
 
 
 def test_few_networks_are_known(monkeypatch):
-    known_networks._KNOWN.clear()
+    known_networks.forget_all()
     monkeypatch.setattr(known_networks, "_MOST", 3)
     nets = [Net().eval() for _ in range(5)]
     for net in nets:

@@ -107,7 +107,7 @@ def remember(network: nn.Module, signature: Hashable, known: Known) -> None:
         return
     key = id(network), signature
     _KNOWN.pop(key, None)  # what was last asked for comes last
-    _KNOWN[key] = ref(network, partial(_follow, key)), known
+    _KNOWN[key] = ref(network, partial(_owner_is_gone, key)), known
     for oldest in list(_KNOWN)[:-_MOST]:
         _let_go(oldest)
 
@@ -117,7 +117,13 @@ def forget(network: nn.Module, signature: Hashable) -> None:
     _let_go((id(network), signature))
 
 
-def _follow(key: Hashable, owner: ref[nn.Module]) -> None:
+def forget_all() -> None:
+    """Let go of all that is known, so that the next call on any network probes it."""
+    for key in list(_KNOWN):
+        _let_go(key)
+
+
+def _owner_is_gone(key: Hashable, owner: ref[nn.Module]) -> None:
     """Let go of what is known of a network that is no more."""
     found = _KNOWN.get(key)
     if found is not None and found[0] is owner:  # another may have its identity by now

@@ -219,6 +219,15 @@ class Plan:
         )  # fmt: skip
 
     @property
+    def is_trusted(self) -> bool:
+        """Whether an earlier call has seen that its steps lose no relevance, and make none.
+
+        Of those steps the handlers are this package's own. Those of others may do so for some
+        values alone.
+        """
+        return self.recalled and all(is_built_in(step.handler) for step in self.steps)
+
+    @property
     def lacks_boxes(self) -> bool:
         """Whether a z-box rule needs bounds that follow from those of the network's input."""
         return any(

@@ -257,10 +257,11 @@ def _prepare_call(
     few = (
         jobs == 1 and inputs.n_samples <= batch_size and inputs.n_samples * n_targets <= _FEW_MAPS
     )
-    begins = plan.witness is not None and not few and batch_size >= smallest
+    trusted = plan.is_trusted  # as it is of later chunks
+    begins = plan.witness is not None and not few and not trusted and batch_size >= smallest
     spans = _cut(inputs.n_samples, int(batch_size), _PROBED + 1 if begins else 0)
     defence = Defence(plan, intake, check)
-    defence = replace(defence, at_once=(few or begins) and defence.needs_probe)
+    defence = replace(defence, at_once=(few or begins or trusted) and defence.needs_probe)
     call = PreparedCall(plan, intake, contrast, details, defence, n_outputs, named)
     return Ready(call, target, axis, at_zero, spans, jobs)
 
@@ -319,7 +320,7 @@ def _begin(attempts: Iterable[Ready], inputs: Inputs) -> tuple[Ready, list[Any]]
         with suppress(Exception):
             check(ready.call)
             first = ready.call.explain(*next(ready.tasks(inputs)))
-            if is_probed_once and len(ready.spans) > 1:
+            if is_probed_once and not plan.is_trusted and len(ready.spans) > 1:
                 # The largest value or the last step may stand at the end.
                 ready.call.check(inputs.take([-1]), alone=True)
             if plan.known is not None and plan.recalled and plan.varies != plan.known.varies:
