@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sklrp.propagation.defence import Balance, Defence
+from sklrp.propagation.defence import FEW_ROWS, Balance, Defence
 from sklrp.propagation.inputs import Intake, is_finite
 from sklrp.propagation.layer_outputs import AskedLayer, Listener, find_values
 from sklrp.propagation.planning import Plan
@@ -81,17 +81,11 @@ class PreparedCall:
         # Forward, all relevance on the scores of the targets, and back: the whole of LRP.
         # Handlers of this package never write to what they are given; others might.
         signals, args, kwargs = self.intake.to_signals(chunk, copy=self.defence.needs_probe)
-        confirms = is_first and self.plan.witness is not None
-        run = self.plan.run_first if confirms else self.plan.run
+        is_probed_once = is_first and self.plan.witness is not None
+        run = self.plan.run_first if is_probed_once else self.plan.run
         tape = run(signals, args, kwargs)
         check_outputs(tape.scores)
-        rows = self.defence.rows_of(len(tape.scores), is_first)
-        if confirms:
-            self.defence.confirm(tape, chunk, rows)
-        else:
-            self.defence.compare(tape, chunk, rows)
-            if is_first and self.defence.at_once:
-                self.defence.check_samples(tape, chunk)
+        self._compare(tape, chunk, is_first, is_probed_once)
         self._check_size(tape.scores)
         begun = start(tape.scores, target, self.contrast)
         values = find_values(self.layers, tape) if self.layers else []
@@ -108,6 +102,21 @@ class PreparedCall:
         if not self.details:
             return passed, None
         return passed, {**_to_arrays(begun, layers), "outputs": listener.arrays()}
+
+    def _compare(
+        self, tape: Tape, chunk: Sequence[Any], is_first: bool, is_probed_once: bool
+    ) -> None:
+        """Compare the scores with the network's own; refuse others, or raise an error of doubt."""
+        defence = self.defence
+        rows = defence.rows_of(len(tape.scores), is_first)
+        quickly = is_probed_once or (is_first and self.plan.is_trusted)
+        confirmed = quickly and defence.confirms(tape, chunk)
+        if is_probed_once and not confirmed:
+            raise ValueError("The scores change with what stands beside a sample.")
+        if not confirmed or len(rows) > FEW_ROWS:
+            defence.compare(tape, chunk, rows)
+        if is_first and defence.at_once and not confirmed:
+            defence.check_samples(tape, chunk)
 
     def _begin_balance(
         self, tape: Tape, chunk: Sequence[Any], begun: Start, is_first: bool

@@ -98,6 +98,9 @@ class Plan:
         What they ask for it by.
     recalled : bool
         Whether an earlier call found it.
+    is_trusted : bool
+        Whether that call has seen that the steps lose no relevance and make none. Handlers that
+        are not of this package may do so for some values alone.
     """
 
     steps: list[Step]
@@ -118,6 +121,7 @@ class Plan:
     known: Known | None = None
     signature: Hashable = None
     recalled: bool = False
+    is_trusted: bool = False
 
     def __repr__(self) -> str:
         """Return a table of the steps."""
@@ -217,15 +221,6 @@ class Plan:
             self.twins, n_samples, self.steps, exact=self.exact, key=self.key,
             watched=self.watched, **options,
         )  # fmt: skip
-
-    @property
-    def is_trusted(self) -> bool:
-        """Whether an earlier call has seen that its steps lose no relevance, and make none.
-
-        Of those steps the handlers are this package's own. Those of others may do so for some
-        values alone.
-        """
-        return self.recalled and all(is_built_in(step.handler) for step in self.steps)
 
     @property
     def lacks_boxes(self) -> bool:
@@ -466,6 +461,7 @@ def _compile_recorded(
         watched=watched, witness=known.witness, twins=Twins(module, known.idle),
         route=known.route, known=known if probe.recalls else None, signature=signature,
         recalled=recalled is not None,
+        is_trusted=recalled is not None and all(is_built_in(step.handler) for step in steps),
     )  # fmt: skip
 
 
