@@ -81,11 +81,10 @@ class PreparedCall:
         # Forward, all relevance on the scores of the targets, and back: the whole of LRP.
         # Handlers of this package never write to what they are given; others might.
         signals, args, kwargs = self.intake.to_signals(chunk, copy=self.defence.needs_probe)
-        is_probed_once = is_first and self.plan.witness is not None
-        run = self.plan.run_first if is_probed_once else self.plan.run
+        run = self.plan.run_first if is_first and self.plan.witnesses else self.plan.run
         tape = run(signals, args, kwargs)
         check_outputs(tape.scores)
-        self._compare(tape, chunk, is_first, is_probed_once)
+        self._compare(tape, chunk, is_first)
         self._check_size(tape.scores)
         begun = start(tape.scores, target, self.contrast)
         values = find_values(self.layers, tape) if self.layers else []
@@ -103,15 +102,13 @@ class PreparedCall:
             return passed, None
         return passed, {**_to_arrays(begun, layers), "outputs": listener.arrays()}
 
-    def _compare(
-        self, tape: Tape, chunk: Sequence[Any], is_first: bool, is_probed_once: bool
-    ) -> None:
+    def _compare(self, tape: Tape, chunk: Sequence[Any], is_first: bool) -> None:
         """Compare the scores with the network's own; refuse others, or raise an error of doubt."""
         defence = self.defence
         rows = defence.rows_of(len(tape.scores), is_first)
-        quickly = is_probed_once or (is_first and self.plan.is_trusted)
-        confirmed = quickly and defence.confirms(tape, chunk)
-        if is_probed_once and not confirmed:
+        at_stake = is_first and (self.plan.once or self.plan.is_trusted)
+        confirmed = at_stake and defence.confirms(tape, chunk)
+        if is_first and self.plan.once and not confirmed:
             raise ValueError("The scores change with what stands beside a sample.")
         if not confirmed or len(rows) > FEW_ROWS:
             defence.compare(tape, chunk, rows)

@@ -45,8 +45,8 @@ class Known(NamedTuple):
         Whether layers have other attributes from call to call.
     exact : bool
         Whether memory is to be shared in each run as the network knows it.
-    witness : Witness or None
-        What the run of the first chunk is to agree with, of a network that was probed once.
+    witnesses : tuple of Witness
+        What the run of a first chunk is to agree with.
     idle : list
         The twins of the network that wait for a run.
     source : Held or None
@@ -59,7 +59,7 @@ class Known(NamedTuple):
     sizes: Sizes
     varies: bool
     exact: bool
-    witness: Witness | None
+    witnesses: tuple[Witness, ...]
     idle: list[Any]
     source: Held | None
 
@@ -69,7 +69,7 @@ class Known(NamedTuple):
         tape = found.tape
         return cls(
             [(record.step, entries[id(record.step)]) for record in tape.records],
-            tape.route, tape.head, measure(tape), found.varies, found.exact, found.witness,
+            tape.route, tape.head, measure(tape), found.varies, found.exact, found.witnesses,
             twins.idle, twins.source,
         )  # fmt: skip
 
@@ -102,8 +102,8 @@ def recall(network: nn.Module, signature: Hashable) -> Known | None:
 
 def remember(network: nn.Module, signature: Hashable, known: Known) -> None:
     """Keep what was found of a network for as long as it lives, or others push it out."""
-    constants = [] if known.witness is None else known.witness.constants
-    if known.source is None or sum(t.nbytes for _, t in constants) > _MOST_BYTES:
+    size = sum(t.nbytes for witness in known.witnesses for _, t in witness.constants)
+    if known.source is None or size > _MOST_BYTES:
         return
     key = id(network), signature
     _KNOWN.pop(key, None)  # what was last asked for comes last

@@ -86,8 +86,10 @@ class Plan:
         In a chain, where the modules that are watched end.
     tail : list of nn.Module
         In a chain, what lays the output out anew behind the head.
-    witness : Witness or None
-        What the run of the first chunk is to agree with, of a network that was probed once.
+    witnesses : tuple of Witness
+        What the run of the first chunk is to agree with.
+    once : bool
+        Whether the network was probed once, so that the first chunk is to confirm the plan.
     twins : Twins or None
         What is run in place of the network.
     route : Route or None
@@ -115,7 +117,8 @@ class Plan:
     watched: frozenset[str] = frozenset()
     ends: Mapping[str, int | Returned] = field(default_factory=dict)
     tail: Sequence[nn.Module] = ()
-    witness: Witness | None = None
+    witnesses: tuple[Witness, ...] = ()
+    once: bool = False
     twins: Twins | None = None
     route: Route | None = None
     known: Known | None = None
@@ -199,12 +202,13 @@ class Plan:
 
     def run_first(self, inputs: Sequence[Signal], args: Any, kwargs: dict[str, Any]) -> Tape:
         """Run the network on the first chunk, and hold the run against that on the probe."""
-        assert self.witness is not None
-        recorder = self._recorder(len(inputs[0].x), notes=True)
+        n_samples = len(inputs[0].x)
+        witness = next(one for one in self.witnesses if one.n_samples != n_samples)
+        recorder = self._recorder(n_samples, notes=True)
         tape = self._hold_to_route(recorder.run(inputs, args, kwargs))
-        self.witness.compare(recorder)
+        witness.compare(recorder)
         self.varies |= recorder.writer.varies
-        self.witness = None
+        self.witnesses = ()
         return tape
 
     def _hold_to_route(self, tape: Tape) -> Tape:
@@ -458,9 +462,9 @@ def _compile_recorded(
     fold_recorded(link_steps(steps, known.route), known.route.output)
     return Plan(
         steps, module, known.head, known.sizes, varies=known.varies, exact=known.exact, key=key,
-        watched=watched, witness=known.witness, twins=Twins(module, known.idle),
-        route=known.route, known=known if probe.recalls else None, signature=signature,
-        recalled=recalled is not None,
+        watched=watched, twins=Twins(module, known.idle), route=known.route, once=probe.once,
+        witnesses=known.witnesses if probe.once or recalled else (),
+        known=known if probe.recalls else None, signature=signature, recalled=recalled is not None,
         is_trusted=recalled is not None and all(is_built_in(step.handler) for step in steps),
     )  # fmt: skip
 

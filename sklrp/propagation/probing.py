@@ -139,14 +139,14 @@ class Probed(NamedTuple):
         Whether layers, or functions that are like layers, differ from call to call.
     exact : bool
         Whether the network changes tensors in place that it also uses through others.
-    witness : Witness or None
-        What another run is still to agree with.
+    witnesses : tuple of Witness
+        What another run is to agree with, if it is of another number of samples.
     """
 
     tape: Tape
     varies: bool
     exact: bool
-    witness: Witness | None = None
+    witnesses: tuple[Witness, ...]
 
 
 def probe_once(
@@ -162,7 +162,8 @@ def probe_once(
         sample, _ = probe.other(2)
         recorder = Recorder(twins, 2, make_step=make_step, exact=exact, key=key, watched=watched)
         tape = recorder.run(*sample)
-        return Probed(tape, False, recorder.writer.needs_exact, Witness(recorder.constants, 2))
+        witness = Witness(recorder.constants, 2)
+        return Probed(tape, False, recorder.writer.needs_exact, (witness,))
 
     # Most networks change nothing in place that they use elsewhere: it costs less to ask first.
     with suppress(Exception):
@@ -220,7 +221,9 @@ def probe_network(
         Witness(first.recorder.constants, 2).compare(other.recorder)
     _check_untold(first, probe, frozenset().union(*(other.changed for other in others)))
     exact = any(run.recorder.writer.needs_exact for run in (first, *others))
-    return Probed(first.tape, any(_varies(first, other) for other in others), exact)
+    varies = any(_varies(first, other) for other in others)
+    witnesses = Witness(first.recorder.constants, 2), Witness(others[0].recorder.constants, 3)
+    return Probed(first.tape, varies, exact, witnesses)
 
 
 def _varies(first: Run, other: Run) -> bool:

@@ -258,7 +258,7 @@ def _prepare_call(
         jobs == 1 and inputs.n_samples <= batch_size and inputs.n_samples * n_targets <= _FEW_MAPS
     )
     trusted = plan.is_trusted  # as it is of later chunks
-    begins = plan.witness is not None and not few and not trusted and batch_size >= smallest
+    begins = plan.once and not few and not trusted and batch_size >= smallest
     spans = _cut(inputs.n_samples, int(batch_size), _PROBED + 1 if begins else 0)
     defence = Defence(plan, intake, check)
     defence = replace(defence, at_once=(few or begins or trusted) and defence.needs_probe)
@@ -274,7 +274,7 @@ def _prepare_quickly(prepare: Callable[..., Ready], inputs: Inputs) -> Ready | N
     if many and any(bool((a[0] != a[1]).any()) for a in inputs.take([0, _PROBED])):
         with suppress(Exception):  # what is wrong is said by what is done in its place
             ready = prepare(once=True)
-            if ready.call.plan.witness is None or ready.spans[0].stop > _PROBED:
+            if not ready.call.plan.once or ready.spans[0].stop > _PROBED:
                 return ready
     return None
 
@@ -314,13 +314,12 @@ def _begin(attempts: Iterable[Ready], inputs: Inputs) -> tuple[Ready, list[Any]]
 
     for ready in attempts:
         plan = ready.call.plan
-        is_probed_once = plan.witness is not None
-        if not (is_probed_once or plan.recalled):
+        if not (plan.once or plan.recalled):
             break
         with suppress(Exception):
             check(ready.call)
             first = ready.call.explain(*next(ready.tasks(inputs)))
-            if is_probed_once and not plan.is_trusted and len(ready.spans) > 1:
+            if plan.once and not plan.is_trusted and len(ready.spans) > 1:
                 # The largest value or the last step may stand at the end.
                 ready.call.check(inputs.take([-1]), alone=True)
             if plan.known is not None and plan.recalled and plan.varies != plan.known.varies:
