@@ -326,3 +326,29 @@ def test_other_shapes_are_probed_for_themselves(probes):
             found = explain(net, samples)
             assert found.shape == samples.shape
     assert len(probes) == 3
+
+
+class CellByHand(nn.Module):
+    """A recurrent cell, whose initial state is a constant for each sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.of_x, self.of_h, self.out = nn.Linear(3, 8), nn.Linear(4, 8), nn.Linear(4, 2)
+
+    def forward(self, x):
+        h = torch.full((len(x), 4), 0.5, dtype=x.dtype)
+        for step in x.unbind(1):
+            gate, new = (self.of_x(step) + self.of_h(h)).chunk(2, 1)
+            gate = gate.sigmoid()
+            h = gate * h + (1 - gate) * new.tanh()
+        return self.out(h)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_an_initial_state_stays_one(n):
+    samples = np.random.default_rng(0).normal(size=(3, 4, 3))
+    torch.manual_seed(0)
+    net = CellByHand().double()
+    expected = explain(net, samples)[:n]
+    for _ in range(2):
+        assert_close(explain(net, samples[:n]), expected)

@@ -133,6 +133,7 @@ class TapeWriter:
         self.steps = steps
         self.is_probing = steps is None
         self.notes, self.varies = notes or self.is_probing, False
+        self.tells_samples = self.notes and n_samples > 1  # of one, all axes of one could be it
         self.make_step = make_step
         self.call = call or run_handler
         self.nodes = Nodes()
@@ -167,7 +168,7 @@ class TapeWriter:
         """Return the tensor that the network gets for an input."""
         tensor = signal.x.detach().clone() if self.exact else signal.x.detach()
         self._sample_shapes.append(tuple(tensor.shape[1:]))
-        if self.notes:
+        if self.tells_samples:
             signal = signal.but(samples=self._number("X", tensor, 0))
         node = self.nodes.add(tensor, signal, tensor.is_floating_point())
         if self.exact:
@@ -458,7 +459,7 @@ class TapeWriter:
             values = (*(node.signal for node in nodes), *signals)
             self._may_share.update(storage_of(signal.x) for signal in values)
         input_axes = tuple([node.signal.axis for node in nodes])
-        if self.is_probing or (self.notes and not is_layer):
+        if self.is_probing or (self.tells_samples and not is_layer):
             known = tuple(node.signal.axis for node in nodes if node.number >= 0)
             axes = self._output_axes(step.name, signals, known or input_axes, is_layer)
             step.axes = axes if self.is_probing else step.axes
@@ -518,7 +519,7 @@ class TapeWriter:
         """Return the network's own tensor of an output, and its node."""
         out = move_axis(signal, 0, axis) if is_layer and axis else signal
         samples = out.samples
-        if self.notes and (is_layer or samples is not None):
+        if self.tells_samples and (is_layer or samples is not None):
             samples = self._number(step.name, out.x, axis)
         if out.axis is not axis or out.samples is not samples:
             out = out.but(axis=axis, samples=samples)
