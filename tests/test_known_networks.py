@@ -12,6 +12,7 @@ from torch import nn
 
 import sklrp
 from sklrp.propagation import known_networks, planning
+from sklrp.propagation.recording.twin import Twins
 from sklrp.propagation.registry import HANDLERS, register
 from tests.helpers.comparing import assert_close
 
@@ -246,6 +247,85 @@ def test_what_is_computed_out_of_sight_later_is_refused(n, monkeypatch):
         explain(net, samples)
 
 
+class Cut(nn.Module):
+    """The number of its outputs lies in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 5)
+        self.register_buffer("keep", torch.tensor([True, True, True, False, False]))
+
+    def forward(self, x):
+        return torch.relu(self.fc(x))[:, self.keep]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 40])
+@pytest.mark.parametrize("left", [1, 2, 5])
+def test_another_number_of_outputs(left, n):
+    samples = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
+    net = Cut()
+    assert explain(net, samples, target="all").shape == (n, 3, 4)
+    explain(net, samples)
+    net.keep[:] = torch.arange(5) < left
+    assert explain(net, samples, target="all").shape == (n, left, 4)
+    net.keep[:] = True
+    found = explain(net, samples, target=4)
+    assert_close(found, explain_anew(net, samples, target=4))
+
+
+@pytest.mark.parametrize("n", [1, 6])
+@pytest.mark.parametrize("options", [{}, {"layers": ["norm"]}, {"batch_size": 1}])
+def test_another_way_by_a_class(options, n, net, monkeypatch):
+    """What is wrong with what is known is no error of the call, wherever it is found."""
+    rule = sklrp.Composite(
+        [("first", sklrp.ZBox(-3.0, 3.0), "first"), ("rest", sklrp.ZBox(), "all")]
+    )
+    monkeypatch.setattr(Net, "turned_by_class", False)
+    for given in ("epsilon", rule):
+        explain(net, X[:n], rule=given, **options)
+        monkeypatch.setattr(Net, "turned_by_class", True)
+        found = explain(net, X[:n], rule=given, **options)
+        wanted = explain_anew(net, X[:n], rule=given, **options)
+        for one, other in zip(found, wanted, strict=True):
+            if isinstance(one, np.ndarray):
+                assert_close(one, other)
+        monkeypatch.setattr(Net, "turned_by_class", False)
+
+
+def test_the_kind_of_functions_is_asked_anew(monkeypatch):
+    class OfKind(nn.Module):
+        kind_of_layers = "dense"
+
+        def __init__(self):
+            super().__init__()
+            self.weight, self.out = nn.Parameter(torch.randn(6, 4)), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.out(torch.relu(torch.nn.functional.linear(x, self.weight)))
+
+    samples = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    net = OfKind()
+    before = explain(net, samples, rule="epsilon_plus")
+    monkeypatch.setattr(OfKind, "kind_of_layers", "conv")
+    found = explain(net, samples, rule="epsilon_plus")
+    assert np.abs(found - before).max() > 1e-3
+    assert_close(found, explain_anew(net, samples, rule="epsilon_plus"))
+
+
+def test_twins_of_another_state_are_not_kept(net):
+    """Another thread may change the network between what is recalled and its twin."""
+    expected = explain(net)
+    (entry,) = [e for k, e in known_networks._KNOWN.items() if k[0] == id(net)]
+    entry.known.idle.clear()  # another thread has it
+    twins = Twins(net, entry.known.idle, entry.known.source)
+    power, net.power = net.power, 0.5
+    with twins.lend():
+        pass
+    assert not entry.known.idle
+    net.power = power
+    np.testing.assert_allclose(explain(net), expected, rtol=1e-5, atol=1e-7)
+
+
 class Circular(nn.Module):
     """A part of it knows the whole."""
 
@@ -272,6 +352,49 @@ def test_what_is_known_goes_with_the_network(make):
     assert not any(key[0] == identity for key in known_networks._KNOWN)
 
 
+def test_a_network_that_its_own_parameter_refers_to_goes_in_the_end():
+    net = Net()
+    net.scale.register_hook(lambda gradient: net.power * gradient)  # noqa: F821
+    explain(net)
+    gone = []
+    weakref.finalize(net, gone.append, True)
+    del net
+    for _ in range(3):
+        gc.collect()
+    assert gone
+
+
+@pytest.mark.parametrize("name", ["fc", "conv"])
+def test_what_a_network_no_longer_holds_goes_with_the_next_call(name, net):
+    explain(net)
+    explain(net, X[:1])
+    if name == "fc":
+        old = weakref.ref(net.fc)
+        net.fc = nn.Linear(36, 3)
+    else:
+        old = weakref.ref(net.conv.weight)
+        net.conv.weight = nn.Parameter(torch.randn(4, 1, 3, 3))
+    assert old() is not None
+    explain(net)
+    assert old() is None
+
+
+def test_weights_as_they_were_read_are_not_kept():
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return torch.relu(self.fc(x))
+
+    net = Plain()
+    explain(net, np.ones((6, 4), np.float32) * np.arange(6)[:, None])
+    kept = [e.known.steps for k, e in known_networks._KNOWN.items() if k[0] == id(net)]
+    assert kept
+    assert all(step.weight is None and step.bias is None for steps in kept for step, _ in steps)
+
+
 def test_few_networks_are_known(monkeypatch):
     known_networks.forget_all()
     monkeypatch.setattr(known_networks, "_MOST", 3)
@@ -281,10 +404,26 @@ def test_few_networks_are_known(monkeypatch):
     assert [key[0] for key in known_networks._KNOWN] == [id(net) for net in nets[-3:]]
 
 
-def test_large_constants_are_not_kept(net, monkeypatch):
-    monkeypatch.setattr(known_networks, "_MOST_BYTES", 8)
-    explain(net)
+class OfProducts(nn.Module):
+    """Its weights are a product of others."""
+
+    def __init__(self):
+        super().__init__()
+        self.u, self.v = nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.u @ self.v)
+
+
+@pytest.mark.parametrize("n", [1, 6])
+def test_large_tensors_of_a_forward_are_not_kept(n, monkeypatch):
+    samples, net = np.ones((n, 4), np.float32) + np.arange(n)[:, None], OfProducts()
+    monkeypatch.setattr(known_networks, "_MOST_BYTES", 60)
+    explain(net, samples)
     assert not any(key[0] == id(net) for key in known_networks._KNOWN)
+    monkeypatch.setattr(known_networks, "_MOST_BYTES", 1000)
+    explain(net, samples)
+    assert any(key[0] == id(net) for key in known_networks._KNOWN)
 
 
 def test_threads_share_what_is_known(net):

@@ -9,22 +9,24 @@ probe of its own; where they disagree, :mod:`.run` lets the network be probed ag
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import ref
 
-from torch import nn
+from torch import Tensor, nn
 
 from sklrp.propagation.probing import MakeStep, Probed, Witness
 from sklrp.propagation.recording.snapshots import Held
+from sklrp.propagation.recording.tensors import storage_of
 from sklrp.propagation.recording.twin import Twins
 from sklrp.propagation.registry import Entry
 from sklrp.propagation.sizes import Sizes, measure
 from sklrp.propagation.tape import Route, Step
 
-# How many findings are kept, and how many bytes of constants one may hold.
+# How many findings are kept, and how many bytes one may hold beside the network's own.
 _MOST, _MOST_BYTES = 32, 2**24
 
 
@@ -51,6 +53,9 @@ class Known(NamedTuple):
         The twins of the network that wait for a run.
     source : Held or None
         What the network held when it was probed; None where not all of it is seen to change.
+    n_bytes : int
+        The size of the tensors that are not the network's own: of constants, and of weights that
+        forward computes.
     """
 
     steps: Sequence[tuple[Step, Entry]]
@@ -62,15 +67,25 @@ class Known(NamedTuple):
     witnesses: tuple[Witness, ...]
     idle: list[Any]
     source: Held | None
+    n_bytes: int
 
     @classmethod
     def of(cls, found: Probed, entries: dict[int, Entry], twins: Twins) -> Known:
         """Return what a probe found; ``entries`` are those of its steps, by their identity."""
         tape = found.tape
+        steps = [(record.step, entries[id(record.step)]) for record in tape.records]
+        made = [
+            tensor
+            for step, _ in steps
+            for tensor in (vars(step.layer) if isinstance(step.layer, nn.Module) else {}).values()
+            if isinstance(tensor, Tensor) and storage_of(tensor) not in twins.owners
+        ]
+        constants = [t for witness in found.witnesses for _, t in witness.constants]
+        for step, _ in steps:
+            step.weight = step.bias = None  # they are read anew
         return cls(
-            [(record.step, entries[id(record.step)]) for record in tape.records],
-            tape.route, tape.head, measure(tape), found.varies, found.exact, found.witnesses,
-            twins.idle, twins.source,
+            steps, tape.route, tape.head, measure(tape), found.varies, found.exact,
+            found.witnesses, twins.idle, twins.source, sum(t.nbytes for t in (*made, *constants)),
         )  # fmt: skip
 
     def make_steps(self, make_step: MakeStep) -> list[Step]:
@@ -83,38 +98,47 @@ class Known(NamedTuple):
         return steps
 
 
+class _Entry:
+    """What is kept of a network, and whether a call has asked for it of late."""
+
+    def __init__(self, owner: ref[nn.Module], known: Known) -> None:
+        self.owner, self.known, self.is_old = owner, known, False
+
+
 # By the identity of the network, and the signature.
-_KNOWN: dict[Hashable, tuple[ref[nn.Module], Known]] = {}
+_KNOWN: dict[tuple[int, Hashable], _Entry] = {}
 
 
 def recall(network: nn.Module, signature: Hashable) -> Known | None:
     """Return what is known of a network under a signature, if it holds what it held then."""
-    key = id(network), signature
-    found = _KNOWN.get(key)
+    for key in _keys_of(network):
+        entry = _KNOWN.get(key)
+        if entry is not None and not _holds(entry, network):
+            _let_go(key)
+    found = _KNOWN.get((id(network), signature))
     if found is None:
         return None
-    owner, known = found
-    if owner() is network and known.source is not None and known.source.is_the_same():
-        return known
-    _let_go(key)
-    return None
+    found.is_old = False
+    return found.known
 
 
 def remember(network: nn.Module, signature: Hashable, known: Known) -> None:
     """Keep what was found of a network for as long as it lives, or others push it out."""
-    size = sum(t.nbytes for witness in known.witnesses for _, t in witness.constants)
-    if known.source is None or size > _MOST_BYTES:
+    if known.source is None or known.n_bytes > _MOST_BYTES:
         return
     key = id(network), signature
     _KNOWN.pop(key, None)  # what was last asked for comes last
-    _KNOWN[key] = ref(network, partial(_owner_is_gone, key)), known
+    _KNOWN[key] = _Entry(ref(network, partial(_owner_is_gone, key)), known)
     for oldest in list(_KNOWN)[:-_MOST]:
         _let_go(oldest)
 
 
-def forget(network: nn.Module, signature: Hashable) -> None:
-    """Let go of what is known of a network under a signature."""
-    _let_go((id(network), signature))
+def forget(network: nn.Module) -> bool:
+    """Let go of all that is known of a network; return whether there was anything."""
+    keys = _keys_of(network)
+    for key in keys:
+        _let_go(key)
+    return bool(keys)
 
 
 def forget_all() -> None:
@@ -123,17 +147,42 @@ def forget_all() -> None:
         _let_go(key)
 
 
-def _owner_is_gone(key: Hashable, owner: ref[nn.Module]) -> None:
+def _keys_of(network: nn.Module) -> list[tuple[int, Hashable]]:
+    return [key for key in list(_KNOWN) if key[0] == id(network)]
+
+
+def _holds(entry: _Entry, network: nn.Module) -> bool:
+    """Return whether what is kept is of a network, and of what it holds now."""
+    source = entry.known.source
+    return entry.owner() is network and source is not None and source.is_the_same()
+
+
+def _owner_is_gone(key: tuple[int, Hashable], owner: ref[nn.Module]) -> None:
     """Let go of what is known of a network that is no more."""
     found = _KNOWN.get(key)
-    if found is not None and found[0] is owner:  # another may have its identity by now
+    if found is not None and found.owner is owner:  # another may have its identity by now
         _let_go(key)
 
 
-def _let_go(key: Hashable) -> None:
+def _let_go(key: tuple[int, Hashable]) -> None:
     """Let go of what is kept under a key, and of its twins, which else wait for the collector."""
-    found = _KNOWN.pop(key, None)
-    idle = [] if found is None else found[1].idle
+    entry = _KNOWN.pop(key, None)
+    idle = [] if entry is None else entry.known.idle
     with suppress(IndexError):  # another thread may take one
         while True:
             idle.pop().release()
+
+
+def _age(phase: str, info: dict[str, int]) -> None:
+    """Let go, before a full collection, of what no call has asked for since the last one.
+
+    A hook of a parameter, for one, may refer to the network, which then lives on in what is kept.
+    """
+    if phase == "start" and info["generation"] == 2:
+        for key, entry in list(_KNOWN.items()):
+            if entry.is_old:
+                _let_go(key)
+            entry.is_old = True
+
+
+gc.callbacks.append(_age)

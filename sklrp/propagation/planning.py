@@ -462,8 +462,8 @@ def _compile_recorded(
     fold_recorded(link_steps(steps, known.route), known.route.output)
     return Plan(
         steps, module, known.head, known.sizes, varies=known.varies, exact=known.exact, key=key,
-        watched=watched, twins=Twins(module, known.idle), route=known.route, once=probe.once,
-        witnesses=known.witnesses if probe.once or recalled else (),
+        watched=watched, twins=Twins(module, known.idle, known.source), route=known.route,
+        once=probe.once, witnesses=known.witnesses if probe.once or recalled else (),
         known=known if probe.recalls else None, signature=signature, recalled=recalled is not None,
         is_trusted=recalled is not None and all(is_built_in(step.handler) for step in steps),
     )  # fmt: skip

@@ -160,10 +160,13 @@ def explain_network(
             details=return_details, check=check, reference=reference, classes=classes,
             bounds=bounds, key=key, recalls=jobs == 1,
         )  # fmt: skip
-        attempts = _attempts(prepare, inputs, jobs)
+        attempts = _attempts(prepare, inputs, module if jobs == 1 else None)
         ready = next(attempts)
-        results = Results(inputs, ready.axis, intake.dtype, layout, out)
+        axis = ready.axis
+        results = Results(inputs, axis, intake.dtype, layout, out)
         ready, first = _begin(chain([ready], attempts), inputs)
+        if ready.axis != axis:  # the network has other outputs than in an earlier call
+            results = Results(inputs, ready.axis, intake.dtype, layout, out)
         plan, target, at_zero = ready.call.plan, ready.target, ready.at_zero
         every = bool(ready.axis)
         at_layers = LayerArrays(inputs.n_samples, every, inputs.floating_dtype(intake.dtype))
@@ -272,36 +275,54 @@ def _prepare_quickly(prepare: Callable[..., Ready], inputs: Inputs) -> Ready | N
     # same sample more than one tell nothing.
     many = inputs.n_samples > _PROBED and all(map(is_floating, inputs.arrays))
     if many and any(bool((a[0] != a[1]).any()) for a in inputs.take([0, _PROBED])):
-        with suppress(Exception):  # what is wrong is said by what is done in its place
-            ready = prepare(once=True)
-            if not ready.call.plan.once or ready.spans[0].stop > _PROBED:
-                return ready
+        ready = prepare(once=True)
+        if not ready.call.plan.once or ready.spans[0].stop > _PROBED:
+            return ready
     return None
 
 
-def _attempts(prepare: Callable[..., Ready], inputs: Inputs, jobs: int) -> Iterator[Ready]:
-    """Yield a call as it is prepared; the next is for where the one before proves wrong."""
+def _attempts(
+    prepare: Callable[..., Ready], inputs: Inputs, module: nn.Module | None
+) -> Iterator[Ready]:
+    """Yield a call as it is prepared; the next is for where the one before proves wrong.
 
-    def make(way: Callable[[], Ready | None]) -> Iterator[Ready]:
-        held: list[Any] = []
-        try:
-            with hold_warnings() as held:
-                ready = way()
-        except Exception:
+    Parameters
+    ----------
+    prepare : callable
+        What prepares it.
+    inputs : Inputs
+        All samples.
+    module : nn.Module or None
+        The network, of which earlier calls may know something; None for several workers.
+
+    Yields
+    ------
+    Ready
+        The call: of what earlier calls know, of one probe, and of two.
+    """
+    ways: list[Callable[[], Ready | None]] = [prepare]
+    if module is not None:
+        ways.insert(0, partial(_prepare_quickly, prepare, inputs))
+    for way in ways:
+        for _ in range(2):  # what an earlier call knows may hold no more
+            ready, held, error = _run_way(way)
+            if ready is not None:
+                yield replace(ready, warnings=held)
+            is_recalled = error is not None or (ready is not None and ready.call.plan.recalled)
+            if module is None or not is_recalled or not forget(module):
+                break
+        if error is not None and way is prepare:  # in doubt two probes decide
             _warn(held)
-            raise
-        if ready is None:
-            return
-        yield replace(ready, warnings=tuple(held))
-        plan = ready.call.plan
-        if plan.recalled:  # from an earlier call: it may hold no more
-            assert plan.network is not None
-            forget(plan.network, plan.signature)
-            yield from make(way)
+            raise error
 
-    if jobs == 1:
-        yield from make(partial(_prepare_quickly, prepare, inputs))
-    yield from make(prepare)  # in doubt two probes decide, and say what is wrong
+
+def _run_way(way: Callable[[], Ready | None]) -> tuple[Ready | None, Any, Exception | None]:
+    """Return a call, the warnings that came with it, and what was raised in its place."""
+    with hold_warnings() as held:
+        try:
+            return way(), held, None
+        except Exception as error:
+            return None, held, error
 
 
 def _begin(attempts: Iterable[Ready], inputs: Inputs) -> tuple[Ready, list[Any]]:

@@ -422,7 +422,7 @@ class TapeWriter:
         if position >= len(self.steps):
             raise self.refusals.other_way()
         step = self.steps[position]
-        if step.name != name or step.handler is not entry.handler:
+        if (step.name, step.kind) != (name, entry.kind) or step.handler is not entry.handler:
             raise self.refusals.other_way()
         if step.layer is None:  # a function, which is not sent to another process
             step.layer = layer

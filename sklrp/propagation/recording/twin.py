@@ -58,17 +58,21 @@ class Twins:
         The network; it is not changed.
     idle : list or None, default=None
         Twins that earlier calls left, of which each thread takes one.
+    source : Held or None, default=None
+        What the network held when they were made.
 
     Attributes
     ----------
     source : Held or None
-        What the network held when its twin was made; None where not all of it is seen to change.
+        The same of its first twin; None where not all of it is seen to change.
     """
 
-    def __init__(self, network: nn.Module, idle: list[Any] | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, idle: list[Any] | None = None, source: Held | None = None
+    ) -> None:
         self.network = network
         self.idle: list[_Twin] = [] if idle is None else idle
-        self.source: Held | None = None
+        self.source = source
 
     @cached_property
     def owners(self) -> dict[int, str]:
@@ -87,12 +91,15 @@ class Twins:
             twin = self.idle.pop()
         except IndexError:
             twin = _Twin(self.network)
-            self.source = twin.source
+            if self.source is None:
+                self.source = twin.source
+            elif not self.source.is_the_same():  # changed meanwhile by another thread
+                twin.is_for_once = True
         twin.ear.recorder, twin.ear.snapshots = recorder, twin.snapshots
         is_as_made = False
         try:
             yield twin.module
-            is_as_made = twin.is_as_made()
+            is_as_made = twin.is_as_made() and not twin.is_for_once
         finally:
             twin.ear.recorder, twin.ear.snapshots = None, {}
             if is_as_made:
@@ -118,7 +125,7 @@ class _Twin:
     """A twin, and what its modules held when it was made."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.ear = _Ear()
+        self.ear, self.is_for_once = _Ear(), False
         self.snapshots: dict[str, tuple[nn.Module, Held]] = {}
         self.module, modules, sources, is_simple = _make(network, self.ear)
         self._held = Held(modules) if is_simple else None
