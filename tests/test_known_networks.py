@@ -177,14 +177,100 @@ def test_a_network_that_has_changed_is_explained_as_it_is(change, n, rule, net, 
         np.testing.assert_allclose(details.score, net(samples)[:, 1], rtol=1e-4, atol=1e-6)
 
 
-def test_weights_that_forward_computes_are_found_anew(net, probes):
-    explain(net)
-    explain(net)
+@pytest.mark.parametrize(("n", "probe"), [(1, "probe_network"), (6, "probe_once")])
+def test_weights_that_forward_computes_are_found_anew(n, probe, net, probes):
+    explain(net, X[:n])
+    explain(net, X[:n])
     assert len(probes) == 1
     train(net)  # torch.diag(self.scale * 2) is a constant of the tape
-    explain(net)
-    explain(net)
-    assert probes == ["probe_once"] * 2
+    explain(net, X[:n])
+    explain(net, X[:n])
+    assert probes == [probe] * 2
+
+
+class Turning(nn.Module):
+    """A layer of it has other attributes for many samples than for few."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.act, self.out = nn.Linear(4, 6), nn.LeakyReLU(), nn.Linear(6, 2)
+
+    def forward(self, x):
+        self.act.negative_slope = 0.1 * min(len(x), 3)
+        return self.out(self.act(self.fc(x)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 6, 40])
+def test_a_network_that_varies_is_probed_once(n, probes):
+    samples = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
+    net = Turning()
+    found = [explain(net, samples, batch_size=40) for _ in range(4)]
+    n_probes = len(probes)
+    for one in found[1:]:
+        assert_close(one, found[0], 1e-5)
+    explain(net, samples, batch_size=40)
+    assert len(probes) == n_probes
+    assert_close(found[0], explain_anew(net, samples, batch_size=40), 1e-5)
+
+
+class TwoOutputs(nn.Module):
+    """Two outputs by name, of views that are changed in place, with the samples second."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 2), nn.Linear(6, 3)
+
+    def forward(self, x, other=None):
+        h = self.fc(x if other is None else x + other)
+        h.view(len(h), 2, 3)[:, 0].mul_(0.5)
+        h = torch.relu(h.transpose(0, 1)).transpose(0, 1)
+        return {"one": self.one(h), "two": self.two(h)}
+
+
+@pytest.mark.parametrize("n", [1, 6])
+def test_other_questions_are_not_mixed_up(n):
+    samples = np.random.default_rng(0).normal(size=(n, 4))
+    net = TwoOutputs().double()
+    questions = [
+        (samples, {"target": ("one", 1)}),
+        (samples, {"target": ("two", 1)}),
+        (samples, {"target": ("two", 1), "layers": ["fc"]}),
+        ((samples, samples), {"target": ("two", 1)}),
+        ({"other": samples, "x": samples}, {"target": ("one", 0)}),
+        (samples, {"target": ("two", 2), "rule": sklrp.ZBox(-4.0, 4.0)}),
+        (samples.astype(np.float32), {"target": ("two", 1), "contrast": True}),
+    ]
+    found = [explain(net, X, **options) for X, options in questions * 2]
+    for (X, options), *answers in zip(questions, found[:7], found[7:], strict=True):
+        fresh = parts_of(explain_anew(net, X, **options))
+        for answer in map(parts_of, answers):
+            for one, other in zip(answer, fresh, strict=True):
+                assert_close(one, other, 1e-6)
+
+
+def parts_of(found):
+    """Return the arrays of relevance in what explain returned."""
+    if isinstance(found, dict):
+        return [found[name] for name in ("other", "x")]
+    if isinstance(found, tuple):
+        return [part for part in found if isinstance(part, np.ndarray)]
+    return [found]
+
+
+def test_forgotten_twins_go_without_the_collector(net):
+    def count():
+        return sum(type(o) is Net for o in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = count()
+        explain(net)
+        assert count() == before + 1
+        known_networks.forget_all()
+        assert count() == before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("change", ["hook", "training", "handler"])
@@ -241,6 +327,33 @@ class OutOfSight(nn.Module):
 def test_what_is_computed_out_of_sight_later_is_refused(n, monkeypatch):
     samples = np.random.default_rng(1).normal(size=(n, 4)).astype(np.float32) + 3
     net = OutOfSight()
+    explain(net, samples)
+    monkeypatch.setattr(OutOfSight.switch, "on", True)
+    with pytest.raises(TypeError):
+        explain(net, samples)
+
+
+class Tokens(nn.Module):
+    """The same of integers."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.fc = nn.Embedding(9, 4), nn.Linear(4, 2)
+
+    def forward(self, tokens):
+        h = self.table(tokens)
+        factor = torch.ones(2)
+        if OutOfSight.switch.on:
+            with torch._C.DisableTorchFunction():
+                factor = h.sum((1, 2)).expand(2, -1).t().clone()
+        return self.fc(h.mean(1)) * factor
+
+
+@pytest.mark.parametrize("n", [1, 2, 6, 40])
+def test_what_is_computed_of_tokens_out_of_sight_later_is_refused(n, monkeypatch):
+    samples = np.random.default_rng(1).integers(0, 9, size=(n, 5))
+    net = Tokens()
+    explain(net, samples)
     explain(net, samples)
     monkeypatch.setattr(OutOfSight.switch, "on", True)
     with pytest.raises(TypeError):

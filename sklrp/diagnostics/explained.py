@@ -530,8 +530,9 @@ class Explained:
         return self.kept.get(what, lambda: function(self, *args))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what travels to workers: nothing of `once`, such as maps of null models."""
-        return {**vars(self), "_made": {}}
+        """Return what travels to workers: of `once` what is said, and no maps of null models."""
+        said = {what: made for what, made in self._made.items() if isinstance(made, str)}
+        return {**vars(self), "_made": said}
 
     def finding(self, **entries: Any) -> Finding:
         """Return a finding, which knows what a sample is."""

@@ -22,7 +22,7 @@ from sklrp.diagnostics.periods import find_prominence
 from sklrp.diagnostics.positions import has_profile, positions
 from sklrp.diagnostics.suppressors import find_suppressors
 
-# Conventions: no measurement is on record.
+# Conventions: nobody has measured or derived them.
 _MOST = 0.25  # of the relevance or of the skill: what a pattern must have, or must not
 _FOLLOWS = 0.6  # the cosine of maps and contributions where an offset does no harm
 _HALF = 0.5  # of the input's share of informative cells

@@ -108,7 +108,7 @@ class PreparedCall:
         rows = defence.rows_of(len(tape.scores), is_first)
         at_stake = is_first and (self.plan.once or self.plan.is_trusted)
         confirmed = at_stake and defence.confirms(tape, chunk)
-        if is_first and self.plan.once and not confirmed:
+        if is_first and self.plan.once and not self.plan.recalled and not confirmed:
             raise ValueError("The scores change with what stands beside a sample.")
         if not confirmed or len(rows) > FEW_ROWS:
             defence.compare(tape, chunk, rows)

@@ -88,6 +88,11 @@ class Known(NamedTuple):
             found.witnesses, twins.idle, twins.source, sum(t.nbytes for t in (*made, *constants)),
         )  # fmt: skip
 
+    @property
+    def once(self) -> bool:
+        """Whether the network was probed once."""
+        return len(self.witnesses) == 1
+
     def make_steps(self, make_step: MakeStep) -> list[Step]:
         """Return the steps anew: their layers read as they are now."""
         steps = []

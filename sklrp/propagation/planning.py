@@ -455,15 +455,19 @@ def _compile_recorded(
     module: nn.Module, epsilon: float, probe: Probe, key: str | None, watched: frozenset[str]
 ) -> Plan:
     """Compile a network by running it on few samples, if no earlier call has done so."""
-    signature = probe.signature, key, watched
-    recalled = recall(module, signature) if probe.recalls else None
+    # What two probes have found does for one.
+    ways = (True, False) if probe.once else (False,)
+    signatures = [(probe.signature(once), key, watched) for once in ways]
+    found = {s: recall(module, s) for s in signatures} if probe.recalls else {}
+    signature = next((s for s in signatures if found.get(s)), signatures[0])
+    recalled = found.get(signature)
     known = recalled or _find(module, probe, key, watched)
     steps = known.make_steps(partial(make_step, epsilon=epsilon))
     fold_recorded(link_steps(steps, known.route), known.route.output)
     return Plan(
         steps, module, known.head, known.sizes, varies=known.varies, exact=known.exact, key=key,
         watched=watched, twins=Twins(module, known.idle, known.source), route=known.route,
-        once=probe.once, witnesses=known.witnesses if probe.once or recalled else (),
+        once=known.once, witnesses=known.witnesses if known.once or recalled else (),
         known=known if probe.recalls else None, signature=signature, recalled=recalled is not None,
         is_trusted=recalled is not None and all(is_built_in(step.handler) for step in steps),
     )  # fmt: skip

@@ -58,12 +58,11 @@ class Probe:
         self.floats = frozenset(i for i in every if is_floating(inputs.arrays[i]))
         self.integers = frozenset(every) - self.floats
 
-    @property
-    def signature(self) -> Hashable:
-        """What is the same for all probes that find the same of one network."""
+    def signature(self, once: bool) -> Hashable:
+        """Return what is the same for all probes, or all pairs of them, that find the same."""
         arrays = [(tuple(a.shape[1:]), str(a.dtype)) for a in self.inputs.arrays]
         intake = replace(self.intake, names=None)
-        return (*arrays, *self.inputs.labels, intake, self.once, count_registered())
+        return (*arrays, *self.inputs.labels, intake, once, count_registered())
 
     def first(self, n_samples: int) -> Sample:
         """Return copies of the first sample."""

@@ -62,8 +62,8 @@ def weigher(largest: Tensor, size: Tensor, zeros_share: bool = True) -> Callable
     Returns
     -------
     callable
-        ``weigh(values, lay)``, where the values compete for what stands beside them in
-        ``lay(largest)``. It returns a new tensor.
+        ``weigh(values, lay)`` returns their weights, a new tensor. ``lay`` puts the largest value
+        of each window beside the values that compete for it; by default they stand there.
     """
     finfo = torch.finfo(largest.dtype)
     rounding = (size * finfo.eps).clamp(min=finfo.tiny)

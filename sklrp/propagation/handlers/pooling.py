@@ -166,7 +166,7 @@ def _are_tiles(pairs: Sequence[list[tuple[slice, slice]]], n_windows: Sequence[i
 def _pull_from_tiles(
     relevance: Tensor, x: Tensor, weigh: Callable[..., Tensor], kernel: Sequence[int], least: float
 ) -> Tensor:
-    """Return the same where the windows are tiles, and the channels lie last in memory."""
+    """Return what `_pull_from_largest` does, of tiles whose channels lie last in memory."""
     # Every second value of a row is a few channels, then a gap, over which torch takes several
     # times as long. So rows stay whole, and each of a row's values has its window's beside it.
     *heights, width = kernel

@@ -83,9 +83,14 @@ class StateCopies:
             return self._done[id(value)][1]
         kind = type(value)
         if kind in _CONTAINERS:
-            if _ATOMS.issuperset(map(type, value.values() if kind in _DICTS else value)):
+            if all(map(_is_atom, value.values() if kind in _DICTS else value)):
                 # As those of parameters are.
                 copied = value if kind is tuple else value.copy()
+                self._done[id(value)] = value, copied
+                return copied
+            if kind is list and all(type(v) is list and all(map(_is_atom, v)) for v in value):
+                # As those of the names of a recurrent layer's weights are.
+                copied = [self.of(v, path) for v in value]
                 self._done[id(value)] = value, copied
                 return copied
         else:
@@ -170,6 +175,12 @@ class StateCopies:
             for name, held in list(_attributes(made)):
                 object.__setattr__(made, name, self.of(held, f"{path}.{name}"))
         return made
+
+
+def _is_atom(value: Any) -> bool:
+    """Return whether a value is one that a forward cannot change, or refers to a tensor."""
+    kind = type(value)
+    return kind in _ATOMS or (kind is weakref.ref and isinstance(value(), Tensor))
 
 
 def _content(cell: types.CellType) -> Any:

@@ -43,6 +43,7 @@ class Held:
         self._types = list(map(type, modules))
         states = [vars(module) for module in modules]
         within = [v for state in states for v in state.values() if type(v) in _CONTAINERS]
+        within += [one for v in within if type(v) is list for one in v if type(one) is list]
         self._empty = [v for v in within if not v]  # most of them
         # Each with what it holds; a dict also as its values.
         held: list[tuple[Any, Any]] = []
