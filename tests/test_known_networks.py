@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import sklrp
-from sklrp.propagation import known_networks, planning
+from sklrp.propagation import known_networks, planning, run
 from sklrp.propagation.recording.twin import Twins
 from sklrp.propagation.registry import HANDLERS, register
 from tests.helpers.comparing import assert_close
@@ -437,6 +437,22 @@ def test_twins_of_another_state_are_not_kept(net):
     assert not entry.known.idle
     net.power = power
     np.testing.assert_allclose(explain(net), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("n", [1, 6])
+def test_another_thread_may_forget_first(n, net, monkeypatch):
+    """What is known and wrong is probed anew, whoever has let go of it."""
+    monkeypatch.setattr(Net, "turned_by_class", False)
+    explain(net, X[:n])
+    monkeypatch.setattr(Net, "turned_by_class", True)
+
+    def forget(network):
+        known_networks.forget(network)
+        return False
+
+    monkeypatch.setattr(run, "forget", forget)
+    found = explain(net, X[:n])
+    assert_close(found, explain_anew(net, X[:n]))
 
 
 class Circular(nn.Module):

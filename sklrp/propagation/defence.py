@@ -78,9 +78,7 @@ class Defence:
         """Refuse a network whose own scores of some samples are not those of the tape."""
         if not len(rows):
             return
-        ours = (
-            tape.scores if tape.returned is None else tape.returned.reshape(len(tape.scores), -1)
-        )
+        ours = _returned_by(tape)
         part = chunk if len(rows) == len(ours) else [array[list(rows)] for array in chunk]
         if self._is_close(ours[list(rows)], part, tape.head):
             return
@@ -97,8 +95,8 @@ class Defence:
         """Return whether samples that are run plainly have the scores of the tape."""
         # By one forward what `compare` and `check_samples` do: of the chunk's first and last
         # sample, and of one that is near the first.
-        n = len(tape.scores)
-        ours = tape.scores if tape.returned is None else tape.returned.reshape(n, -1)
+        ours = _returned_by(tape)
+        n = len(ours)
         try:
             theirs = self._run_plainly(self._beside(chunk, [0, n - 1]))[:2].to(ours.dtype)
         except Exception:  # it does not take these values
@@ -136,8 +134,7 @@ class Defence:
 
     def _is_beside(self, tape: Tape, mixed: Tensor) -> bool:
         """Return whether the first sample of a tape has the score that it has beside another."""
-        ours = tape.scores if tape.returned is None else tape.returned
-        ours = ours.reshape(len(tape.scores), -1)[:1]
+        ours = _returned_by(tape)[:1]
         return ours.shape == mixed.shape and _is_within(ours, mixed.to(ours.dtype), tape.head)
 
     # The network itself
@@ -222,6 +219,11 @@ class Defence:
         with self.plan.twins.lend(witness) as twin:
             twin(*args, **kwargs)
         return witness.values
+
+
+def _returned_by(tape: Tape) -> Tensor:
+    """Return what the network returns on a tape, of the shape (n_samples, n_outputs)."""
+    return tape.scores if tape.returned is None else tape.returned.reshape(len(tape.scores), -1)
 
 
 def _allow(scores: Tensor, head: str | None) -> Tensor:

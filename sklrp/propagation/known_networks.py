@@ -114,17 +114,31 @@ class _Entry:
 _KNOWN: dict[tuple[int, Hashable], _Entry] = {}
 
 
-def recall(network: nn.Module, signature: Hashable) -> Known | None:
-    """Return what is known of a network under a signature, if it holds what it held then."""
+def recall(network: nn.Module, signatures: Sequence[Hashable]) -> tuple[Hashable, Known] | None:
+    """Return what is known of a network, if it holds what it held then, and the signature.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network.
+    signatures : sequence of hashable
+        What it may be known by, the best first.
+
+    Returns
+    -------
+    (signature, Known) or None
+        None where nothing is known.
+    """
     for key in _keys_of(network):
         entry = _KNOWN.get(key)
         if entry is not None and not _holds(entry, network):
             _let_go(key)
-    found = _KNOWN.get((id(network), signature))
-    if found is None:
-        return None
-    found.is_old = False
-    return found.known
+    for signature in signatures:
+        found = _KNOWN.get((id(network), signature))
+        if found is not None:
+            found.is_old = False
+            return signature, found.known
+    return None
 
 
 def remember(network: nn.Module, signature: Hashable, known: Known) -> None:

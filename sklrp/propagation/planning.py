@@ -458,10 +458,8 @@ def _compile_recorded(
     # What two probes have found does for one.
     ways = (True, False) if probe.once else (False,)
     signatures = [(probe.signature(once), key, watched) for once in ways]
-    found = {s: recall(module, s) for s in signatures} if probe.recalls else {}
-    signature = next((s for s in signatures if found.get(s)), signatures[0])
-    recalled = found.get(signature)
-    known = recalled or _find(module, probe, key, watched)
+    recalled = recall(module, signatures) if probe.recalls else None
+    signature, known = recalled or (signatures[0], _find(module, probe, key, watched))
     steps = known.make_steps(partial(make_step, epsilon=epsilon))
     fold_recorded(link_steps(steps, known.route), known.route.output)
     return Plan(

@@ -158,7 +158,7 @@ def explain_network(
             _prepare_call, module, inputs, intake, named, target=target, rule=rule,
             epsilon=float(epsilon), contrast=bool(contrast), batch_size=batch_size, jobs=jobs,
             details=return_details, check=check, reference=reference, classes=classes,
-            bounds=bounds, key=key, recalls=jobs == 1,
+            bounds=bounds, key=key,
         )  # fmt: skip
         attempts = _attempts(prepare, inputs, module if jobs == 1 else None)
         ready = next(attempts)
@@ -237,11 +237,11 @@ def _prepare_call(
     module: nn.Module, inputs: Inputs, intake: Intake, named: tuple[AskedLayer, ...], *,
     target: Any, rule: Any, epsilon: float, contrast: bool, batch_size: int | None,
     jobs: int, details: bool, check: bool | str, reference: Any,
-    classes: np.ndarray | None, bounds: Any, key: str | None, recalls: bool, once: bool = False,
+    classes: np.ndarray | None, bounds: Any, key: str | None, once: bool = False,
 ) -> Ready:  # fmt: skip
     """Compile the network, decode the target and share the samples among chunks."""
     watched = frozenset(path for layer in named for path in layer.paths)
-    probe = Probe(inputs, intake, once, recalls)
+    probe = Probe(inputs, intake, once, recalls=jobs == 1)
     plan = _prepare_plan(module, rule, epsilon, bounds, probe, key, watched)
     sizes = _find_sizes(plan, inputs, intake, named)
     shape = sizes.shape
@@ -308,8 +308,9 @@ def _attempts(
             ready, held, error = _run_way(way)
             if ready is not None:
                 yield replace(ready, warnings=held)
-            is_recalled = error is not None or (ready is not None and ready.call.plan.recalled)
-            if module is None or not is_recalled or not forget(module):
+            is_recalled = ready is not None and ready.call.plan.recalled
+            has_forgotten = module is not None and (is_recalled or error) and forget(module)
+            if not (is_recalled or has_forgotten):  # another thread may have forgotten it before
                 break
         if error is not None and way is prepare:  # in doubt two probes decide
             _warn(held)
