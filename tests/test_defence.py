@@ -579,6 +579,22 @@ def keeps_in_many_ways(self, x):
     return self.head(torch.layer_norm(h.flatten(1), (8,)))
 
 
+class Overflown(nn.Module):
+    """Returns an infinite first value, which its handler doesn't."""
+
+    def forward(self, x):
+        return torch.cat([x[:, :1] / 0.0, x[:, 1:]], 1)
+
+
+@pytest.mark.parametrize("check", ["auto", True])
+@pytest.mark.parametrize("n_samples", [1, 2, 5])
+def test_infinite_scores_of_the_network_agree_with_no_finite_ones(n_samples, check, monkeypatch):
+    monkeypatch.setitem(HANDLERS, Overflown, HANDLERS[nn.Identity])
+    network = randomised(nn.Sequential(nn.Linear(4, 3), Overflown()))
+    with pytest.raises(TypeError, match="through layer '1' is not supported"):
+        sklrp.explain(network, numbers(n_samples, 4), target=1, check=check)
+
+
 @pytest.mark.parametrize("batch_size", [1, 5])
 @pytest.mark.parametrize("epsilon", [0.0, 0.1])
 @pytest.mark.parametrize("rule", ["epsilon", "gamma", "alpha_beta", "z_plus", "flat", "w_square"])

@@ -177,6 +177,8 @@ class Defence:
             return False
         if _is_within(ours, theirs, head):
             return True
+        if not bool(theirs.isfinite().all()):
+            return False
         gap, allowed = (ours - theirs).abs(), _allow(theirs, head)
         eps = torch.finfo(ours.dtype).eps
         noise = (self._run_plainly(chunk, _UNITS * eps)[rows].to(ours.dtype) - theirs).abs()
@@ -200,8 +202,8 @@ class Defence:
             known = theirs[name][seen[name] :][:1]
             seen[name] += 1
             if known and x.shape == known[0].shape:
-                gap = (x - known[0]).abs().max()
-                if not gap <= _TOLERANCE[self.intake.dtype] * known[0].abs().max():
+                gap, size = (x - known[0]).abs().max(), known[0].abs().max()
+                if not gap <= _TOLERANCE[self.intake.dtype] * size < torch.inf:
                     return say_layer(name)
         return "a function that the network's forward calls"
 
@@ -230,7 +232,8 @@ def _allow(scores: Tensor, head: str | None) -> Tensor:
     """Return by how much others may differ from scores by rounding."""
     # Small probabilities tell of logits what large ones do not.
     size = scores.abs() if head in ("softmax", "sigmoid") else scores.abs().amax(1, True)
-    return _TOLERANCE[scores.dtype] * size + torch.finfo(scores.dtype).tiny
+    kind = torch.finfo(scores.dtype)
+    return (_TOLERANCE[scores.dtype] * size + kind.tiny).clamp(max=kind.max)
 
 
 def _is_within(ours: Tensor, theirs: Tensor, head: str | None) -> bool:
