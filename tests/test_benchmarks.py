@@ -6,8 +6,11 @@ import importlib
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
+
+import sklrp
 
 # What the tables are to show, peers aside: a row each at least.
 ROWS = {
@@ -34,6 +37,7 @@ MEMORY = {"peak in one chunk / yardstick", "peak above the output, default chunk
 esn = importlib.import_module("tests.benchmarks.esn")
 main = importlib.import_module("tests.benchmarks.__main__")
 shares = importlib.import_module("tests.benchmarks.shares")
+written_out = importlib.import_module("tests.benchmarks.written_out")
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +111,12 @@ def test_write_between_markers(tmp_path):
 def test_machine_is_described():
     assert "2 threads, " in main.machine(2)
     assert "torch 2." in main.machine(2)
+
+
+def test_what_is_written_out_is_what_is_explained():
+    for case, _, explain, model, X, _ in written_out.make_rows(quick=True):
+        model, X = model.double(), X.astype(np.float64)
+        found = sklrp.explain(model, X, rule="epsilon")
+        largest = abs(found).max()
+        assert largest > 0, case
+        np.testing.assert_allclose(explain(model, X), found, atol=1e-9 * largest, err_msg=case)
