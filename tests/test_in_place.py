@@ -14,8 +14,8 @@ from torch import nn
 
 import sklrp
 from sklrp.propagation import probing
+from sklrp.propagation.compilation import make_step
 from sklrp.propagation.inputs import Inputs, Intake
-from sklrp.propagation.planning import make_step
 from sklrp.propagation.probing import Probe
 from sklrp.propagation.recording.recorder import Recorder
 from sklrp.propagation.recording.twin import Twins

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import sklrp
-from sklrp.propagation import known_networks, planning, run
+from sklrp.propagation import compilation, known_networks, run
 from sklrp.propagation.recording.twin import Twins
 from sklrp.propagation.registry import HANDLERS, register
 from tests.helpers.comparing import assert_close
@@ -54,13 +54,13 @@ def probes(monkeypatch):
     """Count the probes of networks."""
     found = []
     for name in ("probe_once", "probe_network"):
-        probe = getattr(planning, name)
+        probe = getattr(compilation, name)
 
         def counted(*args, name=name, probe=probe):
             found.append(name)
             return probe(*args)
 
-        monkeypatch.setattr(planning, name, counted)
+        monkeypatch.setattr(compilation, name, counted)
     return found
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from sklrp import Composite, Epsilon, Flat, ZBox
 from sklrp.propagation import Kept, explain
 from sklrp.propagation.bounds import follow
-from sklrp.propagation.planning import make_step
+from sklrp.propagation.compilation import make_step
 from sklrp.propagation.registry import find_entry
 from sklrp.rules import Signal
 from tests.helpers.affine_layers import RULES

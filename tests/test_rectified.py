@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import sklrp
 from sklrp import rules
-from sklrp.propagation import planning
+from sklrp.propagation import compilation
 from tests.helpers.comparing import assert_close
 
 
@@ -87,7 +87,7 @@ def test_maps_and_what_is_kept_are_the_same_without(between, rule, way, monkeypa
             found = [sklrp.explain(net, part, **options) for part in (X, X[2:3])]
             found.append(_tell(net, X, options))
             with monkeypatch.context() as patch:
-                patch.setattr(planning, "mark_rectified", lambda links, output: None)
+                patch.setattr(compilation, "mark_rectified", lambda links, output: None)
                 plain = [sklrp.explain(net, part, **options) for part in (X, X[2:3])]
                 plain.append(_tell(net, X, options))
             for one, other in zip(found, plain, strict=True):
@@ -245,7 +245,7 @@ def test_where_they_write_in_branches(way, marked, monkeypatch):
     steps = sklrp.plan(net, "gamma", X).steps
     assert [step.in_place for step in steps if step.label == "ReLU"] == marked
     found = [sklrp.explain(net, X, rule=rule, batch_size=7) for rule in RULES[:6]]
-    monkeypatch.setattr(planning, "mark_rectified", lambda links, output: None)
+    monkeypatch.setattr(compilation, "mark_rectified", lambda links, output: None)
     plain = [sklrp.explain(net, X, rule=rule, batch_size=7) for rule in RULES[:6]]
     for one, other in zip(found, plain, strict=True):
         assert_close(one, other)

@@ -15,7 +15,7 @@ from torch import nn
 import sklrp
 from sklrp.propagation import register
 from sklrp.propagation.defence import Defence
-from sklrp.propagation.planning import Plan
+from sklrp.propagation.plans import Plan
 from sklrp.propagation.registry import HANDLERS
 from tests.helpers.parameters import randomised
 

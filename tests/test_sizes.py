@@ -15,7 +15,7 @@ from torch import nn
 from sklrp import MLPClassifier, explain, plan
 from sklrp.modules import EchoState, GaussianNoise, StatePooling, Sweep
 from sklrp.propagation import inputs as engine_inputs
-from sklrp.propagation import planning
+from sklrp.propagation import plans
 from sklrp.propagation import run as engine_run
 from sklrp.propagation.sizes import find_sizes, measure
 from sklrp.rules import Signal
@@ -215,8 +215,8 @@ def test_what_only_looks_at_memory_makes_nothing():
 def test_a_chain_is_run_once_for_each_chunk(monkeypatch, name):
     model, shape = built(name)
     runs = []
-    run = planning.Plan.run
-    monkeypatch.setattr(planning.Plan, "run", lambda *args: runs.append(args) or run(*args))
+    run = plans.Plan.run
+    monkeypatch.setattr(plans.Plan, "run", lambda *args: runs.append(args) or run(*args))
     explain(model, np.ones((6, *shape)), batch_size=2)
     assert len(runs) == 3
 

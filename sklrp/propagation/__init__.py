@@ -30,7 +30,7 @@ from sklrp.propagation.bounds import linear, monotone, turning
 from sklrp.propagation.explaining import explain, plan
 from sklrp.propagation.formula import divide, stabilize
 from sklrp.propagation.handlers.activations import activate
-from sklrp.propagation.planning import Plan
+from sklrp.propagation.plans import Plan
 from sklrp.propagation.registry import register, supported
 from sklrp.propagation.sharing import affine, contribute, share_product
 from sklrp.propagation.tape import Kept, Step

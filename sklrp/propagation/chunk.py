@@ -17,7 +17,7 @@ from torch import Tensor
 from sklrp.propagation.defence import FEW_ROWS, Balance, Defence
 from sklrp.propagation.inputs import Intake, is_finite
 from sklrp.propagation.layer_outputs import AskedLayer, Listener, find_values
-from sklrp.propagation.planning import Plan
+from sklrp.propagation.plans import Plan
 from sklrp.propagation.start import Start, start
 from sklrp.propagation.tape import Layer, Tape
 from sklrp.propagation.targets import Target
@@ -81,7 +81,7 @@ class PreparedCall:
         # Forward, all relevance on the scores of the targets, and back: the whole of LRP.
         # Handlers of this package never write to what they are given; others might.
         signals, args, kwargs = self.intake.to_signals(chunk, copy=self.defence.needs_probe)
-        run = self.plan.run_first if is_first and self.plan.witnesses else self.plan.run
+        run = self.plan.run_first if is_first and self.plan.origin.is_tentative else self.plan.run
         tape = run(signals, args, kwargs)
         check_outputs(tape.scores)
         self._compare(tape, chunk, is_first)
@@ -106,9 +106,9 @@ class PreparedCall:
         """Compare the scores with the network's own; refuse others, or raise an error of doubt."""
         defence = self.defence
         rows = defence.rows_of(len(tape.scores), is_first)
-        at_stake = is_first and (self.plan.once or self.plan.is_trusted)
+        at_stake = is_first and (self.plan.origin.once or self.plan.origin.is_trusted)
         confirmed = at_stake and defence.confirms(tape, chunk)
-        if is_first and self.plan.once and not self.plan.recalled and not confirmed:
+        if is_first and self.plan.origin.once and not self.plan.origin.recalled and not confirmed:
             raise ValueError("The scores change with what stands beside a sample.")
         if not confirmed or len(rows) > FEW_ROWS:
             defence.compare(tape, chunk, rows)
@@ -119,7 +119,7 @@ class PreparedCall:
         self, tape: Tape, chunk: Sequence[Any], begun: Start, is_first: bool
     ) -> Balance | None:
         """Return what watches the way back, unless few samples were watched beforehand."""
-        if self.defence.at_once and is_first and not self.plan.is_trusted:
+        if self.defence.at_once and is_first and not self.plan.origin.is_trusted:
             if not bool(begun.relevance.abs().sum((0, 2)).all()):
                 # Where no relevance starts none can be lost: the largest scores tell.
                 self.check([array[[0, -1]] for array in chunk])

@@ -23,7 +23,7 @@ from sklrp._outputs import pick_output
 from sklrp._torch import count_changes
 from sklrp.propagation.inputs import Intake
 from sklrp.propagation.nested import swap_signals
-from sklrp.propagation.planning import Plan
+from sklrp.propagation.plans import Plan
 from sklrp.propagation.recording.refusals import Refusals
 from sklrp.propagation.recording.twin import make_twin
 from sklrp.propagation.tape import Kept, Record, Step, Tape, run_handler, total
@@ -63,7 +63,7 @@ class Defence:
     @property
     def needs_probe(self) -> bool:
         """Whether few samples are looked at first: the package's own chains need it not."""
-        return self.plan.network is not None or self.plan.is_extended
+        return self.plan.twins is not None or self.plan.is_extended
 
     def rows_of(self, n_samples: int, is_first: bool) -> Sequence[int]:
         """Return which samples of a chunk are compared."""
@@ -155,7 +155,8 @@ class Defence:
         args, kwargs = swap_signals((args, kwargs), lambda signal: moved(signal.x))
         plan = self.plan
         if nudge:
-            module = make_twin(plan.network or nn.Sequential(*(layer for _, layer in plan.layers)))
+            own = nn.Sequential(*(layer for _, layer in plan.layers))
+            module = make_twin(own if plan.twins is None else plan.twins.network)
             weights = {name: moved(weight) for name, weight in module.named_parameters()}
             output = functional_call(module, weights, args, kwargs)
         elif plan.twins is None:  # a chain's own layers, which keep nothing

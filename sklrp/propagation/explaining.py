@@ -22,9 +22,10 @@ from sklrp._models import unwrap
 from sklrp._outputs import split_key
 from sklrp._rows import is_stream
 from sklrp._stored import is_stored
+from sklrp.propagation.compilation import compile_plan
 from sklrp.propagation.inputs import Inputs, Intake
 from sklrp.propagation.piecemeal import explain_piecemeal
-from sklrp.propagation.planning import Plan, compile_plan
+from sklrp.propagation.plans import Plan
 from sklrp.propagation.probing import Probe
 from sklrp.propagation.run import explain_network, plain_arithmetic
 from sklrp.propagation.targets import encode_target

@@ -1,9 +1,9 @@
 """Which layers see the input first, which are one layer, and what stands before a z-box.
 
-`.planning` calls :func:`mark_first` before it asks a composite for rules, and :func:`mark_shifts`
-afterwards. A z-box rule on a layer that sees the input first has its bounds in units of the
-network's input, whatever forward does to the input before: it is as if a normalisation by
-constants, ``(x - mean) / std``, were folded into the layer.
+`.compilation` calls :func:`mark_first` before it asks a composite for rules, and
+:func:`mark_shifts` afterwards. A z-box rule on a layer that sees the input first has its bounds in
+units of the network's input, whatever forward does to the input before: it is as if a
+normalisation by constants, ``(x - mean) / std``, were folded into the layer.
 """
 
 from __future__ import annotations

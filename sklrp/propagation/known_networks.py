@@ -2,9 +2,9 @@
 
 To probe a network with a forward of its own takes as long as to explain a few samples. What is
 found are its steps and how values go between them, and no number: weights are read anew in each
-call. :mod:`.planning` asks :func:`recall` before it probes, and :mod:`.run` keeps by
+call. :mod:`.compilation` asks :func:`recall` before it probes, and :mod:`.run` keeps by
 :func:`remember` what a call has confirmed. A later call holds its own runs to it, as it does to a
-probe of its own; where they disagree, :mod:`.run` lets the network be probed again.
+probe of its own; where they disagree, :mod:`.preparing` lets the network be probed again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import ref
@@ -22,7 +23,7 @@ from sklrp.propagation.probing import MakeStep, Probed, Witness
 from sklrp.propagation.recording.snapshots import Held
 from sklrp.propagation.recording.tensors import storage_of
 from sklrp.propagation.recording.twin import Twins
-from sklrp.propagation.registry import Entry
+from sklrp.propagation.registry import Entry, is_built_in
 from sklrp.propagation.sizes import Sizes, measure
 from sklrp.propagation.tape import Route, Step
 
@@ -53,6 +54,8 @@ class Known(NamedTuple):
         The twins of the network that wait for a run.
     source : Held or None
         What the network held when it was probed; None where not all of it is seen to change.
+    is_built_in : bool
+        Whether all handlers are of this package. Others may lose relevance for some values alone.
     n_bytes : int
         The size of the tensors that are not the network's own: of constants, and of weights that
         forward computes.
@@ -67,6 +70,7 @@ class Known(NamedTuple):
     witnesses: tuple[Witness, ...]
     idle: list[Any]
     source: Held | None
+    is_built_in: bool
     n_bytes: int
 
     @classmethod
@@ -85,13 +89,10 @@ class Known(NamedTuple):
             step.weight = step.bias = None  # they are read anew
         return cls(
             steps, tape.route, tape.head, measure(tape), found.varies, found.exact,
-            found.witnesses, twins.idle, twins.source, sum(t.nbytes for t in (*made, *constants)),
+            found.witnesses, twins.idle, twins.source,
+            all(is_built_in(entry.handler) for _, entry in steps),
+            sum(t.nbytes for t in (*made, *constants)),
         )  # fmt: skip
-
-    @property
-    def once(self) -> bool:
-        """Whether the network was probed once."""
-        return len(self.witnesses) == 1
 
     def make_steps(self, make_step: MakeStep) -> list[Step]:
         """Return the steps anew: their layers read as they are now."""
@@ -101,6 +102,48 @@ class Known(NamedTuple):
             step.axes, step.has_state = probed.axes, probed.has_state
             steps.append(step)
         return steps
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a plan goes by: a finding that is kept for later calls, or one that was.
+
+    Attributes
+    ----------
+    known : Known or None, default=None
+        What probes found; None if no other call is to know.
+    signature : Hashable, default=None
+        What later calls ask for it by.
+    recalled : bool, default=False
+        Whether an earlier call found it.
+    """
+
+    known: Known | None = None
+    signature: Hashable = None
+    recalled: bool = False
+
+    @property
+    def once(self) -> bool:
+        """Whether the network was probed once."""
+        return self.known is not None and len(self.known.witnesses) == 1
+
+    @property
+    def is_tentative(self) -> bool:
+        """Whether the run of the first chunk is to confirm the plan."""
+        return self.once or self.recalled
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether an earlier call has seen that the steps lose no relevance and make none."""
+        return self.recalled and self.known is not None and self.known.is_built_in
+
+    def witness_beside(self, n_samples: int) -> Witness:
+        """Return what a run of some samples is to agree with: a probe of another number."""
+        witnesses = () if self.known is None else self.known.witnesses
+        return next(one for one in witnesses if one.n_samples != n_samples)
+
+
+NOTHING_KNOWN = Origin()
 
 
 class _Entry:
@@ -141,13 +184,24 @@ def recall(network: nn.Module, signatures: Sequence[Hashable]) -> tuple[Hashable
     return None
 
 
-def remember(network: nn.Module, signature: Hashable, known: Known) -> None:
-    """Keep what was found of a network for as long as it lives, or others push it out."""
-    if known.source is None or known.n_bytes > _MOST_BYTES:
+def remember(network: nn.Module, origin: Origin, varies: bool) -> None:
+    """Keep what was found of a network for as long as it lives, or others push it out.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network.
+    origin : Origin
+        What was found, and whether it may be kept.
+    varies : bool
+        Whether layers had other attributes in any run.
+    """
+    known = origin.known
+    if known is None or known.source is None or known.n_bytes > _MOST_BYTES:
         return
-    key = id(network), signature
+    key = id(network), origin.signature
     _KNOWN.pop(key, None)  # what was last asked for comes last
-    _KNOWN[key] = _Entry(ref(network, partial(_owner_is_gone, key)), known)
+    _KNOWN[key] = _Entry(ref(network, partial(_owner_is_gone, key)), known._replace(varies=varies))
     for oldest in list(_KNOWN)[:-_MOST]:
         _let_go(oldest)
 

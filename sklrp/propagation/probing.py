@@ -1,6 +1,6 @@
 """Probing a network with a forward of its own: its steps, found by runs on few samples.
 
-:mod:`sklrp.propagation.planning` compiles such a network by :func:`probe_network`. It is run on
+:mod:`sklrp.propagation.compilation` compiles such a network by :func:`probe_network`. It is run on
 two copies of a sample and on three of another; whatever differs depends on the input, or on the
 number of samples. A constant must not, nor the way that forward takes.
 
@@ -46,6 +46,7 @@ class Probe:
         How the network takes them.
     once : bool, default=False
         Whether the network is probed once, as the run of the first chunk is to confirm the plan.
+        It takes `recalls` too.
     recalls : bool, default=False
         Whether what an earlier call found will do.
     """

@@ -3,7 +3,7 @@
 Behind a ReLU, the layers of most rules share relevance in proportion to activations: what is zero
 gets none. Then the outputs below zero of the layer before it are needed neither as denominators
 nor otherwise: the ReLU's output takes their place in memory, and parts of rules that act below
-zero are left out. `.planning` marks such steps, of a chain and of a recorded network whose runs
+zero are left out. `.compilation` marks such steps, of a chain and of a recorded network whose runs
 are held to the links of its steps.
 """
 

@@ -31,6 +31,7 @@ from sklrp._warnings import hold_warnings, warn_user
 from sklrp._workers import run_on_workers
 from sklrp.propagation.bounds import bound
 from sklrp.propagation.chunk import PreparedCall
+from sklrp.propagation.compilation import compile_plan
 from sklrp.propagation.defence import Defence
 from sklrp.propagation.details import Details, LayerDetails, LayerList
 from sklrp.propagation.inputs import Inputs, Intake, is_floating
@@ -41,7 +42,7 @@ from sklrp.propagation.layer_outputs import (
     find_values,
     read_layers,
 )
-from sklrp.propagation.planning import Plan, compile_plan
+from sklrp.propagation.plans import Plan
 from sklrp.propagation.probing import Probe
 from sklrp.propagation.references import check_reference, find_at_target, read_reference
 from sklrp.propagation.results import DetailArrays, Layout, Results
@@ -179,8 +180,7 @@ def explain_network(
                 results.finish()  # what waits for the rest of its chunk is found already
             raise
         results.finish()
-        if plan.known is not None:
-            remember(module, plan.signature, plan.known._replace(varies=plan.varies))
+        remember(module, plan.origin, plan.varies)
     if not return_details:
         return results.relevance
     details = _make_details(plan, kept, at_layers.by_name)
@@ -260,8 +260,8 @@ def _prepare_call(
     few = (
         jobs == 1 and inputs.n_samples <= batch_size and inputs.n_samples * n_targets <= _FEW_MAPS
     )
-    trusted = plan.is_trusted  # as it is of later chunks
-    begins = plan.once and not few and not trusted and batch_size >= smallest
+    trusted = plan.origin.is_trusted  # as it is of later chunks
+    begins = plan.origin.once and not few and not trusted and batch_size >= smallest
     spans = _cut(inputs.n_samples, int(batch_size), _PROBED + 1 if begins else 0)
     defence = Defence(plan, intake, check)
     defence = replace(defence, at_once=(few or begins or trusted) and defence.needs_probe)
@@ -276,7 +276,7 @@ def _prepare_quickly(prepare: Callable[..., Ready], inputs: Inputs) -> Ready | N
     many = inputs.n_samples > _PROBED and all(map(is_floating, inputs.arrays))
     if many and any(bool((a[0] != a[1]).any()) for a in inputs.take([0, _PROBED])):
         ready = prepare(once=True)
-        if not ready.call.plan.once or ready.spans[0].stop > _PROBED:
+        if not ready.call.plan.origin.once or ready.spans[0].stop > _PROBED:
             return ready
     return None
 
@@ -308,7 +308,7 @@ def _attempts(
             ready, held, error = _run_way(way)
             if ready is not None:
                 yield replace(ready, warnings=held)
-            is_recalled = ready is not None and ready.call.plan.recalled
+            is_recalled = ready is not None and ready.call.plan.origin.recalled
             has_forgotten = module is not None and (is_recalled or error) and forget(module)
             if not (is_recalled or has_forgotten):  # another thread may have forgotten it before
                 break
@@ -336,15 +336,16 @@ def _begin(attempts: Iterable[Ready], inputs: Inputs) -> tuple[Ready, list[Any]]
 
     for ready in attempts:
         plan = ready.call.plan
-        if not (plan.once or plan.recalled):
+        if not plan.origin.is_tentative:
             break
         with suppress(Exception):
             check(ready.call)
             first = ready.call.explain(*next(ready.tasks(inputs)))
-            if plan.once and not plan.is_trusted and len(ready.spans) > 1:
+            if plan.origin.once and not plan.origin.is_trusted and len(ready.spans) > 1:
                 # The largest value or the last step may stand at the end.
                 ready.call.check(inputs.take([-1]), alone=True)
-            if plan.known is not None and plan.recalled and plan.varies != plan.known.varies:
+            known = plan.origin.known
+            if plan.origin.recalled and known is not None and plan.varies != known.varies:
                 continue  # weights that forward computes are others now
             _warn(ready.warnings)
             return ready, [first]
@@ -499,7 +500,7 @@ def _choose_batch_size(plan: Plan, intake: Intake, sizes: Sizes, n_targets: int)
     held = sizes.count_held(plan.steps) * intake.dtype.itemsize + 2 * largest
     batch_size = min(batch_size, max(budget.chunk // held, _FEW_ROWS))
     # The first chunk of a network with a forward of its own has as many samples anyway.
-    few = _PROBED + 1 if plan.network is not None and n_targets == 1 else 1
+    few = _PROBED + 1 if plan.twins is not None and n_targets == 1 else 1
     return max(few, batch_size, budget.step * len(plan.steps) // held)
 
 

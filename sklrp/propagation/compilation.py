@@ -1,16 +1,14 @@
-"""Compilation: from a network and a rule to steps.
+"""Compilation: from a network and a rule to a plan.
 
-:mod:`sklrp.propagation.run` and :mod:`sklrp.propagation.explaining` call :func:`compile_plan`. A
+:mod:`.preparing` and :mod:`.explaining` call :func:`compile_plan`. A
 nested ``nn.Sequential`` of supported layers is a chain, compiled from its layers alone; any other
 network is run under a recorder on few samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from functools import partial
-from html import escape
 from typing import Any
 
 from torch import nn
@@ -23,7 +21,6 @@ from sklrp._torch import get_children, overrides_functions
 from sklrp._warnings import warn_user
 from sklrp.composites import Composite, check_rule, with_bounds
 from sklrp.modules import EchoState, StatePooling
-from sklrp.propagation.bounds import follow
 from sklrp.propagation.first_layers import (
     group_uses,
     link_chain,
@@ -32,12 +29,10 @@ from sklrp.propagation.first_layers import (
     mark_shifts,
 )
 from sklrp.propagation.folding import fold_back, fold_forward, fold_recorded
-from sklrp.propagation.known_networks import Known, recall
+from sklrp.propagation.known_networks import NOTHING_KNOWN, Known, Origin, recall
 from sklrp.propagation.layer_outputs import find_ends
-from sklrp.propagation.nested import find_all
-from sklrp.propagation.probing import Probe, Witness, probe_network, probe_once
-from sklrp.propagation.recording.recorder import Recorder
-from sklrp.propagation.recording.refusals import OTHER_WAY
+from sklrp.propagation.plans import Plan
+from sklrp.propagation.probing import Probe, probe_network, probe_once
 from sklrp.propagation.recording.twin import Twins, make_twin
 from sklrp.propagation.rectified import mark_rectified
 from sklrp.propagation.registry import (
@@ -49,241 +44,10 @@ from sklrp.propagation.registry import (
     is_built_in,
     is_plain_sequence,
 )
-from sklrp.propagation.sizes import Sizes
-from sklrp.propagation.tape import Call, Record, Returned, Route, Step, Tape, run_handler
-from sklrp.rules import AlphaBeta, Flat, Part, Rule, Signal, ZBox, ZPlus
+from sklrp.propagation.tape import Step
+from sklrp.rules import AlphaBeta, Flat, Part, Rule, ZBox, ZPlus
 
 _SEQUENCE = (nn.LSTM, nn.GRU, nn.RNN, EchoState)
-
-
-@dataclass(repr=False)
-class Plan:
-    """A network with the rule of each step resolved.
-
-    Attributes
-    ----------
-    steps : list of Step
-        The steps in execution order.
-    network : nn.Module or None
-        The network if its ``forward`` is to be run, None if it is a chain of the steps' layers.
-    head : str or None
-        The layer at the end that is stepped over, such as a softmax.
-    sizes : Sizes or None
-        The sizes of the values of one sample; None where only a run tells.
-    layers : list of (str, nn.Module)
-        The network's own layers if it is a chain, in evaluation mode, up to the head.
-    is_extended : bool
-        Whether a handler that is not of this package is among those of a chain.
-    varies : bool
-        Whether functions that are like layers have other arguments from call to call.
-    exact : bool
-        Whether memory is to be shared in each run as the network knows it.
-    key : str or None
-        The name of the output that is explained, of a network that returns several by name.
-    watched : frozenset of str
-        The paths of the modules whose outputs are noted on the tape.
-    ends : dict of str to int or Returned
-        In a chain, where the modules that are watched end.
-    tail : list of nn.Module
-        In a chain, what lays the output out anew behind the head.
-    witnesses : tuple of Witness
-        What the run of the first chunk is to agree with.
-    once : bool
-        Whether the network was probed once, so that the first chunk is to confirm the plan.
-    twins : Twins or None
-        What is run in place of the network.
-    route : Route or None
-        Which values the steps of a recorded network take and give: each run is held to it.
-    known : Known or None
-        What was found of the network, if later calls may ask for it.
-    signature : Hashable
-        What they ask for it by.
-    recalled : bool
-        Whether an earlier call found it.
-    is_trusted : bool
-        Whether that call has seen that the steps lose no relevance and make none. Handlers that
-        are not of this package may do so for some values alone.
-    """
-
-    steps: list[Step]
-    network: nn.Module | None = None
-    head: str | None = None
-    sizes: Sizes | None = None
-    layers: Sequence[tuple[str, nn.Module]] = ()
-    is_extended: bool = False
-    varies: bool = False
-    exact: bool = False
-    key: str | None = None
-    watched: frozenset[str] = frozenset()
-    ends: Mapping[str, int | Returned] = field(default_factory=dict)
-    tail: Sequence[nn.Module] = ()
-    witnesses: tuple[Witness, ...] = ()
-    once: bool = False
-    twins: Twins | None = None
-    route: Route | None = None
-    known: Known | None = None
-    signature: Hashable = None
-    recalled: bool = False
-    is_trusted: bool = False
-
-    def __repr__(self) -> str:
-        """Return a table of the steps."""
-        rows = self._rows()
-        wide = [max(len(row[i]) for row in rows) for i in range(2)]
-        return "\n".join(
-            f"{row[0]:{wide[0]}}  {row[1]:{wide[1]}}  {row[2]}".rstrip() for row in rows
-        )
-
-    def _repr_html_(self) -> str:
-        """Return the table for notebooks, aligned on the left and no higher than a screen."""
-        head, *rows = self._rows()
-        style = "style='text-align:left;padding:.2em .8em .2em 0'"
-        lines = ["".join(f"<th {style}>{escape(text)}</th>" for text in head)]
-        lines += ["".join(f"<td {style}>{escape(text)}</td>" for text in row) for row in rows]
-        body = "".join(f"<tr>{line}</tr>" for line in lines)
-        return f"<div style='max-height:32em;overflow:auto'><table>{body}</table></div>"
-
-    def _rows(self) -> list[tuple[str, str, str]]:
-        """Return the header, and a row for each step."""
-        rows = [("layer", "type", "rule")]
-        for step in self.steps:
-            notes = (
-                "" if step.rule is None else repr(step.rule),
-                "with its batch normalisation" if step.folded else "",
-                "folded into its neighbour" if step.merged else "",
-            )
-            rows.append((step.name, step.label, "  ".join(filter(None, notes))))
-        if self.head is not None:
-            over = "stepped over: scores are taken before it"
-            heads = [k for k, step in enumerate(self.steps, 1) if find_head(step.layer)]
-            if self.network is not None:
-                rows[heads[-1]] = (*rows[heads[-1]][:2], over)
-            else:
-                rows.append(("", self.head, over))
-        return rows
-
-    def run(
-        self,
-        inputs: Sequence[Signal],
-        args: Any,
-        kwargs: dict[str, Any],
-        call: Call = run_handler,
-    ) -> Tape:
-        """Run the network on a chunk, in which signals stand for the inputs."""
-        if self.network is not None:
-            recorder = self._recorder(len(inputs[0].x), call=call)
-            tape = self._hold_to_route(recorder.run(inputs, args, kwargs))
-            self.varies |= recorder.writer.varies
-            return tape
-        value, records, largest = _run_chain(self.steps, inputs[0], call)
-        if not isinstance(value, Signal) or value.x.shape[:1] != inputs[0].x.shape[:1]:
-            shape = tuple(value.x.shape) if isinstance(value, Signal) else type(value).__name__
-            raise ValueError(
-                f"The network must return outputs of shape (n_samples, ...), got {shape} for "
-                f"{len(inputs[0].x)} samples."
-            )
-        scores = value.x.reshape(len(value.x), -1)  # one output may come without its axis
-        output, returned = records[-1].outputs[0], value.x
-        for layer in self.tail:
-            returned = layer(returned)
-        if returned.shape[:1] != value.x.shape[:1]:
-            raise ValueError(
-                f"The network must return outputs of shape (n_samples, ...), got "
-                f"{tuple(returned.shape)} for {len(value.x)} samples."
-            )
-        calls = {
-            path: [[end] if isinstance(end, Returned) else [*map(Returned, records[end].outputs)]]
-            for path, end in self.ends.items()
-        }
-        return Tape(
-            records, (0,), output, value.x.shape, scores, self.head, largest,
-            returned if self.tail else None, calls,
-        )  # fmt: skip
-
-    def run_first(self, inputs: Sequence[Signal], args: Any, kwargs: dict[str, Any]) -> Tape:
-        """Run the network on the first chunk, and hold the run against that on the probe."""
-        n_samples = len(inputs[0].x)
-        witness = next(one for one in self.witnesses if one.n_samples != n_samples)
-        recorder = self._recorder(n_samples, notes=True)
-        tape = self._hold_to_route(recorder.run(inputs, args, kwargs))
-        witness.compare(recorder)
-        self.varies |= recorder.writer.varies
-        self.witnesses = ()
-        return tape
-
-    def _hold_to_route(self, tape: Tape) -> Tape:
-        """Refuse a run whose steps take other values than they did when the plan was made."""
-        assert self.route is not None
-        if not self.route.agrees_with(tape.route):
-            raise TypeError(OTHER_WAY)
-        return tape
-
-    def _recorder(self, n_samples: int, **options: Any) -> Recorder:
-        """Return what records a run that follows the steps."""
-        assert self.twins is not None
-        return Recorder(
-            self.twins, n_samples, self.steps, exact=self.exact, key=self.key,
-            watched=self.watched, **options,
-        )  # fmt: skip
-
-    @property
-    def lacks_boxes(self) -> bool:
-        """Whether a z-box rule needs bounds that follow from those of the network's input."""
-        return any(
-            isinstance(step.rule, ZBox)
-            and (step.rule.low is None or step.rule.high is None or (step.from_numbers and k > 0))
-            for k, step in enumerate(self.steps)
-        )
-
-    def find_boxes(
-        self,
-        inputs: Sequence[Signal],
-        args: Any,
-        kwargs: dict[str, Any],
-        of_first: Rule | None,
-    ) -> None:
-        """Give z-box rules the bounds they lack; see :mod:`sklrp.propagation.bounds`.
-
-        Parameters
-        ----------
-        inputs : list of Signal
-            The inputs, which hold the two corners of a box in place of samples.
-        args, kwargs : object
-            The inputs as the arguments of ``forward``.
-        of_first : Rule or None
-            The z-box rule of layers that see the input first, whose bounds the inputs hold.
-        """
-        call = partial(follow, of_first=of_first)
-        if self.network is not None:
-            self._recorder(2, call=call).run(inputs, args, kwargs)
-            return
-        last = max(k for k, step in enumerate(self.steps) if isinstance(step.rule, ZBox))
-        _run_chain(self.steps[: last + 1], inputs[0], call)
-
-
-def _run_chain(
-    steps: Sequence[Step], start: Signal, call: Call = run_handler
-) -> tuple[Any, list[Record], int]:
-    """Run steps one after the other; return the last value, the records, the largest value."""
-    value: Any = start
-    records, n_values, largest = [], 1, start.x.numel()
-    sources: tuple[int, ...] = (0,)
-    for step in steps:
-        try:
-            value, pull = call(step, step.handler, (value,), {})
-        except (RuntimeError, IndexError) as error:
-            raise ValueError(
-                f"X with samples of shape {tuple(start.x.shape[1:])} does not fit "
-                f"{say_layer(step.name)} ({step.layer}): {error}"
-            ) from error
-        signals = find_all(Signal, value)
-        outputs = tuple(range(n_values, n_values + len(signals)))
-        shapes = tuple(signal.x.shape for signal in signals)
-        axes = (0,) * len(sources), (0,) * len(outputs)
-        records.append(Record(step, pull, sources, outputs, shapes, *axes))
-        sources, n_values = outputs, n_values + len(signals)
-        largest = max(largest, *(signal.x.numel() for signal in signals))
-    return value, records, largest
 
 
 def compile_plan(
@@ -336,7 +100,7 @@ def compile_plan(
         steps = _compile_chain(leaves, entries, epsilon)
         own = [(name, _in_evaluation_mode(layer)) for name, layer in leaves]
         extended = any(not is_built_in(step.handler) for step in steps)
-        plan = Plan(steps, None, head, layers=own, is_extended=extended, tail=tail)
+        plan = Plan(steps, head, layers=own, is_extended=extended, tail=tail)
         links, output = link_chain(steps), len(steps)
         if watched:
             ends = find_ends(module, steps, len(leaves), head)
@@ -463,11 +227,9 @@ def _compile_recorded(
     steps = known.make_steps(partial(make_step, epsilon=epsilon))
     fold_recorded(link_steps(steps, known.route), known.route.output)
     return Plan(
-        steps, module, known.head, known.sizes, varies=known.varies, exact=known.exact, key=key,
+        steps, known.head, known.sizes, varies=known.varies, exact=known.exact, key=key,
         watched=watched, twins=Twins(module, known.idle, known.source), route=known.route,
-        once=known.once, witnesses=known.witnesses if known.once or recalled else (),
-        known=known if probe.recalls else None, signature=signature, recalled=recalled is not None,
-        is_trusted=recalled is not None and all(is_built_in(step.handler) for step in steps),
+        origin=Origin(known, signature, recalled is not None) if probe.recalls else NOTHING_KNOWN,
     )  # fmt: skip
 
 
