@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import sklrp
-from sklrp.propagation import compilation, known_networks, run
+from sklrp.propagation import compilation, known_networks, preparing
 from sklrp.propagation.recording.twin import Twins
 from sklrp.propagation.registry import HANDLERS, register
 from tests.helpers.comparing import assert_close
@@ -450,7 +450,7 @@ def test_another_thread_may_forget_first(n, net, monkeypatch):
         known_networks.forget(network)
         return False
 
-    monkeypatch.setattr(run, "forget", forget)
+    monkeypatch.setattr(preparing, "forget", forget)
     found = explain(net, X[:n])
     assert_close(found, explain_anew(net, X[:n]))
 

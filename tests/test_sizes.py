@@ -15,8 +15,7 @@ from torch import nn
 from sklrp import MLPClassifier, explain, plan
 from sklrp.modules import EchoState, GaussianNoise, StatePooling, Sweep
 from sklrp.propagation import inputs as engine_inputs
-from sklrp.propagation import plans
-from sklrp.propagation import run as engine_run
+from sklrp.propagation import plans, preparing
 from sklrp.propagation.sizes import find_sizes, measure
 from sklrp.rules import Signal
 
@@ -192,9 +191,9 @@ def test_chunks_hold_so_many_samples(monkeypatch, name):
     torch.manual_seed(0)
     model = (nn.Sequential if form == "chain" else ByHand)(*make()).eval()
     X = np.random.default_rng(0).normal(size=(5, n_features)).astype(dtype)
-    chosen, choose = [], engine_run._choose_batch_size
+    chosen, choose = [], preparing.fit_batch_size
     monkeypatch.setattr(
-        engine_run, "_choose_batch_size", lambda *args: chosen.append(choose(*args)) or chosen[-1]
+        preparing, "fit_batch_size", lambda *args: chosen.append(choose(*args)) or chosen[-1]
     )
     explain(model.to(getattr(torch, dtype)), X, target=target)
     assert set(chosen) == {expected}

@@ -1,7 +1,7 @@
 """One chunk of samples: the forward pass, the checks of it, and relevance back to the inputs.
 
-A :class:`PreparedCall` is what :mod:`.run` prepares once and hands to each chunk, or to each
-worker.
+A :class:`PreparedCall` is what :mod:`.preparing` makes once, and :mod:`.run` hands to each chunk
+or to each worker.
 """
 
 from __future__ import annotations

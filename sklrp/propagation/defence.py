@@ -2,8 +2,8 @@
 
 The engine follows a network by handlers of its own. Whatever these misread, the score tells: it is
 not the network's, by a plain forward of its own modules. And relevance that is lost or made on the
-way tells too: the sum of what arrives and of what was kept is not the score. :mod:`.run` and
-:mod:`.chunk` call :class:`Defence` on few samples before all others, and on chunks.
+way tells too: the sum of what arrives and of what was kept is not the score. :mod:`.chunk` calls
+:class:`Defence` on few samples before all others, and on chunks.
 """
 
 from __future__ import annotations

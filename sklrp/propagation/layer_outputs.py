@@ -1,9 +1,9 @@
 """The relevance that arrives at the outputs of named layers, while it is on its way to the input.
 
-:mod:`.run` reads the names by :func:`read_layers`, finds on the tape of each chunk which values
-these layers returned by :func:`find_values`, lets a :class:`Listener` copy what arrives there, and
-joins the chunks in :class:`LayerArrays`. The recorder, and the plan of a chain, note on the tape
-what a watched module returned.
+:mod:`.run` reads the names by :func:`read_layers`, and joins the chunks in :class:`LayerArrays`.
+:mod:`.chunk` finds on the tape which values these layers returned by :func:`find_values`, and lets
+a :class:`Listener` copy what arrives there. The recorder, and the plan of a chain, note on the
+tape what a watched module returned.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Relevance starts at the value of an output, so a map of zeros stands for an output of zero. Another
 reference shifts the explained score by a constant, in which no value of the input has part: the
-map stays as it is, and the constant is told. :mod:`.run` and the regressors, which start at the
-mean of their targets, read references here.
+map stays as it is, and the constant is told. :mod:`.run`, :mod:`.preparing` and the
+regressors, which start at the mean of their targets, read references here.
 """
 
 from __future__ import annotations

@@ -1,92 +1,39 @@
-"""Explaining a bare network on all samples: prepare the call, share the chunks, join what comes.
+"""Explaining a bare network on all samples: share the chunks among workers, join what comes.
 
-The classifiers and :mod:`sklrp.propagation.explaining` call :func:`explain_network`.
+The classifiers and :mod:`sklrp.propagation.explaining` call :func:`explain_network`, which has the
+call made ready by :mod:`.preparing`.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from joblib import effective_n_jobs
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 from tqdm.std import tqdm
 
 from sklrp._checks import check_flags, check_jobs, check_number
 from sklrp._model_parts import without_wrapper
 from sklrp._outputs import split_key
-from sklrp._warnings import hold_warnings, warn_user
 from sklrp._workers import run_on_workers
-from sklrp.propagation.bounds import bound
 from sklrp.propagation.chunk import PreparedCall
-from sklrp.propagation.compilation import compile_plan
-from sklrp.propagation.defence import Defence
 from sklrp.propagation.details import Details, LayerDetails, LayerList
-from sklrp.propagation.inputs import Inputs, Intake, is_floating
-from sklrp.propagation.known_networks import forget, remember
-from sklrp.propagation.layer_outputs import (
-    AskedLayer,
-    LayerArrays,
-    find_values,
-    read_layers,
-)
+from sklrp.propagation.inputs import Inputs, Intake
+from sklrp.propagation.known_networks import remember
+from sklrp.propagation.layer_outputs import LayerArrays, read_layers
 from sklrp.propagation.plans import Plan
-from sklrp.propagation.probing import Probe
-from sklrp.propagation.references import check_reference, find_at_target, read_reference
+from sklrp.propagation.preparing import Ready, Request, attempt, begin
+from sklrp.propagation.references import check_reference
 from sklrp.propagation.results import DetailArrays, Layout, Results
-from sklrp.propagation.sizes import Sizes, find_sizes, measure
-from sklrp.propagation.targets import Function, Target, WeightedSum, decode_target
-from sklrp.rules import ZBox
-
-
-class Budget(NamedTuple):
-    """What a chunk may take, in bytes.
-
-    Attributes
-    ----------
-    tensor : int
-        The largest tensor: it stays within the caches of a CPU, and far below a GPU's memory.
-    chunk : int
-        All that is held for the way back, where a chunk has more than a few samples.
-    step : int
-        What the chunk's steps hold on average at least, whatever the other two say: a step costs
-        the same calls of Python for few samples as for many.
-    """
-
-    tensor: int
-    chunk: int
-    step: int
-
-
-_BUDGETS = {
-    "cpu": Budget(4 * 2**20, 48 * 2**20, 7 * 2**16),
-    "cuda": Budget(256 * 2**20, 4 * 2**30, 16 * 2**20),
-}
-
-# Chunks of so few samples are not cut: what fewer would save, they would cost in time.
-_FEW_ROWS = 16
-
-# So few maps are checked when they are explained: other runs beforehand would take longer.
-_FEW_MAPS = 16
-
-# On how many copies of a sample a network is probed; the first chunk is to have another number.
-_PROBED = 2
-
-# Products of single states, of which a recurrence over many steps consists, are slow for few. It
-# looks back at some steps at a time, so that fewer tensors of all steps are held at once.
-_RECURRENT_ROWS, _RECURRENT_BUDGETS = 256, 3
 
 
 def explain_network(
@@ -149,30 +96,27 @@ def explain_network(
     if reference is not None:
         check_reference(reference, has_mean=False)
     return_details = bool(return_details) or layers is not None
-    asked = target
-    key, target = split_key(target) if classes is None else (None, target)
+    key, output = split_key(target) if classes is None else (None, target)
     inputs = Inputs(X, finite)
     intake = Intake.of(module, inputs)
     jobs = effective_n_jobs(n_jobs) if intake.device.type == "cpu" else 1
+    request = Request(
+        module, inputs, intake, jobs, rule=rule, epsilon=float(epsilon), contrast=bool(contrast),
+        batch_size=batch_size, check=check, reference=reference, target=output, key=key,
+        classes=classes, bounds=bounds, layers=named, details=return_details,
+    )  # fmt: skip
     with plain_arithmetic(intake.device):
-        prepare = partial(
-            _prepare_call, module, inputs, intake, named, target=target, rule=rule,
-            epsilon=float(epsilon), contrast=bool(contrast), batch_size=batch_size, jobs=jobs,
-            details=return_details, check=check, reference=reference, classes=classes,
-            bounds=bounds, key=key,
-        )  # fmt: skip
-        attempts = _attempts(prepare, inputs, module if jobs == 1 else None)
+        attempts = attempt(request)
         ready = next(attempts)
         axis = ready.axis
         results = Results(inputs, axis, intake.dtype, layout, out)
-        ready, first = _begin(chain([ready], attempts), inputs)
+        ready, first = begin(chain([ready], attempts))
         if ready.axis != axis:  # the network has other outputs than in an earlier call
             results = Results(inputs, ready.axis, intake.dtype, layout, out)
-        plan, target, at_zero = ready.call.plan, ready.target, ready.at_zero
-        every = bool(ready.axis)
+        plan, every = ready.call.plan, bool(ready.axis)
         at_layers = LayerArrays(inputs.n_samples, every, inputs.floating_dtype(intake.dtype))
         kept = DetailArrays(inputs.n_samples, ready.n_targets, len(plan.steps), every)
-        chunks = chain(first, _explain_chunks(ready, inputs, len(first), n_jobs, module))
+        chunks = chain(first, _explain_chunks(ready, len(first), n_jobs))
         try:
             _put_chunks(ready.spans, chunks, results, at_layers, kept, bool(progress))
         except Exception:
@@ -184,180 +128,12 @@ def explain_network(
     if not return_details:
         return results.relevance
     details = _make_details(plan, kept, at_layers.by_name)
+    at_zero = ready.at_zero
     if at_zero is not None:
-        at_zero = at_zero[details.target] if target is None else at_zero
+        at_zero = at_zero[details.target] if ready.target is None else at_zero
         details.refer_to(at_zero, -at_zero)
-    _name_target(details, asked, classes)
+    _name_target(details, target, classes)
     return results.relevance, details
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A call of which all is known but the relevance.
-
-    Attributes
-    ----------
-    call : PreparedCall
-        What all chunks share.
-    target : object
-        What is explained, decoded.
-    axis : tuple of int
-        The length of the axis of targets, if there is one.
-    at_zero : ndarray or None
-        The score that a map of zeros stands for.
-    spans : list of slice
-        The chunks.
-    jobs : int
-        How many workers share them.
-    warnings : tuple
-        What is to be warned of if it is done so.
-    """
-
-    call: PreparedCall
-    target: Any
-    axis: tuple[int, ...]
-    at_zero: NDArray[np.float64] | None
-    spans: list[slice]
-    jobs: int
-    warnings: tuple[Any, ...] = ()
-
-    @property
-    def n_targets(self) -> int:
-        """How many maps each sample has."""
-        return math.prod(self.axis)
-
-    def tasks(self, inputs: Inputs) -> Iterator[tuple[Any, Any, bool]]:
-        """Yield the samples of each chunk, their target, and whether it is the first."""
-        for span in self.spans:
-            own = self.target[span] if isinstance(self.target, np.ndarray) else self.target
-            yield inputs.take(span), own, span.start == 0
-
-
-def _prepare_call(
-    module: nn.Module, inputs: Inputs, intake: Intake, named: tuple[AskedLayer, ...], *,
-    target: Any, rule: Any, epsilon: float, contrast: bool, batch_size: int | None,
-    jobs: int, details: bool, check: bool | str, reference: Any,
-    classes: np.ndarray | None, bounds: Any, key: str | None, once: bool = False,
-) -> Ready:  # fmt: skip
-    """Compile the network, decode the target and share the samples among chunks."""
-    watched = frozenset(path for layer in named for path in layer.paths)
-    probe = Probe(inputs, intake, once, recalls=jobs == 1)
-    plan = _prepare_plan(module, rule, epsilon, bounds, probe, key, watched)
-    sizes = _find_sizes(plan, inputs, intake, named)
-    shape = sizes.shape
-    n_outputs = math.prod(shape)
-    target = decode_target(target, classes, inputs.n_samples, shape)
-    if contrast:
-        _check_contrast(target, shape, reference)
-    at_zero = None if reference is None else _refer(reference, shape, target, inputs.n_samples)
-    axis = (n_outputs,) if isinstance(target, str) else ()
-    n_targets = math.prod(axis)
-    # A probe has held as many samples as a first chunk of more than it, but one target.
-    smallest = 1 if batch_size is None and n_targets == 1 else _PROBED + 1
-    if batch_size is None:
-        batch_size = _choose_batch_size(plan, intake, sizes, n_targets)
-        batch_size = min(batch_size, -(-inputs.n_samples // jobs))
-    few = (
-        jobs == 1 and inputs.n_samples <= batch_size and inputs.n_samples * n_targets <= _FEW_MAPS
-    )
-    trusted = plan.origin.is_trusted  # as it is of later chunks
-    begins = plan.origin.once and not few and not trusted and batch_size >= smallest
-    spans = _cut(inputs.n_samples, int(batch_size), _PROBED + 1 if begins else 0)
-    defence = Defence(plan, intake, check)
-    defence = replace(defence, at_once=(few or begins or trusted) and defence.needs_probe)
-    call = PreparedCall(plan, intake, contrast, details, defence, n_outputs, named)
-    return Ready(call, target, axis, at_zero, spans, jobs)
-
-
-def _prepare_quickly(prepare: Callable[..., Ready], inputs: Inputs) -> Ready | None:
-    """Return a call whose network was probed once, if the first chunk can tell the rest."""
-    # Other integers are for probes to find, two samples are as many as the probe has, and of the
-    # same sample more than one tell nothing.
-    many = inputs.n_samples > _PROBED and all(map(is_floating, inputs.arrays))
-    if many and any(bool((a[0] != a[1]).any()) for a in inputs.take([0, _PROBED])):
-        ready = prepare(once=True)
-        if not ready.call.plan.origin.once or ready.spans[0].stop > _PROBED:
-            return ready
-    return None
-
-
-def _attempts(
-    prepare: Callable[..., Ready], inputs: Inputs, module: nn.Module | None
-) -> Iterator[Ready]:
-    """Yield a call as it is prepared; the next is for where the one before proves wrong.
-
-    Parameters
-    ----------
-    prepare : callable
-        What prepares it.
-    inputs : Inputs
-        All samples.
-    module : nn.Module or None
-        The network, of which earlier calls may know something; None for several workers.
-
-    Yields
-    ------
-    Ready
-        The call: of what earlier calls know, of one probe, and of two.
-    """
-    ways: list[Callable[[], Ready | None]] = [prepare]
-    if module is not None:
-        ways.insert(0, partial(_prepare_quickly, prepare, inputs))
-    for way in ways:
-        for _ in range(2):  # what an earlier call knows may hold no more
-            ready, held, error = _run_way(way)
-            if ready is not None:
-                yield replace(ready, warnings=held)
-            is_recalled = ready is not None and ready.call.plan.origin.recalled
-            has_forgotten = module is not None and (is_recalled or error) and forget(module)
-            if not (is_recalled or has_forgotten):  # another thread may have forgotten it before
-                break
-        if error is not None and way is prepare:  # in doubt two probes decide
-            _warn(held)
-            raise error
-
-
-def _run_way(way: Callable[[], Ready | None]) -> tuple[Ready | None, Any, Exception | None]:
-    """Return a call, the warnings that came with it, and what was raised in its place."""
-    with hold_warnings() as held:
-        try:
-            return way(), held, None
-        except Exception as error:
-            return None, held, error
-
-
-def _begin(attempts: Iterable[Ready], inputs: Inputs) -> tuple[Ready, list[Any]]:
-    """Check a call on few samples, and explain the first chunk if it is to confirm the plan."""
-    few = [0, -1] if inputs.n_samples > 1 else [0, 0]
-
-    def check(call: PreparedCall) -> None:
-        if call.defence.needs_probe and not call.defence.at_once:
-            call.check(inputs.take(few))
-
-    for ready in attempts:
-        plan = ready.call.plan
-        if not plan.origin.is_tentative:
-            break
-        with suppress(Exception):
-            check(ready.call)
-            first = ready.call.explain(*next(ready.tasks(inputs)))
-            if plan.origin.once and not plan.origin.is_trusted and len(ready.spans) > 1:
-                # The largest value or the last step may stand at the end.
-                ready.call.check(inputs.take([-1]), alone=True)
-            known = plan.origin.known
-            if plan.origin.recalled and known is not None and plan.varies != known.varies:
-                continue  # weights that forward computes are others now
-            _warn(ready.warnings)
-            return ready, [first]
-    _warn(ready.warnings)
-    check(ready.call)
-    return ready, []
-
-
-def _warn(held: Iterable[Any]) -> None:
-    """Pass on warnings that were held back."""
-    for warning in held:
-        warn_user(*warning)
 
 
 def _name_target(details: Details, asked: Any, classes: np.ndarray | None) -> None:
@@ -398,32 +174,6 @@ def _put_chunks(
             bar.update(span.stop - span.start)
 
 
-def _refer(
-    reference: Any, shape: tuple[int, ...], target: Target, n_samples: int
-) -> NDArray[np.float64]:
-    """Return the score that a map of zeros stands for; of each output for predicted ones."""
-    values = read_reference(reference, shape)
-    return values.ravel() if target is None else find_at_target(values, target, n_samples)
-
-
-def _check_contrast(target: Target, shape: tuple[int, ...], reference: Any) -> None:
-    """Refuse a contrast where no other outputs are rivals of the explained one."""
-    if reference is not None:
-        raise ValueError(
-            "contrast=True explains the difference of two outputs, whose reference is zero: leave "
-            f"reference={reference!r} out."
-        )
-    if math.prod(shape) < 2:
-        raise ValueError("contrast=True needs a network of at least two outputs, got one.")
-    if len(shape) > 1 or isinstance(target, WeightedSum | Function):
-        raise ValueError(
-            "contrast=True subtracts the largest of the other scores, of a network with an output "
-            f"of shape (n_samples, n_classes), for one of them; here the output has the shape "
-            f"{shape}, or several outputs make the score. Say the difference by a function, such "
-            "as target=lambda output: output[:, 1] - output[:, 0]."
-        )
-
-
 @contextmanager
 def plain_arithmetic(device: torch.device) -> Iterator[None]:
     """Compute without autograd and in the network's own precision, whatever the caller's modes."""
@@ -432,97 +182,14 @@ def plain_arithmetic(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _prepare_plan(
-    module: nn.Module, rule: Any, epsilon: float, bounds: Any, probe: Probe, key: str | None,
-    watched: frozenset[str],
-) -> Plan:  # fmt: skip
-    """Compile the network, and find what does not depend on the samples: sizes and bounds."""
-    inputs, intake = probe.inputs, probe.intake
-    plan = compile_plan(module, rule, epsilon, bounds, probe, key=key, watched=watched)
-    if plan.sizes is None and inputs.single and not plan.tail:
-        plan.sizes = find_sizes(plan.steps, tuple(inputs.arrays[0].shape[1:]))
-    if plan.lacks_boxes:
-        _find_boxes(plan, bounds, inputs, intake)
-    return plan
-
-
-def _find_sizes(plan: Plan, inputs: Inputs, intake: Intake, named: Sequence[AskedLayer]) -> Sizes:
-    """Return the sizes of the values of one sample."""
-    if plan.sizes is not None and not named:
-        return plan.sizes
-    alone = plan.run(*intake.to_signals(inputs.take(slice(1))))
-    find_values(named, alone)  # what cannot be given is refused before anything is explained
-    return plan.sizes or measure(alone)
-
-
-def _find_boxes(plan: Plan, bounds: Any, inputs: Inputs, intake: Intake) -> None:
-    """Find the bounds that follow, for z-box rules, from those of the network's input."""
-    tensors = [intake.to_tensor(part) for part in inputs.take([0, 0])]
-    firsts = [
-        step.rule if isinstance(step.rule, ZBox) else None for step in plan.steps if step.first
-    ]
-    found: dict[int, Any] = {}
-    # Layers that see the input first may each have bounds of their own for it.
-    for rule in dict.fromkeys(firsts):
-        ends = bounds if rule is None else (rule.low, rule.high)
-        corners = [_corners_of(x, ends, alone=len(tensors) == 1) for x in tensors]
-        plan.find_boxes(*intake.to_signals(corners), of_first=rule)
-        for step in plan.steps:
-            if not step.first or step.rule == rule:
-                found.setdefault(id(step), step.box)
-    for step in plan.steps:
-        step.box = found.get(id(step))
-
-
-def _corners_of(x: Tensor, ends: tuple[Any, Any] | None, alone: bool) -> Tensor:
-    """Return the two corners of the box that an input lies in, NaN if it is not known."""
-    if not x.is_floating_point():
-        return x
-    try:
-        return torch.cat([bound(end, x).expand_as(x[:1]) for end in ends or (np.nan, np.nan)])
-    except ValueError:
-        if alone:
-            raise
-        # The bounds are of another input.
-        return x.new_full(x.shape, torch.nan)
-
-
-def _choose_batch_size(plan: Plan, intake: Intake, sizes: Sizes, n_targets: int) -> int:
-    """Return how many samples a chunk is to have."""
-    budget = _BUDGETS["cpu" if intake.device.type == "cpu" else "cuda"]
-    # Relevance of all targets lies side by side.
-    largest = sizes.largest * n_targets * intake.dtype.itemsize
-    batch_size = budget.tensor // largest
-    if any(step.kind == "recurrent" for step in plan.steps):
-        more = min(_RECURRENT_ROWS, _RECURRENT_BUDGETS * budget.tensor // largest)
-        return max(1, batch_size, more)
-    # Most is held where the way back begins, beside what arrives at a step and what it passes.
-    held = sizes.count_held(plan.steps) * intake.dtype.itemsize + 2 * largest
-    batch_size = min(batch_size, max(budget.chunk // held, _FEW_ROWS))
-    # The first chunk of a network with a forward of its own has as many samples anyway.
-    few = _PROBED + 1 if plan.twins is not None and n_targets == 1 else 1
-    return max(few, batch_size, budget.step * len(plan.steps) // held)
-
-
-def _cut(n_samples: int, batch_size: int, n_first: int) -> list[slice]:
-    """Return chunks of nearly one size, so that none is too small to compute alike."""
-    # But for the first, if it is to be checked as a whole: its samples are few.
-    rest = np.arange(n_first, n_samples)
-    chunks = np.array_split(rest, -(-len(rest) // batch_size)) if len(rest) else []
-    spans = [slice(int(chunk[0]), int(chunk[-1]) + 1) for chunk in chunks]
-    return [slice(0, n_first), *spans] if n_first else spans
-
-
-def _explain_chunks(
-    ready: Ready, inputs: Inputs, n_done: int, n_jobs: int | None, module: nn.Module
-) -> Iterator[Any]:
+def _explain_chunks(ready: Ready, n_done: int, n_jobs: int | None) -> Iterator[Any]:
     """Yield the relevance and the details of each chunk that is not done, in order."""
-    call, tasks = ready.call, islice(ready.tasks(inputs), n_done, None)
-    if ready.jobs == 1:
+    call, request, tasks = ready.call, ready.request, islice(ready.tasks(), n_done, None)
+    if request.jobs == 1:
         return (call.explain(*task) for task in tasks)
     # Parametrized modules, such as those with weight norm, cannot be sent to a process.
-    shared = "sharedmem" if any(map(is_parametrized, module.modules())) else None
-    n_threads = max(1, (os.cpu_count() or 1) // ready.jobs)
+    shared = "sharedmem" if any(map(is_parametrized, request.module.modules())) else None
+    n_threads = max(1, (os.cpu_count() or 1) // request.jobs)
     return run_on_workers(
         _explain_in_worker, call, ((*task, n_threads) for task in tasks), n_jobs, require=shared
     )

@@ -1,7 +1,8 @@
-"""Sizes of a network's values, by which the samples of a chunk are chosen.
+"""Sizes of a network's values, and how many samples a chunk is to have by them.
 
-Those of a chain are known without a run. Where a chain holds a layer that is not in the table, one
-sample is run instead; other networks have been run by the recorder.
+Sizes of a chain are known without a run. Where a chain holds a layer that is not in the table, one
+sample is run instead; other networks have been run by the recorder. :mod:`.preparing` asks for
+both.
 """
 
 from __future__ import annotations
@@ -13,10 +14,44 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from sklrp.modules import EchoState, GaussianNoise, StatePooling, Sweep
+from sklrp.propagation.inputs import Intake
 from sklrp.propagation.registry import PASSING, SHARING
 from sklrp.propagation.tape import Step, Tape
 
 Shape = tuple[int, ...]
+
+
+class _Budget(NamedTuple):
+    """What a chunk may take, in bytes.
+
+    Attributes
+    ----------
+    tensor : int
+        The largest tensor: it stays within the caches of a CPU, and far below a GPU's memory.
+    chunk : int
+        All that is held for the way back, where a chunk has more than a few samples.
+    step : int
+        What the chunk's steps hold on average at least, whatever the other two say: a step costs
+        the same calls of Python for few samples as for many.
+    """
+
+    tensor: int
+    chunk: int
+    step: int
+
+
+_BUDGETS = {
+    "cpu": _Budget(4 * 2**20, 48 * 2**20, 7 * 2**16),
+    "cuda": _Budget(256 * 2**20, 4 * 2**30, 16 * 2**20),
+}
+
+# Chunks of so few samples are not cut: what fewer would save, they would cost in time.
+_FEW_ROWS = 16
+
+# Products of single states, of which a recurrence over many steps consists, are slow for few: up
+# to so many samples share a chunk, and its largest tensor takes so many budgets. For relevance
+# goes back by some steps at a time, and fewer tensors of all steps are held at once.
+_RECURRENT_ROWS, _RECURRENT_BUDGETS = 256, 3
 
 
 class Sizes(NamedTuple):
@@ -95,6 +130,42 @@ def find_sizes(steps: Sequence[Step], shape: Shape) -> Sizes | None:
         shape = after
         made.append(math.prod(after))
     return Sizes(shape, max(n_inputs, *made), tuple(made))
+
+
+def fit_batch_size(
+    sizes: Sizes, steps: Sequence[Step], intake: Intake, n_targets: int, fewest: int
+) -> int:
+    """Return how many samples a chunk is to have, such that memory stays bounded.
+
+    Parameters
+    ----------
+    sizes : Sizes
+        The sizes of the values of one sample.
+    steps : list of Step
+        The steps.
+    intake : Intake
+        On which device and in which dtype the network computes.
+    n_targets : int
+        The number of maps of each sample.
+    fewest : int
+        How many samples there is room for in any case.
+
+    Returns
+    -------
+    int
+        The number, at least 1.
+    """
+    budget = _BUDGETS["cpu" if intake.device.type == "cpu" else "cuda"]
+    # Relevance of all targets lies side by side.
+    largest = sizes.largest * n_targets * intake.dtype.itemsize
+    batch_size = budget.tensor // largest
+    if any(step.kind == "recurrent" for step in steps):
+        more = min(_RECURRENT_ROWS, _RECURRENT_BUDGETS * budget.tensor // largest)
+        return max(1, batch_size, more)
+    # Most is held where the way back begins, beside what arrives at a step and what it passes.
+    held = sizes.count_held(steps) * intake.dtype.itemsize + 2 * largest
+    batch_size = min(batch_size, max(budget.chunk // held, _FEW_ROWS))
+    return max(fewest, batch_size, budget.step * len(steps) // held)
 
 
 def _keeps_shape(layer: Any, shape: Shape) -> Shape:
