@@ -19,6 +19,7 @@ from sklrp.propagation.inputs import Inputs, Intake
 from sklrp.propagation.probing import Probe
 from sklrp.propagation.recording.recorder import Recorder
 from sklrp.propagation.recording.twin import Twins
+from sklrp.propagation.registry import HANDLERS, NEW
 from tests.helpers.gradients import by_differences
 from tests.helpers.unchanged import assert_unchanged, snapshot
 
@@ -377,6 +378,35 @@ def test_a_second_pass_only_where_it_is_needed():
     functions = alone, dropped, shared
     plans = [sklrp.plan(Images(function), "epsilon", images()) for function in functions]
     assert [plan.exact for plan in plans] == [False, False, True]
+
+
+# By arguments under which an operation changes nothing: it might return what it was given.
+CHANGING_NOTHING = {
+    "add": lambda x: x + 0,
+    "sub": lambda x: x - 0,
+    "mul": lambda x: x * 1,
+    "div": lambda x: x / 1,
+    "matmul": lambda x: x @ torch.eye(6),
+    "bmm": lambda x: x.bmm(torch.eye(6).expand(2, 6, 6)),
+    "rmatmul": lambda x: torch.eye(6).expand(2, 6, 6).__rmatmul__(x),
+}
+ARGUMENTS = {
+    "Linear": (6, 6), "LayerNorm": (6,), "GroupNorm": (2, 4), "Conv": (4, 4, 1), "BatchNorm": (4,),
+    "AvgPool": (1,), "MaxPool": (1,), "AdaptiveAvgPool": (6,), "AdaptiveMaxPool": (6,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", [k for k, entry in HANDLERS.items() if entry.handler in NEW])
+def test_what_is_said_to_return_new_memory_does(operation):
+    x = torch.ones(2, 4, 6)
+    if isinstance(operation, type):
+        name, n_axes = re.fullmatch(r"(.*?)(?:(\d)d)?", operation.__name__).groups()
+        x = torch.ones(2, 4, *[6] * int(n_axes or 1))
+        run = operation(*ARGUMENTS.get(name, ())).eval()
+    else:
+        name = operation.removeprefix("complex ")
+        run = CHANGING_NOTHING.get(name) or (lambda x: getattr(torch, name)([x]))
+    assert run(x).untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
 
 
 class Seen(Recorder):

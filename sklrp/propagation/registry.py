@@ -176,6 +176,9 @@ PASSING: set[Handler] = set()  # handlers that change at most the shape
 SHARING: set[Handler] = set()  # others whose outputs lie mostly in the memory of their input
 
 
+NEW: set[Handler] = set()  # handlers of what returns new memory, whatever it is given
+
+
 NUMERIC: set[Handler] = set()  # handlers of functions of numbers, which must be constants
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sklrp.modules import GaussianNoise
 from sklrp.propagation.bounds import box, corners, is_known, monotone, turning, unknown
 from sklrp.propagation.handlers.operands import base_name, own_dim
-from sklrp.propagation.registry import PASSING, mark, register
+from sklrp.propagation.registry import NEW, PASSING, mark, register
 from sklrp.propagation.sharing import share_product
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
@@ -70,12 +70,14 @@ def _identity(step: Step, signal: Signal) -> tuple[Signal, Pull]:
 
 
 @register(nn.ReLU, nn.ReLU6, nn.Softplus, any_axis=True, bounds=monotone)
+@mark(NEW)
 def _nonnegative_activation(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     function = torch.relu_ if step.in_place else _out_of_place(step.layer)
     return activate(signal, function, getattr(step.layer, "beta", 1.0) > 0)
 
 
 @register(nn.Sigmoid, nn.Hardsigmoid, any_axis=True, bounds=monotone)
+@mark(NEW)
 def _gate(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     out, pull = activate(signal, _out_of_place(step.layer), True, gate=True)
     return out.but(sigmoid=True), pull
@@ -85,6 +87,7 @@ def _gate(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     nn.Hardshrink, nn.SELU, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink,
     any_axis=True, bounds=monotone,
 )  # fmt: skip
+@mark(NEW)
 def _signed_activation(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     return activate(signal, _out_of_place(step.layer), signal.nonnegative)
 
@@ -109,6 +112,7 @@ def _turn(layer: Any) -> float:
     nn.CELU, nn.ELU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.Mish, nn.SiLU,
     any_axis=True, bounds=turning(_turn),
 )  # fmt: skip
+@mark(NEW)
 def _turning_activation(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     return activate(signal, _out_of_place(step.layer), signal.nonnegative)
 

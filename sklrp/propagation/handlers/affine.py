@@ -19,7 +19,7 @@ from sklrp.propagation.bounds import linear
 from sklrp.propagation.contraction import Contraction
 from sklrp.propagation.handlers.operands import spatial_shape
 from sklrp.propagation.handlers.reshaping import unpad
-from sklrp.propagation.registry import register
+from sklrp.propagation.registry import NEW, mark, register
 from sklrp.propagation.sharing import affine
 from sklrp.propagation.tape import Pull, Step
 from sklrp.rules import Signal
@@ -33,6 +33,7 @@ def own_weights(layer: Any) -> tuple[Tensor, Tensor | None]:
 @register(
     nn.Linear, kind="dense", any_axis=True, weights=own_weights, bounds=linear, fold="rows",
 )  # fmt: skip
+@mark(NEW)
 def _linear(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     if step.folded and signal.x.dim() != 2:
         raise TypeError(
@@ -80,6 +81,7 @@ _CONV = {
     nn.Conv1d, nn.Conv2d, nn.Conv3d,
     kind="conv", weights=own_weights, bounds=linear, fold="rows",
 )  # fmt: skip
+@mark(NEW)
 def _conv(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     size, kernel = spatial_shape(step, signal), layer.kernel_size

@@ -27,7 +27,7 @@ from sklrp.propagation.handlers.operands import (
     value_of,
 )
 from sklrp.propagation.nested import find_all, swap_signals
-from sklrp.propagation.registry import NUMERIC, SOURCED, mark, register
+from sklrp.propagation.registry import NEW, NUMERIC, SOURCED, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
 
@@ -49,13 +49,13 @@ def _swap_corners(signal: Signal) -> Signal:
 
 
 @register("add", bounds=_sum_bounds)
-@mark(NUMERIC)
+@mark(NEW, NUMERIC)
 def _add(step: Step, a: Any, b: Any, *, alpha: float = 1) -> tuple[Signal, Pull]:
     return _combine(step, a, b, 1, alpha)
 
 
 @register("sub", bounds=_sum_bounds)
-@mark(NUMERIC)
+@mark(NEW, NUMERIC)
 def _sub(step: Step, a: Any, b: Any, *, alpha: float = 1) -> tuple[Signal, Pull]:
     return _combine(step, a, b, 1, -alpha)
 

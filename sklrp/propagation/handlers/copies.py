@@ -20,7 +20,7 @@ from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.adjoints import adjoint_at, pull_gradients
 from sklrp.propagation.handlers.operands import standing, value_of
 from sklrp.propagation.nested import find_all, swap_signals
-from sklrp.propagation.registry import COMPLEX, PASSING, SHARING, SOURCED, mark, register
+from sklrp.propagation.registry import COMPLEX, NEW, PASSING, SHARING, SOURCED, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
 
@@ -146,7 +146,7 @@ def _copied(step: Step, source: Signal, *args: Any, **kwargs: Any) -> Any:
 
 
 @register("cat", "stack", "hstack", "vstack", "dstack", "column_stack", bounds=monotone)
-@mark(COMPLEX)
+@mark(NEW, COMPLEX)
 def _join(step: Step, pieces: Any, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
     signals = find_all(Signal, pieces)
 

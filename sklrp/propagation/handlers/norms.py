@@ -33,7 +33,7 @@ from sklrp.propagation.bounds import box, linear
 from sklrp.propagation.formula import channelwise
 from sklrp.propagation.handlers.activations import pass_all
 from sklrp.propagation.handlers.operands import base_name, spatial_shape
-from sklrp.propagation.registry import register
+from sklrp.propagation.registry import NEW, mark, register
 from sklrp.propagation.sharing import contribute
 from sklrp.propagation.tape import Pull, Step
 from sklrp.rules import Signal
@@ -59,6 +59,7 @@ def running_scale(layer: Any) -> tuple[Tensor, Tensor]:
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
     weights=running_scale, bounds=linear, fold="scale",
 )  # fmt: skip
+@mark(NEW)
 def _batch_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     if signal.x.dim() > 2:
         spatial_shape(step, signal)
@@ -93,6 +94,7 @@ def _within_reach(step: Step, signal: Signal) -> Signal:
 
 
 @register(nn.LayerNorm, any_axis=True, bounds=_within_reach)
+@mark(NEW)
 def _layer_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     dims = _trailing(step, signal)
@@ -104,6 +106,7 @@ def _layer_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
 
 
 @register(nn.GroupNorm, bounds=_within_reach)
+@mark(NEW)
 def _group_norm(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     layer: Any = step.layer
     x = signal.x

@@ -32,7 +32,7 @@ from sklrp.propagation.handlers.operands import (
 )
 from sklrp.propagation.handlers.reshaping import copied
 from sklrp.propagation.nested import find_all
-from sklrp.propagation.registry import register
+from sklrp.propagation.registry import NEW, mark, register
 from sklrp.propagation.sharing import contribute
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal, x_one
@@ -47,6 +47,7 @@ from sklrp.rules import Signal, x_one
     nn.AdaptiveMaxPool3d,
     bounds=monotone,
 )
+@mark(NEW)
 def _max_pool(step: Step, signal: Signal) -> tuple[Any, Pull]:
     n_axes = len(spatial_shape(step, signal))
     layer: Any = copy.copy(step.layer)
@@ -248,6 +249,7 @@ def _pairs(layer: Any, axis: int, n: int, m: int) -> list[tuple[slice, slice]]:
     nn.AdaptiveAvgPool3d,
     bounds=monotone,
 )
+@mark(NEW)
 def _avg_pool(step: Step, signal: Signal) -> tuple[Signal, Pull]:
     spatial_shape(step, signal)
     return _share(step, signal, step.layer.forward)

@@ -36,7 +36,7 @@ from sklrp.propagation.handlers.operands import (
     value_of,
 )
 from sklrp.propagation.nested import find_all
-from sklrp.propagation.registry import INNER, NUMERIC, SOURCED, mark, register
+from sklrp.propagation.registry import INNER, NEW, NUMERIC, SOURCED, mark, register
 from sklrp.propagation.sample_rows import without_repeats
 from sklrp.propagation.sharing import contribute, share_product
 from sklrp.propagation.tape import Kept, Pull, Step
@@ -190,7 +190,7 @@ def _scaled_bounds(step: Step, a: Any, b: Any, **kwargs: Any) -> Signal:
 
 
 @register("mul", bounds=_scaled_bounds)
-@mark(NUMERIC)
+@mark(NEW, NUMERIC)
 def _mul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
     if not isinstance(a, Signal) or not isinstance(b, Signal):
         source, factor = (a, b) if isinstance(a, Signal) else (b, a)
@@ -201,7 +201,7 @@ def _mul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
 
 
 @register("div", bounds=_scaled_bounds)
-@mark(NUMERIC)
+@mark(NEW, NUMERIC)
 def _div(step: Step, a: Any, b: Any, *, rounding_mode: str | None = None) -> tuple[Signal, Pull]:
     if rounding_mode is not None:  # in place; else it is written out
         raise TypeError("write a division that rounds in place as torch.floor(a / b)")
@@ -311,6 +311,7 @@ def _product(
 
 
 @register("matmul", "bmm", "rmatmul")
+@mark(NEW)
 def _matmul(step: Step, a: Any, b: Any) -> tuple[Signal, Pull]:
     if step.function != "rmatmul":
         return multiply_matrices(step, a, b)

@@ -59,12 +59,9 @@ from sklrp.propagation.recording.rewritten import find_rewritten
 from sklrp.propagation.recording.tape_writer import MakeStep, Operation, TapeWriter
 from sklrp.propagation.recording.tensors import storage_of
 from sklrp.propagation.recording.twin import Twins
-from sklrp.propagation.registry import FLOATING, PASSING, Entry, find_entry
+from sklrp.propagation.registry import FLOATING, NEW, PASSING, Entry, find_entry
 from sklrp.propagation.tape import Call, Step, Tape
 from sklrp.rules import Signal
-
-# Layers that a probe runs once, by their handlers: a second run would take the longest.
-_COSTLY = frozenset([nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d])
 
 
 class Recorder(TorchFunctionMode):
@@ -189,7 +186,7 @@ class Recorder(TorchFunctionMode):
             finally:
                 self.runs_own = False
 
-        if self.writer.is_probing and self.writer.exact and _makes_anew(layer, given):
+        if self.writer.is_probing and self.writer.exact and _makes_anew(layer, entry, given):
             return self.writer.apply(operation, args)
         # In evaluation mode dropout changes nothing, also where it would in place.
         if entry.handler in PASSING or not getattr(layer, "inplace", False):
@@ -424,9 +421,11 @@ class Recorder(TorchFunctionMode):
         return target
 
 
-def _makes_anew(layer: Any, given: Sequence[Tensor]) -> bool:
-    """Return whether a layer is known to return new memory, in order: a copy stands for it."""
-    return type(layer) in _COSTLY and all(map(_is_in_order, (*given, layer.weight)))
+def _makes_anew(layer: Any, entry: Entry, given: Sequence[Tensor]) -> bool:
+    """Return whether a layer with weights returns new memory, in order: a copy stands for it."""
+    # A probe then runs it once, by its handler: these take the longest.
+    is_new = entry.kind is not None and entry.handler in NEW
+    return is_new and all(map(_is_in_order, (*given, layer.weight)))
 
 
 def _is_in_order(x: Tensor) -> bool:

@@ -37,6 +37,7 @@ from sklrp.propagation.recording.tensors import Memory, Node, Nodes, storage_of
 from sklrp.propagation.recording.twin import Twins
 from sklrp.propagation.registry import (
     HANDLERS,
+    NEW,
     NUMERIC,
     PASSING,
     READING,
@@ -455,7 +456,7 @@ class TapeWriter:
     ) -> Any:  # fmt: skip
         """Record a step that was run, and return its outputs as the network is to see them."""
         signals = find_all(Signal, outputs)
-        if self.is_probing and not self.exact and not _returns_new_memory(step):
+        if self.is_probing and not self.exact and step.handler not in NEW:
             values = (*(node.signal for node in nodes), *signals)
             self._may_share.update(storage_of(signal.x) for signal in values)
         input_axes = tuple([node.signal.axis for node in nodes])
@@ -565,25 +566,6 @@ class TapeWriter:
                 raise self.refusals.unsupported(name, "its output has no axis of the samples")
             self._numbers[key] = samples
         return self._numbers[key]
-
-
-# Layers and functions that return new memory, whatever they are given.
-_NEW = frozenset(
-    [
-        *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
-        *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm),
-        *(nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.SiLU, nn.Hardswish, nn.GELU, nn.Tanh),
-        *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
-    ]
-)
-_NEW_BY_NAME = frozenset(["add", "sub", "mul", "div", "cat", "matmul"])
-
-
-def _returns_new_memory(step: Step) -> bool:
-    """Return whether no tensor that a step is given shares memory with what torch makes of it."""
-    if isinstance(step.layer, nn.Module):
-        return type(step.layer) in _NEW
-    return step.function in _NEW_BY_NAME
 
 
 def _tensors_in(value: Any) -> list[Tensor]:
