@@ -284,7 +284,7 @@ def test_the_size_of_chunks_may_be_given(given, sizes, blobs, monkeypatch):
 def test_wrong_sizes_of_chunks_are_refused(name, given, blobs):
     X, y = blobs
     clf = make(MLPClassifier).set_params(**{name: given})
-    with pytest.raises(ValueError, match=f"{name} must be an integer of"):
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, or -1 for"):
         clf.fit(X, y).predict(X)
 
 

@@ -23,7 +23,7 @@ from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sklrp._checks import check_number
+from sklrp._checks import is_positive_integer
 from sklrp._random_stream import RandomStream
 from sklrp._skorch import LazyModes
 from sklrp._stored import Stored
@@ -490,7 +490,11 @@ def _score_accuracy(net: NeuralNet, X: Any, y: np.ndarray) -> float:
 def _count_at_once(iterator: str, size: Any, n_samples: int) -> int:
     """Return how many samples an iterator takes at once, all for skorch's -1; refuse no count."""
     size = n_samples if size == -1 else size
-    check_number(f"{iterator}__batch_size", size, minimum=1, integral=True)
+    if not is_positive_integer(size):
+        raise ValueError(
+            f"{iterator}__batch_size must be an integer of at least 1, or -1 for all samples, "
+            f"got {size!r}."
+        )
     return int(size)
 
 

@@ -294,8 +294,8 @@ def _list_tests(
         left_out.append("The maps were made elsewhere, so no other network's were compared.")
     else:
         tests += _list_null_tests(explained, n_permutations)
-        if why_not_drawn(explained):
-            left_out.append(f"{why_not_drawn(explained)} {NOT_NAMED}")
+        if why := why_not_drawn(explained):
+            left_out.append(f"{why} {NOT_NAMED}")
         tests.append((find_kept,))
         if not explained.model.takes_integers:  # which have no spectrum
             tests.append((find_coherent, _SURROGATES))
@@ -310,8 +310,7 @@ def _list_tests(
     else:
         tests.append((find_audited,))
     if (n_refits or n_networks > 1) and not explained.is_given:
-        why = _why_no_clones(explained)
-        if why:
+        if why := _why_no_clones(explained):
             left_out.append(f"Tests that train clones were left out, as {why}.")
         else:
             tests += _list_training_tests(explained, n_networks, n_refits)

@@ -22,7 +22,8 @@ def on_mask(explained: Explained, mask: NDArray[np.bool_], n_draws: int) -> Find
     mass = relevance_mass(explained.maps, mask, part="absolute")
     own = relevance_mass(explained.X, mask, part="absolute")
     nulls = np.empty((0, *explained.maps.shape))
-    if not why_not_drawn(explained):
+    why_no_nulls = why_not_drawn(explained)
+    if not why_no_nulls:
         nulls = null_maps(explained, "network", n_draws)
         nulls = nulls[with_relevance(nulls)]
     null = np.array([relevance_mass(m, mask, part="absolute").mean() for m in nulls])
@@ -37,8 +38,8 @@ def on_mask(explained: Explained, mask: NDArray[np.bool_], n_draws: int) -> Find
         verdict = judge((-interval[1], -interval[0]), artifact_above=-usual, fact_below=-np.inf)
     if verdict == "fact":
         advice = ""
-    elif prefers and why_not_drawn(explained):
-        advice = why_not_drawn(explained)
+    elif prefers and why_no_nulls:
+        advice = why_no_nulls
     elif prefers and len(null) < _ENOUGH:
         advice = (
             f"{len(null)} untrained networks with relevance are too few to decide: set "

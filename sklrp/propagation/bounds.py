@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from sklrp._checks import say_layer
+from sklrp._copies import find_all
 from sklrp._devices import to_host
-from sklrp.propagation.nested import find_all, swap_signals
+from sklrp.propagation.nested import swap_signals
 from sklrp.propagation.sample_rows import count_runs, sort_rows
 from sklrp.propagation.tape import Handler, Pull, Step, run_handler
 from sklrp.rules import Signal, ZBox

@@ -1,7 +1,7 @@
-"""Walking through nested arguments: the signals and tensors in tuples, lists and dicts.
+"""Nested arguments: other values in place of the signals in tuples, lists and dicts.
 
-Arguments and results of layers and torch functions may be nested. The tape, the recorder and the
-handlers of torch functions use these helpers to find what is in them and to replace it.
+Arguments and results of layers and torch functions may be nested. The recorder and the handlers of
+torch functions replace what is in them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sklrp._copies import find_all as find_all
 from sklrp.rules import Signal
 
 

@@ -83,7 +83,8 @@ class Step:
     in_place : bool, default=False
         Whether this is such a ReLU, which may write over what it is given.
     is_one_sided : bool, default=False
-        Whether some output was found with hardly any contributions of one sign.
+        Whether a run found an output with hardly any contributions of one sign. Runs in other
+        threads may note it too: it spares them an attempt, and changes maps by rounding alone.
     maps : dict
         The weights' maps computed so far; see :meth:`map_weight`.
     """

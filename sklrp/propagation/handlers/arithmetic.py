@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sklrp._copies import find_all
 from sklrp.propagation.bounds import box, corners, monotone
 from sklrp.propagation.formula import Split, account
 from sklrp.propagation.handlers.activations import pass_all
@@ -26,7 +27,7 @@ from sklrp.propagation.handlers.operands import (
     sum_to,
     value_of,
 )
-from sklrp.propagation.nested import find_all, swap_signals
+from sklrp.propagation.nested import swap_signals
 from sklrp.propagation.registry import NEW, NUMERIC, SOURCED, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal

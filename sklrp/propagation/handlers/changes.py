@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sklrp._copies import find_all
 from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.operands import is_nonnegative, standing, sum_to, value_of
-from sklrp.propagation.nested import find_all, swap_signals
+from sklrp.propagation.nested import swap_signals
 from sklrp.propagation.registry import COMPLEX, READING, WRITING, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal

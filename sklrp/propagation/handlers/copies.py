@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sklrp._copies import find_all
 from sklrp._torch import PAD_PACKED
 from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.adjoints import adjoint_at, pull_gradients
 from sklrp.propagation.handlers.operands import standing, value_of
-from sklrp.propagation.nested import find_all, swap_signals
+from sklrp.propagation.nested import swap_signals
 from sklrp.propagation.registry import COMPLEX, NEW, PASSING, SHARING, SOURCED, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sklrp._copies import find_all
 from sklrp.propagation.bounds import box, corners, is_known, monotone, turning, unknown
 from sklrp.propagation.handlers.activations import activate, pass_all
 from sklrp.propagation.handlers.operands import broadcast_samples, sum_to
-from sklrp.propagation.nested import find_all, swap_signals
+from sklrp.propagation.nested import swap_signals
 from sklrp.propagation.registry import NUMERIC, SOURCED, mark, register
 from sklrp.propagation.tape import Pull, Step
 from sklrp.rules import Signal

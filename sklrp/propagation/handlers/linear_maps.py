@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sklrp._copies import find_all
 from sklrp.propagation.bounds import monotone
 from sklrp.propagation.formula import Split, account, known
 from sklrp.propagation.handlers.adjoints import pull_gradients
 from sklrp.propagation.handlers.operands import follow_samples, is_nonnegative, standing, value_of
 from sklrp.propagation.handlers.products import share_of_first
-from sklrp.propagation.nested import find_all, swap_signals
+from sklrp.propagation.nested import swap_signals
 from sklrp.propagation.registry import COMPLEX, FLOATING, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal

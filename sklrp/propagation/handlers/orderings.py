@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sklrp._copies import find_all
 from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.adjoints import adjoint_at
 from sklrp.propagation.handlers.largest import share_among_equals
 from sklrp.propagation.handlers.operands import refuse_mask, standing
-from sklrp.propagation.nested import find_all
 from sklrp.propagation.registry import SOURCED, mark, register
 from sklrp.propagation.sharing import contribute
 from sklrp.propagation.tape import Kept, Pull, Step

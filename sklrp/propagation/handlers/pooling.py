@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sklrp._copies import find_all
 from sklrp.propagation.bounds import monotone, unknown
 from sklrp.propagation.handlers.adjoints import adjoint_at, adjoint_of
 from sklrp.propagation.handlers.largest import size_of_samples, weigher
@@ -31,7 +32,6 @@ from sklrp.propagation.handlers.operands import (
     value_of,
 )
 from sklrp.propagation.handlers.reshaping import copied
-from sklrp.propagation.nested import find_all
 from sklrp.propagation.registry import NEW, mark, register
 from sklrp.propagation.sharing import contribute
 from sklrp.propagation.tape import Kept, Pull, Step
@@ -143,7 +143,7 @@ def _pull_from_largest(
         total = torch.zeros_like(out)
         for (_, window), weight in zip(places, weights, strict=True):
             total[window] = total[window] + weight.sum_to_size(total[window].shape)
-    share = relevance / total.clamp(min=least)
+    share = relevance / (total.clamp(min=least) if least else total)
     back = torch.empty_like(like) if all_seen and seen_once else torch.zeros_like(like)
     weights.reverse()
     for seen, window in places:
@@ -186,7 +186,7 @@ def _pull_from_tiles(
     for _ in heights:
         total = sum(total[1:], start=total[0])
     total = sum((total[..., i::width] for i in range(1, width)), start=total[..., ::width])
-    share = widen(relevance / total.clamp(min=least))
+    share = widen(relevance / (total.clamp(min=least) if least else total))
     if len(share) == 1:
         back = weights.mul_(share[0])[None]
     else:

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sklrp._copies import find_all
 from sklrp.propagation.bounds import box, corners, is_known, monotone, unknown
 from sklrp.propagation.formula import Split, account, known
 from sklrp.propagation.handlers.operands import (
@@ -35,7 +36,6 @@ from sklrp.propagation.handlers.operands import (
     sum_to,
     value_of,
 )
-from sklrp.propagation.nested import find_all
 from sklrp.propagation.registry import INNER, NEW, NUMERIC, SOURCED, mark, register
 from sklrp.propagation.sample_rows import without_repeats
 from sklrp.propagation.sharing import contribute, share_product

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sklrp._copies import find_all
 from sklrp.propagation.bounds import monotone
 from sklrp.propagation.handlers.adjoints import adjoint_at, pull_gradients
 from sklrp.propagation.handlers.operands import broadcast_samples, standing, sum_to, value_of
 from sklrp.propagation.handlers.reductions import axes_of, reduced_samples
-from sklrp.propagation.nested import find_all
 from sklrp.propagation.registry import SOURCED, mark, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sklrp._copies import find_all
 from sklrp._torch import THRESHOLD
-from sklrp.propagation.nested import find_all
 from sklrp.propagation.recording.signatures import rename_from_numpy
 from sklrp.propagation.recording.tensors import Nodes
 from sklrp.propagation.registry import HANDLERS, SOURCED, Entry, find_complex

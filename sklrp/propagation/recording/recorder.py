@@ -22,6 +22,7 @@ from torch import Tensor, nn, strided
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
+from sklrp._copies import find_all
 from sklrp._outputs import pick_output
 from sklrp._torch import (
     DisableTorchFunction,
@@ -31,7 +32,7 @@ from sklrp._torch import (
     unwrap_compiled,
 )
 from sklrp.propagation.handlers.operands import tell_positions
-from sklrp.propagation.nested import find_all, swap_signals
+from sklrp.propagation.nested import swap_signals
 from sklrp.propagation.recording.aliases import Layout
 from sklrp.propagation.recording.as_layers import LAYERS, to_layer
 from sklrp.propagation.recording.calls import (
@@ -88,7 +89,8 @@ class Recorder(TorchFunctionMode):
     watched : frozenset of str, default=frozenset()
         The paths of the modules whose outputs are noted on the tape.
     notes : bool, default=False
-        Whether constants are noted, also where the run follows a plan.
+        Whether constants are noted, and the sample of each value, also where the run follows a
+        plan.
     """
 
     def __init__(

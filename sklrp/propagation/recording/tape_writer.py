@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from sklrp._copies import find_all
 from sklrp.propagation.layer_outputs import (
     CONSTANT,
     INTEGERS,
@@ -23,7 +24,7 @@ from sklrp.propagation.layer_outputs import (
     behind_head,
     of_neighbour,
 )
-from sklrp.propagation.nested import find_all, rebuild, swap_signals
+from sklrp.propagation.nested import rebuild, swap_signals
 from sklrp.propagation.recording.aliases import Buffers, Layout
 from sklrp.propagation.recording.batch_axes import (
     find_batch_axis,

@@ -15,7 +15,7 @@ from weakref import ref
 
 from torch import Tensor
 
-from sklrp.propagation.nested import find_all
+from sklrp._copies import find_all
 from sklrp.rules import Signal
 
 Value = TypeVar("Value")
