@@ -3,21 +3,96 @@
 A handler of a layer takes the samples on the first axis, whatever axis the network has them on;
 a handler of a function takes the network's own layout. The tape writer moves the axis to and fro.
 While the network is probed, each value carries the number of its sample, and the axis of the
-samples in a function's output is read off from these numbers.
+samples in a function's output is read off from these numbers, by :class:`SampleAxes`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from sklrp.propagation.sample_rows import Folded, count_runs, number_rows, without_repeats
+from sklrp.propagation.recording.refusals import Refusals
+from sklrp.propagation.sample_rows import (
+    Folded,
+    count_runs,
+    fold_like,
+    number_rows,
+    without_repeats,
+)
 from sklrp.propagation.tape import Pull
 from sklrp.rules import Signal
 
 
-def number_samples(x: Tensor, axis: int, n_samples: int) -> Tensor | None:
+class SampleAxes:
+    """The axes of the samples in the tensors of one run.
+
+    Parameters
+    ----------
+    n_samples : int
+        The number of samples.
+    refusals : Refusals
+        The words of what is refused.
+    notes : bool
+        Whether values carry the number of their sample.
+
+    Attributes
+    ----------
+    are_told : bool
+        Whether these numbers tell where the samples are.
+    shapes : list of tuple of int
+        The shapes of a sample, of each input.
+    """
+
+    def __init__(self, n_samples: int, refusals: Refusals, notes: bool) -> None:
+        self.n_samples, self.refusals = n_samples, refusals
+        self.are_told = notes and n_samples > 1  # of one, all axes of one could be it
+        self.shapes: list[tuple[int, ...]] = []
+        self._numbers: dict[Any, Tensor] = {}  # the sample of each value, by shape and axis
+
+    @property
+    def probe_note(self) -> str:
+        """What to say of a probe that failed."""
+        shapes = ", ".join(map(str, self.shapes))
+        return (
+            f"It was run on {self.n_samples} samples of shape {shapes}, to see where samples are. "
+            "Of a single sample, pass X[np.newaxis]; a number of samples that forward fixes must "
+            "be read from its input, as len(x)"
+        )
+
+    def number(self, name: str, x: Tensor, axis: int) -> Tensor:
+        """Return the sample of each value, of which the axis of the samples must hold as many."""
+        key = x.shape, axis, count_runs(axis), x.device
+        if key not in self._numbers:
+            samples = _number_samples(x, axis, self.n_samples)
+            if samples is None:
+                raise self.refusals.unsupported(name, "its output has no axis of the samples")
+            self._numbers[key] = samples
+        return self._numbers[key]
+
+    def find(
+        self, name: str, signals: Sequence[Signal], input_axes: tuple[int, ...], is_layer: bool
+    ) -> tuple[int, ...]:
+        """Return where the network is to have the samples in the outputs of a probed step."""
+        if is_layer:  # its handler says so, else where they are in the input
+            if input_axes == (0,) and count_runs(input_axes[0]) == 1:
+                return tuple([int(signal.axis) for signal in signals])
+            moved = input_axes[0] if len(signals) == 1 and len(set(input_axes)) == 1 else 0
+            if len(set(map(count_runs, input_axes))) > 1:
+                raise self.refusals.unsupported(
+                    name, "in one of its inputs samples come more often than in another"
+                )
+            return tuple(fold_like(signal.axis or moved, input_axes[0]) for signal in signals)
+        axes = [_find_batch_axis(signal, self.n_samples) for signal in signals]
+        if None in axes:
+            raise self.refusals.unsupported(
+                name, f"it mixes or reorders samples. {self.probe_note}"
+            )
+        return tuple(axis for axis in axes if axis is not None)
+
+
+def _number_samples(x: Tensor, axis: int, n_samples: int) -> Tensor | None:
     """Return the sample of each value of ``x``; None if ``axis`` cannot be that of the samples."""
     one = number_rows(x.shape[axis], n_samples, count_runs(axis), x.device)
     if one is None:
@@ -25,7 +100,7 @@ def number_samples(x: Tensor, axis: int, n_samples: int) -> Tensor | None:
     return one.reshape(-1, *(1,) * (x.dim() - axis - 1)).expand(x.shape)
 
 
-def find_batch_axis(signal: Signal, n_samples: int) -> int | None:
+def _find_batch_axis(signal: Signal, n_samples: int) -> int | None:
     """Return the axis along which the samples of a probed signal are in order; None if on none."""
     samples = signal.samples
     if samples is None:
@@ -40,7 +115,7 @@ def find_batch_axis(signal: Signal, n_samples: int) -> int | None:
         changes = n > n_samples and bool((samples != samples.narrow(axis, 0, 1)).any())
         for n_runs in range(1, n // n_samples + 1 if changes else 2):
             own = Folded(axis, n_runs) if n_runs > 1 else axis
-            expected = number_samples(signal.x, own, n_samples)
+            expected = _number_samples(signal.x, own, n_samples)
             if expected is None:
                 continue
             # Negative numbers are of constants, which belong to no sample.

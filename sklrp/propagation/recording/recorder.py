@@ -136,7 +136,7 @@ class Recorder(TorchFunctionMode):
                 if self.writer.is_probing and isinstance(error, RuntimeError | AssertionError):
                     told = str(error).rstrip(".")
                     raise ValueError(
-                        f"The network's forward fails: {told}. {self.writer.probe_note}"
+                        f"The network's forward fails: {told}. {self.writer.samples.probe_note}"
                     ) from error
                 wrong = _say_inputs(self.refusals.network, args, kwargs)
                 if wrong and isinstance(error, TypeError):
@@ -210,7 +210,7 @@ class Recorder(TorchFunctionMode):
         if not self.runs_own:
             with DisableTorchFunction():
                 self._follow_changes("return", find_all(Tensor, out))
-            self.writer.note_return(path, out, given)
+            self.writer.watched_calls.note(path, out, given)
         return out
 
     # Torch's function mode

@@ -14,28 +14,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from sklrp._copies import find_all
-from sklrp.propagation.layer_outputs import (
-    CONSTANT,
-    INTEGERS,
-    PASSED_ON,
-    behind_head,
-    of_neighbour,
-)
 from sklrp.propagation.nested import rebuild, swap_signals
 from sklrp.propagation.recording.aliases import Buffers, Layout
-from sklrp.propagation.recording.batch_axes import (
-    find_batch_axis,
-    move_axis,
-    move_pull,
-    number_samples,
-)
+from sklrp.propagation.recording.batch_axes import SampleAxes, move_axis, move_pull
 from sklrp.propagation.recording.refusals import Refusals
 from sklrp.propagation.recording.snapshots import is_changed, is_equal
 from sklrp.propagation.recording.tensors import Memory, Node, Nodes, storage_of
 from sklrp.propagation.recording.twin import Twins
+from sklrp.propagation.recording.watched import WatchedCalls
 from sklrp.propagation.registry import (
     HANDLERS,
     NEW,
@@ -46,8 +34,8 @@ from sklrp.propagation.registry import (
     Entry,
     find_head,
 )
-from sklrp.propagation.sample_rows import count_runs, fold_like
-from sklrp.propagation.tape import Call, Pull, Record, Returned, Step, Tape, run_handler
+from sklrp.propagation.sample_rows import fold_like
+from sklrp.propagation.tape import Call, Pull, Record, Step, Tape, run_handler
 from sklrp.rules import Signal
 
 # What stands for a batch normalisation that is folded into its neighbour.
@@ -102,6 +90,10 @@ class TapeWriter:
     ----------
     nodes : Nodes
         The tensors that depend on the input.
+    samples : SampleAxes
+        Where the samples are in them.
+    watched_calls : WatchedCalls
+        What modules that are watched returned.
     memory : Memory
         What is known of the memory of tensors.
     buffers : Buffers
@@ -135,10 +127,11 @@ class TapeWriter:
         self.steps = steps
         self.is_probing = steps is None
         self.notes, self.varies = notes or self.is_probing, False
-        self.tells_samples = self.notes and n_samples > 1  # of one, all axes of one could be it
+        self.samples = SampleAxes(n_samples, refusals, self.notes)
         self.make_step = make_step
         self.call = call or run_handler
         self.nodes = Nodes()
+        self.watched_calls = WatchedCalls(self.nodes)
         self.memory = Memory()
         self.exact, self.needs_exact = exact, False
         self.buffers = Buffers()
@@ -149,29 +142,16 @@ class TapeWriter:
         self.twins = twins
         self.constants: list[tuple[str, Tensor]] = []
         self.unknown: list[str] = []
-        self._numbers: dict[Any, Tensor] = {}  # the sample of each value, by shape and axis
         self._records: list[Record] = []
         self._starts: list[int] = []
-        self._sample_shapes: list[tuple[int, ...]] = []
         self._before_heads: dict[int, Node] = {}
-        self._calls: dict[str, list[list[Returned]]] = {}
-
-    @property
-    def probe_note(self) -> str:
-        """What to say of a probe that failed."""
-        shapes = ", ".join(map(str, self._sample_shapes))
-        return (
-            f"It was run on {self.n_samples} samples of shape {shapes}, to see where samples are. "
-            "Of a single sample, pass X[np.newaxis]; a number of samples that forward fixes must "
-            "be read from its input, as len(x)"
-        )
 
     def start(self, signal: Signal) -> Tensor:
         """Return the tensor that the network gets for an input."""
         tensor = signal.x.detach().clone() if self.exact else signal.x.detach()
-        self._sample_shapes.append(tuple(tensor.shape[1:]))
-        if self.tells_samples:
-            signal = signal.but(samples=self._number("X", tensor, 0))
+        self.samples.shapes.append(tuple(tensor.shape[1:]))
+        if self.samples.are_told:
+            signal = signal.but(samples=self.samples.number("X", tensor, 0))
         node = self.nodes.add(tensor, signal, tensor.is_floating_point())
         if self.exact:
             self.buffers.join(tensor, node)
@@ -196,7 +176,7 @@ class TapeWriter:
             kind = str(layer) if isinstance(layer, nn.Module) else "a function"
             raise ValueError(
                 f"X does not fit {name!r} ({kind}), which got shapes {shapes}: {error}"
-                f"{'. ' + self.probe_note if self.is_probing else ''}"
+                f"{'. ' + self.samples.probe_note if self.is_probing else ''}"
             ) from error
         except TypeError as error:
             # Handlers of layers refuse in whole sentences, handlers of functions say why.
@@ -293,32 +273,6 @@ class TapeWriter:
                 if place not in self.twins.registered and not self.memory.is_own(tensor):
                     self.unknown.append(name)
 
-    def note_return(self, path: str, out: Any, given: set[int]) -> None:
-        """Note what a module returned; `given` are the values among its arguments."""
-        nodes = [self.nodes.get(tensor) for tensor in _tensors_in(out)]
-        self._calls.setdefault(path, []).append([self._returned_as(node, given) for node in nodes])
-
-    def _returned_as(self, node: Node | None, given: set[int]) -> Returned:
-        """Return the value of a tensor that a module returned, or why it has none."""
-        if node is None:
-            return CONSTANT
-        if node.number < 0 or not node.signal.x.is_floating_point():
-            return INTEGERS
-        return PASSED_ON if node.number in given else Returned(node.number)
-
-    def _settle_calls(self, behind: set[int], head: str | None) -> dict[str, list[list[Returned]]]:
-        """Return the calls; values behind the scores, and those within folded layers, are none."""
-        steps = {n: record.step for record in self._records for n in record.outputs}
-
-        def settle(returned: Returned) -> Returned:
-            step = None if returned.number is None else steps.get(returned.number)
-            if step is not None and step.output_of is not None:
-                return of_neighbour(step.name, step.output_of)
-            return behind_head(str(head)) if returned.number in behind else returned
-
-        calls, self._calls = self._calls, {}
-        return {path: [list(map(settle, c)) for c in found] for path, found in calls.items()}
-
     def finish(self, output: Tensor) -> Tape:
         """Return the tape, and let go of all tensors."""
         node = self.nodes.get(output)
@@ -347,7 +301,7 @@ class TapeWriter:
                 "the samples come first."
             )
         scores = x.reshape(self.n_samples, -1)
-        calls = self._settle_calls(behind, head)
+        calls = self.watched_calls.settle(self._records, behind, head)
         records, self._records = self._records, []
         # Forward's closures know the writer and the writer knows the tensors: break the circle.
         self.nodes.clear()
@@ -461,9 +415,9 @@ class TapeWriter:
             values = (*(node.signal for node in nodes), *signals)
             self._may_share.update(storage_of(signal.x) for signal in values)
         input_axes = tuple([node.signal.axis for node in nodes])
-        if self.is_probing or (self.tells_samples and not is_layer):
+        if self.is_probing or (self.samples.are_told and not is_layer):
             known = tuple(node.signal.axis for node in nodes if node.number >= 0)
-            axes = self._output_axes(step.name, signals, known or input_axes, is_layer)
+            axes = self.samples.find(step.name, signals, known or input_axes, is_layer)
             step.axes = axes if self.is_probing else step.axes
         axes = step.axes
         active = is_layer or any(node.active for node in nodes)
@@ -494,26 +448,6 @@ class TapeWriter:
         named = isinstance(result, tuple) and getattr(torch.return_types, step.function, None)
         return named(result) if named else result
 
-    def _output_axes(
-        self, name: str, signals: list[Signal], input_axes: tuple[int, ...], is_layer: bool
-    ) -> tuple[int, ...]:
-        """Return where the network is to have the samples in the outputs of a probed step."""
-        if is_layer:  # its handler says so, else where they are in the input
-            if input_axes == (0,) and count_runs(input_axes[0]) == 1:
-                return tuple([int(signal.axis) for signal in signals])
-            moved = input_axes[0] if len(signals) == 1 and len(set(input_axes)) == 1 else 0
-            if len(set(map(count_runs, input_axes))) > 1:
-                raise self.refusals.unsupported(
-                    name, "in one of its inputs samples come more often than in another"
-                )
-            return tuple(fold_like(signal.axis or moved, input_axes[0]) for signal in signals)
-        axes = [find_batch_axis(signal, self.n_samples) for signal in signals]
-        if None in axes:
-            raise self.refusals.unsupported(
-                name, f"it mixes or reorders samples. {self.probe_note}"
-            )
-        return tuple(axis for axis in axes if axis is not None)
-
     def _hand_out(
         self, step: Step, signal: Signal, axis: int, is_layer: bool, active: bool,
         own: Tensor | None,
@@ -521,8 +455,8 @@ class TapeWriter:
         """Return the network's own tensor of an output, and its node."""
         out = move_axis(signal, 0, axis) if is_layer and axis else signal
         samples = out.samples
-        if self.tells_samples and (is_layer or samples is not None):
-            samples = self._number(step.name, out.x, axis)
+        if self.samples.are_told and (is_layer or samples is not None):
+            samples = self.samples.number(step.name, out.x, axis)
         if out.axis is not axis or out.samples is not samples:
             out = out.but(axis=axis, samples=samples)
         rows = out.x.shape[axis] if out.x.dim() else 1
@@ -557,24 +491,3 @@ class TapeWriter:
             held = held.view(signals[0].x.shape)  # one sample keeps its axis when it is squeezed
             found = [held]
         return held, found
-
-    def _number(self, name: str, x: Tensor, axis: int) -> Tensor:
-        """Return the sample of each value, of which the axis of the samples must hold as many."""
-        key = x.shape, axis, count_runs(axis), x.device
-        if key not in self._numbers:
-            samples = number_samples(x, axis, self.n_samples)
-            if samples is None:
-                raise self.refusals.unsupported(name, "its output has no axis of the samples")
-            self._numbers[key] = samples
-        return self._numbers[key]
-
-
-def _tensors_in(value: Any) -> list[Tensor]:
-    """Return the tensors that a module returned, one of a packed sequence."""
-    if isinstance(value, PackedSequence):
-        return [value.data]
-    if isinstance(value, tuple | list):
-        return [tensor for v in value for tensor in _tensors_in(v)]
-    if isinstance(value, dict):
-        return [tensor for v in value.values() for tensor in _tensors_in(v)]
-    return [value] if isinstance(value, Tensor) else []
