@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sklrp._devices import keep_freed_memory
 from sklrp.propagation.defence import FEW_ROWS, Balance, Defence
 from sklrp.propagation.inputs import Intake, is_finite
 from sklrp.propagation.layer_outputs import AskedLayer, Listener, find_values
@@ -22,9 +22,6 @@ from sklrp.propagation.start import Start, start
 from sklrp.propagation.tape import Layer, Tape
 from sklrp.propagation.targets import Target
 from sklrp.rules import Signal
-
-# The largest block whose freeing tells glibc to keep blocks of that size: 32 MiB with its head.
-_KEPT_BYTES = 32 * 2**20 - 4096
 
 
 @dataclass(frozen=True)
@@ -155,17 +152,6 @@ class PreparedCall:
                 "epsilon, or compute in float64."
             )
         return passed
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Let the C library keep what a chunk frees, for the next one to take; once in a process.
-
-    glibc hands blocks back to the system if they are larger than any it has seen freed, and a
-    page that comes anew takes longer than the work on it: convolutions of a process that has freed
-    nothing large took up to twice the time. One large block, untouched, is allocated and freed.
-    """
-    torch.UntypedStorage(_KEPT_BYTES, device="cpu")  # no tensor: modes of torch fill those
 
 
 def check_outputs(

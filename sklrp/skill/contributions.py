@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.std import tqdm
 
-from sklrp._devices import has_float64
+from sklrp._devices import has_float64, keep_freed_memory
 from sklrp._kept import Kept
 from sklrp._stored import Pages, make_zeros, take_blocks
 from sklrp._workers import run_on_workers
 
-_CHUNK_VALUES = 2**17  # values of the input in one pass: what follows stays in a cache
+_CHUNK_VALUES = 2**18  # values of the input in one pass: what follows stays in a cache
 _BLOCK_VALUES = 2**20  # that a worker goes through in one call, and that are kept as one
 _STATES_VALUES = 2**22  # values of replaced samples in one call of a model
 _FIRST_DRAWS, _MOST_DRAWS = 8, 256
@@ -327,6 +327,8 @@ def _contribute(
     asked: _Asked, rows: slice, draws: _Draws, per_chunk: int
 ) -> list[NDArray[np.floating]]:
     """Return the contributions of a block of samples, summed over their draws, chunk by chunk."""
+    if asked.samples.device.type == "cpu":
+        keep_freed_memory()
     chunks = []
     for first in range(rows.start, rows.stop, per_chunk):
         chunk = slice(first, min(first + per_chunk, rows.stop))
@@ -338,7 +340,8 @@ def _contribute(
 def _contribute_chunk(asked: _Asked, rows: slice, draws: _Draws) -> list[Tensor]:
     """Return the contributions of some samples, for each combination of outputs."""
     n_draws = draws.baselines.shape[1]
-    n_together = min(n_draws, max(1, _CHUNK_VALUES // asked.n_cells))  # of a sample in one pass
+    most = max(1, _CHUNK_VALUES // asked.n_cells)  # draws of a sample in one pass
+    n_together = math.ceil(n_draws / math.ceil(n_draws / most))
     parts = [
         _sum_draws(asked, rows, draws, slice(first, first + n_together))
         for first in range(0, n_draws, n_together)
