@@ -12,7 +12,13 @@ from torch import nn
 
 import sklrp
 from sklrp import _quick_images
-from sklrp._quick_images import in_quick_order, is_of_few_channels, quicken, to_few_channels
+from sklrp._quick_images import (
+    in_quick_order,
+    is_of_few_channels,
+    quicken,
+    take_largest,
+    to_few_channels,
+)
 from tests.helpers.parameters import randomised
 
 pytestmark = pytest.mark.skipif(
@@ -170,7 +176,7 @@ def test_layers_inside_a_forward_of_the_users_stay_in_order(taps):
     network = Tapping(taps).eval()
     quick = copy.deepcopy(network)
     quicken(quick)
-    assert [type(layer) for layer in quick.features[1:]] == [nn.ReLU, nn.MaxPool2d]
+    assert all(map(isinstance, quick.features[1:], [nn.ReLU, nn.MaxPool2d]))
     x = torch.randn(3, 1, 8, 8)
     assert torch.allclose(quick(x), network(x), atol=1e-6)
 
@@ -183,3 +189,58 @@ def test_layers_with_a_forward_or_hooks_of_their_own_stay_in_order():
         layers = [nn.ReLU(), nn.MaxPool2d(2)]
         layers[place].forward = torch.neg
         assert in_quick_order(nn.Sequential(*layers)) == layers
+
+
+@pytest.mark.parametrize("size", [(8, 12), (9, 11), (3, 4), (1, 9)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 2},
+        {"kernel_size": (3, 2)},
+        {"kernel_size": (1, 3)},
+        {"kernel_size": 1},
+        {"kernel_size": 3, "stride": 2},
+        {"kernel_size": 2, "padding": 1},
+        {"kernel_size": 2, "dilation": 2, "stride": 2},
+        {"kernel_size": 2, "ceil_mode": True},
+        {"kernel_size": 2, "return_indices": True},
+    ],
+    ids=str,
+)
+def test_the_largest_values_are_the_same_to_the_bit(options, size):
+    torch.manual_seed(0)
+    layer = nn.MaxPool2d(**options)
+    x = torch.randn(3, 5, *size)
+    x[0, 0, 0, 0], x[1, :, :, -1] = float("nan"), -float("inf")
+    for values in (x, x.to(memory_format=torch.channels_last), x.double(), x.transpose(2, 3)):
+        values = values.to(memory_format=torch.channels_last)
+        try:
+            expected = layer(values)
+        except RuntimeError:
+            with pytest.raises(RuntimeError):
+                take_largest(layer, values)
+            continue
+        found = take_largest(layer, values)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+        if not layer.return_indices and layer.kernel_size != 1:
+            assert found.data_ptr() != values.data_ptr()
+
+
+def test_the_gradient_of_a_largest_value_is_torchs():
+    layer = nn.MaxPool2d(2)
+    x = torch.ones(2, 3, 4, 6).to(memory_format=torch.channels_last).requires_grad_()
+    gradients = [
+        torch.autograd.grad(f(x).sum(), x)[0] for f in (layer, lambda v: take_largest(layer, v))
+    ]
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+def test_a_quick_network_takes_the_largest_values_of_whole_rows(monkeypatch):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2)).eval()
+    quick = copy.deepcopy(net).to(memory_format=torch.channels_last)
+    quicken(quick)
+    x = torch.randn(2, 1, 10, 12)
+    with torch.no_grad():
+        expected = net(x)
+        monkeypatch.setattr(nn.MaxPool2d, "forward", None)
+        torch.testing.assert_close(quick(x), expected)

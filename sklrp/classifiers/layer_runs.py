@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sklrp._quick_images import in_quick_order
+from sklrp._quick_images import in_quick_order, take_largest
 from sklrp._random_stream import RandomStream
 from sklrp._torch import runs_plainly
 from sklrp.modules import GaussianNoise
@@ -27,6 +27,8 @@ def run_in_parts(network: nn.Module, x: Any, stream: RandomStream | None, of_ima
         return x
     if of_images and type(network) is nn.Unflatten:
         return network(x).to(memory_format=torch.channels_last)
+    if of_images and type(network) is nn.MaxPool2d and runs_plainly(network):
+        return take_largest(network, x)
     if stream is None:
         return network(x)
     if runs_plainly(network):
