@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -19,8 +19,9 @@ from sklearn.exceptions import DataConversionWarning
 
 from sklrp._devices import to_host
 from sklrp._missing import as_gapped_array, as_plain_array, forbid_masked
+from sklrp._numbers import is_real
 from sklrp._warnings import warn_user
-from sklrp._wording import say_value
+from sklrp._wording import say_value, shorten
 
 MOST = 2**31  # beyond any count, size or index that is meant
 _LONGEST_ERROR = 800  # characters
@@ -166,7 +167,7 @@ def check_field_mask(mask: ArrayLike | None, name: str) -> NDArray[np.bool_] | N
 def _holds_flags(mask: NDArray) -> bool:
     try:
         return mask.dtype == bool or bool(np.isin(mask, (0, 1)).all())
-    except TypeError:  # of records, and of pandas' NA
+    except (TypeError, ValueError):  # of records, of pandas' NA, and of arrays in an array
         return False
 
 
@@ -201,7 +202,7 @@ def find_groups(
     n_features = math.prod(sample_shape)
     if groups is None:
         return np.arange(n_features), n_features
-    if isinstance(groups, Integral) and not isinstance(groups, bool):
+    if is_real(groups, Integral):
         if groups < 1:
             raise ValueError(
                 f"groups={groups!r} must be at least 1, the edge of a patch in pixels."
@@ -241,7 +242,7 @@ def look_up(
 ) -> tuple[NDArray[np.intp], str]:
     """Return where labels stand among the classes, flat, and the unknown ones as text."""
     # With `exact` True is not the label 1, as where a mask of outputs may be meant.
-    is_other = exact and labels.dtype == bool != classes.dtype
+    is_other = (exact and labels.dtype == bool != classes.dtype) or labels.dtype.kind == "c"
     position = {} if is_other else {label: k for k, label in enumerate(classes.tolist())}
     codes: list[int] = []
     unknown: set[str] = set()
@@ -251,14 +252,18 @@ def look_up(
         except (KeyError, TypeError):  # the latter for what has no hash
             unknown.add(say_value(label, 40))
     text = ", ".join(sorted(unknown)[:5]) + (" and others" if len(unknown) > 5 else "")
-    if unknown and set(map(str, labels.ravel().tolist())) <= set(map(str, classes.tolist())):
+    written, known = (
+        {say_value(one).strip("'\"") for one in some.ravel().tolist()} if unknown else set()
+        for some in (labels, classes)
+    )
+    if unknown and written <= known:
         text += f" of type {type(labels.ravel().tolist()[0]).__name__} (convert them by astype)"
     return np.array(codes, dtype=np.intp), text
 
 
 def check_not_one_hot(name: str, y: Any, n_classes: int) -> None:
     """Raise an error if labels are rows of a single 1, one row for each sample."""
-    rows = np.asarray(to_host(y))
+    rows = as_gapped_array(y, name)
     if rows.ndim != 2 or not 1 < n_classes == rows.shape[1] or rows.dtype.kind not in "biuf":
         return
     if np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) == 1).all():
@@ -284,30 +289,33 @@ def check_number(name: str, value: Any, *, minimum: float, integral: bool = Fals
     """Raise an error unless a value is a finite number, or an integer, of at least `minimum`."""
     kind: Any = Integral if integral else Real
     most: float = MOST if integral else math.inf
-    if isinstance(value, bool) or not isinstance(value, kind) or not minimum <= value < most:
+    if not is_real(value, kind) or not minimum <= value < most:
         what = "an integer" if integral else "a finite number"
         least = f"{minimum:g}"
-        if isinstance(value, Integral) and int(value) >= most:
+        if isinstance(value, int | np.int64 | np.uint64) and value >= most:
             least += f" and less than {MOST}"
-        raise ValueError(f"{name} must be {what} of at least {least}, got {value!r}.")
+        raise ValueError(f"{name} must be {what} of at least {least}, got {say_value(value)}.")
 
 
 def check_option(name: str, value: Any, options: Sequence[str]) -> None:
     """Raise an error unless a value is one of several words."""
     if not isinstance(value, str) or value not in options:
         raise ValueError(
-            f"{name} must be one of {options}, got {value!r}.{suggest(str(value), options)}"
+            f"{name} must be one of {options}, "
+            f"got {say_value(value)}.{suggest(say_value(value), options)}"
         )
 
 
 def check_sizes(name: str, sizes: Any, *, some: bool = False) -> tuple[int, ...]:
     """Return one or several layer sizes as a tuple, or raise an error if one is malformed."""
-    several = (sizes,) if isinstance(sizes, Integral) else as_tuple(sizes)
+    several = (sizes,) if is_real(sizes, Integral) else as_tuple(sizes)
     is_empty = isinstance(sizes, list | tuple) or getattr(sizes, "shape", None) == (0,)
     is_list = several or (is_empty and not some)
     if not is_list or not all(map(is_positive_integer, several)):
         count = "one or more " if some else ""
-        raise ValueError(f"{name} must hold {count}integers of at least 1, got {sizes!r}.")
+        raise ValueError(
+            f"{name} must hold {count}integers of at least 1, got {say_value(sizes)}."
+        )
     return tuple(int(size) for size in several)
 
 
@@ -316,13 +324,13 @@ def check_axes(name: str, shape: Any, n_axes: tuple[int, ...], forms: str = "") 
     axes = as_tuple(shape)
     if len(axes) not in n_axes or not all(map(is_positive_integer, axes)):
         what = f"be {forms} of" if forms else f"hold {' or '.join(map(str, n_axes))}"
-        raise ValueError(f"{name} must {what} integers of at least 1, got {shape!r}.")
+        raise ValueError(f"{name} must {what} integers of at least 1, got {say_value(shape)}.")
     return tuple(int(n) for n in axes)
 
 
 def is_positive_integer(value: Any) -> bool:
     """Tell whether a value is an integer of at least 1, of Python or NumPy."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and 1 <= int(value) < MOST
+    return is_real(value, Integral) and 1 <= int(value) < MOST
 
 
 def as_tuple(values: Any) -> tuple[Any, ...]:
@@ -338,13 +346,15 @@ def check_flags(**flags: Any) -> None:
     """Raise an error unless each value is True or False."""
     for name, flag in flags.items():
         if not isinstance(flag, bool | np.bool_):
-            raise ValueError(f"{name} must be True or False, got {flag!r}.")
+            raise ValueError(f"{name} must be True or False, got {say_value(flag)}.")
 
 
 def check_jobs(n_jobs: Any) -> None:
     """Raise an error unless `n_jobs` is a number of joblib's workers."""
-    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral)):
-        raise ValueError(f"n_jobs must be None or an integer, -1 for all cores, got {n_jobs!r}.")
+    if n_jobs is not None and not is_real(n_jobs, Integral):
+        raise ValueError(
+            f"n_jobs must be None or an integer, -1 for all cores, got {say_value(n_jobs)}."
+        )
     if n_jobs is not None and not 0 < abs(int(n_jobs)) <= MOST_JOBS:
         raise ValueError(
             f"n_jobs must be from 1 to {MOST_JOBS}, or negative (-1 for all cores), got {n_jobs}."
@@ -406,6 +416,18 @@ def cut_error(error: Exception) -> None:
         error.args = (f"{text[: _LONGEST_ERROR - 300]} ... {text[-295:]}",)
 
 
+def forbid_unsaid(values: Mapping[str, Any]) -> None:
+    """Raise an error if no error can quote a value, as its own ``repr`` fails."""
+    for name, value in values.items():
+        try:
+            repr(value)
+        except Exception as error:
+            raise TypeError(
+                f"{name} must be a value that can be shown, got one of type "
+                f"{type(value).__name__}, whose repr fails: {shorten(str(error))}"
+            ) from None
+
+
 def check_representable(relevance: Any, dtype: Any, largest: float) -> None:
     """Raise an error if relevance is larger than the largest number of a dtype."""
     # As NumPy and torch make it infinite in silence.
@@ -462,7 +484,8 @@ def as_samples(X: Any, *, name: str = "X", integers: bool = False) -> NDArray:
             f"{name} must be an array of shape (n_samples, ...) with at least one value per "
             f"sample, got {say_shape(X, samples)}; of a single sample, pass {name}[np.newaxis]."
         )
-    stays = samples.dtype.kind == "f" or (integers and samples.dtype.kind in "iu")
+    kind, of_64_bits = samples.dtype.kind, samples.dtype.itemsize <= 8
+    stays = (kind == "f" and of_64_bits) or (integers and kind in "iu")
     return samples if stays else check_reals(samples, name)
 
 
@@ -476,7 +499,7 @@ def sort_values(values: Any, name: str) -> tuple[NDArray, NDArray[np.intp]]:
     found = as_plain_array(values, name)
     try:
         return np.unique(found, return_inverse=True)
-    except TypeError:
+    except (TypeError, ValueError):  # the latter of arrays in an array
         kinds = sorted({type(value).__name__ for value in found.ravel().tolist()})
         raise TypeError(f"{name} must hold values of one type, got {kinds}.") from None
 

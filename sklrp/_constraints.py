@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 from collections.abc import Callable, Mapping, Set
-from numbers import Integral, Rational, Real
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import numpy as np
 
-from sklrp._checks import MOST, MOST_JOBS, cut_error
+from sklrp._checks import MOST, MOST_JOBS, cut_error, forbid_unsaid
+from sklrp._files import names_file
 from sklrp._keywords import named
-from sklrp._sklearn import HasMethods, InvalidParameterError, validate_params
+from sklrp._numbers import is_real
+from sklrp._sklearn import HasMethods, validate_params
 from sklrp._sklearn import Interval as SklearnInterval
 from sklrp._warnings import each_once
 
@@ -47,11 +48,7 @@ class Interval(SklearnInterval):
 
     def is_satisfied_by(self, val: Any) -> bool:
         """Tell whether a value is in the range."""
-        if isinstance(val, bool) or (isinstance(val, Integral) and abs(int(val)) >= 2**63):
-            return False
-        if isinstance(val, Rational) and not isinstance(val, Integral):  # which torch lacks
-            return False
-        return bool(super().is_satisfied_by(val))
+        return is_real(val) and bool(super().is_satisfied_by(val))
 
 
 class _Values(HasMethods):
@@ -102,10 +99,7 @@ class _Path(HasMethods):
 
     def is_satisfied_by(self, val: Any) -> bool:
         """Tell whether a value names a file."""
-        if isinstance(val, type) or not isinstance(val, str | os.PathLike):
-            return False
-        name = os.fspath(val)
-        return isinstance(name, str) and bool(name.strip()) and "\0" not in name
+        return names_file(val)
 
     def __str__(self) -> str:
         return "a str or a pathlib.Path that names a file"
@@ -144,7 +138,7 @@ class _Axes(HasMethods):
         if val is np.ma.masked:  # whose only entry is itself
             return False
         if self._several and isinstance(val, list | tuple | np.ndarray):
-            entries = val.ravel() if isinstance(val, np.ndarray) else val
+            entries = list(val.flat) if isinstance(val, np.ndarray) else val
             return len(entries) > 0 and all(map(self.is_satisfied_by, entries))
         return not isinstance(val, type) and super().is_satisfied_by(val)
 
@@ -178,7 +172,8 @@ class ShortErrors:
     def _validate_params(self) -> None:
         try:
             super()._validate_params()  # type: ignore[misc]
-        except InvalidParameterError as error:
+        except Exception as error:
+            forbid_unsaid(self.get_params(deep=False))  # type: ignore[attr-defined]
             cut_error(error)
             raise
 
@@ -322,5 +317,5 @@ def _is_of_scalars(word: Any) -> bool:
 
 
 def _as_python(value: Any) -> Any:
-    is_time = isinstance(value, np.datetime64 | np.timedelta64)
-    return value.item() if isinstance(value, np.generic) and not is_time else value
+    is_other = isinstance(value, np.datetime64 | np.timedelta64 | np.longdouble)
+    return value.item() if isinstance(value, np.generic) and not is_other else value

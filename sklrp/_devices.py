@@ -43,7 +43,7 @@ def to_host(values: Any) -> Any:
         bfloat16, which NumPy lacks, becomes float32.
     """
     if isinstance(values, Tensor):
-        if values.is_meta:  # which holds no data: who makes an array of it says so
+        if values.is_meta or values.layout != torch.strided:  # who makes an array of it says so
             return values
         values = values.detach().cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values

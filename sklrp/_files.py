@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -29,6 +30,18 @@ _KEEP_SIZE = 1  # of Linux's falloc.h
 _IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM, errno.EXDEV)
+
+
+def names_file(value: Any) -> bool:
+    """Tell whether a value is a text or a path that can name a file."""
+    if isinstance(value, type) or not isinstance(value, str | os.PathLike):
+        return False
+    try:
+        name = os.fspath(value)
+        os.fsencode(name)
+    except Exception:  # of the value's own code, or half of a character
+        return False
+    return isinstance(name, str) and bool(name.strip()) and "\0" not in name
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:

@@ -450,7 +450,8 @@ def frame_of(
         if grid is not None:
             if len(grid) != 2:
                 raise ValueError(
-                    f"grid must be a GridVectorizer, a field, or a pair (lat, lon), got {grid!r}."
+                    "grid must be a GridVectorizer, a field, or a pair (lat, lon), "
+                    f"got {say_value(grid)}."
                 )
             found = move_grid(found, *grid)
     else:
@@ -630,7 +631,8 @@ def _find_full(
         sizes = list(shape) if isinstance(shape, list | tuple) else []
         if not sizes or not all(is_positive_integer(size) for size in sizes):
             raise ValueError(
-                f"shape must be a tuple of numbers of cells, such as (18, 30), got {shape!r}."
+                "shape must be a tuple of numbers of cells, such as (18, 30), "
+                f"got {say_value(shape)}."
             )
         full = tuple(map(int, sizes))
     else:
@@ -713,6 +715,8 @@ def _shape_of(samples: Any) -> tuple[int, ...]:
         return tuple(np.shape(samples))
     except ValueError:
         raise ValueError("X is a list whose rows differ in length: give an array.") from None
+    except Exception:  # of the value's own code
+        return as_plain_array(samples, "X").shape
 
 
 def _place_cells(frame: Frame, grid: Grid | None, land: NDArray[np.bool_] | None) -> Frame:

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sklrp._checks import cut_error, say_meant, suggest
+from sklrp._checks import cut_error, forbid_unsaid, say_meant, suggest
 from sklrp._wording import say_value
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -36,11 +36,10 @@ def named(function: _Function) -> _Function:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except TypeError as error:
-            _name_call(function, args, kwargs, error)
-            cut_error(error)
-            raise
-        except ValueError as error:
+        except Exception as error:
+            if isinstance(error, TypeError):
+                _name_call(function, args, kwargs, error)
+            forbid_unsaid(inspect.signature(function).bind(*args, **kwargs).arguments)
             cut_error(error)
             raise
 

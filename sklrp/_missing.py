@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from sklrp._devices import to_host
-from sklrp._wording import say_value
+from sklrp._wording import say_value, shorten
 
 _DEEPEST = 64  # axes of an array, at most; a list that holds itself has no end
 _REMEDY = (
@@ -177,6 +177,11 @@ def forbid_missing(values: Any, name: str = "y") -> None:
         If one is missing.
     """
     found = _to_array(to_host(values), name, None)
+    if found.dtype.kind == "V":
+        raise ValueError(
+            f"{name} must hold a label or a value for each sample, got records of {found.dtype}: "
+            f"pass a field of them, {name}[...]."
+        )
     missing = found[find_missing(found)]
     if missing.size:
         keep = f"~pd.isna({name})" + (".any(axis=1)" if found.ndim > 1 else "")
@@ -193,7 +198,7 @@ def _is_no_value(value: Any) -> bool:
         return value is None or bool(value != value)
     except TypeError:  # NA is neither equal to anything nor unequal
         return True
-    except ValueError:  # an array or a sparse matrix, which is no single value
+    except Exception:  # an array or a sparse matrix, which is no single value; a signalling NaN
         return False
 
 
@@ -216,12 +221,14 @@ def _to_array(values: Any, name: str, dtype: Any) -> NDArray:
             plain = np.asarray(values, dtype=object)
             return plain if find_missing(plain).any() else found
         return found
-    except (TypeError, ValueError, OverflowError) as error:
-        own = ValueError if isinstance(error, OverflowError) else type(error)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a value says of itself
+        own = TypeError if isinstance(error, TypeError) else ValueError
         kind = "an array" if dtype is None else "an array of numbers"
         raise own(
             f"{name} must be {kind}, or lists whose rows have one length, got "
-            f"{type(values).__name__} {say_value(values)}: {str(error).splitlines()[0]}"
+            f"{type(values).__name__} {say_value(values)}: {shorten(str(error).splitlines()[0])}"
         ) from error
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sklrp._devices import to_host
+from sklrp._missing import as_gapped_array
 from sklrp._stored import Stored, take_blocks
 from sklrp._warnings import warn_user
 
@@ -111,5 +111,5 @@ def _numbers_of(entering: Any) -> Any:
     if isinstance(entering, Stored):
         rows = np.linspace(0, len(entering) - 1, min(len(entering), _AT_ONCE)).astype(np.intp)
         entering = entering[rows]
-    X = np.asarray(to_host(entering))
-    return X if X.size and X.dtype.kind in "iuf" else None
+    X = as_gapped_array(entering, "X")
+    return X if X.ndim and X.size and X.dtype.kind in "iuf" else None

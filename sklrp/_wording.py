@@ -15,4 +15,8 @@ def shorten(text: str, length: int = 200) -> str:
 
 def say_value(value: Any, length: int = 60) -> str:
     """Return a value on one short line."""
-    return shorten(" ".join(repr(value).split()), length)
+    try:
+        text = repr(value)
+    except Exception:  # of the value's own code, or of an integer that is too long for Python
+        text = f"a value of type {type(value).__name__}, whose repr fails"
+    return shorten(" ".join(text.split()), length)

@@ -18,6 +18,7 @@ from typing import Any
 
 from sklrp._checks import say_layer, suggest
 from sklrp._keywords import named
+from sklrp._wording import say_value
 from sklrp.rules import RULES, AlphaBeta, Epsilon, Flat, Gamma, Rule, Value, ZBox, ZPlus
 
 __all__ = ["Composite", "available_rules", "check_rule"]
@@ -163,39 +164,42 @@ class Composite(Value):
         """Raise ValueError or TypeError if a row is malformed or its rule out of range."""
         if not isinstance(self.rules, list | tuple) or not self.rules:
             raise ValueError(
-                f"rules of Composite must be a list of (name, rule, place), got {self.rules!r}."
+                "rules of Composite must be a list of (name, rule, place), "
+                f"got {say_value(self.rules)}."
             )
         for option, known in (("product", PRODUCTS), ("attention", ATTENTIONS)):
             value = getattr(self, option)
             if not isinstance(value, str) or value not in known:
                 raise ValueError(
-                    f"{option} of Composite must be one of {known}, got {value!r}."
-                    f"{suggest(str(value), known)}"
+                    f"{option} of Composite must be one of {known}, got {say_value(value)}."
+                    f"{suggest(say_value(value), known)}"
                 )
         seen: set[str] = set()
         for row in self.rules:
             if not isinstance(row, list | tuple) or len(row) != 3:
                 raise ValueError(
-                    f"Each row of Composite must be (name, rule, place), got {row!r} in rules."
+                    "Each row of Composite must be (name, rule, place), "
+                    f"got {say_value(row)} in rules."
                 )
             name, rule, place = row
             if not isinstance(name, str) or "__" in name or name in _TAKEN:
                 raise ValueError(
                     "Names in Composite must be strings without '__', other than 'rules', "
-                    f"'product' and 'attention', got {name!r}."
+                    f"'product' and 'attention', got {say_value(name)}."
                 )
             if name in seen:
                 raise ValueError(f"Names in Composite must be unique, got {name!r} twice.")
             seen.add(name)
             if not isinstance(rule, Rule):
                 raise TypeError(
-                    f"The rule of row {name!r} must be a Rule such as Epsilon(), got {rule!r}."
+                    f"The rule of row {name!r} must be a Rule such as Epsilon(), "
+                    f"got {say_value(rule)}."
                 )
             rule.validate()
             if not isinstance(place, str | type) and not callable(place):
                 raise TypeError(
                     f"The place of row {name!r} must be one of {PLACES}, a layer type, the name "
-                    f"of a layer or a callable, got {place!r}."
+                    f"of a layer or a callable, got {say_value(place)}."
                 )
 
     def resolve(
@@ -297,7 +301,8 @@ def check_rule(rule: Any, *, bounds: tuple[Any, Any] | None = None) -> Composite
     if isinstance(rule, str):
         if rule not in available_rules():
             raise ValueError(
-                f"rule must be one of {available_rules()}, a Rule or a Composite, got {rule!r}."
+                f"rule must be one of {available_rules()}, a Rule or a Composite, "
+                f"got {say_value(rule)}."
                 f"{suggest(rule, available_rules())}"
             )
         if rule in _PRESETS:
@@ -313,7 +318,7 @@ def check_rule(rule: Any, *, bounds: tuple[Any, Any] | None = None) -> Composite
     else:
         raise TypeError(
             f"rule must be one of {available_rules()}, a Rule such as Epsilon() or a Composite, "
-            f"got {rule!r} of type {type(rule).__name__}.{_say_instance(rule)}"
+            f"got {say_value(rule)} of type {type(rule).__name__}.{_say_instance(rule)}"
         )
     _check_box(bounds)
     composite.validate()
@@ -337,11 +342,11 @@ def _check_box(bounds: Any) -> None:
     if bounds is None:
         return
     if not isinstance(bounds, list | tuple) or len(bounds) != 2:
-        raise TypeError(f"bounds must be None or a pair (low, high), got {bounds!r}.")
+        raise TypeError(f"bounds must be None or a pair (low, high), got {say_value(bounds)}.")
     try:
         ZBox(*bounds).validate()
     except (TypeError, ValueError) as error:
-        raise type(error)(f"bounds={bounds!r}: {error}") from error
+        raise type(error)(f"bounds={say_value(bounds)}: {error}") from error
 
 
 def available_rules() -> list[str]:

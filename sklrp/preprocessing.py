@@ -8,6 +8,7 @@ They stand in a :class:`~sklearn.pipeline.Pipeline` before a classifier or a
 
 from __future__ import annotations
 
+import math
 import warnings
 from numbers import Real
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from sklrp._constraints import Interval, ShortErrors, refine
 from sklrp._devices import to_host
 from sklrp._keywords import named
 from sklrp._missing import as_gapped_array, forbid_masked, mask_to_nan
+from sklrp._numbers import forbid_text
 from sklrp._sklearn import StrOptions, fit_context, get_output_config
 
 __all__ = ["InputCapper", "InputMasker"]
@@ -40,12 +42,14 @@ class _InputTransformer(ShortErrors, OneToOneFeatureMixin, TransformerMixin, Bas
         """Return validated samples as rows of features; NaN is missing, as is what is masked."""
         X = mask_to_nan(to_host(X))
         X = as_gapped_array(X, "X") if isinstance(X, list | tuple | Tensor) else X
+        forbid_text(X)
         shape = _shaped(X)
         if shape is not None:
-            X = np.asarray(X).reshape(shape[0], -1)
-        rows = validate_data(
-            self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan"
-        )
+            X = np.asarray(X).reshape(shape[0], math.prod(shape[1:]))
+        with np.errstate(invalid="ignore"):  # infinities of both signs, whose error comes next
+            rows = validate_data(
+                self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan"
+            )
         sample_shape = rows.shape[1:] if shape is None else shape[1:]
         if reset:
             self.sample_shape_ = sample_shape

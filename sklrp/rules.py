@@ -648,7 +648,7 @@ class ZBox(Rule):
                 finite = np.isfinite(values).all()
                 if values.dtype.kind not in "iuf" or not values.size:
                     raise TypeError
-            except (TypeError, ValueError):
+            except Exception:  # of the value's own code too
                 raise TypeError(
                     f"{name} of ZBox must be a number, an array or None, got "
                     f"{say_value(bound, 80)}."

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from joblib import Memory
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn import get_config
 from sklearn.base import (
     BaseEstimator,
@@ -43,7 +44,7 @@ from sklearn.utils.validation import (
 from torch import nn
 
 from sklrp._checks import check_folds, check_jobs, is_positive_integer, look_up
-from sklrp._constraints import JOBS, Interval, ShortErrors, constrained, refine
+from sklrp._constraints import COMMON, JOBS, Interval, ShortErrors, constrained, refine
 from sklrp._devices import to_host
 from sklrp._feature_groups import GroupSums, group_features, join_names, name_labels
 from sklrp._keywords import named
@@ -52,6 +53,7 @@ from sklrp._missing import as_plain_array, forbid_masked, forbid_missing, mask_t
 from sklrp._model_parts import Model, is_regression
 from sklrp._models import unwrap
 from sklrp._network_cache import train_network
+from sklrp._numbers import forbid_text
 from sklrp._outputs import asks_for_all, split_key
 from sklrp._random_stream import RandomStream
 from sklrp._rows import forbid_stream, is_stream, map_batches, take_rows
@@ -230,7 +232,7 @@ class RelevanceTransformer(ShortErrors, TransformerMixin, MetaEstimatorMixin, Ba
             "aggregate": [StrOptions(set(_AXES)), "array-like", None],
             "normalize": [StrOptions({"l1", "max", "score"}), None],
             "cv": ["cv_object"],
-            "memory": [str, Path, HasMethods(["cache"]), None],
+            "memory": COMMON["memory"],
             "batch_size": [Interval(Integral, 1, None, closed="left"), None],
             "n_jobs": JOBS,
             "random_state": ["random_state"],
@@ -624,6 +626,9 @@ class RelevanceTransformer(ShortErrors, TransformerMixin, MetaEstimatorMixin, Ba
         X = to_host(X)
         if not is_stored(X):  # parts of which are checked when they are read
             X = forbid_masked(X, "X") if model.before is None else mask_to_nan(X)
+            if model.before is None:
+                X = X if issparse(X) or hasattr(X, "columns") else as_plain_array(X, "X")
+                forbid_text(X)
         validate_data(self, X, y, reset=reset, skip_check_array=True, ensure_2d=False)
         y = as_plain_array(match_samples(y, X, "y"), "y") if has_y else y
         has_labels = has_y and _has_classes(model)
@@ -635,10 +640,12 @@ class RelevanceTransformer(ShortErrors, TransformerMixin, MetaEstimatorMixin, Ba
         elif model.before is not None:  # whose steps check the samples, maybe texts or with gaps
             array = _take_raw(X)
             y = column_or_1d(y) if has_labels else y
-        elif has_labels:
-            array, y = check_X_y(X, y, allow_nd=True, estimator=self)
         else:
-            array = check_array(X, allow_nd=True, estimator=self, input_name="X")
+            with np.errstate(invalid="ignore"):  # infinities of both signs, whose error comes next
+                if has_labels:
+                    array, y = check_X_y(X, y, allow_nd=True, estimator=self)
+                else:
+                    array = check_array(X, allow_nd=True, estimator=self, input_name="X")
         if has_y:
             y = np.asarray(y)
             check_consistent_length(array, y)
@@ -675,7 +682,7 @@ class RelevanceTransformer(ShortErrors, TransformerMixin, MetaEstimatorMixin, Ba
         if asked.ndim or look_up(asked, classes, exact=True)[1]:
             raise ValueError(
                 f"target of {type(self).__name__} must be None (the predicted class), 'all' or "
-                f"one of the class labels {classes.tolist()}, got {self.target!r}."
+                f"one of the class labels {classes.tolist()}, got {say_value(self.target)}."
             )
 
     def _check_outputs(self, model: Model, y: NDArray[Any]) -> None:

@@ -38,7 +38,8 @@ FLOORS = [
     "_checks _matching _memory _quick_images _random_stream _sample_axes _signals",
     "_sample_times _sklearn _skorch _stored _streams _torch _version _warnings _workers",
     "_coordinate_marks _files _missing _outputs",
-    "_copies _devices _wording",
+    "_copies _devices _numbers",
+    "_wording",
 ]
 # Names that several files define, with the reason.
 SHARED_NAMES = {

@@ -267,8 +267,8 @@ def test_command_line(regressor, tmp_path):
         assert attrs["reference"] == (31.5 if value == "31.5" else value)
         (tmp_path / "out.nc").unlink()
     for value, message in (
-        ("median", "--reference must be mean, zero or a number, got 'median'"),
-        ("nan", "reference must be finite"),
+        ("median", "--reference must be mean, zero or a finite number, got 'median'"),
+        ("nan", "--reference must be mean, zero or a finite number, got 'nan'"),
         ("1e9", "outside the targets of the training data"),
     ):
         done = run(value)

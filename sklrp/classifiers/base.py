@@ -10,7 +10,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Set
-from numbers import Real
+from numbers import Number
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -25,6 +25,7 @@ from sklrp._constraints import ShortErrors
 from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array, forbid_masked, forbid_missing
+from sklrp._numbers import is_real
 from sklrp._rows import is_stream, map_batches
 from sklrp._sklearn import check_own_params, check_sample_weight, num_samples
 from sklrp._stored import Stored, as_stored, is_stored
@@ -78,12 +79,13 @@ def as_weights(sample_weight: Any, X: Any, y: Any) -> NDArray[np.float64] | None
     sample_weight = match_samples(to_host(sample_weight), X, "sample_weight")
     if sample_weight is None:
         return None
-    if isinstance(sample_weight, bool | str | bytes | Mapping | Set):
+    is_other = isinstance(sample_weight, Number | str | bytes | Mapping | Set)
+    if is_other and not is_real(sample_weight):
         raise ValueError(
             "sample_weight must be None, or hold a number for each sample, got "
             f"{say_value(sample_weight)}."
         )
-    if isinstance(sample_weight, Real):  # one for all, as in scikit-learn
+    if is_real(sample_weight):  # one for all, as in scikit-learn
         sample_weight = np.full(num_samples(y), float(sample_weight))
     plain = as_plain_array(
         forbid_masked(sample_weight, "sample_weight", _UNLABELLED), "sample_weight", np.float64
@@ -94,7 +96,7 @@ def as_weights(sample_weight: Any, X: Any, y: Any) -> NDArray[np.float64] | None
     )
     if not np.isfinite(weights.sum()):
         bad = np.flatnonzero(~np.isfinite(weights))
-        got = f"{weights[bad[0]]} for sample {bad[0]}" if bad.size else "too large a sum"
+        got = f"{weights[bad[0]]} for sample {bad[0]}" if bad.size else f"{weights.max():g}"
         raise ValueError(f"sample_weight must be finite, got {got}: leave such samples out.")
     if not weights.any():
         raise ValueError("sample_weight must have a non-zero value, got 0 for all: leave it out.")
@@ -243,9 +245,11 @@ class NetworkEstimator(ParameterFields, ShortErrors, BaseEstimator, ABC):  # num
         if stored is not None:
             X = validate_data(self, X, reset=reset, **_FORMAT)
             places = np.zeros((len(stored), 1))
-            y = check_X_y(places, y, estimator=self, **self._targets)[1]
+            with np.errstate(invalid="ignore"):
+                y = check_X_y(places, y, estimator=self, **self._targets)[1]
         else:
-            X, y = validate_data(self, X, y, reset=reset, **_FORMAT, **self._targets)
+            with np.errstate(invalid="ignore"):  # infinities of both signs, whose error comes next
+                X, y = validate_data(self, X, y, reset=reset, **_FORMAT, **self._targets)
             check_finite(X)
         if sample_shape is None:
             sample_shape = X.shape[1:]

@@ -161,7 +161,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
         known = self.classes_ if resume else np.unique(y) if named is None else named
         if resume and named is not None and not np.array_equal(named, known):
             raise ValueError(
-                f"classes={named.tolist()} differ from those of the first call, {known.tolist()}: "
+                f"classes={say_value(named.tolist())} differ from those of the first call, "
+                f"{say_value(known.tolist())}: "
                 "pass the same, or leave classes out."
             )
         if len(known) < 2:
@@ -203,7 +204,9 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):  # numpydoc ignore=P
                 raise ValueError(f"class_weight names {unknown}, but the classes are {labels}.")
             weights = [self.class_weight.get(label, 1.0) for label in labels]
             if not all(isinstance(w, Real) and not isinstance(w, bool) for w in weights):
-                raise TypeError(f"class_weight must hold numbers, got {self.class_weight!r}.")
+                raise TypeError(
+                    f"class_weight must hold numbers, got {say_value(self.class_weight)}."
+                )
             of_class = np.array(weights, dtype=float)
             if not (np.isfinite(of_class).all() and (of_class >= 0).all()):
                 raise ValueError(

@@ -23,7 +23,8 @@ from sklrp._checks import as_values, is_positive_integer
 from sklrp._devices import to_host
 from sklrp._keywords import named
 from sklrp._matching import match_samples, match_target
-from sklrp._missing import as_plain_array
+from sklrp._missing import as_plain_array, find_missing
+from sklrp._numbers import is_readable
 from sklrp._rows import is_stream
 from sklrp._sklearn import fit_context
 from sklrp._wording import say_value
@@ -96,7 +97,8 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
             )
         kind = values.dtype.kind
         if kind == "O":
-            others = [v for v in values.ravel() if isinstance(v, (str, bytes, bool))]
+            there = values[~find_missing(values)].ravel()
+            others = [v for v in there if isinstance(v, str | bytes | bool) or not is_readable(v)]
         else:
             others = [] if kind in "iuf" else values.ravel()[:1].tolist()
         if others:
@@ -413,7 +415,7 @@ def decode_output(
     if decoded is None:
         raise ValueError(
             f"target of {name} must be an index, 'all', a mask or weights over the {n_outputs} "
-            f"outputs, or a function of them, got {target!r}."
+            f"outputs, or a function of them, got {say_value(target)}."
         )
     return decoded
 

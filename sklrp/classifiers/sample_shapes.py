@@ -15,6 +15,7 @@ from scipy.sparse import issparse
 
 from sklrp._checks import check_axes
 from sklrp._missing import as_plain_array
+from sklrp._numbers import forbid_text
 from sklrp._warnings import warn_user
 from sklrp._wording import say_value
 
@@ -26,7 +27,7 @@ _MOST_CHANNELS = 4  # times as many steps as channels make a series, and no fiel
 def flatten_samples(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     """Return X of more than two dimensions as a table and a sample's shape, else X and None."""
     if issparse(X) or hasattr(X, "iloc"):
-        _forbid_text(X)
+        forbid_text(X)
         return X, None
     if X is None:
         raise TypeError("X must hold samples, got None.")
@@ -42,72 +43,11 @@ def flatten_samples(X: Any) -> tuple[Any, tuple[int, ...] | None]:
             f"Complex data not supported: X has dtype {array.dtype}. Give real features, such as "
             "X.real and X.imag, or np.abs(X)."
         )
-    if array.dtype.kind in "USmMV":
-        raise ValueError(
-            f"X must hold numbers, got dtype {array.dtype}: encode text and dates as numbers "
-            "first."
-        )
-    if array.dtype.kind == "O":
-        _forbid_endless(array)
+    forbid_text(array)
     if array.ndim <= 2:
         return (X if array.dtype.kind == "O" else array), None
     sample_shape = array.shape[1:]
     return array.reshape(len(array), math.prod(sample_shape)), sample_shape
-
-
-def _forbid_endless(array: np.ndarray) -> None:
-    """Raise an error if integers of Python are larger than any float."""
-    try:
-        array.astype(np.float64)
-    except OverflowError as error:
-        shown = say_value(array.ravel().tolist())
-        raise ValueError(f"X must hold numbers of 64 bits, got {shown}: {error}.") from None
-    except (TypeError, ValueError):  # of which scikit-learn tells
-        pass
-
-
-def _forbid_text(X: Any) -> None:
-    """Raise an error if columns of a DataFrame hold text or dates, which are no numbers yet."""
-    if not hasattr(X, "iloc") or X.ndim != 2:
-        return
-    dates = X.select_dtypes(include=["datetime", "datetimetz", "timedelta"]).columns.tolist()
-    if dates:
-        raise ValueError(
-            f"X has columns of dates, {dates[:5]}: give what matters of them as numbers, such as "
-            f"X[{dates[0]!r}].dt.dayofyear or the days since the first, and drop the rest, "
-            f"X.drop(columns={dates[:5]})."
-        )
-    others = X.select_dtypes(exclude="number")
-    nested = [name for name, column in others.items() if any(map(_is_series, column.iloc[:100]))]
-    if nested:
-        raise ValueError(
-            f"X has columns with a series in each cell, {nested[:5]}: give an array of numbers, "
-            "(n_samples, n_steps, n_variables) for an LSTM or an ESN: np.stack([np.stack(list("
-            "X[name])) for name in X], axis=2)."
-        )
-    text = [name for name, column in others.items() if any(map(_is_text, column.iloc[:100]))]
-    if text:
-        raise ValueError(
-            f"X has columns of text, {text[:5]}: encode them before the network, make_pipeline("
-            f"make_column_transformer((OneHotEncoder(sparse_output=False), {text[:5]}), "
-            "remainder=StandardScaler()), network)."
-        )
-
-
-def _is_series(value: Any) -> bool:
-    """Tell whether a cell of a table holds several values."""
-    return isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
-
-
-def _is_text(value: Any) -> bool:
-    """Tell whether a value is text that no number can be read from."""
-    if not isinstance(value, str):
-        return False
-    try:
-        float(value)
-    except ValueError:
-        return True
-    return False
 
 
 def check_even(X: Any) -> None:
@@ -120,7 +60,7 @@ def check_even(X: Any) -> None:
             return
         except ValueError:
             pass
-    elif not of_objects or len({np.shape(row) for row in np.asarray(X)[:_LOOKED_AT]}) < 2:
+    elif not of_objects or len({np.shape(row) for row in np.atleast_1d(X)[:_LOOKED_AT]}) < 2:
         return
     raise ValueError(
         f"X holds samples of unequal lengths, got {say_value(X, 80)}: give each as many values, "

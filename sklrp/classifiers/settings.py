@@ -17,6 +17,7 @@ from skorch.callbacks import Callback
 from sklrp._checks import suggest
 from sklrp._devices import has_float64
 from sklrp._skorch import named_callbacks
+from sklrp._wording import say_value, shorten
 from sklrp.classifiers.net import TrainingNet
 from sklrp.classifiers.parameters import suggest_parameter
 
@@ -69,8 +70,9 @@ def check_device(device: str | torch.device, name: str = "device") -> torch.devi
         if torch.backends.mps.is_available():
             available.append("mps")
         raise ValueError(
-            f"{name}={str(device)!r} cannot be used: {str(error).splitlines()[0]}. Available "
-            f"here are {available}; use one of them or 'auto'."
+            f"{name}={say_value(str(device))} cannot be used: "
+            f"{shorten(str(error).splitlines()[0])}. Available here are {available}; use one of "
+            "them or 'auto'."
         ) from error
     return resolved
 
@@ -106,7 +108,7 @@ def check_dtype(dtype: Any, X_dtype: np.dtype, device: torch.device) -> torch.dt
         except TypeError:
             name = repr(dtype)
     if name not in ("float32", "float64"):
-        raise ValueError(f"dtype must be 'auto', 'float32' or 'float64', got {dtype!r}.")
+        raise ValueError(f"dtype must be 'auto', 'float32' or 'float64', got {say_value(dtype)}.")
     if name == "float64" and not has_float64(device):
         raise ValueError(
             f"dtype='float64' is not available on device={str(device)!r}: fit with "
@@ -149,7 +151,7 @@ def check_optimizer(
         )
     raise TypeError(
         f"optimizer must be one of {sorted(OPTIMIZERS)} or a subclass of torch.optim.Optimizer, "
-        f"got {optimizer!r}; give its arguments as optimizer__<name>=..."
+        f"got {say_value(optimizer)}; give its arguments as optimizer__<name>=..."
     )
 
 
@@ -224,7 +226,7 @@ def check_callbacks(callbacks: Any, params: Mapping[str, Any], validates: bool) 
     if not isinstance(callbacks, Sequence) or isinstance(callbacks, str):
         raise TypeError(
             f"callbacks must be a list of skorch callbacks or tuples (name, callback), got "
-            f"{callbacks!r}."
+            f"{say_value(callbacks)}."
         )
     for item in callbacks:
         callback = item[1] if isinstance(item, tuple) and len(item) == 2 else item
@@ -232,7 +234,7 @@ def check_callbacks(callbacks: Any, params: Mapping[str, Any], validates: bool) 
         if not (is_class or isinstance(callback, Callback)):
             raise TypeError(
                 "callbacks must be a list of skorch callbacks or tuples (name, callback), got "
-                f"an item {item!r}."
+                f"an item {say_value(item)}."
             )
         if not validates:
             _check_monitor(item, callback, params)

@@ -1,16 +1,18 @@
 """What is wrong with a call that its options and paths tell, before anything takes time.
 
 The commands in `.commands` ask it first: nothing here imports NumPy or torch. `.samples` and
-`.field_samples` ask for the form of a file.
+`.field_samples` ask for the form of a file, `.tables` whether a text is a number.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 from sklrp._files import check_regular
+from sklrp._wording import say_value
 
 FORMS = {
     ".npy": "npy",
@@ -23,8 +25,9 @@ FORMS = {
 }
 
 
-def check_explain(*, model: Path, data: Path, out: Path, **_: Any) -> None:
+def check_explain(*, model: Path, data: Path, out: Path, reference: str | None, **_: Any) -> None:
     """Raise an error if the options of ``explain`` cannot be followed."""
+    parse_reference(reference)
     if form_of(out) != form_of(data):
         raise ValueError(
             f"OUT must have the form of DATA, {form_of(data)}, got {out.name}: change its suffix "
@@ -63,6 +66,28 @@ def check_diagnose(
     for path in (data, train, mask):
         if path is not None:
             form_of(path)
+
+
+def is_number(text: str) -> bool:
+    """Tell whether a text reads as a number."""
+    if "_" in text or not text.isascii():  # Python's 1_0, and digits of other scripts
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_reference(text: str | None) -> str | float | None:
+    """Return a reference from its text."""
+    if text is None or text in ("mean", "zero"):
+        return text
+    if not (is_number(text) and math.isfinite(float(text))):
+        raise ValueError(
+            f"--reference must be mean, zero or a finite number, got {say_value(text)}."
+        )
+    return float(text)
 
 
 def check_folder(folder: Path) -> None:

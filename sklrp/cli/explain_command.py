@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import sklrp
 from sklrp._files import claim
+from sklrp.cli.call_checks import parse_reference
 from sklrp.cli.field_samples import FieldSamples
 from sklrp.cli.loaded_models import (
     Loaded,
@@ -28,7 +29,6 @@ from sklrp.cli.loaded_models import (
 )
 from sklrp.cli.runs import PartialRun, checksum
 from sklrp.cli.samples import Samples
-from sklrp.cli.tables import is_number
 from sklrp.geo.relevance_fields import describe_relevance
 
 
@@ -69,7 +69,7 @@ def explain_file(
         "rule": rule,
         "epsilon": epsilon,
         "contrast": contrast,
-        "reference": _read_reference(reference),
+        "reference": parse_reference(reference),
         "batch_size": batch_size,
     }
     settings = {
@@ -196,12 +196,3 @@ def _name_features(loaded: Loaded, samples: Samples, n_features: int) -> list[st
     if names is None and samples.header is not None and len(samples.header) != n_features:
         return [f"x{i}" for i in range(n_features)]
     return names or samples.header
-
-
-def _read_reference(text: str | None) -> str | float | None:
-    """Return a reference from its text."""
-    if text is None or text in ("mean", "zero"):
-        return text
-    if not is_number(text):
-        raise ValueError(f"--reference must be mean, zero or a number, got {text!r}.")
-    return float(text)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
+from sklrp.cli.call_checks import is_number
 
 _LONGEST_LINE = 2**24  # characters
 _MISSING = ("", "na", "n/a", "nan", "null")  # in a CSV file, in lower case
@@ -160,17 +161,6 @@ def _read_number(text: str, fill: float | None, where: str) -> float:
         remedy = "; --fill says what to put there." if missing else "."
         raise ValueError(f"{where}: {text!r} is no number{remedy}")
     return float(text)
-
-
-def is_number(text: str) -> bool:
-    """Tell whether a text reads as a number."""
-    if "_" in text or not text.isascii():  # Python's 1_0, and digits of other scripts
-        return False
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_missing(text: str) -> bool:

@@ -16,7 +16,9 @@ from sklearn.utils import Bunch
 from sklrp._checks import import_optional
 from sklrp._constraints import Interval, constrained
 from sklrp._files import check_regular
+from sklrp._missing import as_plain_array
 from sklrp._sklearn import StrOptions
+from sklrp._wording import say_value
 from sklrp.datasets.nino34 import NINO34_LAT, NINO34_LON, label_index, nino34_mask
 from sklrp.geo.anomalies import AnomalyTransformer
 from sklrp.geo.areas import box_mean, select_box
@@ -306,7 +308,7 @@ def _open_dataset(path: Any, chunks: Any) -> tuple[str | None, Any]:
             "load_enso(xarray.open_dataset(...)), or download it first."
         )
     if not str(path).strip():
-        raise ValueError(f"path must name a file, got {path!r}.")
+        raise ValueError(f"path must name a file, got {say_value(path)}.")
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
@@ -381,12 +383,14 @@ def _find_months(time: Any, months: Sequence[int] | None) -> np.ndarray:
     """Return the positions of the times in these calendar months."""
     if months is None:
         return np.arange(time.size)
-    chosen = np.asarray(months)
+    chosen = as_plain_array(months, "months")
     if (
         chosen.dtype.kind not in "iu"
         or chosen.ndim != 1
         or not chosen.size
         or not np.isin(chosen, np.arange(1, 13)).all()
     ):
-        raise ValueError(f"months must be numbers of calendar months, 1 to 12, got {months!r}.")
+        raise ValueError(
+            f"months must be numbers of calendar months, 1 to 12, got {say_value(months)}."
+        )
     return np.flatnonzero(np.isin(time.dt.month.values, chosen))

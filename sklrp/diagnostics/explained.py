@@ -37,6 +37,7 @@ from sklrp._models import unwrap
 from sklrp._rows import forbid_stream
 from sklrp._stored import in_array
 from sklrp._value_range import warn_if_far
+from sklrp._wording import say_value
 from sklrp._workers import run_on_workers
 from sklrp.diagnostics.asked import check_params, check_text_columns, holds_samples
 from sklrp.diagnostics.common_form import as_shares
@@ -168,7 +169,7 @@ class Explained:
         }
         forbid_stream(X_train, "X_train")
         if X_train is not None and not holds_samples(X_train):
-            raise TypeError(f"X_train must hold samples, got {X_train!r}.")
+            raise TypeError(f"X_train must hold samples, got {say_value(X_train)}.")
         self.X_train = X_train
         y = to_host(y)
         y = as_plain_array(y, "y") if isinstance(y, list) else y

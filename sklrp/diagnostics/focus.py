@@ -19,7 +19,7 @@ from sklearn.utils import Bunch, indexable
 from torch import nn
 from tqdm.std import tqdm
 
-from sklrp._checks import check_folds, check_mask, import_optional, say_shape, suggest
+from sklrp._checks import check_folds, check_mask, import_optional, look_up, say_shape, suggest
 from sklrp._constraints import constrained
 from sklrp._frame import frame_of
 from sklrp._kept import Kept
@@ -394,7 +394,7 @@ def _list_values(param_range: Any) -> list[Any]:
     others = str | bytes | bytearray | Mapping | Set
     has_no_axis = getattr(param_range, "shape", None) == ()
     if isinstance(param_range, others) or not isinstance(param_range, Iterable) or has_no_axis:
-        raise ValueError(f"param_range must be a list of values, got {param_range!r}.")
+        raise ValueError(f"param_range must be a list of values, got {say_value(param_range)}.")
     values = list(param_range)
     if not values:
         raise ValueError(
@@ -457,10 +457,11 @@ def _check_target(target: Any, y: Any, estimator: Any) -> None:
         )
     if is_classifier(estimator) and np.ndim(y) == 1 and not callable(target):
         classes = np.unique(y).tolist()
-        if target is not None and (np.ndim(target) or target not in classes):
+        asked = as_plain_array(target, "target")
+        if target is not None and (asked.ndim or look_up(asked, np.unique(y))[1]):
             raise ValueError(
                 f"target must be None, for the predicted class, or one of the classes {classes}, "
-                f"got {target!r}."
+                f"got {say_value(target)}."
             )
     if not is_regressor(estimator):
         return

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sklrp._checks import import_optional
 from sklrp._constraints import AXES, constrained
+from sklrp._wording import say_value
 from sklrp.diagnostics.focus import FocusCurve, focus_curve
 from sklrp.drawing.sheet import as_text
 
@@ -154,7 +155,8 @@ class FocusCurveDisplay:
         n_axes = len(self.curve.profiles)
         if profile is not None and not (isinstance(profile, Integral) and 0 <= profile < n_axes):
             raise ValueError(
-                f"profile must be None or an axis of a sample, 0 to {n_axes - 1}, got {profile!r}."
+                f"profile must be None or an axis of a sample, 0 to {n_axes - 1}, "
+                f"got {say_value(profile)}."
             )
         names = ["score"]
         if self.curve.mass is not None:

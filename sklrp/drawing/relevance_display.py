@@ -18,6 +18,7 @@ from sklrp._frame import Frame
 from sklrp._missing import mask_to_nan
 from sklrp._outputs import asks_for_all
 from sklrp._sklearn import HasMethods, StrOptions
+from sklrp._wording import say_value
 from sklrp.drawing import captions, fields, series, sheet
 from sklrp.drawing.overlays import Overlay, marks_of
 from sklrp.drawing.panels import Panel, View, make_panels
@@ -470,7 +471,7 @@ class RelevanceDisplay:
         sheet.check_limits(limits, clip)
         sheet.check_colours(cmap)
         if n_features < 1:
-            raise ValueError(f"n_features must be at least 1, got {n_features!r}.")
+            raise ValueError(f"n_features must be at least 1, got {say_value(n_features)}.")
         filled = [panel for panels in self.panels for panel in panels if len(panel.maps)]
         if (contours or show_input) and (not self.frame.is_field or filled[0].samples is None):
             raise ValueError(

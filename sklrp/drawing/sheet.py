@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sklrp._checks import import_optional, suggest
+from sklrp._wording import say_value
 
 LIMITS = ("shared", "view", "panel")
 ROOM = 0.05  # inches, at least, between a caption and a title below it
@@ -27,7 +28,7 @@ def check_limits(limits: Any, clip: float) -> None:
     if clip and not isinstance(limits, str):
         raise ValueError(f"clip={clip!r} has no effect on limits={limits!r}: give only one.")
     if not 0 <= clip < 1:
-        raise ValueError(f"clip must be in [0, 1), such as 0.001, got {clip!r}.")
+        raise ValueError(f"clip must be in [0, 1), such as 0.001, got {say_value(clip)}.")
 
 
 def check_colours(cmap: Any) -> None:
@@ -36,7 +37,8 @@ def check_colours(cmap: Any) -> None:
     if isinstance(cmap, str) and cmap not in mpl.colormaps:
         meant = suggest(cmap, mpl.colormaps)
         raise ValueError(
-            f"cmap must be the name of a colour map of matplotlib, such as 'RdBu_r', got {cmap!r}."
+            "cmap must be the name of a colour map of matplotlib, such as 'RdBu_r', "
+            f"got {say_value(cmap)}."
             f"{meant}"
         )
 

@@ -394,7 +394,7 @@ def _part_channels(view: View, names: Any) -> list[View]:
 def _share_out(maps: NDArray, normalize: str | None) -> NDArray:
     """Return maps as they are, or divided by their sum of absolute values."""
     if not (normalize is None or isinstance(normalize, str)) or normalize not in _NORMALIZE:
-        raise ValueError(f"normalize must be one of {_NORMALIZE}, got {normalize!r}.")
+        raise ValueError(f"normalize must be one of {_NORMALIZE}, got {say_value(normalize)}.")
     if normalize is None:
         return maps
     axes = tuple(range(1, maps.ndim))

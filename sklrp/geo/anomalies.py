@@ -20,6 +20,7 @@ from sklrp._constraints import Interval, ShortErrors
 from sklrp._keywords import named
 from sklrp._matching import check_same_samples
 from sklrp._sklearn import StrOptions, fit_context
+from sklrp._wording import say_value
 from sklrp.geo.coordinates import (
     check_field,
     check_numbers,
@@ -266,7 +267,7 @@ class AnomalyTransformer(
         ValueError
             See ``transform``.
         """
-        result = self._apply(_restore, X)
+        result = self._apply(_restore, without_sentinels(X))
         for field in _variables(result):  # those of a Dataset may come in another order
             known = self._template[field.name] if is_dataset(result) else self._template
             field.attrs = dict(known.attrs)
@@ -313,7 +314,7 @@ class AnomalyTransformer(
         check_numbers(X, "X")
         time = find_dates(X)
         if time != self.time_:
-            raise ValueError(f"time was {self.time_!r} in fit, got {time!r}: rename it.")
+            raise ValueError(f"time was {self.time_!r} in fit, got {say_value(time)}: rename it.")
         check_grid(self._template, X, time)
         self._check_calendar(X[time])
         codes = self._encode_times(X[time])
@@ -360,7 +361,8 @@ class AnomalyTransformer(
         known, given = self._calendar, time.dt.calendar
         if known != given and not {known, given} <= _STANDARD:
             raise ValueError(
-                f"the calendar of {time.name!r} was {known!r} in fit, got {given!r}: convert it, "
+                f"the calendar of {time.name!r} was {known!r} in fit, "
+                f"got {say_value(given)}: convert it, "
                 f"data.convert_calendar({known!r}), or fit anew."
             )
 

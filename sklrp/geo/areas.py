@@ -186,7 +186,7 @@ def in_latitudes(values: ArrayLike, bounds: tuple[float, float] | None) -> NDArr
         return np.ones(degrees.shape, dtype=bool)
     low, high = sorted(_check_bounds("lat", bounds))
     if low < -90 or high > 90:
-        raise ValueError(f"lat must be two latitudes in [-90, 90], got {bounds!r}.")
+        raise ValueError(f"lat must be two latitudes in [-90, 90], got {say_value(bounds)}.")
     return (degrees >= low - _TOLERANCE) & (degrees <= high + _TOLERANCE)
 
 
@@ -211,7 +211,9 @@ def _check_bounds(name: str, bounds: Any) -> tuple[float, float]:
     except (TypeError, ValueError, OverflowError, RuntimeError):  # of a tensor without data
         low = high = np.nan
     if not np.isfinite([low, high]).all():
-        raise ValueError(f"{name} must be None or two numbers in degrees, got {bounds!r}.")
+        raise ValueError(
+            f"{name} must be None or two numbers in degrees, got {say_value(bounds)}."
+        )
     return low, high
 
 
@@ -608,7 +610,9 @@ def _weigh_box(
     elif isinstance(weights, str) and weights == "cosine":
         weight = cosine_weights(data[lat_dim])
     else:
-        raise ValueError(f"weights must be 'cosine', a DataArray or None, got {weights!r}.")
+        raise ValueError(
+            f"weights must be 'cosine', a DataArray or None, got {say_value(weights)}."
+        )
     if mask is not None:
         check_field(mask, "the box", "mask")
         weight = weight * mask

@@ -14,6 +14,7 @@ from sklrp._checks import import_optional
 from sklrp._constraints import constrained
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array
+from sklrp._wording import say_value
 from sklrp.geo.coordinates import check_field, check_numbers, find_sample_dim, is_dataset
 from sklrp.geo.relevance_fields import TARGET, explained_class
 
@@ -106,7 +107,7 @@ def composites(
     known = np.unique(true)
     labels = known if classes is None else as_plain_array(classes, "classes")
     if labels.ndim != 1 or not labels.size:
-        raise ValueError(f"classes must be a list of labels, got {classes!r}.")
+        raise ValueError(f"classes must be a list of labels, got {say_value(classes)}.")
     unknown = [label for label in labels.tolist() if label not in known.tolist()]
     if unknown:
         raise ValueError(f"classes has {unknown}, which y_true has not; it has {known.tolist()}.")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sklrp._checks import import_optional
 from sklrp._coordinate_marks import ANGLES, KINDS, RADIANS, has_dates, rank_coordinate
+from sklrp._wording import say_value
 
 if TYPE_CHECKING:
     from xarray import DataArray, Dataset
@@ -210,7 +211,7 @@ def find_period(
         start, stop = (str(end) if isinstance(end, Integral) else end for end in period)
     except (TypeError, ValueError):
         raise ValueError(
-            f"{name} must be None or a pair such as ('1980', '2009'), got {period!r}."
+            f"{name} must be None or a pair such as ('1980', '2009'), got {say_value(period)}."
         ) from None
     positions = xr.DataArray(np.arange(n_times), {time: data[time]}, [time]).sortby(time)
     try:

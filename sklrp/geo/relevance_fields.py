@@ -25,6 +25,7 @@ from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp._model_parts import Model, is_regression
 from sklrp._outputs import asks_for_all, split_key
 from sklrp._value_range import warn_if_far
+from sklrp._wording import say_value
 from sklrp.composites import check_rule
 from sklrp.geo.coordinates import check_field, even_chunks, is_dataset, is_field
 from sklrp.geo.grid import warn_of_other_fields, without_units
@@ -255,7 +256,9 @@ class _Chain(NamedTuple):
 def _take_apart(estimator: Any, vectorizer: Any) -> tuple[list[Any], _Chain]:
     """Return the steps before the vectorizer, which take fields, and the rest of a model."""
     if vectorizer is not None and not isinstance(vectorizer, GridVectorizer):
-        raise TypeError(f"vectorizer must be a fitted GridVectorizer or None, got {vectorizer!r}.")
+        raise TypeError(
+            f"vectorizer must be a fitted GridVectorizer or None, got {say_value(vectorizer)}."
+        )
     model = _models.unwrap(estimator)
     steps = [] if model.before is None else [step for _, step in model.before.steps]
     steps = [step for step in steps if step not in (None, "passthrough")]
@@ -335,8 +338,12 @@ def is_of_outputs(target: Any, has_labels: bool = False) -> bool:
     """Return whether a target is made of outputs, and names no class and no index."""
     if callable(target) or isinstance(target, tuple):
         return True
-    kinds = "b" if has_labels else "bf"
-    return np.ndim(target) > 1 or (np.ndim(target) == 1 and np.asarray(target).dtype.kind in kinds)
+    if isinstance(target, Mapping):
+        return False
+    found = as_plain_array(target, "target")
+    return found.ndim > 1 or (
+        found.ndim == 1 and found.dtype.kind in ("b" if has_labels else "bf")
+    )
 
 
 def _split_region(target: Any, has_labels: bool) -> tuple[str | None, dict[str, Any] | None]:
@@ -697,7 +704,7 @@ def relevance_to_xarray(
     values = as_gapped_array(relevance, "relevance")
     labels = None if classes is None else as_plain_array(classes, "classes")
     if labels is not None and labels.ndim != 1:
-        raise ValueError(f"classes must be a list of labels, got {classes!r}.")
+        raise ValueError(f"classes must be a list of labels, got {say_value(classes)}.")
     if labels is not None and (values.ndim < 2 or values.shape[1] != len(labels)):
         raise ValueError(
             f"classes has {len(labels)} labels, but relevance the shape {values.shape}: its "

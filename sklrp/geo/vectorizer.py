@@ -20,6 +20,7 @@ from sklrp._constraints import Interval, ShortErrors
 from sklrp._keywords import named
 from sklrp._matching import check_same_samples
 from sklrp._missing import as_gapped_array
+from sklrp._numbers import forbid_text
 from sklrp._sklearn import StrOptions, check_feature_names_in, fit_context
 from sklrp._warnings import warn_user
 from sklrp.geo.coordinates import is_dataset, is_field
@@ -326,6 +327,7 @@ class GridVectorizer(ShortErrors, TransformerMixin, BaseEstimator):
         if X is None:
             raise TypeError("X must be fields of xarray or an array of samples, got None.")
         array = X if issparse(X) or hasattr(X, "iloc") else as_gapped_array(X, "X")
+        forbid_text(array)
         shape = array.shape[1:]
         if len(shape) > 1:
             array = array.reshape(len(array), -1)

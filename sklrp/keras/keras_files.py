@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sklrp._checks import import_optional
-from sklrp._files import check_regular
+from sklrp._files import check_regular, names_file
 from sklrp._wording import say_value, shorten
 
 _CONFIG, _ARRAYS, _METADATA = "config.json", "model.weights.h5", "metadata.json"
@@ -143,14 +143,14 @@ def _read_config(config: Any) -> dict[str, Any]:
     if isinstance(config, Mapping):
         try:
             text: Any = json.dumps(config)
-        except TypeError as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise TypeError(
                 f"config is a dict that JSON cannot hold: {error}. Pass what model.to_json() or "
                 "model.get_config() returns."
             ) from None
     elif isinstance(config, str) and config.lstrip().startswith("{"):
         text = config
-    elif isinstance(config, os.PathLike) or (isinstance(config, str) and config.strip()):
+    elif names_file(config):
         check_regular(config)
         text = Path(config).read_bytes()
     else:

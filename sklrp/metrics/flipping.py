@@ -18,6 +18,7 @@ from sklrp._constraints import Interval, constrained
 from sklrp._missing import as_plain_array
 from sklrp._sklearn import StrOptions
 from sklrp._streams import make_rng
+from sklrp._wording import say_value
 from sklrp.metrics.catalogue import metric
 from sklrp.metrics.replacement import Replacement
 from sklrp.metrics.similarity import correlate, is_constant
@@ -144,7 +145,7 @@ def pixel_flipping_curve(
     """
     asked = as_tuple(orders)
     if not asked or not all(isinstance(o, str) and o in _ORDERS for o in asked):
-        raise ValueError(f"orders must be some of {_ORDERS}, got {orders!r}.")
+        raise ValueError(f"orders must be some of {_ORDERS}, got {say_value(orders)}.")
     rng = make_rng(random_state)
     flips = Replacement(estimator, X, relevance, target, groups, baseline, response, batch_size)
     n_flipped = _count_steps(steps, flips.n_groups)
@@ -232,7 +233,9 @@ def pixel_flipping_score(
     [3.5]
     """
     if not isinstance(reference, str) or reference not in ("start", "random", "least"):
-        raise ValueError(f"reference must be 'start', 'random' or 'least', got {reference!r}.")
+        raise ValueError(
+            f"reference must be 'start', 'random' or 'least', got {say_value(reference)}."
+        )
     orders = ("most",) if reference == "start" else ("most", reference)
     curve = pixel_flipping_curve(estimator, X, relevance, orders=orders, **curve_params)
     top = curve.most[:, :1] if reference == "start" else curve[reference]
@@ -355,7 +358,9 @@ def _count_steps(steps: Any, n_groups: int) -> NDArray[np.intp]:
         return np.unique(np.linspace(0, n_groups, int(steps) + 1).round().astype(np.intp))
     counts = as_plain_array(steps, "steps")
     if counts.ndim != 1 or counts.dtype.kind not in "iu" or not counts.size:
-        raise ValueError(f"steps must be an integer or a list of integers, got {steps!r}.")
+        raise ValueError(
+            f"steps must be an integer or a list of integers, got {say_value(steps)}."
+        )
     if counts.min() < 0 or counts.max() > n_groups:
         raise ValueError(
             f"steps must be between 0 and {n_groups}, the number of groups of features, got "

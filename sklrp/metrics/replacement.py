@@ -7,7 +7,7 @@ subsets of them. Copies of all samples go through the network together, in batch
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from numbers import Real
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from sklrp._checks import (
 )
 from sklrp._matching import match_target
 from sklrp._missing import as_plain_array
+from sklrp._numbers import is_real
+from sklrp._wording import say_value
 from sklrp.geo.places import put_in_order
 from sklrp.metrics.subject import find_scores
 
@@ -203,11 +205,13 @@ class Replacement:
         A constant has a single value instead of features.
         """
         dtype = samples.dtype
-        if isinstance(baseline, bool):
-            raise TypeError(f"baseline must be a number, got {baseline!r}: give 0.0 or 1.0.")
+        if isinstance(baseline, Number) and not is_real(baseline):
+            raise TypeError(
+                f"baseline must be a number, got {say_value(baseline)}: give 0.0 or 1.0."
+            )
         if isinstance(baseline, str):
             pool = self.samples.mean(axis=0)[None] if baseline == "mean" else np.zeros((1, 1))
-        elif isinstance(baseline, Real):
+        elif is_real(baseline):
             pool = np.full((1, 1), float(baseline))
         elif callable(baseline):
             pool = as_plain_array(baseline(samples.copy()), "baseline")

@@ -22,6 +22,7 @@ from sklrp._constraints import constrained
 from sklrp._frame import frame_of
 from sklrp._keywords import say_keyword, say_rule
 from sklrp._models import unwrap
+from sklrp._wording import say_value
 from sklrp.metrics.catalogue import METRICS, Metric
 from sklrp.metrics.subject import Subject, explain_by
 
@@ -322,7 +323,8 @@ def _find_metric(metric: Any) -> Metric:
         return known[0] if known else Metric(metric, "maps", "higher", "")
     hint = suggest(metric, named) if isinstance(metric, str) else ""
     raise ValueError(
-        f"metric must be one of {sorted(METRICS)} or a function of maps, got {metric!r}.{hint}"
+        f"metric must be one of {sorted(METRICS)} or a function of maps, "
+        f"got {say_value(metric)}.{hint}"
     )
 
 

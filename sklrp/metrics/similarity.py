@@ -14,6 +14,7 @@ from scipy.ndimage import uniform_filter
 from scipy.stats import rankdata
 
 from sklrp._checks import check_maps
+from sklrp._wording import say_value
 from sklrp.geo.places import put_in_order, samples_first
 
 SIMILARITIES = ("spearman", "pearson", "cosine", "ssim")
@@ -75,7 +76,7 @@ def compare_maps(
         return values
     if similarity not in SIMILARITIES:
         raise ValueError(
-            f"similarity must be one of {SIMILARITIES} or a function, got {similarity!r}."
+            f"similarity must be one of {SIMILARITIES} or a function, got {say_value(similarity)}."
         )
     one, other = _to_largest(one), _to_largest(other)
     if similarity == "ssim":

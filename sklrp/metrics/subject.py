@@ -22,6 +22,7 @@ from sklrp._missing import as_plain_array
 from sklrp._model_parts import Model, is_regression
 from sklrp._models import holds_network, unwrap
 from sklrp._rows import take_rows
+from sklrp._wording import say_value
 from sklrp.propagation.readings import Reading, read_target
 
 RESPONSES = ("decision_function", "predict_proba")
@@ -253,7 +254,7 @@ def _scores_of(found: Reading, entered: Any, response: str, integers: bool) -> S
     if response == "predict_proba":
         raise ValueError(
             "response='predict_proba' gives a probability of each class, but target is of the "
-            f"network's outputs, got {found.given!r}: leave response='auto'."
+            f"network's outputs, got {say_value(found.given)}: leave response='auto'."
         )
     if found.number is None:
         return Scores(entered, found.model.outputs, None, found.target, integers)

@@ -13,9 +13,17 @@ from typing import Any
 
 from torch import nn
 
-from sklrp._checks import as_tuple, check_axes, check_option, check_sizes, is_positive_integer
+from sklrp._checks import (
+    MOST,
+    as_tuple,
+    check_axes,
+    check_option,
+    check_sizes,
+)
 from sklrp._constraints import constrained
+from sklrp._numbers import is_real
 from sklrp._sklearn import StrOptions
+from sklrp._wording import say_value
 from sklrp.modules.perceptron import ACTIVATIONS, dense_layers
 from sklrp.modules.regularisation import input_layers
 
@@ -218,13 +226,11 @@ def _convolved_size(
 def _per_axis(name: str, value: Any, n_axes: int, minimum: int = 1) -> tuple[int, ...]:
     """Return one value per axis of the image."""
     values = (value,) * n_axes if isinstance(value, Integral) else as_tuple(value)
-    whole = all(
-        is_positive_integer(v) or (minimum == 0 and v is not False and v == 0) for v in values
-    )
+    whole = all(is_real(v, Integral) and minimum <= v < MOST for v in values)
     if len(values) != n_axes or not whole:
         raise ValueError(
-            f"{name}={value!r} must be one integer of at least {minimum}, or one for each of the "
-            f"{n_axes} axes of the image."
+            f"{name}={say_value(value)} must be one integer of at least {minimum}, or one for "
+            f"each of the {n_axes} axes of the image."
         )
     return tuple(int(v) for v in values)
 

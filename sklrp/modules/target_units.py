@@ -42,7 +42,7 @@ class TargetUnits(nn.Module):
                 "for every output."
             )
         if not (scales > 0).all():
-            raise ValueError(f"scale must be positive, got {scale!r}.")
+            raise ValueError(f"scale must be positive, got {say_value(scale)}.")
         self.register_buffer("mean", torch.tensor(means))
         self.register_buffer("scale", torch.tensor(scales))
 

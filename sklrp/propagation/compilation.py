@@ -19,6 +19,7 @@ from sklrp._checks import say_layer, say_name
 from sklrp._copies import copy_module
 from sklrp._torch import get_children, overrides_functions
 from sklrp._warnings import warn_user
+from sklrp._wording import say_value
 from sklrp.composites import Composite, check_rule, with_bounds
 from sklrp.modules import EchoState, StatePooling
 from sklrp.propagation.first_layers import (
@@ -326,7 +327,8 @@ def _check_parts(step: Step, rule: Rule) -> None:
     if not is_sequence or not parts or not all(isinstance(part, Part) for part in parts):
         raise TypeError(
             f"parts() of {type(rule).__name__}, the rule of {say_layer(step.name)} "
-            f"({step.label}), must return a tuple of at least one sklrp.rules.Part, got {parts!r}."
+            f"({step.label}), must return a tuple of at least one sklrp.rules.Part, "
+            f"got {say_value(parts)}."
         )
 
 

@@ -270,7 +270,8 @@ def plan(
         samples = found.enter(X)
         as_samples(samples[:1] if is_stored(samples) else samples, integers=True)
     if target is not None and found.classes is not None:
-        target = as_plain_array(target, "target") if isinstance(target, list) else target
+        is_value = isinstance(target, str) or callable(target)
+        target = target if is_value else as_plain_array(target, "target")
         encode_target(target, found.classes, max(1, np.size(target)))
     bounds = getattr(found.network, "input_range_", None)
     with plain_arithmetic(intake.device):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sklrp._checks import check_representable, suggest
 from sklrp._torch import get_children, unwrap_compiled
+from sklrp._wording import say_value
 from sklrp.propagation.registry import find_entry, is_plain_sequence
 from sklrp.propagation.sample_rows import count_runs
 from sklrp.propagation.tape import Record, Returned, Step, Tape
@@ -69,7 +70,7 @@ def read_layers(layers: Any, network: nn.Module) -> tuple[AskedLayer, ...]:
     if not is_list or not all(isinstance(name, str) for name in layers):
         raise ValueError(
             "layers must be None or a list of the names of layers, such as ['conv1', 'conv2'], "
-            f"got {layers!r}."
+            f"got {say_value(layers)}."
         )
     modules, places = _list_modules(network)
     return tuple(_read_layer(name, modules, places) for name in dict.fromkeys(layers))

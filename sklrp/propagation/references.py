@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from sklrp._devices import to_host
+from sklrp._wording import say_value
 from sklrp.propagation.targets import Function, Shape, WeightedSum, evaluate_target
 
 
@@ -42,17 +43,18 @@ def check_reference(reference: Any, *, has_mean: bool) -> None:
             )
         if reference not in names:
             raise ValueError(
-                f"reference must be {', '.join(map(repr, names))} or a number, got {reference!r}."
+                f"reference must be {', '.join(map(repr, names))} or a number, "
+                f"got {say_value(reference)}."
             )
         return
     values = _as_numbers(reference)
     if values is None:
         raise ValueError(
             f"reference must be {', '.join(map(repr, names))}, a number or one number for each "
-            f"output, got {reference!r}."
+            f"output, got {say_value(reference)}."
         )
     if not np.isfinite(values).all():
-        raise ValueError(f"reference must be finite, got {reference!r}.")
+        raise ValueError(f"reference must be finite, got {say_value(reference)}.")
 
 
 def read_reference(
@@ -137,6 +139,6 @@ def _as_numbers(reference: Any) -> NDArray | None:
         return None
     try:
         values = np.asarray(to_host(reference))
-    except (TypeError, ValueError):  # rows of several lengths, a tensor without data
+    except Exception:  # rows of several lengths, a tensor without data, a value's own code
         return None
     return values if values.dtype.kind in "iuf" and values.size else None

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from sklrp._checks import say_layer, suggest
 from sklrp._torch import CONV_FORWARD, get_global_hooks, get_hooks, get_tensors
+from sklrp._wording import say_value
 from sklrp.propagation.tape import Handler
 
 Weights = Callable[[Any], tuple[Tensor | None, Tensor | None]]
@@ -280,12 +281,12 @@ def register(
     for name, value, known in (("kind", kind, _KINDS), ("fold", fold, _FOLDS)):
         if value is not None and value not in known:
             raise ValueError(
-                f"{name} must be one of {known} or None, got {value!r}."
+                f"{name} must be one of {known} or None, got {say_value(value)}."
                 f"{suggest(str(value), known)}"
             )
     for name, function in (("weights", weights), ("bounds", bounds)):
         if function is not None and not callable(function):
-            raise TypeError(f"{name} must be a function or None, got {function!r}.")
+            raise TypeError(f"{name} must be a function or None, got {say_value(function)}.")
     entry = partial(Entry, kind=kind, any_axis=any_axis, weights=weights, bounds=bounds, fold=fold)
 
     def decorate(handler: Handler) -> Handler:

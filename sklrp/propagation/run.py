@@ -24,6 +24,7 @@ from tqdm.std import tqdm
 from sklrp._checks import check_flags, check_jobs, check_number
 from sklrp._model_parts import without_wrapper
 from sklrp._outputs import split_key
+from sklrp._wording import say_value
 from sklrp._workers import run_on_workers
 from sklrp.propagation.chunk import PreparedCall
 from sklrp.propagation.details import Details, LayerDetails, LayerList
@@ -149,7 +150,7 @@ def _check_settings(epsilon: Any, n_jobs: Any, check: Any, batch_size: Any) -> b
     check_number("epsilon", epsilon, minimum=0.0)
     check_jobs(n_jobs)
     if not (isinstance(check, bool | np.bool_) or (isinstance(check, str) and check == "auto")):
-        raise ValueError(f"check must be 'auto', True or False, got {check!r}.")
+        raise ValueError(f"check must be 'auto', True or False, got {say_value(check)}.")
     if batch_size is not None:
         check_number("batch_size", batch_size, minimum=1, integral=True)
     return check if isinstance(check, str) else bool(check)

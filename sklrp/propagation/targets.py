@@ -288,7 +288,7 @@ def _at_index(index: tuple[Any, ...], shape: Shape) -> WeightedSum:
     is_index = [isinstance(k, Integral) and not isinstance(k, bool | np.bool_) for k in index]
     axes = shape or (1,)
     if len(index) != len(axes) or not all(is_index):
-        raise ValueError(f"target must be {_wanted(shape)}; got {index!r}.")
+        raise ValueError(f"target must be {_wanted(shape)}; got {say_value(index)}.")
     for axis, (k, n) in enumerate(zip(index, axes, strict=True)):
         if not 0 <= k < n:
             raise ValueError(

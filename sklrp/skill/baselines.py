@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklrp._missing import as_plain_array
 from sklrp._stored import take_blocks
 from sklrp._warnings import warn_user
+from sklrp._wording import say_value
 from sklrp.skill.asked_models import take_samples
 from sklrp.skill.permutations import Exchange
 
@@ -45,7 +46,9 @@ def _choose_baselines(pool: NDArray, samples: NDArray, baseline: Any) -> NDArray
         return pool
     if isinstance(baseline, str):
         if baseline != "mean":
-            raise ValueError(f"baseline must be None, 'mean' or an array, got {baseline!r}.")
+            raise ValueError(
+                f"baseline must be None, 'mean' or an array, got {say_value(baseline)}."
+            )
         if pool.dtype.kind != "f":
             raise ValueError(
                 f"baseline='mean' is of numbers, but samples are of {pool.dtype}: leave it out, "

@@ -18,6 +18,7 @@ from sklearn.utils.extmath import randomized_svd
 from sklrp._checks import as_values, check_not_one_hot, flatten_column, look_up
 from sklrp._missing import as_plain_array
 from sklrp._model_parts import is_regression
+from sklrp._wording import say_value
 from sklrp.skill.permutations import ClassScores, JointScores, SeveralScores, ValueScores
 
 _MOST_OUTPUTS = 64  # of a regression, each with a map of its own
@@ -262,7 +263,7 @@ def _weights_of(target: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
         if len(index) != len(full) or not all(
             0 <= k < n for k, n in zip(index, full, strict=True)
         ):
-            raise ValueError(f"{wanted}; got {target!r}.")
+            raise ValueError(f"{wanted}; got {say_value(target)}.")
         weights = np.zeros(full)
         weights[index] = 1.0
         return weights.ravel()

@@ -31,13 +31,13 @@ SCIKIT_LEARNS = ("X", "y", "sample_weight", "X_train", "y_train", "correlation")
 # Errors of parameters that are out of place whatever their value is.
 _OUT_OF_PLACE = (
     "without X_train|go together|drawn as a|leave output out|makes a number|makes axes|"
-    "holds? several inputs"
+    "holds? several inputs|training diverged"
 )
 # What errors of this package say beside parameter and value: what may be, or what to do.
 _REMEDY = re.compile(
     r"\b(must|needs?|takes?|wants|has|have|is in|are in|only|one of|neither|between"
     r"|the classes are|did you mean|pass|give|set|leave|use|choose|write|select|save|fit|explain"
-    r"|drop|add|say|load|install|name it)\b",
+    r"|drop|add|say|load|install|name it|impute|fill|mark|encode|rename)\b",
     re.IGNORECASE,
 )
 LONGEST = 900  # characters of an error
@@ -232,7 +232,7 @@ def _allowed(one: Try, may_be: dict[str, set[str]]) -> set[str]:
 def _judge_error(one: Try, error: Exception) -> str | None:
     """Return what an error lacks, None if nothing: type, origin, parameter, value, length."""
     text = str(error)
-    if one.kind in ("function", "class") and f"{one.value.__name__}()" in text:
+    if one.kind in ("function", "class") and _told(getattr, one.value, "__name__") in text:
         return None  # an error of the user's own function, which the parameter may be
     if re.search(_OUT_OF_PLACE, text):
         return None
@@ -241,7 +241,10 @@ def _judge_error(one: Try, error: Exception) -> str | None:
     origin = traceback.extract_tb(error.__traceback__)[-1].filename
     if one.parameter.name in SCIKIT_LEARNS and "/sklearn/utils/" in origin:
         return None
-    if isinstance(error, OSError) and _names_value(one.value, text):
+    if isinstance(error, NotFittedError) and f"{type(one.value).__name__} instance" in text:
+        return None  # scikit-learn's own words
+    is_name = isinstance(error, OSError) or isinstance(one.value, Path)
+    if is_name and _names_value(one.value, text):
         return None  # the operating system's own words, which name the file
     if not re.search(r"/(sklrp|sklearn)/", origin) or origin.endswith("helpers/valid_calls.py"):
         return f"raised by {Path(origin).name}: {_short(error)}"
@@ -259,25 +262,37 @@ def _judge_error(one: Try, error: Exception) -> str | None:
 
 def _names_value(value: Any, text: str) -> bool:
     """Tell whether a text shows a value, its type, its shape, its length or its dtype."""
-    shown = [repr(value)[:30], str(value)[:30], type(value).__name__, type(value).__qualname__]
+    value = (
+        value.detach().float()
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+        else value
+    )
+    shown = [type(value).__name__, type(value).__qualname__, _told(getattr, value, "__name__")]
     shown += [
-        getattr(value, "__name__", ""),
-        f"shape {np.shape(value)}" if np.isscalar(value) else "",
+        part for say in (repr, str, ascii) if (part := " ".join(_told(say, value).split())[:30])
     ]
-    shown += [getattr(value, "__name__", "")]
+    shown += [f"shape {np.shape(value)}"] if np.isscalar(value) else []
     if not isinstance(value, list | tuple | np.ndarray | torch.Tensor):
-        shown += ["()", str(np.asarray(value).dtype)]
+        shown += ["()", _told(lambda: np.asarray(value).dtype)]
     if isinstance(value, dict):
-        shown += [repr(key) for key in value] or ["empty"]
-    if isinstance(value, int):
-        shown += [f"{value:g}"] if abs(value) < 1e300 else []
+        shown += [_told(repr, key) for key in value] or ["empty"]
+    if isinstance(value, int | float | np.floating):
+        shown += [_told(format, value, "g")]
     if isinstance(value, float | np.floating):
-        shown += [f"{value:g}", "NaN" if np.isnan(value) else "infin"]
+        shown += ["NaN" if np.isnan(value) else "infin"]
     if hasattr(value, "dims"):
-        shown += [*map(repr, value.dims), *map(str, value.shape)]
-    if hasattr(value, "shape") or isinstance(value, list | tuple | range):
+        shown += [*map(repr, value.dims), *map(str, getattr(value, "shape", ()))]
+    if isinstance(getattr(value, "shape", None), tuple) or isinstance(value, list | tuple | range):
         shown += _forms_of_array(value)
-    return any(form and form in text for form in shown)
+    return any(form and form in " ".join(text.split()) for form in shown)
+
+
+def _told(say: Callable[..., Any], *args: Any) -> str:
+    """Return what a value says of itself, "" if that fails, as it does in hostile objects."""
+    try:
+        return str(say(*args))
+    except Exception:
+        return ""
 
 
 def _forms_of_array(value: Any) -> list[str]:
@@ -287,13 +302,13 @@ def _forms_of_array(value: Any) -> list[str]:
     shown += [f"{len(shape)} dim", str(int(np.prod(shape))), *map(str, shape)]
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError):  # of rows that differ in length, and of no data
+    except Exception:  # of rows that differ in length, of no data, and of hostile objects
         some = value[:3] if isinstance(value, list) else []
-        return [*shown, "differ in length", *(repr(item)[:40] for item in some)]
+        return [*shown, "differ in length", *(_told(repr, item)[:40] for item in some)]
     shown += [str(array.shape), f"{array.ndim} dim", str(array.dtype)]
     listed = [None] if array.dtype == object and not array.ndim else array.ravel().tolist()
     shown += [
-        repr(item)[:40]
+        _told(repr, item)[:40]
         for item in [*listed[:3], *(value if isinstance(value, list | tuple) else [])]
     ]
     shown += [] if listed else ["empty", "no "]
