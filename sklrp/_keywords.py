@@ -39,7 +39,8 @@ def named(function: _Function) -> _Function:
         except Exception as error:
             if isinstance(error, TypeError):
                 _name_call(function, args, kwargs, error)
-            forbid_unsaid(inspect.signature(function).bind(*args, **kwargs).arguments)
+            given = inspect.signature(function).bind(*args, **kwargs).arguments
+            forbid_unsaid({name: one for name, one in given.items() if name != "self"})
             cut_error(error)
             raise
 

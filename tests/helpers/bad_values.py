@@ -26,6 +26,8 @@ import xarray as xr
 from scipy.sparse import csr_matrix
 from sklearn.exceptions import NotFittedError
 
+from sklrp import Epsilon
+
 # Parameters whose errors may be in scikit-learn's own words, which its users know.
 SCIKIT_LEARNS = ("X", "y", "sample_weight", "X_train", "y_train", "correlation")
 # Errors of parameters that are out of place whatever their value is.
@@ -46,6 +48,22 @@ SECONDS = 8  # of the processor, and ten times as many of the clock
 
 class Foreign:
     """An object of a class that nobody knows."""
+
+
+def _fails_in(*methods: str) -> Any:
+    """Return an object whose methods fail, as those of hostile classes do."""
+
+    def fail(self: Any, *_: Any) -> Any:
+        raise RuntimeError("of a hostile object")
+
+    return type("Hostile", (), dict.fromkeys(methods, fail))()
+
+
+def _dict_in_itself() -> dict[str, Any]:
+    """Return a dict that holds itself, which JSON cannot write."""
+    items: dict[str, Any] = {}
+    items["itself"] = items
+    return items
 
 
 def _nothing() -> None:
@@ -140,6 +158,48 @@ VALUES: list[tuple[str, str, Any]] = [
     ("foreign", "a date", np.datetime64("2000-01-01")),
     ("foreign", "NotImplemented", NotImplemented),
     ("path", "Path('no such')", Path("no such")),
+    # what hostile users found
+    ("not finite", "np.float16(nan)", np.float16("nan")),
+    ("not finite", "Decimal('sNaN')", Decimal("sNaN")),
+    ("beyond", "10**400", 10**400),
+    ("beyond", "10**5000", 10**5000),
+    ("negative", "-(2**31)", -(2**31)),
+    ("beyond", "np.longdouble", np.longdouble("1e4000")),
+    ("complex", "np.complex64(1)", np.complex64(1)),
+    ("foreign", "a span of time", np.timedelta64(1, "D")),
+    ("text", "text with $ and {", "$\\frac{"),
+    ("text", "text with half of a character", "\ud800"),
+    ("text", "a name in no folder", "no/such/folder/x.y"),
+    ("path", "Path of NUL", Path("a\0b")),
+    ("path", "Path('.')", Path()),
+    ("path", "Path of a device", Path("/dev/full")),
+    ("list", "[[1, 2], [3, pd.NA]]", [[1, 2], [3, pd.NA]]),
+    ("list", "list of tensors", [torch.ones(2), torch.ones(2)]),
+    ("list", "list of arrays", [np.ones(3), np.ones((2, 2))]),
+    ("list", "['a'] * 10000", ["a"] * 10_000),
+    ("mapping", "a dict in itself", _dict_in_itself()),
+    ("array", "array of None, no axes", np.array(None)),
+    ("array", "array of integers beyond any float", np.array([10**400, 1], dtype=object)),
+    ("array", "array of arrays", np.array([np.ones(2), np.ones(3)], dtype=object)),
+    ("array", "array of infinities of both signs", np.array([[np.inf, -np.inf] * 3] * 5)),
+    ("array", "array of long doubles", np.full((5, 7), np.longdouble("1e4000"))),
+    ("array", "record array", np.rec.array([(1, 2.0)], dtype=[("a", int), ("b", float)])),
+    ("array", "columns of one name", pd.DataFrame(np.ones((5, 3)), columns=list("aab"))),
+    ("array", "series of texts with NA", pd.Series(["a", pd.NA], dtype="string")),
+    ("array", "index", pd.Index(["a", "b"])),
+    ("array", "field of no samples", xr.DataArray(np.ones((0, 3, 3)), dims=("t", "lat", "lon"))),
+    ("array", "sparse tensor", torch.eye(3).to_sparse()),
+    ("array", "learned tensor", torch.ones(3, requires_grad=True)),
+    ("data set", "data set", xr.Dataset({"a": ("x", [1.0])})),
+    ("foreign", "np.random.default_rng(0)", np.random.default_rng(0)),
+    ("rule's class", "a rule's class", Epsilon),
+    ("foreign", "object whose repr fails", _fails_in("__repr__")),
+    ("foreign", "object whose str fails", _fails_in("__str__", "__format__")),
+    ("foreign", "object whose eq fails", _fails_in("__eq__", "__ne__")),
+    ("foreign", "object whose bool fails", _fails_in("__bool__")),
+    ("foreign", "object whose array fails", _fails_in("__array__")),
+    ("foreign", "object whose fspath fails", _fails_in("__fspath__")),
+    ("foreign", "a list of what has no repr", [_fails_in("__repr__")]),
 ]  # fmt: skip
 
 # What a word of an annotation allows.
@@ -158,9 +218,10 @@ _ALLOWS = {
     "tuple": {"list"},
     "dict": {"mapping"},
     "Mapping": {"mapping"},
-    "Callable": {"function", "class"},
-    "type": {"class"},
+    "Callable": {"function", "class", "rule's class"},
+    "type": {"class", "rule's class"},
     "DTypeLike": {"class", "text"},
+    "Dataset": {"data set"},
 }
 
 
@@ -262,11 +323,6 @@ def _judge_error(one: Try, error: Exception) -> str | None:
 
 def _names_value(value: Any, text: str) -> bool:
     """Tell whether a text shows a value, its type, its shape, its length or its dtype."""
-    value = (
-        value.detach().float()
-        if isinstance(value, torch.Tensor) and value.is_floating_point()
-        else value
-    )
     shown = [type(value).__name__, type(value).__qualname__, _told(getattr, value, "__name__")]
     shown += [
         part for say in (repr, str, ascii) if (part := " ".join(_told(say, value).split())[:30])
@@ -301,7 +357,7 @@ def _forms_of_array(value: Any) -> list[str]:
     shown = [str(tuple(shape)), f"{len(shape)}D", f"{len(shape)}-D", f"{len(shape)} ax"]
     shown += [f"{len(shape)} dim", str(int(np.prod(shape))), *map(str, shape)]
     try:
-        array = np.asarray(value)
+        array = np.asarray(value.detach() if isinstance(value, torch.Tensor) else value)
     except Exception:  # of rows that differ in length, of no data, and of hostile objects
         some = value[:3] if isinstance(value, list) else []
         return [*shown, "differ in length", *(_told(repr, item)[:40] for item in some)]
