@@ -167,7 +167,7 @@ def check_field_mask(mask: ArrayLike | None, name: str) -> NDArray[np.bool_] | N
 def _holds_flags(mask: NDArray) -> bool:
     try:
         return mask.dtype == bool or bool(np.isin(mask, (0, 1)).all())
-    except (TypeError, ValueError):  # of records, of pandas' NA, and of arrays in an array
+    except Exception:  # of records, of pandas' NA, of arrays in an array, of a signalling NaN
         return False
 
 

@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor
 
 from sklrp._checks import same_layout
 from sklrp._constraints import Interval, ShortErrors, refine
@@ -41,7 +40,7 @@ class _InputTransformer(ShortErrors, OneToOneFeatureMixin, TransformerMixin, Bas
     def _check_samples(self, X: Any, *, reset: bool) -> NDArray[np.floating]:
         """Return validated samples as rows of features; NaN is missing, as is what is masked."""
         X = mask_to_nan(to_host(X))
-        X = as_gapped_array(X, "X") if isinstance(X, list | tuple | Tensor) else X
+        X = X if issparse(X) or hasattr(X, "columns") else as_gapped_array(X, "X")
         forbid_text(X)
         shape = _shaped(X)
         if shape is not None:

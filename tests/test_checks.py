@@ -1,10 +1,14 @@
 """Checks that every part of the package shares: names, numbers, optional libraries."""
 
 import sys
+from fractions import Fraction
+from numbers import Integral
 
 import numpy as np
 import pytest
+from torch import nn
 
+import sklrp
 from sklrp._checks import (
     check_flags,
     check_folds,
@@ -13,6 +17,8 @@ from sklrp._checks import (
     import_optional,
     suggest,
 )
+from sklrp._numbers import is_real
+from sklrp._wording import say_value
 
 
 def test_the_nearest_names_are_suggested():
@@ -39,7 +45,9 @@ def test_a_library_that_lacks_one_of_its_own_says_so(monkeypatch, tmp_path):
         import_optional("half_installed", extra="plot", user="nothing")
 
 
-@pytest.mark.parametrize("value", [-1, np.nan, np.inf, True, "1", None, 0.5])
+@pytest.mark.parametrize(
+    "value", [-1, np.nan, np.inf, True, "1", None, 0.5, np.timedelta64(1, "D")]
+)
 def test_numbers(value):
     check_number("size", 1, minimum=1, integral=True)
     check_number("size", np.float32(0.25), minimum=0.25)
@@ -81,3 +89,26 @@ def test_folds_by_numbers_and_by_masks():
     first = np.arange(12) < 6
     folds = [(np.arange(6), np.arange(6, 12)), (first, ~first), ([0, -1], [3])]
     assert len(check_folds(folds, folds, 12)) == 3
+
+
+class Hostile:
+    """A value that no error can quote."""
+
+    def __repr__(self):
+        raise RuntimeError("of its own")
+
+
+def test_a_value_without_a_repr_is_named_by_its_type():
+    with pytest.raises(TypeError, match=r"^epsilon must .*type Hostile, whose repr fails"):
+        sklrp.plan(nn.Linear(2, 1), epsilon=Hostile())
+    with pytest.raises(TypeError, match=r"^epsilon must .*type Hostile"):
+        sklrp.Epsilon(Hostile()).validate()
+    assert say_value([Hostile()]) == "a value of type list, whose repr fails"
+
+
+@pytest.mark.parametrize("value", [True, np.timedelta64(1, "D"), Fraction(1, 2), 2**63, "1", 1j])
+def test_what_is_no_number_of_64_bits(value):
+    assert not is_real(value)
+    assert is_real(np.float32(1))
+    assert is_real(np.int8(1), Integral)
+    assert not is_real(1.0, Integral)

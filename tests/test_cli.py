@@ -899,6 +899,7 @@ def test_wrong_paths_and_options_are_refused_before_anything_takes_time(folder):
         "notes.txt has none of the suffixes": [*diagnosis, "report.html", "--train", "notes.txt"],
         "--n-refits 2 trains clones": [*diagnosis, "report.html", "--n-refits", "2"],
         "--target all makes a map of each": [*diagnosis, "report.html", "--target", "all"],
+        "--reference must be mean, zero": [*EXPLAINED, "out.npy", "--reference", "inf"],
     }
     code = """
 import sys

@@ -180,3 +180,12 @@ def test_potential_temperatures_of_the_stratosphere_are_data():
     for name in (None, "sea_water_potential_temperature"):
         with pytest.raises(ValueError, match="cannot be data in K"):
             GridVectorizer().fit(field.assign_attrs(long_name=name))
+
+
+def test_infinite_anomalies_are_refused_on_the_way_back():
+    field = make_field()
+    transformer = AnomalyTransformer().fit(field)
+    anomalies = transformer.transform(field).copy()
+    anomalies[0, 0, 0] = np.inf
+    with pytest.raises(ValueError, match="has infinite values, 1 of"):
+        transformer.inverse_transform(anomalies)

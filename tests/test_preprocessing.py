@@ -157,8 +157,9 @@ def test_bad_samples(X):
     capper = InputCapper(-1, 1).fit(X.reshape(40, 3, 4))
     with pytest.raises(ValueError, match=r"samples of shape \(4, 3\), .* fitted on .* \(3, 4\)"):
         capper.transform(X.reshape(40, 4, 3))
-    with pytest.raises(ValueError, match="infinity"):
-        capper.transform(np.full((1, 12), np.inf))
+    for infinite in (np.full((1, 12), np.inf), np.array([[np.inf, -np.inf] * 6])):
+        with pytest.raises(ValueError, match="infinity"):  # and no warning
+            capper.transform(infinite)
 
 
 def test_tables_keep_their_names():

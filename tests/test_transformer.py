@@ -1088,7 +1088,7 @@ BAD_DATA = [
     (X[:0], y[:0], "minimum of 1 is required"),
     (X[:, :0], y, "minimum of 1 is required"),
     (X.astype(complex), y, "Complex data"),
-    (np.full(X.shape, "warm"), y, "not compatible with arrays of bytes/strings"),
+    (np.full(X.shape, "warm"), y, "X must hold numbers, got dtype"),
     (X, y[:50], "inconsistent numbers of samples"),
     (X, None, "requires y"),
     (X, y + 0.5, "Unknown label type"),

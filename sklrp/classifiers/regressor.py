@@ -227,7 +227,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):  # numpydoc ignore=PR0
             R², with several targets the mean over them.
         """
         y = match_samples(to_host(y), X, "y")
-        as_values("y", np.asarray(y))
+        as_values("y", as_plain_array(y, "y"))
         return super().score(X, y, as_weights(sample_weight, X, y))
 
     @named

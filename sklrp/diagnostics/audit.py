@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sklrp._checks import as_samples, import_optional, sort_values, take_maps
+from sklrp._checks import as_samples, import_optional, look_up, sort_values, take_maps
 from sklrp._constraints import constrained
 from sklrp._devices import to_host
 from sklrp._model_parts import Model
@@ -20,6 +20,7 @@ from sklrp._models import unwrap
 
 # The imports of the three files of mistakes enter their checks in the table.
 from sklrp._rows import take_rows
+from sklrp._wording import say_value
 from sklrp.diagnostics import data_mistakes as _data_mistakes  # noqa: F401
 from sklrp.diagnostics import map_mistakes as _map_mistakes  # noqa: F401
 from sklrp.diagnostics import misplaced_maps as _misplaced_maps  # noqa: F401
@@ -342,14 +343,14 @@ def _take_target(model: Model, X: Any, target: Any) -> tuple[str, Any]:
     if classes is None:
         classes = np.arange(model.outputs(take_rows(entering, slice(1))).shape[1])
     target = to_host(target)
-    labels = sort_values(target, "target")[0].tolist()
-    known = classes.tolist()
-    strange = [label for label in labels if label not in known]
-    if not strange:
+    labels, codes = sort_values(target, "target")
+    is_strange = [bool(look_up(labels[k : k + 1], classes)[1]) for k in range(len(labels))]
+    if not any(is_strange):
         return "", target
-    count = int(np.isin(np.asarray(target), strange).sum())
+    strange = ", ".join(map(say_value, labels[is_strange].tolist()[:5]))
+    count = np.count_nonzero(np.asarray(is_strange)[codes])
     said = (
-        f"target holds {', '.join(map(repr, strange[:5]))} ({count} of {np.size(target)}), but "
+        f"target holds {strange} ({count} of {codes.size}), but "
         f"the outputs are {_say_outputs(classes)}"
     )
     return said, None if model.classes_for(take_rows(entering, slice(1))) is not None else 0

@@ -238,9 +238,7 @@ class AnomalyTransformer(
             If its grid or calendar differs from that in ``fit``, or a month or day was not in the
             reference period.
         """
-        check_field(X, "AnomalyTransformer", "X")
-        check_numbers(X, "X")
-        result = self._apply(partial(_remove, cap=self.cap), without_sentinels(X))
+        result = self._apply(partial(_remove, cap=self.cap), X)
         warn_of_other_fields(self._template, X)
         if self.standardize:
             for field in _variables(result):
@@ -267,7 +265,7 @@ class AnomalyTransformer(
         ValueError
             See ``transform``.
         """
-        result = self._apply(_restore, without_sentinels(X))
+        result = self._apply(_restore, X)
         for field in _variables(result):  # those of a Dataset may come in another order
             known = self._template[field.name] if is_dataset(result) else self._template
             field.attrs = dict(known.attrs)
@@ -312,6 +310,7 @@ class AnomalyTransformer(
         check_is_fitted(self)
         check_field(X, "AnomalyTransformer", "X")
         check_numbers(X, "X")
+        X = without_sentinels(X)
         time = find_dates(X)
         if time != self.time_:
             raise ValueError(f"time was {self.time_!r} in fit, got {say_value(time)}: rename it.")

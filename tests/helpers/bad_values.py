@@ -33,7 +33,7 @@ SCIKIT_LEARNS = ("X", "y", "sample_weight", "X_train", "y_train", "correlation")
 # Errors of parameters that are out of place whatever their value is.
 _OUT_OF_PLACE = (
     "without X_train|go together|drawn as a|leave output out|makes a number|makes axes|"
-    "holds? several inputs|training diverged"
+    "holds? several inputs|training diverged|a function of the output"
 )
 # What errors of this package say beside parameter and value: what may be, or what to do.
 _REMEDY = re.compile(
@@ -189,7 +189,7 @@ VALUES: list[tuple[str, str, Any]] = [
     ("array", "index", pd.Index(["a", "b"])),
     ("array", "field of no samples", xr.DataArray(np.ones((0, 3, 3)), dims=("t", "lat", "lon"))),
     ("array", "sparse tensor", torch.eye(3).to_sparse()),
-    ("array", "learned tensor", torch.ones(3, requires_grad=True)),
+    ("array", "learned tensor", torch.full((3,), 0.5, requires_grad=True)),
     ("data set", "data set", xr.Dataset({"a": ("x", [1.0])})),
     ("foreign", "np.random.default_rng(0)", np.random.default_rng(0)),
     ("rule's class", "a rule's class", Epsilon),
