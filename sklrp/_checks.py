@@ -416,13 +416,17 @@ def cut_error(error: Exception) -> None:
         error.args = (f"{text[: _LONGEST_ERROR - 300]} ... {text[-295:]}",)
 
 
+class UnsaidError(TypeError):
+    """An error about a value that no error can quote."""
+
+
 def forbid_unsaid(values: Mapping[str, Any]) -> None:
     """Raise an error if no error can quote a value, as its own ``repr`` fails."""
     for name, value in values.items():
         try:
             repr(value)
         except Exception as error:
-            raise TypeError(
+            raise UnsaidError(
                 f"{name} must be a value that can be shown, got one of type "
                 f"{type(value).__name__}, whose repr fails: {shorten(str(error))}"
             ) from None

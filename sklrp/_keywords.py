@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sklrp._checks import cut_error, forbid_unsaid, say_meant, suggest
+from sklrp._checks import UnsaidError, cut_error, forbid_unsaid, say_meant, suggest
 from sklrp._wording import say_value
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -36,6 +36,8 @@ def named(function: _Function) -> _Function:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
+        except UnsaidError:
+            raise
         except Exception as error:
             if isinstance(error, TypeError):
                 _name_call(function, args, kwargs, error)

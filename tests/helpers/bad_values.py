@@ -50,13 +50,17 @@ class Foreign:
     """An object of a class that nobody knows."""
 
 
+class Hostile:
+    """An object some of whose methods fail."""
+
+
 def _fails_in(*methods: str) -> Any:
     """Return an object whose methods fail, as those of hostile classes do."""
 
     def fail(self: Any, *_: Any) -> Any:
         raise RuntimeError("of a hostile object")
 
-    return type("Hostile", (), dict.fromkeys(methods, fail))()
+    return type("Hostile", (Hostile,), dict.fromkeys(methods, fail))()
 
 
 def _dict_in_itself() -> dict[str, Any]:
@@ -300,7 +304,7 @@ def _judge_error(one: Try, error: Exception) -> str | None:
     if not isinstance(error, ValueError | TypeError | NotFittedError | OSError):
         return f"raises {_short(error)}"
     origin = traceback.extract_tb(error.__traceback__)[-1].filename
-    if one.parameter.name in SCIKIT_LEARNS and "/sklearn/utils/" in origin:
+    if one.parameter.name in SCIKIT_LEARNS and re.search("/(sklearn/utils|narwhals)/", origin):
         return None
     if isinstance(error, NotFittedError) and f"{type(one.value).__name__} instance" in text:
         return None  # scikit-learn's own words
@@ -340,6 +344,8 @@ def _names_value(value: Any, text: str) -> bool:
         shown += [*map(repr, value.dims), *map(str, getattr(value, "shape", ()))]
     if isinstance(getattr(value, "shape", None), tuple) or isinstance(value, list | tuple | range):
         shown += _forms_of_array(value)
+    if isinstance(value, list):
+        shown += [type(item).__name__ for item in value if isinstance(item, Foreign | Hostile)]
     return any(form and form in " ".join(text.split()) for form in shown)
 
 
