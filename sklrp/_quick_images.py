@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from functools import reduce
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -183,10 +184,11 @@ def take_largest(layer: nn.MaxPool2d, x: Tensor) -> Any:
 
 def _stands_in_tiles(layer: nn.MaxPool2d) -> bool:
     """Tell whether windows stand side by side, from the first value on, and nothing else."""
-    kernel = _on_both_axes(layer.kernel_size)
+    kernel, stride = layer.kernel_size, layer.stride
+    kernel, stride = (_on_both_axes(kernel if size is None else size) for size in (kernel, stride))
     return (
         kernel != (1, 1)
-        and _on_both_axes(layer.stride) == kernel
+        and stride == kernel
         and _on_both_axes(layer.padding) == (0, 0)
         and _on_both_axes(layer.dilation) == (1, 1)
         and not layer.ceil_mode
@@ -194,8 +196,10 @@ def _stands_in_tiles(layer: nn.MaxPool2d) -> bool:
     )
 
 
-def _on_both_axes(size: Any) -> tuple[int, ...]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+def _on_both_axes(size: Any) -> tuple[int, int]:
+    """Return a size of windows as two numbers; torch takes one, or one in a list, for both."""
+    sizes = (size,) if isinstance(size, Integral) else tuple(size)
+    return sizes[0], sizes[-1]
 
 
 def _pads(kernel: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> list[int]:

@@ -404,9 +404,46 @@ def test_what_is_said_to_return_new_memory_does(operation):
         x = torch.ones(2, 4, *[6] * int(n_axes or 1))
         run = operation(*ARGUMENTS.get(name, ())).eval()
     else:
-        name = operation.removeprefix("complex ")
-        run = CHANGING_NOTHING.get(name) or (lambda x: getattr(torch, name)([x]))
+        run = CHANGING_NOTHING.get(operation) or (lambda x: getattr(torch, operation)([x]))
     assert run(x).untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
+
+
+class Kernel(nn.Module):
+    """A dense layer whose weights have another name, and lie the other way round."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(4, 6))
+
+    def forward(self, x):
+        return x @ self.kernel
+
+
+class WrittenBehind(nn.Module):
+    """A layer, and a change of a part of what it returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.out = Kernel(), nn.Linear(6, 2, bias=False)
+        self.double().eval()
+
+    def forward(self, x):
+        h = self.dense(x)
+        h[:, :3] *= 2
+        return self.out(torch.relu(h))
+
+
+def test_a_layer_of_ones_own_may_take_the_handler_of_a_dense_layer(monkeypatch):
+    monkeypatch.setitem(HANDLERS, Kernel, None)
+    handler = HANDLERS[nn.Linear].handler
+    sklrp.propagation.register(
+        Kernel, kind="dense", weights=lambda layer: (layer.kernel.t(), None)
+    )(handler)
+    network, X = WrittenBehind(), np.random.default_rng(0).normal(size=(5, 4))
+    x = torch.from_numpy(X).requires_grad_()
+    (gradient,) = torch.autograd.grad(network(x)[:, 1].sum(), x)
+    found = sklrp.explain(network, X, target=1, rule="zero", epsilon=0.0)
+    np.testing.assert_allclose(found, X * gradient.numpy(), atol=1e-12)
 
 
 class Seen(Recorder):

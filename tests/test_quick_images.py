@@ -19,6 +19,7 @@ from sklrp._quick_images import (
     take_largest,
     to_few_channels,
 )
+from sklrp.classifiers import layer_runs
 from tests.helpers.parameters import randomised
 
 pytestmark = pytest.mark.skipif(
@@ -199,6 +200,9 @@ def test_layers_with_a_forward_or_hooks_of_their_own_stay_in_order():
         {"kernel_size": (3, 2)},
         {"kernel_size": (1, 3)},
         {"kernel_size": 1},
+        {"kernel_size": (2,)},
+        {"kernel_size": [2], "stride": (2,)},
+        {"kernel_size": np.int64(2)},
         {"kernel_size": 3, "stride": 2},
         {"kernel_size": 2, "padding": 1},
         {"kernel_size": 2, "dilation": 2, "stride": 2},
@@ -212,8 +216,10 @@ def test_the_largest_values_are_the_same_to_the_bit(options, size):
     layer = nn.MaxPool2d(**options)
     x = torch.randn(3, 5, *size)
     x[0, 0, 0, 0], x[1, :, :, -1] = float("nan"), -float("inf")
-    for values in (x, x.to(memory_format=torch.channels_last), x.double(), x.transpose(2, 3)):
-        values = values.to(memory_format=torch.channels_last)
+    last = x.to(memory_format=torch.channels_last)
+    integers = torch.randint(9, x.shape).to(memory_format=torch.channels_last)
+    for values in (x, last, last.double(), last.bfloat16(), last.transpose(2, 3), last[:, :1],
+                   last[:0], integers):  # fmt: skip
         try:
             expected = layer(values)
         except RuntimeError:
@@ -222,7 +228,7 @@ def test_the_largest_values_are_the_same_to_the_bit(options, size):
             continue
         found = take_largest(layer, values)
         torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
-        if not layer.return_indices and layer.kernel_size != 1:
+        if not layer.return_indices and layer.kernel_size != 1 and len(values):
             assert found.data_ptr() != values.data_ptr()
 
 
@@ -244,3 +250,20 @@ def test_a_quick_network_takes_the_largest_values_of_whole_rows(monkeypatch):
         expected = net(x)
         monkeypatch.setattr(nn.MaxPool2d, "forward", None)
         torch.testing.assert_close(quick(x), expected)
+
+
+def test_a_stride_that_is_none_is_that_of_the_windows():
+    layer = nn.MaxPool2d(2)
+    layer.stride = None
+    x = torch.randn(2, 3, 4, 6).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(take_largest(layer, x), layer(x), rtol=0, atol=0)
+
+
+def test_predictions_of_a_cnn_take_the_largest_values_of_whole_rows(monkeypatch):
+    X, y = np.random.default_rng(0).normal(size=(12, 8, 8)).astype("f4"), np.arange(12) % 2
+    clf = sklrp.CNNClassifier(max_epochs=1, random_state=0).fit(X, y)
+    expected = clf.predict_proba(X)
+    seen = []
+    monkeypatch.setattr(layer_runs, "take_largest", lambda layer, x: seen.append(x) or layer(x))
+    np.testing.assert_allclose(clf.predict_proba(X), expected, rtol=1e-6)
+    assert seen

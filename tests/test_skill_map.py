@@ -1137,3 +1137,16 @@ def test_samples_go_through_the_steps_before_a_network_once():
         opened, X[30:], y[30:], Streams(0), X_train=X[:30], n_permutations=19, n_draws=2
     )
     assert passed == [50, 30]
+
+
+@pytest.mark.parametrize("size", [2, (2,), [2], np.int64(2)], ids=repr)
+def test_pooling_of_any_size_that_torch_takes(size):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        *(torch.nn.Conv2d(1, 3, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(size)),
+        *(torch.nn.Flatten(), torch.nn.Linear(27, 2)),
+    ).eval()
+    X = np.random.default_rng(0).normal(size=(60, 1, 8, 8)).astype(np.float32)
+    y = (X[:, 0, 3, 3] > 0).astype(int)
+    found = skill_map(network, X[:40], y[:40], X_train=X[40:], n_permutations=19, random_state=0)
+    assert np.isfinite(found.skill).all()

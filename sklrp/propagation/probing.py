@@ -54,6 +54,7 @@ class Probe:
     def __init__(
         self, inputs: Inputs, intake: Intake, once: bool = False, recalls: bool = False
     ) -> None:
+        assert recalls or not once  # what is kept for later calls is what a run is held to
         self.inputs, self.intake, self.once, self.recalls = inputs, intake, once, recalls
         every = range(len(inputs.arrays))
         self.floats = frozenset(i for i in every if is_floating(inputs.arrays[i]))

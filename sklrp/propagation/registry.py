@@ -113,6 +113,12 @@ def runs_as(layer: nn.Module, layer_type: type[nn.Module]) -> bool:
     )
 
 
+def is_torchs(layer: nn.Module) -> bool:
+    """Return whether a layer computes what a layer of torch does, and no other does."""
+    kinds = [kind for kind in type(layer).__mro__ if kind.__module__.startswith("torch.nn.")]
+    return any(runs_as(layer, kind) for kind in kinds)
+
+
 def is_plain_sequence(module: nn.Module) -> bool:
     """Return whether a module is an ``nn.Sequential`` that runs its layers one after the other."""
     return isinstance(module, nn.Sequential) and runs_as(module, nn.Sequential)
@@ -177,7 +183,7 @@ PASSING: set[Handler] = set()  # handlers that change at most the shape
 SHARING: set[Handler] = set()  # others whose outputs lie mostly in the memory of their input
 
 
-NEW: set[Handler] = set()  # handlers of what returns new memory, whatever it is given
+NEW: set[Handler] = set()  # handlers of what returns new memory, but where it is called in place
 
 
 NUMERIC: set[Handler] = set()  # handlers of functions of numbers, which must be constants

@@ -271,9 +271,11 @@ def _in_fast_format(module: nn.Module, inputs: Tensor) -> nn.Module:
             try:
                 out = _first(one(point.clone()))
                 gradient = torch.autograd.grad((out * _uneven(out)).sum(), point)[0]
+                with torch.no_grad():
+                    plain = _first(one(inputs.clone()))
             except Exception:  # such as of a view of what is no longer in one piece
                 return module
-            found.append((out.detach(), gradient))
+            found.append((out.detach(), gradient, plain))
     pairs = zip(*found, strict=True)
     errors = [(one - other).norm() / one.norm().clamp_min(1e-30) for one, other in pairs]
     return fast if max(errors) < 1e-3 else module

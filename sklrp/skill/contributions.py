@@ -341,7 +341,7 @@ def _contribute_chunk(asked: _Asked, rows: slice, draws: _Draws) -> list[Tensor]
     """Return the contributions of some samples, for each combination of outputs."""
     n_draws = draws.baselines.shape[1]
     most = max(1, _CHUNK_VALUES // asked.n_cells)  # draws of a sample in one pass
-    n_together = math.ceil(n_draws / math.ceil(n_draws / most))
+    n_together = math.ceil(n_draws / math.ceil(n_draws / most))  # the last pass may have fewer
     parts = [
         _sum_draws(asked, rows, draws, slice(first, first + n_together))
         for first in range(0, n_draws, n_together)

@@ -60,7 +60,7 @@ def explain_layers(model: nn.Sequential, X: np.ndarray) -> np.ndarray:
 
 
 def find_chunk(model: nn.Sequential, X: np.ndarray) -> int:
-    """Return how many samples the package would have in a chunk: 4 MiB of the largest values."""
+    """Return how many samples have 4 MiB of the largest values: the package's first bound."""
     x, largest = torch.from_numpy(X[:1]), X[0].nbytes
     for layer in model:
         x = layer(x)

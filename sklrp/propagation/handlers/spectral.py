@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sklrp.propagation.formula import Split, account, known
 from sklrp.propagation.handlers.linear_maps import Linear
-from sklrp.propagation.registry import NEW, complex_name, mark, register
+from sklrp.propagation.registry import complex_name, register
 from sklrp.propagation.tape import Kept, Pull, Step
 from sklrp.rules import Signal
 
@@ -77,12 +77,6 @@ def _follow(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
         return function.in_order(parts)
 
     return function.signal(z), pull
-
-
-@register(*map(complex_name, ("add", "sub", "mul", "div", "matmul")))
-@mark(NEW)
-def _follow_anew(step: Step, *args: Any, **kwargs: Any) -> tuple[Signal, Pull]:
-    return _follow(step, *args, **kwargs)
 
 
 def _ratio(

@@ -60,7 +60,7 @@ from sklrp.propagation.recording.rewritten import find_rewritten
 from sklrp.propagation.recording.tape_writer import MakeStep, Operation, TapeWriter
 from sklrp.propagation.recording.tensors import storage_of
 from sklrp.propagation.recording.twin import Twins
-from sklrp.propagation.registry import FLOATING, NEW, PASSING, Entry, find_entry
+from sklrp.propagation.registry import FLOATING, NEW, PASSING, Entry, find_entry, is_torchs
 from sklrp.propagation.tape import Call, Step, Tape
 from sklrp.rules import Signal
 
@@ -426,7 +426,7 @@ class Recorder(TorchFunctionMode):
 def _makes_anew(layer: Any, entry: Entry, given: Sequence[Tensor]) -> bool:
     """Return whether a layer with weights returns new memory, in order: a copy stands for it."""
     # A probe then runs it once, by its handler: these take the longest.
-    is_new = entry.kind is not None and entry.handler in NEW
+    is_new = entry.kind is not None and entry.handler in NEW and is_torchs(layer)
     return is_new and all(map(_is_in_order, (*given, layer.weight)))
 
 
