@@ -72,7 +72,7 @@ def assert_right(network, X, batch_size=None):
         for layer in details.layers
         for cause in ("bias", "epsilon", "padding", "initial_state", "dropped")
     )
-    total = relevance.sum(axis=(1, 2, 3)) + kept
+    total = relevance.reshape(len(X), -1).sum(1) + kept
     np.testing.assert_allclose(total, scores, rtol=1e-8, atol=1e-10)
 
 
@@ -521,3 +521,48 @@ def test_one_probe_shares_no_memory_where_nothing_else_lies_in_it(monkeypatch):
         return self.relu(torch.cat([F.relu_(h), h], 1)[:, :4].mean((2, 3)) + 1.0)
 
     assert probed_once(Images(function), monkeypatch) == [(False, False)]
+
+
+# --- Room that forward makes, and fills ----------------------------------------------------------
+
+
+def by_columns(out, h):
+    for k in range(h.shape[1]):
+        out[:, k] = h[:, k]
+    return out
+
+
+ROOM = {
+    "empty_like": lambda h: by_columns(torch.empty_like(h), h),
+    "empty": lambda h: torch.empty(len(h), 6, dtype=h.dtype).copy_(h),
+    "new_empty": lambda h: by_columns(h.new_empty(h.shape), h),
+    "empty_strided": lambda h: by_columns(
+        torch.empty_strided(h.shape, (1, len(h)), dtype=h.dtype), h
+    ),
+    "new_empty_strided": lambda h: by_columns(h.new_empty_strided(h.shape, (1, len(h))), h),
+    "empty_permuted": lambda h: by_columns(
+        torch.empty_permuted(h.shape, (1, 0), dtype=h.dtype), h
+    ),
+}
+
+
+class Filled(nn.Module):
+    """Writes what its layer returns into room that holds anything."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.a, self.b = nn.Linear(4, 6, bias=False), nn.Linear(6, 2, bias=False)
+        self.double().eval()
+
+    def forward(self, x):
+        return self.b(self.function(torch.relu(self.a(x))))
+
+
+@pytest.mark.parametrize("n_samples", [1, 5, 40])
+@pytest.mark.parametrize("name", ROOM)
+def test_room_that_forward_fills_is_followed(name, n_samples):
+    torch.full((n_samples, 6), float("nan"), dtype=torch.double)  # stands in what is freed
+    network = Filled(ROOM[name])
+    assert_right(network, np.random.default_rng(0).normal(size=(n_samples, 4)))
+

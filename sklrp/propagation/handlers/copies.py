@@ -220,6 +220,11 @@ def _convert(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Sig
         raise TypeError("it tells a type, and of which is not known")
     if x.is_floating_point() and out.dtype == torch.bool:
         raise TypeError("a conversion to a mask passes no relevance; compare with 0")
+    if x.is_floating_point() and out.is_floating_point() and out.itemsize < 4 <= x.itemsize:
+        raise TypeError(
+            f"in {str(out.dtype).removeprefix('torch.')} shares of relevance are too coarse; leave "
+            f"the values in {str(x.dtype).removeprefix('torch.')}"
+        )
     # Categories among floats: integers of the input are gates, and what an embedding gives the
     # token goes on to the number that it was.
     source = replace(source, gate=source.gate or not out.is_floating_point())

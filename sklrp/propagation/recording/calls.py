@@ -29,8 +29,13 @@ QUESTIONS = frozenset(
     is_quantized is_same_size is_shared is_signed is_sparse is_sparse_csr is_tensor is_xla is_xpu
     itemsize layout names nbytes ndim ndimension nelement numel output_nr requires_grad
     retains_grad result_type shape size storage_offset stride
-    empty_like full_like new_empty new_full new_ones new_zeros ones_like zeros_like
+    empty_like full_like new_empty new_empty_strided new_full new_ones new_zeros ones_like
+    zeros_like
     """.split()  # noqa: SIM905
+)
+# What makes room for values that forward is to write.
+_MAKES_ROOM = frozenset(
+    ["empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided"]
 )
 # Random numbers would make relevance differ from run to run.
 RANDOM = frozenset(
@@ -160,9 +165,12 @@ class FunctionCall:
         )
 
     def run(self) -> Any:
-        """Run the function as it is."""
+        """Run the function as it is; what stands in new room by chance is zero."""
         func, args, kwargs = self._as_called
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if self.name in _MAKES_ROOM and "out" not in kwargs and out.layout == torch.strided:
+            out.zero_()
+        return out
 
     def bring_into_form(self) -> None:
         """Write the arguments as handlers and translations take them, and find the handler.
