@@ -565,4 +565,3 @@ def test_room_that_forward_fills_is_followed(name, n_samples):
     torch.full((n_samples, 6), float("nan"), dtype=torch.double)  # stands in what is freed
     network = Filled(ROOM[name])
     assert_right(network, np.random.default_rng(0).normal(size=(n_samples, 4)))
-

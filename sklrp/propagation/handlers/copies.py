@@ -221,9 +221,9 @@ def _convert(step: Step, source: Signal, *args: Any, **kwargs: Any) -> tuple[Sig
     if x.is_floating_point() and out.dtype == torch.bool:
         raise TypeError("a conversion to a mask passes no relevance; compare with 0")
     if x.is_floating_point() and out.is_floating_point() and out.itemsize < 4 <= x.itemsize:
+        coarse, fine = (str(dtype).removeprefix("torch.") for dtype in (out.dtype, x.dtype))
         raise TypeError(
-            f"in {str(out.dtype).removeprefix('torch.')} shares of relevance are too coarse; leave "
-            f"the values in {str(x.dtype).removeprefix('torch.')}"
+            f"in {coarse} shares of relevance are too coarse; leave the values in {fine}"
         )
     # Categories among floats: integers of the input are gates, and what an embedding gives the
     # token goes on to the number that it was.
