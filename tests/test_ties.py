@@ -167,6 +167,21 @@ def test_one_by_one_equals_in_a_batch(kind, rule):
         assert (np.abs(alone - together) / size).max() < 2e-3
 
 
+@pytest.mark.parametrize("noise", [1e-3, 1e-5, 1e-6])
+@pytest.mark.parametrize(("dtype", "most"), [("float64", 1e-12), ("float32", 0.1)])
+def test_fields_that_are_nearly_constant_move_within_bounds(dtype, most, noise):
+    """Where values are nearly equal, rounding moves shares: docs/networks.md gives the bound."""
+    rng = np.random.default_rng(0)
+    X = (1 + noise * rng.normal(size=(20, 20, 20))).astype(np.float32)
+    clf = sklrp.CNNClassifier((8, 16), max_epochs=2, dtype=dtype, random_state=0)
+    clf.fit(X, np.arange(20) % 2)
+    options = {"target": 1, "rule": "epsilon"}
+    beside = clf.explain(X, **options)
+    alone = np.concatenate([clf.explain(x[None], **options) for x in X])
+    gap = np.abs(beside - alone).max(axis=(1, 2)) / np.abs(beside).max(axis=(1, 2))
+    assert gap.max() <= most
+
+
 class Attending(nn.Module):
     """A layer of a transformer, on sequences."""
 
