@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -469,3 +472,47 @@ def test_a_product_with_a_matrix_of_integers_is_refused():
     network = Indexed(lambda self, t: self.table((t @ torch.eye(9, dtype=torch.long)).double()))
     with pytest.raises(TypeError, match="its weights are integers"):
         sklrp.explain(network.double(), np.full((2, 9), 3))
+
+
+class Helped(nn.Module):
+    """Two layers, and a function between them that may be compiled."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.b(self.function(self.a(x)))
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch knows no stance")
+def test_compiled_functions_within_a_forward_run_as_written():
+    compiled_for = []
+
+    def backend(graph, inputs):
+        compiled_for.append(len(inputs))
+        return graph.forward
+
+    function = torch.compile(lambda h: torch.relu(h) * 2, backend=backend)
+    meeting = threading.Barrier(2)
+
+    def meet(h):
+        with suppress(threading.BrokenBarrierError):
+            meeting.wait(10)  # both threads are inside
+        return function(h)
+
+    torch.manual_seed(0)
+    network = Helped(lambda h: torch.relu(h) * 2).eval()
+    X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    expected = sklrp.explain(network, X, target=1)
+    others = [Helped(meet).eval() for _ in range(2)]
+    for other in others:
+        other.load_state_dict(network.state_dict())
+    with ThreadPoolExecutor(2) as pool:
+        maps = list(pool.map(lambda other: sklrp.explain(other, X, target=1), others))
+    for found in maps:
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert not compiled_for
+    function(torch.ones(2, 6))
+    assert compiled_for  # elsewhere it is compiled as before

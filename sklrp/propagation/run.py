@@ -35,6 +35,7 @@ from sklrp.propagation.plans import Plan
 from sklrp.propagation.preparing import Ready, Request, attempt, begin
 from sklrp.propagation.references import check_reference
 from sklrp.propagation.results import DetailArrays, Layout, Results
+from sklrp.propagation.uncompiled import UNCOMPILED
 
 
 def explain_network(
@@ -179,7 +180,7 @@ def _put_chunks(
 def plain_arithmetic(device: torch.device) -> Iterator[None]:
     """Compute without autograd and in the network's own precision, whatever the caller's modes."""
     autocast = torch.autocast(device.type, enabled=False)
-    with torch.inference_mode(False), torch.no_grad(), autocast:
+    with torch.inference_mode(False), torch.no_grad(), autocast, UNCOMPILED:
         yield
 
 
