@@ -341,17 +341,25 @@ def find_mapping(X: Any) -> mmap.mmap | None:
     return X
 
 
-def _find_memmap(X: Any) -> Any:
+def find_memmap(X: Any) -> Any:
     """Return the memmap that an array is, or is a view of, None if it is of none."""
     while X is not None and not isinstance(X, np.memmap):
         X = getattr(X, "base", None)
     return X
 
 
+def offset_in_file(X: NDArray) -> int:
+    """Return where in its file the first value of a view of a memmap lies."""
+    owner: Any = find_memmap(X)
+    mapping: Any = find_mapping(X)
+    begins = owner.offset - owner.offset % mmap.ALLOCATIONGRANULARITY
+    return begins + X.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+
+
 def release(X: NDArray) -> None:
     """Take the pages of a mapped file out of memory; they are read again where they are used."""
     # Of a private mapping ("c") that would undo what was changed.
-    owner, mapping = _find_memmap(X), find_mapping(X)
+    owner, mapping = find_memmap(X), find_mapping(X)
     if mapping is None or owner is None or owner.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
         return
     mapping.madvise(mmap.MADV_DONTNEED)
@@ -370,18 +378,16 @@ def reserve_room(X: NDArray) -> None:
     OSError
         If the disk is full.
     """
-    owner, mapping = _find_memmap(X), find_mapping(X)
+    owner, mapping = find_memmap(X), find_mapping(X)
     is_file = owner is not None and owner.filename is not None and owner.mode in ("r+", "w+")
     if mapping is None or not is_file or not X.flags.c_contiguous:
         return
-    begins = owner.offset - owner.offset % mmap.ALLOCATIONGRANULARITY  # where in the file
-    begins += X.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
     try:
         descriptor = os.open(owner.filename, os.O_RDWR)
     except OSError:  # its name may be another's by now: the mapping can be written all the same
         return
     try:
-        reserve(descriptor, begins, X.nbytes)
+        reserve(descriptor, offset_in_file(X), X.nbytes)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(owner.filename)) from error
     finally:

@@ -11,7 +11,7 @@ from joblib import parallel_config
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch import NeuralNetClassifier
 from skorch.dataset import Dataset
 from torch import nn
@@ -379,6 +379,137 @@ def test_samples_are_not_written_over(data):
     X = data[0].copy()
     with pytest.raises(ValueError, match="out lies in the memory of X"):
         sklrp.explain(module(), X, out=X)
+
+
+def test_samples_are_not_written_over_by_another_kind_of_array(data):
+    X = data[0].copy()
+    for given, out in [
+        (torch.from_numpy(X), X),
+        (X, torch.from_numpy(X)),
+        (torch.from_numpy(X)[:-5], torch.from_numpy(X)[5:]),
+    ]:
+        with pytest.raises(ValueError, match="out lies in the memory of X"):
+            sklrp.explain(module(), given, out=out)
+    xr = pytest.importorskip("xarray")
+    field = xr.DataArray(X)
+    with pytest.raises(ValueError, match="out lies in the memory of X"):
+        sklrp.explain(module(), field, out=field)
+
+
+def open_twice(kind, X, tmp_path):
+    """Return samples and a place for relevance: two handles on one array in a file."""
+    path = tmp_path / "X.npy"
+    if kind in ("memmap", "private", "link"):
+        np.save(path, X)
+        given, there = np.load(path, mmap_mode="c" if kind == "private" else "r"), path
+        if kind == "link":
+            there = tmp_path / "other.npy"
+            there.symlink_to(path)
+        return given, np.load(there, mmap_mode="r+")
+    if kind == "views":
+        np.save(path, np.concatenate([X, X[:1]]))
+        out = np.asarray(np.load(path, mmap_mode="r+"))
+        return np.asarray(np.load(path, mmap_mode="r"))[:-1], out[1:]
+    if kind == "h5py":
+        dataset = write(kind, X, tmp_path)
+        return dataset, dataset.file["X"]
+    array = write("zarr", X, tmp_path)
+    if kind == "zarr":
+        return array, pytest.importorskip("zarr").open_array(str(tmp_path / "X.zarr"), mode="r+")
+    if kind == "dask":
+        return pytest.importorskip("dask.array").from_zarr(array), array
+    if kind == "memory":
+        zarr = pytest.importorskip("zarr")
+        group = zarr.group(zarr.storage.MemoryStore())
+        group["X"] = X
+        return group["X"], group["X"]
+    xr = pytest.importorskip("xarray")
+    xr.DataArray(X, dims=("time", "a", "b"), name="x").to_zarr(
+        tmp_path / "store.zarr", zarr_format=2
+    )
+    zarr = pytest.importorskip("zarr")
+    out = zarr.open_group(str(tmp_path / "store.zarr"))["x"]
+    return xr.open_zarr(tmp_path / "store.zarr").x.chunk(time=50), out
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["memmap", "private", "link", "views", "zarr", "h5py", "dask", "memory", "DataArray"],
+)
+@pytest.mark.parametrize("is_small", [False, True])
+def test_the_file_of_the_samples_is_not_written_over(kind, is_small, fitted, data, tmp_path):
+    given = data[0][:20] if is_small else data[0]
+    X, out = open_twice(kind, given, tmp_path)
+    for model in (module(), fitted["MLP"]):
+        with pytest.raises(ValueError, match=r"out lies in the file of X.*another file"):
+            sklrp.explain(model, X, out=out)
+    is_read = kind in ("zarr", "h5py", "memory")  # rows of it are in memory, from nowhere known
+    for explain in (
+        ()
+        if is_read
+        else (fitted["MLP"].explain, lambda X, out: sklrp.explain(module(), X, out=out))
+    ):
+        with pytest.raises(ValueError, match="out lies in the file of X"):
+            explain(iter([X[:15], X[15:]]), out=out)
+    flat = FunctionTransformer(lambda X: np.asarray(X) * 1.0)
+    pipeline = make_pipeline(flat, fitted["MLP"])
+    with pytest.raises(ValueError, match="out lies in the file of X"):
+        sklrp.explain(pipeline, X, out=out)
+    np.testing.assert_array_equal(np.asarray(X[:]), given)
+
+
+def test_another_part_of_a_file_is_written(data, tmp_path):
+    X = data[0]
+    expected = sklrp.explain(module(), X)
+    np.save(tmp_path / "X.npy", np.stack([X, X]))
+    both = np.load(tmp_path / "X.npy", mmap_mode="r+")
+    given = np.load(tmp_path / "X.npy", mmap_mode="r")[0]
+    np.testing.assert_allclose(sklrp.explain(module(), given, out=both[1]), expected)
+    np.testing.assert_array_equal(given, X)
+    private = np.load(tmp_path / "X.npy", mmap_mode="c")
+    np.testing.assert_allclose(sklrp.explain(module(), given, out=private[0]), expected)
+    np.testing.assert_array_equal(given, X)
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "X.h5", "w") as file:
+        file["X"], out = X, file.create_dataset("out", X.shape, X.dtype)
+        np.testing.assert_allclose(sklrp.explain(module(), file["X"], out=out)[:], expected)
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(str(tmp_path / "X.zarr"), mode="w")
+    group["X"] = X
+    out = group.create_array("out", shape=X.shape, dtype=X.dtype)
+    np.testing.assert_allclose(sklrp.explain(module(), group["X"], out=out)[:], expected)
+
+
+@pytest.mark.parametrize("name", ["MLP", "regressor"])
+def test_tensors_are_filled_as_arrays_are(name, fitted, data):
+    X = data[0]
+    for target in (None, "all"):
+        expected = fitted[name].explain(X, target=target)
+        out = torch.empty(expected.shape)
+        assert fitted[name].explain(X, target=target, out=out) is out
+        np.testing.assert_array_equal(out.numpy(), expected)
+    with pytest.raises(
+        ValueError, match=r"out has the shape \(150, 24\), but the relevance \(150,"
+    ):
+        fitted[name].explain(X, out=torch.empty(N, 24))
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (torch.empty(N, *SHAPE, device="meta"), "out must be a dense tensor that holds values"),
+        (
+            torch.zeros(N, *SHAPE).to_sparse(),
+            r"dense tensor .*make it by torch\.empty\(150, 4, 6\)",
+        ),
+        (torch.empty(N, 1, 6).expand(N, *SHAPE), r"out is expanded, .*pass out\.clone\(\)"),
+        (torch.empty(N, 24), r"out has the shape \(150, 24\), but the relevance"),
+    ],
+)
+def test_tensors_that_cannot_be_filled_are_refused(out, message, fitted, data):
+    for model in (module(), fitted["MLP"]):
+        with pytest.raises(ValueError, match=message):
+            sklrp.explain(model, data[0], out=out)
 
 
 @pytest.mark.parametrize("kind", KINDS)

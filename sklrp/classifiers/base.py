@@ -26,6 +26,7 @@ from sklrp._devices import to_host
 from sklrp._matching import match_samples
 from sklrp._missing import as_plain_array, forbid_masked, forbid_missing
 from sklrp._numbers import is_real
+from sklrp._overlaps import check_apart
 from sklrp._rows import is_stream, map_batches
 from sklrp._sklearn import check_own_params, check_sample_weight, num_samples
 from sklrp._stored import Stored, as_stored, is_stored
@@ -342,6 +343,7 @@ class NetworkEstimator(ParameterFields, ShortErrors, BaseEstimator, ABC):  # num
         in the shape of the scores or so that it broadcasts. The options are the other parameters
         of `explain_network`.
         """
+        check_apart(options.get("out"), "out", X, "X")
         given = getattr(X, "dtype", None)
         X, sample_shape = self._check_samples(X)
         dtype = given if isinstance(given, np.dtype) and given.kind == "f" else X.dtype

@@ -20,6 +20,7 @@ from sklrp._missing import as_plain_array
 from sklrp._model_parts import is_regression, without_wrapper
 from sklrp._models import unwrap
 from sklrp._outputs import split_key
+from sklrp._overlaps import check_apart
 from sklrp._rows import is_stream
 from sklrp._stored import is_stored
 from sklrp.propagation.compilation import compile_plan
@@ -189,6 +190,7 @@ def explain(
         return explain_piecemeal(
             functools.partial(explain, model), X, has_labels=found.classes is not None, **options
         )
+    check_apart(out, "out", X, "X")  # which may be copied on its way into the network
     samples = found.enter(X)
     if contrast and is_regression(found.network):
         raise ValueError(

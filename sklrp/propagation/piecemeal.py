@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sklrp._overlaps import check_apart
 from sklrp._rows import count_samples, map_batches
 from sklrp._stored import release
 from sklrp.propagation.details import Details, LayerDetails, LayerList
@@ -80,6 +81,7 @@ def explain_piecemeal(
         n_samples = count_samples(batch)
         stop = done + n_samples
         _check_lengths(stop, limits, is_last=False)
+        check_apart(out, "out", batch, "X")
         found = explain(
             batch,
             target=target if labels is None else join_labels(key, labels[done:stop]),

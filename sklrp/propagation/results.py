@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sklrp._checks import check_representable
 from sklrp._devices import has_float64
+from sklrp._overlaps import check_apart
 from sklrp._stored import BLOCK_BYTES, Pages, reserve_room
 from sklrp.propagation.inputs import NUMPY_DTYPES, Inputs, is_floating
 from sklrp.propagation.tape import CAUSES
@@ -103,12 +104,14 @@ class Results:
         """Write the relevance of a chunk, targets first, where it belongs."""
         for writer, relevance in zip(self._writers, parts, strict=True):
             relevance = relevance.movedim(0, 1) if self._every else relevance[0]
+            values: Any = relevance
+            if self._layout is not None:
+                values = self._layout.apply(relevance.cpu().numpy(), span)
             if isinstance(writer.array, Tensor):
-                _check_half(relevance, writer.array)
-                writer.put(span, relevance.to(writer.array))
+                _check_half(values, writer.array)
+                writer.put(span, torch.as_tensor(values).to(writer.array))
                 continue
-            values = relevance.cpu().numpy()
-            values = values if self._layout is None else self._layout.apply(values, span)
+            values = values.cpu().numpy() if isinstance(values, Tensor) else values
             _check_half(values, writer.array)
             writer.put(span, values.astype(writer.array.dtype, copy=False))
 
@@ -155,7 +158,7 @@ def _check_outs(out: Any, inputs: Inputs, shapes: Sequence[tuple[int, ...]]) -> 
     for place, name, shape in zip(outs, names, shapes, strict=True):
         check_place(place, name, shape)
         for array, label in zip(inputs.arrays, inputs.labels, strict=True):
-            _check_apart(place, name, array, label)
+            check_apart(place, name, array, label)
     return outs
 
 
@@ -185,16 +188,17 @@ def check_place(out: Any, name: str, shape: tuple[int, ...]) -> None:
     is_float = out.is_floating_point() if isinstance(out, Tensor) else out.dtype.kind == "f"
     if not is_float:
         raise ValueError(f"{name} must have a floating dtype, got {out.dtype}.")
+    if isinstance(out, Tensor) and (out.is_meta or out.layout != torch.strided):
+        raise ValueError(
+            f"{name} must be a dense tensor that holds values, got {out.layout} on the device "
+            f"{out.device}: make it by torch.empty{shape}."
+        )
+    if isinstance(out, Tensor) and any(
+        n > 1 and step == 0 for n, step in zip(out.shape, out.stride(), strict=True)
+    ):
+        raise ValueError(f"{name} is expanded, one value in several places: pass {name}.clone().")
     if isinstance(out, np.ndarray) and not out.flags.writeable:
         raise ValueError(f"{name} is read-only: open the file with mode='r+' or 'w+'.")
-
-
-def _check_apart(out: Any, name: str, X: Any, label: str) -> None:
-    """Raise an error if relevance would be written over the samples."""
-    if isinstance(out, np.ndarray) and isinstance(X, np.ndarray) and np.may_share_memory(out, X):
-        raise ValueError(f"{name} lies in the memory of {label}: give another array.")
-    if isinstance(out, Tensor) and isinstance(X, Tensor) and out.data_ptr() == X.data_ptr():
-        raise ValueError(f"{name} lies in the memory of {label}: give another tensor.")
 
 
 class _Writer:
