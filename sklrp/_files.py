@@ -10,6 +10,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 import sys
@@ -27,6 +28,8 @@ _LONGEST = 180  # bytes of a name that others are made of: a file system takes 2
 _NEW_FOLDER = 60.0  # seconds in which the owner of a folder has locked it
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2  # of Linux's fcntl.h and stdio.h, of macOS
 _KEEP_SIZE = 1  # of Linux's falloc.h
+_NODE = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")  # what a folder of zarr has, or some
+_CHUNK = re.compile(r"c?[\d.]*")  # names of the chunks of an array
 _IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM, errno.EXDEV)
@@ -68,8 +71,50 @@ def check_regular(path: str | os.PathLike[str]) -> None:
         )
 
 
+def check_replaceable(path: str | os.PathLike[str], *, is_store: bool) -> None:
+    """Refuse to replace a folder of the user's, or a file by a folder.
+
+    Parameters
+    ----------
+    path : str or path-like
+        What is to be written; a link is followed.
+    is_store : bool
+        Whether that is a zarr store, which may take the place of another, or of an empty folder.
+
+    Raises
+    ------
+    OSError
+        If it is a folder, and none that may be replaced.
+    ValueError
+        If a file is there for a store, or a store for a file.
+    """
+    path = Path(path)
+    if not path.exists():
+        return
+    entries = [] if not path.is_dir() else sorted(path.iterdir())
+    was_store = any(entry.name in _NODE and entry.is_file() for entry in entries)
+    if path.is_dir() and not was_store and (entries or not is_store):
+        raise IsADirectoryError(f"{path} is a folder: choose another name, or remove it.")
+    if path.is_dir() != is_store:
+        raise ValueError(f"{path} is there, as something else: choose another name, or remove it.")
+    for entry in entries:
+        if not _is_of_store(entry):
+            raise IsADirectoryError(
+                f"{path} is a zarr store that holds {entry.name!r}, which is no part of it: move "
+                "that, or choose another name."
+            )
+
+
+def _is_of_store(entry: Path) -> bool:
+    """Tell whether a file or a folder in a zarr store is what zarr puts there."""
+    if entry.is_dir() and any((entry / name).is_file() for name in _NODE):
+        return True
+    is_metadata = entry.name.startswith((*_NODE, ".zattrs")) and entry.is_file()
+    return is_metadata or _CHUNK.fullmatch(entry.name) is not None
+
+
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], *, is_store: bool = False) -> Iterator[Path]:
     """Give the name of a file, or a folder, that takes the place of another once it is complete.
 
     Parameters
@@ -77,6 +122,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     path : str or path-like
         The final name. What is there now stays until the block has ended without an error, and
         there is no moment without it.
+    is_store : bool, default=False
+        Whether a zarr store is written, and not a file.
 
     Yields
     ------
@@ -88,12 +135,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     ------
     OSError
         If the file cannot take its place.
+    ValueError
+        If something else is there, see `check_replaceable`.
     """
     target = Path(os.path.realpath(path))  # what a link names; the link stays
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     if target.exists() and not (target.is_file() or target.is_dir()):
         raise OSError(f"{path} is a device or a pipe: choose another name for the file.")
+    check_replaceable(path, is_store=is_store)
     part = None
     try:
         _clear_dead(target)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -81,7 +82,7 @@ def find_sources(fields: Any) -> set[str]:
     for part in parts:
         found |= _find_behind(part._data)  # `data` would read it
     graph = fields.__dask_graph__() if hasattr(fields, "__dask_graph__") else None
-    for task in _list_readers(graph):
+    for task in _list_tasks(graph):
         found |= _find_behind(task)
     return found
 
@@ -185,13 +186,12 @@ def _is_same_file(one: str, other: str) -> bool:
         return False
 
 
-def _list_readers(graph: Any) -> Iterator[Any]:
-    """Yield tasks of a graph of dask, all those among them that hold what is read from files."""
-    for layer in getattr(graph, "layers", {}).values():
-        for number, key in enumerate(layer):
-            # An array that is no part of its tasks has a key of its own, else each has it.
-            if number == 0 or isinstance(key, str):
-                yield layer[key]
+def _list_tasks(graph: Any) -> Iterator[Any]:
+    """Yield the tasks of a graph of dask, of those that are all alike one."""
+    layers = {} if graph is None else getattr(graph, "layers", {"": graph})
+    for layer in layers.values():
+        is_alike = hasattr(layer, "output_indices")  # a Blockwise, which would have to be made
+        yield from (layer[key] for key in itertools.islice(layer, 1 if is_alike else None))
 
 
 def _find_behind(X: Any) -> set[str]:

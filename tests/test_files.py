@@ -55,6 +55,7 @@ def python(code, *args):
 
 def store(path, name):
     path.mkdir()
+    (path / ".zgroup").touch()
     (path / name).write_text(name)
 
 
@@ -65,7 +66,7 @@ WRITING = """
 import sys
 from pathlib import Path
 from sklrp._files import replacing
-with replacing(sys.argv[1]) as part:
+with replacing(sys.argv[1], is_store=sys.argv[1].endswith(".zarr")) as part:
     part.mkdir() if sys.argv[1].endswith(".zarr") else part.write_text("half")
     print("ready", flush=True)
     sys.stdin.read()
@@ -84,7 +85,7 @@ def test_what_a_dead_process_left_is_cleared_and_what_a_living_one_has_is_not(na
     dead.kill()
     dead.communicate()
     assert len(files(tmp_path)) == 4
-    with replacing(path) as part:
+    with replacing(path, is_store=name.endswith(".zarr")) as part:
         part.mkdir() if name.endswith(".zarr") else part.write_text("new")
     assert len(files(tmp_path)) == 4  # the file itself instead of the dead one's
     living.communicate("")
@@ -104,6 +105,46 @@ def test_links_that_look_like_what_was_left_are_not_followed(tmp_path):
     assert files(tmp_path / "theirs") == ["lock"]
 
 
+@pytest.mark.parametrize("is_link", [False, True])
+@pytest.mark.parametrize("name", ["out.nc", "out.zarr"])
+@pytest.mark.parametrize(
+    "content", ["thesis.txt", "zarr.json/thesis", ".zgroup thesis.txt", ".zgroup sub/a"]
+)
+def test_a_folder_of_the_user_is_not_replaced(content, name, is_link, tmp_path):
+    folder = tmp_path / ("mine" if is_link else name)
+    for file in content.split():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("mine")
+    if is_link:
+        (tmp_path / name).symlink_to(folder)
+    before = files(folder)
+    field = xr.DataArray(X, dims=("time", "lat", "lon"), name="x")
+    with pytest.raises((IsADirectoryError, ValueError), match="choose another name"):
+        sklrp.geo.write(field, tmp_path / name)
+    assert files(folder) == before
+    assert (tmp_path / name).is_symlink() == is_link
+
+
+def test_what_may_take_the_place_of_what(tmp_path):
+    field = xr.DataArray(X, dims=("time", "lat", "lon"), name="x")
+    (tmp_path / "out.zarr").mkdir()
+    (tmp_path / "link.zarr").symlink_to("out.zarr")
+    for zarr_format in (2, 3):
+        for name in ("out.zarr", "link.zarr"):
+            sklrp.geo.write(field, tmp_path / name, zarr_format=zarr_format, consolidated=False)
+    assert (tmp_path / "link.zarr").is_symlink()
+    (tmp_path / "file.zarr").write_text("mine")
+    with pytest.raises(ValueError, match=r"file\.zarr is there, as something else"):
+        sklrp.geo.write(field, tmp_path / "file.zarr")
+    (tmp_path / "out.nc").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"out\.nc is a folder"):
+        sklrp.geo.write(field, tmp_path / "out.nc")
+    (tmp_path / "out.zarr" / "x" / "c").mkdir(exist_ok=True)
+    (tmp_path / "out.zarr" / "thesis.txt").write_text("mine")
+    with pytest.raises(IsADirectoryError, match=r"that holds 'thesis\.txt', which is no part"):
+        sklrp.geo.write(field, tmp_path / "out.zarr")
+
+
 @pytest.mark.skipif(not sys.platform.startswith(("linux", "darwin")), reason="no exchange")
 def test_a_store_is_there_at_every_moment(tmp_path, monkeypatch):
     path = tmp_path / "out.zarr"
@@ -119,9 +160,9 @@ def test_a_store_is_there_at_every_moment(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", watch(move))
     monkeypatch.setattr(_files.shutil, "rmtree", watch(remove))
-    with replacing(path) as part:
+    with replacing(path, is_store=True) as part:
         store(part, "1")
-    assert files(path) == ["1"]
+    assert files(path) == [".zgroup", "1"]
     assert files(tmp_path) == ["out.zarr"]
     assert seen
     assert all(seen)
@@ -131,7 +172,7 @@ def test_a_store_is_there_at_every_moment(tmp_path, monkeypatch):
 def test_a_store_where_the_system_has_no_exchange(dies, tmp_path, monkeypatch):
     """The old one is moved aside, and is put back by who comes next."""
     path = tmp_path / "out.zarr"
-    store(path, "old")
+    store(path, "1")
     monkeypatch.setattr(_files, "_swap_folders", lambda one, other: False)
     move = os.replace
     if dies:  # a KeyboardInterrupt would be put in order at once: a real death is not
@@ -143,16 +184,16 @@ def test_a_store_where_the_system_has_no_exchange(dies, tmp_path, monkeypatch):
 
         monkeypatch.setattr(os, "replace", die)
         monkeypatch.setattr(_files.shutil, "rmtree", lambda *args, **kwargs: None)
-        with pytest.raises(SystemExit), replacing(path) as part:
-            store(part, "new")
+        with pytest.raises(SystemExit), replacing(path, is_store=True) as part:
+            store(part, "2")
         monkeypatch.undo()
         [left] = [name for name in files(tmp_path) if name.endswith("sklrp-part")]
         move(path, tmp_path / left / "old")  # as if nothing had been put back either
         (tmp_path / left / "lock").touch()  # which filelock removes when it is let go
-    with replacing(path) as part:
-        assert (path / "old").exists()
-        store(part, "new")
-    assert files(path) == ["new"]
+    with replacing(path, is_store=True) as part:
+        assert (path / "1").exists()
+        store(part, "2")
+    assert files(path) == [".zgroup", "2"]
     assert files(tmp_path) == ["out.zarr"]
 
 

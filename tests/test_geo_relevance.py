@@ -641,6 +641,53 @@ def test_fields_of_one_store_go_into_another(tmp_path, zarr_format):
         assert {name: dict(v.encoding) for name, v in dataset.variables.items()} == stored
 
 
+OPENERS = {
+    "lazy": lambda path: xr.open_dataset(path, **how(path)),
+    "loaded": lambda path: xr.load_dataset(path, **how(path)),
+    "dask": lambda path: xr.open_dataset(path, chunks={}, **how(path)),
+    "inline": lambda path: xr.open_dataset(path, chunks={}, inline_array=True, **how(path)),
+}
+
+
+def how(path):
+    return {"engine": "zarr", "consolidated": False} if path.suffix == ".zarr" else {}
+
+
+@pytest.mark.parametrize("kind", OPENERS)
+@pytest.mark.parametrize("name", ["f.nc", "f.zarr"])
+def test_a_file_that_fields_were_read_from_is_not_replaced(name, kind, fitted, tmp_path):
+    field, y, pipeline = fitted
+    field = field.rename("sst")
+    path = write(field, tmp_path / name)
+    (tmp_path / f"link{path.suffix}").symlink_to(name)
+
+    def open_again():
+        dataset = OPENERS[kind](path)
+        # A field of zarr in memory no longer knows where it is from; a Dataset does.
+        return dataset if (name, kind) == ("f.zarr", "loaded") else dataset.sst
+
+    with_anomalies = clone(make_pipeline(AnomalyTransformer(), *(s for _, s in pipeline.steps)))
+    with_anomalies.fit(field, y)
+    if (name, kind) == ("f.zarr", "loaded"):
+        pipeline = make_pipeline(GridVectorizer(), MLPClassifier((4,), max_epochs=2))
+        pipeline.fit(field.to_dataset(), y)
+        with_anomalies = pipeline
+    writes = {
+        "itself": lambda: open_again(),
+        "relevance": lambda: explain(pipeline, open_again()),
+        "computed": lambda: explain(pipeline, open_again()).compute(),
+        "of anomalies": lambda: explain(with_anomalies, open_again()).compute(),
+    }
+    if kind in ("dask", "inline"):
+        writes["mean"] = lambda: (2.0 * explain(pipeline, open_again())).mean("time")
+    for make in writes.values():
+        for there in (path, tmp_path / f"link{path.suffix}"):
+            with pytest.raises(ValueError, match=r"path is .* read from: .* another name"):
+                write(make(), there)
+        write(make(), tmp_path / f"other{path.suffix}")
+    xr.testing.assert_identical(read(path).sst, field)
+
+
 def test_errors_of_the_netcdf_library_name_the_file(tmp_path, monkeypatch):
     path, said = tmp_path / "a.nc", "NetCDF: HDF error"
 

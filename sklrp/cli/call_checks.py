@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sklrp._files import check_regular
+from sklrp._files import check_regular, check_replaceable
 from sklrp._wording import say_value
 
 FORMS = {
@@ -131,8 +131,4 @@ def _check_out(out: Path, *inputs: Path) -> None:
         raise PermissionError(f"{folder} cannot be written to: choose another for {out}")
     if target in [Path(os.path.realpath(path)) for path in inputs]:
         raise ValueError(f"{out} is an input too: choose another name for what is written.")
-    is_store = any((out / name).is_file() for name in ("zarr.json", ".zgroup"))
-    if out.is_dir() and not is_store:
-        raise IsADirectoryError(f"{out} is a folder: choose another name, or remove it.")
-    if out.exists() and (is_store or not out.is_file()) != (out.suffix.lower() == ".zarr"):
-        raise ValueError(f"{out} is there, as something else: choose another name, or remove it.")
+    check_replaceable(out, is_store=out.suffix.lower() == ".zarr")

@@ -139,7 +139,7 @@ class FieldSamples:
             result = xr.Dataset(fields, {**fixed, **moving}, first.attrs)
         else:
             result = fill(first, relevance).assign_coords({**fixed, **moving}).to_dataset()
-        with replacing(path) as part:
+        with replacing(path, is_store=self.form == "zarr") as part:
             write_fields(result.assign(self._bounds), part, self.path, self.form)
 
     def _select(self, dataset: Any, template: Any, variable: str | None) -> Any:

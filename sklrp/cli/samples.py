@@ -147,7 +147,7 @@ class Samples:
         about : dict
             What it is, for forms that hold attributes.
         """
-        with replacing(path) as part:
+        with replacing(path, is_store=self.form == "zarr") as part:
             if self.form in ("NetCDF", "zarr"):
                 self._write_xarray(part, relevance, classes, about)
             elif self.form == "CSV":

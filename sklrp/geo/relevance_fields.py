@@ -24,6 +24,7 @@ from sklrp._matching import match_target
 from sklrp._missing import as_gapped_array, as_plain_array
 from sklrp._model_parts import Model, is_regression
 from sklrp._outputs import asks_for_all, split_key
+from sklrp._overlaps import find_sources
 from sklrp._value_range import warn_if_far
 from sklrp._wording import say_value
 from sklrp.composites import check_rule
@@ -180,6 +181,7 @@ def explain(
     """
     check_number("epsilon", epsilon, minimum=0)
     check_field(data, "explain")
+    sources = _list_sources(data)  # before it is loaded
     before, chain = _take_apart(estimator, vectorizer)
     target = _as_labels(match_target(target, data), chain.model.classes)
     for step in before:
@@ -226,11 +228,12 @@ def explain(
         "attrs": attrs,
     }
     if layers is not None:
-        return _explain_with_layers(data, layers, chain=chain, **known)
+        fields, found = _explain_with_layers(data, layers, chain=chain, **known)
+        return _with_sources(fields, sources), found
     if not data.chunks:
-        return _explain_fields(data, chain=chain, **known)
+        return _with_sources(_explain_fields(data, chain=chain, **known), sources)
     _check_call(chain, data, labels, target, settings)
-    return _explain_lazily(data, chain, **known)
+    return _with_sources(_explain_lazily(data, chain, **known), sources)
 
 
 class _Chain(NamedTuple):
@@ -756,6 +759,27 @@ def _with_attributes(result: Any, attrs: dict[str, Any]) -> Any:
     if is_dataset(result):
         return result.assign({name: _set_attrs(result[name], known) for name in result.data_vars})
     return _set_attrs(result, known).rename("relevance")
+
+
+def _list_sources(data: Any) -> dict[Any, str]:
+    """Return the file of each variable of data, and that of all under None, where it is known."""
+    fields = {None: data, **(data.data_vars if is_dataset(data) else {})}
+    found = {}
+    for name, field in fields.items():
+        sources = find_sources(field.drop_vars(list(field.coords)))  # these keep theirs
+        if sources:
+            named = field.encoding.get("source")
+            found[name] = named if named in sources else min(sources)
+    return found
+
+
+def _with_sources(result: Any, sources: dict[Any, str]) -> Any:
+    """Return relevance whose encoding names the file of the data, which `write` then spares."""
+    fields = {None: result, **(result.data_vars if is_dataset(result) else {})}
+    for name, field in fields.items():
+        if name in sources:
+            field.encoding = {**field.encoding, "source": sources[name]}
+    return result
 
 
 def _set_attrs(field: DataArray, attrs: dict[str, Any]) -> DataArray:

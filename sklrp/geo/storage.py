@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sklrp._constraints import constrained
 from sklrp._files import replacing
+from sklrp._overlaps import find_sources, lies_in
 from sklrp.geo.coordinates import check_field, even_chunks, is_dataset, is_field
 
 if TYPE_CHECKING:
@@ -52,9 +53,10 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
     TypeError
         If `fields` are not of xarray.
     ValueError
-        If the name has another ending, dimensions are stacked, or the fields cannot be computed.
+        If the name has another ending, dimensions are stacked, or the fields cannot be computed;
+        or if they were read from that file.
     OSError
-        If the file cannot be written.
+        If the file cannot be written, or the name is that of a folder which is no zarr store.
 
     Examples
     --------
@@ -89,9 +91,20 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
         raise FileNotFoundError(
             f"there is no folder {os.fspath(Path(path).parent)!r} to write to."
         )
-    with replacing(path) as part, _schedule(fields, by_workers=form == ".zarr"):
-        store(fields, part, zarr=form == ".zarr", **kwargs)
+    _check_sources(fields, Path(path))
+    is_store = form == ".zarr"
+    with replacing(path, is_store=is_store) as part, _schedule(fields, by_workers=is_store):
+        store(fields, part, zarr=is_store, **kwargs)
     return Path(path)
+
+
+def _check_sources(fields: DataArray | Dataset, path: Path) -> None:
+    """Raise an error if fields come from what would be replaced."""
+    if path.exists() and any(lies_in(source, path) for source in find_sources(fields)):
+        raise ValueError(
+            f"path is {os.fspath(path)!r}, which the fields, their coordinates or what they were "
+            "computed from were read from: it would be replaced. Choose another name."
+        )
 
 
 def _check_unstacked(fields: DataArray | Dataset) -> None:
