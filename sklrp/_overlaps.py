@@ -33,8 +33,8 @@ def check_apart(out: Any, name: str, X: Any, label: str) -> None:
     ValueError
         If they share memory, or a part of a file.
     """
-    for one, its in _flatten(out, name):
-        for other, of in _flatten(X, label):
+    for one, its in _name_arrays(out, name):
+        for other, of in _name_arrays(X, label):
             if _share_memory(one, other):
                 kind = "tensor" if isinstance(one, Tensor) else "array"
                 raise ValueError(f"{its} lies in the memory of {of}: give another {kind}.")
@@ -80,7 +80,7 @@ def find_sources(fields: Any) -> set[str]:
     named = {part.encoding.get("source") for part in [fields, *parts] if hasattr(part, "encoding")}
     found = {str(source) for source in named if source}
     for part in parts:
-        found |= _find_behind(part._data)  # `data` would read it
+        found |= _find_behind(getattr(part, "_data", None))  # `data` would read it
     graph = fields.__dask_graph__() if hasattr(fields, "__dask_graph__") else None
     for task in _list_tasks(graph):
         found |= _find_behind(task)
@@ -101,7 +101,7 @@ def lies_in(source: str, path: Path) -> bool:
     return any(_is_same_file(str(one), str(path)) for one in (place, *place.parents))
 
 
-def _flatten(X: Any, name: str) -> Iterator[tuple[Any, str]]:
+def _name_arrays(X: Any, name: str) -> Iterator[tuple[Any, str]]:
     """Yield the arrays of a tuple or a dict with their names, or the one array."""
     if isinstance(X, Mapping):
         for key, value in X.items():

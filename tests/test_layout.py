@@ -35,7 +35,7 @@ FLOORS = [
     "_constraints _model_parts",
     "_keywords",
     "_rows",
-    "_checks _matching _memory _quick_images _random_stream _sample_axes _signals",
+    "_checks _matching _memory _overlaps _quick_images _random_stream _sample_axes _signals",
     "_sample_times _sklearn _skorch _stored _streams _torch _version _warnings _workers",
     "_coordinate_marks _files _missing _outputs",
     "_copies _devices _numbers",

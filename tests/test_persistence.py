@@ -419,20 +419,22 @@ def test_saving_is_all_or_nothing(saved, monkeypatch):
 def test_replacing_a_folder(tmp_path):
     target = tmp_path / "store"
     for content in ("old", "new"):
-        with replacing(target) as part:
+        with replacing(target, is_store=True) as part:
             part.mkdir()
-            (part / "a").write_text(content)
-    with contextlib.suppress(RuntimeError), replacing(target) as part:
+            (part / ".zgroup").touch()
+            (part / "0").write_text(content)
+    with contextlib.suppress(RuntimeError), replacing(target, is_store=True) as part:
         part.mkdir()
         raise RuntimeError
-    assert (target / "a").read_text() == "new"
+    assert (target / "0").read_text() == "new"
     assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
     target = tmp_path / "store"
     target.mkdir()
-    (target / "a").write_text("old")
+    (target / ".zgroup").touch()
+    (target / "0").write_text("old")
     original = os.replace
 
     def fail(source, destination):
@@ -442,9 +444,12 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
 
     monkeypatch.setattr("sklrp._files._swap_folders", lambda one, other: False)
     monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(PermissionError, match=f"denied: '{target}'"), replacing(target) as part:
+    with (
+        pytest.raises(PermissionError, match=f"denied: '{target}'"),
+        replacing(target, is_store=True) as part,
+    ):
         part.mkdir()
-    assert (target / "a").read_text() == "old"
+    assert (target / "0").read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -462,7 +467,7 @@ def test_what_is_there_stays_what_it_is(tmp_path):
     with pytest.raises(OSError, match="pipe is a device or a pipe"):
         sklrp.save(MLPClassifier(), pipe)
     assert pipe.is_fifo()
-    with pytest.raises(IsADirectoryError, match=f"'{tmp_path}'"):
+    with pytest.raises(IsADirectoryError, match=f"{tmp_path} is a folder: choose"):
         sklrp.save(MLPClassifier(), tmp_path)
 
 

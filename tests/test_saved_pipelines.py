@@ -367,11 +367,14 @@ def contents(tmp_path_factory):
     anomalies = geo.AnomalyTransformer(standardize=True, detrend=True)
     grid = make_pipeline(anomalies, geo.GridVectorizer(), InputCapper(-9, 9), clone(NET))
     fields = make_fields("noleap")
+    parts = FeatureUnion([("a", PCA(2)), ("b", StandardScaler())], transformer_weights={"a": 2.0})
+    features = make_pipeline(parts, RelevanceTransformer(NET), LogisticRegression())
     path = tmp_path_factory.mktemp("saved") / "model"
     found = {}
     for name, model in (
         ("table", fit(table, TABLE)),
         ("grid", grid.fit(fields, np.arange(48) % 2)),
+        ("features", features.fit(X, Y[0] == Y)),
     ):
         sklrp.save(model, path)
         found[name] = path.read_bytes()
@@ -420,6 +423,13 @@ def param(path, name, value):
 def renamed(path, name):
     def change(manifest, arrays):
         step_of(manifest, *path.split("/"))["class"] = name
+
+    return change
+
+
+def classes(*values):
+    def change(manifest, arrays):
+        arrays["logisticregression.classes_"] = np.array(values)
 
     return change
 
@@ -538,6 +548,26 @@ FORGED = {
     "months": ("grid", array(f"{CLIMATE}.groups_", 99), "groups_ are not sorted"),
     "trend": ("grid", param(CLIMATE, "detrend", False), "slope_ does not go with the parameters"),
     "bound": ("grid", attribute("inputcapper", "low_", {"float": "nan"}), "low_ of InputCapper"),
+    "one class": ("features", classes(*[0] * 10**6), "classes_ of LogisticRegression is malf"),
+    "twice a class": ("features", classes(1, 1), "classes_ of LogisticRegression is malformed"),
+    "classes turned": ("features", classes(1, 0), "classes_ of LogisticRegression is malformed"),
+    "more classes": ("features", classes(0, 1, 2), "3 classes_ do not go with coef_ of length 1"),
+    "weights": (
+        "features",
+        param("featureunion", "transformer_weights", "a" * 10**6),
+        "transformer_weights of FeatureUnion must be numbers by the names of its steps",
+    ),
+    "weight": (
+        "features",
+        param("featureunion", "transformer_weights", {"dict": [["a", "b"]]}),
+        "transformer_weights of FeatureUnion must be numbers",
+    ),
+    "weight of another": (
+        "features",
+        param("featureunion", "transformer_weights", {"dict": [["c", 1.0]]}),
+        "transformer_weights of FeatureUnion must be numbers",
+    ),
+    "jobs": ("features", param("featureunion", "n_jobs", "many"), "n_jobs of FeatureUnion must"),
     "calendar": (
         "grid",
         attribute(CLIMATE, "_middle", {"tuple": [{"moment": ["mine", True, [1] * 7]}, 1.0]}),

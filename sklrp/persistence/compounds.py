@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
+from sklrp._numbers import is_real
 from sklrp._sklearn import (
     OUTPUT_CONFIG,
     InvalidParameterError,
@@ -99,12 +101,30 @@ def pack_compound(
 
 def check_own_values(estimator: Any) -> None:
     """Raise an error if a parameter is invalid, in words that stay as they are."""
-    if not has_constraints(estimator):  # as a FeatureUnion
+    if isinstance(estimator, FeatureUnion):
+        _check_union(estimator)
+    if not has_constraints(estimator):
         return
     try:
         check_own_params(estimator)
     except InvalidParameterError as error:  # which becomes one of `save` in what calls this
         raise ValueError(str(error)) from None
+
+
+def _check_union(union: FeatureUnion) -> None:
+    """Raise an error if a parameter of a FeatureUnion is malformed: it checks none itself."""
+    weights, n_jobs = union.transformer_weights, union.n_jobs
+    names = [row[0] for row in union.transformer_list]
+    if weights is not None and not (
+        isinstance(weights, dict)
+        and all(name in names and is_real(weight) for name, weight in weights.items())
+    ):
+        raise ValueError(
+            "transformer_weights of FeatureUnion must be numbers by the names of its steps, "
+            f"{shorten(str(names))}, got {say_value(weights, 80)}"
+        )
+    if n_jobs is not None and not is_real(n_jobs, Integral):
+        raise ValueError(f"n_jobs of FeatureUnion must be an integer, got {say_value(n_jobs, 80)}")
 
 
 def refuse_memory(memory: Any) -> None:

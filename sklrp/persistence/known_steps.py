@@ -24,6 +24,7 @@ from sklearn import (
 )
 from sklearn.base import clone
 
+from sklrp.classifiers.saved import are_labels
 from sklrp.geo.anomalies import AnomalyTransformer
 from sklrp.geo.coordinates import is_dataset, is_field
 from sklrp.geo.grid import ArrayGrid, FieldGrid
@@ -146,6 +147,13 @@ def _check_polynomial(step: Any, attributes: dict[str, Any]) -> None:
     for name, value in attributes.items():
         if name != "feature_names_in_" and vars(fitted).get(name) != value:
             raise ValueError(f"{name} does not go with the degree and the number of features")
+
+
+def _check_logistic(step: Any, attributes: dict[str, Any]) -> None:
+    """Raise an error unless there is a row of weights for each class, or one for two."""
+    n_classes, n_rows = len(attributes["classes_"]), len(attributes["coef_"])
+    if n_rows != (1 if n_classes == 2 else n_classes):
+        raise ValueError(f"{n_classes} classes_ do not go with coef_ of length {n_rows}")
 
 
 def _check_bins(step: Any, attributes: dict[str, Any]) -> None:
@@ -524,13 +532,12 @@ KNOWN: dict[str, Known] = {
         linear_model,
         {
             **_N,
-            "classes_": lambda value, sizes: (
-                isinstance(value, np.ndarray) and value.ndim == 1 and len(value) > 1
-            ),
+            "classes_": lambda value, sizes: are_labels(value),
             "coef_": numbers("outputs", "features"),
             "intercept_": numbers("outputs"),
             "n_iter_": numbers("runs", kind="iu"),
         },
+        check=_check_logistic,
     ),
     "LinearRegression": Known(
         linear_model,
