@@ -23,9 +23,13 @@ def check_apart(out: Any, name: str, X: Any, label: str) -> None:
 
     Parameters
     ----------
-    out, X : object
-        The array that is written to, and the samples; or several of them, in tuples or dicts.
-    name, label : str
+    out : object
+        The array that is written to; or several of them, in tuples or dicts.
+    name : str
+        What errors call it.
+    X : object
+        The samples, likewise.
+    label : str
         What errors call them.
 
     Raises
@@ -96,6 +100,11 @@ def lies_in(source: str, path: Path) -> bool:
         The file, which may be gone, or no file at all, such as an address.
     path : pathlib.Path
         The other file or folder.
+
+    Returns
+    -------
+    bool
+        The answer.
     """
     place = Path(os.path.realpath(source))
     return any(_is_same_file(str(one), str(path)) for one in (place, *place.parents))
