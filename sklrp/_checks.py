@@ -420,16 +420,17 @@ class UnsaidError(TypeError):
     """An error about a value that no error can quote."""
 
 
-def forbid_unsaid(values: Mapping[str, Any]) -> None:
-    """Raise an error if no error can quote a value, as its own ``repr`` fails."""
+def forbid_unsaid(values: Mapping[str, Any], error: Exception) -> None:
+    """Raise an error in place of one that a value's own ``repr`` raised, when it was quoted."""
     for name, value in values.items():
         try:
             repr(value)
-        except Exception as error:
-            raise UnsaidError(
-                f"{name} must be a value that can be shown, got one of type "
-                f"{type(value).__name__}, whose repr fails: {shorten(str(error))}"
-            ) from None
+        except Exception as own:
+            if type(own) is type(error) and str(own) == str(error):
+                raise UnsaidError(
+                    f"{name} must be a value that can be shown, got one of type "
+                    f"{type(value).__name__}, whose repr fails: {shorten(str(own))}"
+                ) from None
 
 
 def check_representable(relevance: Any, dtype: Any, largest: float) -> None:

@@ -173,7 +173,7 @@ class ShortErrors:
         try:
             super()._validate_params()  # type: ignore[misc]
         except Exception as error:
-            forbid_unsaid(self.get_params(deep=False))  # type: ignore[attr-defined]
+            forbid_unsaid(self.get_params(deep=False), error)  # type: ignore[attr-defined]
             cut_error(error)
             raise
 

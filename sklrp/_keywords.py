@@ -42,7 +42,7 @@ def named(function: _Function) -> _Function:
             if isinstance(error, TypeError):
                 _name_call(function, args, kwargs, error)
             given = inspect.signature(function).bind(*args, **kwargs).arguments
-            forbid_unsaid({name: one for name, one in given.items() if name != "self"})
+            forbid_unsaid({name: one for name, one in given.items() if name != "self"}, error)
             cut_error(error)
             raise
 

@@ -145,7 +145,8 @@ def _find_span(X: Any) -> tuple[torch.device, int, int] | None:
         begin = X.ctypes.data + sum(step for step in steps if step < 0)
         end = X.ctypes.data + sum(step for step in steps if step > 0) + X.itemsize
         return torch.device("cpu"), begin, end
-    if isinstance(X, Tensor) and X.layout == torch.strided and not X.is_meta and X.numel():
+    is_plain = isinstance(X, Tensor) and X.layout == torch.strided
+    if is_plain and not (X.is_meta or X.is_nested) and X.numel():
         last = sum((n - 1) * stride for n, stride in zip(X.shape, X.stride(), strict=True))
         return X.device, X.data_ptr(), X.data_ptr() + (last + 1) * X.element_size()
     return None

@@ -627,8 +627,8 @@ class RelevanceTransformer(ShortErrors, TransformerMixin, MetaEstimatorMixin, Ba
         if not is_stored(X):  # parts of which are checked when they are read
             X = forbid_masked(X, "X") if model.before is None else mask_to_nan(X)
             if model.before is None:
-                X = X if issparse(X) or hasattr(X, "columns") else as_plain_array(X, "X")
-                forbid_text(X)
+                is_of_its_own = issparse(X) or hasattr(X, "columns")
+                forbid_text(X if is_of_its_own else as_plain_array(X, "X"))  # y may match X yet
         validate_data(self, X, y, reset=reset, skip_check_array=True, ensure_2d=False)
         y = as_plain_array(match_samples(y, X, "y"), "y") if has_y else y
         has_labels = has_y and _has_classes(model)

@@ -99,7 +99,7 @@ class Hostile:
 
 
 def test_a_value_without_a_repr_is_named_by_its_type():
-    with pytest.raises(TypeError, match=r"^epsilon must .*type Hostile, whose repr fails"):
+    with pytest.raises(ValueError, match=r"^epsilon must .*type Hostile, whose repr fails"):
         sklrp.plan(nn.Linear(2, 1), epsilon=Hostile())
     with pytest.raises(TypeError, match=r"^epsilon must .*type Hostile"):
         sklrp.Epsilon(Hostile()).validate()
