@@ -1205,7 +1205,7 @@ LABELS = np.arange(90) % 3
             "must hold numbers, got dtype",
         ),
         (MLPClassifier, {}, {"X": NUMBERS.astype("M8[D]")}, ValueError, "must hold numbers"),
-        (MLPClassifier, {}, {"X": np.full((90, 2), "a", object)}, ValueError, "X must hold numbers"),
+        (MLPClassifier, {}, {"X": np.full((90, 2), "a", object)}, ValueError, "must hold numbers"),
         (
             MLPClassifier,
             {},
