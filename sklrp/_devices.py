@@ -2,8 +2,8 @@
 
 NumPy cannot read the memory of an accelerator, so whatever takes labels, weights, masks or maps
 hands them to `to_host` first. The engine and the classifiers ask `has_float64` before they make
-numbers of double precision. The engine and `skill_map` work
-chunk by chunk, and ask for `keep_freed_memory`.
+numbers of double precision. The engine and `skill_map` work chunk by chunk, and ask for
+`keep_freed_memory`.
 """
 
 from __future__ import annotations

@@ -64,9 +64,10 @@ def forbid_text(X: Any, name: str = "X") -> None:
     ValueError
         If there are such values, or columns of one name.
     """
-    if hasattr(X, "iloc") and X.ndim == 2:
+    is_table = hasattr(X, "iloc") and X.ndim == 2
+    if is_table:
         _forbid_columns(X, name)
-    if (hasattr(X, "iloc") and X.ndim == 2) or issparse(X):
+    if is_table or issparse(X):
         return
     array = np.asarray(X)
     if array.dtype.kind in "USmMV":

@@ -133,6 +133,15 @@ def chunked_gradient(model: nn.Module, X: np.ndarray, chunk: int) -> np.ndarray:
     return gradient(model, x.numpy(), chunk)
 
 
+def make_yardstick(case: Case) -> Callable[[], Any]:
+    """Return the yardstick of a layered network, in chunks where it is to be."""
+    model = case.model.eval().requires_grad_(False)
+    if not case.chunk:
+        return partial(gradient, model, case.X)
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    return partial(chunked_gradient, last, case.X, case.chunk)
+
+
 def bench_presets(quick: bool = False) -> list[Row]:
     """Return the time of the presets over that of the yardstick, and of the peers over ours.
 
@@ -150,10 +159,7 @@ def bench_presets(quick: bool = False) -> list[Row]:
     for case in make_cases(quick):
         model, X = case.model.eval().requires_grad_(False), case.X
         reaches = case.reach
-        functions: dict[str, Callable[[], Any]] = {"yardstick": partial(gradient, model, X)}
-        if case.chunk:
-            last = copy.deepcopy(model).to(memory_format=torch.channels_last)
-            functions["yardstick"] = partial(chunked_gradient, last, X, case.chunk)
+        functions: dict[str, Callable[[], Any]] = {"yardstick": make_yardstick(case)}
         for rule in reaches:
             functions[rule] = partial(explain, model, X, rule=check_rule(rule, bounds=BOX))
         if zennit is not None:
@@ -230,19 +236,25 @@ def bench_lstm(quick: bool = False) -> list[Row]:
         Rows of ``what``, ``case``, ``rule``, ``ratio`` and ``reach``.
     """
     rows = []
-    for shape, reach in LSTM.items():
-        n, n_steps, n_inputs, n_units = (2, 3, 4, 5) if quick else shape
-        torch.manual_seed(0)
-        model = make_lstm(n_inputs, n_units).eval().requires_grad_(False)
-        X = np.random.default_rng(0).normal(size=(n, n_steps, n_inputs)).astype(np.float32)
+    for name, reach, model, X in make_lstm_cases(quick):
         functions = {
             "yardstick": partial(gradient, model, X),
             "ours": partial(explain, model, X, rule="epsilon"),
         }
         t = median_times(functions, 1 if quick else 9)
         what = "explain / forward + gradient"
-        rows.append(_row(what, f"LSTM {shape}", t["ours"] / t["yardstick"], reach, "epsilon"))
+        rows.append(_row(what, name, t["ours"] / t["yardstick"], reach, "epsilon"))
     return rows
+
+
+def make_lstm_cases(quick: bool) -> Iterator[tuple[str, str, nn.Sequential, np.ndarray]]:
+    """Yield the name, what to reach, the network and the data of each LSTM."""
+    for shape, reach in LSTM.items():
+        n, n_steps, n_inputs, n_units = (2, 3, 4, 5) if quick else shape
+        torch.manual_seed(0)
+        model = make_lstm(n_inputs, n_units).eval().requires_grad_(False)
+        X = np.random.default_rng(0).normal(size=(n, n_steps, n_inputs)).astype(np.float32)
+        yield f"LSTM {shape}", reach, model, X
 
 
 def make_lstm(n_inputs: int, n_units: int) -> nn.Sequential:

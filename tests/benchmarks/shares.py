@@ -10,7 +10,6 @@ it stands what the row is to reach.
 from __future__ import annotations
 
 import argparse
-import copy
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,14 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from sklrp import check_rule, explain
 from sklrp.modules import make_esn
 
 from . import esn, networks
-from .engine import BOX, LSTM, ByHand, chunked_gradient, gradient, make_cases, make_lstm, quiet
+from .engine import (
+    BOX,
+    ByHand,
+    gradient,
+    make_cases,
+    make_lstm_cases,
+    make_yardstick,
+    quiet,
+)
 from .measure import find_place, machine, median_times, threads, write
 
 MARKERS = ("<!-- shares -->", "<!-- /shares -->")
@@ -83,10 +89,7 @@ def make_rows(
     """Yield case, rule, what to reach, the explanation and its yardstick."""
     for k, case in enumerate(make_cases(quick)):
         model, X = case.model.eval().requires_grad_(False), case.X
-        yardstick: Callable[[], Any] = partial(gradient, model, X)
-        if case.chunk:
-            last = copy.deepcopy(model).to(memory_format=torch.channels_last)
-            yardstick = partial(chunked_gradient, last, X, case.chunk)
+        yardstick = make_yardstick(case)
         for rule, reach in case.reach.items():
             given = check_rule(rule, bounds=BOX)
             yield case.name, rule, reach, partial(explain, model, X, rule=given), yardstick
@@ -94,12 +97,9 @@ def make_rows(
             name, ours = f"{case.name}, forward by hand", partial(explain, ByHand(model), X)
             yield name, "epsilon", "", partial(ours, rule="epsilon"), yardstick
     rng = np.random.default_rng(0)
-    for shape, reach in LSTM.items():
-        n, n_steps, n_inputs, n_units = (2, 3, 4, 5) if quick else shape
-        model = make_lstm(n_inputs, n_units).eval().requires_grad_(False)
-        X = rng.normal(size=(n, n_steps, n_inputs)).astype(np.float32)
-        ours = partial(explain, model, X, rule="epsilon")
-        yield f"LSTM {shape}", "epsilon", reach, ours, partial(gradient, model, X)
+    for name, reach, lstm, X in make_lstm_cases(quick):
+        ours = partial(explain, lstm, X, rule="epsilon")
+        yield name, "epsilon", reach, ours, partial(gradient, lstm, X)
     n, size, n_units = (8, 10, 6) if quick else (256, 100, 300)
     model = make_esn((size, size), 2, n_reservoir=n_units, sweep="right").eval()
     X = rng.normal(scale=0.3, size=(n, size * size)).astype(np.float32)

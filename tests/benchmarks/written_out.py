@@ -8,7 +8,6 @@ rules, no account of what was kept. Its time over the yardstick's stands beside 
 from __future__ import annotations
 
 import argparse
-import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from sklrp import explain
 from sklrp._quick_images import is_of_few_channels, to_few_channels
 
-from .engine import LSTM, chunked_gradient, gradient, make_cases, make_lstm, quiet
+from .engine import gradient, make_cases, make_lstm_cases, make_yardstick, quiet
 from .measure import find_place, machine, median_times, threads, write
 
 MARKERS = ("<!-- written out -->", "<!-- /written out -->")
@@ -136,16 +135,10 @@ def make_rows(quick: bool) -> Iterator[Row]:
     """Yield case, what to reach, what is written out, its network and data, the yardstick."""
     for case in make_cases(quick):
         model = case.model.eval().requires_grad_(False)
-        yardstick: Callable[[], Any] = partial(gradient, model, case.X)
-        if case.chunk:
-            last = copy.deepcopy(model).to(memory_format=torch.channels_last)
-            yardstick = partial(chunked_gradient, last, case.X, case.chunk)
+        yardstick = make_yardstick(case)
         yield case.name, case.reach["epsilon"], explain_layers, model, case.X, yardstick
-    for shape, reach in LSTM.items():
-        n, n_steps, n_inputs, n_units = (2, 3, 4, 5) if quick else shape
-        model = make_lstm(n_inputs, n_units).eval().requires_grad_(False)
-        X = np.random.default_rng(0).normal(size=(n, n_steps, n_inputs)).astype(np.float32)
-        yield f"LSTM {shape}", reach, explain_lstm, model, X, partial(gradient, model, X)
+    for name, reach, lstm, X in make_lstm_cases(quick):
+        yield name, reach, explain_lstm, lstm, X, partial(gradient, lstm, X)
 
 
 def main() -> None:
