@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sklrp._devices import keep_freed_memory
-from sklrp.propagation.defence import FEW_ROWS, Balance, Defence
+from sklrp.propagation.defence import EVERY, Balance, Defence
 from sklrp.propagation.inputs import Intake, is_finite
 from sklrp.propagation.layer_outputs import AskedLayer, Listener, find_values
 from sklrp.propagation.plans import Plan
@@ -56,16 +56,15 @@ class PreparedCall:
 
     def check(self, chunk: Sequence[Any], alone: bool = False) -> None:
         """Explain a few samples, and compare all that can be; one `alone` is beside no other."""
-        every = range(len(chunk[0]))
         tape = self.plan.run(*self.intake.to_signals(chunk))
         check_outputs(tape.scores)
-        self.defence.compare(tape, chunk, every)
+        self.defence.compare(tape, chunk)
         if alone:
             self._check_size(tape.scores)
         else:
             self.defence.check_samples(tape, chunk)
         begun = start(tape.scores, None, self.contrast)
-        balance = Balance(len(every))
+        balance = Balance(len(chunk[0]))
         tape.pull(begun.relevance, False, [balance.note], balance.keep)
         balance.settle(begun.score.dtype)
 
@@ -107,7 +106,7 @@ class PreparedCall:
         confirmed = at_stake and defence.confirms(tape, chunk)
         if is_first and self.plan.origin.once and not self.plan.origin.recalled and not confirmed:
             raise ValueError("The scores change with what stands beside a sample.")
-        if not confirmed or len(rows) > FEW_ROWS:
+        if rows is not None and (rows == EVERY or not confirmed):
             defence.compare(tape, chunk, rows)
         if is_first and defence.at_once and not confirmed:
             defence.check_samples(tape, chunk)

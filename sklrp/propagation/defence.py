@@ -35,8 +35,8 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-7}
 # By how many units of the last place weights are moved to see what rounding does to a network.
 _UNITS, _MARGIN = 16, 64
 # In chunks of so many samples two are compared: a plain forward of them costs next to nothing.
-FEW_ROWS, _MANY = 2, 64
-_NONE: tuple[int, ...] = ()
+_MANY = 64
+EVERY = slice(None)
 
 
 @dataclass(frozen=True)
@@ -65,22 +65,20 @@ class Defence:
         """Whether few samples are looked at first: the package's own chains need it not."""
         return self.plan.twins is not None or self.plan.is_extended
 
-    def rows_of(self, n_samples: int, is_first: bool) -> Sequence[int]:
-        """Return which samples of a chunk are compared."""
+    def rows_of(self, n_samples: int, is_first: bool) -> slice | None:
+        """Return which samples of a chunk are compared: all, the first and the last, or none."""
         if self.check is True or (self.check == "auto" and self.plan.varies):
-            return range(n_samples)
+            return EVERY
         first = is_first and (self.at_once or not self.needs_probe)
         if first or (self.check == "auto" and n_samples >= _MANY):
-            return (0,) if n_samples == 1 else (0, n_samples - 1)
-        return _NONE
+            return slice(0, n_samples, max(1, n_samples - 1))
+        return None
 
-    def compare(self, tape: Tape, chunk: Sequence[Any], rows: Sequence[int]) -> None:
+    def compare(self, tape: Tape, chunk: Sequence[Any], rows: slice = EVERY) -> None:
         """Refuse a network whose own scores of some samples are not those of the tape."""
-        if not len(rows):
-            return
         ours = _returned_by(tape)
-        part = chunk if len(rows) == len(ours) else [array[list(rows)] for array in chunk]
-        if self._is_close(ours[list(rows)], part, tape.head):
+        part = chunk if rows == EVERY else [array[rows] for array in chunk]
+        if self._is_close(ours[rows], part, tape.head):
             return
         if part is not chunk and self._is_close(ours, chunk, tape.head):
             return  # forward may look at the whole chunk, at its longest sequence for one
@@ -139,35 +137,38 @@ class Defence:
 
     # The network itself
 
-    def _run_plainly(self, chunk: Sequence[Any], nudge: float = 0.0) -> Tensor:
+    def _run_plainly(self, chunk: Sequence[Any]) -> Tensor:
+        """Return the scores of the network's own forward."""
+        inputs, plan = [self.intake.to_tensor(part).clone() for part in chunk], self.plan
+        if plan.twins is None:  # a chain's own layers, which keep nothing
+            output = inputs[0]
+            for _, layer in plan.layers:
+                output = layer(output)
+        else:
+            args, kwargs = self.intake.to_arguments(inputs)
+            with plan.twins.lend() as twin:
+                output = twin(*args, **kwargs)
+        return pick_output(output, plan.key).reshape(len(chunk[0]), -1)
+
+    def _run_nudged(self, chunk: Sequence[Any], nudge: float) -> Tensor:
         """Return the scores of the network's own forward, with all weights moved a little."""
-        signals, args, kwargs = self.intake.to_signals(chunk)
-        generator = torch.Generator().manual_seed(0) if nudge else None
+        generator = torch.Generator().manual_seed(0)
 
         def moved(x: Tensor) -> Tensor:
-            if not nudge or not x.is_floating_point():
+            if not x.is_floating_point():
                 return x.clone()
             noise = torch.rand(x.shape, generator=generator, dtype=torch.double, device="cpu").to(
                 x
             )
             return x * (1 + nudge * (2 * noise - 1))
 
-        args, kwargs = swap_signals((args, kwargs), lambda signal: moved(signal.x))
         plan = self.plan
-        if nudge:
-            own = nn.Sequential(*(layer for _, layer in plan.layers))
-            module = make_twin(own if plan.twins is None else plan.twins.network)
-            weights = {name: moved(weight) for name, weight in module.named_parameters()}
-            output = functional_call(module, weights, args, kwargs)
-        elif plan.twins is None:  # a chain's own layers, which keep nothing
-            output = args[0]
-            for _, layer in plan.layers:
-                output = layer(output)
-        else:
-            with plan.twins.lend() as twin:
-                output = twin(*args, **kwargs)
-        output = pick_output(output, self.plan.key)
-        return output.reshape(len(signals[0].x), -1)
+        inputs = [moved(self.intake.to_tensor(part)) for part in chunk]
+        own = nn.Sequential(*(layer for _, layer in plan.layers))
+        module = make_twin(own if plan.twins is None else plan.twins.network)
+        weights = {name: moved(weight) for name, weight in module.named_parameters()}
+        output = functional_call(module, weights, *self.intake.to_arguments(inputs))
+        return pick_output(output, plan.key).reshape(len(chunk[0]), -1)
 
     def _is_close(
         self, ours: Tensor, chunk: Sequence[Any], head: str | None, rows: slice = slice(None)
@@ -182,7 +183,7 @@ class Defence:
             return False
         gap, allowed = (ours - theirs).abs(), _allow(theirs, head)
         eps = torch.finfo(ours.dtype).eps
-        noise = (self._run_plainly(chunk, _UNITS * eps)[rows].to(ours.dtype) - theirs).abs()
+        noise = (self._run_nudged(chunk, _UNITS * eps)[rows].to(ours.dtype) - theirs).abs()
         return bool(((gap <= allowed + _MARGIN * noise.amax(1, True)) | (ours == theirs)).all())
 
     def _first_to_differ(self, chunk: Sequence[Any]) -> str:
@@ -234,13 +235,13 @@ def _allow(scores: Tensor, head: str | None) -> Tensor:
     # Small probabilities tell of logits what large ones do not.
     size = scores.abs() if head in ("softmax", "sigmoid") else scores.abs().amax(1, True)
     kind = torch.finfo(scores.dtype)
-    return (_TOLERANCE[scores.dtype] * size + kind.tiny).clamp(max=kind.max)
+    return (_TOLERANCE[scores.dtype] * size).add_(kind.tiny).clamp_(max=kind.max)
 
 
 def _is_within(ours: Tensor, theirs: Tensor, head: str | None) -> bool:
     """Return whether scores differ by rounding at most."""
-    gap = (ours - theirs).abs()
-    return bool(((gap <= _allow(theirs, head)) | (ours == theirs)).all())
+    near = (ours - theirs).abs_() <= _allow(theirs, head)
+    return bool(near.all()) or bool((near | (ours == theirs)).all())
 
 
 class _Witness:

@@ -210,9 +210,13 @@ class Intake:
             Signal(x, gate=not x.is_floating_point(), mask=x.dtype == torch.bool)
             for x in (self.to_tensor(part, copy) for part in chunk)
         ]
+        return signals, *self.to_arguments(signals)
+
+    def to_arguments(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return one value for each input as the arguments of forward."""
         if self.names is None:
-            return signals, tuple(signals), {}
-        return signals, (), dict(zip(self.names, signals, strict=True))
+            return tuple(values), {}
+        return (), dict(zip(self.names, values, strict=True))
 
 
 def _needs_integers(module: nn.Module, array: Any, intake: Intake) -> bool:

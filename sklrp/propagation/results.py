@@ -22,7 +22,7 @@ from sklrp._stored import BLOCK_BYTES, Pages, reserve_room
 from sklrp.propagation.inputs import NUMPY_DTYPES, Inputs, is_floating
 from sklrp.propagation.tape import CAUSES
 
-_HALF = ("float16", "torch.float16")
+_HALF = (np.dtype(np.float16), torch.float16)
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class Results:
         out: Any = None,
     ) -> None:
         self._every, self._layout, self._out = bool(targets), layout, out
+        self._inputs = inputs
         shapes = [
             (len(a), *targets, *(a.shape[1:] if layout is None else layout.sample_shape))
             for a in inputs.arrays
@@ -100,8 +101,19 @@ class Results:
             self.relevance = out
         self._writers = [_Writer(place) for place in self._places]
 
-    def put(self, span: slice, parts: Sequence[Tensor]) -> None:
-        """Write the relevance of a chunk, targets first, where it belongs."""
+    def put(self, span: slice, parts: Sequence[Tensor], may_keep: bool = False) -> None:
+        """Write the relevance of a chunk, targets first, where it belongs.
+
+        Parameters
+        ----------
+        span : slice
+            The samples.
+        parts : list of Tensor
+            Their relevance at each input.
+        may_keep : bool, default=False
+            Whether nothing else holds the memory of `parts`: where it is that of the whole result,
+            it is the result, and nothing is written.
+        """
         for writer, relevance in zip(self._writers, parts, strict=True):
             relevance = relevance.movedim(0, 1) if self._every else relevance[0]
             values: Any = relevance
@@ -113,7 +125,18 @@ class Results:
                 continue
             values = values.cpu().numpy() if isinstance(values, Tensor) else values
             _check_half(values, writer.array)
-            writer.put(span, values.astype(writer.array.dtype, copy=False))
+            values = values.astype(writer.array.dtype, copy=False)
+            if may_keep and self._is_result(values, relevance):
+                self.relevance = self._inputs.join([values])
+            else:
+                writer.put(span, values)
+
+    def _is_result(self, values: NDArray, relevance: Tensor) -> bool:
+        """Return whether values are all there are, laid out in memory as the result is to be."""
+        is_like = len(self._places) == 1 and values.shape == self._places[0].shape
+        n_held = relevance.untyped_storage().nbytes()
+        plain = values.flags.c_contiguous and values.flags.writeable and values.nbytes == n_held
+        return self._out is None and is_like and plain
 
     def finish(self) -> None:
         """Write what waits for the rest of its chunk in a file."""
@@ -135,7 +158,7 @@ def _make_array(a: Any, shape: tuple[int, ...], dtype: torch.dtype, layout: Layo
 
 def _check_half(relevance: Any, array: Any) -> None:
     """Raise an error if relevance is too large for half precision."""
-    if str(array.dtype) in _HALF:
+    if array.dtype in _HALF:
         is_tensor = isinstance(array, Tensor)
         largest = torch.finfo(array.dtype).max if is_tensor else np.finfo(array.dtype).max
         values = relevance.cpu().double().numpy() if isinstance(relevance, Tensor) else relevance

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain, islice
 from typing import Any
@@ -120,7 +120,7 @@ def explain_network(
         kept = DetailArrays(inputs.n_samples, ready.n_targets, len(plan.steps), every)
         chunks = chain(first, _explain_chunks(ready, len(first), n_jobs))
         try:
-            _put_chunks(ready.spans, chunks, results, at_layers, kept, bool(progress))
+            _put_chunks(ready, chunks, results, at_layers, kept, bool(progress))
         except Exception:
             with suppress(Exception):  # the first error is what counts
                 results.finish()  # what waits for the rest of its chunk is found already
@@ -158,7 +158,7 @@ def _check_settings(epsilon: Any, n_jobs: Any, check: Any, batch_size: Any) -> b
 
 
 def _put_chunks(
-    spans: Sequence[slice],
+    ready: Ready,
     chunks: Iterable[tuple[Any, dict[str, Any] | None]],
     results: Results,
     at_layers: LayerArrays,
@@ -166,10 +166,12 @@ def _put_chunks(
     progress: bool,
 ) -> None:
     """Write relevance and details where they belong, chunk by chunk, as they are found."""
-    n_samples = spans[-1].stop
+    # A handler that is not of this package may keep what it returned.
+    may_keep = ready.request.jobs == 1 and not ready.call.defence.needs_probe
+    n_samples = ready.spans[-1].stop
     with tqdm(total=n_samples, unit="sample", desc="explain", disable=not progress) as bar:
-        for span, (parts, found) in zip(spans, chunks, strict=True):
-            results.put(span, parts)
+        for span, (parts, found) in zip(ready.spans, chunks, strict=True):
+            results.put(span, parts, may_keep)
             if found is not None:
                 at_layers.put(span, found.pop("outputs"))
                 kept.put(span, found)

@@ -53,6 +53,10 @@ _FEW_ROWS = 16
 # goes back by some steps at a time, and fewer tensors of all steps are held at once.
 _RECURRENT_ROWS, _RECURRENT_BUDGETS = 256, 3
 
+# Where all that a network makes is so much smaller than its largest tensor, its input, two passes
+# go over that one in all: more samples gain more than the caches do.
+_WIDE, _WIDE_BUDGETS = 8, 3
+
 
 class Sizes(NamedTuple):
     """Numbers of values, of one sample.
@@ -158,7 +162,8 @@ def fit_batch_size(
     budget = _BUDGETS["cpu" if intake.device.type == "cpu" else "cuda"]
     # Relevance of all targets lies side by side.
     largest = sizes.largest * n_targets * intake.dtype.itemsize
-    batch_size = budget.tensor // largest
+    is_wide = sizes.largest >= _WIDE * max(sizes.made, default=1)
+    batch_size = (_WIDE_BUDGETS if is_wide else 1) * budget.tensor // largest
     if any(step.kind == "recurrent" for step in steps):
         more = min(_RECURRENT_ROWS, _RECURRENT_BUDGETS * budget.tensor // largest)
         return max(1, batch_size, more)
