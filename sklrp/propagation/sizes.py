@@ -41,7 +41,7 @@ class _Budget(NamedTuple):
 
 
 _BUDGETS = {
-    "cpu": _Budget(4 * 2**20, 48 * 2**20, 7 * 2**16),
+    "cpu": _Budget(8 * 2**20, 48 * 2**20, 7 * 2**16),
     "cuda": _Budget(256 * 2**20, 4 * 2**30, 16 * 2**20),
 }
 
@@ -51,11 +51,11 @@ _FEW_ROWS = 16
 # Products of single states, of which a recurrence over many steps consists, are slow for few: up
 # to so many samples share a chunk, and its largest tensor takes so many budgets. For relevance
 # goes back by some steps at a time, and fewer tensors of all steps are held at once.
-_RECURRENT_ROWS, _RECURRENT_BUDGETS = 256, 3
+_RECURRENT_ROWS, _RECURRENT_BUDGETS = 256, 1.5
 
-# Where all that a network makes is so much smaller than its largest tensor, its input, two passes
-# go over that one in all: more samples gain more than the caches do.
-_WIDE, _WIDE_BUDGETS = 8, 3
+# Where all that a network makes is so many times smaller than its input, hardly more passes go
+# over that than products read and write it: more samples gain more than caches do.
+_WIDE, _WIDE_BUDGETS = 8, 2
 
 
 class Sizes(NamedTuple):
@@ -165,7 +165,7 @@ def fit_batch_size(
     is_wide = sizes.largest >= _WIDE * max(sizes.made, default=1)
     batch_size = (_WIDE_BUDGETS if is_wide else 1) * budget.tensor // largest
     if any(step.kind == "recurrent" for step in steps):
-        more = min(_RECURRENT_ROWS, _RECURRENT_BUDGETS * budget.tensor // largest)
+        more = min(_RECURRENT_ROWS, int(_RECURRENT_BUDGETS * budget.tensor) // largest)
         return max(1, batch_size, more)
     # Most is held where the way back begins, beside what arrives at a step and what it passes.
     held = sizes.count_held(steps) * intake.dtype.itemsize + 2 * largest

@@ -59,12 +59,12 @@ def explain_layers(model: nn.Sequential, X: np.ndarray) -> np.ndarray:
 
 
 def find_chunk(model: nn.Sequential, X: np.ndarray) -> int:
-    """Return how many samples have 4 MiB of the largest values: the package's first bound."""
+    """Return how many samples have 8 MiB of the largest values: the package's first bound."""
     x, largest = torch.from_numpy(X[:1]), X[0].nbytes
     for layer in model:
         x = layer(x)
         largest = max(largest, x.numel() * x.element_size())
-    return max(1, 4 * 2**20 // largest)
+    return max(1, 8 * 2**20 // largest)
 
 
 def pull(layer: Any, x: Tensor, z: Tensor, r: Tensor, indices: Tensor | None) -> Tensor:
