@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sklrp._stored import find_mapping, find_memmap, offset_in_file
+
+_MOST_WORK = 10**6  # steps, after which arrays are taken to meet
 
 
 def check_apart(out: Any, name: str, X: Any, label: str) -> None:
@@ -77,18 +80,14 @@ def find_sources(fields: Any) -> set[str]:
     set of str
         The files, those which can be told; a folder for each array of a zarr store.
     """
-    if hasattr(fields, "to_dataset"):
-        parts = [fields.variable, *(c.variable for c in fields.coords.values())]
-    else:
-        parts = list(getattr(fields, "variables", {}).values())
-    named = {part.encoding.get("source") for part in [fields, *parts] if hasattr(part, "encoding")}
-    found = {str(source) for source in named if source}
-    for part in parts:
-        found |= _find_behind(getattr(part, "_data", None))  # `data` would read it
-    graph = fields.__dask_graph__() if hasattr(fields, "__dask_graph__") else None
-    for task in _list_tasks(graph):
-        found |= _find_behind(task)
-    return found
+    variables = _list_variables(fields)
+    named = {
+        one.encoding.get("source") for one in [fields, *variables] if hasattr(one, "encoding")
+    }
+    behind = (
+        os.fspath(one) if isinstance(one, Path) else find_file(one) for one in _list_behind(fields)
+    )
+    return {str(source) for source in (*named, *behind) if source}
 
 
 def lies_in(source: str, path: Path) -> bool:
@@ -128,28 +127,56 @@ def _is_of(package: str, X: Any) -> bool:
     return type(X).__module__.split(".")[0] == package and hasattr(X, "shape")
 
 
-def _share_memory(one: Any, other: Any) -> bool:
-    """Tell whether the bounds of two arrays or tensors in memory overlap."""
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return bool(np.may_share_memory(one, other))
-    spans = [_find_span(one), _find_span(other)]
-    if spans[0] is None or spans[1] is None or spans[0][0] != spans[1][0]:
-        return False
-    return spans[0][1] < spans[1][2] and spans[1][1] < spans[0][2]
+class _Extent(NamedTuple):
+    """Where the values of an array or a tensor lie, in bytes."""
+
+    device: torch.device
+    begin: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    n_bytes: int
 
 
-def _find_span(X: Any) -> tuple[torch.device, int, int] | None:
-    """Return the device of an array or a tensor, and the addresses where it begins and ends."""
+def _find_extent(X: Any) -> _Extent | None:
+    """Return where an array or a tensor lies; None where it is neither, or holds no values."""
     if isinstance(X, np.ndarray) and X.size:
-        steps = [(n - 1) * stride for n, stride in zip(X.shape, X.strides, strict=True)]
-        begin = X.ctypes.data + sum(step for step in steps if step < 0)
-        end = X.ctypes.data + sum(step for step in steps if step > 0) + X.itemsize
-        return torch.device("cpu"), begin, end
+        return _Extent(torch.device("cpu"), X.ctypes.data, X.shape, X.strides, X.itemsize)
     is_plain = isinstance(X, Tensor) and X.layout == torch.strided
     if is_plain and not (X.is_meta or X.is_nested) and X.numel():
-        last = sum((n - 1) * stride for n, stride in zip(X.shape, X.stride(), strict=True))
-        return X.device, X.data_ptr(), X.data_ptr() + (last + 1) * X.element_size()
+        n_bytes = X.element_size()
+        strides = tuple(n * n_bytes for n in X.stride())
+        return _Extent(X.device, X.data_ptr(), tuple(X.shape), strides, n_bytes)
     return None
+
+
+def _share_memory(one: Any, other: Any) -> bool:
+    """Tell whether two arrays or tensors in memory have a value in common."""
+    a, b = _find_extent(one), _find_extent(other)
+    return a is not None and b is not None and a.device == b.device and _meet(a, b)
+
+
+def _meet(*extents: _Extent) -> bool:
+    """Tell whether two arrays have a value in common; one may lie in the gaps of the other."""
+    # NumPy finds out by numbers alone: it reads nothing, so that addresses may be of any device.
+    share_memory: Callable[..., bool] = np.shares_memory
+    views = [
+        np.asarray(
+            SimpleNamespace(
+                __array_interface__={
+                    "version": 3,
+                    "data": (one.begin, True),
+                    "shape": one.shape,
+                    "strides": one.strides,
+                    "typestr": f"|V{one.n_bytes}",
+                }
+            )
+        )
+        for one in extents
+    ]
+    try:
+        return share_memory(*views, max_work=_MOST_WORK)
+    except np.exceptions.TooHardError:
+        return True
 
 
 def _share_file(out: Any, X: Any) -> bool:
@@ -163,12 +190,9 @@ def _share_file(out: Any, X: Any) -> bool:
         of_x = find_file(X)
         if of_x is None or not _is_same_file(file, of_x):
             return False
-        begins = [_place_in_file(array) for array in (out, X)]
-        return begins[0][0] < begins[1][1] and begins[1][0] < begins[0][1]
+        return _meet(_extent_in_file(out), _extent_in_file(X))
     if _is_of("h5py", out):
-        return _is_of("h5py", X) and (
-            out == X or (out.name == X.name and _is_same_file(file or "", X.file.filename))
-        )
+        return any(_is_same_dataset(out, one) for one in (X, *_list_behind(X)))
     if not _is_of("zarr", out):
         return False
     if file is None:  # a store in memory, or far away
@@ -182,11 +206,18 @@ def _list_files(X: Any) -> Iterable[str]:
     return find_sources(X) if file is None else [file]
 
 
-def _place_in_file(X: np.ndarray) -> tuple[int, int]:
-    """Return where a part of a mapped file begins and ends."""
-    span: Any = _find_span(X)  # not None, as no mapping is empty
-    begin = offset_in_file(X) - X.ctypes.data
-    return begin + span[1], begin + span[2]
+def _is_same_dataset(one: Any, other: Any) -> bool:
+    """Tell whether two arrays of h5py are one; the second may be anything else."""
+    return _is_of("h5py", other) and (
+        one == other
+        or (one.name == other.name and _is_same_file(one.file.filename, other.file.filename))
+    )
+
+
+def _extent_in_file(X: np.ndarray) -> _Extent:
+    """Return where in its file a part of a mapped file lies."""
+    found: Any = _find_extent(X)  # not None, as no mapping is empty
+    return found._replace(begin=1 + offset_in_file(X))  # at 0 NumPy would make new memory
 
 
 def _is_same_file(one: str, other: str) -> bool:
@@ -194,6 +225,13 @@ def _is_same_file(one: str, other: str) -> bool:
         return os.path.samefile(one, other)
     except (OSError, ValueError):  # one of them is not there
         return False
+
+
+def _list_variables(fields: Any) -> list[Any]:
+    """Return the variables of fields of xarray, coordinates too; nothing of another kind."""
+    if hasattr(fields, "to_dataset"):
+        return [fields.variable, *(one.variable for one in fields.coords.values())]
+    return list(fields.variables.values()) if hasattr(fields, "data_vars") else []
 
 
 def _list_tasks(graph: Any) -> Iterator[Any]:
@@ -204,9 +242,20 @@ def _list_tasks(graph: Any) -> Iterator[Any]:
         yield from (layer[key] for key in itertools.islice(layer, 1 if is_alike else None))
 
 
-def _find_behind(X: Any) -> set[str]:
-    """Return the files behind what a task or a variable holds, by what wraps them."""
-    ahead, found = [X], set()
+def _list_behind(X: Any) -> Iterator[Any]:
+    """Yield what fields of xarray, or an array of dask, hold or read: arrays, and paths of files.
+
+    It is found by what wraps it, among much else that is neither.
+    """
+    graph = X.__dask_graph__() if hasattr(X, "__dask_graph__") else None
+    ahead = [getattr(one, "_data", None) for one in _list_variables(X)]  # `data` would read it
+    for task in itertools.chain(ahead, _list_tasks(graph)):
+        yield from _look_behind(task)
+
+
+def _look_behind(X: Any) -> Iterator[Any]:
+    """Yield what a task or a variable holds, by what wraps it."""
+    ahead = [X]
     while ahead:
         one = ahead.pop()
         if isinstance(one, tuple | list):
@@ -220,8 +269,7 @@ def _find_behind(X: Any) -> set[str]:
             manager = getattr(getattr(one, "datastore", None), "_manager", None)
             file = next(iter(getattr(manager, "_args", ())), None)
             if isinstance(file, str | os.PathLike):
-                found.add(os.fspath(file))
+                yield Path(file)
             ahead += [getattr(one, "array", None), getattr(one, "_array", None)]
-        elif (path := find_file(one)) is not None:
-            found.add(path)
-    return found
+        else:
+            yield one

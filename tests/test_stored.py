@@ -396,6 +396,26 @@ def test_samples_are_not_written_over_by_another_kind_of_array(data):
         sklrp.explain(module(), field, out=field)
 
 
+@pytest.mark.parametrize("kind", ["arrays", "tensors", "file"])
+def test_relevance_may_lie_between_samples(kind, data, tmp_path):
+    X = data[0]
+    expected = sklrp.explain(module(), X)
+    both = np.stack([X, X], axis=1)
+    if kind == "file":
+        np.save(tmp_path / "both.npy", both)
+        both = np.load(tmp_path / "both.npy", mmap_mode="r+")
+        given = np.load(tmp_path / "both.npy", mmap_mode="r")[:, 0]
+    else:
+        both = torch.from_numpy(both) if kind == "tensors" else both
+        given = both[:, 0]
+    sklrp.explain(module(), given, out=both[:, 1])
+    np.testing.assert_array_equal(given, X)
+    np.testing.assert_allclose(both[:, 1], expected)
+    for other in (both[:, :1].squeeze(1), both[:, 0, :, ::1]):
+        with pytest.raises(ValueError, match="out lies in the"):
+            sklrp.explain(module(), given, out=other)
+
+
 def open_twice(kind, X, tmp_path):
     """Return samples and a place for relevance: two handles on one array in a file."""
     path = tmp_path / "X.npy"
@@ -410,9 +430,11 @@ def open_twice(kind, X, tmp_path):
         np.save(path, np.concatenate([X, X[:1]]))
         out = np.asarray(np.load(path, mmap_mode="r+"))
         return np.asarray(np.load(path, mmap_mode="r"))[:-1], out[1:]
-    if kind == "h5py":
-        dataset = write(kind, X, tmp_path)
-        return dataset, dataset.file["X"]
+    if kind in ("h5py", "dask of h5py"):
+        dataset = write("h5py", X, tmp_path)
+        if kind == "h5py":
+            return dataset, dataset.file["X"]
+        return pytest.importorskip("dask.array").from_array(dataset), dataset
     array = write("zarr", X, tmp_path)
     if kind == "zarr":
         return array, pytest.importorskip("zarr").open_array(str(tmp_path / "X.zarr"), mode="r+")
@@ -434,7 +456,10 @@ def open_twice(kind, X, tmp_path):
 
 @pytest.mark.parametrize(
     "kind",
-    ["memmap", "private", "link", "views", "zarr", "h5py", "dask", "memory", "DataArray"],
+    [
+        *("memmap", "private", "link", "views", "zarr", "h5py", "dask", "dask of h5py", "memory"),
+        "DataArray",
+    ],
 )
 @pytest.mark.parametrize("is_small", [False, True])
 def test_the_file_of_the_samples_is_not_written_over(kind, is_small, fitted, data, tmp_path):
