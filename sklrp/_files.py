@@ -29,6 +29,7 @@ _NEW_FOLDER = 60.0  # seconds in which the owner of a folder has locked it
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2  # of Linux's fcntl.h and stdio.h, of macOS
 _KEEP_SIZE = 1  # of Linux's falloc.h
 _NODE = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")  # what a folder of zarr has, or some
+_OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")  # left by who looks at a folder
 _CHUNK = re.compile(r"c?[\d.]*")  # names of the chunks of an array
 _IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
@@ -91,7 +92,8 @@ def check_replaceable(path: str | os.PathLike[str], *, is_store: bool) -> None:
     path = Path(path)
     if not path.exists():
         return
-    entries = [] if not path.is_dir() else sorted(path.iterdir())
+    inside = sorted(path.iterdir()) if path.is_dir() else []
+    entries = [entry for entry in inside if entry.name not in _OF_SYSTEMS]
     was_store = any(entry.name in _NODE and entry.is_file() for entry in entries)
     if path.is_dir() and not was_store and (entries or not is_store):
         raise IsADirectoryError(f"{path} is a folder: choose another name, or remove it.")

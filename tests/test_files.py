@@ -139,6 +139,10 @@ def test_what_may_take_the_place_of_what(tmp_path):
     (tmp_path / "out.nc").mkdir()
     with pytest.raises(IsADirectoryError, match=r"out\.nc is a folder"):
         sklrp.geo.write(field, tmp_path / "out.nc")
+    for name in ("out.zarr", "empty.zarr"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / ".DS_Store").write_text("of macOS, which showed the folder")
+        sklrp.geo.write(field, tmp_path / name)
     (tmp_path / "out.zarr" / "x" / "c").mkdir(exist_ok=True)
     (tmp_path / "out.zarr" / "thesis.txt").write_text("mine")
     with pytest.raises(IsADirectoryError, match=r"that holds 'thesis\.txt', which is no part"):
