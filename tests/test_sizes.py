@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from sklrp import MLPClassifier, explain, plan
 from sklrp.modules import EchoState, GaussianNoise, StatePooling, Sweep
 from sklrp.propagation import inputs as engine_inputs
 from sklrp.propagation import plans, preparing
-from sklrp.propagation.sizes import find_sizes, measure
+from sklrp.propagation.sizes import Sizes, find_sizes, fit_batch_size, measure
 from sklrp.rules import Signal
 
 KNOWN = {
@@ -205,6 +206,14 @@ def test_chunks_hold_so_many_samples(monkeypatch, name):
     )
     explain(model.to(getattr(torch, dtype)), X, target=target)
     assert set(chosen) == {expected}
+
+
+@pytest.mark.parametrize("kind", ["dense", "recurrent"])
+def test_there_is_room_for_a_first_chunk_in_any_case(kind):
+    steps = [types.SimpleNamespace(kind=kind, merged=False, in_place=False, handler=None)]
+    intake = types.SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
+    large = Sizes((2,), 2**28, (2**28,))
+    assert [fit_batch_size(large, steps, intake, 1, fewest) for fewest in (1, 3)] == [1, 3]
 
 
 def test_what_only_looks_at_memory_makes_nothing():

@@ -152,12 +152,12 @@ def fit_batch_size(
     n_targets : int
         The number of maps of each sample.
     fewest : int
-        How many samples there is room for in any case.
+        How many samples there is room for in any case, at least 1.
 
     Returns
     -------
     int
-        The number, at least 1.
+        The number.
     """
     budget = _BUDGETS["cpu" if intake.device.type == "cpu" else "cuda"]
     # Relevance of all targets lies side by side.
@@ -166,7 +166,7 @@ def fit_batch_size(
     batch_size = (_WIDE_BUDGETS if is_wide else 1) * budget.tensor // largest
     if any(step.kind == "recurrent" for step in steps):
         more = min(_RECURRENT_ROWS, int(_RECURRENT_BUDGETS * budget.tensor) // largest)
-        return max(1, batch_size, more)
+        return max(fewest, batch_size, more)
     # Most is held where the way back begins, beside what arrives at a step and what it passes.
     held = sizes.count_held(steps) * intake.dtype.itemsize + 2 * largest
     batch_size = min(batch_size, max(budget.chunk // held, _FEW_ROWS))
