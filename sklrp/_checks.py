@@ -301,8 +301,7 @@ def check_option(name: str, value: Any, options: Sequence[str]) -> None:
     """Raise an error unless a value is one of several words."""
     if not isinstance(value, str) or value not in options:
         raise ValueError(
-            f"{name} must be one of {options}, "
-            f"got {say_value(value)}.{suggest(say_value(value), options)}"
+            f"{name} must be one of {options}, got {say_value(value)}.{suggest(value, options)}"
         )
 
 
@@ -443,9 +442,10 @@ def check_representable(relevance: Any, dtype: Any, largest: float) -> None:
         )
 
 
-def suggest(name: str, known: Iterable[str], *, n: int = 1, inline: bool = False) -> str:
+def suggest(name: Any, known: Iterable[str], *, n: int = 1, inline: bool = False) -> str:
     """Return " Did you mean 'known'?", or "; did you mean ..." inline, "" if none is close."""
-    return say_meant(difflib.get_close_matches(name, sorted(known), n=n), inline=inline)
+    close = difflib.get_close_matches(name, sorted(known), n=n) if isinstance(name, str) else []
+    return say_meant(close, inline=inline)
 
 
 def say_meant(names: Sequence[str], *, inline: bool = False) -> str:

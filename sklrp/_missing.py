@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from sklrp._devices import to_host
-from sklrp._wording import say_value, shorten
+from sklrp._wording import say_error, say_value
 
 _DEEPEST = 64  # axes of an array, at most; a list that holds itself has no end
 _REMEDY = (
@@ -228,7 +228,7 @@ def _to_array(values: Any, name: str, dtype: Any) -> NDArray:
         kind = "an array" if dtype is None else "an array of numbers"
         raise own(
             f"{name} must be {kind}, or lists whose rows have one length, got "
-            f"{type(values).__name__} {say_value(values)}: {shorten(str(error).splitlines()[0])}"
+            f"{type(values).__name__} {say_value(values)}: {say_error(error)}"
         ) from error
 
 

@@ -20,3 +20,8 @@ def say_value(value: Any, length: int = 60) -> str:
     except Exception:  # of the value's own code, or of an integer that is too long for Python
         text = f"a value of type {type(value).__name__}, whose repr fails"
     return shorten(" ".join(text.split()), length)
+
+
+def say_error(error: Exception) -> str:
+    """Return the first line of an error; "" of one that says nothing."""
+    return shorten(str(error).partition("\n")[0])

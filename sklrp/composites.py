@@ -172,7 +172,7 @@ class Composite(Value):
             if not isinstance(value, str) or value not in known:
                 raise ValueError(
                     f"{option} of Composite must be one of {known}, got {say_value(value)}."
-                    f"{suggest(say_value(value), known)}"
+                    f"{suggest(value, known)}"
                 )
         seen: set[str] = set()
         for row in self.rules:

@@ -14,11 +14,14 @@ from sklrp._checks import (
     check_folds,
     check_jobs,
     check_number,
+    check_option,
     import_optional,
     suggest,
 )
+from sklrp._missing import as_plain_array
 from sklrp._numbers import is_real
 from sklrp._wording import say_value
+from sklrp.propagation import register
 
 
 def test_the_nearest_names_are_suggested():
@@ -104,6 +107,30 @@ def test_a_value_without_a_repr_is_named_by_its_type():
     with pytest.raises(TypeError, match=r"^epsilon must .*type Hostile"):
         sklrp.Epsilon(Hostile()).validate()
     assert say_value([Hostile()]) == "a value of type list, whose repr fails"
+
+
+def test_short_words_are_suggested_too():
+    with pytest.raises(ValueError, match=r"got 'ab'\. Did you mean 'abs'"):
+        sklrp.Composite([("all", sklrp.Epsilon(), "any")], product="ab").validate()
+    with pytest.raises(ValueError, match=r"got 'li'\. Did you mean 'lin'"):
+        check_option("form", "li", ("lin", "log"))
+
+
+class Mute:
+    """A value of which neither it nor its errors say anything."""
+
+    def __str__(self):
+        raise RuntimeError
+
+    def __array__(self, *args, **kwargs):
+        raise RuntimeError
+
+
+def test_values_that_say_nothing_are_named_by_their_type():
+    with pytest.raises(ValueError, match=r"^y must be an array, .*got Mute"):
+        as_plain_array(Mute(), "y")
+    with pytest.raises(ValueError, match=r"^kind must be one of .*Mute object"):
+        register(nn.Linear, kind=Mute())
 
 
 @pytest.mark.parametrize("value", [True, np.timedelta64(1, "D"), Fraction(1, 2), 2**63, "1", 1j])

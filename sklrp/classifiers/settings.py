@@ -17,7 +17,7 @@ from skorch.callbacks import Callback
 from sklrp._checks import suggest
 from sklrp._devices import has_float64
 from sklrp._skorch import named_callbacks
-from sklrp._wording import say_value, shorten
+from sklrp._wording import say_error, say_value
 from sklrp.classifiers.net import TrainingNet
 from sklrp.classifiers.parameters import suggest_parameter
 
@@ -71,7 +71,7 @@ def check_device(device: str | torch.device, name: str = "device") -> torch.devi
             available.append("mps")
         raise ValueError(
             f"{name}={say_value(str(device))} cannot be used: "
-            f"{shorten(str(error).splitlines()[0])}. Available here are {available}; use one of "
+            f"{say_error(error)}. Available here are {available}; use one of "
             "them or 'auto'."
         ) from error
     return resolved

@@ -288,7 +288,7 @@ def register(
         if value is not None and value not in known:
             raise ValueError(
                 f"{name} must be one of {known} or None, got {say_value(value)}."
-                f"{suggest(str(value), known)}"
+                f"{suggest(value, known)}"
             )
     for name, function in (("weights", weights), ("bounds", bounds)):
         if function is not None and not callable(function):
