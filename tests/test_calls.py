@@ -516,3 +516,17 @@ def test_compiled_functions_within_a_forward_run_as_written():
     assert not compiled_for
     function(torch.ones(2, 6))
     assert compiled_for  # elsewhere it is compiled as before
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(4, 3), lambda: nn.Sequential(nn.Linear(4, 3))])
+def test_a_chain_takes_one_input(make):
+    net, X = make().eval(), np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    expected = sklrp.explain(net, X)
+    np.testing.assert_array_equal(sklrp.explain(net, {"input": X})["input"], expected)
+    np.testing.assert_array_equal(sklrp.explain(net, (X,))[0], expected)
+    for several in ({"x": X}, (X, X), {"input": X, "x": X}):
+        with pytest.raises(TypeError, match=r"X must be one array.*got X\["):
+            sklrp.explain(net, several)
+    pairs = ((X, np.zeros(5)) for _ in range(2))
+    with pytest.raises(TypeError, match=r"of batches with labels pass the samples alone"):
+        sklrp.explain(net, pairs)

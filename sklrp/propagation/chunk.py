@@ -66,7 +66,7 @@ class PreparedCall:
         begun = start(tape.scores, None, self.contrast)
         balance = Balance(len(chunk[0]))
         tape.pull(begun.relevance, False, [balance.note], balance.keep)
-        balance.settle(begun.score.dtype)
+        balance.settle()
 
     def explain(
         self, chunk: Sequence[Any], target: Target, is_first: bool
@@ -92,7 +92,7 @@ class PreparedCall:
             notes, keep = [*notes, balance.note], balance.keep
         arrived, layers = tape.pull(begun.relevance, self.details, notes, keep)
         if balance is not None:
-            balance.settle(begun.score.dtype)
+            balance.settle()
         passed = self._fill(arrived, signals, len(begun.relevance))
         if not self.details:
             return passed, None

@@ -31,7 +31,8 @@ from sklrp.rules import Signal
 
 # By how much of the largest score of a sample its score may differ: more than rounding does, less
 # than any mistake.
-_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-7}
+_SINGLE = 1e-4
+_TOLERANCE = {torch.float32: _SINGLE, torch.float64: 1e-7}
 # By how many units of the last place weights are moved to see what rounding does to a network.
 _UNITS, _MARGIN = 16, 64
 # In chunks of so many samples two are compared: a plain forward of them costs next to nothing.
@@ -321,7 +322,7 @@ class Balance:
             return 0, None
         return found[1], found[2]
 
-    def settle(self, dtype: torch.dtype) -> None:
+    def settle(self) -> None:
         """Refuse a network in which a step lost or made relevance."""
         if not self._sizes:  # none was on its way
             return
@@ -334,7 +335,9 @@ class Balance:
         gaps.index_add_(0, torch.tensor(places, device=device), signed).abs_()
         # Of the relevance, not of the score: that may be a small difference, or have an offset.
         sizes = torch.stack([size.to(device) for size in self._sizes])
-        bad = ~gaps.isfinite() | (gaps > _TOLERANCE[dtype] * sizes.amax(0))
+        # A step of single precision in a network of double rounds as single precision does.
+        tolerance = max(_TOLERANCE.get(size.dtype, _SINGLE) for size in self._sizes)
+        bad = ~gaps.isfinite() | (gaps > tolerance * sizes.amax(0))
         if bool(bad.any()):
             # Behind a step that makes NaN all are NaN: the step is the first with such a gap.
             k = int(bad.flatten(1).any(1).to(torch.int8).argmax())

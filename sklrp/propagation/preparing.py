@@ -259,11 +259,24 @@ def _prepare_plan(request: Request, once: bool) -> Plan:
         Probe(inputs, request.intake, once, recalls=request.jobs == 1), key=request.key,
         watched=frozenset(path for layer in request.layers for path in layer.paths),
     )  # fmt: skip
+    if plan.twins is None:
+        _check_one_input(inputs)
     if plan.sizes is None and inputs.single and not plan.tail:
         plan.sizes = find_sizes(plan.steps, tuple(inputs.arrays[0].shape[1:]))
     if plan.lacks_boxes:
         _find_boxes(plan, request)
     return plan
+
+
+def _check_one_input(inputs: Inputs) -> None:
+    """Refuse several inputs of a chain of layers, or one by a name that torch gives it not."""
+    names = inputs.names or ["input"]  # torch's layers and nn.Sequential call it so
+    if len(inputs.arrays) > 1 or names != ["input"]:
+        raise TypeError(
+            f"X must be one array, which is what an nn.Sequential or a layer takes, got "
+            f"{', '.join(inputs.labels)}; of batches with labels pass the samples alone, "
+            "(batch[0] for batch in X)."
+        )
 
 
 def _find_boxes(plan: Plan, request: Request) -> None:
