@@ -379,3 +379,36 @@ def test_a_step_of_single_precision_rounds_as_such(rule, n):
         found = sklrp.explain(net, X, rule=rule, target="all", check=True)
         expected = sklrp.explain(plain, X, rule=rule, target="all")
         np.testing.assert_allclose(found, expected, atol=1e-5 * abs(expected).max())
+
+
+class Remembering(nn.Module):
+    """A layer whose handler keeps what it passes on."""
+
+    def forward(self, x):
+        return x
+
+
+def test_relevance_is_the_callers_alone():
+    held = []
+
+    def remember(step, signal):
+        def pull(relevance, kept):
+            held.append(relevance.clone())
+            return held[-1]
+
+        return signal, pull
+
+    own = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    X = draw(7)
+    first, second = (sklrp.explain(own, X, rule="epsilon") for _ in range(2))
+    first[...] = 0
+    np.testing.assert_array_equal(sklrp.explain(own, X, rule="epsilon"), second)
+    register(Remembering)(remember)
+    try:
+        found = sklrp.explain(nn.Sequential(Remembering(), *own), X, rule="epsilon", check=False)
+        expected = found.copy()
+        for tensor in held:
+            tensor.zero_()
+        np.testing.assert_array_equal(found, expected)
+    finally:
+        del HANDLERS[Remembering]
