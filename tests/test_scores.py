@@ -399,7 +399,7 @@ def test_relevance_is_the_callers_alone():
         return signal, pull
 
     own = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
-    X = draw(7)
+    X = draw(7).astype(np.float32)
     first, second = (sklrp.explain(own, X, rule="epsilon") for _ in range(2))
     first[...] = 0
     np.testing.assert_array_equal(sklrp.explain(own, X, rule="epsilon"), second)
