@@ -140,7 +140,7 @@ class Defence:
 
     def _run_plainly(self, chunk: Sequence[Any]) -> Tensor:
         """Return the scores of the network's own forward."""
-        inputs, plan = [self.intake.to_tensor(part).clone() for part in chunk], self.plan
+        inputs, plan = [self.intake.to_tensor(part, copy=False).clone() for part in chunk], self.plan
         if plan.twins is None:  # a chain's own layers, which keep nothing
             output = inputs[0]
             for _, layer in plan.layers:
@@ -164,7 +164,7 @@ class Defence:
             return x * (1 + nudge * (2 * noise - 1))
 
         plan = self.plan
-        inputs = [moved(self.intake.to_tensor(part)) for part in chunk]
+        inputs = [moved(self.intake.to_tensor(part, copy=False)) for part in chunk]
         own = nn.Sequential(*(layer for _, layer in plan.layers))
         module = make_twin(own if plan.twins is None else plan.twins.network)
         weights = {name: moved(weight) for name, weight in module.named_parameters()}

@@ -54,7 +54,8 @@ _FEW_ROWS = 16
 _RECURRENT_ROWS, _RECURRENT_BUDGETS = 256, 1.5
 
 # Where all that a network makes is so many times smaller than its input, hardly more passes go
-# over that than products read and write it: more samples gain more than caches do.
+# over that than products read and write it; and relevance of several targets comes on the way back
+# alone. Then more samples gain more than caches do.
 _WIDE, _WIDE_BUDGETS = 8, 2
 
 
@@ -162,7 +163,7 @@ def fit_batch_size(
     budget = _BUDGETS["cpu" if intake.device.type == "cpu" else "cuda"]
     # Relevance of all targets lies side by side.
     largest = sizes.largest * n_targets * intake.dtype.itemsize
-    is_wide = sizes.largest >= _WIDE * max(sizes.made, default=1)
+    is_wide = n_targets > 1 or sizes.largest >= _WIDE * max(sizes.made, default=1)
     batch_size = (_WIDE_BUDGETS if is_wide else 1) * budget.tensor // largest
     if any(step.kind == "recurrent" for step in steps):
         more = min(_RECURRENT_ROWS, int(_RECURRENT_BUDGETS * budget.tensor) // largest)
