@@ -179,7 +179,7 @@ CHUNKS = {
     "what is held": (lambda: layers(40, nn.Tanh), "chain", 100, "float32", 0, 1534),
     "what is recorded": (lambda: layers(40, nn.Tanh), "by hand", 100, "float32", 0, 1534),
     "of all, what is held": (lambda: layers(40, nn.Tanh), "chain", 100, "float64", 0, 767),
-    # Relevance of 100 targets: 48 MiB / (80 * 400 + 200 * 400) are 449, 16 MiB / (100 * 400) fewer.
+    # Relevance of 100 targets: 16 MiB / (100 * 400), where 48 hold 449.
     "way back of all": (lambda: layers(40, nn.Tanh), "chain", 100, "float32", "all", 419),
     # ReLUs that write over their input make nothing, but the last: 48 MiB / (41 * 400 + 2 * 400).
     "shared memory": (lambda: layers(40, nn.ReLU), "chain", 100, "float32", 0, 2926),

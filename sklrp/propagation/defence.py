@@ -140,7 +140,8 @@ class Defence:
 
     def _run_plainly(self, chunk: Sequence[Any]) -> Tensor:
         """Return the scores of the network's own forward."""
-        inputs, plan = [self.intake.to_tensor(part, copy=False).clone() for part in chunk], self.plan
+        plan = self.plan
+        inputs = [self.intake.to_tensor(part, copy=False).clone() for part in chunk]
         if plan.twins is None:  # a chain's own layers, which keep nothing
             output = inputs[0]
             for _, layer in plan.layers:
