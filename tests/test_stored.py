@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import tracemalloc
 
 import numpy as np
@@ -25,6 +27,7 @@ from sklrp import (
     MLPClassifier,
     MLPRegressor,
     RelevanceTransformer,
+    _overlaps,
 )
 from sklrp._stored import Stored, as_stored, find_mapping, is_stored, make_zeros, release
 from sklrp.classifiers.batches import BatchIterator
@@ -481,6 +484,145 @@ def test_the_file_of_the_samples_is_not_written_over(kind, is_small, fitted, dat
     with pytest.raises(ValueError, match="out lies in the file of X"):
         sklrp.explain(pipeline, X, out=out)
     np.testing.assert_array_equal(np.asarray(X[:]), given)
+
+
+def needs_mappings():
+    if not os.path.exists(_overlaps._MAPPINGS):
+        pytest.skip("the system does not tell which files lie in memory")
+
+
+def hold_otherwise(kind, X, tmp_path):
+    """Return samples and a place for relevance, on one file or memory, held in different ways."""
+    path = tmp_path / "X.npy"
+    np.save(path, X)
+    mapped = [np.load(path, mmap_mode=mode) for mode in ("r", "r+")]
+    if kind == "tensor of a memmap":
+        return torch.from_numpy(np.load(path, mmap_mode="r+")), mapped[1]
+    if kind == "into a tensor of a memmap":
+        return mapped[0], torch.from_numpy(mapped[1])
+    if kind == "tensors of files":
+        X.tofile(tmp_path / "X.bin")
+        return [
+            torch.from_file(
+                str(tmp_path / "X.bin"), shared=True, size=X.size, dtype=torch.from_numpy(X).dtype
+            ).reshape(X.shape)
+            for _ in range(2)
+        ]
+    if kind == "renamed":
+        path.rename(tmp_path / "other.npy")
+        return mapped[0], np.load(tmp_path / "other.npy", mmap_mode="r+")
+    if kind == "no name":
+        with tempfile.TemporaryFile() as file:
+            file.write(X.tobytes())
+            return [np.memmap(file, X.dtype, mode, shape=X.shape) for mode in ("r", "r+")]
+    if kind == "rows":
+        return list(mapped[0]), mapped[1]
+    if kind in ("rows in memory", "rows of a tensor"):
+        out = X.copy() if kind == "rows in memory" else torch.from_numpy(X.copy())
+        return list(out), out
+    if kind == "npy stack":
+        array = pytest.importorskip("dask.array")
+        array.to_npy_stack(tmp_path / "stack", array.from_array(X, chunks=(len(X), -1, -1)))
+        out = np.load(tmp_path / "stack" / "0.npy", mmap_mode="r+")
+        return array.from_npy_stack(tmp_path / "stack"), out
+    if kind == "wrapper":
+        wrapper = Rows(X.copy())
+        return wrapper, wrapper
+    if kind.startswith("bytes"):
+        dataset = write("h5py", X, tmp_path).file.create_dataset("in one piece", data=X)
+        dataset.file.flush()
+        file, offset = dataset.file.filename, dataset.id.get_offset()
+        there = np.memmap(file, X.dtype, "r+", offset, X.shape)
+        return (there, dataset) if kind == "bytes of h5py" else (dataset, there)
+    if kind == "virtual":
+        h5py = pytest.importorskip("h5py")
+        dataset = write("h5py", X, tmp_path)
+        layout = h5py.VirtualLayout(X.shape, X.dtype)
+        layout[:] = h5py.VirtualSource(dataset)
+        return dataset.file.create_virtual_dataset("V", layout), dataset
+    zarr = pytest.importorskip("zarr")
+    if kind == "memory in dask":
+        group = zarr.group(zarr.storage.MemoryStore())
+        group["X"] = X
+        return pytest.importorskip("dask.array").from_zarr(group["X"]), group["X"]
+    array = write("zarr", X, tmp_path)
+    if kind == "path in dask":
+        return pytest.importorskip("dask.array").from_zarr(str(tmp_path / "X.zarr")), array
+    pytest.importorskip("fsspec")
+    store = zarr.storage.FsspecStore.from_url(f"file://{tmp_path}")
+    out = zarr.open_array(store, path="X.zarr", mode="r+")
+    return (array, out) if kind == "store of fsspec" else (out, array)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("tensor of a memmap", "into a tensor of a memmap", "tensors of files", "renamed"),
+        *("no name", "rows", "rows in memory", "rows of a tensor", "npy stack", "wrapper"),
+        *("bytes of h5py", "bytes over h5py", "virtual", "memory in dask", "path in dask"),
+        *("store of fsspec", "from fsspec"),
+    ],
+)
+def test_samples_are_found_however_they_are_held(kind, data, tmp_path):
+    X, out = hold_otherwise(kind, data[0], tmp_path)
+    if kind in ("tensors of files", "renamed", "no name"):
+        needs_mappings()
+    with pytest.raises(ValueError, match=r"out (lies in the|is what X is read from)"):
+        sklrp.explain(module(), X, out=out)
+    if kind == "tensor of a memmap":
+        with pytest.raises(ValueError, match="out lies in the file of X"):
+            sklrp.explain(module(), (X[k : k + 15] for k in range(0, len(X), 15)), out=out)
+
+
+class Rows:
+    """An array of a kind that no one knows."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
+        self.ndim = values.ndim
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, rows):
+        return self.values[rows]
+
+    def __setitem__(self, rows, values):
+        self.values[rows] = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype)
+
+
+@pytest.mark.parametrize("kind", ["memmap", "private", "link", "views"])
+def test_mapped_files_are_known_by_name_where_the_system_does_not_tell(
+    kind, data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(_overlaps, "_MAPPINGS", str(tmp_path / "nothing"))
+    X, out = open_twice(kind, data[0], tmp_path)
+    with pytest.raises(ValueError, match=r"out lies in the file of X.*another file"):
+        sklrp.explain(module(), X, out=out)
+
+
+def test_what_is_another_file_by_now_is_written(data, tmp_path):
+    needs_mappings()
+    path = tmp_path / "X.npy"
+    np.save(path, data[0])
+    X = np.load(path, mmap_mode="r")
+    path.unlink()
+    np.save(path, data[0])
+    out = np.load(path, mmap_mode="r+")
+    sklrp.explain(module(), X, out=out)
+    np.testing.assert_allclose(out, sklrp.explain(module(), data[0]))
+    np.testing.assert_array_equal(X, data[0])
+
+
+def test_coordinates_may_be_shared(data):
+    xr = pytest.importorskip("xarray")
+    X = xr.DataArray(data[0], dims=("time", "a", "b"), coords={"time": np.arange(len(data[0]))})
+    out = xr.zeros_like(X)
+    sklrp.explain(module(), X, out=out)
+    np.testing.assert_allclose(out, sklrp.explain(module(), data[0]))
 
 
 def test_another_part_of_a_file_is_written(data, tmp_path):
