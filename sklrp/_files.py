@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -29,8 +30,9 @@ _NEW_FOLDER = 60.0  # seconds in which the owner of a folder has locked it
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2  # of Linux's fcntl.h and stdio.h, of macOS
 _KEEP_SIZE = 1  # of Linux's falloc.h
 _NODE = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")  # what a folder of zarr has, or some
+_METADATA = (*_NODE, ".zattrs")
 _OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")  # left by who looks at a folder
-_CHUNK = re.compile(r"c?[\d.]*")  # names of the chunks of an array
+_CHUNK = re.compile(r"c|(c\.)?\d+(\.\d+)*")  # the names of chunks, and of their folders
 _IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM, errno.EXDEV)
@@ -92,27 +94,60 @@ def check_replaceable(path: str | os.PathLike[str], *, is_store: bool) -> None:
     path = Path(path)
     if not path.exists():
         return
-    inside = sorted(path.iterdir()) if path.is_dir() else []
-    entries = [entry for entry in inside if entry.name not in _OF_SYSTEMS]
-    was_store = any(entry.name in _NODE and entry.is_file() for entry in entries)
-    if path.is_dir() and not was_store and (entries or not is_store):
+    is_folder = path.is_dir()
+    names = set(os.listdir(path)).difference(_OF_SYSTEMS) if is_folder else set()
+    if is_folder and names.isdisjoint(_NODE) and (names or not is_store):
         raise IsADirectoryError(f"{path} is a folder: choose another name, or remove it.")
-    if path.is_dir() != is_store:
+    if is_folder != is_store:
         raise ValueError(f"{path} is there, as something else: choose another name, or remove it.")
+    foreign = _find_foreign(os.fspath(path)) if names else None
+    if foreign is not None:
+        raise IsADirectoryError(
+            f"{path} is a zarr store that holds {os.path.relpath(foreign, path)!r}, which is no "
+            "part of it: move that, or choose another name."
+        )
+
+
+def _find_foreign(folder: str, in_array: bool = False) -> str | None:
+    """Return a path in a zarr store that zarr did not put there, if there is one.
+
+    Parameters
+    ----------
+    folder : str
+        A group or an array of the store.
+    in_array : bool, default=False
+        Whether it is a folder of chunks instead.
+
+    Returns
+    -------
+    str or None
+        The first such file or folder.
+    """
+    with os.scandir(folder) as found:
+        entries = [entry for entry in found if entry.name not in _OF_SYSTEMS]
+    names = {entry.name for entry in entries}
+    if not in_array and names.isdisjoint(_NODE):
+        return folder
+    has_chunks = in_array or ".zarray" in names or _describes_array(Path(folder, "zarr.json"))
     for entry in entries:
-        if not _is_of_store(entry):
-            raise IsADirectoryError(
-                f"{path} is a zarr store that holds {entry.name!r}, which is no part of it: move "
-                "that, or choose another name."
-            )
+        is_chunk = has_chunks and _CHUNK.fullmatch(entry.name) is not None
+        foreign: str | None = entry.path
+        if entry.is_dir(follow_symlinks=False):
+            if is_chunk or not has_chunks:
+                foreign = _find_foreign(entry.path, is_chunk)
+        elif is_chunk or (entry.name in _METADATA and not in_array):
+            foreign = None if entry.is_file(follow_symlinks=False) else entry.path
+        if foreign is not None:
+            return foreign
+    return None
 
 
-def _is_of_store(entry: Path) -> bool:
-    """Tell whether a file or a folder in a zarr store is what zarr puts there."""
-    if entry.is_dir() and any((entry / name).is_file() for name in _NODE):
-        return True
-    is_metadata = entry.name.startswith((*_NODE, ".zattrs")) and entry.is_file()
-    return is_metadata or _CHUNK.fullmatch(entry.name) is not None
+def _describes_array(path: Path) -> bool:
+    """Tell whether a file is what zarr notes of an array in format 3."""
+    try:
+        return bool(json.loads(path.read_bytes())["node_type"] == "array")
+    except (OSError, ValueError, TypeError, KeyError):  # of a group in format 2, or damaged
+        return False
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def python(code, *args):
 
 def store(path, name):
     path.mkdir()
-    (path / ".zgroup").touch()
+    (path / ".zarray").touch()
     (path / name).write_text(name)
 
 
@@ -149,6 +149,44 @@ def test_what_may_take_the_place_of_what(tmp_path):
         sklrp.geo.write(field, tmp_path / "out.zarr")
 
 
+FOREIGN = [
+    *("2024/thesis.txt", "20240101", "c1/photo.png", "x/notes.txt", "x/2024/thesis.txt"),
+    *("x/mine/.zgroup", "zarr.json.bak", ".zattrs_old", "0/.zattrs", "c/0/0"),
+]
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_the_user_put_into_a_store_is_not_removed(name, zarr_format, tmp_path):
+    field = xr.DataArray(X, dims=("time", "lat", "lon"), name="x")
+    options = {"zarr_format": zarr_format, "consolidated": False}
+    store = sklrp.geo.write(field, tmp_path / "out.zarr", **options)
+    (store / name).parent.mkdir(parents=True, exist_ok=True)
+    (store / name).write_text("mine")
+    with pytest.raises(IsADirectoryError, match=r"a zarr store that holds '.*', which is no part"):
+        sklrp.geo.write(field, store)
+    assert (store / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("separator", [".", "/"])
+def test_what_zarr_puts_into_a_store_may_be_replaced(separator, zarr_format, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    group = zarr.create_group(tmp_path / "out.zarr", zarr_format=zarr_format)
+    encodings = [{"name": "v2", "separator": separator}]
+    if zarr_format == 3:
+        encodings.append({"name": "default", "separator": separator})
+    for k, encoding in enumerate(encodings):
+        for shape in ((), (5,), (5, 6)):
+            name = f"sub/{k}/x{len(shape)}"
+            chunks = (2,) * len(shape) or "auto"
+            options = {"shape": shape, "chunks": chunks, "chunk_key_encoding": encoding}
+            group.create_array(name, dtype="f4", **options)[...] = 1.0
+    field = xr.DataArray(X, dims=("time", "lat", "lon"), name="x")
+    sklrp.geo.write(field, tmp_path / "out.zarr")
+    assert not (tmp_path / "out.zarr" / "sub").exists()
+
+
 @pytest.mark.skipif(not sys.platform.startswith(("linux", "darwin")), reason="no exchange")
 def test_a_store_is_there_at_every_moment(tmp_path, monkeypatch):
     path = tmp_path / "out.zarr"
@@ -166,7 +204,7 @@ def test_a_store_is_there_at_every_moment(tmp_path, monkeypatch):
     monkeypatch.setattr(_files.shutil, "rmtree", watch(remove))
     with replacing(path, is_store=True) as part:
         store(part, "1")
-    assert files(path) == [".zgroup", "1"]
+    assert files(path) == [".zarray", "1"]
     assert files(tmp_path) == ["out.zarr"]
     assert seen
     assert all(seen)
@@ -197,7 +235,7 @@ def test_a_store_where_the_system_has_no_exchange(dies, tmp_path, monkeypatch):
     with replacing(path, is_store=True) as part:
         assert (path / "1").exists()
         store(part, "2")
-    assert files(path) == [".zgroup", "2"]
+    assert files(path) == [".zarray", "2"]
     assert files(tmp_path) == ["out.zarr"]
 
 
