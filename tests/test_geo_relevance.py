@@ -1,5 +1,8 @@
 """Boxes and weights of area, relevance as fields, and composites."""
 
+import os
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -718,6 +721,50 @@ def test_bad_files(tmp_path):
         with pytest.raises(FileNotFoundError, match="there is no folder"):
             write(field, tmp_path / "nowhere" / name)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "part",
+    [{"compute": False}, {"mode": "a"}, {"region": {"time": slice(2)}}, {"append_dim": "time"}],
+)
+@pytest.mark.parametrize("name", ["a.nc", "a.zarr"])
+def test_only_whole_files_are_written(part, name, tmp_path):
+    field = make_field()
+    [(parameter, value)] = part.items()
+    path = write(field, tmp_path / name, mode="w", compute=True)
+    said = f"{re.escape(f'{parameter}={value!r}')} would .* complete: .*"
+    with pytest.raises(ValueError, match=said):
+        write(field + 1.0, path, **part)
+    np.testing.assert_array_equal(read(path)[field.name], field)
+
+
+def test_a_store_that_dask_opened_by_its_path_is_not_replaced(tmp_path):
+    array = pytest.importorskip("dask.array")
+    field = make_field().rename("sst")
+    path = write(field, tmp_path / "a.zarr")
+    lazy = xr.DataArray(array.from_zarr(str(path), component="sst"), dims=field.dims, name="sst")
+    with pytest.raises(ValueError, match=r"path is .* read from: .* another name"):
+        write(lazy * 2.0, path)
+
+
+def test_another_hard_link_of_the_source_may_be_replaced(tmp_path):
+    field = make_field().rename("sst")
+    path, link = write(field, tmp_path / "a.nc"), tmp_path / "b.nc"
+    os.link(path, link)
+    with xr.open_dataset(path, chunks={}) as dataset:
+        write(dataset.sst * 2.0, link)
+        with pytest.raises(ValueError, match=r"path is .* read from"):
+            write(dataset.sst * 2.0, path)
+    xr.testing.assert_identical(read(path).sst, field)
+    np.testing.assert_array_equal(read(link).sst, 2.0 * field)
+
+
+@pytest.mark.parametrize("source", ["a\0b", "a\udcff.nc\ud800", 5])
+def test_sources_that_are_no_names_say_nothing(source, tmp_path):
+    field = make_field()
+    field.encoding = {"source": source}
+    for _ in range(2):
+        write(field, tmp_path / "a.nc")
 
 
 def test_what_is_wrong_with_a_lazy_call_is_said_at_once(fitted):

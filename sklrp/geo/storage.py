@@ -34,6 +34,10 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
     of torch's threads. Under a client of `dask.distributed` its workers compute them, and write a
     zarr store together; for that all of them must reach the folder.
 
+    What is at `path` is replaced as a whole: a zarr store goes with all its groups and variables,
+    those that others have added too, as a NetCDF file does. A store that holds anything which
+    zarr does not write is left alone.
+
     Parameters
     ----------
     fields : DataArray or Dataset
@@ -41,7 +45,9 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
     path : str or path-like
         A name that ends in ``.nc`` for NetCDF, or in ``.zarr``.
     **kwargs : dict
-        Handed on to xarray's ``to_netcdf`` or ``to_zarr``, such as ``encoding``.
+        Handed on to xarray's ``to_netcdf`` or ``to_zarr``, such as ``encoding``. A part alone
+        cannot be written: with ``compute=False``, a ``mode`` that adds, ``region`` or
+        ``append_dim``.
 
     Returns
     -------
@@ -54,9 +60,10 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
         If `fields` are not of xarray.
     ValueError
         If the name has another ending, dimensions are stacked, or the fields cannot be computed;
-        or if they were read from that file.
+        or if they were read from that file, or only a part would be written.
     OSError
-        If the file cannot be written, or the name is that of a folder which is no zarr store.
+        If the file cannot be written, or the name is that of a folder which is no zarr store, or
+        of a store that holds something else.
 
     Examples
     --------
@@ -77,6 +84,7 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
             ".inverse_transform(found.skill, name='skill'), and write that."
         )
     check_field(fields, "write", "fields")
+    _check_whole(kwargs)
     for field in fields.data_vars.values() if is_dataset(fields) else [fields]:
         if field.dtype.kind == "c":
             raise ValueError(
@@ -96,6 +104,24 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
     with replacing(path, is_store=is_store) as part, _schedule(fields, by_workers=is_store):
         store(fields, part, zarr=is_store, **kwargs)
     return Path(path)
+
+
+def _check_whole(kwargs: dict[str, Any]) -> None:
+    """Raise an error if not all of a file would be written, and by now."""
+    remedies = {
+        "compute": "leave it out, or keep the fields lazy and write them when they are needed",
+        "mode": "leave it out; to add to a file, call the fields' own to_netcdf or to_zarr",
+        "region": "call the fields' own to_zarr for a part of a store",
+        "append_dim": "call the fields' own to_zarr to add to a store",
+    }
+    harmless = {"compute": (True,), "mode": ("w", "w-")}
+    for name, remedy in remedies.items():
+        value = kwargs.get(name)
+        if value is not None and value not in harmless.get(name, ()):
+            raise ValueError(
+                f"{name}={value!r} would leave a part to be written later, or write only a part, "
+                f"but write makes a file that is complete: {remedy}."
+            )
 
 
 def _check_sources(fields: DataArray | Dataset, path: Path) -> None:
