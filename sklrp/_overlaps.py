@@ -50,7 +50,7 @@ def check_apart(out: Any, name: str, X: Any, label: str) -> None:
     """
     for one, its in _name_arrays(out, name):
         for other, of in _name_arrays(X, label):
-            place = _find_common(one, other)
+            place = _find_met(one, other)
             if place is None:
                 continue
             if isinstance(place.where, torch.device):
@@ -174,7 +174,7 @@ class _Place(NamedTuple):
         return self.extent is None or other.extent is None or _meet(self.extent, other.extent)
 
 
-def _find_common(out: Any, X: Any) -> _Place | None:
+def _find_met(out: Any, X: Any) -> _Place | None:
     """Return a place in which samples lie that would be written over."""
     read = functools.cache(_read_mappings)
     read_from = [place for one in _list_held(X) for place in _find_places(one, read)]
@@ -199,31 +199,26 @@ def _find_places(
         if mapping is not None and not (is_written and mapping.is_private):
             yield _Place(mapping.where, None, extent.move(mapping.shift), mapping.name)
     elif isinstance(X, str | os.PathLike):
-        yield from _place_file(X)
+        where = _identify(X)
+        if where is not None:
+            yield _Place(where, name=os.fspath(X))
     elif _is_of("h5py", X) and hasattr(X, "file"):
         import h5py
 
         # By its address in the file: a data set may have several names.
-        address, offset = h5py.h5o.get_info(X.id).addr, X.id.get_offset()
+        known, offset, name = h5py.h5o.get_info(X.id), X.id.get_offset(), X.file.filename
         size = X.id.get_storage_size()
         extent = None if offset is None else _make_extent(offset, (size,), (1,), 1)
-        for place in _place_file(X.file.filename):
-            yield place._replace(inside=address, extent=extent)
+        yield _Place(_identify(name) or known.fileno, known.addr, extent, str(name))
     elif _is_of("zarr", X) and hasattr(X, "store"):
-        root = _find_root(X.store)
-        if root is None:
+        folder = os.path.join(_find_root(X.store) or "", X.path)
+        where = _identify(folder) if os.path.isabs(folder) else None
+        if where is None:
             yield _Place(X.store, X.path, name=f"{X.store}/{X.path}")
         else:
-            yield from _place_file(os.path.join(root, X.path))
+            yield _Place(where, name=folder)
     elif _is_array(X):
         yield _Place(_Itself(X))
-
-
-def _place_file(path: str | os.PathLike[str]) -> Iterator[_Place]:
-    """Yield the place that a file or folder is, if it is there."""
-    where = _identify(path)
-    if where is not None:
-        yield _Place(where, name=os.fspath(path))
 
 
 def _identify(path: str | os.PathLike[str]) -> tuple[int, int] | None:
@@ -241,7 +236,7 @@ def _find_root(store: Any) -> str | None:
     if system is not None and "file" not in np.atleast_1d(system.protocol):
         return None
     root = getattr(store, "root", getattr(store, "path", None))
-    return None if root is None else os.fspath(root)
+    return None if root is None else os.path.abspath(root)
 
 
 def _is_of(package: str, X: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 import tracemalloc
@@ -534,6 +535,10 @@ def hold_otherwise(kind, X, tmp_path):
         file, offset = dataset.file.filename, dataset.id.get_offset()
         there = np.memmap(file, X.dtype, "r+", offset, X.shape)
         return (there, dataset) if kind == "bytes of h5py" else (dataset, there)
+    if kind == "HDF5 in memory":
+        h5py = pytest.importorskip("h5py")
+        dataset = h5py.File(io.BytesIO(), "w").create_dataset("X", data=X)
+        return dataset, dataset.file["X"]
     if kind == "virtual":
         h5py = pytest.importorskip("h5py")
         dataset = write("h5py", X, tmp_path)
@@ -545,6 +550,9 @@ def hold_otherwise(kind, X, tmp_path):
         group = zarr.group(zarr.storage.MemoryStore())
         group["X"] = X
         return pytest.importorskip("dask.array").from_zarr(group["X"]), group["X"]
+    if kind == "zip":
+        array = zarr.create_array(zarr.storage.ZipStore(tmp_path / "X.zip", mode="w"), data=X)
+        return array, array
     array = write("zarr", X, tmp_path)
     if kind == "path in dask":
         return pytest.importorskip("dask.array").from_zarr(str(tmp_path / "X.zarr")), array
@@ -560,7 +568,7 @@ def hold_otherwise(kind, X, tmp_path):
         *("tensor of a memmap", "into a tensor of a memmap", "tensors of files", "renamed"),
         *("no name", "rows", "rows in memory", "rows of a tensor", "npy stack", "wrapper"),
         *("bytes of h5py", "bytes over h5py", "virtual", "memory in dask", "path in dask"),
-        *("store of fsspec", "from fsspec"),
+        *("store of fsspec", "from fsspec", "HDF5 in memory", "zip"),
     ],
 )
 def test_samples_are_found_however_they_are_held(kind, data, tmp_path):
