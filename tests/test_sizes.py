@@ -166,27 +166,28 @@ def wide_and_small():
 
 # Samples of a chunk on a CPU. A tensor may have 8 MiB, what is held 48, or 7 / 16 for each step.
 CHUNKS = {
-    # 8 MiB / 4000; of double precision half, of ten targets 16 MiB / 40000.
+    # 8 MiB / 4000; of double precision half, of ten targets 12 MiB / 40000.
     "a tensor fits the caches": (few_layers, "chain", 1000, "float32", 0, 2097),
     "as it is recorded": (few_layers, "by hand", 1000, "float32", 0, 2097),
     "of double precision": (few_layers, "chain", 1000, "float64", 0, 1048),
-    "of all targets": (few_layers, "chain", 1000, "float32", "all", 419),
-    # 16 MiB / 4000, as the layers make an eighth of what they are given, and so with ten targets.
-    "a wide input": (wide_input, "chain", 1000, "float32", 0, 4194),
-    "a wide input, recorded": (wide_input, "by hand", 1000, "float32", 0, 4194),
-    "a wide input, all": (wide_input, "chain", 1000, "float32", "all", 419),
+    "of all targets": (few_layers, "chain", 1000, "float32", "all", 314),
+    # 12 MiB / 4000, as the layers make an eighth of what they are given, and so with ten targets.
+    "a wide input": (wide_input, "chain", 1000, "float32", 0, 3145),
+    "a wide input, recorded": (wide_input, "by hand", 1000, "float32", 0, 3145),
+    "a wide input, all": (wide_input, "chain", 1000, "float32", "all", 314),
     # 48 MiB / (80 * 400 + 2 * 400), where caches have room for 20971.
     "what is held": (lambda: layers(40, nn.Tanh), "chain", 100, "float32", 0, 1534),
     "what is recorded": (lambda: layers(40, nn.Tanh), "by hand", 100, "float32", 0, 1534),
     "of all, what is held": (lambda: layers(40, nn.Tanh), "chain", 100, "float64", 0, 767),
-    # Relevance of 100 targets: 16 MiB / (100 * 400), where 48 hold 449.
-    "way back of all": (lambda: layers(40, nn.Tanh), "chain", 100, "float32", "all", 419),
+    # Relevance of 100 targets: 12 MiB / (100 * 400), where 48 hold 449,
+    # but 35 MiB of 80 steps are 327.
+    "way back of all": (lambda: layers(40, nn.Tanh), "chain", 100, "float32", "all", 327),
     # ReLUs that write over their input make nothing, but the last: 48 MiB / (41 * 400 + 2 * 400).
     "shared memory": (lambda: layers(40, nn.ReLU), "chain", 100, "float32", 0, 2926),
     # 302 * 7 / 16 MiB / (4 * (4096 + 301 * 8) + 2 * 4 * 4096), where caches have room for 512.
     "many small steps": (wide_and_small, "by hand", 8, "float32", 0, 2356),
     "many, in double": (wide_and_small, "by hand", 8, "float64", 0, 1178),
-    # A sample of more than 16 MiB; the first chunk of a recorded network has three.
+    # A sample of more than 12 MiB; the first chunk of a recorded network has three.
     "large": (lambda: [nn.Linear(2**22 + 1, 2)], "chain", 2**22 + 1, "float32", 0, 1),
     "large, recorded": (lambda: [nn.Linear(2**22 + 1, 2)], "by hand", 2**22 + 1, "float32", 0, 3),
     "large, all": (lambda: [nn.Linear(2**22 + 1, 2)], "by hand", 2**22 + 1, "float32", "all", 1),

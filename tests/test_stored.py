@@ -34,6 +34,7 @@ from sklrp._stored import Stored, as_stored, find_mapping, is_stored, make_zeros
 from sklrp.classifiers.batches import BatchIterator
 from sklrp.diagnostics import diagnose, skill_map
 from sklrp.diagnostics.explained import Explained
+from sklrp.propagation.sizes import _Budget
 
 N, SHAPE = 150, (4, 6)
 
@@ -994,6 +995,9 @@ def test_memory_does_not_grow_with_the_file(entry, long_samples, tmp_path, monke
         monkeypatch.setattr(f"sklrp.{name}_BYTES", 2**20)
     for name in ("_stored", "skill.permutations", "skill.block_lengths", "skill.asked_models"):
         monkeypatch.setattr(f"sklrp.{name}.MEMORY_BYTES", 2**20)
+    # A chunk may take more than the file, which is small.
+    budgets = {"cpu": _Budget(2**20, 2**23, 2**16)}
+    monkeypatch.setattr("sklrp.propagation.sizes._BUDGETS", budgets)
     out = np.lib.format.open_memmap(tmp_path / "R.npy", "w+", np.float32, X.shape)
     tracemalloc.start()
     ENTRIES[entry](clf, X, y, out)

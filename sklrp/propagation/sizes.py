@@ -48,15 +48,14 @@ _BUDGETS = {
 # Chunks of so few samples are not cut: what fewer would save, they would cost in time.
 _FEW_ROWS = 16
 
-# Products of single states, of which a recurrence over many steps consists, are slow for few: up
-# to so many samples share a chunk, and its largest tensor takes so many budgets. For relevance
-# goes back by some steps at a time, and fewer tensors of all steps are held at once.
-_RECURRENT_ROWS, _RECURRENT_BUDGETS = 256, 1.5
+# The largest tensor takes so many budgets where more samples gain more than caches do: where all
+# that a network makes is so many times smaller than its input, over which hardly more passes go
+# than products read and write it, and where it is relevance of several targets.
+_LARGER, _WIDE = 1.5, 8
 
-# Where all that a network makes is so many times smaller than its input, hardly more passes go
-# over that than products read and write it; and relevance of several targets comes on the way back
-# alone. Then more samples gain more than caches do.
-_WIDE, _WIDE_BUDGETS = 8, 2
+# So it is of a recurrence up to so many samples: it consists of products of single states, which
+# are slow for few. Relevance goes back by some steps at a time, so that fewer tensors are held.
+_RECURRENT_ROWS = 256
 
 
 class Sizes(NamedTuple):
@@ -163,11 +162,11 @@ def fit_batch_size(
     budget = _BUDGETS["cpu" if intake.device.type == "cpu" else "cuda"]
     # Relevance of all targets lies side by side.
     largest = sizes.largest * n_targets * intake.dtype.itemsize
-    is_wide = n_targets > 1 or sizes.largest >= _WIDE * max(sizes.made, default=1)
-    batch_size = (_WIDE_BUDGETS if is_wide else 1) * budget.tensor // largest
+    batch_size, larger = budget.tensor // largest, int(_LARGER * budget.tensor) // largest
     if any(step.kind == "recurrent" for step in steps):
-        more = min(_RECURRENT_ROWS, int(_RECURRENT_BUDGETS * budget.tensor) // largest)
-        return max(fewest, batch_size, more)
+        return max(fewest, batch_size, min(_RECURRENT_ROWS, larger))
+    if n_targets > 1 or sizes.largest >= _WIDE * max(sizes.made, default=1):
+        batch_size = larger
     # Most is held where the way back begins, beside what arrives at a step and what it passes.
     held = sizes.count_held(steps) * intake.dtype.itemsize + 2 * largest
     batch_size = min(batch_size, max(budget.chunk // held, _FEW_ROWS))
