@@ -321,7 +321,7 @@ def graded(mean, skill, frame=None, **entries):
     background = ~np.any(list(masks.values()), axis=0)
     entries = {
         "verdict": "fact", "mass": 0.6, "input_mass": 0.1, "null_mass": np.array([0.05, 0.09]),
-        "power": 0.9, "causes": {}, **masks, **entries,
+        "way": 0.8, "rival": "input", "power": 0.9, "causes": {}, **masks, **entries,
     }  # fmt: skip
     if frame is not None:
         entries["frame"] = frame
@@ -351,11 +351,14 @@ def test_artifact_map_is_drawn(maps):
     assert mass.get_xlim()[1] > 0.6
     said = display.figure_.get_suptitle().replace("\n", " ")
     assert said == (
-        "3 of 6 cells that carry the skill stand out in the map. The cells with skill hold "
-        "60\u00a0% of the map, 10\u00a0% of the input and 5.0\u00a0% to 9.0\u00a0% of "
+        "All cells weighed by skill, the map is 0.80 of the way from the input to the "
+        "network's contributions (true: fact). 3 of 6 cells found to carry skill stand out in the map. The 6 "
+        "hold 60\u00a0% of the map, 10\u00a0% of the input and 5.0\u00a0% to 9.0\u00a0% of "
         "untrained networks' maps"
     )
-    assert skill.get_title().endswith("90\u00a0% of it outlined")
+    adds = np.maximum(maps[1], 0)  # what takes from the skill has no part in the share
+    share = 100 * adds[found.fact | found.missed].sum() / adds.sum()
+    assert f"{share:.0f}\u00a0% of positive skill outlined" in skill.get_title().replace("\n", " ")
     axes = plt.figure().subplots(1, 3)
     assert ArtifactDisplay.from_finding(found, ax=axes).axes_[2] is axes[2]
     with pytest.raises(ValueError, match="ax must hold 3 Axes, one for each panel, got 2"):
@@ -387,7 +390,9 @@ def test_sentences_of_grades():
     assert say_grades(found, frame).endswith("so the map cannot be graded")
     found = graded(values, values, frame, null_mass=[], mass=0.996)
     assert "hold 100\u00a0% of the map and 10\u00a0% of the input" in say_grades(found, frame)
-    assert "networks" not in say_grades(found, frame)
+    assert "untrained networks" not in say_grades(found, frame)
+    assert "way" not in say_grades(graded(values, values, frame, by_mass=True), frame)
+    assert "way" not in say_grades(graded(values, values, frame, way=np.nan), frame)
 
 
 def test_causes_are_counted(maps):

@@ -247,6 +247,26 @@ def test_what_contributions_lose_too_is_no_fault_of_the_map(regression, monkeypa
         assert (found.verdict == "artifact") == is_wrong
 
 
+@pytest.mark.parametrize(("elsewhere", "disagrees"), [(1.6, True), (0.1, False)])
+def test_a_fact_that_the_mass_does_not_show_says_so(elsewhere, disagrees):
+    """Away from what speaks against the truth a map is true, with no more on true cells."""
+    rng = np.random.default_rng(0)
+    against = 1.0 * (np.arange(N_CELLS) > 8)
+    X = rng.normal(size=(150, N_CELLS))
+    y = X @ (SIGNAL - against)
+    maps = np.abs(X) * np.where(SIGNAL, 1.0, elsewhere * (against == 0))
+    found = find_true(asked(linear([SIGNAL + 0.8 * against]), X, y, relevance=maps), 3)
+    assert (found.verdict, found.rival, found.by_mass) == ("fact", "input", False)
+    assert (found.mass <= found.input_mass) == disagrees
+    assert ("caution" in found) == disagrees
+    if disagrees:
+        said = f"3 cells found to carry skill hold {100 * found.mass:.2g} % of the map"
+        assert said in found.caution
+        assert f"no more than of others: {100 * found.input_mass:.2g} % of the input" in repr(
+            found
+        )
+
+
 def test_no_skill_has_no_place(regression):
     net, X, y, _ = regression
     noise = np.random.default_rng(5).permutation(y)

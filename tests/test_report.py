@@ -81,6 +81,18 @@ def test_what_was_not_asked_is_no_fact(name):
     assert repr(report).startswith(report.sentence)
 
 
+def test_a_fact_says_where_its_mass_does_not_show_it():
+    found = [finding(name, "fact") for name in NEEDED]
+    said = ArtifactReport(found, "x").sentence
+    assert said.endswith("more than the input does.")
+    true = next(test for test in found if test.name == "true")
+    true["caution"] = "3 cells hold 5 % of the map, no more than of the input."
+    report = ArtifactReport(found, "x")
+    assert report.verdict == "fact"
+    assert "though the cells found one by one do not show it" in report.sentence
+    assert f"  true: {true.caution}" in repr(report).splitlines()
+
+
 def test_questions_are_answered_by_tests():
     report = make_report({"skilled": "fact", "randomization": "artifact", "fading": "fact"})
     assert list(report.questions) == ["skilled", "learned"]

@@ -152,14 +152,16 @@ def artifact_map(
         With arrays of a sample's shape: ``mean``, the mean map, over networks if there are
         several, with ``spread``, ``stability``, ``common`` and ``own`` as `diagnose` has them;
         the masks ``fact``, ``missed``, ``unsupported``, ``misleading`` and ``background``, which
-        cover it; ``skill``, ``z`` and ``true_fdr`` of the skill map. Also ``mass``, the share of
-        the map on true cells, ``input_mass``, of the input's departures from the mean, and
-        ``null_mass``, of each null model; ``power``, the share of the skill that lies on cells
-        that were found true; ``detectable``, the smallest skill of a cell that would have been
-        found; ``causes``, masks of cells that are not true by what is known of them
-        (``constant``, ``offset``, ``outliers``, ``border``, ``suppressor``), and
-        ``assumptions``. The statistic and the verdict are those of the question *true* of
-        `diagnose`.
+        cover it; ``skill``, ``z`` and ``true_fdr`` of the skill map. Also ``way``, the number
+        that decides, with the ``rival`` from which it is counted, see *true* of `diagnose`;
+        ``mass``, the share of the map on true cells, ``input_mass``, of the input's departures
+        from the mean, and ``null_mass``, of each null model, which decide where ``by_mass``;
+        ``power``, the share of the skill that lies on cells that were found true, of the sum over
+        all cells, in which skill below 0 cancels some; ``detectable``, the smallest skill of a
+        cell that would have been found; ``causes``, masks of cells that are not true by what is
+        known of them (``constant``, ``offset``, ``outliers``, ``border``, ``suppressor``), and
+        ``assumptions``. The statistic is ``mass``; the verdict is that of the question *true* of
+        `diagnose`, which `way` decides.
 
     Raises
     ------
@@ -278,6 +280,10 @@ def grade_cells(
         z=cells["z"],
         true_fdr=cells["true_fdr"],
         detectable=cells["detectable"],
+        **({"caution": place.caution} if "caution" in place else {}),
+        way=place.statistic,
+        rival=place.rival,
+        by_mass=place.by_mass,
         mass=place.mass,
         input_mass=place.input_mass,
         null_mass=place.null_mass,

@@ -75,8 +75,11 @@ def say_grades(finding: Finding, frame: Frame) -> str:
     """
     fact, missed = (find_mask(frame, finding[name], name).sum() for name in ("fact", "missed"))
     cells = _name_cells(frame)
+    decides = _say_way(finding, cells)
     if not fact + missed:
-        return f"No {cells} are told from such as know nothing, so the map cannot be graded"
+        return (
+            f"{decides}No {cells} are told from such as know nothing, so the map cannot be graded"
+        )
     shares = [
         f"{_percent(finding.mass)} of the map",
         f"{_percent(finding.input_mass)} of the input",
@@ -87,8 +90,20 @@ def say_grades(finding: Finding, frame: Frame) -> str:
         null_share = low if low == high else f"{low} to {high}"
         shares.append(f"{null_share} of untrained networks' maps")
     return (
-        f"{fact} of {fact + missed} {cells} that carry the skill stand out in the map. "
-        f"The {cells} with skill hold {', '.join(shares[:-1])} and {shares[-1]}"
+        f"{decides}{fact} of {fact + missed} {cells} found to carry skill stand out in the map. "
+        f"The {fact + missed} hold {', '.join(shares[:-1])} and {shares[-1]}"
+    )
+
+
+def _say_way(finding: Finding, cells: str) -> str:
+    """Return a sentence of the number that decides, nothing where there is none."""
+    way = finding.get("way", np.nan)
+    if finding.get("by_mass") or np.isnan(way):
+        return ""
+    rival = {"input": "the input"}.get(finding.rival, finding.rival)
+    return (
+        f"All {cells} weighed by skill, the map is {way:.2f} of the way from {rival} to the "
+        f"network's contributions (true: {finding.verdict}). "
     )
 
 
@@ -175,7 +190,7 @@ def draw_grades(finding: Finding, frame: Frame, ax: Any = None) -> tuple[Any, di
     if features is not None:
         axes[1].tick_params(labelleft=False)
     _set_title(axes[0], "What the map shows")
-    _set_title(axes[1], f"Where the skill is: {_percent(finding.power)} of it outlined")
+    _set_title(axes[1], f"Where the skill is: {_outlined(finding)}")
     artists = {"mean": _main_artist(mean), "marks": mean["marks"], "skill": _main_artist(skill)}
     artists |= draw_mass(axes[2], finding)
     if ax is None:
@@ -262,8 +277,15 @@ def draw_mass(ax: Any, finding: Finding) -> dict[str, Any]:
     ax.spines[["top", "right"]].set_visible(False)
     ax.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}\u00a0%")
     ax.set_xlabel("share of |relevance|, and of the input's |departure from its mean|")
-    _set_title(ax, "How much of the map is where the skill is")
+    _set_title(ax, "How much of the map is outlined")
     return artists
+
+
+def _outlined(finding: Finding) -> str:
+    """Say how much of the skill is outlined, of what adds to it: the rest takes from the sum."""
+    adds = np.maximum(np.nan_to_num(finding.skill), 0.0)
+    share = adds[finding.fact | finding.missed].sum() / (adds.sum() or 1.0)
+    return f"{_percent(share)} of positive skill outlined"
 
 
 def _mark_skill(finding: Finding, frame: Frame, at: tuple[int, ...]) -> list[Overlay]:

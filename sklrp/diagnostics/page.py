@@ -47,7 +47,9 @@ _QUESTIONS = {
     "true": (
         "Does relevance lie where the network's skill is?",
         "0: the map lies no closer to the skill than the input, or an untrained network's map, "
-        "does. 1: as close as the network's own contributions. Below 0: farther away.",
+        "does. 1: as close as the network's own contributions. Below 0: farther away. All cells "
+        "count by their skill, whether found one by one or not, and below 0 too; the shares on "
+        "true cells stand beside it, and decide only where places tell little.",
     ),
     "learned": (
         "Does the map depend on what was learned?",
@@ -100,7 +102,8 @@ _WORDS = {
     ),
     "mass": (
         "The share of the map on cells that carry skill. It tells something only beside the "
-        "share of the input there and of maps of networks that learned nothing."
+        "share of the input there and of maps of networks that learned nothing. The answer of "
+        "true weighs all cells instead, so that the two may disagree where few cells were found."
     ),
 }
 

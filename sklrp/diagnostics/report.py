@@ -153,6 +153,11 @@ class ArtifactReport:
             known = "randomization" in self.tests
             others = "the input and untrained networks do" if known else "the input does"
             size = ""
+            if self.tests["true"].get("caution"):
+                others += (
+                    " if all cells are weighed by their skill, though the cells found one by one "
+                    "do not show it"
+                )
             if self.tests["used"].get("unsigned"):
                 size = " They have no negative values, and so do not say for or against what."
             return (

@@ -29,6 +29,7 @@ _TELLING = 0.1, 0.5
 # fifths are as much as sound maps have (the way cannot tell there), and a quarter more than the
 # rivals is above the spread of untrained networks' own masses (.062 to .067, .09 to .11).
 _NEARLY_ALL, _FAR_MORE = 0.8, 1.25
+_BY_MASS = "as places tell little, the shares decide:"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,10 @@ def find_true(
 
     .. math:: w = \frac{\sum_i (s_i - r_i) T_i}{\sum_i (u_i - r_i) T_i},
 
-    the least over both rivals r. No sum is a verdict unless permuted labels do not give it.
+    the least over both rivals r. No sum is a verdict unless permuted labels do not give it. Each
+    cell counts by its skill, below 0 too and whether found true or not. So w and the shares on
+    true cells may disagree, as where few cells were found; shares decide only where places tell
+    little.
 
     Parameters
     ----------
@@ -94,7 +98,9 @@ def find_true(
     -------
     Finding
         With ``mass``, ``mass_interval``, ``input_mass`` and ``null_mass``, the shares on true
-        cells, and ``places``, all shares.
+        cells, and ``places``, all shares; ``rival``, from which w is counted, and ``by_mass``,
+        whether the shares on true cells made the verdict. A fact by w whose mass is not above
+        its rivals' has a ``caution`` that says so.
     """
     places = share_places(explained, n_draws, null)
     rivals = {"input": places.of_input}
@@ -109,14 +115,19 @@ def find_true(
         "null_mass": places.of_nulls[:, true].sum(axis=1),
     }
     mass_interval = bootstrap(masses["mass"], explained.rng("true"))
-    verdict = _judge_place(ways, masses, mass_interval)
+    verdict, by_mass = _judge_place(ways, masses, mass_interval)
     advice = "" if verdict == "fact" else _advise_on_place(verdict, bool(ways.powerful.any()))
     if verdict == "fact" and not explained.is_given and not has_nulls(explained, null):
         verdict, advice = "undecided", why_not_drawn(explained)
     worst = int(np.nanargmin(ways.way)) if np.isfinite(ways.way).any() else 0
     low, high = _interval(ways.error[worst], ways.gain[worst], ways.possible[worst])
-    untrained = f", untrained {np.median(masses['null_mass']):.2f}" if len(rivals) > 1 else ""
+    untrained = f", untrained {np.median(masses['null_mass']):.2g}" if len(rivals) > 1 else ""
     n_cells = np.count_nonzero(decomposed.with_data)
+    mass = float(masses["mass"].mean())
+    caution = {}
+    usual = max(masses["input_mass"], masses["null_mass"].max(initial=0.0))
+    if verdict == "fact" and not by_mass and mass <= usual:
+        caution["caution"] = _caution_of_mass(mass, masses, int(true.sum()), n_cells)
     return explained.finding(
         name="true",
         question="Does relevance lie where the network's skill is?",
@@ -125,14 +136,18 @@ def find_true(
         null=np.zeros(len(rivals)),
         verdict=verdict,
         reading=(
-            f"of the way from the {list(rivals)[worst]} to the network's own contributions; on "
-            f"the {true.sum()} true of {n_cells} cells lie {masses['mass'].mean():.2f} of "
-            f"|relevance|, {masses['input_mass']:.2f} of the input{untrained}"
+            f"of the way from the {list(rivals)[worst]} to the network's own contributions, all "
+            f"cells weighed by their skill; {_BY_MASS if by_mass else 'beside it,'} on the "
+            f"{true.sum()} true of {n_cells} cells lie {mass:.2g} of |relevance|, "
+            f"{masses['input_mass']:.2g} of the input{untrained}"
             if ways.powerful.any()
             else f"skill is not told apart from place to place ({true.sum()} true cells)"
         ),
         advice=advice,
-        mass=float(masses["mass"].mean()),
+        **caution,
+        rival=list(rivals)[worst],
+        by_mass=by_mass,
+        mass=mass,
         mass_interval=mass_interval,
         input_mass=masses["input_mass"],
         null_mass=masses["null_mass"],
@@ -202,14 +217,17 @@ def _find_ways(
     )
 
 
-def _judge_place(ways: _Ways, masses: dict[str, Any], mass_interval: tuple[float, float]) -> str:
-    """Return the verdict: on the way that maps get, or on their mass where places tell little."""
+def _judge_place(
+    ways: _Ways, masses: dict[str, Any], mass_interval: tuple[float, float]
+) -> tuple[str, bool]:
+    """Return the verdict on the way that maps get, or by their mass where places tell little."""
     if ways.lost.any() or (ways.telling & (ways.way < _WAY[1])).any():
-        return "artifact"
+        return "artifact", False
     if (ways.beaten & ways.powerful & (ways.way > _WAY[0])).all():
-        return "fact"
-    by_mass = ways.has_skill and not ways.telling.any()
-    return "fact" if by_mass and _lies_on_true_cells(masses, mass_interval) else "undecided"
+        return "fact", False
+    may_be = ways.has_skill and not ways.telling.any()
+    by_mass = bool(may_be and _lies_on_true_cells(masses, mass_interval))
+    return ("fact" if by_mass else "undecided"), by_mass
 
 
 def _lies_on_true_cells(masses: dict[str, Any], interval: tuple[float, float]) -> bool:
@@ -217,6 +235,21 @@ def _lies_on_true_cells(masses: dict[str, Any], interval: tuple[float, float]) -
     nulls = masses["null_mass"]
     usual = max(masses["input_mass"], np.quantile(nulls, 0.95) if len(nulls) else 0.0)
     return bool(masses["mass"].mean() > _NEARLY_ALL or interval[0] > _FAR_MORE * usual > 0)
+
+
+def _caution_of_mass(mass: float, masses: dict[str, Any], n_true: int, n_cells: int) -> str:
+    """Say that cells found one by one do not show what the verdict rests on."""
+    decides = f"The answer weighs all {n_cells} cells by their skill, found or not."
+    if not n_true:
+        return f"no single cell is told to carry skill, so no place can be named. {decides}"
+    found = "cell found to carry skill holds" if n_true == 1 else "cells found to carry skill hold"
+    rivals = f"{100 * masses['input_mass']:.2g} % of the input"
+    if len(masses["null_mass"]):
+        rivals += f", up to {100 * masses['null_mass'].max():.2g} % of an untrained network's map"
+    return (
+        f"the {n_true} {found} {100 * mass:.2g} % of the map, no more than of others: {rivals}. "
+        f"{decides}"
+    )
 
 
 def _mean_shares(maps: NDArray) -> NDArray[np.float64]:
