@@ -182,14 +182,44 @@ def forbid_missing(values: Any, name: str = "y") -> None:
             f"{name} must hold a label or a value for each sample, got records of {found.dtype}: "
             f"pass a field of them, {name}[...]."
         )
-    missing = found[find_missing(found)]
+    is_missing = find_missing(found)
+    missing = found[is_missing]
     if missing.size:
-        keep = f"~pd.isna({name})" + (".any(axis=1)" if found.ndim > 1 else "")
         raise ValueError(
             f"Input {name} contains {str(missing[0]).replace('nan', 'NaN')} ({missing.size} of "
-            f"{found.size} values): leave samples without a target out, keep = {keep}, X[keep], "
-            f"{name}[keep]."
+            f"{found.size} values): "
+            + _say_what_to_leave_out(is_missing, name, hasattr(values, "iloc"))
         )
+
+
+def _say_what_to_leave_out(missing: NDArray[np.bool_], name: str, is_table: bool) -> str:
+    """Return how to go on where targets are missing: without samples, columns or both."""
+    if missing.ndim == 1:
+        keep = f"~pd.isna({name})"
+        return f"leave samples without a target out, keep = {keep}, X[keep], {name}[keep]."
+    columns = missing.reshape(len(missing), -1)
+    always = columns.all(axis=0)
+    left = columns[:, ~always].any(axis=1)
+    axes = "1" if missing.ndim == 2 else str(tuple(range(1, missing.ndim)))
+    keep = f"keep = ~pd.isna({name}).any(axis={axes}), X[keep], {name}[keep]"
+    without = f"{name}[:, ~np.isnan({name}).all(axis=0)]"
+    if is_table:
+        without = f"{name}.dropna(axis=1, how='all')"
+    if always.all():
+        return "no sample has a target."
+    parts = []
+    if always.any():
+        parts.append(
+            f"leave out the {always.sum()} of {len(always)} columns without a target in any "
+            f"sample, such as land, {without}, or of fields GridVectorizer().fit_transform({name})"
+        )
+    if left.all():
+        which = "others" if parts else "missing values"
+        parts.append(f"fill or impute the {which}: no sample has a target in all of its columns")
+    elif left.any():
+        which = "that lack others" if parts else "without a target"
+        parts.append(f"leave samples {which} out, {keep}")
+    return "; then ".join(parts) + "."
 
 
 def _is_no_value(value: Any) -> bool:

@@ -5,6 +5,8 @@ What is below a mask is the fill value of a file and no data, whatever it is.
 
 from __future__ import annotations
 
+import re
+
 import dask.array
 import matplotlib
 import numpy as np
@@ -16,7 +18,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 
 import sklrp
-from sklrp import ESNClassifier, MLPClassifier, RelevanceTransformer, metrics
+from sklrp import ESNClassifier, MLPClassifier, MLPRegressor, RelevanceTransformer, metrics
 from sklrp._missing import as_gapped_array, as_plain_array, forbid_masked, mask_to_nan
 from sklrp.diagnostics import audit, diagnose, skill_map
 from sklrp.geo import GridVectorizer, box_mask, composites, cosine_weights, relevance_to_xarray
@@ -290,6 +292,37 @@ def test_a_missing_label_is_no_class(gap, form):
             call()
     with pytest.raises(ValueError, match=r"classes must hold .* none of them missing"):
         net.partial_fit(X, labels, classes=form(["warm", "cold", gap]))
+
+
+@pytest.mark.parametrize("form", [np.asarray, pd.DataFrame])
+def test_outputs_that_no_sample_has_are_to_be_left_out(form):
+    """Land in a gridded target leaves no sample without a gap; advice that is followed works."""
+    rng = np.random.default_rng(0)
+    X, whole = rng.normal(size=(N, D)).astype(np.float32), rng.normal(size=(N, 5))
+    land, gap, all_gaps = whole.copy(), whole.copy(), whole.copy()
+    land[:, :2] = np.nan
+    gap[1, 4] = np.nan
+    all_gaps[np.arange(N), np.arange(N) % 5] = np.nan
+    net = MLPRegressor((4,), max_epochs=1, random_state=0)
+
+    def fails(y):
+        with pytest.raises(ValueError, match=r"Input y contains NaN") as error:
+            net.fit(X, form(y))
+        return str(error.value)
+
+    columns = r"leave out the 2 of 5 columns.*GridVectorizer"
+    samples = "leave samples without a target out, keep = ~pd.isna(y).any(axis=1)"
+    assert re.search(columns, fails(land))
+    assert "leave samples" not in fails(land)
+    assert samples in fails(gap)
+    assert re.search(
+        rf"{columns}.*then leave samples that lack others out, keep", fails(land + gap)
+    )
+    assert "fill or impute the missing values: no sample" in fails(all_gaps)
+    y = form(land)
+    code = re.search(r"such as land, (.*), or of fields", fails(land)).group(1)
+    net.fit(X, eval(code, {"y": y, "np": np}))
+    assert net.predict(X).shape == (N, 3)
 
 
 def test_a_class_that_is_called_nan_is_a_class():

@@ -122,7 +122,7 @@ def find_true(
     worst = int(np.nanargmin(ways.way)) if np.isfinite(ways.way).any() else 0
     low, high = _interval(ways.error[worst], ways.gain[worst], ways.possible[worst])
     untrained = f", untrained {np.median(masses['null_mass']):.2g}" if len(rivals) > 1 else ""
-    n_cells = np.count_nonzero(decomposed.with_data)
+    n_cells = int(np.count_nonzero(decomposed.with_data))
     mass = float(masses["mass"].mean())
     caution = {}
     usual = max(masses["input_mass"], masses["null_mass"].max(initial=0.0))

@@ -235,9 +235,13 @@ def _all_finite(values: NDArray) -> NDArray:
     """Return values, or raise an error if some are none."""
     if not np.isfinite(values).all():
         bad = ~np.isfinite(values).all(axis=1)
+        remedy = "leave such samples out."
+        if bad.all():  # then nothing would be left
+            remedy = (
+                "leave out the outputs without values, or give target, an output that has them."
+            )
         raise ValueError(
-            f"y has NaN or infinite values in {bad.sum()} of {len(values)} samples: leave such "
-            "samples out."
+            f"y has NaN or infinite values in {bad.sum()} of {len(values)} samples: {remedy}"
         )
     return values
 
