@@ -1,11 +1,14 @@
 """Which samples are exchanged: what correlation in time is seen, and what is none."""
 
 import math
+import re
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import xarray as xr
 from scipy.signal import lfilter
 from torch import nn
 
@@ -40,6 +43,28 @@ def asks_for_blocks(y, contributions):
 def bound(n_draws, rate, z=3.0):
     """Return a share that draws of this rate exceed about once in a thousand times."""
     return rate + z * np.sqrt(rate * (1 - rate) / n_draws)
+
+
+@pytest.mark.parametrize("dated", [False, True])
+def test_few_samples_that_seem_alike_are_not_called_exchangeable(dated):
+    """An estimate that is large, and not told from chance, is no sign that there is none."""
+    rng = np.random.default_rng(0)
+    y = np.array([0, 1, 1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1])
+    said = {}
+    for name, X in (
+        ("slow", series(rng, 0.95, 20, N_CELLS)),
+        ("none", rng.normal(size=(200, 16))),
+    ):
+        labels = y if name == "slow" else rng.integers(0, 2, 200)
+        if dated:
+            X = xr.DataArray(X, {"time": pd.date_range("2000", periods=len(X))}, ("time", "cell"))
+        found = skill_map(linear(np.ones(N_CELLS)), X, labels, random_state=0)
+        (said[name],) = [s for s in found.assumptions if "from one to the next" in s]
+    rho = float(re.search(r"estimate (\S+), the geometric mean", said["slow"]).group(1))
+    assert rho > 0.2, said
+    assert re.search(r"but 20 \w+ cannot exclude one: .*, give block_length", said["slow"])
+    assert "cannot exclude" not in said["none"]
+    assert not any(re.search("samples are exchangeable", words) for words in said.values())
 
 
 @pytest.mark.sweep(3)

@@ -26,6 +26,7 @@ from sklrp.skill.time_order import TimeOrder, order_by_time
 _FAR_SHORTER = 4  # times: blocks of a quarter of the length lose four times as much variance
 _ASKED_FOR_BLOCKS = 8  # combinations of outputs
 _FEW = 30  # samples, of which an estimate of blocks knows little
+_MATTERS = 0.16  # of a correlation: were it told from chance, blocks would be longer than 1
 
 
 def find_exchange(
@@ -133,7 +134,7 @@ def _say_times(
     if length > 1 or place == "run":
         said += f"; they are correlated ({rho:.2f} from one to the next)"
         return f"{said}: {what} are exchangeable"
-    said += f"; no correlation from one to the next was found ({rho:.2f}): {what} are exchangeable"
+    said += f"; {what} are taken as exchangeable: {_say_none_found(rho, order.n_times, 'times')}"
     if is_class and come_in_runs(truth, order):
         said += (
             ". Classes come in runs of it: a step that samples and labels share would look like "
@@ -177,7 +178,21 @@ def _say_order(length: int, rho: float, truth: NDArray, is_class: bool) -> str:
             "of time a step that samples and labels share would look the same: give block_length "
             "or groups"
         )
-    return f"samples are exchangeable: no correlation from one to the next was found ({rho:.2f})"
+    return f"samples are taken as exchangeable: {_say_none_found(rho, len(truth), 'samples')}"
+
+
+def _say_none_found(rho: float, n: int, what: str) -> str:
+    """Say that neighbours were not told to be alike, and what that may have missed."""
+    said = (
+        "no correlation from one to the next was told from chance (estimate "
+        f"{rho:.2f}, the geometric mean of that of labels and of contributions)"
+    )
+    if rho <= _MATTERS and n >= _FEW:
+        return said
+    return (
+        f"{said}, but {n} {what} cannot exclude one: if they depend on one another, give "
+        "block_length or groups"
+    )
 
 
 def check_groups_and_blocks(groups: Any, block_length: int | str, n_samples: int) -> None:
