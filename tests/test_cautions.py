@@ -162,6 +162,6 @@ def test_what_could_not_be_told_is_a_dash(table):
     shuffled = np.random.default_rng(0).permutation(y[200:])
     report = diagnose(clf, X[200:], shuffled, X_train=X[:200], **FEW)
     assert np.isnan(report.questions["true"].statistic)
-    assert "  true          undecided        –  null 0" in repr(report).splitlines()
+    assert "  true          undecided            –  null 0" in repr(report).splitlines()
     assert "nan" not in repr(report) + repr(report.questions["true"])
     assert ">nan" not in report._repr_html_()

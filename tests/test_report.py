@@ -81,6 +81,14 @@ def test_what_was_not_asked_is_no_fact(name):
     assert repr(report).startswith(report.sentence)
 
 
+def test_a_cause_that_was_not_found_is_no_fact():
+    lines = repr(make_report({"skilled": "fact", "bias": "fact", "grid": "artifact"})).splitlines()
+    said = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if line.startswith("  ")}
+    assert said["skilled"].startswith("fact 0.5")
+    assert said["bias"].startswith("no sign of it 0.5")
+    assert said["grid"].startswith("found 0.5")
+
+
 def test_a_fact_says_where_its_mass_does_not_show_it():
     found = [finding(name, "fact") for name in NEEDED]
     said = ArtifactReport(found, "x").sentence

@@ -17,7 +17,8 @@ from sklrp.diagnostics.findings import Finding, say_interval, say_number, words_
 
 _COLOURS = {"fact": "#00664b", "artifact": "#b3261e", "undecided": "#5f6368"}
 _ANSWERS = {"fact": "yes", "artifact": "no", "undecided": "not told"}
-_SIGNS = {"fact": "no sign of it", "artifact": "found", "undecided": "not told"}
+# Of causes, which a fact has not.
+SIGNS = {"fact": "no sign of it", "artifact": "found", "undecided": "not told"}
 _STYLE = """
 .sklrp-report{font:15px/1.45 system-ui,sans-serif;color:#1b1b1b;background:#fff;max-width:60rem}
 .sklrp-report h1{font-size:1.4rem;line-height:1.3;margin:.2rem 0;padding-left:.7rem;
@@ -199,7 +200,7 @@ def _tests(causes: Mapping[str, Finding], questions: Mapping[str, Finding]) -> l
     """Return the other tests, which name causes, and where relevance lies along the axes."""
     if not causes:
         return []
-    rows = [_row(name, test, _SIGNS[test.verdict]) for name, test in causes.items()]
+    rows = [_row(name, test, SIGNS[test.verdict]) for name, test in causes.items()]
     parts = ["<h2>Tests for causes</h2>", _table(rows, "test", "sign")]
     drawn = [test for test in causes.values() if "profiles" in test][:1]
     if "learned" in questions and "layer_similarity" in questions["learned"]:

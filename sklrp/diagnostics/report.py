@@ -16,7 +16,7 @@ from sklrp._checks import import_optional
 from sklrp._constraints import AXES, constrained
 from sklrp._files import replacing
 from sklrp.diagnostics.findings import Finding, say_interval, say_number, words_of
-from sklrp.diagnostics.page import render
+from sklrp.diagnostics.page import SIGNS, render
 
 # The questions, in the order in which they are asked, and the tests that answer them.
 QUESTIONS = {
@@ -197,11 +197,12 @@ class ArtifactReport:
         """Return the answer, a line per question and test, and what to do."""
         lines = [self.sentence, f"  {self.subject}"]
         for name, test in self.tests.items():
+            answer = test.verdict if name in QUESTIONS.values() else SIGNS[test.verdict]
             null = "" if np.isnan(test.usual) else f"  null {test.usual:.3g}"
             interval = f" {say_interval(test)}".rstrip()
             tested = f"  (tested: {test['tested']})" if "tested" in test else ""
             lines.append(
-                f"  {_question_of(name):<14}{test.verdict:<10}{say_number(test.statistic):>8}"
+                f"  {_question_of(name):<14}{answer:<14}{say_number(test.statistic):>8}"
                 f"{interval}{null}{tested}"
             )
         lines += [f"{name}: {words_of(self.tests[name])}" for name in self.reasons]
