@@ -209,9 +209,11 @@ def test_findings_are_put_in_place(maps):
     assert display.notes_ == ["dots: carries skill (false discovery rate); hatched: misleading"]
     display = RelevanceDisplay.from_relevance(composites(field, [0, 1], [0, 1]), stipple=finding)
     assert [places(a["marks"]["stipple"]) for a in display.artists_] == [PLACES, PLACES]
+    together = ", of all maps together"  # a class has no cells of its own
+    assert f"dots: carries skill (false discovery rate){together}" in display.notes_[0]
     grades = Finding(name="artifact_map", frame=frame, fact=true, unsupported=~true & False)
     display = RelevanceDisplay.from_relevance(field, stipple=grades, hatch=grades)
-    assert display.notes_ == ["dots: fact"]
+    assert display.notes_ == [f"dots: fact{together}"]
 
 
 @pytest.mark.parametrize(

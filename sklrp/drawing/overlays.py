@@ -112,6 +112,8 @@ def marks_of(
         masks = list(mask)
     else:
         masks = [mask] * n_rows
+        if isinstance(given, Bunch) and n_rows * len(names) > 1:
+            label += ", of all maps together"  # a class has no grades of its own
     return [[Overlay(style, one, label) for one in masks] for _ in names]
 
 

@@ -358,8 +358,9 @@ class RelevanceDisplay:
             Cells, steps or features that are marked by dots, or by stars at bars: a mask of a
             sample or of a field's cells, one for all panels or one for each row of them; or what
             `artifact_map` (its facts) or `skill_map` (cells that carry skill, by the rate of false
-            discoveries) found. A dict has one for each entry of `relevance`. Dots of large grids
-            are thinned regularly.
+            discoveries) found, which is of all maps together: panels of classes or samples have
+            the same dots. A dict has one for each entry of `relevance`. Dots of large grids are
+            thinned regularly.
         hatch : Finding, array-like of bool, dict of them or None, default=None
             The same for hatching. Of `artifact_map` it shows what is used and says nothing alone,
             of `skill_map` what misleads.
