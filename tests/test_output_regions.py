@@ -1,5 +1,7 @@
 """Targets in coordinates of a network's own output grid, against masks made by hand."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from skorch import NeuralNet, NeuralNetRegressor
 from torch import nn
 
 import sklrp
-from sklrp.geo import GridVectorizer, explain
+from sklrp import MLPRegressor
+from sklrp.geo import GridVectorizer, box_mask, explain
 
 LAT, LON = np.linspace(8.75, -8.75, 8), 190 + 2.5 * np.arange(10)  # north first, as files have it
 COARSE = {"lat": LAT[::2], "lon": LON[::2]}
@@ -184,6 +187,28 @@ def test_units_are_those_of_the_output(task):
         assert explain(model, data, **ask).attrs["units"] == "unit of the output"
     net = NeuralNetRegressor(network).initialize()
     assert explain(net, data, **ask).attrs["units"] == "unit of the prediction"
+
+
+def test_columns_of_a_field_take_weights(task):
+    """The error of a region names a line that works."""
+    _, data, _, _ = task
+    field = data.where((data.lat < 8) | (data.lon > 195)).rename("t")  # some land
+    columns = GridVectorizer()
+    y = columns.fit_transform(field)
+    net = MLPRegressor((4,), max_epochs=2, random_state=0)
+    model = make_pipeline(GridVectorizer(), net).fit(data, y)
+    with pytest.raises(ValueError, match="predicts 18 columns") as error:
+        explain(model, data, target={"lat": slice(6, -6), "lon": slice(192, 198)}, output=field)
+    code = re.search(r"target=(grid\.transform.*?\[0\])", str(error.value)).group(1)
+    inside = box_mask(field, lat=(-6, 6), lon=(192, 198))
+    weights = eval(code, {"grid": columns, "field": field, "inside": inside})
+    np.testing.assert_array_equal(
+        weights, inside.values.ravel()[field[0].notnull().values.ravel()]
+    )
+    found = explain(model, data, target=weights)
+    each = explain(model, data, target="all").values
+    summed = np.tensordot(each, weights, (1, 0))
+    np.testing.assert_allclose(found, summed, rtol=1e-5, atol=1e-6)
 
 
 def test_the_whole_output(task):

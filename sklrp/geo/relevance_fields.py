@@ -196,6 +196,15 @@ def explain(
     key, region = _split_region(target, chain.has_labels)
     if region is not None:
         mask = mark_region(region, output, chain.vectorizer.grid_.sample_dim)
+        columns = getattr(chain.model.network, "n_outputs_", None)  # of this package's regressors
+        if columns is not None and mask.ndim > 1:
+            raise ValueError(
+                f"target={said} is a region of a grid, but {type(chain.model.network).__name__} "
+                f"predicts {columns} columns: give a weight of each of them and leave output out, "
+                "target=grid.transform(field * 0 + inside)[0], with the GridVectorizer that made "
+                "the columns of the field, and inside, a mask such as sklrp.geo.box_mask(field, "
+                "lat=(30, 50), lon=(220, 240)); divided by its sum it is the region's mean."
+            )
         target = mask if key is None else (key, mask)
     elif output is not None:
         raise ValueError(
