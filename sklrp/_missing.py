@@ -210,7 +210,7 @@ def _say_what_to_leave_out(missing: NDArray[np.bool_], name: str, is_table: bool
     parts = []
     if always.any():
         parts.append(
-            f"leave out the {always.sum()} of {len(always)} columns without a target in any "
+            f"leave out the {always.sum()} of {columns.shape[1]} columns without a target in any "
             f"sample, such as land, {without}, or of fields GridVectorizer().fit_transform({name})"
         )
     if left.all():

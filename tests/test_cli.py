@@ -327,7 +327,14 @@ def test_missing_values(folder, clf):
     holes = X.copy()
     holes[:, 0, :3] = np.nan
     np.save("samples.npy", holes)
-    assert "120 NaN" in explain("samples.npy", "-o", "out.npy", status=2)
+    for command, *options in (
+        ["explain", "-o", "out.npy"],
+        ["diagnose", "-o", "report.html", "--labels", "labels.txt"],
+    ):
+        said = run(command, "model.safetensors", "samples.npy", *options, status=2)
+        assert "samples.npy has 120 NaN of" in said
+        assert "--fill 0 puts 0 in their place" in said
+        assert "make_pipeline" not in said
     assert "out.npy.part" not in files(folder)
     explain("samples.npy", "-o", "out.npy", "--fill", "0")
     assert_same_to_rounding(np.load("out.npy"), clf.explain(np.nan_to_num(holes)))

@@ -125,7 +125,8 @@ def explain(**options: Any) -> None:  # numpydoc ignore=PR01
     and OUT holds the relevance of what enters its network, as sklrp.geo.explain returns it.
 
     What is done is kept in OUT.part, with OUT.part.json beside it; --resume goes on there after
-    an interruption. OUT itself appears when it is complete. A second run that would write the same
+    an interruption. OUT itself appears when it is complete; a file of that name is replaced only
+    then, without a question. A second run that would write the same
     OUT at the same time is refused.
 
     \b

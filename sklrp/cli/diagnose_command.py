@@ -19,7 +19,7 @@ from sklrp.cli.loaded_models import (
     parse_target,
     shows_progress,
 )
-from sklrp.cli.samples import read_labels, read_mask
+from sklrp.cli.samples import naming_fill, read_labels, read_mask
 
 
 def diagnose_file(
@@ -66,7 +66,8 @@ def diagnose_file(
     def read(path: Path) -> tuple[Any, int]:
         with loaded.open(path, variable, fill) as samples:
             X = samples.read()
-            RangeWarning(loaded, path)(lambda: loaded.parts.enter(X))
+            with naming_fill(fill, {path: X}):
+                RangeWarning(loaded, path)(lambda: loaded.parts.enter(X))
             return X, samples.shape[0]
 
     X, n_samples = read(data)
@@ -75,22 +76,24 @@ def diagnose_file(
     y_train = None
     if X_train is not None and train_labels is not None:
         y_train = read_labels(train_labels, known, n_train)
-    report = sklrp.diagnostics.diagnose(
-        loaded.estimator,
-        X,
-        y,
-        X_train=X_train,
-        y_train=y_train,
-        rule=rule,
-        epsilon=epsilon,
-        target=label,
-        contrast=contrast,
-        mask=None if mask is None else read_mask(mask),
-        n_permutations=n_permutations,
-        n_refits=n_refits,
-        memory=memory,
-        progress=shows_progress(),
-        random_state=seed,
-    )
+    given = {data: X} | ({} if train is None else {train: X_train})
+    with naming_fill(fill, given):
+        report = sklrp.diagnostics.diagnose(
+            loaded.estimator,
+            X,
+            y,
+            X_train=X_train,
+            y_train=y_train,
+            rule=rule,
+            epsilon=epsilon,
+            target=label,
+            contrast=contrast,
+            mask=None if mask is None else read_mask(mask),
+            n_permutations=n_permutations,
+            n_refits=n_refits,
+            memory=memory,
+            progress=shows_progress(),
+            random_state=seed,
+        )
     report.to_html(out)
     click.echo(repr(report))

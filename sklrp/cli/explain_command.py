@@ -28,7 +28,7 @@ from sklrp.cli.loaded_models import (
     shows_progress,
 )
 from sklrp.cli.runs import PartialRun, checksum
-from sklrp.cli.samples import Samples
+from sklrp.cli.samples import Samples, naming_fill
 from sklrp.geo.relevance_fields import describe_relevance
 
 
@@ -167,8 +167,9 @@ def _explain_arrays(
     is_of_all = isinstance(how["target"], str) and how["target"] == "all"
 
     def explain_part(X: Any) -> NDArray:
-        entering = parts.enter(samples.fill_in(X))
-        relevance = np.asarray(sklrp.explain(parts.network, entering, **how))
+        with naming_fill(samples.fill, {samples.path: X}):
+            entering = parts.enter(samples.fill_in(X))
+            relevance = np.asarray(sklrp.explain(parts.network, entering, **how))
         warn_of_range(lambda: entering)
         if samples.form not in ("NetCDF", "zarr"):
             return relevance

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,32 @@ from sklrp.cli.tables import is_number, read_csv, read_lines, read_table, write_
 from sklrp.geo.storage import store
 
 _CLASS = "class"  # the dimension of the explained classes
+
+
+@contextmanager
+def naming_fill(fill: float | None, given: Mapping[Path, Any]) -> Iterator[None]:
+    """Name ``--fill`` where a network refuses arrays as some of their values are missing.
+
+    Parameters
+    ----------
+    fill : float or None
+        The option; fields that a pipeline takes as they are have none.
+    given : mapping of pathlib.Path to ndarray, DataFrame or fields
+        The samples of each file.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if fill is None and "NaN" in str(error):
+            for path, X in given.items():
+                is_array = isinstance(X, np.ndarray) and X.dtype.kind == "f"
+                if is_array and (n := np.count_nonzero(np.isnan(X))):
+                    raise ValueError(
+                        f"{path} has {n} NaN of {X.size} values, which this model does not take: "
+                        "--fill 0 puts 0 in their place, as on land; fill as the training data "
+                        "were, or save a pipeline with the step that filled them."
+                    ) from error
+        raise
 
 
 class Samples:
