@@ -233,6 +233,8 @@ display = RelevanceDisplay.from_relevance(
 )
 for (row, column), ax in np.ndenumerate(display.axes_):
     ax.set_title(f"{display.panels[column][row].view}: {classes[row]}", fontsize="medium")
+for ax, said in zip(display.axes_[:, 0], ("", "grey: land"), strict=True):
+    ax.set_xlabel(said, fontsize="small")  # a sum of anomalies means nothing
 for bar, label in zip(display.colorbars_, labels, strict=True):
     bar.set_label(label)
 fig.suptitle("November to March: what speaks for El Niño and La Niña, mean of three seeds")

@@ -153,6 +153,8 @@ def diagnose(
         of each sample, or the only output.
     n_permutations : int, default=20
         Number of null models, at least 3. With fewer than 10 the test ``mask`` cannot say fact.
+        `artifact_map` draws 50 by default: for the same cells, of the same `random_state`, give it
+        as many.
     n_networks : int, default=1
         Number of networks from other seeds, at least 3, that are trained for the question
         *stable*; and as many halves of the training data. 1 (default) asks nothing of others.

@@ -125,7 +125,8 @@ def artifact_map(
         What is explained: a label, or the index of an output. None (default): the predicted class
         of each sample, or the only output.
     n_permutations : int, default=50
-        Number of null models, at least 3.
+        Number of null models, at least 3. `diagnose` draws 20 by default: for the same cells, of
+        the same `random_state`, give it as many.
     n_networks : int, default=1
         With 3 or more, so many clones of the model are trained on `X_train` and `y_train` from
         other seeds, and pairs on halves, as in `diagnose`. The map is their mean then, and the
