@@ -111,7 +111,7 @@ def _draw(
         click.echo(f"No picture: {error}", err=True)
         return
     figure = figures.Figure(figsize=(17, 5), layout="constrained")
-    sklrp.plotting.RelevanceDisplay.from_relevance(
+    display = sklrp.plotting.RelevanceDisplay.from_relevance(
         relevance,
         X,
         labels=y,
@@ -123,5 +123,10 @@ def _draw(
         ax=figure.subplots(len(np.unique(y)), 1 + len(relevance)),
         **places,
     )
+    for bar in display.colorbars_[: len(relevance)]:  # maps of arrays do not know their units
+        said = bar.ax.get_xlabel()
+        bar.set_label(
+            said.replace("relevance;", "relevance (units of the score);"), fontsize="small"
+        )
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=80)
