@@ -355,8 +355,8 @@ def test_artifact_map_is_drawn(maps):
     assert said == (
         "All cells weighed by skill, the map is 0.80 of the way from the input to the "
         "network's contributions (true: fact). 3 of 6 cells found to carry skill stand out "
-        "in the map. The 6 hold 60\u00a0% of the map, 10\u00a0% of the input and 5.0\u00a0% to 9.0\u00a0% of "
-        "untrained networks' maps"
+        "in the map. The 6 hold 60\u00a0% of the map, 10\u00a0% of the input and 5.0\u00a0% to "
+        "9.0\u00a0% of untrained networks' maps"
     )
     adds = np.maximum(maps[1], 0)  # what takes from the skill has no part in the share
     share = 100 * adds[found.fact | found.missed].sum() / adds.sum()

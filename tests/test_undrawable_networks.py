@@ -89,7 +89,7 @@ def test_what_needs_untrained_networks_is_undecided(kind):
     }  # fmt: skip
     text, page = repr(report), report._repr_html_()
     assert "nan" not in text
-    assert "  learned       undecided        –" in text.splitlines()
+    assert "  learned       undecided            –" in text.splitlines()
     (said,) = [said for said in report.assumptions if "cannot be drawn anew" in said]
     for words in (said, report.questions["true"].advice, report.questions["learned"].advice):
         assert "cannot be drawn anew" in words

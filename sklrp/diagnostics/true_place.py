@@ -119,15 +119,15 @@ def find_true(
     advice = "" if verdict == "fact" else _advise_on_place(verdict, bool(ways.powerful.any()))
     if verdict == "fact" and not explained.is_given and not has_nulls(explained, null):
         verdict, advice = "undecided", why_not_drawn(explained)
-    worst = int(np.nanargmin(ways.way)) if np.isfinite(ways.way).any() else 0
-    low, high = _interval(ways.error[worst], ways.gain[worst], ways.possible[worst])
-    untrained = f", untrained {np.median(masses['null_mass']):.2g}" if len(rivals) > 1 else ""
     n_cells = int(np.count_nonzero(decomposed.with_data))
     mass = float(masses["mass"].mean())
     caution = {}
     usual = max(masses["input_mass"], masses["null_mass"].max(initial=0.0))
     if verdict == "fact" and not by_mass and mass <= usual:
         caution["caution"] = _caution_of_mass(mass, masses, int(true.sum()), n_cells)
+    worst = int(np.nanargmin(ways.way)) if np.isfinite(ways.way).any() else 0
+    low, high = _interval(ways.error[worst], ways.gain[worst], ways.possible[worst])
+    untrained = f", untrained {np.median(masses['null_mass']):.2g}" if len(rivals) > 1 else ""
     return explained.finding(
         name="true",
         question="Does relevance lie where the network's skill is?",
