@@ -28,8 +28,8 @@ def check_apart(out: Any, name: str, X: Any, label: str) -> None:
 
     Parameters
     ----------
-    out : object
-        The array that is written to; or several of them, in tuples or dicts.
+    out : object or None
+        The array that is written to; or several of them, in tuples or dicts. None is a new one.
     name : str
         What errors call it.
     X : object
@@ -48,6 +48,8 @@ def check_apart(out: Any, name: str, X: Any, label: str) -> None:
     a memmap in `dask.array.from_array`; and those that a function in a graph of dask, or code of
     the user's, reads by itself.
     """
+    if out is None:
+        return
     for one, its in _name_arrays(out, name):
         for other, of in _name_arrays(X, label):
             place = _find_met(one, other)

@@ -1035,3 +1035,15 @@ def test_early_stopping_reads_a_block_once_for_each_pass(data, monkeypatch):
     model = MLPClassifier((8,), max_epochs=3, early_stopping=True, random_state=0)
     model.fit(stored, y)
     assert len(passed) < 8 * (len(edges) - 1)  # 83, and 238 in the order of a splitter
+
+
+def test_samples_are_traced_only_where_relevance_is_written(monkeypatch, data, fitted):
+    def trace(X):
+        raise AssertionError("X was looked through")
+
+    monkeypatch.setattr("sklrp._overlaps._list_held", trace)
+    X, _ = data
+    fitted["MLP"].explain(X[:3])
+    sklrp.explain(fitted["MLP"], X[:3])
+    with pytest.raises(AssertionError, match="looked through"):
+        fitted["MLP"].explain(X[:3], out=np.empty_like(X[:3]))
