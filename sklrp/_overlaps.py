@@ -389,7 +389,9 @@ def _list_held(X: Any) -> Iterator[Any]:
     variables = _list_variables(X)
     for one in (X, *variables) if variables else ():
         yield one.encoding.get("source")
-    ahead = [one._data for one in variables] if variables else [X]  # `data` would read it
+    ahead = [X]
+    if variables:
+        ahead = [getattr(one, "_data", None) for one in variables]  # `data` would read it
     graph = X.__dask_graph__() if hasattr(X, "__dask_graph__") else None
     yield from _look_behind(itertools.chain(ahead, _list_tasks(graph)))
 

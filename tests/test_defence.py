@@ -616,7 +616,7 @@ def test_what_is_kept_in_sum_is_the_sum_over_all_causes(rule, epsilon, batch_siz
             passed, _ = tape.pull(relevance, False, notes, balance.keep)
         else:
             passed, _ = tape.pull(relevance, True, notes)
-        balance.settle(torch.float64)
+        balance.settle()
         return passed[0], found
 
     with plain_arithmetic(intake.device):

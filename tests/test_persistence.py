@@ -421,7 +421,7 @@ def test_replacing_a_folder(tmp_path):
     for content in ("old", "new"):
         with replacing(target, is_store=True) as part:
             part.mkdir()
-            (part / ".zgroup").touch()
+            (part / ".zarray").touch()
             (part / "0").write_text(content)
     with contextlib.suppress(RuntimeError), replacing(target, is_store=True) as part:
         part.mkdir()
@@ -433,7 +433,7 @@ def test_replacing_a_folder(tmp_path):
 def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
     target = tmp_path / "store"
     target.mkdir()
-    (target / ".zgroup").touch()
+    (target / ".zarray").touch()
     (target / "0").write_text("old")
     original = os.replace
 
