@@ -420,9 +420,10 @@ def _look_behind(tasks: Iterable[Any]) -> Iterator[Any]:
             else:
                 yield one
                 ahead += _list_virtual(one)
-                if _is_array(one) and not isinstance(one, np.ndarray | Tensor):  # a wrapper
-                    inside = filter(_is_array, getattr(one, "__dict__", {}).values())
-                    ahead += [array for array in inside if array is not one]
+                is_wrapper = _is_array(one) and not isinstance(one, np.ndarray | Tensor)
+                if is_wrapper and _Itself(one) not in seen:  # two may hold each other
+                    seen.add(_Itself(one))
+                    ahead += filter(_is_array, getattr(one, "__dict__", {}).values())
 
 
 def _list_virtual(X: Any) -> list[Any]:

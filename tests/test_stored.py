@@ -603,6 +603,17 @@ class Rows:
         return np.array(self.values, dtype)
 
 
+def test_arrays_that_hold_each_other_are_looked_through_once(data):
+    X, twin = Rows(data[0].copy()), Rows(data[0].copy())
+    X.twin, twin.twin = twin, X
+    out = np.empty_like(data[0])
+    sklrp.explain(module(), X, out=out)
+    np.testing.assert_allclose(out, sklrp.explain(module(), data[0]))
+    for rows in (X, twin):
+        with pytest.raises(ValueError, match="out lies in the memory of X"):
+            sklrp.explain(module(), X, out=rows.values)
+
+
 @pytest.mark.parametrize("kind", ["memmap", "private", "link", "views"])
 def test_mapped_files_are_known_by_name_where_the_system_does_not_tell(
     kind, data, tmp_path, monkeypatch
