@@ -95,7 +95,7 @@ def check_replaceable(path: str | os.PathLike[str], *, is_store: bool) -> None:
     if not path.exists():
         return
     is_folder = path.is_dir()
-    names = set(os.listdir(path)).difference(_OF_SYSTEMS) if is_folder else set()
+    names = {entry.name for entry in _list_entries(path)} if is_folder else set()
     if is_folder and names.isdisjoint(_NODE) and (names or not is_store):
         raise IsADirectoryError(f"{path} is a folder: choose another name, or remove it.")
     if is_folder != is_store:
@@ -123,8 +123,7 @@ def _find_foreign(folder: str, in_array: bool = False) -> str | None:
     str or None
         The first such file or folder.
     """
-    with os.scandir(folder) as found:
-        entries = [entry for entry in found if entry.name not in _OF_SYSTEMS]
+    entries = _list_entries(folder)
     names = {entry.name for entry in entries}
     if not in_array and names.isdisjoint(_NODE):
         return folder
@@ -140,6 +139,16 @@ def _find_foreign(folder: str, in_array: bool = False) -> str | None:
         if foreign is not None:
             return foreign
     return None
+
+
+def _list_entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, but for the files that systems leave there."""
+    with os.scandir(folder) as found:
+        return [
+            entry
+            for entry in found
+            if entry.name not in _OF_SYSTEMS or not entry.is_file(follow_symlinks=False)
+        ]
 
 
 def _describes_array(path: Path) -> bool:

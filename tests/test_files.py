@@ -152,6 +152,7 @@ def test_what_may_take_the_place_of_what(tmp_path):
 FOREIGN = [
     *("2024/thesis.txt", "20240101", "c1/photo.png", "x/notes.txt", "x/2024/thesis.txt"),
     *("x/mine/.zgroup", "zarr.json.bak", ".zattrs_old", "0/.zattrs", "c/0/0"),
+    *("Thumbs.db/thesis.txt", "x/Thumbs.db/thesis.txt"),
 ]
 
 
