@@ -323,7 +323,7 @@ def test_without_xarray(folder, monkeypatch):
     assert "pip install 'sklrp[geo]'" in message
 
 
-def test_missing_values(folder, clf):
+def test_missing_values(folder, clf, monkeypatch):
     holes = X.copy()
     holes[:, 0, :3] = np.nan
     np.save("samples.npy", holes)
@@ -335,6 +335,10 @@ def test_missing_values(folder, clf):
         assert "samples.npy has 120 NaN of" in said
         assert "--fill 0 puts 0 in their place" in said
         assert "make_pipeline" not in said
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "CHUNK_BYTES", 8 * 100 * 9)  # of a part no more is said than of it
+        said = explain("samples.npy", "-o", "out.npy", status=2)
+    assert "samples.npy has 27 NaN of 900 values in 9 samples" in said
     assert "out.npy.part" not in files(folder)
     explain("samples.npy", "-o", "out.npy", "--fill", "0")
     assert_same_to_rounding(np.load("out.npy"), clf.explain(np.nan_to_num(holes)))

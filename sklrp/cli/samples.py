@@ -36,7 +36,7 @@ def naming_fill(fill: float | None, given: Mapping[Path, Any]) -> Iterator[None]
     fill : float or None
         The option; fields that a pipeline takes as they are have none.
     given : mapping of pathlib.Path to ndarray, DataFrame or fields
-        The samples of each file.
+        The samples of each file, all or those that were read together.
     """
     try:
         yield
@@ -46,9 +46,10 @@ def naming_fill(fill: float | None, given: Mapping[Path, Any]) -> Iterator[None]
                 is_array = isinstance(X, np.ndarray) and X.dtype.kind == "f"
                 if is_array and (n := np.count_nonzero(np.isnan(X))):
                     raise ValueError(
-                        f"{path} has {n} NaN of {X.size} values, which this model does not take: "
-                        "--fill 0 puts 0 in their place, as on land; fill as the training data "
-                        "were, or save a pipeline with the step that filled them."
+                        f"{path} has {n} NaN of {X.size} values in {len(X)} samples, which this "
+                        "model does not take: --fill 0 puts 0 in their place, as on land; fill as "
+                        "the training data were, or save a pipeline with the step that filled "
+                        "them."
                     ) from error
         raise
 
