@@ -46,7 +46,8 @@ def check_apart(out: Any, name: str, X: Any, label: str) -> None:
     -----
     Some samples cannot be traced: those that were copied, such as rows of HDF5 in a generator, or
     a memmap in `dask.array.from_array`; and those that a function in a graph of dask, or code of
-    the user's, reads by itself.
+    the user's, reads by itself. Only Linux tells the file of a tensor, and of a memmap whose file
+    has lost its name.
     """
     if out is None:
         return
