@@ -40,6 +40,7 @@ from sklrp.geo import (
 from tests.helpers import models
 from tests.helpers.comparing import assert_same_to_rounding
 from tests.helpers.fields import LAND, assert_same_fields, make_field, two_variables
+from tests.helpers.stores import open_by_path
 
 LAT = np.arange(-88.0, 89.0, 8.0)
 LON = np.arange(0.0, 360.0, 10.0)
@@ -739,10 +740,9 @@ def test_only_whole_files_are_written(part, name, tmp_path):
 
 
 def test_a_store_that_dask_opened_by_its_path_is_not_replaced(tmp_path):
-    array = pytest.importorskip("dask.array")
     field = make_field().rename("sst")
     path = write(field, tmp_path / "a.zarr")
-    lazy = xr.DataArray(array.from_zarr(str(path), component="sst"), dims=field.dims, name="sst")
+    lazy = xr.DataArray(open_by_path(path, component="sst"), dims=field.dims, name="sst")
     with pytest.raises(ValueError, match=r"path is .* read from: .* another name"):
         write(lazy * 2.0, path)
 

@@ -35,6 +35,7 @@ from sklrp.classifiers.batches import BatchIterator
 from sklrp.diagnostics import diagnose, skill_map
 from sklrp.diagnostics.explained import Explained
 from sklrp.propagation.sizes import _Budget
+from tests.helpers.stores import open_by_path
 
 N, SHAPE = 150, (4, 6)
 
@@ -556,7 +557,7 @@ def hold_otherwise(kind, X, tmp_path):
         return array, array
     array = write("zarr", X, tmp_path)
     if kind == "path in dask":
-        return pytest.importorskip("dask.array").from_zarr(str(tmp_path / "X.zarr")), array
+        return open_by_path(tmp_path / "X.zarr"), array
     pytest.importorskip("fsspec")
     store = zarr.storage.FsspecStore.from_url(f"file://{tmp_path}")
     out = zarr.open_array(store, path="X.zarr", mode="r+")
