@@ -107,7 +107,7 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
 
 
 def _check_whole(kwargs: dict[str, Any]) -> None:
-    """Raise an error if not all of a file would be written, and by now."""
+    """Raise an error unless all of a file would be written, and at once."""
     remedies = {
         "compute": "leave it out, or keep the fields lazy and write them when they are needed",
         "mode": "leave it out; to add to a file, call the fields' own to_netcdf or to_zarr",

@@ -269,7 +269,7 @@ def _prepare_plan(request: Request, once: bool) -> Plan:
 
 
 def _check_one_input(inputs: Inputs) -> None:
-    """Refuse several inputs of a chain of layers, or one by a name that torch gives it not."""
+    """Refuse several inputs of a chain of layers, or one by another name than torch's."""
     names = inputs.names or ["input"]  # torch's layers and nn.Sequential call it so
     if len(inputs.arrays) > 1 or names != ["input"]:
         raise TypeError(

@@ -48,9 +48,9 @@ _BUDGETS = {
 # Chunks of so few samples are not cut: what fewer would save, they would cost in time.
 _FEW_ROWS = 16
 
-# The largest tensor takes so many budgets where more samples gain more than caches do: where all
-# that a network makes is so many times smaller than its input, over which hardly more passes go
-# than products read and write it, and where it is relevance of several targets.
+# The largest tensor takes so many budgets where more samples gain more than caches do. That is so
+# of relevance of several targets, and of an input so many times larger than all that the network
+# makes of it: hardly anything but products reads or writes that input.
 _LARGER, _WIDE = 1.5, 8
 
 # So it is of a recurrence up to so many samples: it consists of products of single states, which
