@@ -739,6 +739,15 @@ def test_only_whole_files_are_written(part, name, tmp_path):
     np.testing.assert_array_equal(read(path)[field.name], field)
 
 
+@pytest.mark.parametrize("name", ["a.nc", "a.zarr"])
+def test_a_group_does_not_replace_the_others(name, tmp_path):
+    field = make_field()
+    path = write(field, tmp_path / name, group="one")
+    with pytest.raises(ValueError, match=r"group='two' would be all that is left of"):
+        write(field, path, group="two")
+    assert path.exists()
+
+
 def test_a_store_that_dask_opened_by_its_path_is_not_replaced(tmp_path):
     field = make_field().rename("sst")
     path = write(field, tmp_path / "a.zarr")

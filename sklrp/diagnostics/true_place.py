@@ -118,7 +118,7 @@ def find_true(
     verdict, by_mass = _judge_place(ways, masses, mass_interval)
     advice = "" if verdict == "fact" else _advise_on_place(verdict, bool(ways.powerful.any()))
     if verdict == "fact" and not explained.is_given and not has_nulls(explained, null):
-        verdict, advice = "undecided", why_not_drawn(explained)
+        verdict, advice, by_mass = "undecided", why_not_drawn(explained), False
     n_cells = int(np.count_nonzero(decomposed.with_data))
     mass = float(masses["mass"].mean())
     caution = {}

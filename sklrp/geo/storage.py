@@ -47,7 +47,7 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
     **kwargs : dict
         Handed on to xarray's ``to_netcdf`` or ``to_zarr``, such as ``encoding``. A part alone
         cannot be written: with ``compute=False``, a ``mode`` that adds, ``region`` or
-        ``append_dim``.
+        ``append_dim``, or as a ``group`` of a file that is there.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
             ".inverse_transform(found.skill, name='skill'), and write that."
         )
     check_field(fields, "write", "fields")
-    _check_whole(kwargs)
+    _check_whole(kwargs, Path(path))
     for field in fields.data_vars.values() if is_dataset(fields) else [fields]:
         if field.dtype.kind == "c":
             raise ValueError(
@@ -106,8 +106,13 @@ def write(fields: DataArray | Dataset, path: str | os.PathLike[str], **kwargs: A
     return Path(path)
 
 
-def _check_whole(kwargs: dict[str, Any]) -> None:
+def _check_whole(kwargs: dict[str, Any], path: Path) -> None:
     """Raise an error unless all of a file would be written, and at once."""
+    if kwargs.get("group") is not None and path.exists():
+        raise ValueError(
+            f"group={kwargs['group']!r} would be all that is left of {path}: write makes a file "
+            "anew. Call the fields' own to_netcdf or to_zarr with mode='a' to add a group."
+        )
     remedies = {
         "compute": "leave it out, or keep the fields lazy and write them when they are needed",
         "mode": "leave it out; to add to a file, call the fields' own to_netcdf or to_zarr",
