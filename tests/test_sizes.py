@@ -156,6 +156,10 @@ def few_layers():
     return [nn.Linear(1000, 1000), nn.ReLU(), nn.Linear(1000, 10)]
 
 
+def deep_and_large():
+    return [*[nn.Tanh() for _ in range(20)], nn.Linear(75_000, 2)]
+
+
 def wide_input():
     return [nn.Linear(1000, 125), nn.ReLU(), nn.Linear(125, 10)]
 
@@ -187,6 +191,8 @@ CHUNKS = {
     # 302 * 7 / 16 MiB / (4 * (4096 + 301 * 8) + 2 * 4 * 4096), where caches have room for 512.
     "many small steps": (wide_and_small, "by hand", 8, "float32", 0, 2356),
     "many, in double": (wide_and_small, "by hand", 8, "float64", 0, 1178),
+    # 8 MiB / 2 / 300000, where 48 MiB hold 7 of 22 * 300000 and a step costs less.
+    "few that hold much": (deep_and_large, "chain", 75_000, "float32", 0, 13),
     # A sample of more than 12 MiB; the first chunk of a recorded network has three.
     "large": (lambda: [nn.Linear(2**22 + 1, 2)], "chain", 2**22 + 1, "float32", 0, 1),
     "large, recorded": (lambda: [nn.Linear(2**22 + 1, 2)], "by hand", 2**22 + 1, "float32", 0, 3),

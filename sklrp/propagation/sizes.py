@@ -45,7 +45,8 @@ _BUDGETS = {
     "cuda": _Budget(256 * 2**20, 4 * 2**30, 16 * 2**20),
 }
 
-# Chunks of so few samples are not cut: what fewer would save, they would cost in time.
+# Chunks of so few samples, whose largest tensor takes half a budget at most, are not cut: what
+# fewer would save, they would cost in time.
 _FEW_ROWS = 16
 
 # The largest tensor takes so many budgets where more samples gain more than caches do. That is so
@@ -169,7 +170,8 @@ def fit_batch_size(
         batch_size = larger
     # Most is held where the way back begins, beside what arrives at a step and what it passes.
     held = sizes.count_held(steps) * intake.dtype.itemsize + 2 * largest
-    batch_size = min(batch_size, max(budget.chunk // held, _FEW_ROWS))
+    few = min(_FEW_ROWS, budget.tensor // 2 // largest)
+    batch_size = min(batch_size, max(budget.chunk // held, few))
     return max(fewest, batch_size, budget.step * len(steps) // held)
 
 
